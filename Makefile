@@ -1,0 +1,140 @@
+# Everything that is done with this repository starts here, and sets itself up: `make test` and
+# `make bench` create .venv, install into it and run; the second time they start at once.
+# Needed beforehand: Python 3.11 to 3.13, GNU make, a POSIX shell and a package registry.
+
+BENCH_VARIABLES := DATASET DATA_ROOT METHODS SEEDS PRESET RUNS DEVICES WANDB NETWORK WEIGHTS RERUN
+
+VENV := .venv
+STAMP := $(VENV)/.installed
+python := $(VENV)/bin/python
+PYTHON ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup bench test lint types smoke docker-install-check clean
+
+# A misspelt variable would otherwise be ignored, and hours spent on something that nobody asked for.
+set_by_hand := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+unknown := $(filter-out $(BENCH_VARIABLES) PYTHON,$(set_by_hand))
+ifneq ($(unknown),)
+$(error Unknown variable: $(unknown); the variables are $(BENCH_VARIABLES) PYTHON)
+endif
+
+# DATA_ROOT=... becomes --data-root '...'. Only what the user set is passed on, an empty or absurd
+# value too: the program knows the defaults and refuses what it cannot use.
+given := $(strip $(foreach name,$(BENCH_VARIABLES),$(if $(findstring undefined,$(origin $(name))),,$(name))))
+quoted = '$(subst ','\'',$($(1)))'
+option = --$(shell echo $(1) | tr A-Z_ a-z-) $(call quoted,$(1))
+bench_options = $(foreach name,$(given),$(call option,$(name)))
+
+# ---- setting up -----------------------------------------------------------------------------------
+
+# The stamp is written last and holds the checkout's path. Without it, or with another checkout's, or
+# when the environment's Python no longer runs, whatever lies in .venv is unfinished: install again.
+installed := $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd -P)" ] && $(python) -c '' 2>/dev/null && echo yes)
+ifneq ($(installed),yes)
+.PHONY: $(STAMP)
+endif
+
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+CANDIDATES = $(if $(PYTHON),$(call quoted,PYTHON),python3.13 python3.12 python3.11 python3 python)
+
+# Candidates are judged by running them: a version manager's shim exists for every version it has
+# ever seen and fails for most. A Python that also has what `venv` needs is preferred to one without.
+create_environment = \
+	good=; bare=; \
+	for candidate in $(CANDIDATES); do \
+	  "$$candidate" -c '$(SUPPORTED)' >/dev/null 2>&1 || continue; \
+	  if "$$candidate" -c 'import ensurepip, venv' >/dev/null 2>&1; then good=$$candidate; break; fi; \
+	  bare=$${bare:-$$candidate}; \
+	done; \
+	if [ -n "$$good" ]; then \
+	  echo "Creating $(VENV) with $$("$$good" --version)"; \
+	  "$$good" -m venv --clear $(VENV); \
+	elif [ -n "$$bare" ]; then \
+	  echo "$$bare cannot create environments, its venv module is incomplete: install the package that" \
+	    "holds it (python3-venv on Debian and Ubuntu), or name another Python: make PYTHON=/path/to/python3" >&2; exit 1; \
+	else \
+	  echo "$(if $(PYTHON),PYTHON=$(PYTHON) is not a Python 3.11 to 3.13 that runs,No Python 3.11 to 3.13 that runs was found):" \
+	    "install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; \
+	fi
+
+# pip writes a distribution's RECORD and INSTALLER after its files, and takes a distribution for
+# installed as soon as its folder is there: what lacks either was cut off, and must not be believed.
+# Names with ~ are what pip had moved aside at that moment.
+drop_half_installed = \
+	for folder in $(VENV)/lib/python3*/site-packages/*.dist-info; do \
+	  if [ -d "$$folder" ] && ! { [ -f "$$folder/RECORD" ] && [ -f "$$folder/INSTALLER" ]; }; then \
+	    echo "Removing the half-installed $${folder\#\#*/}"; rm -rf "$$folder"; \
+	  fi; \
+	done; \
+	rm -rf $(VENV)/lib/python3*/site-packages/~*
+
+$(STAMP): pyproject.toml
+	@rm -f $(STAMP)
+	@if ! { $(python) -c '$(SUPPORTED)' && $(python) -m pip --version; } >/dev/null 2>&1; then $(create_environment); fi
+	@$(drop_half_installed)
+	@echo "Installing into $(VENV): a few minutes and about 6 GB the first time"
+	$(python) -m pip install --disable-pip-version-check -e '.[dev]'
+	@pwd -P > $(STAMP)
+
+# ---- commands -------------------------------------------------------------------------------------
+
+help: ## This text
+	@echo "Usage: make TARGET [VARIABLE=value ...]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@awk '/^#   [A-Z_]+: / { name = $$2; sub(/^#   [A-Z_]+: /, ""); sub(/:/, "", name); \
+	  printf "  %-22s %s\n", name, $$0 }' Makefile
+
+# Variables of `bench` (the same words are options of `crossmodal-bench bench`, whose --help says more):
+#   DATASET: what to train and test on (synthetic, which needs no download)
+#   DATA_ROOT: folder that holds the data sets (data)
+#   METHODS: methods with commas between, default, all, or the name of a suite (default)
+#   SEEDS: number of seeds
+#   PRESET: size of the models and length of the training (auto: what the devices allow)
+#   RUNS: folder that records and reports are written to (runs)
+#   DEVICES: devices to train on (auto)
+#   WANDB: Weights & Biases: auto, online, offline or off (auto: online when logged in)
+#   NETWORK: image network whose features are used
+#   WEIGHTS: file that holds that network's weights
+#   RERUN: stale: do again what was done with other data or sources than today's
+# Variable of the set-up:
+#   PYTHON: the Python that .venv is made with (the newest found of 3.13, 3.12 and 3.11)
+
+setup: $(STAMP) ## Create .venv and install into it (every other command does this by itself)
+
+# make turns every failure into its own status 2. The program's own status stands in make's last
+# line, right below the program's last sentence: "Error 1" some job failed, "Error 2" bad input,
+# "Error 75" interrupted, run it again to go on.
+bench: $(STAMP) ## Train, test and rank: make bench DATASET=flickr8k DATA_ROOT=data SEEDS=3
+	$(VENV)/bin/crossmodal-bench bench $(bench_options)
+
+test: $(STAMP) ## Run the tests
+	$(python) -m pytest -q
+
+lint: $(STAMP) types ## Check style, format and types
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+
+types: $(STAMP) ## Check types
+	$(python) -m mypy
+
+smoke: $(STAMP) ## Train every method on tiny synthetic data and check that it beats chance (2 minutes)
+	@runs=$$(mktemp -d) && echo "Records go to $$runs, which is removed when all is well" && \
+	$(VENV)/bin/crossmodal-bench bench --dataset synthetic-tiny --methods all --preset smoke \
+	  --wandb off --runs "$$runs" --check-chance && rm -rf "$$runs"
+
+docker-install-check: $(STAMP) ## Run the Dockerfiles' pip lines in a fresh environment (minutes)
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 1' INT TERM && \
+	sed -n 's/^RUN .*\(python -m pip install .*\)$$/\1/p' docker/Dockerfile docker/Dockerfile.cpu | sort -u > "$$folder/lines" && \
+	[ -s "$$folder/lines" ] && $(python) -m venv "$$folder/venv" && \
+	PATH="$$folder/venv/bin:$$PATH" sh -ex "$$folder/lines" && \
+	cd "$$folder" && venv/bin/crossmodal-bench --help > /dev/null && \
+	ls venv/lib/python3*/site-packages/crossmodal_bench/experiments/methods > /dev/null && \
+	echo "The Dockerfiles' install lines work"
+
+clean: ## Remove .venv, caches and build outputs; never runs/ or data/
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find benchmarks crossmodal_bench experiments tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,157 @@
+"""The YAML files of ``experiments/``: what a method, a data set, a preset and a suite mean as one configuration."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import crossmodal_bench
+from crossmodal_bench.data.datasets.karpathy import is_karpathy_folder
+from crossmodal_bench.errors import BadInput, nearest
+
+Config = dict[str, Any]
+PRESETS = ("smoke", "small", "paper", "controlled")
+METHOD_KEYS = {"base", "title", *PRESETS, "datasets", "override"}
+DATASET_KEYS = {"data", "protocols", "methods", *PRESETS}
+SUITE_KEYS = {
+    "description",
+    "datasets",
+    "methods",
+    "seeds",
+    "presets",
+    "evaluate",
+    "overrides",
+    "rows",
+    "sweep",
+}
+DEFAULT_METHODS = ("cca", "acmr", "timam_no_adversary", "timam", "scan", "addr_scan", "gxn_finetune", "gxn")
+
+
+def experiments_folder() -> Path:
+    """The folder of YAML files: at the top of a checkout, inside an installed package."""
+    package = Path(crossmodal_bench.__file__).parent
+    inside = package / "experiments"
+    return inside if inside.is_dir() else package.parent / "experiments"
+
+
+def names(kind: str) -> list[str]:
+    """Names of all ``methods``, ``datasets`` or ``suites``."""
+    return sorted(path.stem for path in (experiments_folder() / kind).glob("*.yaml"))
+
+
+def default_methods() -> list[str]:
+    """The default leaderboard, as far as its methods exist: each method beside its non-adversarial twin."""
+    known = names("methods")
+    return [name for name in DEFAULT_METHODS if name in known]
+
+
+@cache
+def _file(kind: str, name: str) -> Config:
+    path = experiments_folder() / kind / f"{name}.yaml"
+    if not path.is_file():
+        raise BadInput(f"{kind[:-1]} '{name}' is unknown{nearest(name, names(kind))}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path} is not valid YAML ({str(error).splitlines()[0]}); mend it") from error
+    allowed = {"methods": METHOD_KEYS, "datasets": DATASET_KEYS, "suites": SUITE_KEYS}[kind]
+    for key in content:
+        if key not in allowed:
+            raise BadInput(f"{path}: key '{key}' is unknown{nearest(key, allowed)}")
+    return content
+
+
+def suite(name: str) -> Config:
+    """The suite file ``name``."""
+    return copy.deepcopy(_file("suites", name))
+
+
+def merge(base: Config, over: Config) -> Config:
+    """``over`` on top of ``base``, key by key; a new ``class_path`` drops the old one's arguments."""
+    merged = copy.deepcopy(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            other_class = "class_path" in value and value["class_path"] != old.get("class_path")
+            merged[key] = copy.deepcopy(value) if other_class else merge(old, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def expand(overrides: dict[str, Any]) -> Config:
+    """{"a.b": 1} as {"a": {"b": 1}}."""
+    nested: Config = {}
+    for path, value in overrides.items():
+        *parents, last = path.split(".")
+        here = nested
+        for parent in parents:
+            here = here.setdefault(parent, {})
+        here[last] = value
+    return nested
+
+
+def dataset_settings(name: str, root: Path) -> Config:
+    """The data set's file; ``synthetic-N`` and any folder in Karpathy's layout need none."""
+    if name not in names("datasets"):
+        size = name.removeprefix("synthetic-")
+        if size != name:
+            settings = copy.deepcopy(_file("datasets", "synthetic"))
+            settings["data"]["dataset"]["init_args"]["size"] = size
+            return settings
+        if is_karpathy_folder(root / name):
+            settings = copy.deepcopy(_file("datasets", "flickr8k"))
+            settings["data"]["dataset"]["init_args"]["folder"] = name
+            settings.pop("protocols", None)
+            return settings
+        known = [*names("datasets"), "synthetic-tiny", "synthetic-small"]
+        raise BadInput(
+            f"data set '{name}' is unknown and {root / name} holds no dataset*.json{nearest(name, known)}"
+        )
+    return copy.deepcopy(_file("datasets", name))
+
+
+def protocols_of(settings: Config) -> dict[str, Config]:
+    """Which configurations of a data set to run, by the protocol that each is meant for."""
+    return dict(settings.get("protocols") or {"": {}})
+
+
+def method_settings(method: str, dataset: str, preset: str) -> Config:
+    """The configuration of a method on a data set: its ``paper`` section, changed by preset, data set, override.
+
+    A method that names a ``base`` is that method's configuration with its own sections on top.
+    """
+    content = _file("methods", method)
+    config = method_settings(content["base"], dataset, preset) if "base" in content else {}
+    family = dataset.split("-")[0]
+    sections = [content.get("paper", {})]
+    if preset != "paper":
+        sections.append(content.get(preset, {}))
+    specific = content.get("datasets", {})
+    for name in dict.fromkeys((family, dataset)):
+        sections += [specific.get(name, {}).get(section, {}) for section in ("all", preset)]
+    sections.append(content.get("override", {}))
+    for section in sections:
+        config = merge(config, section)
+    return config
+
+
+def resolve(
+    method: str,
+    dataset: str,
+    variant: Config,
+    preset: str,
+    overrides: dict[str, Any],
+    root: Path,
+) -> Config:
+    """One complete configuration: {"model", "data", "trainer"}."""
+    settings = dataset_settings(dataset, root)
+    config: Config = {"data": settings["data"]}
+    config = merge(config, settings.get(preset, {}))
+    config = merge(config, variant)
+    config = merge(config, method_settings(method, dataset, preset))
+    return merge(config, expand(overrides))

@@ -1,0 +1,260 @@
+"""The figures of ACMR's section 4 for any method, drawn from records; each function returns a PNG's bytes.
+
+Colours are Okabe and Ito's, told apart under every common colour blindness, and never carry a meaning alone:
+a line also has its dash and a point its marker. matplotlib is imported when a figure is drawn, with its Agg
+canvas and without pyplot, so that no display and no global state is needed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crossmodal_bench.bench.aggregate import Row
+from crossmodal_bench.bench.record import Record
+from crossmodal_bench.bench.sweeps import Sweep, short
+from crossmodal_bench.errors import BadInput
+from crossmodal_bench.evaluation.statistics import t_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#B8A900")
+DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DIRECTIONS = {"i2t": "image → text", "t2i": "text → image"}
+
+SHOWN_LABELS = 16
+"""Labels with a colour of their own in a projection, most frequent first; more cannot be told apart."""
+
+PANELS = {
+    "train/loss_embedding": "embedding loss",
+    "train/loss_adversarial": "adversarial loss",
+    "train/critic_accuracy": "critic accuracy",
+}
+
+
+def precision_scope(rows: Sequence[Row]) -> bytes | None:
+    """Precision against scope K for each row, its seeds averaged (ACMR, Figure 3); None without curves."""
+    names = [f"{direction}/precision_scope" for direction in DIRECTIONS]
+    drawn = [row for row in rows if any(name in record.curves for record in row.records for name in names)]
+    if not drawn:
+        return None
+    figure, axes = _figure(2, width=4.4, height=3.6, sharey=True)
+    for axis, name, title in zip(axes, names, DIRECTIONS.values(), strict=True):
+        for index, row in enumerate(drawn):
+            scope, precision = _mean_curve([r.curves[name] for r in row.records if name in r.curves])
+            axis.plot(scope, precision, label=f"{row.name}, {row.preset}", **_line(index))
+        axis.set_title(title)
+        axis.set_xlabel("scope K (first items of the gallery)")
+    axes[0].set_ylabel("precision (fraction)")
+    _legend(figure, axes[0])
+    return _png(figure)
+
+
+def projection(record: Record) -> bytes | None:
+    """The record's t-SNE coordinates by modality and by label (ACMR, Figure 4).
+
+    Reads ``projection.npz`` beside the record: ``image`` and ``text`` (n, 2), ``image_labels`` and
+    ``text_labels`` (n,); None when there is no such file. Left, circles are images and crosses texts: the
+    better they mix, the smaller the gap between the modalities. Right, colour and marker are the label;
+    without labels there is no right panel. Raises ``BadInput`` when the file is damaged.
+    """
+    path = record.directory / "projection.npz"
+    if not path.is_file():
+        return None
+    points = _read_projection(path)
+    labels = np.concatenate([points["image_labels"], points["text_labels"]])
+    figure, axes = _figure(2 if labels.size else 1, width=4.4, height=4.0)
+    for axis in axes:
+        axis.set(xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[])
+    for name, colour, marker in (("image", PALETTE[1], "o"), ("text", PALETTE[0], "x")):
+        x, y = points[name].T
+        axes[0].scatter(x, y, s=11, c=colour, marker=marker, alpha=0.6, linewidths=0.8, label=name)
+    axes[0].set_title("by modality")
+    _legend(figure, axes[0], below=False)
+    if labels.size:
+        _scatter_labels(axes[1], np.concatenate([points["image"], points["text"]]), labels)
+    figure.suptitle(f"{record.job.method}, seed {record.job.seed}", fontsize=11)
+    return _png(figure)
+
+
+def training_curves(row: Row) -> bytes | None:
+    """Embedding loss, adversarial loss and critic accuracy over the epochs (ACMR, Figure 5).
+
+    One panel for each of the three that the row's histories have, one line per seed; None without any. Critic
+    accuracy is a fraction, its chance level (two modalities, equally frequent) the dotted line.
+    """
+    panels = {
+        key: title
+        for key, title in PANELS.items()
+        if any(key in entry for r in row.records for entry in r.history)
+    }
+    if not panels:
+        return None
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _figure(len(panels), width=3.6, height=2.9)
+    for axis, (key, title) in zip(axes, panels.items(), strict=True):
+        for index, record in enumerate(row.records):
+            seen = [
+                (entry.get("epoch", at), entry[key])
+                for at, entry in enumerate(record.history)
+                if key in entry
+            ]
+            line = {**_line(index), "marker": "." if len(seen) < 30 else ""}
+            axis.plot(*np.array(seen).reshape(-1, 2).T, label=f"seed {record.job.seed}", **line)
+        axis.set(
+            title=title, xlabel="epoch", ylabel="fraction right" if "accuracy" in key else "loss (no unit)"
+        )
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if "accuracy" in key:
+            axis.axhline(0.5, color="0.4", linestyle=":", label="chance")
+    _legend(figure, axes[-1])
+    figure.suptitle(row.name, fontsize=11)
+    return _png(figure)
+
+
+def parameter_sweep(sweep: Sweep) -> bytes:
+    """mAP (rsum where there is none) against the override that a sweep varies (ACMR, Figure 6).
+
+    Error bars are 95 % t-intervals over seeds. One line per setting of the other overrides, or one per
+    direction where there is only one such setting. The axis is logarithmic where the values span a factor of
+    ten or more.
+    """
+    figure, axes = _figure(1, width=5.2, height=3.6)
+    axis = axes[0]
+    metric = "mAP" if any("mAP" in row.cells for row in sweep.rows) else "rsum"
+    values = sweep.values
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    place = {json.dumps(value): float(value) if numeric else index for index, value in enumerate(values)}
+    for index, (label, name, rows) in enumerate(_sweep_lines(sweep, metric)):
+        # Two labels of one setting are one point, their seeds pooled.
+        pooled: dict[str, list[float]] = {}
+        for row in rows:
+            measured = [r.metrics[name] for r in row.records if name in r.metrics]
+            pooled.setdefault(json.dumps(row.overrides[sweep.key]), []).extend(measured)
+        points = sorted((place[value], *t_interval(seen)[:2]) for value, seen in pooled.items() if seen)
+        if points:
+            x, y, half = np.array(points).T
+            axis.errorbar(x, y, yerr=np.nan_to_num(half), label=label, capsize=3, **_line(index))
+    if numeric:
+        _scale(axis, sorted(place.values()))
+    else:
+        axis.set_xticks(range(len(values)), [str(value) for value in values])
+    axis.set_xlabel(short(sweep.key))
+    axis.set_ylabel("mAP (fraction)" if metric == "mAP" else "rsum (sum of six recalls in %)")
+    axis.set_title(f"{sweep.method}, {sweep.suite}, preset {sweep.preset}", fontsize=11)
+    _legend(figure, axis)
+    return _png(figure)
+
+
+def _sweep_lines(sweep: Sweep, metric: str) -> Iterator[tuple[str, str, Sequence[Row]]]:
+    if len(sweep.lines) > 1:
+        yield from ((rest or "nothing else changed", metric, rows) for rest, rows in sweep.lines.items())
+        return
+    if metric == "mAP":
+        yield from ((title, f"{name}/mAP", sweep.rows) for name, title in DIRECTIONS.items())
+    yield ("average" if metric == "mAP" else metric), metric, sweep.rows
+
+
+def _scale(axis: Axes, values: Sequence[float]) -> None:
+    positive = [value for value in values if value > 0]
+    if len(positive) < 2 or values[0] < 0 or positive[-1] < 10 * positive[0]:
+        axis.set_xticks(values, [f"{value:g}" for value in values])
+    elif values[0] == 0:
+        axis.set_xscale("symlog", linthresh=positive[0])
+    else:
+        axis.set_xscale("log")
+
+
+def _mean_curve(curves: Sequence[Mapping[str, Sequence[float]]]) -> tuple[list[float], list[float]]:
+    """The mean precision at each scope that every curve has (seeds may differ in the gallery's length)."""
+    by_scope = [dict(zip(curve["scope"], curve["precision"], strict=True)) for curve in curves]
+    shared = sorted(set.intersection(*(set(curve) for curve in by_scope))) if by_scope else []
+    return shared, [float(np.mean([curve[scope] for curve in by_scope])) for scope in shared]
+
+
+def _read_projection(path: Path) -> dict[str, np.ndarray]:
+    names = ("image", "text", "image_labels", "text_labels")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            points = {name: stored[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path} cannot be read ({error}): delete it and run the bench again") from error
+    if any(points[name].ndim != 2 or points[name].shape[1] != 2 for name in names[:2]):
+        raise BadInput(
+            f"{path}: 'image' and 'text' must have the shape (n, 2); delete it and run the bench again"
+        )
+    return points
+
+
+def _scatter_labels(axis: Axes, points: np.ndarray, labels: np.ndarray) -> None:
+    values, counts = np.unique(labels, return_counts=True)
+    shown = values[np.argsort(-counts, kind="stable")][:SHOWN_LABELS]
+    other = points[~np.isin(labels, shown)]
+    if len(other):
+        axis.scatter(other[:, 0], other[:, 1], s=6, c="0.75", marker=".", label="other")
+    for index, value in enumerate(np.sort(shown)):
+        x, y = points[labels == value].T
+        marker = MARKERS[index // len(PALETTE) % len(MARKERS)]
+        axis.scatter(
+            x,
+            y,
+            s=13,
+            c=PALETTE[index % len(PALETTE)],
+            marker=marker,
+            alpha=0.75,
+            linewidths=0,
+            label=str(value),
+        )
+    axis.set_title("by label")
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+
+def _line(index: int) -> dict[str, Any]:
+    cycle = index // len(PALETTE)
+    return {
+        "color": PALETTE[index % len(PALETTE)],
+        "linestyle": DASHES[(index + cycle) % len(DASHES)],
+        "marker": MARKERS[(index + cycle) % len(MARKERS)],
+        "markersize": 4,
+        "linewidth": 1.5,
+    }
+
+
+def _figure(panels: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * panels, height), dpi=120, layout="constrained")
+    axes = list(figure.subplots(1, panels, squeeze=False, sharey=sharey)[0])
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color="0.9", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.tick_params(labelsize=9)
+    return figure, axes
+
+
+def _legend(figure: Figure, axis: Axes, below: bool = True) -> None:
+    if below:
+        figure.legend(
+            *axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
+        )
+    else:
+        axis.legend(fontsize=8, framealpha=0.85)
+
+
+def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

@@ -1,0 +1,242 @@
+"""From the words of a command line to the list of jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crossmodal_bench.bench import experiments
+from crossmodal_bench.bench.experiments import Config
+from crossmodal_bench.bench.record import Job
+from crossmodal_bench.errors import BadInput, MissingInput, nearest
+from crossmodal_bench.evaluation.protocols import Protocol, resolve_protocols, split_hash
+from crossmodal_bench.methods import RetrievalMethod
+from crossmodal_bench.training import instantiate
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """The words of `crossmodal-bench bench`; the same names in capitals are the variables of `make bench`."""
+
+    dataset: str | None = None
+    data_root: Path = Path("data")
+    methods: str = "default"
+    seeds: int | None = None
+    preset: str = "auto"
+    runs: Path = Path("runs")
+    devices: str = "auto"
+    wandb: str = "auto"
+    network: str | None = None
+    weights: str | None = None
+    rerun: str | None = None
+    on_bad_image: str = "fail"
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """One job with its complete configuration.
+
+    ``evaluate`` is the split that its numbers come from: ``val`` in suites that choose hyperparameters.
+    ``missing`` says which input it lacks, and which command or download makes it.
+    """
+
+    job: Job
+    config: Config
+    protocols: list[Protocol]
+    evaluate: str
+    directory: Path
+    split_hash: str
+    data_fingerprint: str
+    counts: dict[str, dict[str, int]]
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class _Row:
+    method: str
+    dataset: str
+    preset: str
+    seeds: int | None
+    overrides: dict[str, Any]
+    label: str
+    suite: str | None
+    evaluate: str
+
+
+def make_plan(options: BenchOptions, gpu: bool) -> list[PlannedJob]:
+    """All jobs of one bench, in order, none of them started.
+
+    Args:
+        options: the command's words.
+        gpu: whether a GPU is visible; decides what the preset ``auto`` is.
+
+    Raises:
+        BadInput: anything unusable among the words or in the data; nothing has been written then.
+    """
+    if options.seeds is not None and options.seeds < 1:
+        raise BadInput(f"SEEDS is {options.seeds}; give the number of seeds, at least 1")
+    jobs: dict[str, PlannedJob] = {}
+    corpora: dict[str, _Data] = {}
+    for row in _rows(options, gpu):
+        settings = experiments.dataset_settings(row.dataset, options.data_root)
+        for protocol, variant in experiments.protocols_of(settings).items():
+            for planned in _jobs(row, protocol, variant, options, corpora):
+                jobs.setdefault(planned.job.id, planned)
+    return list(jobs.values())
+
+
+def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
+    suites = experiments.names("suites")
+    if options.methods in suites:
+        content = experiments.suite(options.methods)
+        datasets = [options.dataset] if options.dataset else content.get("datasets", ["synthetic"])
+        seeds = options.seeds if options.seeds is not None else content.get("seeds")
+        for dataset in datasets:
+            for method, overrides, label in _suite_rows(content):
+                preset = _preset(options.preset, dataset, gpu, content.get("presets", {}))
+                yield _Row(
+                    method,
+                    dataset,
+                    preset,
+                    seeds,
+                    {**content.get("overrides", {}), **overrides},
+                    label,
+                    options.methods,
+                    content.get("evaluate", "test"),
+                )
+        return
+    dataset = options.dataset or "synthetic"
+    for method in _method_names(options.methods, suites):
+        preset = _preset(options.preset, dataset, gpu, {})
+        yield _Row(method, dataset, preset, options.seeds, {}, "", None, "test")
+
+
+def _suite_rows(content: Config) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Rows as listed; a sweep varies one key at a time and leaves the others at the method's values."""
+    for row in content.get("rows", []):
+        yield row["method"], row.get("overrides", {}), row.get("label", "")
+    for method in content.get("methods", []):
+        yield method, {}, ""
+    sweep = content.get("sweep", {})
+    for key, values in sweep.get("keys", {}).items():
+        for value in values:
+            yield sweep["method"], {key: value}, f"{key.split('.')[-1]} = {value}"
+
+
+def _method_names(words: str, suites: list[str]) -> list[str]:
+    known = experiments.names("methods")
+    if words == "default":
+        return experiments.default_methods()
+    if words == "all":
+        return known
+    chosen = [word.strip() for word in words.split(",") if word.strip()]
+    if not chosen:
+        raise BadInput("METHODS is empty; give names with commas between, default, all, or a suite")
+    for name in chosen:
+        if name not in known:
+            raise BadInput(f"method '{name}' is unknown{nearest(name, [*known, *suites, 'default', 'all'])}")
+    return list(dict.fromkeys(chosen))
+
+
+def _preset(word: str, dataset: str, gpu: bool, suite: dict[str, str]) -> str:
+    if word != "auto":
+        if word not in experiments.PRESETS:
+            raise BadInput(f"preset '{word}' is unknown{nearest(word, [*experiments.PRESETS, 'auto'])}")
+        return word
+    if dataset in suite:
+        return suite[dataset]
+    if dataset.startswith("synthetic"):
+        return "smoke"
+    return "paper" if gpu else "small"
+
+
+@dataclass(frozen=True)
+class _Data:
+    protocols: list[Protocol]
+    split_hash: str
+    fingerprint: str
+    counts: dict[str, dict[str, int]]
+    missing: str = ""
+
+
+def _jobs(
+    row: _Row, protocol: str, variant: Config, options: BenchOptions, corpora: dict[str, _Data]
+) -> Iterator[PlannedJob]:
+    chosen = dict(row.overrides)
+    if options.network is not None:
+        chosen["data.network"] = options.network
+    if options.weights is not None:
+        chosen["data.weights"] = options.weights
+    if options.on_bad_image != "fail":
+        chosen["data.on_bad_image"] = options.on_bad_image
+    chosen.update(options.overrides)
+    config = experiments.resolve(row.method, row.dataset, variant, row.preset, chosen, options.data_root)
+    config["data"].update(root=str(options.data_root), cache=str(options.runs / "cache"))
+    cli = instantiate({**config, "seed_everything": 0}, accelerator="cpu", devices=1)
+    assert isinstance(cli.model, RetrievalMethod)
+    data = _read(cli.datamodule, row.dataset, protocol, corpora, config["data"])
+    if cli.model.deterministic:
+        seeds = 1
+    elif row.seeds is not None:
+        seeds = row.seeds
+    else:
+        seeds = 3 if row.preset in ("paper", "controlled") else 1
+    for seed in range(seeds):
+        seeded = experiments.merge(config, {"data": {"seed": seed}})
+        seeded["seed_everything"] = seed
+        key = {
+            "method": row.method,
+            "dataset": row.dataset,
+            "protocol": data.protocols[0].name,
+            "preset": row.preset,
+            "seed": seed,
+            "overrides": chosen,
+            "evaluate": row.evaluate,
+        }
+        identity = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        yield PlannedJob(
+            job=Job(
+                id=identity,
+                method=row.method,
+                dataset=row.dataset,
+                protocol=data.protocols[0].name,
+                preset=row.preset,
+                seed=seed,
+                suite=row.suite,
+                label=row.label,
+                overrides=chosen,
+            ),
+            config=seeded,
+            protocols=data.protocols,
+            evaluate=row.evaluate,
+            directory=options.runs / row.dataset / row.method / identity,
+            split_hash=data.split_hash,
+            data_fingerprint=data.fingerprint,
+            counts=data.counts,
+            missing=data.missing,
+        )
+
+
+def _read(datamodule: Any, dataset: str, wanted: str, corpora: dict[str, _Data], settings: Config) -> _Data:
+    key = json.dumps(
+        {name: settings.get(name) for name in ("dataset", "validation", "on_bad_image")},
+        sort_keys=True,
+        default=str,
+    )
+    if key in corpora:
+        return corpora[key]
+    try:
+        corpus = datamodule.corpus
+    except MissingInput as error:
+        fallback = Protocol(wanted or f"{dataset}-test", dataset, None, None, "caption", True, False, "rsum")
+        corpora[key] = _Data([fallback], "", "", {}, str(error))
+        return corpora[key]
+    ids = [corpus.image_ids[row] for row in corpus.image_rows("test")]
+    found = resolve_protocols(corpus.name, ids, len(corpus.caption_rows("test")), corpus.label_kind == "real")
+    corpora[key] = _Data(found, split_hash(ids), corpus.fingerprint, corpus.counts())
+    return corpora[key]

@@ -1,0 +1,115 @@
+"""A look at each kind of job before the first one starts: its input is whole, and a few steps are timed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from crossmodal_bench.bench.plan import PlannedJob
+from crossmodal_bench.bench.processes import can_fork
+from crossmodal_bench.data.batch import PairBatch
+from crossmodal_bench.errors import BadInput
+from crossmodal_bench.methods.base import RetrievalMethod
+from crossmodal_bench.training import instantiate
+
+STEPS = 6
+Tell = Callable[[str, int, int], None]
+
+
+class _Clock(pl.Callback):
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: PairBatch,
+        batch_idx: int,
+    ) -> None:
+        self.times.append(time.perf_counter())
+
+
+def probe(planned: PlannedJob, tell: Tell | None = None) -> float:
+    """Build the job's data and time a few steps; the estimated seconds of the whole job.
+
+    Raises:
+        BadInput: what would have stopped the job, hours later.
+    """
+    start = time.perf_counter()
+    clock = _Clock()
+    cli = instantiate(
+        planned.config,
+        [clock],
+        accelerator="cpu",
+        devices=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        max_epochs=1,
+        limit_train_batches=STEPS,
+        limit_val_batches=0,
+    )
+    assert isinstance(cli.model, RetrievalMethod)
+    epochs = planned.config.get("trainer", {}).get("max_epochs", 1000)
+    if tell is not None:
+        cli.datamodule.progress = lambda done, total: tell("extracting features", done, total)
+    cli.datamodule.build(cli.model.requires)
+    ready = time.perf_counter() - start
+    if cli.model.deterministic:
+        return ready
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    pairs = list(zip(clock.times[:-1], clock.times[1:], strict=True))
+    step = min((b - a for a, b in pairs), default=0.0)
+    return ready + epochs * len(cli.datamodule.train_dataloader()) * step * 1.3
+
+
+def probe_apart(planned: PlannedJob, tell: Tell, devices: str) -> float | None:
+    """The same in a forked process, so that the parent stays fit for forking; None where forking is not possible."""
+    if not can_fork(devices):
+        return None
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_answer, args=(planned, sender))
+    process.start()
+    sender.close()
+    try:
+        while True:
+            kind, value = receiver.recv()
+            if kind == "progress":
+                tell(*value)
+            elif kind == "bad input":
+                raise BadInput(value)
+            elif kind == "error":
+                # The job itself will fail the same way and keep its log; the others shall run.
+                return None
+            else:
+                return float(value)
+    except EOFError:
+        return None
+    finally:
+        receiver.close()
+        process.join()
+
+
+def _answer(planned: PlannedJob, sender: Connection) -> None:
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            seconds = probe(planned, lambda *state: sender.send(("progress", state)))
+            sender.send(("seconds", seconds))
+        except BadInput as error:
+            sender.send(("bad input", str(error)))
+        except Exception as error:
+            sender.send(("error", str(error)))
+        sys.stdout.flush()
+        os._exit(0)

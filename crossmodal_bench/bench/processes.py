@@ -1,0 +1,145 @@
+"""Workers: forked from the parent that has everything imported, or fresh processes where a fork cannot be had."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crossmodal_bench.bench.plan import PlannedJob
+from crossmodal_bench.bench.record import Job
+from crossmodal_bench.bench.state import ERROR, LOG, locked, write_json
+from crossmodal_bench.errors import BadInput
+from crossmodal_bench.evaluation.protocols import Protocol
+
+PLANNED = "planned.json"
+
+
+def has_accelerator() -> bool:
+    """Whether torch sees something faster than the CPU; a process that used it cannot fork."""
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def can_fork(devices: str) -> bool:
+    """One CPU process, on a system that forks: importing torch and Lightning again would cost seconds a job."""
+    on_cpu = devices == "cpu" or not has_accelerator()
+    return on_cpu and devices in ("auto", "cpu", "1") and "fork" in multiprocessing.get_all_start_methods()
+
+
+class Worker:
+    """A job's process; its output goes to ``log.txt`` in the job's directory."""
+
+    def __init__(self, planned: PlannedJob, devices: str) -> None:
+        self.planned = planned
+        planned.directory.mkdir(parents=True, exist_ok=True)
+        (planned.directory / ERROR).unlink(missing_ok=True)
+        self._process: Any
+        if can_fork(devices):
+            context = multiprocessing.get_context("fork")
+            self._process = context.Process(target=_forked, args=(planned, devices, os.getpid()))
+            self._process.start()
+        else:
+            write_json(planned.directory / PLANNED, to_json(planned))
+            command = [sys.executable, "-m", "crossmodal_bench.bench.job", str(planned.directory), devices]
+            with (planned.directory / LOG).open("a") as log:
+                self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended within that time."""
+        if isinstance(self._process, subprocess.Popen):
+            try:
+                self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                return False
+            return True
+        self._process.join(seconds)
+        return self._process.exitcode is not None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit status; negative for a signal."""
+        code = getattr(self._process, "exitcode", None)
+        return self._process.returncode if isinstance(self._process, subprocess.Popen) else code
+
+    def stop(self) -> None:
+        """End it; what its last finished epoch saved stays."""
+        self._process.terminate()
+        if not self.wait(10):
+            self._process.kill()
+            self.wait(10)
+
+
+def _forked(planned: PlannedJob, devices: str, parent: int) -> None:
+    # The terminal's Ctrl-C reaches the whole group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with (planned.directory / LOG).open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.exit(guarded(planned, devices))
+
+
+def _end_with(parent: int) -> None:
+    """A worker that outlives a killed bench would hold its job's lock against the next one."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def guarded(planned: PlannedJob, devices: str, run: Callable[[PlannedJob, str], None] | None = None) -> int:
+    """Run the job under its lock; what goes wrong lands in ``error.json`` and the exit status (1, or 2 for bad input)."""
+    if run is None:
+        from crossmodal_bench.bench.worker import run_job as run
+    try:
+        if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+            run(planned, devices)
+        else:
+            with locked(planned.directory):
+                run(planned, devices)
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        _note(planned.directory, "bad input", str(error))
+        return 2
+    except Exception as error:
+        traceback.print_exc()
+        lines = str(error).strip().splitlines() or [""]
+        _note(planned.directory, "error", f"{type(error).__name__}: {lines[0]}")
+        return 1
+    return 0
+
+
+def _note(directory: Path, kind: str, message: str) -> None:
+    try:
+        write_json(directory / ERROR, {"kind": kind, "message": message})
+    except OSError:
+        print(f"{directory / ERROR} cannot be written: {message}", file=sys.stderr)
+
+
+def to_json(planned: PlannedJob) -> dict[str, Any]:
+    """A planned job for another process."""
+    return json.loads(json.dumps({**asdict(planned), "directory": str(planned.directory)}, default=str))
+
+
+def from_json(content: dict[str, Any]) -> PlannedJob:
+    """The inverse of ``to_json``."""
+    return PlannedJob(
+        **{
+            **content,
+            "job": Job(**content["job"]),
+            "protocols": [Protocol(**one) for one in content["protocols"]],
+            "directory": Path(content["directory"]),
+        }
+    )

@@ -1,0 +1,47 @@
+"""What a result was made by: sources, configuration, machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import crossmodal_bench
+
+PARTS = ("data", "networks", "similarity", "losses", "rewards", "methods", "evaluation", "callbacks")
+"""Packages whose sources decide a result; the bench, its reports and the command line do not."""
+
+
+@cache
+def _source_digest() -> str:
+    root = Path(crossmodal_bench.__file__).parent
+    digest = hashlib.sha256()
+    files = [path for part in PARTS for path in (root / part).rglob("*.py")]
+    for path in sorted([*files, root / "encoding.py", root / "training.py"]):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def source_fingerprint(config: dict[str, Any]) -> str:
+    """16 hex digits over the sources and the resolved configuration, without the places of files on this machine."""
+    data = {name: value for name, value in config.get("data", {}).items() if name not in ("root", "cache")}
+    text = json.dumps({**config, "data": data}, sort_keys=True, default=str)
+    return hashlib.sha256((_source_digest() + text).encode()).hexdigest()[:16]
+
+
+def environment(device: str) -> dict[str, str]:
+    """Versions and device, for the record."""
+    import pytorch_lightning
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": pytorch_lightning.__version__,
+        "crossmodal_bench": crossmodal_bench.__version__,
+        "device": device,
+        "platform": platform.platform(),
+    }

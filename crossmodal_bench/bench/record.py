@@ -1,0 +1,292 @@
+"""The record of a finished job: the one file that every table, page and W&B run is derived from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from crossmodal_bench.errors import BadInput
+
+SCHEMA = 1
+"""Version of the layout below; a record of another version is refused, not guessed at."""
+
+FILE = "record.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was run: the directory's id is the hash of exactly this."""
+
+    id: str
+    method: str
+    dataset: str
+    protocol: str
+    preset: str
+    seed: int
+    suite: str | None
+    label: str
+    overrides: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What it was measured on. ``features`` is None when the data set comes with its own features."""
+
+    fingerprint: str
+    split_hash: str
+    counts: dict[str, dict[str, int]]
+    labels: dict[str, Any]
+    features: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How the checkpoint was chosen; ``metric`` is None when there was no validation split to choose on."""
+
+    metric: str | None
+    epoch: int | None
+    rule: str
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What one evaluation gave; see ``Record`` for the units."""
+
+    metrics: dict[str, float]
+    bootstrap: dict[str, tuple[float, float]]
+    curves: dict[str, dict[str, list[float]]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished job, as read from its ``record.json``.
+
+    ``metrics`` holds recalls in percent, 1-based ranks and mAP as a fraction; ``bootstrap`` their 95 %
+    intervals over test images (clustered by image); ``curves`` lists of numbers by name; ``history`` one
+    mapping per epoch; ``also`` the numbers of the same run under other protocols that fit the same test split
+    (COCO's 5K and 1K); ``content`` the JSON itself. A number that was not finite when written is absent.
+    """
+
+    directory: Path
+    job: Job
+    evaluated_on: str
+    data: Data
+    source_fingerprint: str
+    selection: Selection
+    metrics: dict[str, float]
+    bootstrap: dict[str, tuple[float, float]]
+    curves: dict[str, dict[str, list[float]]]
+    history: list[dict[str, float]]
+    cost: dict[str, float]
+    environment: dict[str, str]
+    started_at: str
+    finished_at: str
+    also: dict[str, Numbers]
+    content: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the record as written, and not its copy for another protocol."""
+        return bool(self.content["job"]["protocol"] == self.job.protocol)
+
+    def by_protocol(self) -> list[Record]:
+        """This record, and a copy of it with the other numbers for each protocol in ``also``."""
+        others = (
+            replace(self, job=replace(self.job, protocol=name), also={}, **vars(numbers))
+            for name, numbers in self.also.items()
+        )
+        return [self, *others]
+
+
+def write_record(directory: str | Path, record: Mapping[str, Any]) -> Path:
+    """Write ``directory/record.json`` so that it is either complete or not there.
+
+    NumPy and tensor scalars become plain numbers, non-finite ones ``null`` (JSON has no NaN). Raises
+    ``BadInput`` when the file system refuses (full disk, read-only directory) and when ``record`` does not
+    fit the schema; an earlier record is left as it was in both cases.
+    """
+    directory = Path(directory)
+    path = directory / FILE
+    content = _plain({"schema": SCHEMA, **record})
+    _parse(path, content)
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _replace(path, text)
+    except OSError as error:
+        raise BadInput(
+            f"{path} cannot be written ({error.strerror or error}): free some space or make the "
+            "directory writable, then run the bench again"
+        ) from error
+    return path
+
+
+def read_record(path: str | Path) -> Record:
+    """The record in ``path`` (the file, or the job's directory).
+
+    Raises ``BadInput`` naming the file, the field and the fix when it is damaged or of another schema.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}): run the bench again to make it") from error
+    except ValueError as error:
+        raise _damaged(path, "it is not complete JSON") from error
+    return _parse(path, content)
+
+
+def read_records(runs: str | Path) -> list[Record]:
+    """Every finished job's record under ``runs/<dataset>/<method>/<job id>/``, sorted by path.
+
+    Jobs that have not finished (no ``record.json``) are left out.
+    """
+    return [read_record(path) for path in sorted(Path(runs).glob(f"*/*/*/{FILE}"))]
+
+
+def _replace(path: Path, text: str) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes private files; a team reads each other's records.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return str(value)
+
+
+def _damaged(path: Path, what: str) -> BadInput:
+    return BadInput(f"{path} is damaged ({what}): delete it and run the bench again")
+
+
+def _parse(path: Path, content: Any) -> Record:
+    if not isinstance(content, dict):
+        raise _damaged(path, "it is not a JSON object")
+    if content.get("schema") != SCHEMA:
+        raise BadInput(
+            f"{path} has schema {content.get('schema')!r} and this version reads schema {SCHEMA}: "
+            "delete it and run the bench again"
+        )
+    fields = _Fields(path, content)
+    job, data, selection = fields.part("job"), fields.part("data"), fields.part("selection")
+    return Record(
+        directory=path.parent,
+        job=Job(
+            id=job.text("id"),
+            method=job.text("method"),
+            dataset=job.text("dataset"),
+            protocol=job.text("protocol"),
+            preset=job.text("preset"),
+            seed=job.get("seed", int),
+            suite=job.get("suite", str, optional=True),
+            label=job.text("label"),
+            overrides=job.get("overrides", dict),
+        ),
+        evaluated_on=fields.text("evaluated_on"),
+        data=Data(
+            fingerprint=data.text("fingerprint"),
+            split_hash=data.text("split_hash"),
+            counts=data.get("counts", dict),
+            labels=data.get("labels", dict),
+            features=data.get("features", dict, optional=True),
+        ),
+        source_fingerprint=fields.text("source_fingerprint"),
+        selection=Selection(
+            metric=selection.get("metric", str, optional=True),
+            epoch=selection.get("epoch", int, optional=True),
+            rule=selection.text("rule"),
+        ),
+        **vars(_numbers(fields)),
+        history=fields.rows("history"),
+        cost=fields.numbers("cost"),
+        environment=fields.get("environment", dict),
+        started_at=fields.text("started_at"),
+        finished_at=fields.text("finished_at"),
+        also={name: _numbers(fields.part("also").part(name)) for name in content.get("also") or {}},
+        content=content,
+    )
+
+
+def _numbers(fields: _Fields) -> Numbers:
+    return Numbers(fields.numbers("metrics"), fields.intervals("bootstrap"), fields.get("curves", dict))
+
+
+class _Fields:
+    """Typed access to one JSON object; what does not fit is reported as the file's and the field's name."""
+
+    def __init__(self, path: Path, content: Mapping[str, Any], prefix: str = "") -> None:
+        self.path, self.content, self.prefix = path, content, prefix
+
+    def get(self, name: str, kind: type, optional: bool = False) -> Any:
+        value = self.content.get(name)
+        if value is None and optional:
+            return None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise _damaged(
+                self.path, f"field '{self.prefix}{name}' is missing or not of type {kind.__name__}"
+            )
+        return value
+
+    def text(self, name: str) -> str:
+        return cast(str, self.get(name, str))
+
+    def part(self, name: str) -> _Fields:
+        return _Fields(self.path, self.get(name, dict), f"{self.prefix}{name}.")
+
+    def numbers(self, name: str) -> dict[str, float]:
+        return self._finite(name, self.get(name, dict))
+
+    def rows(self, name: str) -> list[dict[str, float]]:
+        rows = self.get(name, list)
+        if not all(isinstance(row, dict) for row in rows):
+            raise _damaged(self.path, f"field '{self.prefix}{name}' holds something that is not an object")
+        return [self._finite(name, row) for row in rows]
+
+    def intervals(self, name: str) -> dict[str, tuple[float, float]]:
+        intervals = {}
+        for key, pair in self.get(name, dict).items():
+            if not isinstance(pair, list) or len(pair) != 2:
+                raise _damaged(self.path, f"field '{self.prefix}{name}.{key}' is not a pair")
+            finite = self._finite(name, dict(zip(("low", "high"), pair, strict=True)))
+            if len(finite) == 2:
+                intervals[key] = (finite["low"], finite["high"])
+        return intervals
+
+    def _finite(self, name: str, values: Mapping[str, Any]) -> dict[str, float]:
+        numbers = {}
+        for key, value in values.items():
+            if value is None:
+                continue
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise _damaged(self.path, f"field '{self.prefix}{name}.{key}' is not a number")
+            if math.isfinite(value):
+                numbers[key] = float(value)
+        return numbers

@@ -1,0 +1,98 @@
+"""What has become of a job, read from its directory; a running job holds a lock that dies with its process."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from crossmodal_bench.bench.plan import PlannedJob
+from crossmodal_bench.bench.provenance import source_fingerprint
+from crossmodal_bench.bench.record import FILE, read_record
+from crossmodal_bench.errors import BadInput
+
+ERROR, PROGRESS, LOCK, LOG = "error.json", "progress.json", "lock", "log.txt"
+Name = Literal["not started", "running", "failed", "skipped", "done", "stale"]
+
+
+@dataclass(frozen=True)
+class State:
+    """A state and, for ``failed``, ``skipped`` and ``stale``, why."""
+
+    name: Name
+    why: str = ""
+
+
+def state_of(planned: PlannedJob) -> State:
+    """The state of a planned job."""
+    directory = planned.directory
+    if (directory / FILE).is_file():
+        record = read_record(directory / FILE)
+        if planned.missing:
+            return State("done")
+        if record.data.fingerprint != planned.data_fingerprint:
+            return State("stale", "the data differ from those of the record")
+        if record.source_fingerprint != source_fingerprint(planned.config):
+            return State("stale", "the sources or settings differ from those of the record")
+        return State("done")
+    if is_locked(directory):
+        return State("running")
+    if planned.missing:
+        return State("skipped", planned.missing)
+    if (directory / ERROR).is_file():
+        return State("failed", str(read_json(directory / ERROR).get("message", "")))
+    return State("not started")
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether a live process works in the directory."""
+    path = directory / LOCK
+    if not path.is_file():
+        return False
+    with path.open("r+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock; the kernel lets go of it whichever way the process ends."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = (directory / LOCK).open("a+")
+    except OSError as error:
+        raise BadInput(
+            f"{directory} cannot be written ({error.strerror}); choose another RUNS folder"
+        ) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadInput(
+                f"{directory} is being worked on by another process; wait for it or stop it"
+            ) from error
+        yield
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A small JSON file, or {} where it is missing or half-written."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Atomically."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(temporary, path)

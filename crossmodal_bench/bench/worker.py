@@ -1,0 +1,264 @@
+"""One job in one process: train (or go on training), choose the checkpoint, test, write the record."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from crossmodal_bench.bench.plan import PlannedJob
+from crossmodal_bench.bench.provenance import environment, source_fingerprint
+from crossmodal_bench.bench.record import write_record
+from crossmodal_bench.bench.state import PROGRESS, read_json, write_json
+from crossmodal_bench.callbacks import History, RandomState, RetrievalEvaluation
+from crossmodal_bench.data import CrossModalDataModule
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.evaluation import Evaluation, bootstrap_metrics
+from crossmodal_bench.training import instantiate
+
+LAST, BEST, RESUME = "last.ckpt", "best.ckpt", "resume.json"
+
+
+def run_job(planned: PlannedJob, devices: str = "auto") -> None:
+    """Run a job to its record; goes on from its last finished epoch where that was with today's data and sources.
+
+    Args:
+        planned: the job.
+        devices: ``auto``, ``cpu``, or how many of the accelerator's (or of CPU processes).
+    """
+    started = datetime.now(UTC)
+    directory = planned.directory
+    history = History(lambda state: write_json(directory / PROGRESS, {**state, "phase": "training"}))
+    retrieval = RetrievalEvaluation(planned.protocols, planned.evaluate)
+    checkpoints = _checkpoints(planned)
+    cli = instantiate(
+        planned.config,
+        [history, retrieval, RandomState(), *checkpoints],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=str(directory),
+        **trainer_devices(devices),
+    )
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    data.progress = _report_extraction(directory)
+    if trainer.is_global_zero:
+        (directory / "config.yaml").write_text(
+            yaml.safe_dump(planned.config, sort_keys=False), encoding="utf-8"
+        )
+    sources = {"sources": source_fingerprint(planned.config), "data": planned.data_fingerprint}
+    last = _resumable(directory, sources)
+    if trainer.is_global_zero:
+        write_json(directory / RESUME, sources)
+    trainer.fit(model, datamodule=data, ckpt_path=str(last) if last else None, weights_only=True)
+    if model.deterministic:
+        # Lightning's checkpoint callback saves nothing where no optimiser has stepped.
+        trainer.save_checkpoint(directory / LAST)
+    write_json(directory / PROGRESS, {"phase": "testing"})
+    selection, checkpoint = _selected(checkpoints, planned, history, model.deterministic)
+    trainer.test(model, datamodule=data, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
+    if trainer.is_global_zero:
+        _write(planned, trainer, model, data, history, retrieval, selection, started)
+
+
+def trainer_devices(devices: str) -> dict[str, Any]:
+    """Trainer arguments for the word DEVICES."""
+    if devices in ("auto", "cpu"):
+        one = {"accelerator": devices, "devices": 1}
+        if devices == "auto" and torch.cuda.device_count() > 1:
+            return {"accelerator": "gpu", "devices": -1, "strategy": "ddp"}
+        return one
+    count = int(devices)
+    return {"accelerator": "auto", "devices": count, **({"strategy": "ddp"} if count > 1 else {})}
+
+
+def _checkpoints(planned: PlannedJob) -> list[ModelCheckpoint]:
+    last = ModelCheckpoint(
+        planned.directory,
+        filename="last",
+        save_top_k=1,
+        monitor=None,
+        every_n_epochs=1,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    if not _has_validation(planned):
+        return [last]
+    best = ModelCheckpoint(
+        planned.directory,
+        filename="best",
+        save_top_k=1,
+        monitor=f"val/{planned.protocols[0].primary}",
+        mode="max",
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+        save_weights_only=True,
+    )
+    # The best one first: the last one's state must know which it was.
+    return [best, last]
+
+
+def _has_validation(planned: PlannedJob) -> bool:
+    if planned.evaluate == "val":
+        # Choosing the epoch on the split that is reported would flatter it.
+        return False
+    return planned.counts["val"]["images"] > 0
+
+
+def _resumable(directory: Path, sources: dict[str, str]) -> Path | None:
+    path = directory / LAST
+    if path.is_file() and read_json(directory / RESUME) == sources:
+        try:
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return path
+        except Exception as error:
+            print(f"{path} cannot be read ({error}); the job starts over", file=sys.stderr)
+    for name in (LAST, BEST):
+        (directory / name).unlink(missing_ok=True)
+    return None
+
+
+def _selected(
+    checkpoints: list[ModelCheckpoint], planned: PlannedJob, history: History, solved: bool
+) -> tuple[dict[str, Any], Path]:
+    if solved:
+        return {"metric": None, "epoch": None, "rule": "solved in closed form"}, planned.directory / LAST
+    if len(checkpoints) == 2 and checkpoints[0].best_model_path:
+        metric = checkpoints[0].monitor
+        rows = [row for row in history.epochs if metric in row]
+        epoch = int(max(rows, key=lambda row: row[metric])["epoch"])
+        return {"metric": metric, "epoch": epoch, "rule": f"best epoch by {metric}"}, planned.directory / BEST
+    why = "no validation split" if planned.evaluate == "test" else "validation is what is reported"
+    rule = {"metric": None, "epoch": int(history.epochs[-1]["epoch"]), "rule": f"last epoch: {why}"}
+    return rule, planned.directory / LAST
+
+
+def _write(
+    planned: PlannedJob,
+    trainer: pl.Trainer,
+    model: pl.LightningModule,
+    data: CrossModalDataModule,
+    history: History,
+    retrieval: RetrievalEvaluation,
+    selection: dict[str, Any],
+    started: datetime,
+) -> None:
+    corpus, split = data.corpus, planned.evaluate
+    image_rows, caption_rows = corpus.image_rows(split), corpus.caption_rows(split)
+    main, *others = (retrieval.results[protocol.name] for protocol in planned.protocols)
+    owner = np.searchsorted(image_rows, corpus.caption_image[caption_rows])
+    main.save(
+        planned.directory / "ranks.npz",
+        [corpus.image_ids[row] for row in image_rows],
+        [corpus.caption_ids[row] for row in caption_rows],
+    )
+    if planned.job.seed == 0:
+        _save_projection(planned.directory, retrieval, corpus, image_rows, caption_rows)
+    device = (
+        torch.cuda.get_device_name() if trainer.accelerator.__class__.__name__ == "CUDAAccelerator" else "cpu"
+    )
+    write_record(
+        planned.directory,
+        {
+            "job": vars(planned.job),
+            "evaluated_on": split,
+            "data": {**data.describe(), "split_hash": planned.split_hash},
+            "source_fingerprint": source_fingerprint(planned.config),
+            "selection": selection,
+            **_numbers(main, owner),
+            "also": {other.protocol.name: _numbers(other, owner) for other in others},
+            "history": history.epochs,
+            "cost": {
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "train_samples_per_second": history.samples / max(history.train_seconds, 1e-9),
+                "train_seconds": history.train_seconds,
+                "evaluation_seconds": retrieval.seconds,
+                "peak_memory_mb": _peak_memory_mb(),
+                "world_size": trainer.world_size,
+            },
+            "environment": environment(device),
+            "started_at": started.isoformat(timespec="seconds"),
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def _numbers(evaluation: Evaluation, owner: Any) -> dict[str, Any]:
+    return {
+        "metrics": evaluation.metrics,
+        "bootstrap": bootstrap_metrics(evaluation, owner),
+        "curves": evaluation.curves,
+    }
+
+
+def _save_projection(
+    directory: Path,
+    retrieval: RetrievalEvaluation,
+    corpus: Corpus,
+    image_rows: Any,
+    caption_rows: Any,
+    most: int = 1000,
+) -> None:
+    """t-SNE of up to 1,000 images and texts each (ACMR, Figure 4), where items have one label and encodings are vectors."""
+    assert retrieval.encodings is not None
+    images, texts = retrieval.encodings
+    if corpus.labels is None or corpus.labels.ndim != 1 or corpus.label_kind != "real":
+        return
+    if images.values.ndim != 2 or texts.lengths is not None or texts.values.ndim != 2:
+        return
+    from sklearn.manifold import TSNE
+
+    rng = np.random.default_rng(0)
+    some_images = np.sort(rng.permutation(len(image_rows))[:most])
+    some_texts = np.sort(rng.permutation(len(caption_rows))[:most])
+    both = np.concatenate(
+        [images.values[some_images].float().numpy(), texts.values[some_texts].float().numpy()]
+    )
+    if len(both) < 20 or not both.std():
+        return
+    points = TSNE(perplexity=min(30, len(both) // 4), random_state=0, init="pca", max_iter=500).fit_transform(
+        both
+    )
+    np.savez_compressed(
+        directory / "projection.npz",
+        image=points[: len(some_images)],
+        text=points[len(some_images) :],
+        image_labels=corpus.labels[image_rows][some_images],
+        text_labels=corpus.labels[corpus.caption_image[caption_rows]][some_texts],
+    )
+
+
+def _peak_memory_mb() -> float:
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _report_extraction(directory: Path) -> Any:
+    start = time.perf_counter()
+
+    def report(done: int, total: int) -> None:
+        left = (time.perf_counter() - start) / max(done, 1) * (total - done)
+        write_json(
+            directory / PROGRESS,
+            {"phase": "extracting features", "done": done, "total": total, "seconds_left": left},
+        )
+
+    return report
+
+
+def limit_threads() -> None:
+    """Use every core once: torch's default may be one thread per hardware thread of a shared machine."""
+    torch.set_num_threads(
+        max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    )

@@ -1,0 +1,7 @@
+"""Lightning callbacks: retrieval evaluation, random state, history."""
+
+from crossmodal_bench.callbacks.history import History
+from crossmodal_bench.callbacks.random_state import RandomState
+from crossmodal_bench.callbacks.retrieval import RetrievalEvaluation
+
+__all__ = ["History", "RandomState", "RetrievalEvaluation"]

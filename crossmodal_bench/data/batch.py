@@ -1,0 +1,111 @@
+"""Typed batches: exactly the views that a method asked for, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+B = TypeVar("B", bound="_Batch")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    def _map(self: B, function: Callable[[Any], Any]) -> B:
+        changed = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, (Tensor, _Batch)):
+                changed[item.name] = function(value)
+        return replace(self, **changed)
+
+    def to(self: B, *args: Any, **kwargs: Any) -> B:
+        """The batch on another device."""
+        return self._map(lambda value: value.to(*args, **kwargs))
+
+    def pin_memory(self: B) -> B:
+        """The batch in page-locked memory."""
+        return self._map(lambda value: value.pin_memory())
+
+
+@dataclass(frozen=True)
+class ImageBatch(_Batch):
+    """B images. ``index`` (B,) are corpus rows; a view that was not asked for is None.
+
+    pixels (B, 3, H, W) normalised; regions (B, R, D); features (B, D); labels (B,) int64 or (B, C) float32.
+    """
+
+    index: Tensor
+    pixels: Tensor | None = None
+    regions: Tensor | None = None
+    features: Tensor | None = None
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True)
+class TextBatch(_Batch):
+    """B captions. ``index`` (B,) are corpus rows, ``image`` (B,) the images that they describe.
+
+    words (B, L) ids padded with 0 to the batch's longest, lengths (B,) with start and end tokens counted;
+    wordpieces (B, L) with mask (B, L); bow (B, D) bag of words or the data set's own text features;
+    labels as the image's.
+    """
+
+    index: Tensor
+    image: Tensor
+    words: Tensor | None = None
+    lengths: Tensor | None = None
+    wordpieces: Tensor | None = None
+    wordpiece_mask: Tensor | None = None
+    bow: Tensor | None = None
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True)
+class PairBatch(_Batch):
+    """B image-caption pairs: row b of ``texts`` describes row b of ``images``."""
+
+    images: ImageBatch
+    texts: TextBatch
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a method must know of the data before it can be built.
+
+    Sizes are 0 where the view was not asked for.
+    """
+
+    n_train_images: int
+    n_train_captions: int
+    n_labels: int = 0
+    multi_label: bool = False
+    feature_dim: int = 0
+    region_dim: int = 0
+    bow_dim: int = 0
+    vocabulary_size: int = 0
+    wordpiece_vocabulary_size: int = 0
+
+
+def require(view: Tensor | None, name: str) -> Tensor:
+    """The view, or an error for a method that reads a view it did not declare in ``requires``."""
+    if view is None:
+        raise RuntimeError(f"the batch has no view '{name}'; declare it in the method's `requires`")
+    return view
+
+
+def long_tensor(rows: Any) -> Tensor:
+    """Corpus rows as a tensor."""
+    return torch.as_tensor(rows, dtype=torch.int64)

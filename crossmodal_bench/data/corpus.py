@@ -1,0 +1,193 @@
+"""The one data contract: which images, which captions, which caption describes which image, which split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossmodal_bench.data.images import ImageSource
+from crossmodal_bench.errors import BadInput
+
+SPLITS = ("train", "val", "test")
+LabelKind = Literal["real", "content words", "none"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """N images and M captions; everything downstream follows these maps, never "five captions per image".
+
+    Attributes:
+        name: the data set's name.
+        image_ids: N unique names.
+        caption_ids: M unique names.
+        caption_image: (M,) index of the image that each caption describes.
+        split: (N,) one of ``train``, ``val``, ``test`` per image; a caption follows its image.
+        captions: M sentences, or None where the data set gives text features only.
+        labels: (N,) class indices or (N, C) multi-hot, or None.
+        label_names: C names, or empty.
+        label_kind: ``real`` labels may be evaluated; ``content words`` serve training only.
+        label_rule: how the labels came about, printed with every result.
+        images: where the pixels come from, or None.
+        image_features: (N, D) features that the data set gives, or None.
+        text_features: (M, D) text features that the data set gives, or None.
+    """
+
+    name: str
+    image_ids: tuple[str, ...]
+    caption_ids: tuple[str, ...]
+    caption_image: NDArray[np.int64]
+    split: NDArray[np.str_]
+    captions: tuple[str, ...] | None = None
+    labels: NDArray[np.int64] | None = None
+    label_names: tuple[str, ...] = ()
+    label_kind: LabelKind = "none"
+    label_rule: str = ""
+    images: ImageSource | None = None
+    image_features: NDArray[np.float32] | None = None
+    text_features: NDArray[np.float32] | None = None
+    source: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def image_rows(self, split: str) -> NDArray[np.int64]:
+        """Indices of the images of a split, in corpus order."""
+        return np.flatnonzero(self.split == split)
+
+    def caption_rows(self, split: str) -> NDArray[np.int64]:
+        """Indices of the captions of a split, in corpus order."""
+        return np.flatnonzero(self.split[self.caption_image] == split)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether labels are a multi-hot matrix."""
+        return self.labels is not None and self.labels.ndim == 2
+
+    @property
+    def n_labels(self) -> int:
+        """Number of classes; 0 without labels."""
+        if self.labels is None:
+            return 0
+        return self.labels.shape[1] if self.labels.ndim == 2 else int(self.labels.max()) + 1
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images and captions per split."""
+        return {
+            name: {"images": len(self.image_rows(name)), "captions": len(self.caption_rows(name))}
+            for name in SPLITS
+        }
+
+    def without_images(self, rows: Sequence[int]) -> Corpus:
+        """The corpus without some images and their captions (unreadable files, say)."""
+        keep_image = np.ones(len(self.image_ids), dtype=bool)
+        keep_image[list(rows)] = False
+        keep_caption = keep_image[self.caption_image]
+        renumber = np.cumsum(keep_image) - 1
+        kept = np.flatnonzero(keep_image)
+        return replace(
+            self,
+            image_ids=tuple(self.image_ids[i] for i in kept),
+            caption_ids=tuple(np.array(self.caption_ids)[keep_caption].tolist()),
+            caption_image=renumber[self.caption_image[keep_caption]],
+            split=self.split[keep_image],
+            captions=None if self.captions is None else tuple(np.array(self.captions)[keep_caption].tolist()),
+            labels=None if self.labels is None else self.labels[keep_image],
+            images=None if self.images is None else self.images.subset(kept),
+            image_features=None if self.image_features is None else self.image_features[keep_image],
+            text_features=None if self.text_features is None else self.text_features[keep_caption],
+        )
+
+    def with_validation(self, share: float, seed: int = 0) -> Corpus:
+        """The corpus with a validation split drawn from train, stratified by label where labels are single.
+
+        For data sets that come without one: hyperparameters are chosen on it, never on test.
+        """
+        if share == 0:
+            return self
+        if not 0 < share < 1:
+            raise BadInput(
+                f"data.validation is {share}; give the share of train to hold out, between 0 and 1"
+            )
+        if (self.split == "val").any():
+            raise BadInput(f"{self.name} has a validation split of its own; set data.validation to 0")
+        rng = np.random.default_rng([seed, 20170, len(self.image_ids)])
+        train = self.image_rows("train")
+        single = self.labels is not None and self.labels.ndim == 1
+        strata = self.labels[train] if single and self.labels is not None else np.zeros(len(train), np.int64)
+        split = self.split.astype("<U5")
+        for stratum in np.unique(strata):
+            rows = rng.permutation(train[strata == stratum])
+            split[rows[: round(share * len(rows))]] = "val"
+        return replace(self, split=split)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over everything that a result depends on.
+
+        Image files count by name and size, not by content, so that a hundred thousand files take seconds.
+        """
+        digest = hashlib.sha256()
+        for strings in (
+            self.image_ids,
+            self.caption_ids,
+            self.split.tolist(),
+            self.captions or (),
+            self.label_names,
+        ):
+            digest.update(hashlib.sha256("\n".join(strings).encode()).digest())
+        for array in (self.caption_image, self.labels, self.image_features, self.text_features):
+            if array is not None:
+                digest.update(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
+        digest.update((self.images.fingerprint() if self.images is not None else "").encode())
+        return digest.hexdigest()[:16]
+
+
+def _check(corpus: Corpus) -> None:
+    where = corpus.source or corpus.name
+    n, m = len(corpus.image_ids), len(corpus.caption_ids)
+    if len(corpus.split) != n:
+        raise BadInput(f"{where}: {len(corpus.split)} split names for {n} images; give one per image")
+    for kind, ids, parts in (
+        ("image", corpus.image_ids, corpus.split),
+        ("caption", corpus.caption_ids, corpus.split[corpus.caption_image] if n else corpus.split),
+    ):
+        if len(set(ids)) < len(ids):
+            seen: dict[str, str] = {}
+            for name, part in zip(ids, parts, strict=True):
+                if name in seen:
+                    both = (
+                        f"splits '{seen[name]}' and '{part}'"
+                        if seen[name] != part
+                        else f"split '{part}' twice"
+                    )
+                    raise BadInput(f"{where}: {kind} '{name}' stands in {both}; keep it once")
+                seen[name] = str(part)
+    for split in ("train", "test"):
+        if not (corpus.split == split).any():
+            raise BadInput(
+                f"{where}: the split '{split}' is empty; give at least one image the split '{split}'"
+            )
+    unknown = set(np.unique(corpus.split).tolist()) - set(SPLITS)
+    if unknown:
+        raise BadInput(f"{where}: unknown split '{min(unknown)}'; use train, val or test")
+    described = np.bincount(corpus.caption_image, minlength=n)
+    if (described == 0).any():
+        lonely = corpus.image_ids[int(np.argmin(described))]
+        raise BadInput(f"{where}: image '{lonely}' has no caption; give it one or drop it")
+    if corpus.captions is not None:
+        for name, caption in zip(corpus.caption_ids, corpus.captions, strict=True):
+            if not caption.strip():
+                raise BadInput(f"{where}: caption '{name}' is empty; write it or drop it")
+    for what, array, rows in (
+        ("labels", corpus.labels, n),
+        ("image features", corpus.image_features, n),
+        ("text features", corpus.text_features, m),
+    ):
+        if array is not None and len(array) != rows:
+            raise BadInput(f"{where}: {len(array)} rows of {what} for {rows} items; the counts must agree")

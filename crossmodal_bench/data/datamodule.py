@@ -1,0 +1,282 @@
+"""One Lightning data module for every method and data set: it builds the views that the method requires."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+
+from crossmodal_bench.data.batch import DataSpec
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.datasets import DatasetReader
+from crossmodal_bench.data.features import FeatureSource, Progress, extract_features
+from crossmodal_bench.data.images import unreadable
+from crossmodal_bench.data.loader import BatchLoader, BatchOrder
+from crossmodal_bench.data.text import BagOfWords, Vocabulary, content_word_labels
+from crossmodal_bench.data.views import VIEWS, ImageDataset, PairDataset, TextDataset, Views
+from crossmodal_bench.data.wordpieces import build_tokenizer
+from crossmodal_bench.errors import BadInput, nearest
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How sentences become numbers.
+
+    Attributes:
+        min_count: words with fewer occurrences in the training captions are unknown.
+        bow_size: words of the TF-IDF bag.
+        tokenizer: a Hugging Face name or local path for word pieces, or None: a WordPiece vocabulary made from
+            the training captions.
+        content_labels: how many content words serve as labels where a data set has none.
+    """
+
+    min_count: int = 4
+    bow_size: int = 3000
+    tokenizer: str | None = None
+    content_labels: int = 100
+
+
+class CrossModalDataModule(pl.LightningDataModule):
+    """Batches of exactly the views that the method declares in ``requires``, from one index and one split.
+
+    Args:
+        dataset: which data set.
+        root: the data root.
+        cache: where feature stores are kept.
+        batch_size: pairs per step and rank.
+        eval_batch_size: images, or captions, per evaluation step.
+        sampling: ``caption``: each caption with its image; ``image``: each image once, with one of its captions.
+        seed: of the order of the batches.
+        num_workers: loader processes.
+        validation: share of train held out for validation (stratified) where the data set has no such split.
+        text: how sentences become numbers.
+        network: image network for the view ``features`` where the data set gives none, or instead of its own.
+        weights: see crossmodal_bench.data.features.load_network.
+        image_size: shorter side in pixels for ``pixels`` and for extraction.
+        on_bad_image: ``fail`` or ``skip`` where an image cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        dataset: DatasetReader,
+        root: str = "data",
+        cache: str = "runs/cache",
+        batch_size: int = 64,
+        eval_batch_size: int = 256,
+        sampling: Literal["caption", "image"] = "caption",
+        seed: int = 0,
+        num_workers: int = 0,
+        validation: float = 0.0,
+        text: TextSettings = TextSettings(),  # noqa: B008 - frozen
+        network: str | None = None,
+        weights: str = "auto",
+        image_size: int = 224,
+        on_bad_image: Literal["fail", "skip"] = "fail",
+    ) -> None:
+        super().__init__()
+        if batch_size < 2:
+            raise BadInput(f"data.batch_size is {batch_size}; it must be at least 2")
+        self.dataset, self.root, self.cache = dataset, Path(root), Path(cache)
+        self.batch_size, self.eval_batch_size, self.sampling = batch_size, eval_batch_size, sampling
+        self.seed, self.num_workers, self.validation, self.text = seed, num_workers, validation, text
+        self.network, self.weights, self.image_size, self.on_bad_image = (
+            network,
+            weights,
+            image_size,
+            on_bad_image,
+        )
+        self.progress: Progress | None = None
+        self.feature_source: FeatureSource | None = None
+        self._corpus: Corpus | None = None
+        self._views: Views | None = None
+        self._spec: DataSpec | None = None
+
+    @property
+    def corpus(self) -> Corpus:
+        """The corpus, read once; without its unreadable images where they are to be skipped."""
+        if self._corpus is None:
+            corpus = self.dataset.read(self.root)
+            if self.on_bad_image == "skip" and corpus.images is not None:
+                bad = unreadable(corpus.images)
+                corpus = corpus.without_images(sorted(bad)) if bad else corpus
+            self._corpus = corpus.with_validation(self.validation)
+        return self._corpus
+
+    @property
+    def views(self) -> Views:
+        """The views built by ``build``."""
+        if self._views is None:
+            raise RuntimeError("call build(requires) first")
+        return self._views
+
+    @property
+    def spec(self) -> DataSpec:
+        """Sizes that methods are built from."""
+        if self._spec is None:
+            raise RuntimeError("call build(requires) first")
+        return self._spec
+
+    def setup(self, stage: str) -> None:
+        """Build what the trainer's method requires."""
+        assert self.trainer is not None
+        self.build(self.trainer.lightning_module.requires)  # type: ignore[union-attr,arg-type]
+
+    def build(self, requires: Collection[str]) -> DataSpec:
+        """Build the views ``requires`` and nothing else; a second call with the same views does nothing.
+
+        Raises:
+            BadInput: a view that this data set cannot give; the message says what is missing.
+        """
+        for name in requires:
+            if name not in VIEWS:
+                raise BadInput(f"view '{name}' is unknown{nearest(name, VIEWS)}")
+        if self._spec is not None:
+            return self._spec
+        corpus = self.corpus
+        views = Views(corpus, image_size=self.image_size)
+        spec = DataSpec(len(corpus.image_rows("train")), len(corpus.caption_rows("train")))
+        if "pixels" in requires:
+            self._need(corpus.images is not None, "pixels", "images")
+            views.pixels = True
+        if "regions" in requires:
+            regions = getattr(corpus.images, "regions", None)
+            self._need(regions is not None, "regions", "regions of its images")
+            views.regions = regions
+            assert regions is not None
+            spec = replace(spec, region_dim=regions(0).shape[1])
+        if "features" in requires:
+            views.features = self._features()
+            spec = replace(spec, feature_dim=views.features.shape[1])
+        if not {"words", "wordpieces"}.isdisjoint(requires):
+            self._need(corpus.captions is not None, "words", "captions")
+        if "words" in requires:
+            views.vocabulary = Vocabulary.fit(self.train_captions(), self.text.min_count)
+            spec = replace(spec, vocabulary_size=len(views.vocabulary))
+        if "wordpieces" in requires:
+            views.tokenizer = build_tokenizer(self.text.tokenizer, self.train_captions())
+            spec = replace(spec, wordpiece_vocabulary_size=len(views.tokenizer))
+        if "bow" in requires:
+            views.bow = self._bow()
+            spec = replace(spec, bow_dim=views.bow.shape[1])
+        if "labels" in requires:
+            views.labels = self._labels()
+            n = views.labels.shape[1] if views.labels.ndim == 2 else int(views.labels.max()) + 1
+            spec = replace(spec, n_labels=n, multi_label=views.labels.ndim == 2)
+        self._views, self._spec = views, spec
+        return spec
+
+    def train_captions(self) -> list[str]:
+        """The training captions."""
+        corpus = self.corpus
+        assert corpus.captions is not None
+        return [corpus.captions[row] for row in corpus.caption_rows("train")]
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled pairs."""
+        dataset = PairDataset(self.views, "train", self.sampling, self.seed)
+        return self._loader(dataset, self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> list[BatchLoader]:
+        """Images once each, captions once each; no loader where there is no validation split."""
+        return self.eval_dataloaders("val")
+
+    def test_dataloader(self) -> list[BatchLoader]:
+        """Images once each, captions once each."""
+        return self.eval_dataloaders("test")
+
+    def eval_dataloaders(self, split: str) -> list[BatchLoader]:
+        """The two evaluation loaders of a split."""
+        if not len(self.corpus.image_rows(split)):
+            return []
+        return [
+            self._loader(dataset, self.eval_batch_size, shuffle=False)
+            for dataset in (ImageDataset(self.views, split), TextDataset(self.views, split))
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """What a record says about the data."""
+        corpus = self.corpus
+        labels: dict[str, Any] = {
+            "kind": corpus.label_kind,
+            "count": corpus.n_labels,
+            "rule": corpus.label_rule,
+        }
+        if self._views is not None and self._views.labels is not None and corpus.labels is None:
+            count = self._views.labels.shape[1]
+            rule = (
+                f"the {count} most frequent content words of the training captions; they serve training only"
+            )
+            labels = {"kind": "content words", "count": count, "rule": rule}
+        return {
+            "fingerprint": corpus.fingerprint,
+            "counts": corpus.counts(),
+            "labels": labels,
+            "features": None if self.feature_source is None else asdict(self.feature_source),
+        }
+
+    def _loader(self, dataset: Any, batch_size: int, *, shuffle: bool) -> BatchLoader:
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        )
+        order = BatchOrder(
+            len(dataset), batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world
+        )
+        return BatchLoader(dataset, order, self.num_workers if shuffle else 0)
+
+    def _must_extract(self) -> bool:
+        return self.network is not None or self.corpus.image_features is None
+
+    def _features(self) -> Any:
+        corpus = self.corpus
+        if not self._must_extract():
+            return corpus.image_features
+        self._need(corpus.images is not None, "features", "image features, nor images to extract them from")
+        if self.network is None:
+            raise BadInput(
+                f"{corpus.name} gives no image features; name a network to extract them with (NETWORK=...)"
+            )
+        store = extract_features(
+            corpus,
+            self.cache,
+            self.network,
+            self.weights,
+            data_root=self.root,
+            image_size=self.image_size,
+            progress=self.progress,
+        )
+        self.feature_source = store.source
+        return store.array()
+
+    def _bow(self) -> Any:
+        corpus = self.corpus
+        if corpus.text_features is not None:
+            return corpus.text_features
+        self._need(corpus.captions is not None, "bow", "captions or text features")
+        bag = BagOfWords(self.text.bow_size).fit(self.train_captions())
+        return bag.transform(corpus.captions)
+
+    def _labels(self) -> Any:
+        corpus = self.corpus
+        if corpus.labels is not None:
+            return corpus.labels
+        self._need(corpus.captions is not None, "labels", "labels, nor captions to take content words from")
+        assert corpus.captions is not None
+        labels, names = content_word_labels(
+            corpus.captions,
+            corpus.caption_image,
+            corpus.caption_rows("train"),
+            len(corpus.image_ids),
+            self.text.content_labels,
+        )
+        if not names:
+            raise BadInput(
+                f"{corpus.name}: the training captions hold no content word; give the images labels"
+            )
+        return labels
+
+    def _need(self, there: bool, view: str, what: str) -> None:
+        if not there:
+            raise BadInput(f"{self.corpus.name} has no {what}: the view '{view}' cannot be built from it")

@@ -1,0 +1,10 @@
+"""One small module per data set: from files to a Corpus."""
+
+from crossmodal_bench.data.datasets.acmr_coco import AcmrCoco
+from crossmodal_bench.data.datasets.base import DatasetReader
+from crossmodal_bench.data.datasets.feature_arrays import NUSWide10K, PascalSentence
+from crossmodal_bench.data.datasets.karpathy import Karpathy
+from crossmodal_bench.data.datasets.synthetic import Synthetic
+from crossmodal_bench.data.datasets.wikipedia import Wikipedia
+
+__all__ = ["AcmrCoco", "DatasetReader", "Karpathy", "NUSWide10K", "PascalSentence", "Synthetic", "Wikipedia"]

@@ -1,0 +1,47 @@
+"""The part of MS-COCO that ACMR uses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.datasets.base import DatasetReader
+from crossmodal_bench.data.datasets.karpathy import Karpathy
+from crossmodal_bench.errors import BadInput
+
+
+class AcmrCoco(DatasetReader):
+    """The images of train2014 (82,783), drawn by a seed into 66,226 for training and the other 16,557 for testing.
+
+    ACMR states the sizes (Table 1) and not the draw.
+
+    Args:
+        folder: of MS-COCO in Karpathy's layout, below the data root.
+        train: images for training.
+        test: images for testing.
+        draw_seed: which draw.
+    """
+
+    def __init__(
+        self, folder: str = "coco", train: int = 66226, test: int = 16557, draw_seed: int = 0
+    ) -> None:
+        self.folder, self.train, self.test, self.draw_seed = folder, train, test, draw_seed
+
+    def read(self, root: Path) -> Corpus:
+        """The corpus in ``root/coco``."""
+        corpus = Karpathy(self.folder).read(root)
+        within = np.array([name.startswith("train2014/") for name in corpus.image_ids])
+        rows = np.flatnonzero(within)
+        if len(rows) != self.train + self.test:
+            raise BadInput(
+                f"{corpus.source}: {len(rows)} images have the filepath 'train2014' where {self.train + self.test} are "
+                "needed; use Karpathy's dataset_coco.json"
+            )
+        rows = np.random.default_rng(self.draw_seed).permutation(rows)
+        split = np.full(len(within), "train", dtype="<U5")
+        split[rows[self.train :]] = "test"
+        drawn = replace(corpus, split=split).without_images(np.flatnonzero(~within).tolist())
+        return replace(drawn, name="acmr_coco")

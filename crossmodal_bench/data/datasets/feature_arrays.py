@@ -1,0 +1,108 @@
+"""Data sets that people have as feature and label arrays: Pascal Sentence and NUS-WIDE-10K."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from crossmodal_bench.data.arrays import find_array_file, load_array
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
+from crossmodal_bench.errors import BadInput
+
+HINT = "give image features, text features and labels of each split as .npy, .npz or .mat"
+
+
+class FeatureArrays(DatasetReader):
+    """A folder with ``{train,test}_{images,texts,labels}`` arrays, and optionally the same for ``val``.
+
+    Images are (n, D_v), texts (n, D_t): text i belongs to image i. Labels are (n,) class numbers or (n, C)
+    multi-hot. In ``.npz`` and ``.mat`` files the array has the file's name or the key ``data``.
+
+    Args:
+        folder: name below the data root.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def read(self, root: Path) -> Corpus:
+        """The corpus in ``root/folder``."""
+        folder = folder_below(root, self.folder, "{train,test}_{images,texts,labels}.npy (or .npz, .mat)")
+        images, texts, labels, split = [], [], [], []
+        for part in ("train", "val", "test"):
+            if part == "val" and not any(folder.glob("val_images.*")):
+                continue
+            found = _load(folder, f"{part}_images", 2, None)
+            images.append(found)
+            texts.append(_load(folder, f"{part}_texts", 2, len(found)))
+            labels.append(
+                _classes(_load(folder, f"{part}_labels", None, None), f"{folder}: {part}_labels", len(found))
+            )
+            split += [part] * len(found)
+        for what, arrays in (("images", images), ("texts", texts), ("labels", labels)):
+            if len({array.shape[1:] for array in arrays}) > 1:
+                shapes = ", ".join(str(array.shape) for array in arrays)
+                raise BadInput(
+                    f"{folder}: the splits' {what} have different widths ({shapes}); use one width"
+                )
+        ids = tuple(f"{part}/{i}" for i, part in enumerate(split))
+        joined = np.concatenate(labels)
+        if joined.ndim == 2 and (joined.sum(axis=1) == 1).all():
+            joined = joined.argmax(axis=1)
+        kinds = joined.shape[1] if joined.ndim == 2 else len(np.unique(joined))
+        return Corpus(
+            name=self.folder,
+            image_ids=ids,
+            caption_ids=ids,
+            caption_image=np.arange(len(ids)),
+            split=np.array(split),
+            labels=joined if joined.ndim == 2 else np.unique(joined, return_inverse=True)[1].astype(np.int64),
+            label_kind="real",
+            label_rule=f"{kinds} classes of the label arrays",
+            image_features=np.concatenate(images).astype(np.float32),
+            text_features=np.concatenate(texts).astype(np.float32),
+            source=str(folder),
+        )
+
+
+class PascalSentence(FeatureArrays):
+    """Pascal Sentence (Rashtchian et al. 2010), 20 classes; ACMR uses 800/200 pairs, 4,096-d VGG, 1,000-d BoW."""
+
+    def __init__(self, folder: str = "pascal_sentence") -> None:
+        super().__init__(folder)
+
+
+class NUSWide10K(FeatureArrays):
+    """NUS-WIDE-10K (Chua et al. 2009); ACMR uses 8,000/1,000 pairs, 4,096-d VGG, 1,000-d BoW."""
+
+    def __init__(self, folder: str = "nuswide10k") -> None:
+        super().__init__(folder)
+
+
+def _load(folder: Path, stem: str, ndim: int | None, rows: int | None) -> np.ndarray:
+    path = find_array_file(folder, stem, HINT)
+    if path.suffix == ".npy":
+        return load_array(path, ndim=ndim, rows=rows)
+    try:
+        return load_array(path, stem, ndim=ndim, rows=rows)
+    except BadInput as error:
+        if "has no array" not in str(error):
+            raise
+        return load_array(path, "data", ndim=ndim, rows=rows)
+
+
+def _classes(labels: np.ndarray, where: str, rows: int) -> np.ndarray:
+    if labels.ndim == 2 and 1 in labels.shape:
+        labels = labels.reshape(-1)
+    if labels.ndim > 2 or (labels != labels.astype(np.int64)).any():
+        raise BadInput(
+            f"{where} has shape {labels.shape} or fractions; give (n,) class numbers or (n, C) zeros and ones"
+        )
+    if len(labels) != rows:
+        raise BadInput(f"{where} has {len(labels)} rows for {rows} images; the counts must agree")
+    labels = labels.astype(np.int64)
+    if labels.ndim == 2 and not np.isin(labels, (0, 1)).all():
+        raise BadInput(f"{where} is a matrix with values beside 0 and 1; give zeros and ones")
+    return labels

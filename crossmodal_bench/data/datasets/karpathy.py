@@ -1,0 +1,140 @@
+"""Karpathy's layout: ``dataset*.json`` beside ``images/``. Flickr30K, Flickr8K, MS-COCO, or anyone's own folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
+from crossmodal_bench.data.images import ImageFiles
+from crossmodal_bench.errors import BadInput, MissingInput
+
+
+class Karpathy(DatasetReader):
+    """A folder with ``dataset*.json`` and ``images/``.
+
+    Each entry of ``images`` has ``filename``, ``split``, ``sentences`` (``raw``), optionally ``filepath`` (a
+    folder below ``images/``) and ``label`` (a name or a number) or ``labels`` (a list of them).
+
+    Args:
+        folder: name below the data root.
+        use_restval: whether COCO's ``restval`` images belong to train (as in all four papers).
+        check_images: whether every image file must be there; feature-only runs can do without.
+    """
+
+    def __init__(self, folder: str, use_restval: bool = True, check_images: bool = True) -> None:
+        self.folder, self.use_restval, self.check_images = folder, use_restval, check_images
+
+    def read(self, root: Path) -> Corpus:
+        """The corpus in ``root/folder``."""
+        folder = folder_below(root, self.folder, "dataset_*.json and images/")
+        path = _json_file(folder)
+        entries = [entry for entry in _entries(path) if self.use_restval or entry.get("split") != "restval"]
+        names: list[str] = []
+        splits: list[str] = []
+        captions: list[str] = []
+        caption_ids: list[str] = []
+        caption_image: list[int] = []
+        for number, entry in enumerate(entries):
+            name = _field(entry, "filename", str, path, number)
+            if entry.get("filepath"):
+                name = f"{entry['filepath']}/{name}"
+            split = _field(entry, "split", str, path, number)
+            sentences = _field(entry, "sentences", list, path, number)
+            names.append(name)
+            splits.append("train" if split == "restval" else split)
+            for k, sentence in enumerate(sentences):
+                raw = sentence.get("raw") if isinstance(sentence, dict) else None
+                if not isinstance(raw, str):
+                    raise BadInput(
+                        f"{path}: images[{number}].sentences[{k}] has no text field 'raw'; add the caption"
+                    )
+                captions.append(raw)
+                caption_ids.append(f"{name}#{k}")
+                caption_image.append(number)
+        labels, label_names = _labels(entries, path)
+        images = folder / "images"
+        return Corpus(
+            name=self.folder,
+            image_ids=tuple(names),
+            caption_ids=tuple(caption_ids),
+            caption_image=np.array(caption_image, dtype=np.int64),
+            split=np.array(splits, dtype=np.str_),
+            captions=tuple(captions),
+            labels=labels,
+            label_names=label_names,
+            label_kind="none" if labels is None else "real",
+            label_rule="" if labels is None else f"labels of {path.name}",
+            images=ImageFiles.within(images, names) if self.check_images else None,
+            source=str(path),
+        )
+
+
+def is_karpathy_folder(folder: Path) -> bool:
+    """Whether a folder looks like this layout."""
+    return folder.is_dir() and any(folder.glob("dataset*.json"))
+
+
+def _json_file(folder: Path) -> Path:
+    found = sorted(folder.glob("dataset*.json"))
+    if not found:
+        raise MissingInput(
+            f"{folder / 'dataset*.json'} is missing; put the Karpathy split's JSON there "
+            "(caption_datasets.zip of the neuraltalk2 release holds those of Flickr8K, Flickr30K and COCO)"
+        )
+    if len(found) > 1:
+        raise BadInput(f"{folder} holds several dataset*.json ({', '.join(p.name for p in found)}); keep one")
+    return found[0]
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise BadInput(
+            f"{path} is not valid JSON (line {error.lineno}: {error.msg}); copy it again"
+        ) from error
+    entries = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise BadInput(f"{path} has no list 'images' of objects; it must be a Karpathy split file")
+    return entries
+
+
+def _field(entry: dict[str, Any], name: str, kind: type, path: Path, number: int) -> Any:
+    value = entry.get(name)
+    if not isinstance(value, kind) or not value:
+        raise BadInput(
+            f"{path}: images[{number}].{name} is {value!r}; it must be a non-empty {kind.__name__}"
+        )
+    return value
+
+
+def _labels(entries: list[dict[str, Any]], path: Path) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    single = [entry.get("label") for entry in entries]
+    several = [entry.get("labels") for entry in entries]
+    given = [a is not None or b is not None for a, b in zip(single, several, strict=True)]
+    if not any(given):
+        return None, ()
+    if not all(given):
+        raise BadInput(
+            f"{path}: images[{given.index(False)}] has no label while others do; label all images or none"
+        )
+    multi = any(b is not None for b in several)
+    sets = [
+        [str(one) for one in (b if isinstance(b, list) else [b if b is not None else a])]
+        for a, b in zip(single, several, strict=True)
+    ]
+    names = tuple(sorted({one for found in sets for one in found}))
+    column = {name: i for i, name in enumerate(names)}
+    if not multi:
+        return np.array([column[found[0]] for found in sets], dtype=np.int64), names
+    labels = np.zeros((len(sets), len(names)), dtype=np.int64)
+    for row, found in enumerate(sets):
+        labels[row, [column[one] for one in found]] = 1
+    return labels, names

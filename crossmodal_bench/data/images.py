@@ -1,0 +1,86 @@
+"""Where pixels come from: files on a disk, or a renderer."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from crossmodal_bench.errors import BadInput, MissingInput
+
+
+class ImageSource(Protocol):
+    """A sequence of RGB pictures."""
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+
+    def __getitem__(self, row: int) -> Image.Image:
+        """Picture ``row`` in RGB; raises BadInput that names it where it cannot be read."""
+
+    def subset(self, rows: NDArray[np.int64]) -> ImageSource:
+        """The pictures ``rows``, in that order."""
+
+    def fingerprint(self) -> str:
+        """Changes when the pictures do."""
+
+
+class ImageFiles:
+    """Pictures as files; opened when asked for."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    @classmethod
+    def within(cls, folder: Path, names: list[str]) -> ImageFiles:
+        """The files ``names`` below ``folder``; raises MissingInput that names the first that is not there."""
+        present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        for name in names:
+            if name not in present and not (folder / name).is_file():
+                raise MissingInput(
+                    f"{folder / name} is missing; put the data set's images there (or drop the entry from its JSON)"
+                )
+        return cls([folder / name for name in names])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> Image.Image:
+        path = self.paths[row]
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise BadInput(
+                f"{path} cannot be read as an image ({error}); replace it, or pass --on-bad-image skip"
+            ) from error
+
+    def subset(self, rows: NDArray[np.int64]) -> ImageFiles:
+        """The files ``rows``, in that order."""
+        return ImageFiles([self.paths[int(row)] for row in rows])
+
+    def fingerprint(self) -> str:
+        """Names and sizes of all files."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(f"{path.name}:{path.stat().st_size}\n".encode())
+        return digest.hexdigest()
+
+
+def unreadable(images: ImageSource) -> dict[int, str]:
+    """Rows that cannot be decoded, with the sentence that says why; decodes every picture."""
+    truncated, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    bad = {}
+    try:
+        for row in range(len(images)):
+            try:
+                images[row]
+            except BadInput as error:
+                bad[row] = str(error)
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = truncated
+    return bad

@@ -1,0 +1,75 @@
+"""What `crossmodal-bench prepare` and `extract` do with a data module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from crossmodal_bench.data.datamodule import CrossModalDataModule
+from crossmodal_bench.data.features import extract_features
+from crossmodal_bench.data.images import unreadable
+from crossmodal_bench.data.text import Vocabulary
+from crossmodal_bench.errors import BadInput
+
+
+def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
+    """Check every file of a data set and say what was found, a line at a time.
+
+    Raises:
+        BadInput: the first thing that is wrong; every image is decoded.
+    """
+    corpus = data.corpus
+    if corpus.images is not None:
+        bad = unreadable(corpus.images)
+        if bad:
+            raise BadInput(f"{next(iter(bad.values()))} ({len(bad)} such image{'s' * (len(bad) > 1)} in all)")
+    yield f"{corpus.name}: {corpus.source}"
+    for split, counts in corpus.counts().items():
+        if counts["images"]:
+            owners = corpus.caption_image[corpus.caption_rows(split)]
+            per_image = np.bincount(owners, minlength=len(corpus.image_ids))[corpus.image_rows(split)]
+            low, high = int(per_image.min()), int(per_image.max())
+            spread = f"{low}" if low == high else f"{low} to {high}"
+            yield f"  {split:5s} {counts['images']} images, {counts['captions']} captions, {spread} per image"
+    if corpus.captions is not None:
+        words = Vocabulary.fit(data.train_captions(), min_count)
+        yield f"  vocabulary {len(words)} entries (words with at least {min_count} occurrences, 4 special tokens)"
+    for what, array in (("image features", corpus.image_features), ("text features", corpus.text_features)):
+        if array is not None:
+            yield f"  {what} {array.shape[1]} wide, given by the data set"
+    rule = (
+        f"{corpus.n_labels} ({corpus.label_rule})"
+        if corpus.labels is not None
+        else "none: content words will serve"
+    )
+    yield f"  labels {rule}"
+    yield f"  images {'readable, all of them' if corpus.images is not None else 'none: features only'}"
+    yield f"  fingerprint {corpus.fingerprint}"
+
+
+def extract(data: CrossModalDataModule, batch_size: int, device: str) -> str:
+    """Extract the data module's features with a progress bar; the sentence that says where they are."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert data.network is not None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task(data.network, total=len(data.corpus.image_ids))
+        store = extract_features(
+            data.corpus,
+            data.cache,
+            data.network,
+            data.weights,
+            data_root=data.root,
+            image_size=data.image_size,
+            batch_size=batch_size,
+            device=device,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+        bar.update(task, completed=len(data.corpus.image_ids))
+    source = store.source
+    return f"{store.path}: {len(data.corpus.image_ids)} x {source.dim}, {source.network}, weights {source.weights} ({source.weights_sha256})"

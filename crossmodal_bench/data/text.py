@@ -1,0 +1,122 @@
+"""From sentences to words, word ids, bags of words and content-word labels; fitted on training captions only."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
+
+from crossmodal_bench.errors import BadInput
+
+PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+
+
+def tokenize(caption: str) -> list[str]:
+    """Lower-case words of a sentence: runs of letters and digits, with an inner apostrophe; no punctuation."""
+    return _WORD.findall(caption.lower())
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words with at least ``min_count`` occurrences, most frequent first, behind four special tokens."""
+
+    words: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, captions: Iterable[str], min_count: int = 4) -> Vocabulary:
+        """Count the words of training captions and keep the frequent ones (ties in alphabetical order)."""
+        counts = Counter(word for caption in captions for word in tokenize(caption))
+        kept = sorted(
+            (word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word)
+        )
+        return cls((PAD, UNKNOWN, START, END, *kept))
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_index", {word: i for i, word in enumerate(self.words)})
+
+    def encode(self, caption: str) -> NDArray[np.int64]:
+        """(L,) ids with start and end; words below the cut-off become ``<unk>``."""
+        index: dict[str, int] = self._index  # type: ignore[attr-defined]
+        ids = [index.get(word, index[UNKNOWN]) for word in tokenize(caption)]
+        return np.array([index[START], *ids, index[END]], dtype=np.int64)
+
+
+class BagOfWords:
+    """TF-IDF bag of words (scikit-learn): the ``size`` most frequent words, L2-normalised rows."""
+
+    def __init__(self, size: int = 3000, min_count: int = 1) -> None:
+        self.vectorizer = TfidfVectorizer(
+            tokenizer=tokenize,
+            token_pattern=None,
+            lowercase=False,
+            max_features=size,
+            min_df=min_count,
+            dtype=np.float32,
+        )
+
+    def fit(self, captions: Iterable[str]) -> BagOfWords:
+        """Learn words and document frequencies from training captions."""
+        try:
+            self.vectorizer.fit(captions)
+        except ValueError as error:
+            raise BadInput(
+                f"no bag of words can be built from the training captions ({error}); check them"
+            ) from error
+        return self
+
+    def transform(self, captions: Iterable[str]) -> scipy.sparse.csr_matrix:
+        """(M, size) sparse rows."""
+        return self.vectorizer.transform(captions)
+
+    @property
+    def words(self) -> list[str]:
+        """The words, in column order."""
+        return list(self.vectorizer.get_feature_names_out())
+
+
+def content_word_labels(
+    captions: Sequence[str],
+    caption_image: NDArray[np.int64],
+    train_captions: NDArray[np.int64],
+    n_images: int,
+    count: int,
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels for data sets that have none: the most frequent content words of the training captions.
+
+    A content word is a word of three letters or more outside scikit-learn's English stop words. An image has a
+    label when at least one of its captions uses the word. Only the images of training captions are labelled, so
+    nothing of validation or test reaches training, and no metric can be computed from them.
+
+    Args:
+        captions: M sentences.
+        caption_image: (M,) image of each.
+        train_captions: rows of the training captions.
+        n_images: N.
+        count: how many words.
+
+    Returns:
+        (N, C) multi-hot, and the C words; C is smaller than ``count`` where there are fewer words.
+    """
+    words = {int(row): set(tokenize(captions[row])) for row in train_captions}
+    counts = Counter(
+        word
+        for found in words.values()
+        for word in found
+        if len(word) >= 3 and word.isalpha() and word not in ENGLISH_STOP_WORDS
+    )
+    names = sorted(counts, key=lambda word: (-counts[word], word))[:count]
+    column = {word: i for i, word in enumerate(names)}
+    labels = np.zeros((n_images, len(names)), dtype=np.int64)
+    for row, found in words.items():
+        labels[caption_image[row], [column[word] for word in found if word in column]] = 1
+    return labels, tuple(names)

@@ -1,0 +1,64 @@
+"""What an encoder hands to a scorer: one vector, a fixed set of fragments, or a ragged set per item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """N encoded items.
+
+    ``values`` is (N, D) for one vector per item, (N, R, D) for R fragments per item or, when ``lengths`` (N,)
+    is given, the items' fragments packed one after another: (sum(lengths), D). Packing keeps a gallery of
+    captions at its real size instead of its longest caption's.
+    """
+
+    values: Tensor
+    lengths: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.values) if self.lengths is None else len(self.lengths)
+
+    def __getitem__(self, rows: slice) -> Encoding:
+        """The contiguous items ``rows`` (step 1), without copying."""
+        if self.lengths is None:
+            return Encoding(self.values[rows])
+        start, stop, _ = rows.indices(len(self))
+        first = int(self.lengths[:start].sum())
+        last = first + int(self.lengths[start:stop].sum())
+        return Encoding(self.values[first:last], self.lengths[start:stop])
+
+    def take(self, rows: Tensor) -> Encoding:
+        """The items ``rows`` (any order, repeats allowed), copied."""
+        if self.lengths is None:
+            return Encoding(self.values[rows])
+        starts = torch.cumsum(self.lengths, 0) - self.lengths
+        lengths = self.lengths[rows]
+        offset = torch.arange(int(lengths.sum()), device=lengths.device)
+        offset = offset - torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths)
+        return Encoding(self.values[torch.repeat_interleave(starts[rows], lengths) + offset], lengths)
+
+    def to(self, *args: Any, **kwargs: Any) -> Encoding:
+        """A copy of the values on another device or in another type (lengths follow the device only)."""
+        values = self.values.to(*args, **kwargs)
+        lengths = None if self.lengths is None else self.lengths.to(values.device)
+        return Encoding(values, lengths)
+
+    @staticmethod
+    def cat(parts: Sequence[Encoding]) -> Encoding:
+        """The items of all parts, in order."""
+        values = torch.cat([part.values for part in parts])
+        lengths = [part.lengths for part in parts if part.lengths is not None]
+        if lengths and len(lengths) != len(parts):
+            raise ValueError("cannot join ragged and fixed-size encodings")
+        return Encoding(values, torch.cat(lengths) if lengths else None)
+
+
+Scorer = Callable[[Encoding, Encoding], Tensor]
+"""(images, texts) to (n_images, n_texts); higher is better."""

@@ -1,0 +1,26 @@
+"""The one exception for input that a user can mend, and the help that goes with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BadInput(Exception):
+    """Input that cannot be used; the message is one sentence that names the file, the field and the fix.
+
+    The command line prints it and exits with status 2, before anything is trained.
+    """
+
+
+class MissingInput(BadInput):
+    """An input file that is not there; the message says which command or download makes it."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A hint to append to a sentence about the unknown ``name``: its nearest neighbour, or every choice."""
+    known = sorted(choices)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; choose one of {', '.join(known)}" if 0 < len(known) <= 40 else ""

@@ -1,0 +1,70 @@
+"""Exact cross-modal retrieval evaluation: ranks, precision, protocols and how sure the numbers are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate
+from crossmodal_bench.evaluation.metrics import (
+    fold_metrics,
+    mean_rank,
+    median_rank,
+    recall_at_k,
+    recall_metrics,
+)
+from crossmodal_bench.evaluation.precision import LabelPrecision, label_precision
+from crossmodal_bench.evaluation.protocols import (
+    PROTOCOLS,
+    Protocol,
+    get_protocol,
+    resolve_protocols,
+    split_hash,
+)
+from crossmodal_bench.evaluation.ranks import Ranks, retrieval_ranks
+from crossmodal_bench.evaluation.statistics import (
+    bootstrap_interval,
+    bootstrap_metrics,
+    holm,
+    paired_randomisation,
+    t_interval,
+)
+from crossmodal_bench.evaluation.sweep import streamed_ranks
+
+if TYPE_CHECKING:
+    from crossmodal_bench.evaluation.bank import RetrievalBank
+
+__all__ = [
+    "PROTOCOLS",
+    "Evaluation",
+    "LabelPrecision",
+    "Protocol",
+    "Ranks",
+    "RetrievalBank",
+    "bootstrap_interval",
+    "bootstrap_metrics",
+    "evaluate",
+    "fold_metrics",
+    "get_protocol",
+    "holm",
+    "label_precision",
+    "mean_rank",
+    "median_rank",
+    "paired_randomisation",
+    "recall_at_k",
+    "recall_metrics",
+    "resolve_protocols",
+    "retrieval_ranks",
+    "split_hash",
+    "streamed_ranks",
+    "t_interval",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # torchmetrics takes longer to import than everything else here together, and reading records, protocols
+    # or statistics needs none of it.
+    if name == "RetrievalBank":
+        from crossmodal_bench.evaluation.bank import RetrievalBank
+
+        return RetrievalBank
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

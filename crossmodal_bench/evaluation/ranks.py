@@ -1,0 +1,218 @@
+"""Ranks of the best positive in both directions, and how they are kept on disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crossmodal_bench.errors import BadInput, MissingInput
+from crossmodal_bench.evaluation.tiles import NonFiniteScore
+from crossmodal_bench.evaluation.top import ordered_top
+
+CaptionImage = NDArray[Any] | Tensor | Sequence[int]
+"""(n_texts,): the row of the image that each caption describes."""
+
+_BLOCK = 4_000_000  # scores looked at together
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Per-query results of image-to-text (i2t) and text-to-image (t2i) retrieval, in the caller's order.
+
+    i2t, t2i: (n_images,), (n_texts,) int64; 1-based rank of the query's best positive. Other positives are
+        not counted as competitors; a competitor with the positive's own score is counted as better.
+    i2t_expected, t2i_expected: float64; the mean of that rank if ties were broken at random.
+    i2t_top, t2i_top: (n_queries, min(10, gallery)) int64; gallery rows by descending score. Equal scores are
+        in gallery order, where captions are taken in the order of their images.
+    i2t_top_scores, t2i_top_scores: the scores of those.
+    """
+
+    i2t: NDArray[np.int64]
+    t2i: NDArray[np.int64]
+    i2t_expected: NDArray[np.float64]
+    t2i_expected: NDArray[np.float64]
+    i2t_top: NDArray[np.int64]
+    t2i_top: NDArray[np.int64]
+    i2t_top_scores: NDArray[np.floating[Any]]
+    t2i_top_scores: NDArray[np.floating[Any]]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The fields by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def save(self, path: Path | str, image_ids: Sequence[str], caption_ids: Sequence[str]) -> None:
+        """Write everything and the queries' ids to an ``.npz``, whole or not at all."""
+        write_results(path, self.arrays(), image_ids, caption_ids, (len(self.i2t), len(self.t2i)))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Ranks:
+        """Read what ``save`` wrote; MissingInput without the file, BadInput if it holds no ranks."""
+        with _open(path) as stored:
+            missing = [field.name for field in fields(cls) if field.name not in stored]
+            if missing:
+                raise BadInput(f"{path} has no '{missing[0]}': it was written for a protocol without ranks")
+            return cls(**{field.name: stored[field.name] for field in fields(cls)})
+
+    @staticmethod
+    def load_ids(path: Path | str) -> tuple[list[str], list[str]]:
+        """(image_ids, caption_ids) of a file that ``save`` wrote."""
+        with _open(path) as stored:
+            return stored["image_ids"].tolist(), stored["caption_ids"].tolist()
+
+
+def retrieval_ranks(scores: Tensor | NDArray[Any], caption_image: CaptionImage, top_k: int = 10) -> Ranks:
+    """Ranks from a score matrix that is already there.
+
+    scores: (n_images, n_texts), higher is better. caption_image: (n_texts,).
+    Raises ValueError for a non-finite score (naming the first row and column), an image without a caption, a
+    caption of no image, or shapes that don't agree.
+    """
+    matrix = torch.as_tensor(scores).detach()
+    if matrix.ndim != 2:
+        raise ValueError(f"scores must be (n_images, n_texts), got {tuple(matrix.shape)}")
+    n_images, n_texts = matrix.shape
+    owner = caption_owners(caption_image, n_images, n_texts)
+    finite = torch.isfinite(matrix)
+    if not finite.all():
+        row, column = torch.nonzero(~finite)[0].tolist()
+        raise NonFiniteScore(row, column)
+    order = torch.from_numpy(np.argsort(owner, kind="stable")).to(matrix.device)
+    rows = torch.from_numpy(owner).to(matrix.device)
+    positive = matrix[rows, torch.arange(n_texts, device=matrix.device)]
+    best, at_best = best_positives(positive, rows, n_images)
+
+    i2t_counts, t2i_counts, i2t_top, t2i_top = [], [], [], []
+    step = max(1, _BLOCK // n_texts)
+    for start in range(0, n_images, step):
+        block = matrix[start : start + step]
+        mask = rows[None, :] == torch.arange(start, start + len(block), device=matrix.device)[:, None]
+        i2t_counts.append(_count(block, best[start : start + step], mask))
+        values, indices = ordered_top(block[:, order], top_k)
+        i2t_top.append((values, order[indices]))
+    step = max(1, _BLOCK // n_images)
+    for start in range(0, n_texts, step):
+        block = matrix[:, start : start + step].T
+        mask = rows[start : start + step, None] == torch.arange(n_images, device=matrix.device)[None, :]
+        t2i_counts.append(_count(block, positive[start : start + step], mask))
+        t2i_top.append(ordered_top(block, top_k))
+    return make_ranks(
+        torch.cat(i2t_counts, 1), torch.cat(t2i_counts, 1), at_best, _join(i2t_top), _join(t2i_top)
+    )
+
+
+def make_ranks(
+    i2t_counts: Tensor,
+    t2i_counts: Tensor,
+    at_best: Tensor,
+    i2t_top: tuple[Tensor, Tensor],
+    t2i_top: tuple[Tensor, Tensor],
+) -> Ranks:
+    """Ranks from counts of competitors.
+
+    i2t_counts, t2i_counts: (2, n_queries); competitors scored at least like, and strictly above, the best
+    positive. at_best: (n_images,); positives that share the best positive's score. tops: (scores, indices).
+    """
+
+    def both(counts: Tensor, positives: Tensor | int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        at_least, above = counts
+        # m tied competitors and p tied positives in random order: m / (p + 1) precede the first positive.
+        expected = 1 + above.double() + (at_least - above).double() / (positives + 1)
+        return (at_least + 1).cpu().numpy(), expected.cpu().numpy()
+
+    i2t, i2t_expected = both(i2t_counts, at_best)
+    t2i, t2i_expected = both(t2i_counts, 1)
+    return Ranks(
+        i2t=i2t,
+        t2i=t2i,
+        i2t_expected=i2t_expected,
+        t2i_expected=t2i_expected,
+        i2t_top=i2t_top[1].cpu().numpy(),
+        t2i_top=t2i_top[1].cpu().numpy(),
+        i2t_top_scores=i2t_top[0].cpu().numpy(),
+        t2i_top_scores=t2i_top[0].cpu().numpy(),
+    )
+
+
+def caption_owners(caption_image: CaptionImage, n_images: int, n_texts: int) -> NDArray[np.int64]:
+    """``caption_image`` as (n_texts,) int64, checked: each caption has an image and each image a caption."""
+    given = caption_image.cpu().numpy() if isinstance(caption_image, Tensor) else np.asarray(caption_image)
+    if given.shape != (n_texts,):
+        raise ValueError(f"caption_image must have one entry for each of {n_texts} texts, got {given.shape}")
+    if not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(f"caption_image must hold whole numbers, got {given.dtype}")
+    owner = given.astype(np.int64)
+    outside = np.flatnonzero((owner < 0) | (owner >= n_images))
+    if len(outside):
+        first = int(outside[0])
+        raise ValueError(f"caption {first} describes image {owner[first]}, but there are {n_images} images")
+    alone = np.flatnonzero(np.bincount(owner, minlength=n_images) == 0)
+    if len(alone):
+        raise ValueError(f"image {alone[0]} has no caption ({len(alone)} such images)")
+    return owner
+
+
+def best_positives(positive: Tensor, owner: Tensor, n_images: int) -> tuple[Tensor, Tensor]:
+    """(n_images,) score of each image's best caption, and how many of its captions have that very score."""
+    best = positive.new_full((n_images,), -torch.inf).scatter_reduce_(0, owner, positive, "amax")
+    hits = (positive == best[owner]).long()
+    return best, torch.zeros(n_images, dtype=torch.int64, device=hits.device).scatter_add_(0, owner, hits)
+
+
+def write_results(
+    path: Path | str,
+    arrays: Mapping[str, NDArray[Any]],
+    image_ids: Sequence[str],
+    caption_ids: Sequence[str],
+    counts: tuple[int, int],
+) -> None:
+    """Write arrays and ids to an ``.npz`` by way of a temporary file; ``counts`` = (images, texts)."""
+    if (len(image_ids), len(caption_ids)) != counts:
+        raise ValueError(
+            f"{counts[0]} images and {counts[1]} texts need as many ids, "
+            f"got {len(image_ids)} and {len(caption_ids)}"
+        )
+    target = Path(path)
+    ids = {
+        "image_ids": np.array(image_ids, dtype=np.str_),
+        "caption_ids": np.array(caption_ids, dtype=np.str_),
+    }
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **arrays, **ids)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _open(path: Path | str) -> np.lib.npyio.NpzFile:
+    unusable = f"{path} is not an .npz of per-query results; delete it and run the job again"
+    try:
+        stored = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise MissingInput(f"{path} is not there; the job that writes it has not finished") from error
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise BadInput(unusable) from error
+    if not isinstance(stored, np.lib.npyio.NpzFile):
+        raise BadInput(unusable)
+    return stored
+
+
+def _count(block: Tensor, threshold: Tensor, positive: Tensor) -> Tensor:
+    rivals = block.masked_fill(positive, -torch.inf)
+    return torch.stack([(rivals >= threshold[:, None]).sum(1), (rivals > threshold[:, None]).sum(1)])
+
+
+def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([values for values, _ in parts]), torch.cat([indices for _, indices in parts])

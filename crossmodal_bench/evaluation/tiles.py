@@ -1,0 +1,134 @@
+"""Scores of an image gallery against a text gallery, one tile of a fixed grid at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from crossmodal_bench.encoding import Encoding, Scorer
+
+_ALIGNMENT = 64  # bytes; a vector kernel may round differently on data that starts elsewhere
+_GRAIN = 16  # items; tile sizes are multiples of it, so that no item meets a kernel's remainder loop
+_VECTOR_TILE = (512, 2048)
+_FRAGMENT_TILE = (128, 128)  # a cross-attention scorer holds regions x words values per pair
+
+
+class NonFiniteScore(ValueError):
+    """A scorer returned NaN or infinity for the pair (``image``, ``text``): rows in the caller's order."""
+
+    def __init__(self, image: int, text: int) -> None:
+        super().__init__(f"the score of (row {image}, column {text}), image x text, is not finite")
+        self.image = image
+        self.text = text
+
+
+class ScoreTiles:
+    """The (n_images, n_texts) score matrix as a grid of tiles that are computed when asked for.
+
+    The grid depends on the two lengths only, never on who asks: whichever process computes a tile gets the
+    same operands in the same shapes, hence the same digits. Vectors at the edge are padded to the full tile
+    by repeating the last item, so that equal items also get equal scores in different tiles.
+
+    Scores are fp32 whatever surrounds the call (float64 encodings stay float64): half-precision encodings are
+    widened, autocast and reduced-precision matrix products are switched off.
+
+    ``text_order`` (n_texts,) lets column j of the grid be text ``text_order[j]``.
+    """
+
+    def __init__(
+        self,
+        images: Encoding,
+        texts: Encoding,
+        score: Scorer,
+        *,
+        image_tile: int | None = None,
+        text_tile: int | None = None,
+        text_order: Tensor | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if not len(images) or not len(texts):
+            raise ValueError(f"nothing to score: {len(images)} images and {len(texts)} texts")
+        self._pad = _is_vectors(images) and _is_vectors(texts)
+        default = _VECTOR_TILE if self._pad else _FRAGMENT_TILE
+        self._height, self.rows = _bounds(len(images), default[0] if image_tile is None else image_tile)
+        self._width, self.columns = _bounds(len(texts), default[1] if text_tile is None else text_tile)
+        double = torch.float64 in (images.values.dtype, texts.values.dtype)
+        self.dtype = torch.float64 if double else torch.float32
+        self.device = torch.device(device) if device is not None else images.values.device
+        self._images, self._texts, self._score = images, texts, score
+        self._order = text_order
+        self._held: dict[str, tuple[int, Encoding]] = {}
+
+    def __call__(self, row: int, column: int) -> Tensor:
+        """Tile (row, column): (rows, columns) scores, all finite, on ``device``.
+
+        Raises NonFiniteScore for the first offending pair, ValueError for a scorer of the wrong shape.
+        """
+        images, texts = self._tile("images", row), self._tile("texts", column)
+        with full_precision(self.device.type):
+            scores = self._score(images, texts)
+        if scores.shape != (len(images), len(texts)):
+            raise ValueError(
+                f"the scorer returned {tuple(scores.shape)} for {len(images)} images and {len(texts)} texts"
+            )
+        (top, bottom), (left, right) = self.rows[row], self.columns[column]
+        scores = scores.detach().to(self.dtype)[: bottom - top, : right - left]
+        # A sum with a NaN or an infinity is never finite; only then is it worth looking where.
+        if not torch.isfinite(scores.sum()):
+            bad = torch.nonzero(~torch.isfinite(scores))
+            if len(bad):
+                text = left + int(bad[0, 1])
+                text = text if self._order is None else int(self._order[text])
+                raise NonFiniteScore(top + int(bad[0, 0]), text)
+        return scores
+
+    def _tile(self, side: str, index: int) -> Encoding:
+        held = self._held.get(side)
+        if held is not None and held[0] == index:
+            return held[1]
+        encoding, bounds = (self._images, self.rows) if side == "images" else (self._texts, self.columns)
+        start, stop = bounds[index]
+        if side == "texts" and self._order is not None:
+            tile = encoding.take(self._order[start:stop].to(encoding.values.device))
+        else:
+            tile = encoding[start:stop]
+        tile = tile.to(self.device)
+        values = tile.values if tile.values.dtype == torch.float64 else tile.values.float()
+        missing = (self._height if side == "images" else self._width) - len(tile)
+        if self._pad and missing:
+            values = torch.cat([values, values[-1:].expand(missing, -1)])
+        if values.data_ptr() % _ALIGNMENT:
+            values = values.clone()
+        tile = Encoding(values, tile.lengths)
+        self._held[side] = (index, tile)
+        return tile
+
+
+@contextmanager
+def full_precision(device_type: str) -> Iterator[None]:
+    """No gradient, no autocast, no TF32 or bf16 inside fp32 matrix products; restored afterwards."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.no_grad(), torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _is_vectors(encoding: Encoding) -> bool:
+    return encoding.lengths is None and encoding.values.ndim == 2
+
+
+def _bounds(length: int, tile: int) -> tuple[int, list[tuple[int, int]]]:
+    """(size, tiles): tiles of one size (the last may be short), as even as the grain allows."""
+    if tile < 1:
+        raise ValueError(f"a tile holds at least one item, got {tile}")
+    grain = math.gcd(tile, _GRAIN)
+    size = math.ceil(length / math.ceil(length / tile))
+    size = math.ceil(size / grain) * grain
+    return size, [(start, min(start + size, length)) for start in range(0, length, size)]

@@ -1,0 +1,8 @@
+"""The methods: one module each over one base class."""
+
+from crossmodal_bench.methods.acmr import ACMR
+from crossmodal_bench.methods.base import RetrievalMethod
+from crossmodal_bench.methods.cca import CCA
+from crossmodal_bench.methods.semantic_matching import SemanticMatching
+
+__all__ = ["ACMR", "CCA", "RetrievalMethod", "SemanticMatching"]

@@ -1,0 +1,110 @@
+"""Semantic matching (Rasiwasia et al., ACM MM 2010): both modalities meet in the space of class probabilities."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch, require
+from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.methods.closed_form import ClosedFormMethod
+from crossmodal_bench.similarity import cosine_similarity
+from crossmodal_bench.similarity.vectors import centred
+
+
+class SemanticMatching(ClosedFormMethod):
+    """A logistic regression per modality (scikit-learn) and the centred cosine of the class probabilities.
+
+    Multi-hot labels get one logistic regression per label.
+
+    Args:
+        image_c: inverse regularisation of the image regression, on standardised features.
+        text_c: of the text regression.
+    """
+
+    requires = frozenset({"features", "bow", "labels"})
+
+    def __init__(self, image_c: float = 1.0, text_c: float = 1.0) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def buffer_shapes(self, spec: DataSpec) -> dict[str, tuple[int, ...]]:
+        """Weights and biases of both regressions."""
+        self.multi_label = spec.multi_label
+        return {
+            "image_weight": (spec.feature_dim, spec.n_labels),
+            "image_bias": (spec.n_labels,),
+            "text_weight": (spec.bow_dim, spec.n_labels),
+            "text_bias": (spec.n_labels,),
+        }
+
+    def fit(self, images: NDArray[Any], texts: NDArray[Any], labels: NDArray[Any] | None) -> None:
+        """Solve both regressions on (n, D_v) and (n, D_t)."""
+        assert labels is not None
+        n_labels = len(self.get_buffer("image_bias"))
+        image_weight, image_bias = _regressions(images, labels, n_labels, self.hparams.image_c)
+        text_weight, text_bias = _regressions(texts, labels, n_labels, self.hparams.text_c)
+        self.fill(
+            image_weight=image_weight, image_bias=image_bias, text_weight=text_weight, text_bias=text_bias
+        )
+
+    def encode_images(self, batch: ImageBatch) -> Encoding:
+        """(B, C) probabilities."""
+        return self._probabilities(require(batch.features, "features") @ self.image_weight + self.image_bias)
+
+    def encode_texts(self, batch: TextBatch) -> Encoding:
+        """(B, C) probabilities."""
+        return self._probabilities(require(batch.bow, "bow") @ self.text_weight + self.text_bias)
+
+    def score(self, images: Encoding, texts: Encoding) -> Tensor:
+        """Centred cosine."""
+        return cosine_similarity(centred(images.values), centred(texts.values))
+
+    def _probabilities(self, logits: Tensor) -> Encoding:
+        return Encoding(torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=1))
+
+
+ABSENT = -1e4
+"""Logit of a class without a training example."""
+
+
+def _regressions(
+    x: NDArray[Any], labels: NDArray[Any], n_labels: int, c: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    mean, scale = x.mean(0), x.std(0)
+    scale[scale == 0] = 1
+    x = (x - mean) / scale
+    weight, bias = np.zeros((x.shape[1], n_labels)), np.full(n_labels, ABSENT)
+    if labels.ndim == 1:
+        classes = np.unique(labels)
+        coefficients, intercepts = _logistic(x, labels, c)
+        if len(classes) == 2:
+            # Two classes come as one regression of the second against the first.
+            coefficients = np.vstack([np.zeros_like(coefficients), coefficients])
+            intercepts = np.concatenate([np.zeros(1), intercepts])
+        weight[:, classes], bias[classes] = coefficients.T, intercepts
+    else:
+        for label in range(n_labels):
+            share = labels[:, label].mean()
+            if share in (0, 1):
+                bias[label] = ABSENT if share == 0 else -ABSENT
+            else:
+                coefficients, intercepts = _logistic(x, labels[:, label], c)
+                weight[:, label], bias[label] = coefficients[0], intercepts[0]
+    weight /= scale[:, None]
+    return weight, bias - mean @ weight
+
+
+def _logistic(x: NDArray[Any], y: NDArray[Any], c: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    model = LogisticRegression(C=c, max_iter=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(x, y)
+    return model.coef_, model.intercept_

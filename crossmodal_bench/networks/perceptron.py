@@ -1,0 +1,49 @@
+"""Fully connected networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "identity": nn.Identity}
+
+
+class Perceptron(nn.Module):
+    """Linear layers of the given widths with an activation between them.
+
+    Args:
+        widths: input, hidden ..., output.
+        activation: between layers.
+        last: behind the last layer.
+        dropout: share of hidden units dropped in training.
+        standardise: batch statistics of the input are removed first (no learned scale), so that features of any
+            scale do not saturate a tanh.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activation: Literal["tanh", "relu"] = "tanh",
+        last: Literal["tanh", "relu", "identity"] = "identity",
+        dropout: float = 0.0,
+        standardise: bool = False,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.BatchNorm1d(widths[0], affine=False)] if standardise else []
+        for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            layers.append(nn.Linear(a, b))
+            final = i == len(widths) - 2
+            layers.append(ACTIVATIONS[last if final else activation]())
+            if dropout and not final:
+                layers.append(nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, widths[0]) to (B, widths[-1])."""
+        return self.layers(x)
+
+    def weights(self) -> list[Tensor]:
+        """The weight matrices, without biases."""
+        return [layer.weight for layer in self.layers if isinstance(layer, nn.Linear)]

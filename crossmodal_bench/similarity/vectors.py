@@ -1,0 +1,26 @@
+"""Similarities of one vector with another."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cosine_similarity(images: Tensor, texts: Tensor) -> Tensor:
+    """(N, D) and (M, D) to (N, M) cosines."""
+    return F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
+
+
+def negative_euclidean(images: Tensor, texts: Tensor) -> Tensor:
+    """(N, D) and (M, D) to (N, M): minus the Euclidean distance (ACMR's ranking).
+
+    By ||v||^2 + ||t||^2 - 2 v.t, which is a matrix product; the clamp keeps rounding from going below zero.
+    """
+    squares = images.square().sum(1)[:, None] + texts.square().sum(1)[None, :] - 2 * images @ texts.T
+    return -squares.clamp(min=0).sqrt()
+
+
+def centred(x: Tensor) -> Tensor:
+    """Rows minus their own mean: the cosine of centred rows is their Pearson correlation."""
+    return x - torch.mean(x, dim=1, keepdim=True)

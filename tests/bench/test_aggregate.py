@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+
+import pytest
+from scipy import stats
+
+from crossmodal_bench.bench.aggregate import leaderboard, tables
+from crossmodal_bench.bench.record import Record
+
+Maker = Callable[..., Record]
+
+
+def test_seeds_become_one_row_with_mean_deviation_and_interval(make_recall_record: Maker) -> None:
+    values = [90.0, 96.0, 93.0]
+    records = [make_recall_record(seed=seed, metrics={"rsum": value}) for seed, value in enumerate(values)]
+    (row,) = leaderboard(records)
+    cell = row.cells["rsum"]
+    assert row.seeds == (0, 1, 2)
+    assert cell.n == 3
+    assert cell.mean == pytest.approx(93.0)
+    assert cell.sd == pytest.approx(statistics.stdev(values))
+    assert cell.half_width == pytest.approx(stats.t.ppf(0.975, 2) * statistics.stdev(values) / math.sqrt(3))
+    assert row.cost["train_seconds"] == pytest.approx(12.5)
+
+
+def test_one_seed_has_no_interval_over_seeds_but_one_over_images(make_record: Maker) -> None:
+    (row,) = leaderboard([make_record(method="cca")])
+    cell = row.cells["mAP"]
+    assert cell.n == 1
+    assert math.isnan(cell.half_width) and math.isnan(cell.sd)
+    assert (cell.low, cell.high) == pytest.approx((0.43, 0.49))
+
+
+def test_bootstrap_bounds_are_averaged_over_the_seeds_that_have_them(make_record: Maker) -> None:
+    bounds = ({"mAP": [0.2, 0.4]}, {"mAP": [0.3, 0.6]}, {})
+    (row,) = leaderboard([make_record(seed=seed, bootstrap=bound) for seed, bound in enumerate(bounds)])
+    assert (row.cells["mAP"].low, row.cells["mAP"].high) == pytest.approx((0.25, 0.5))
+    assert row.cells["i2t/mAP"].low is None
+
+
+def test_a_metric_that_a_seed_lacks_is_averaged_over_the_others(make_record: Maker) -> None:
+    records = [
+        make_record(seed=0, metrics={"mAP": 0.4, "mAP@50": 0.6}),
+        make_record(seed=1, metrics={"mAP": 0.5}),
+    ]
+    (row,) = leaderboard(records)
+    assert (row.cells["mAP"].n, row.cells["mAP@50"].n) == (2, 1)
+    assert "i2t/mAP" not in row.cells
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preset": "paper"},
+        {"method": "cca"},
+        {"label": "wide"},
+        {"overrides": {"model.init_args.alpha": 0.1}},
+        {"protocol": "wikipedia-1300-map"},
+        {"dataset": "pascal"},
+        {"evaluated_on": "val"},
+    ],
+)
+def test_what_differs_in_more_than_the_seed_is_another_row(
+    make_record: Maker, change: dict[str, object]
+) -> None:
+    rows = leaderboard([make_record(seed=0), make_record(seed=1), make_record(seed=0, **change)])
+    assert sorted(len(row.seeds) for row in rows) == [1, 2]
+    own_table = bool({"protocol", "dataset", "evaluated_on"} & change.keys())
+    assert len(tables(rows)) == (2 if own_table else 1)
+
+
+def test_a_seed_counts_once_and_the_last_one_finished_counts(make_record: Maker) -> None:
+    old = make_record(id="a" * 16, suite="one", metrics={"mAP": 0.1}, finished_at="2026-01-01T00:00:00+00:00")
+    new = make_record(id="b" * 16, suite="two", metrics={"mAP": 0.9}, finished_at="2026-01-02T00:00:00+00:00")
+    for order in ([old, new], [new, old]):
+        (row,) = leaderboard(order)
+        assert row.cells["mAP"].n == 1
+        assert row.cells["mAP"].mean == 0.9
+
+
+def test_protocols_never_share_a_table_not_even_one_runs(make_recall_record: Maker) -> None:
+    also = {"coco-1k-5fold": {"metrics": {"rsum": 400.0}, "bootstrap": {}, "curves": {}}}
+    record = make_recall_record(dataset="coco", protocol="coco-5k", metrics={"rsum": 300.0}, also=also)
+    found = tables(leaderboard([record]))
+    assert [(table.protocol, table.rows[0].cells["rsum"].mean) for table in found] == [
+        ("coco-1k-5fold", 400.0),
+        ("coco-5k", 300.0),
+    ]
+
+
+def test_rows_stand_by_preset_then_best_first_and_the_best_is_marked(make_recall_record: Maker) -> None:
+    records = [
+        make_recall_record(method="cca", by=-5),
+        make_recall_record(method="scan", by=5),
+        make_recall_record(method="vse", by=1),
+        make_recall_record(method="gru", preset="paper", by=0),
+        make_recall_record(method="bfan", metrics={"i2t/R@1": 99.0}),
+    ]
+    rows = leaderboard(records)
+    assert [row.method for row in rows] == ["gru", "scan", "vse", "cca", "bfan"]
+    assert [row.method for row in rows if row.best] == ["scan"]
+    assert {row.primary for row in rows} == {"rsum"}
+
+
+def test_a_protocol_is_ranked_by_its_own_metric(make_record: Maker) -> None:
+    both = {"rsum": 100.0, "mAP": 0.1}, {"rsum": 50.0, "mAP": 0.2}
+    records = [
+        make_record(method=name, metrics=metrics) for name, metrics in zip(("cca", "sm"), both, strict=True)
+    ]
+    assert [row.method for row in leaderboard(records)] == ["sm", "cca"]
+    own = [
+        make_record(method=name, metrics=metrics, dataset="mine", protocol="mine-test")
+        for name, metrics in zip(("cca", "sm"), both, strict=True)
+    ]
+    assert [row.method for row in leaderboard(own)] == ["cca", "sm"]
+
+
+def test_rank_metrics_are_best_when_low(make_record: Maker) -> None:
+    own = {"dataset": "mine", "protocol": "mine-test", "bootstrap": {}}
+    records = [
+        make_record(method=name, metrics={"i2t/MedR": r}, **own) for name, r in (("cca", 9.0), ("sm", 2.0))
+    ]
+    assert [(row.method, row.best) for row in leaderboard(records)] == [("sm", True), ("cca", False)]
+
+
+def test_the_papers_number_stands_only_where_it_is_comparable(make_record: Maker) -> None:
+    comparable = {"protocol": "wikipedia-1300-map", "preset": "paper"}
+    (row,) = leaderboard([make_record(**comparable)])
+    assert row.published.value is not None
+    assert "ACMR" in str(row.published.source)
+    for change in (
+        {"protocol": "wikipedia-2173-map"},
+        {"evaluated_on": "val"},
+        {"overrides": {"model.init_args.alpha": 1}},
+    ):
+        (row,) = leaderboard([make_record(**(comparable | change))])
+        assert row.published.value is None
+        assert "not comparable" in str(row.published.reason)
+
+
+def test_names_tell_rows_apart(make_record: Maker) -> None:
+    rows = leaderboard(
+        [
+            make_record(),
+            make_record(label="wide"),
+            make_record(overrides={"model.init_args.alpha": 0.1, "model.init_args.beta": 2}),
+        ]
+    )
+    assert {row.name for row in rows} == {"acmr", "acmr (wide)", "acmr (alpha=0.1, beta=2)"}

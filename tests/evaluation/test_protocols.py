@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from crossmodal_bench.errors import BadInput
+from crossmodal_bench.evaluation import PROTOCOLS, get_protocol, resolve_protocols, split_hash
+
+
+def ids(count: int) -> list[str]:
+    return [f"{number}.jpg" for number in range(count)]
+
+
+def names(dataset: str, images: int, captions: int, real_labels: bool = False) -> list[str]:
+    return [protocol.name for protocol in resolve_protocols(dataset, ids(images), captions, real_labels)]
+
+
+def test_split_hash_is_that_of_the_sorted_ids() -> None:
+    assert split_hash(["b", "a", "c"]) == hashlib.sha256(b"a\nb\nc").hexdigest()[:16]
+    assert split_hash(["a", "b"]) != split_hash(["a", "c"])
+
+
+def test_exact_counts_give_the_named_protocols() -> None:
+    assert names("flickr30k", 1000, 5000) == ["flickr30k-1k"]
+    assert names("coco", 5000, 25010) == ["coco-5k", "coco-1k-5fold"]
+    assert names("pascal_sentence", 200, 200, True) == ["pascal-map"]
+    assert names("nuswide10k", 1000, 1000, True) == ["nuswide10k-map"]
+    assert names("acmr_coco", 16557, 82785) == ["acmr-coco"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "images", "captions"),
+    [("flickr30k", 243, 1215), ("flickr30k", 1000, 4999), ("coco", 5000, 25000), ("coco", 1000, 5000)],
+)
+def test_anything_else_is_ones_own_test_split(dataset: str, images: int, captions: int) -> None:
+    (protocol,) = resolve_protocols(dataset, ids(images), captions, False)
+    assert protocol.name == f"{dataset}-test"
+    assert (protocol.images, protocol.captions, protocol.primary) == (images, captions, "rsum")
+    assert protocol.recall and not protocol.label_precision
+    assert protocol.split_hash == split_hash(ids(images))
+
+
+def test_right_counts_with_other_images_are_another_split() -> None:
+    assert names("flickr8k", 1000, 5000) == ["flickr8k-test"]
+    assert names("wikipedia", 693, 693, True) == ["wikipedia-test"]
+    assert PROTOCOLS["flickr8k-1k"].split_hash and PROTOCOLS["wikipedia-2173-map"].split_hash
+
+
+def test_a_known_hash_lets_its_own_split_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    official = PROTOCOLS["flickr8k-1k"]
+    monkeypatch.setattr("crossmodal_bench.evaluation.protocols.split_hash", lambda _: official.split_hash)
+    assert names("flickr8k", 1000, 5000) == ["flickr8k-1k"]
+
+
+def test_labels_made_from_words_give_no_label_precision() -> None:
+    (made,) = resolve_protocols("mine", ids(40), 200, False)
+    (real,) = resolve_protocols("mine", ids(40), 200, True)
+    (paired,) = resolve_protocols("mine", ids(40), 40, True)
+    assert not made.label_precision and real.label_precision
+    assert (real.primary, paired.primary, paired.positives) == ("rsum", "mAP", "label")
+    assert names("pascal_sentence", 200, 200, False) == ["pascal_sentence-test"]
+
+
+def test_an_unknown_name_raises_with_the_nearest() -> None:
+    assert get_protocol("coco-1k-5fold").folds == 5
+    with pytest.raises(BadInput, match="did you mean 'flickr30k-1k'"):
+        get_protocol("flickr30-1k")
+
+
+def test_an_unusable_split_raises() -> None:
+    with pytest.raises(BadInput, match="0 images"):
+        resolve_protocols("mine", [], 5, False)
+    with pytest.raises(BadInput, match="repeats an image id"):
+        resolve_protocols("mine", ["a", "a"], 5, False)
+
+
+def test_the_table_is_consistent() -> None:
+    for name, protocol in PROTOCOLS.items():
+        assert name == protocol.name
+        assert protocol.recall or protocol.label_precision
+        assert protocol.recall if protocol.primary == "rsum" else protocol.label_precision
+        assert protocol.images is None or protocol.images % protocol.folds == 0
+        rendered = protocol.dataset == "synthetic"
+        unchecked = protocol.split_hash is None and not rendered
+        assert ("counts alone" in protocol.note) == unchecked, name

@@ -1,0 +1,349 @@
+"""The set-up is part of the product: Makefile, package metadata, images and workflows agree."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import crossmodal_bench
+
+ROOT = Path(__file__).parents[1]
+DOCKERFILES = [ROOT / "docker" / "Dockerfile", ROOT / "docker" / "Dockerfile.cpu"]
+BENCH_VARIABLES = ["DATASET", "DATA_ROOT", "METHODS", "SEEDS", "PRESET", "RUNS", "DEVICES", "WANDB"]
+BENCH_VARIABLES += ["NETWORK", "WEIGHTS", "RERUN"]
+
+# Stands in for a Python: makes environments and installs in no time, and keeps a log of what it was asked.
+FAKE_PYTHON = """\
+#!/bin/sh
+echo "$*" >> "$LOG"
+case "$*" in
+  "-m venv"*) rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
+  "-m pip install"*) exit "${PIP_STATUS:-0}" ;;
+  *ensurepip*) exit "${ENSUREPIP_STATUS:-0}" ;;
+esac
+"""
+BROKEN_SHIM = "#!/bin/sh\necho 'command not found' >&2\nexit 127\n"
+
+
+def make(*arguments: str, cwd: Path = ROOT, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run make as a user would: without what an outer make or the caller's shell happens to export."""
+    ours = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PYTHON", *BENCH_VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    return subprocess.run(
+        ["make", *arguments], cwd=cwd, env=environment | extra, capture_output=True, text=True, check=False
+    )
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def instructions(dockerfile: Path) -> list[tuple[str, str]]:
+    """The instructions of a Dockerfile, continued lines joined, comments dropped."""
+    lines = [line for line in dockerfile.read_text().splitlines() if not line.lstrip().startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
+
+
+def copied_paths(dockerfile: Path) -> list[str]:
+    return [path for word, rest in instructions(dockerfile) if word == "COPY" for path in rest.split()[:-1]]
+
+
+def pip_commands(dockerfile: Path) -> list[str]:
+    runs = [rest for word, rest in instructions(dockerfile) if word == "RUN"]
+    return [command for run in runs for command in re.findall(r"(?:\S+ -m )?\bpip3? install [^&|;]*", run)]
+
+
+def asked_for(install: str) -> list[str]:
+    """What a pip install line asks for: its arguments, without the program and without options."""
+    words = shlex.split(install)
+    return [word for word in words[words.index("install") + 1 :] if not word.startswith("-")]
+
+
+# ---- what make says and passes on ------------------------------------------------------------------
+
+
+def test_bare_make_prints_the_help_with_every_target_and_variable() -> None:
+    bare, asked = make(), make("help")
+    assert bare.returncode == 0 and bare.stdout == asked.stdout
+    listed = re.findall(r"^  (\S+) +\S", bare.stdout, re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted([*targets, *BENCH_VARIABLES, "PYTHON"])
+
+
+def bench_words(*arguments: str, **extra: str) -> list[str]:
+    result = make("-n", "bench", *arguments, cwd=ROOT, **extra)
+    assert result.returncode == 0, result.stderr
+    return shlex.split(result.stdout.splitlines()[-1])
+
+
+def test_bench_passes_on_exactly_what_was_set() -> None:
+    program = [".venv/bin/crossmodal-bench", "bench"]
+    assert bench_words() == program
+    assert bench_words("DATASET=x", "SEEDS=0") == [*program, "--dataset", "x", "--seeds", "0"]
+    assert bench_words("WEIGHTS=") == [*program, "--weights", ""]
+    assert bench_words(DATA_ROOT="/exported") == [*program, "--data-root", "/exported"]
+
+
+def test_every_bench_variable_reaches_the_program_whole() -> None:
+    awkward = "it's a/path with  spaces"
+    words = bench_words(*(f"{name}={awkward}" for name in BENCH_VARIABLES))
+    options = [f"--{name.lower().replace('_', '-')}" for name in BENCH_VARIABLES]
+    assert words[2::2] == options
+    assert set(words[3::2]) == {awkward}
+
+
+def test_a_misspelt_variable_is_refused_by_name() -> None:
+    result = make("-n", "bench", "DATSET=flickr8k")
+    assert result.returncode == 2
+    assert "Unknown variable: DATSET" in result.stderr and " DATASET " in result.stderr
+
+
+# ---- how make sets itself up -----------------------------------------------------------------------
+
+
+class Checkout:
+    """A copy of the Makefile beside a stand-in for Python, in a folder whose name has a space."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "a checkout"
+        self.bin = folder / "bin"
+        self.log = folder / "log"
+        for made in (self.root, self.bin):
+            made.mkdir()
+        for name in ("Makefile", "pyproject.toml"):
+            shutil.copy(ROOT / name, self.root)
+        for name in ("python3.13", "python3.11", "python3", "python"):
+            self.command(name, BROKEN_SHIM)
+        self.command("python3.12", FAKE_PYTHON)
+
+    def command(self, name: str, script: str) -> None:
+        path = self.bin / name
+        path.write_text(script)
+        path.chmod(0o755)
+
+    def make(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        self.log.write_text("")
+        path = f"{self.bin}{os.pathsep}{os.environ['PATH']}"
+        return make(*arguments, cwd=self.root, PATH=path, LOG=str(self.log), **extra)
+
+    def did(self, what: str) -> bool:
+        return f"-m {what}" in self.log.read_text()
+
+    @property
+    def stamp(self) -> Path:
+        return self.root / ".venv" / ".installed"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def test_the_first_run_sets_up_past_broken_shims_and_the_second_starts_at_once(checkout: Checkout) -> None:
+    first = checkout.make("test")
+    assert first.returncode == 0, first.stderr
+    assert checkout.did("venv") and checkout.did("pip install") and checkout.did("pytest")
+    second = checkout.make("test")
+    assert second.returncode == 0, second.stderr
+    assert not checkout.did("venv") and not checkout.did("pip") and checkout.did("pytest")
+
+
+def test_a_changed_pyproject_installs_again_into_the_same_environment(checkout: Checkout) -> None:
+    checkout.make("setup")
+    later = checkout.stamp.stat().st_mtime + 10
+    os.utime(checkout.root / "pyproject.toml", (later, later))
+    checkout.make("setup")
+    assert checkout.did("pip install") and not checkout.did("venv")
+
+
+def test_a_failed_install_stops_and_the_next_make_repairs_it(checkout: Checkout) -> None:
+    failed = checkout.make("test", PIP_STATUS="1")
+    assert failed.returncode == 2
+    assert not checkout.stamp.exists() and not checkout.did("pytest")
+    assert checkout.make("test").returncode == 0
+    assert checkout.stamp.exists() and checkout.did("pip install") and checkout.did("pytest")
+
+
+def test_half_installed_distributions_are_removed_and_whole_ones_kept(checkout: Checkout) -> None:
+    checkout.make("setup")
+    packages = checkout.root / ".venv" / "lib" / "python3.12" / "site-packages"
+    for name, files in {
+        "whole-1": ["METADATA", "INSTALLER", "RECORD"],
+        "cut_early-1": ["METADATA"],
+        "cut_late-1": ["METADATA", "RECORD"],
+    }.items():
+        folder = packages / f"{name}.dist-info"
+        folder.mkdir(parents=True)
+        for file in files:
+            (folder / file).touch()
+    (packages / "~moved_aside").mkdir()
+    checkout.stamp.unlink()
+    result = checkout.make("setup")
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in packages.iterdir()] == ["whole-1.dist-info"]
+    assert checkout.did("pip install") and not checkout.did("venv")
+
+
+@pytest.mark.parametrize("script", [None, BROKEN_SHIM], ids=["without a Python", "with a Python that fails"])
+def test_a_half_made_environment_is_made_again(checkout: Checkout, script: str | None) -> None:
+    checkout.make("setup")
+    python = checkout.root / ".venv" / "bin" / "python"
+    python.unlink()
+    if script is not None:
+        python.write_text(script)
+        python.chmod(0o755)
+    result = checkout.make("test")
+    assert result.returncode == 0, result.stderr
+    assert checkout.did("venv") and checkout.did("pip install")
+
+
+def test_a_moved_checkout_is_installed_again(checkout: Checkout) -> None:
+    checkout.make("setup")
+    checkout.root = checkout.root.rename(checkout.root.with_name("moved"))
+    checkout.make("setup")
+    assert checkout.did("pip install")
+
+
+@pytest.mark.parametrize(
+    ("scripts", "arguments", "sentence"),
+    [
+        ({"python3.12": BROKEN_SHIM}, [], "No Python 3.11 to 3.13 that runs was found: install one"),
+        ({}, ["PYTHON=/not/there"], "PYTHON=/not/there is not a Python 3.11 to 3.13 that runs: install one"),
+    ],
+)
+def test_no_python_is_one_clear_sentence(
+    checkout: Checkout, scripts: dict[str, str], arguments: list[str], sentence: str
+) -> None:
+    for name, script in scripts.items():
+        checkout.command(name, script)
+    result = checkout.make("setup", *arguments)
+    assert result.returncode == 2
+    said = [line for line in result.stderr.splitlines() if not line.startswith("make")]
+    assert len(said) == 1 and said[0].startswith(sentence)
+
+
+def test_a_python_without_venv_is_one_clear_sentence(checkout: Checkout) -> None:
+    result = checkout.make("setup", ENSUREPIP_STATUS="1")
+    assert result.returncode == 2 and not checkout.did("venv")
+    said = [line for line in result.stderr.splitlines() if not line.startswith("make")]
+    assert len(said) == 1 and said[0].startswith("python3.12 cannot create environments")
+    assert "python3-venv" in said[0]
+
+
+def test_clean_keeps_data_and_runs(checkout: Checkout) -> None:
+    checkout.make("setup")
+    for name in ("runs", "data", "dist", ".mypy_cache", "crossmodal_bench/__pycache__", "tests"):
+        (checkout.root / name).mkdir(parents=True)
+    checkout.make("clean")
+    left = {str(path.relative_to(checkout.root)) for path in checkout.root.rglob("*")}
+    assert left == {"Makefile", "pyproject.toml", "runs", "data", "crossmodal_bench", "tests"}
+
+
+# ---- the package -----------------------------------------------------------------------------------
+
+
+def test_every_dependency_has_a_lower_bound_no_upper_one_and_a_reason() -> None:
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    project = pyproject()["project"]
+    listed = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    for requirement in listed:
+        assert re.fullmatch(r"[A-Za-z0-9-]+(\[[a-z]+\])?>=[0-9.]+", requirement), requirement
+        (line,) = [line for line in lines if f'"{requirement}"' in line]
+        assert re.search(r'", +# \w', line), f"{requirement}: no reason stands beside it"
+
+
+def test_the_version_has_one_source() -> None:
+    document = pyproject()
+    assert "version" in document["project"]["dynamic"] and "version" not in document["project"]
+    source = (ROOT / document["tool"]["hatch"]["version"]["path"]).read_text()
+    assert re.findall(r'^__version__ = "(.*)"$', source, re.MULTILINE) == [crossmodal_bench.__version__]
+
+
+def test_a_wheel_carries_the_experiments_inside_the_package() -> None:
+    wheel = pyproject()["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == ["crossmodal_bench"]
+    assert wheel["force-include"] == {"experiments": "crossmodal_bench/experiments"}
+    assert any((ROOT / "experiments").rglob("*.yaml"))
+
+
+# ---- the images and the workflows ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+class TestDockerfile:
+    def test_installs_what_the_makefile_installs_less_the_developers_tools(self, dockerfile: Path) -> None:
+        (ours,) = re.findall(
+            r"^\t\$\(python\) -m (pip install .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE
+        )
+        assert asked_for(ours) == [".[dev]"]
+        (theirs,) = pip_commands(dockerfile)
+        assert theirs.strip() == "python -m pip install ."
+
+    def test_the_install_check_runs_its_install_line(self, dockerfile: Path) -> None:
+        recipe = make("-n", "docker-install-check").stdout
+        assert f"docker/{dockerfile.name}" in recipe
+        (pattern,) = re.findall(r"sed -n '([^']*)'", recipe)
+        found = subprocess.run(
+            ["sed", "-n", pattern, str(dockerfile)], capture_output=True, text=True, check=True
+        )
+        assert found.stdout.split("\n") == [*pip_commands(dockerfile), ""]
+
+    def test_copies_what_there_is_and_what_the_build_context_lets_through(self, dockerfile: Path) -> None:
+        ignore = (ROOT / ".dockerignore").read_text().splitlines()
+        assert "*" in ignore
+        let_through = [line.removeprefix("!") for line in ignore if line.startswith("!")]
+        copied = copied_paths(dockerfile)
+        assert {"pyproject.toml", "crossmodal_bench", "experiments"} <= set(copied)
+        for path in copied:
+            assert (ROOT / path).exists(), f"{dockerfile.name} copies {path}, which is not there"
+            assert any(fnmatch(path, pattern) for pattern in let_through), f".dockerignore hides {path}"
+
+    def test_copies_every_file_that_the_package_metadata_names(self, dockerfile: Path) -> None:
+        project = pyproject()["project"]
+        assert {project["readme"], *project["license-files"]} <= set(copied_paths(dockerfile))
+
+    def test_runs_the_program_as_an_ordinary_user(self, dockerfile: Path) -> None:
+        found = instructions(dockerfile)
+        users = [rest for word, rest in found if word == "USER"]
+        assert users and users[-1] not in ("root", "0")
+        (entry,) = [yaml.safe_load(rest) for word, rest in found if word == "ENTRYPOINT"]
+        assert entry == list(pyproject()["project"]["scripts"])
+
+
+def test_compose_builds_from_these_dockerfiles() -> None:
+    compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
+    builds = [service["build"] for service in compose["services"].values()]
+    assert {build["context"] for build in builds} == {".."}
+    assert {ROOT / build["dockerfile"] for build in builds} == set(DOCKERFILES)
+
+
+def test_the_supported_pythons_are_the_same_everywhere() -> None:
+    project = pyproject()["project"]
+    declared = re.findall(r"Python :: (3\.\d+)$", "\n".join(project["classifiers"]), re.MULTILINE)
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert workflow["jobs"]["check"]["strategy"]["matrix"]["python"] == declared
+    assert project["requires-python"] == f">={declared[0]}"
+    (candidates,) = re.findall(r"^CANDIDATES = (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert re.findall(r"python(3\.\d+)", candidates) == declared[::-1]
+
+
+def test_continuous_integration_runs_the_documented_commands() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = [step["run"] for step in workflow["jobs"]["check"]["steps"] if "run" in step]
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    ran = re.findall(r"^step make (.*)$", script.read_text(), re.MULTILINE)
+    wanted = {"lint", "types", "test", "smoke"}
+    assert wanted <= set(" ".join(ran).split())
+    assert wanted <= {word for step in steps for word in step.removeprefix("make ").split()}
