@@ -1,0 +1,1 @@
+"""Many jobs, one table: plan, run, record, report."""
