@@ -1,9 +1,10 @@
-"""The command line, `crossmodal-bench`: every subcommand in one parser; heavy imports happen in the one that is run."""
+"""The command line, `crossmodal-bench`: one parser; heavy imports happen in the subcommand that is run."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import yaml
 from crossmodal_bench import __version__
 from crossmodal_bench.errors import BadInput
 
-BAD_INPUT = 2
+BAD_INPUT, INTERRUPTED = 2, 75
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +39,9 @@ def _guarded(run: Any) -> int:
     except BadInput as error:
         print(f"crossmodal-bench: {error}", file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print("Interrupted. Run the same command again to go on.", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _quiet() -> None:
@@ -46,15 +50,15 @@ def _quiet() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torchmetrics|jsonargparse")
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # Lightning sets its loggers' levels when it is imported, which is later.
+    logging.disable(logging.INFO)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="crossmodal-bench",
         description="Train, evaluate and rank image-text matching methods.",
-        epilog="fit and test are the Lightning command line for one configuration: crossmodal-bench fit --config FILE.",
+        epilog="fit and test are Lightning's command line for one configuration: fit --config FILE.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -145,7 +149,14 @@ def _options(arguments: argparse.Namespace) -> Any:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise BadInput(f"--set {word} is not KEY=VALUE; write for example --set trainer.max_epochs=5")
-        overrides[key] = yaml.safe_load(value)
+        try:
+            # YAML 1.1 takes 1e-3 for a word.
+            number = re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value)
+            overrides[key] = float(value) if number else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise BadInput(
+                f"--set {word}: '{value}' is not a YAML value; quote it, or close its brackets"
+            ) from error
     names = (
         "dataset",
         "data_root",

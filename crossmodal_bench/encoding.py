@@ -26,7 +26,9 @@ class Encoding:
         return len(self.values) if self.lengths is None else len(self.lengths)
 
     def __getitem__(self, rows: slice) -> Encoding:
-        """The contiguous items ``rows`` (step 1), without copying."""
+        """The contiguous items ``rows``, without copying; raises ValueError for a step other than 1."""
+        if rows.step not in (None, 1):
+            raise ValueError(f"an Encoding is sliced in steps of 1, not {rows.step}; use take for other rows")
         if self.lengths is None:
             return Encoding(self.values[rows])
         start, stop, _ = rows.indices(len(self))

@@ -12,6 +12,12 @@ class BadInput(Exception):
     The command line prints it and exits with status 2, before anything is trained.
     """
 
+    def __init__(self, message: str) -> None:
+        # A loader's worker process hands its exception over as a traceback that ends in "Class: sentence".
+        if message.startswith("Caught "):
+            message = message.strip().splitlines()[-1].partition(": ")[2]
+        super().__init__(message)
+
 
 class MissingInput(BadInput):
     """An input file that is not there; the message says which command or download makes it."""

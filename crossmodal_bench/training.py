@@ -1,18 +1,20 @@
-"""One configuration to one trained model: the Lightning CLI behind `fit` and `test`, and behind every bench job."""
+"""One configuration to one model: the Lightning CLI behind `fit` and `test`, and behind every bench job."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import re
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import yaml
 from jsonargparse import ArgumentError
-from pytorch_lightning.cli import LightningCLI
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from crossmodal_bench.configuration import check_keys, explain
 from crossmodal_bench.data import CrossModalDataModule
-from crossmodal_bench.errors import BadInput, nearest
+from crossmodal_bench.errors import BadInput
 from crossmodal_bench.methods import RetrievalMethod
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -21,6 +23,44 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 0,
     "logger": False,
 }
+KEYWORDS = ("best", "last", "hpc")
+"""What Lightning takes for a checkpoint instead of a path."""
+REFUSALS = (ArgumentError, ValueError, TypeError, MisconfigurationException)
+
+
+class _CLI(LightningCLI):
+    """Lightning's, whose complaints about a configuration become one sentence; what training raises stays."""
+
+    def __init__(self, given: dict[str, Any], **kwargs: Any) -> None:
+        check_keys(given)
+        self._given = given
+        super().__init__(
+            RetrievalMethod,
+            CrossModalDataModule,
+            subclass_mode_model=True,
+            auto_configure_optimizers=False,
+            # It would write config.yaml into the working directory, over the very file that was given.
+            save_config_callback=None,
+            **kwargs,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            with warnings.catch_warnings():
+                # The words of `crossmodal-bench bench` are not meant for this parser.
+                warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+                super().parse_arguments(parser, args)
+        except REFUSALS as error:
+            raise BadInput(explain(self._given, error)) from error
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except REFUSALS as error:
+            raise BadInput(explain(self._given, error)) from error
+        checkpoint = self._get(self.config, "ckpt_path")
+        if checkpoint is not None and checkpoint not in KEYWORDS and not Path(checkpoint).is_file():
+            raise BadInput(f"--ckpt_path {checkpoint} is missing; name a checkpoint that fit has written")
 
 
 def instantiate(
@@ -31,67 +71,51 @@ def instantiate(
     Raises:
         BadInput: an unknown key, a value of the wrong type, or a value that a constructor refuses.
     """
-    try:
-        return LightningCLI(
-            RetrievalMethod,
-            CrossModalDataModule,
-            subclass_mode_model=True,
-            auto_configure_optimizers=False,
-            save_config_callback=None,
-            run=False,
-            args=config,
-            trainer_defaults={**TRAINER_DEFAULTS, "callbacks": callbacks or [], **trainer},
-            parser_kwargs={"exit_on_error": False},
-        )
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise BadInput(explain(config, error)) from error
+    return _CLI(
+        config,
+        run=False,
+        args=config,
+        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": callbacks or [], **trainer},
+        parser_kwargs={"exit_on_error": False},
+    )
 
 
 def command_line(words: list[str]) -> None:
     """`crossmodal-bench fit|test --config FILE ...`: Lightning's own command line over our classes.
 
-    ``--config`` may be given several times and the files are merged; a bench job's config.yaml is such a file.
+    ``--config`` may be given several times and the files are merged; a bench job's config.yaml is such a
+    file.
+
+    Raises:
+        BadInput: as ``instantiate``, and a file that cannot be read.
     """
     from crossmodal_bench.callbacks import RandomState, RetrievalEvaluation
 
-    LightningCLI(
-        RetrievalMethod,
-        CrossModalDataModule,
-        subclass_mode_model=True,
-        auto_configure_optimizers=False,
+    _CLI(
+        _files(words),
         args=words,
-        save_config_kwargs={"overwrite": True},
         trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [RetrievalEvaluation(), RandomState()]},
+        parser_kwargs={name: {"exit_on_error": False} for name in LightningCLI.subcommands()}
+        | {"exit_on_error": False},
     )
 
 
-def explain(config: dict[str, Any], error: Exception) -> str:
-    """A parser's complaint as one sentence with the key and the nearest valid one."""
-    text = re.sub(r"\s+", " ", str(error)).strip()
-    unknown = re.search(
-        r"[Oo]ption '([\w.]+)'(?: is not accepted|$)|Unrecognized arguments: --([\w.]+)", text
-    )
-    if unknown is not None:
-        key = unknown[1] or unknown[2]
-        return f"configuration key '{key}' is unknown{nearest(key.split('.')[-1], _known_keys(config))}"
-    missing = re.search(
-        r"class_path '([\w.]+)': (module '[\w.]+' has no attribute '\w+'|No module named '[\w.]+')", text
-    )
-    if missing is not None:
-        return f"configuration key 'class_path': '{missing[1]}' cannot be imported; correct the path"
-    wrong = re.search(r"Parser key \"([\w.]+)\": (Expected .*?)(?: - | Given value|$)", text)
-    if wrong is not None and "Subtypes" not in wrong[2]:
-        return f"configuration key '{wrong[1]}': {wrong[2].rstrip('. ')}; correct the value"
-    # What a constructor refused comes wrapped in the parser's list of alternatives.
-    refused = re.search(r"Errors: - (.*?) - Expected a <class 'NoneType'>", text)
-    return f"configuration: {refused[1] if refused else text[:300]}"
+def _files(words: list[str]) -> dict[str, Any]:
+    """The files of every --config, merged."""
+    from crossmodal_bench.bench.experiments import merge
 
-
-def _known_keys(config: dict[str, Any]) -> list[str]:
-    classes: list[Any] = [pl.Trainer, CrossModalDataModule]
-    for part in (config.get("model", {}), config.get("data", {}).get("dataset", {})):
-        module, _, name = part.get("class_path", "").rpartition(".")
-        if module:
-            classes.append(getattr(importlib.import_module(module), name, None))
-    keys = {name for one in classes if one is not None for name in inspect.signature(one.__init__).parameters}
-    return sorted(keys - {"self"} | {"model", "data", "trainer"})
+    merged: dict[str, Any] = {}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, equals, name = word.partition("=")
+        if option not in ("--config", "-c"):
+            continue
+        path = Path(name if equals else following)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise BadInput(f"--config {path} cannot be read ({reason}); name a YAML file") from error
+        if not isinstance(content, dict):
+            raise BadInput(f"--config {path} holds no keys; write model, data and trainer there")
+        merged = merge(merged, content)
+    return merged

@@ -1,4 +1,4 @@
-"""The YAML files of ``experiments/``: what a method, a data set, a preset and a suite mean as one configuration."""
+"""The YAML files of ``experiments/``: method, data set, preset and suite as one configuration."""
 
 from __future__ import annotations
 
@@ -91,12 +91,19 @@ def expand(overrides: dict[str, Any]) -> Config:
         here = nested
         for parent in parents:
             here = here.setdefault(parent, {})
+            if not isinstance(here, dict):
+                raise BadInput(f"--set {path} contradicts --set {parent}={here}; give one of the two")
         here[last] = value
     return nested
 
 
 def dataset_settings(name: str, root: Path) -> Config:
     """The data set's file; ``synthetic-N`` and any folder in Karpathy's layout need none."""
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise BadInput(
+            f"data set '{name}' is a path or empty; give the folder's name, and the folder that holds it "
+            "as DATA_ROOT"
+        )
     if name not in names("datasets"):
         size = name.removeprefix("synthetic-")
         if size != name:
@@ -121,7 +128,7 @@ def protocols_of(settings: Config) -> dict[str, Config]:
 
 
 def method_settings(method: str, dataset: str, preset: str) -> Config:
-    """The configuration of a method on a data set: its ``paper`` section, changed by preset, data set, override.
+    """The configuration of a method on a data set: ``paper``, changed by preset, data set and override.
 
     A method that names a ``base`` is that method's configuration with its own sections on top.
     """

@@ -5,17 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from crossmodal_bench.bench import experiments
 from crossmodal_bench.bench.experiments import Config
 from crossmodal_bench.bench.record import Job
+from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.errors import BadInput, MissingInput, nearest
-from crossmodal_bench.evaluation.protocols import Protocol, resolve_protocols, split_hash
+from crossmodal_bench.evaluation.protocols import PROTOCOLS, Protocol, resolve_protocols, split_hash
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training import instantiate
+
+GIVEN_ELSEWHERE = {
+    "seed_everything": "SEEDS",
+    "data.seed": "SEEDS",
+    "data.root": "DATA_ROOT",
+    "data.cache": "RUNS",
+}
+"""Configuration keys that the bench sets itself, and the variable that decides them."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,8 @@ class PlannedJob:
     """One job with its complete configuration.
 
     ``evaluate`` is the split that its numbers come from: ``val`` in suites that choose hyperparameters.
-    ``missing`` says which input it lacks, and which command or download makes it.
+    ``missing`` says which input it lacks, and which command or download makes it. ``corpus`` is what the
+    planning process has read, for workers that are forked from it.
     """
 
     job: Job
@@ -54,6 +64,7 @@ class PlannedJob:
     data_fingerprint: str
     counts: dict[str, dict[str, int]]
     missing: str = ""
+    corpus: Corpus | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,9 @@ def make_plan(options: BenchOptions, gpu: bool) -> list[PlannedJob]:
     """
     if options.seeds is not None and options.seeds < 1:
         raise BadInput(f"SEEDS is {options.seeds}; give the number of seeds, at least 1")
+    for key, variable in GIVEN_ELSEWHERE.items():
+        if key in options.overrides:
+            raise BadInput(f"--set {key} has no effect in a bench; set {variable} instead")
     jobs: dict[str, PlannedJob] = {}
     corpora: dict[str, _Data] = {}
     for row in _rows(options, gpu):
@@ -138,6 +152,10 @@ def _method_names(words: str, suites: list[str]) -> list[str]:
     if not chosen:
         raise BadInput("METHODS is empty; give names with commas between, default, all, or a suite")
     for name in chosen:
+        if name in (*suites, "default", "all"):
+            raise BadInput(
+                f"METHODS is '{words}', but '{name}' must stand alone; name the methods one by one"
+            )
         if name not in known:
             raise BadInput(f"method '{name}' is unknown{nearest(name, [*known, *suites, 'default', 'all'])}")
     return list(dict.fromkeys(chosen))
@@ -162,6 +180,7 @@ class _Data:
     fingerprint: str
     counts: dict[str, dict[str, int]]
     missing: str = ""
+    corpus: Corpus | None = None
 
 
 def _jobs(
@@ -176,12 +195,27 @@ def _jobs(
         chosen["data.on_bad_image"] = options.on_bad_image
     chosen.update(options.overrides)
     config = experiments.resolve(row.method, row.dataset, variant, row.preset, chosen, options.data_root)
+    for part in ("data", "trainer"):
+        if not isinstance(config.get(part, {}), dict):
+            raise BadInput(
+                f"configuration key '{part}' is {config[part]!r}; name one of its keys, as {part}.KEY"
+            )
+    epochs = config.get("trainer", {}).get("max_epochs", 1)
+    if not isinstance(epochs, int) or epochs < 1:
+        raise BadInput(f"trainer.max_epochs is {epochs!r}; give a whole number from 1")
     config["data"].update(root=str(options.data_root), cache=str(options.runs / "cache"))
     cli = instantiate({**config, "seed_everything": 0}, accelerator="cpu", devices=1)
     assert isinstance(cli.model, RetrievalMethod)
     data = _read(cli.datamodule, row.dataset, protocol, corpora, config["data"])
+    if row.evaluate == "val" and not data.missing and not data.counts["val"]["images"]:
+        raise BadInput(
+            f"suite {row.suite} evaluates on validation and {row.dataset} has none; "
+            "set data.validation, e.g. 0.2"
+        )
     if cli.model.deterministic:
         seeds = 1
+        # Solved before the first epoch: a training length meant for the others would only cost time.
+        config = experiments.merge(config, {"trainer": {"max_epochs": 1}})
     elif row.seeds is not None:
         seeds = row.seeds
     else:
@@ -219,6 +253,7 @@ def _jobs(
             data_fingerprint=data.fingerprint,
             counts=data.counts,
             missing=data.missing,
+            corpus=data.corpus,
         )
 
 
@@ -233,10 +268,17 @@ def _read(datamodule: Any, dataset: str, wanted: str, corpora: dict[str, _Data],
     try:
         corpus = datamodule.corpus
     except MissingInput as error:
-        fallback = Protocol(wanted or f"{dataset}-test", dataset, None, None, "caption", True, False, "rsum")
-        corpora[key] = _Data([fallback], "", "", {}, str(error))
+        # The protocol that whole data would have: it is part of the job's id, by which a record is found.
+        known = [
+            one for one in PROTOCOLS.values() if one.name == wanted or (not wanted and one.dataset == dataset)
+        ]
+        fallback = Protocol(f"{dataset}-test", dataset, None, None, "caption", True, False, "rsum")
+        corpora[key] = _Data(known or [fallback], "", "", {}, str(error))
         return corpora[key]
     ids = [corpus.image_ids[row] for row in corpus.image_rows("test")]
     found = resolve_protocols(corpus.name, ids, len(corpus.caption_rows("test")), corpus.label_kind == "real")
-    corpora[key] = _Data(found, split_hash(ids), corpus.fingerprint, corpus.counts())
+    if wanted and wanted not in [one.name for one in found]:
+        # Not the split that the variant is meant for; the variants of a data set stay apart all the same.
+        found = [replace(one, name=f"{wanted}-unverified") for one in found]
+    corpora[key] = _Data(found, split_hash(ids), corpus.fingerprint, corpus.counts(), corpus=corpus)
     return corpora[key]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -13,8 +12,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from crossmodal_bench.bench.experiments import merge
 from crossmodal_bench.bench.plan import PlannedJob
-from crossmodal_bench.bench.processes import can_fork
+from crossmodal_bench.bench.processes import can_fork, follow
 from crossmodal_bench.data.batch import PairBatch
 from crossmodal_bench.errors import BadInput
 from crossmodal_bench.methods.base import RetrievalMethod
@@ -47,19 +47,20 @@ def probe(planned: PlannedJob, tell: Tell | None = None) -> float:
     """
     start = time.perf_counter()
     clock = _Clock()
+    # The configuration wins over the arguments, so that what shortens the training must be in it.
+    short = {"trainer": {"max_epochs": 1, "limit_train_batches": STEPS, "limit_val_batches": 0}}
     cli = instantiate(
-        planned.config,
+        merge(planned.config, short),
         [clock],
         accelerator="cpu",
         devices=1,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
-        max_epochs=1,
-        limit_train_batches=STEPS,
-        limit_val_batches=0,
     )
     assert isinstance(cli.model, RetrievalMethod)
+    if planned.corpus is not None:
+        cli.datamodule.hand_over(planned.corpus)
     epochs = planned.config.get("trainer", {}).get("max_epochs", 1000)
     if tell is not None:
         cli.datamodule.progress = lambda done, total: tell("extracting features", done, total)
@@ -74,11 +75,11 @@ def probe(planned: PlannedJob, tell: Tell | None = None) -> float:
 
 
 def probe_apart(planned: PlannedJob, tell: Tell, devices: str) -> float | None:
-    """The same in a forked process, so that the parent stays fit for forking; None where forking is not possible."""
+    """The same in a forked process, so that the parent stays fit for forking; None where there is no fork."""
     if not can_fork(devices):
         return None
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_answer, args=(planned, sender))
+    process = multiprocessing.get_context("fork").Process(target=_answer, args=(planned, sender, os.getpid()))
     process.start()
     sender.close()
     try:
@@ -97,10 +98,13 @@ def probe_apart(planned: PlannedJob, tell: Tell, devices: str) -> float | None:
         return None
     finally:
         receiver.close()
+        # It has answered, or nobody waits for its answer any more.
+        process.kill()
         process.join()
 
 
-def _answer(planned: PlannedJob, sender: Connection) -> None:
+def _answer(planned: PlannedJob, sender: Connection, parent: int) -> None:
+    follow(parent)
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
@@ -111,5 +115,4 @@ def _answer(planned: PlannedJob, sender: Connection) -> None:
             sender.send(("bad input", str(error)))
         except Exception as error:
             sender.send(("error", str(error)))
-        sys.stdout.flush()
         os._exit(0)

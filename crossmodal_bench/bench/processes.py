@@ -1,7 +1,8 @@
-"""Workers: forked from the parent that has everything imported, or fresh processes where a fork cannot be had."""
+"""Workers: forked from the parent that has everything imported, or fresh processes where there is no fork."""
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ import torch
 
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.record import Job
-from crossmodal_bench.bench.state import ERROR, LOG, locked, write_json
+from crossmodal_bench.bench.state import ERROR, LOG, PROGRESS, locked, write_json
 from crossmodal_bench.errors import BadInput
 from crossmodal_bench.evaluation.protocols import Protocol
 
 PLANNED = "planned.json"
+PARENT = "CROSSMODAL_BENCH_PARENT"
+"""Environment variable with the process that a fresh worker must not outlive."""
 
 
 def has_accelerator() -> bool:
@@ -33,7 +36,7 @@ def has_accelerator() -> bool:
 
 
 def can_fork(devices: str) -> bool:
-    """One CPU process, on a system that forks: importing torch and Lightning again would cost seconds a job."""
+    """One CPU process, on a system that forks: importing torch and Lightning again costs seconds a job."""
     on_cpu = devices == "cpu" or not has_accelerator()
     return on_cpu and devices in ("auto", "cpu", "1") and "fork" in multiprocessing.get_all_start_methods()
 
@@ -44,7 +47,8 @@ class Worker:
     def __init__(self, planned: PlannedJob, devices: str) -> None:
         self.planned = planned
         planned.directory.mkdir(parents=True, exist_ok=True)
-        (planned.directory / ERROR).unlink(missing_ok=True)
+        for left in (ERROR, PROGRESS):
+            (planned.directory / left).unlink(missing_ok=True)
         self._process: Any
         if can_fork(devices):
             context = multiprocessing.get_context("fork")
@@ -54,7 +58,12 @@ class Worker:
             write_json(planned.directory / PLANNED, to_json(planned))
             command = [sys.executable, "-m", "crossmodal_bench.bench.job", str(planned.directory), devices]
             with (planned.directory / LOG).open("a") as log:
-                self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+                self._process = subprocess.Popen(
+                    command,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, PARENT: str(os.getpid())},
+                )
 
     def wait(self, seconds: float) -> bool:
         """Whether it has ended within that time."""
@@ -82,27 +91,40 @@ class Worker:
 
 
 def _forked(planned: PlannedJob, devices: str, parent: int) -> None:
-    # The terminal's Ctrl-C reaches the whole group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    follow(parent)
     with (planned.directory / LOG).open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.exit(guarded(planned, devices))
 
 
+def follow(parent: int) -> None:
+    """Make this process end with its parent, and leave the terminal's Ctrl-C to it.
+
+    Ctrl-C reaches the whole group, and the parent decides what it means. A worker that outlives a killed
+    bench would hold its job's lock against the next one.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
 def _end_with(parent: int) -> None:
-    """A worker that outlives a killed bench would hold its job's lock against the next one."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
 def guarded(planned: PlannedJob, devices: str, run: Callable[[PlannedJob, str], None] | None = None) -> int:
-    """Run the job under its lock; what goes wrong lands in ``error.json`` and the exit status (1, or 2 for bad input)."""
+    """Run the job under its lock; what goes wrong lands in ``error.json`` and in the exit status.
+
+    Returns:
+        0; 1 where it failed; 2 where its input was bad.
+    """
     if run is None:
-        from crossmodal_bench.bench.worker import run_job as run
+        from crossmodal_bench.bench.worker import run_job
+
+        run = run_job
     try:
         if int(os.environ.get("LOCAL_RANK", "0")) > 0:
             run(planned, devices)
@@ -115,7 +137,11 @@ def guarded(planned: PlannedJob, devices: str, run: Callable[[PlannedJob, str], 
         return 2
     except Exception as error:
         traceback.print_exc()
-        lines = str(error).strip().splitlines() or [""]
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            sentence = f"{planned.directory} cannot be written ({error.strerror}); free space and run again"
+            _note(planned.directory, "bad input", sentence)
+            return 2
+        lines = str(error).strip().splitlines() or ["no message"]
         _note(planned.directory, "error", f"{type(error).__name__}: {lines[0]}")
         return 1
     return 0
@@ -129,8 +155,9 @@ def _note(directory: Path, kind: str, message: str) -> None:
 
 
 def to_json(planned: PlannedJob) -> dict[str, Any]:
-    """A planned job for another process."""
-    return json.loads(json.dumps({**asdict(planned), "directory": str(planned.directory)}, default=str))
+    """A planned job for another process, which reads the corpus itself."""
+    content = {one.name: getattr(planned, one.name) for one in fields(planned) if one.name != "corpus"}
+    return json.loads(json.dumps(content, default=lambda value: getattr(value, "__dict__", str(value))))
 
 
 def from_json(content: dict[str, Any]) -> PlannedJob:

@@ -26,7 +26,7 @@ def _source_digest() -> str:
 
 
 def source_fingerprint(config: dict[str, Any]) -> str:
-    """16 hex digits over the sources and the resolved configuration, without the places of files on this machine."""
+    """16 hex digits over the sources and the resolved configuration, without where files lie."""
     data = {name: value for name, value in config.get("data", {}).items() if name not in ("root", "cache")}
     text = json.dumps({**config, "data": data}, sort_keys=True, default=str)
     return hashlib.sha256((_source_digest() + text).encode()).hexdigest()[:16]

@@ -70,9 +70,11 @@ def build_report(runs: str | Path, formats: Sequence[str] = FORMATS) -> Report:
     return Report(found, files)
 
 
-def print_leaderboard(records: Iterable[Record], stream: TextIO | None = None) -> None:
+def print_leaderboard(
+    records: Iterable[Record], stream: TextIO | None = None, *, with_notes: bool = True
+) -> None:
     """Print the leaderboards of the records so far; says so when there is none yet."""
-    print_tables(tables(leaderboard(records)), stream)
+    print_tables(tables(leaderboard(records)), stream, with_notes=with_notes)
 
 
 def markdown(found: Sequence[Table]) -> str:

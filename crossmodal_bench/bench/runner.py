@@ -16,14 +16,17 @@ from crossmodal_bench.bench.processes import Worker, has_accelerator
 from crossmodal_bench.bench.progress import StatusLine, clock
 from crossmodal_bench.bench.record import FILE, Record, read_record
 from crossmodal_bench.bench.report import build_report, print_leaderboard
-from crossmodal_bench.bench.state import ERROR, LOG, PROGRESS, State, is_locked, read_json, state_of
+from crossmodal_bench.bench.state import ERROR, LOG, PROGRESS, is_locked, read_json, state_of, write_json
 from crossmodal_bench.errors import BadInput
 
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
+OK, FAILED, INTERRUPTED = 0, 1, 75
 
 
-class Interrupted(Exception):
-    """Ctrl-C or a termination signal: what is finished stays, and the same command goes on."""
+class Interrupted(BaseException):
+    """Ctrl-C or a termination signal: what is finished stays, and the same command goes on.
+
+    Not an Exception: who guards against a library's failure must not swallow it.
+    """
 
 
 def bench(options: BenchOptions, *, check_chance: bool = False, say: Callable[[str], None] = print) -> int:
@@ -35,32 +38,75 @@ def bench(options: BenchOptions, *, check_chance: bool = False, say: Callable[[s
         say: prints a line.
 
     Returns:
-        0; 1 where a job failed or was skipped; 2 where its input was bad; 75 where it was interrupted.
+        0; 1 where a job failed or was skipped; 75 where it was interrupted.
+
+    Raises:
+        BadInput: nothing could be run, or RUNS cannot be written any more; what is finished is kept.
     """
-    mode = wandb_runs.resolve_mode(options.wandb)
-    plan = make_plan(options, gpu=has_accelerator())
-    to_run = describe_plan(plan, options, say)
     line = StatusLine()
     previous = {name: signal.signal(name, _interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
-    worker: Worker | None = None
     try:
-        estimates = _probe(to_run, options, line, say)
-        for number, planned in enumerate(to_run, start=1):
-            left = sum(estimates.get(_kind(one), 0.0) for one in to_run[number:])
-            worker = Worker(planned, options.devices)
-            _watch(worker, planned, f"job {number}/{len(to_run)}", left, line)
-            _after(worker, planned, plan, mode, say)
-            worker = None
+        mode = wandb_runs.resolve_mode(options.wandb)
+        plan = _plan(options)
+        _settle(plan)
+        to_run = describe_plan(plan, options, say)
+        if all(state_of(planned).name == "skipped" for planned in plan):
+            raise BadInput(plan[0].missing)
+        failed = _run(to_run, plan, options, mode, line, say)
+        return _conclude(plan, failed, options, check_chance, say)
     except Interrupted:
         line.clear()
-        if worker is not None:
-            worker.stop()
         say("Interrupted. Finished jobs and finished epochs are kept: run the same command again to go on.")
         return INTERRUPTED
+    except OSError:
+        check_writable(options)
+        raise
     finally:
         for name, handler in previous.items():
             signal.signal(name, handler)
-    return _conclude(plan, options, check_chance, say)
+
+
+def _plan(options: BenchOptions) -> list[PlannedJob]:
+    # Asking for a GPU starts its driver, after which the process must not fork.
+    return make_plan(options, gpu=options.devices != "cpu" and has_accelerator())
+
+
+def _run(
+    to_run: Sequence[PlannedJob],
+    plan: Sequence[PlannedJob],
+    options: BenchOptions,
+    mode: str,
+    line: StatusLine,
+    say: Callable[[str], None],
+) -> list[PlannedJob]:
+    """Run jobs one after another; those that failed."""
+    estimates = _probe(to_run, options, line, say)
+    failed = []
+    for number, planned in enumerate(to_run, start=1):
+        if number > 1 and state_of(planned).name in ("done", "running"):
+            # Another bench in the same folder was faster.
+            continue
+        left = sum(estimates.get(_kind(one), 0.0) for one in to_run[number:])
+        worker = Worker(planned, options.devices)
+        try:
+            _watch(worker, planned, f"job {number}/{len(to_run)}", left, line)
+        except BaseException:
+            _stop(worker)
+            raise
+        if not _after(worker, planned, mode, say):
+            failed.append(planned)
+            # What lets one job fail may be the disk, and would let all others fail.
+            check_writable(options)
+        elif number < len(to_run):
+            print_leaderboard(_records(plan), with_notes=False)
+    return failed
+
+
+def _stop(worker: Worker) -> None:
+    # A second Ctrl-C must not leave a worker behind.
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    worker.stop()
 
 
 def describe_plan(
@@ -72,9 +118,11 @@ def describe_plan(
     say(f"{len(plan)} job{'s' * (len(plan) != 1)}, preset {', '.join(presets)}, records in {options.runs}/")
     if "small" in presets:
         say(
-            "PRESET small: small networks and frozen features, sized for a CPU; these are not the papers' settings."
+            "PRESET small: small networks and frozen features, sized for a CPU; "
+            "these are not the papers' settings."
         )
-    for planned, state in _settled(plan):
+    for planned in plan:
+        state = state_of(planned)
         again = state.name == "stale" and options.rerun == "stale"
         if again or state.name in ("not started", "failed"):
             to_run.append(planned)
@@ -89,12 +137,11 @@ def describe_plan(
     return to_run
 
 
-def _settled(plan: Sequence[PlannedJob]) -> list[tuple[PlannedJob, State]]:
+def _settle(plan: Sequence[PlannedJob]) -> None:
     # The workers of a bench that was killed a moment ago take that moment to notice.
     deadline = time.monotonic() + 3
     while any(is_locked(planned.directory) for planned in plan) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return [(planned, state_of(planned)) for planned in plan]
 
 
 def _kind(planned: PlannedJob) -> tuple[str, str, str, str]:
@@ -120,7 +167,7 @@ def _probe(
     line.clear()
     if to_run:
         total = sum(estimates[_kind(planned)] for planned in to_run)
-        say(f"{len(to_run)} to run, about {clock(total)} from timed steps")
+        say(f"{len(to_run)} to run" + (f", about {clock(total)} from timed steps" if total else ""))
     return estimates
 
 
@@ -147,19 +194,29 @@ def _watch(worker: Worker, planned: PlannedJob, title: str, left_after: float, l
     (planned.directory / PROGRESS).unlink(missing_ok=True)
 
 
-def _after(
-    worker: Worker, planned: PlannedJob, plan: Sequence[PlannedJob], mode: str, say: Callable[[str], None]
-) -> None:
+def _after(worker: Worker, planned: PlannedJob, mode: str, say: Callable[[str], None]) -> bool:
+    """Tell W&B of a finished job, or say why it failed; whether it finished."""
     job = planned.job
     if worker.exit_code == 0 and (planned.directory / FILE).is_file():
         record = read_record(planned.directory / FILE)
         warning = wandb_runs.log_record(record, planned.directory, mode)
         if warning:
             say(warning)
-        print_leaderboard(_records(plan))
-        return
-    message = read_json(planned.directory / ERROR).get("message", f"it ended with status {worker.exit_code}")
+        return True
+    if not (planned.directory / ERROR).is_file():
+        why = {"kind": "error", "message": ended(worker.exit_code)}
+        write_json(planned.directory / ERROR, why)
+    message = read_json(planned.directory / ERROR).get("message", "")
     say(f"{job.method} on {job.dataset} seed {job.seed} failed: {message} (log: {planned.directory / LOG})")
+    return False
+
+
+def ended(status: int | None) -> str:
+    """How a process ended that left no word."""
+    if status is not None and status < 0:
+        hint = "; the system may have run out of memory" if status == -signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-status).name}{hint}"
+    return f"ended with status {status}"
 
 
 def _records(plan: Sequence[PlannedJob]) -> list[Record]:
@@ -167,35 +224,33 @@ def _records(plan: Sequence[PlannedJob]) -> list[Record]:
 
 
 def _conclude(
-    plan: Sequence[PlannedJob], options: BenchOptions, check_chance: bool, say: Callable[[str], None]
+    plan: Sequence[PlannedJob],
+    failed: Sequence[PlannedJob],
+    options: BenchOptions,
+    check_chance: bool,
+    say: Callable[[str], None],
 ) -> int:
     states = [state_of(planned) for planned in plan]
     records = _records(plan)
     if records:
-        if not any(state.name == "not started" for state in states):
-            print_leaderboard(records)
-        report = build_report(options.runs, ("markdown", "csv", "html"))
-        say(f"Report: {', '.join(str(path) for path in report.files)}")
-    done = sum(state.name in ("done", "stale") for state in states)
+        print_leaderboard(records)
     for planned, state in zip(plan, states, strict=True):
         if state.name in ("failed", "skipped", "running"):
-            say(
-                f"{state.name}: {planned.job.method} on {planned.job.dataset} seed {planned.job.seed}: {state.why}"
-            )
+            job = planned.job
+            why = f": {state.why}" if state.why else ""
+            say(f"{state.name}: {job.method} on {job.dataset} seed {job.seed}{why}")
+    done = sum(state.name in ("done", "stale") for state in states)
     say(f"{done} of {len(plan)} jobs done")
     poor = [sentence for record in records for sentence in below_chance(record)] if check_chance else []
     for sentence in poor:
         say(f"not above chance: {sentence}")
-    if not records and any(state.name == "skipped" for state in states):
-        return BAD_INPUT
-    kinds = [
-        read_json(planned.directory / ERROR).get("kind")
-        for planned, state in zip(plan, states, strict=True)
-        if state.name == "failed"
-    ]
-    if kinds and not done and all(kind == "bad input" for kind in kinds):
-        return BAD_INPUT
-    return OK if done == len(plan) and not poor else FAILED
+    if records:
+        report = build_report(options.runs, ("markdown", "csv", "html"))
+        say(f"Report: {', '.join(str(path) for path in report.files)}")
+    errors = [read_json(planned.directory / ERROR) for planned in failed]
+    if errors and not done and all(error.get("kind") == "bad input" for error in errors):
+        raise BadInput(str(errors[0]["message"]))
+    return OK if done == len(plan) and not failed and not poor else FAILED
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -204,8 +259,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def status(options: BenchOptions, say: Callable[[str], None] = print) -> int:
     """Print every job of a bench with its state; nothing is run."""
-    plan = make_plan(options, gpu=has_accelerator())
-    describe_plan(plan, options, say)
+    describe_plan(_plan(options), options, say)
     return OK
 
 
@@ -218,6 +272,7 @@ def check_writable(options: BenchOptions) -> None:
         probe_file.unlink()
     except OSError as error:
         raise BadInput(
-            f"{options.runs} cannot be written ({error.strerror}); free space there or choose another RUNS folder"
+            f"{options.runs} cannot be written ({error.strerror}); "
+            "free space there or choose another RUNS folder"
         ) from error
     sys.stdout.flush()

@@ -1,10 +1,11 @@
-"""What has become of a job, read from its directory; a running job holds a lock that dies with its process."""
+"""What has become of a job, read from its directory; a running one holds a lock that dies with it."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from crossmodal_bench.bench.record import FILE, read_record
 from crossmodal_bench.errors import BadInput
 
 ERROR, PROGRESS, LOCK, LOG = "error.json", "progress.json", "lock", "log.txt"
+PATIENCE = 0.5
 Name = Literal["not started", "running", "failed", "skipped", "done", "stale"]
 
 
@@ -73,12 +75,18 @@ def locked(directory: Path) -> Iterator[None]:
             f"{directory} cannot be written ({error.strerror}); choose another RUNS folder"
         ) from error
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BadInput(
-                f"{directory} is being worked on by another process; wait for it or stop it"
-            ) from error
+        # is_locked of another process holds the lock for an instant.
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise BadInput(
+                        f"{directory} is being worked on by another process; wait for it or stop it"
+                    ) from error
+                time.sleep(0.02)
         yield
 
 

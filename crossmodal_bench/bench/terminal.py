@@ -26,8 +26,11 @@ from crossmodal_bench.bench.layout import (
 PLAIN_WIDTH = 100
 
 
-def print_tables(found: Sequence[Table], stream: TextIO | None = None) -> None:
-    """Print tables with rich; without a terminal as plain text of at most ``PLAIN_WIDTH`` columns."""
+def print_tables(found: Sequence[Table], stream: TextIO | None = None, *, with_notes: bool = True) -> None:
+    """Print tables with rich; without a terminal as plain text of at most ``PLAIN_WIDTH`` columns.
+
+    Warnings are always printed; ``with_notes=False`` leaves out the notes, for the tables between two jobs.
+    """
     stream = stream or sys.stdout
     terminal = bool(getattr(stream, "isatty", bool)())
     console = Console(
@@ -38,7 +41,7 @@ def print_tables(found: Sequence[Table], stream: TextIO | None = None) -> None:
             console.print(_terminal_table(table))
             for warning in warnings(table):
                 console.print(_wrapped(f"WARNING: {warning}", console.width), style="bold red")
-            for note in notes(table):
+            for note in notes(table) if with_notes else ():
                 console.print(_wrapped(f"- {note}", console.width), style="dim")
             console.print()
         if not found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import time
@@ -30,7 +29,9 @@ LAST, BEST, RESUME = "last.ckpt", "best.ckpt", "resume.json"
 
 
 def run_job(planned: PlannedJob, devices: str = "auto") -> None:
-    """Run a job to its record; goes on from its last finished epoch where that was with today's data and sources.
+    """Run a job to its record.
+
+    Goes on from its last finished epoch where that was with today's data and sources.
 
     Args:
         planned: the job.
@@ -51,6 +52,9 @@ def run_job(planned: PlannedJob, devices: str = "auto") -> None:
     )
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     data.progress = _report_extraction(directory)
+    data.test_split = planned.evaluate
+    if planned.corpus is not None:
+        data.hand_over(planned.corpus)
     if trainer.is_global_zero:
         (directory / "config.yaml").write_text(
             yaml.safe_dump(planned.config, sort_keys=False), encoding="utf-8"
@@ -133,7 +137,7 @@ def _selected(
     if solved:
         return {"metric": None, "epoch": None, "rule": "solved in closed form"}, planned.directory / LAST
     if len(checkpoints) == 2 and checkpoints[0].best_model_path:
-        metric = checkpoints[0].monitor
+        metric = str(checkpoints[0].monitor)
         rows = [row for row in history.epochs if metric in row]
         epoch = int(max(rows, key=lambda row: row[metric])["epoch"])
         return {"metric": metric, "epoch": epoch, "rule": f"best epoch by {metric}"}, planned.directory / BEST
@@ -208,7 +212,10 @@ def _save_projection(
     caption_rows: Any,
     most: int = 1000,
 ) -> None:
-    """t-SNE of up to 1,000 images and texts each (ACMR, Figure 4), where items have one label and encodings are vectors."""
+    """t-SNE of up to 1,000 images and texts each (ACMR, Figure 4).
+
+    Only where items have one label and encodings are vectors.
+    """
     assert retrieval.encodings is not None
     images, texts = retrieval.encodings
     if corpus.labels is None or corpus.labels.ndim != 1 or corpus.label_kind != "real":
@@ -255,10 +262,3 @@ def _report_extraction(directory: Path) -> Any:
         )
 
     return report
-
-
-def limit_threads() -> None:
-    """Use every core once: torch's default may be one thread per hardware thread of a shared machine."""
-    torch.set_num_threads(
-        max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    )

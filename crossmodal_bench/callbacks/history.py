@@ -13,10 +13,11 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class History(pl.Callback):
-    """One dictionary of metrics per epoch, and the seconds and samples that training took; saved in checkpoints.
+    """One dictionary of metrics per epoch, the seconds and samples that training took; kept in checkpoints.
 
     Args:
-        report: told {"epoch", "epochs", "batch", "batches", "seconds_per_epoch"} a few times a second.
+        report: told {"epoch", "epochs", "batch", "batches", "seconds_per_epoch"} a few times a second, the
+            last being what the latest epoch took with its validation, 0 in the first.
     """
 
     def __init__(self, report: Report | None = None) -> None:
@@ -24,20 +25,35 @@ class History(pl.Callback):
         self.train_seconds = 0.0
         self.samples = 0
         self.report = report
-        self._epoch_start = self._reported = 0.0
+        self.seconds_per_epoch = 0.0
+        self._start = self._lap = self._reported = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """All of it."""
-        return {"epochs": self.epochs, "train_seconds": self.train_seconds, "samples": self.samples}
+        return {
+            "epochs": self.epochs,
+            "train_seconds": self.train_seconds,
+            "seconds_per_epoch": self.seconds_per_epoch,
+            "samples": self.samples,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """All of it."""
         self.epochs = list(state_dict["epochs"])
         self.train_seconds, self.samples = state_dict["train_seconds"], state_dict["samples"]
+        self.seconds_per_epoch = state_dict["seconds_per_epoch"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock here too: Lightning skips the start of an epoch that it resumes."""
+        self._start = self._lap = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self._epoch_start = time.perf_counter()
+        self._start = self._lap = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validation is not training."""
+        self._lap = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -45,6 +61,8 @@ class History(pl.Callback):
         """Count samples over all ranks; report now and then."""
         self.samples += len(batch) * trainer.world_size
         now = time.perf_counter()
+        self.train_seconds += now - self._lap
+        self._lap = now
         if self.report is not None and now - self._reported > 0.3:
             self._reported = now
             self.report(
@@ -53,13 +71,13 @@ class History(pl.Callback):
                     "epochs": trainer.max_epochs,
                     "batch": batch_idx + 1,
                     "batches": int(trainer.num_training_batches),
-                    "seconds_per_epoch": self.train_seconds / max(1, len(self.epochs)),
+                    "seconds_per_epoch": self.seconds_per_epoch,
                 }
             )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the epoch. Lightning runs validation before this hook, so its metrics are there."""
-        self.train_seconds += time.perf_counter() - self._epoch_start
+        self.seconds_per_epoch = time.perf_counter() - self._start
         row: dict[str, float] = {"epoch": trainer.current_epoch}
         for name, value in trainer.callback_metrics.items():
             number = float(value)

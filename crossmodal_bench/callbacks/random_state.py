@@ -1,4 +1,4 @@
-"""Random states in checkpoints: without them, a resumed run draws other dropout masks than an unbroken one."""
+"""Random states in checkpoints: without them, a resumed run draws other dropout masks than a whole one."""
 
 from __future__ import annotations
 

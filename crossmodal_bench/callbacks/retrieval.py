@@ -24,8 +24,9 @@ class RetrievalEvaluation(pl.Callback):
     Logs ``val/<metric>`` after each validation epoch, and keeps the test's evaluations.
 
     Args:
-        protocols: what to compute; by default every protocol that the data's counts match. The first one's
-            metrics are computed on validation, without its folds.
+        protocols: what to compute; by default every protocol that the test split matches. On validation,
+            whose size is another, their counts and folds do not apply; the first one's metrics are computed
+            there.
         test_split: the split that ``test`` runs on; ``val`` for tuning, where test must not be looked at.
     """
 
@@ -43,7 +44,8 @@ class RetrievalEvaluation(pl.Callback):
         self._start = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find the protocols."""
+        """Find the protocols; have the test loaders read the split."""
+        _data(trainer).test_split = self.test_split
         if self.protocols is None:
             corpus = _data(trainer).corpus
             test = corpus.image_rows("test")
@@ -91,14 +93,15 @@ class RetrievalEvaluation(pl.Callback):
         if trainer.sanity_checking:
             return
         assert self.protocols is not None
-        protocol = replace(self.protocols[0], folds=1)
-        result = self._evaluate(trainer, pl_module, [protocol])[protocol.name]
+        first = self.protocols[0]
+        result = self._evaluate(trainer, pl_module, [_of_any_size(first)])[first.name]
         pl_module.log_dict({f"val/{name}": value for name, value in result.metrics.items()}, sync_dist=False)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep every protocol's evaluation and log the first's metrics."""
         assert self.protocols is not None
-        self.results = self._evaluate(trainer, pl_module, self.protocols)
+        fitting = self.protocols if self.test_split == "test" else [_of_any_size(p) for p in self.protocols]
+        self.results = self._evaluate(trainer, pl_module, fitting)
         self.seconds = time.perf_counter() - self._start
         first = self.results[self.protocols[0].name].metrics
         pl_module.log_dict({f"test/{name}": value for name, value in first.items()}, sync_dist=False)
@@ -138,6 +141,10 @@ class RetrievalEvaluation(pl.Callback):
             )
             for protocol in protocols
         }
+
+
+def _of_any_size(protocol: Protocol) -> Protocol:
+    return replace(protocol, images=None, captions=None, folds=1, split_hash=None)
 
 
 def _data(trainer: pl.Trainer) -> CrossModalDataModule:

@@ -48,6 +48,10 @@ def load_array(
         raise BadInput(
             f"{where} is an object array (a pickle); save it with one numeric dtype, e.g. .astype('float32')"
         )
+    if array.dtype.kind not in "biuf":
+        raise BadInput(f"{where} holds {array.dtype} values; save it with a real numeric dtype")
+    if array.ndim == 0:
+        raise BadInput(f"{where} is a single value, not an array; save one row per item")
     if ndim is not None and array.ndim != ndim:
         raise BadInput(f"{where} has shape {array.shape}; it must have {ndim} dimension{'s' * (ndim > 1)}")
     if rows is not None and len(array) != rows:
@@ -58,7 +62,7 @@ def load_array(
 
 def check_finite(array: NDArray[Any], where: str) -> None:
     """Raise BadInput that names the first row holding NaN or infinity."""
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" and array.size:
         finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
         if not finite.all():
             raise BadInput(
@@ -77,10 +81,11 @@ def _read(path: Path, key: str) -> Any:
                 return archive[key]
         if path.suffix == ".mat":
             import scipy.io
+            import scipy.sparse
 
             content = scipy.io.loadmat(path)
             _check_key(path, key, [name for name in content if not name.startswith("__")])
-            return content[key]
+            return content[key].toarray() if scipy.sparse.issparse(content[key]) else content[key]
     except BadInput:
         raise
     except NotImplementedError as error:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import compress
 from typing import Literal
 
 import numpy as np
@@ -92,11 +93,11 @@ class Corpus:
         kept = np.flatnonzero(keep_image)
         return replace(
             self,
-            image_ids=tuple(self.image_ids[i] for i in kept),
-            caption_ids=tuple(np.array(self.caption_ids)[keep_caption].tolist()),
+            image_ids=tuple(compress(self.image_ids, keep_image)),
+            caption_ids=tuple(compress(self.caption_ids, keep_caption)),
             caption_image=renumber[self.caption_image[keep_caption]],
             split=self.split[keep_image],
-            captions=None if self.captions is None else tuple(np.array(self.captions)[keep_caption].tolist()),
+            captions=None if self.captions is None else tuple(compress(self.captions, keep_caption)),
             labels=None if self.labels is None else self.labels[keep_image],
             images=None if self.images is None else self.images.subset(kept),
             image_features=None if self.image_features is None else self.image_features[keep_image],
@@ -124,6 +125,11 @@ class Corpus:
         for stratum in np.unique(strata):
             rows = rng.permutation(train[strata == stratum])
             split[rows[: round(share * len(rows))]] = "val"
+        if not (split == "val").any():
+            raise BadInput(
+                f"data.validation is {share}: not one of the {len(train)} training images of {self.name}; "
+                "give a larger share"
+            )
         return replace(self, split=split)
 
     @cached_property
@@ -153,6 +159,14 @@ def _check(corpus: Corpus) -> None:
     n, m = len(corpus.image_ids), len(corpus.caption_ids)
     if len(corpus.split) != n:
         raise BadInput(f"{where}: {len(corpus.split)} split names for {n} images; give one per image")
+    if len(corpus.caption_image) != m or (corpus.captions is not None and len(corpus.captions) != m):
+        sentences = m if corpus.captions is None else len(corpus.captions)
+        raise BadInput(
+            f"{where}: {m} caption ids, {sentences} captions and {len(corpus.caption_image)} entries of "
+            "caption_image; the counts must agree"
+        )
+    if m and not 0 <= corpus.caption_image.min() <= corpus.caption_image.max() < n:
+        raise BadInput(f"{where}: caption_image names images outside 0..{n - 1}; correct it")
     for kind, ids, parts in (
         ("image", corpus.image_ids, corpus.split),
         ("caption", corpus.caption_ids, corpus.split[corpus.caption_image] if n else corpus.split),
@@ -168,14 +182,14 @@ def _check(corpus: Corpus) -> None:
                     )
                     raise BadInput(f"{where}: {kind} '{name}' stands in {both}; keep it once")
                 seen[name] = str(part)
+    unknown = set(np.unique(corpus.split).tolist()) - set(SPLITS)
+    if unknown:
+        raise BadInput(f"{where}: unknown split '{min(unknown)}'; use train, val or test")
     for split in ("train", "test"):
         if not (corpus.split == split).any():
             raise BadInput(
                 f"{where}: the split '{split}' is empty; give at least one image the split '{split}'"
             )
-    unknown = set(np.unique(corpus.split).tolist()) - set(SPLITS)
-    if unknown:
-        raise BadInput(f"{where}: unknown split '{min(unknown)}'; use train, val or test")
     described = np.bincount(corpus.caption_image, minlength=n)
     if (described == 0).any():
         lonely = corpus.image_ids[int(np.argmin(described))]
@@ -184,6 +198,8 @@ def _check(corpus: Corpus) -> None:
         for name, caption in zip(corpus.caption_ids, corpus.captions, strict=True):
             if not caption.strip():
                 raise BadInput(f"{where}: caption '{name}' is empty; write it or drop it")
+            if not caption.isascii() and not _is_unicode(caption):
+                raise BadInput(f"{where}: caption '{name}' is not valid Unicode (half a character); mend it")
     for what, array, rows in (
         ("labels", corpus.labels, n),
         ("image features", corpus.image_features, n),
@@ -191,3 +207,12 @@ def _check(corpus: Corpus) -> None:
     ):
         if array is not None and len(array) != rows:
             raise BadInput(f"{where}: {len(array)} rows of {what} for {rows} items; the counts must agree")
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can escape one half of a surrogate pair, which no encoding and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

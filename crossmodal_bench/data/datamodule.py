@@ -28,8 +28,8 @@ class TextSettings:
     Attributes:
         min_count: words with fewer occurrences in the training captions are unknown.
         bow_size: words of the TF-IDF bag.
-        tokenizer: a Hugging Face name or local path for word pieces, or None: a WordPiece vocabulary made from
-            the training captions.
+        tokenizer: a Hugging Face name or local path for word pieces, or None: a WordPiece vocabulary made
+            from the training captions.
         content_labels: how many content words serve as labels where a data set has none.
     """
 
@@ -48,7 +48,8 @@ class CrossModalDataModule(pl.LightningDataModule):
         cache: where feature stores are kept.
         batch_size: pairs per step and rank.
         eval_batch_size: images, or captions, per evaluation step.
-        sampling: ``caption``: each caption with its image; ``image``: each image once, with one of its captions.
+        sampling: ``caption``: each caption with its image; ``image``: each image once, with one of its
+            captions.
         seed: of the order of the batches.
         num_workers: loader processes.
         validation: share of train held out for validation (stratified) where the data set has no such split.
@@ -77,8 +78,11 @@ class CrossModalDataModule(pl.LightningDataModule):
         on_bad_image: Literal["fail", "skip"] = "fail",
     ) -> None:
         super().__init__()
-        if batch_size < 2:
-            raise BadInput(f"data.batch_size is {batch_size}; it must be at least 2")
+        sizes = {"batch_size": (batch_size, 2), "eval_batch_size": (eval_batch_size, 1)}
+        sizes |= {"num_workers": (num_workers, 0), "image_size": (image_size, 1)}
+        for name, (size, least) in sizes.items():
+            if size < least:
+                raise BadInput(f"data.{name} is {size}; it must be at least {least}")
         self.dataset, self.root, self.cache = dataset, Path(root), Path(cache)
         self.batch_size, self.eval_batch_size, self.sampling = batch_size, eval_batch_size, sampling
         self.seed, self.num_workers, self.validation, self.text = seed, num_workers, validation, text
@@ -89,9 +93,11 @@ class CrossModalDataModule(pl.LightningDataModule):
             on_bad_image,
         )
         self.progress: Progress | None = None
+        self.test_split = "test"
         self.feature_source: FeatureSource | None = None
         self._corpus: Corpus | None = None
         self._views: Views | None = None
+        self._required: frozenset[str] | None = None
         self._spec: DataSpec | None = None
 
     @property
@@ -104,6 +110,10 @@ class CrossModalDataModule(pl.LightningDataModule):
                 corpus = corpus.without_images(sorted(bad)) if bad else corpus
             self._corpus = corpus.with_validation(self.validation)
         return self._corpus
+
+    def hand_over(self, corpus: Corpus) -> None:
+        """Take a corpus that another data module of the same settings has read."""
+        self._corpus = corpus
 
     @property
     def views(self) -> Views:
@@ -122,7 +132,7 @@ class CrossModalDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Build what the trainer's method requires."""
         assert self.trainer is not None
-        self.build(self.trainer.lightning_module.requires)  # type: ignore[union-attr,arg-type]
+        self.build(self.trainer.lightning_module.requires)  # type: ignore[arg-type]
 
     def build(self, requires: Collection[str]) -> DataSpec:
         """Build the views ``requires`` and nothing else; a second call with the same views does nothing.
@@ -133,7 +143,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         for name in requires:
             if name not in VIEWS:
                 raise BadInput(f"view '{name}' is unknown{nearest(name, VIEWS)}")
-        if self._spec is not None:
+        if self._spec is not None and self._required == frozenset(requires):
             return self._spec
         corpus = self.corpus
         views = Views(corpus, image_size=self.image_size)
@@ -150,8 +160,8 @@ class CrossModalDataModule(pl.LightningDataModule):
         if "features" in requires:
             views.features = self._features()
             spec = replace(spec, feature_dim=views.features.shape[1])
-        if not {"words", "wordpieces"}.isdisjoint(requires):
-            self._need(corpus.captions is not None, "words", "captions")
+        for name in {"words", "wordpieces"}.intersection(requires):
+            self._need(corpus.captions is not None, name, "captions")
         if "words" in requires:
             views.vocabulary = Vocabulary.fit(self.train_captions(), self.text.min_count)
             spec = replace(spec, vocabulary_size=len(views.vocabulary))
@@ -165,7 +175,7 @@ class CrossModalDataModule(pl.LightningDataModule):
             views.labels = self._labels()
             n = views.labels.shape[1] if views.labels.ndim == 2 else int(views.labels.max()) + 1
             spec = replace(spec, n_labels=n, multi_label=views.labels.ndim == 2)
-        self._views, self._spec = views, spec
+        self._views, self._spec, self._required = views, spec, frozenset(requires)
         return spec
 
     def train_captions(self) -> list[str]:
@@ -184,8 +194,8 @@ class CrossModalDataModule(pl.LightningDataModule):
         return self.eval_dataloaders("val")
 
     def test_dataloader(self) -> list[BatchLoader]:
-        """Images once each, captions once each."""
-        return self.eval_dataloaders("test")
+        """Images once each, captions once each, of ``test_split``."""
+        return self.eval_dataloaders(self.test_split)
 
     def eval_dataloaders(self, split: str) -> list[BatchLoader]:
         """The two evaluation loaders of a split."""
@@ -233,6 +243,11 @@ class CrossModalDataModule(pl.LightningDataModule):
         corpus = self.corpus
         if not self._must_extract():
             return corpus.image_features
+        if corpus.images is None and corpus.image_features is not None:
+            raise BadInput(
+                f"{corpus.name} has no images to run '{self.network}' on; "
+                "leave NETWORK out to use the features that it gives"
+            )
         self._need(corpus.images is not None, "features", "image features, nor images to extract them from")
         if self.network is None:
             raise BadInput(
@@ -255,6 +270,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         if corpus.text_features is not None:
             return corpus.text_features
         self._need(corpus.captions is not None, "bow", "captions or text features")
+        assert corpus.captions is not None
         bag = BagOfWords(self.text.bow_size).fit(self.train_captions())
         return bag.transform(corpus.captions)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,8 @@ Progress = Callable[[int, int], None]
 class FeatureSource:
     """What made a feature store; part of every record.
 
-    ``weights`` is a file name, the name of a torchvision enum, or ``none``; ``weights_sha256`` the checksum of
-    the parameters as loaded, so that the same file under two names is the same source.
+    ``weights`` is a file name, the name of a torchvision enum, or ``none``; ``weights_sha256`` the checksum
+    of the parameters as loaded, so that the same file under two names is the same source.
     """
 
     network: str
@@ -63,7 +65,7 @@ NETWORKS: dict[str, tuple[Callable[[Any], nn.Module], int]] = {
     "resnet152": (_resnet, 2048),
     "mobilenet_v2": (_mobilenet, 1280),
 }
-"""Name to (what is cut off, width): fc7 with its ReLU for VGG-19, the pooled last feature map for the others."""
+"""Name to (what is cut off, width): fc7 with its ReLU for VGG-19, the pooled last feature map elsewhere."""
 
 
 def load_network(name: str, weights: str, data_root: Path) -> tuple[nn.Module, FeatureSource]:
@@ -71,8 +73,9 @@ def load_network(name: str, weights: str, data_root: Path) -> tuple[nn.Module, F
 
     Args:
         name: one of NETWORKS.
-        weights: a path to a state dict; ``DEFAULT`` for torchvision's own (downloaded by torchvision); ``none``
-            for random ones (seed 0); ``auto``: ``data_root/weights/<name>_*.pth`` if there, else ``DEFAULT``.
+        weights: a path to a state dict; ``DEFAULT`` for torchvision's own (downloaded by torchvision);
+            ``none`` for random ones (seed 0); ``auto``: ``data_root/weights/<name>_*.pth`` if there, else
+            ``DEFAULT``.
         data_root: where ``auto`` looks.
 
     Raises:
@@ -84,8 +87,9 @@ def load_network(name: str, weights: str, data_root: Path) -> tuple[nn.Module, F
         raise BadInput(f"network '{name}' is unknown{nearest(name, NETWORKS)}")
     cut, dim = NETWORKS[name]
     torch_state = torch.random.get_rng_state()
-    torch.manual_seed(0)
-    network = torchvision.models.get_model(name, weights=None)
+    # Not torch.manual_seed: that would reset the accelerator's generators too, for every seed alike.
+    torch.default_generator.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None).eval()
     torch.random.set_rng_state(torch_state)
     label = weights
     if weights == "auto":
@@ -96,10 +100,11 @@ def load_network(name: str, weights: str, data_root: Path) -> tuple[nn.Module, F
         enum = torchvision.models.get_model_weights(name)
         try:
             network.load_state_dict(enum["DEFAULT"].get_state_dict(progress=True, check_hash=True))
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise MissingInput(
-                f"{data_root / 'weights' / name}_*.pth is missing and torchvision's weights cannot be downloaded "
-                f"({error}); put a state dict there, or pass WEIGHTS=path, or WEIGHTS=none for random ones"
+                f"{data_root / 'weights' / name}_*.pth is missing and torchvision's weights cannot be "
+                f"downloaded ({error}); put a state dict there, or pass WEIGHTS=path, or WEIGHTS=none for "
+                "random ones"
             ) from error
         label = str(enum["DEFAULT"])
     elif weights != "none":
@@ -108,8 +113,28 @@ def load_network(name: str, weights: str, data_root: Path) -> tuple[nn.Module, F
     digest = hashlib.sha256()
     for key, value in network.state_dict().items():
         digest.update(key.encode() + value.cpu().numpy().tobytes())
+    if weights == "none":
+        # Behind the checksum: what is measured differs in its last bits from one processor to the next.
+        digest.update(b"calibrated")
+        _calibrate(network)
     network = cut(network).eval().requires_grad_(False)
     return network, FeatureSource(name, label, digest.hexdigest()[:16], 224, dim)
+
+
+@torch.inference_mode()
+def _calibrate(network: nn.Module) -> None:
+    """Let the batch norms of a random network see smooth noise once.
+
+    With the statistics that they start with (mean 0, variance 1), signals vanish or explode layer by layer:
+    MobileNet-V2 gives features of 1e-10, ResNet-152 of 1e7.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    if norms:
+        coarse = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        network(nn.functional.interpolate(coarse, size=128, mode="bilinear"))
 
 
 def _load_state(network: nn.Module, path: Path, name: str) -> None:
@@ -159,7 +184,8 @@ def extract_features(
 ) -> FeatureStore:
     """The store for (data fingerprint, network, weights, image size); made where it is not there yet.
 
-    Extraction writes into a partial file and notes every finished batch, so that a killed run goes on where it was.
+    Extraction writes into a partial file and notes every finished batch, so that a killed run goes on where
+    it was.
 
     Args:
         corpus: with pixels.
@@ -184,12 +210,26 @@ def extract_features(
     store = FeatureStore(cache / "features" / f"{name}.npy", source)
     if not store.path.is_file():
         try:
-            _extract(module.to(device), corpus.images, store, image_size, batch_size, device, progress)
+            with _alone(store.path):
+                if not store.path.is_file():
+                    _extract(
+                        module.to(device), corpus.images, store, image_size, batch_size, device, progress
+                    )
         except OSError as error:
             raise BadInput(
-                f"{store.path.parent} cannot be written ({error.strerror}); free space or choose another RUNS folder"
+                f"{store.path.parent} cannot be written ({error.strerror}); "
+                "free space or choose another RUNS folder"
             ) from error
     return store
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait while another process makes the same store; the kernel frees the lock however that one ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 @torch.inference_mode()
@@ -202,7 +242,6 @@ def _extract(
     device: str,
     progress: Progress | None,
 ) -> None:
-    store.path.parent.mkdir(parents=True, exist_ok=True)
     partial, note = store.path.with_suffix(".partial"), store.path.with_suffix(".json")
     shape = (len(images), store.source.dim)
     # The note is written after its rows are flushed: what it counts is on the disk.
@@ -212,6 +251,9 @@ def _extract(
         _Pixels(images, image_size, done),
         batch_size=batch_size,
         num_workers=2 if len(images) - done > 512 else 0,
+        # A generator of its own: with the global one, a run that extracts would train with other random
+        # numbers than one that finds its features in the cache.
+        generator=torch.Generator(),
     )
     for pixels in loader:
         rows = module(pixels.to(device)).float().cpu()

@@ -37,12 +37,13 @@ class ImageFiles:
 
     @classmethod
     def within(cls, folder: Path, names: list[str]) -> ImageFiles:
-        """The files ``names`` below ``folder``; raises MissingInput that names the first that is not there."""
+        """The files ``names`` below ``folder``; raises MissingInput that names the first one missing."""
         present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         for name in names:
             if name not in present and not (folder / name).is_file():
                 raise MissingInput(
-                    f"{folder / name} is missing; put the data set's images there (or drop the entry from its JSON)"
+                    f"{folder / name} is missing; put the data set's images there "
+                    "(or drop the entry from its JSON)"
                 )
         return cls([folder / name for name in names])
 

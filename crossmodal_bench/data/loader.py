@@ -22,8 +22,9 @@ class BatchOrder(Sampler[BatchRows]):
     """Batches of row positions 0..n-1 for one rank.
 
     Training shuffles by (seed, epoch) and drops a last batch of one item (no loss here is defined on a single
-    pair). Every rank yields the same number of batches: the order is padded by wrapping around to a multiple of
-    the world size and rank r takes positions r, r + world, ... Evaluation drops what padding repeats by id.
+    pair). Every rank yields the same number of batches: the order is padded by wrapping around to a multiple
+    of the world size and rank r takes positions r, r + world, ... Evaluation drops what padding repeats by
+    id.
     """
 
     def __init__(
@@ -58,8 +59,8 @@ class BatchOrder(Sampler[BatchRows]):
 class BatchLoader(DataLoader[Any]):
     """A DataLoader whose data set makes whole batches, and which can go on in the middle of an epoch.
 
-    Lightning saves ``state_dict`` in checkpoints and restores it; without it, a resumed epoch would start over
-    at its first batch.
+    Lightning saves ``state_dict`` in checkpoints and restores it; without it, a resumed epoch would start
+    over at its first batch.
     """
 
     def __init__(

@@ -35,7 +35,8 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
             yield f"  {split:5s} {counts['images']} images, {counts['captions']} captions, {spread} per image"
     if corpus.captions is not None:
         words = Vocabulary.fit(data.train_captions(), min_count)
-        yield f"  vocabulary {len(words)} entries (words with at least {min_count} occurrences, 4 special tokens)"
+        kept = f"words with at least {min_count} occurrences, 4 special tokens"
+        yield f"  vocabulary {len(words)} entries ({kept})"
     for what, array in (("image features", corpus.image_features), ("text features", corpus.text_features)):
         if array is not None:
             yield f"  {what} {array.shape[1]} wide, given by the data set"
@@ -72,4 +73,5 @@ def extract(data: CrossModalDataModule, batch_size: int, device: str) -> str:
         )
         bar.update(task, completed=len(data.corpus.image_ids))
     source = store.source
-    return f"{store.path}: {len(data.corpus.image_ids)} x {source.dim}, {source.network}, weights {source.weights} ({source.weights_sha256})"
+    made_by = f"{source.network}, weights {source.weights} ({source.weights_sha256})"
+    return f"{store.path}: {len(data.corpus.image_ids)} x {source.dim}, {made_by}"

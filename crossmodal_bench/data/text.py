@@ -1,4 +1,4 @@
-"""From sentences to words, word ids, bags of words and content-word labels; fitted on training captions only."""
+"""Sentences as words, word ids, bags of words and content-word labels; fitted on training captions only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
 def tokenize(caption: str) -> list[str]:
-    """Lower-case words of a sentence: runs of letters and digits, with an inner apostrophe; no punctuation."""
+    """Lower-case words of a sentence: runs of letters and digits, an inner apostrophe; no punctuation."""
     return _WORD.findall(caption.lower())
 
 
@@ -93,9 +93,9 @@ def content_word_labels(
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels for data sets that have none: the most frequent content words of the training captions.
 
-    A content word is a word of three letters or more outside scikit-learn's English stop words. An image has a
-    label when at least one of its captions uses the word. Only the images of training captions are labelled, so
-    nothing of validation or test reaches training, and no metric can be computed from them.
+    A content word is a word of three letters or more outside scikit-learn's English stop words. An image has
+    a label when at least one of its captions uses the word. Only the images of training captions are
+    labelled, so nothing of validation or test reaches training, and no metric can be computed from them.
 
     Args:
         captions: M sentences.

@@ -99,7 +99,7 @@ class Views:
 
 
 def normalised_pixels(image: Image.Image, size: int) -> Tensor:
-    """(3, size, size): shorter side resized to ``size`` (bilinear), centre crop, ImageNet mean and deviation."""
+    """(3, size, size): shorter side to ``size`` (bilinear), centre crop, ImageNet mean and deviation."""
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     if image.size != (width, height):
@@ -119,8 +119,8 @@ def _float_rows(array: Any, rows: Rows) -> Tensor:
 class PairDataset(Dataset[PairBatch]):
     """Training pairs, a whole batch per item.
 
-    ``caption`` sampling: each caption with its image, so an image counts once per caption. ``image`` sampling:
-    each image once an epoch, with one of its captions drawn by (seed, epoch, image).
+    ``caption`` sampling: each caption with its image, so an image counts once per caption. ``image``
+    sampling: each image once an epoch, with one of its captions drawn by (seed, epoch, image).
     """
 
     def __init__(self, views: Views, split: str, sampling: str, seed: int) -> None:
@@ -135,7 +135,7 @@ class PairDataset(Dataset[PairBatch]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, batch: BatchRows) -> PairBatch:  # type: ignore[override]
+    def __getitem__(self, batch: BatchRows) -> PairBatch:
         rows = self.rows[batch.rows]
         if self.sampling == "image":
             rows = np.array(
@@ -156,7 +156,7 @@ class ImageDataset(Dataset[ImageBatch]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, batch: BatchRows) -> ImageBatch:  # type: ignore[override]
+    def __getitem__(self, batch: BatchRows) -> ImageBatch:
         return self.views.images(self.rows[batch.rows])
 
 
@@ -169,5 +169,5 @@ class TextDataset(Dataset[TextBatch]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, batch: BatchRows) -> TextBatch:  # type: ignore[override]
+    def __getitem__(self, batch: BatchRows) -> TextBatch:
         return self.views.texts(self.rows[batch.rows])

@@ -1,4 +1,4 @@
-"""Word pieces for BERT-family text encoders, by transformers; a small vocabulary of one's own where none is named."""
+"""Word pieces for BERT-family text encoders, by transformers; a vocabulary of one's own where none is named."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ SPECIAL = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
+FIRST = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""The ids 0 to 4, as BERT has them; padding is 0 in every view."""
 
 
 def build_tokenizer(name: str | None, train_captions: Iterable[str], size: int = 8000) -> Any:
@@ -34,11 +36,26 @@ def build_tokenizer(name: str | None, train_captions: Iterable[str], size: int =
             return AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
             raise BadInput(
-                f"tokenizer '{name}' cannot be loaded ({str(error).splitlines()[0]}); give a local folder or a known name"
+                f"tokenizer '{name}' cannot be loaded ({str(error).splitlines()[0]}); "
+                "give a local folder or a known name"
             ) from error
-    from tokenizers import BertWordPieceTokenizer
+    from tokenizers import BertWordPieceTokenizer, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     pieces = BertWordPieceTokenizer(lowercase=True)
-    pieces.train_from_iterator(train_captions, vocab_size=size, min_frequency=2, show_progress=False)
-    return PreTrainedTokenizerFast(tokenizer_object=pieces, model_max_length=128, **SPECIAL)
+    captions = list(train_captions)
+    letters = sorted({one for caption in captions for one in pieces.normalize(caption) if not one.isspace()})
+    # Named beforehand, letters have fixed ids. The trainer would number them in the order of a hash table,
+    # which also decides ties between pieces: another vocabulary in every process, no checkpoint that fits.
+    pieces.train_from_iterator(
+        captions,
+        vocab_size=size,
+        min_frequency=2,
+        show_progress=False,
+        limit_alphabet=len(letters) + 1,
+        special_tokens=[*FIRST, *letters, *(f"##{one}" for one in letters)],
+    )
+    # Made anew from its vocabulary: only then does it put [CLS] and [SEP] around a sentence.
+    whole = BertWordPieceTokenizer(vocab=pieces.get_vocab(), lowercase=True)
+    backend = Tokenizer.from_str(whole.to_str())
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=128, **SPECIAL)

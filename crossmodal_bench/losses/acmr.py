@@ -25,10 +25,11 @@ def acmr_triplet_loss(
 ) -> Tensor:
     """Inter-modal invariance loss, Eq. 3-6: one number for both directions.
 
-    ``paper``: for an anchor, the mean distance to the positives of the other modality plus ``weight`` times the
-    mean of max(0, margin - distance) over its negatives, averaged over anchors; the two directions are added.
-    Eq. 4-5 print a sum over i, j, k without saying how it is taken: the means keep the loss independent of the
-    batch's label counts. A pair is always its own positive, also where an image carries no label at all.
+    ``paper``: for an anchor, the mean distance to the positives of the other modality plus ``weight`` times
+    the mean of max(0, margin - distance) over its negatives, averaged over anchors; the two directions are
+    added. Eq. 4-5 print a sum over i, j, k without saying how it is taken: the means keep the loss
+    independent of the batch's label counts. A pair is always its own positive, also where an image carries no
+    label at all.
 
     ``demo``: the authors' published code, one hinge per direction over the whole batch,
     max(0, margin + weight * sum ||v - t||^2 / 2 - sum ||v - t_negative||^2 / 2).
@@ -38,8 +39,8 @@ def acmr_triplet_loss(
         texts: (B, D) projected texts; row b belongs to image b.
         labels: (B,) classes, or (B, C) multi-hot, where a positive shares at least one label.
         margin: the margin, mu in Eq. 4-5 (the paper gives no value).
-        weight: of the negatives' term, lambda in Eq. 4-5; in the demo's form the factor on the positives, where
-            the paper's default stands for the demo's 5.
+        weight: of the negatives' term, lambda in Eq. 4-5; in the demo's form the factor on the positives,
+            where the paper's default stands for the demo's 5.
         form: which of the two.
         negative_images: (B, D) for ``demo``: for each text, a projected image of another class.
         negative_texts: (B, D) for ``demo``: for each image, a projected text of another class.
@@ -49,7 +50,8 @@ def acmr_triplet_loss(
     """
     if images.shape != texts.shape or len(labels) != len(images):
         raise ValueError(
-            f"images {tuple(images.shape)}, texts {tuple(texts.shape)} and labels {tuple(labels.shape)} must agree"
+            f"images {tuple(images.shape)}, texts {tuple(texts.shape)} "
+            f"and labels {tuple(labels.shape)} must agree"
         )
     if form == "paper":
         return _paper_form(images, texts, labels, margin, weight)
@@ -91,7 +93,7 @@ def same_label(labels: Tensor) -> Tensor:
 
 
 def modality_classification_loss(image_logits: Tensor, text_logits: Tensor) -> Tensor:
-    """Adversarial loss, Eq. 1: the cross-entropy of telling images (class 1) from texts (class 0), summed over both.
+    """Adversarial loss, Eq. 1: the cross-entropies of calling images class 1 and texts class 0, added.
 
     Args:
         image_logits: (B, 2) of the modality classifier for images.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,17 +25,18 @@ from crossmodal_bench.similarity import negative_euclidean
 
 
 class ACMR(AdversarialMethod):
-    """Two projectors into a common space, a label classifier, and a modality classifier behind gradient reversal.
+    """Two projectors into a common space, a label classifier, a modality classifier behind gradient reversal.
 
-    Minimises alpha L_imi + beta L_imd + regularisation L_reg - adversary L_adv over the projectors and the label
-    classifier, and L_adv over the modality classifier (Eq. 8-10, Algorithm 1: ``k`` steps of the former to one of
-    the latter). Texts rank by minus the Euclidean distance.
+    Minimises alpha L_imi + beta L_imd + regularisation L_reg - adversary L_adv over the projectors and the
+    label classifier, and L_adv over the modality classifier (Eq. 8-10, Algorithm 1: ``k`` steps of the former
+    to one of the latter). Texts rank by minus the Euclidean distance.
 
-    Table 5's "L_imi only" is beta = 0, "L_imd only" alpha = 0; Figure 4's "without adversary" is adversary = 0.
-    Where paper and published code disagree, the paper is followed; ``triplet_form`` gives the code's loss.
+    Table 5's "L_imi only" is beta = 0, "L_imd only" alpha = 0; Figure 4's "without adversary" is adversary =
+    0. Where paper and published code disagree, the paper is followed; ``triplet_form`` gives the code's loss.
 
     Args:
-        alpha: weight of the inter-modal invariance loss, Eq. 6 (the paper's section 4.3.4 swaps alpha and beta).
+        alpha: weight of the inter-modal invariance loss, Eq. 6 (the paper's section 4.3.4 swaps alpha and
+            beta).
         beta: weight of the label prediction loss, Eq. 2.
         regularisation: weight of Eq. 7; the paper prints 1.
         adversary: weight of the modality classifier's gradient in the projectors; 0 turns the adversary off.
@@ -87,16 +88,16 @@ class ACMR(AdversarialMethod):
 
     def build(self, spec: DataSpec) -> None:
         """Projectors V-2000-200 and T-500-200, label classifier 200-C, modality classifier 200-50-2."""
-        p = self.hparams
+        p: Any = self.hparams
         common = {"activation": "tanh", "last": p.last, "dropout": p.dropout, "standardise": p.standardise}
         self.image_projector = Perceptron((spec.feature_dim, *p.image_hidden, p.dim), **common)
         self.text_projector = Perceptron((spec.bow_dim, *p.text_hidden, p.dim), **common)
         self.label_classifier = nn.Linear(p.dim, spec.n_labels)
         self.modality_classifier = Perceptron((p.dim, *p.critic_hidden, 2), activation="tanh")
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:  # type: ignore[override]
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the projectors and the label classifier; another for the modality classifier."""
-        p = self.hparams
+        p: Any = self.hparams
         encoders = [
             *self.image_projector.parameters(),
             *self.text_projector.parameters(),
@@ -105,13 +106,13 @@ class ACMR(AdversarialMethod):
         betas = (p.adam_beta1, 0.999)
         critic_rate = p.learning_rate if p.critic_learning_rate is None else p.critic_learning_rate
         return [
-            torch.optim.Adam(encoders, p.learning_rate, betas),
-            torch.optim.Adam(self.modality_classifier.parameters(), critic_rate, betas),
+            torch.optim.Adam(encoders, p.learning_rate, betas, fused=True),
+            torch.optim.Adam(self.modality_classifier.parameters(), critic_rate, betas, fused=True),
         ]
 
     def joint_loss(self, batch: PairBatch) -> Tensor:
         """Eq. 8 plus Eq. 1 behind the reversal, whose gradient is that of Eq. 9 and 10."""
-        p = self.hparams
+        p: Any = self.hparams
         labels = require(batch.images.labels, "labels")
         images, texts = self._project_images(batch.images), self._project_texts(batch.texts)
         invariance = self._invariance(batch, images, texts, labels)
@@ -124,18 +125,15 @@ class ACMR(AdversarialMethod):
         text_guess = self.modality_classifier(reverse_gradient(texts, factor))
         adversarial = modality_classification_loss(image_guess, text_guess)
         right = torch.cat([image_guess.argmax(1) == 1, text_guess.argmax(1) == 0])
-        self.log_dict(
+        self.log_means(
             {
-                "train/loss_embedding": embedding.detach(),
-                "train/loss_invariance": invariance.detach(),
-                "train/loss_labels": discrimination.detach(),
-                "train/loss_adversarial": adversarial.detach(),
+                "train/loss_embedding": embedding,
+                "train/loss_invariance": invariance,
+                "train/loss_labels": discrimination,
+                "train/loss_adversarial": adversarial,
                 "train/critic_accuracy": right.float().mean(),
             },
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(batch),
-            sync_dist=True,
+            len(batch),
         )
         return embedding + adversarial
 
@@ -158,7 +156,7 @@ class ACMR(AdversarialMethod):
         return self.text_projector(require(batch.bow, "bow"))
 
     def _invariance(self, batch: PairBatch, images: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
-        p = self.hparams
+        p: Any = self.hparams
         if p.triplet_form == "paper":
             return acmr_triplet_loss(images, texts, labels, p.margin, p.negative_weight)
         different = ~same_label(labels)
@@ -171,7 +169,8 @@ class ACMR(AdversarialMethod):
         )
 
     def _reversal_factor(self) -> float:
-        if self.hparams.reversal_schedule == "constant":
+        p: Any = self.hparams
+        if p.reversal_schedule == "constant":
             return 1.0
         progress = self.trainer.current_epoch / max(1, self.trainer.max_epochs or 1)
         return 2 / (1 + math.exp(-10 * progress)) - 1

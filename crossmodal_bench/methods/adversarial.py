@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +15,10 @@ from crossmodal_bench.methods.base import RetrievalMethod
 class AdversarialMethod(RetrievalMethod):
     """Encoders and critic share one backward pass through a gradient reversal, and step in turns.
 
-    A cycle is ``encoder_steps`` steps of the encoders' optimiser followed by ``critic_steps`` of the critic's.
-    Every step takes a fresh batch and one backward pass through everything; only the optimiser whose turn it is
-    steps, so every parameter has a gradient at every step and plain DDP holds. Where in the cycle training is
-    lies in a buffer, so that a checkpoint continues it.
+    A cycle is ``encoder_steps`` steps of the encoders' optimiser followed by ``critic_steps`` of the
+    critic's. Every step takes a fresh batch and one backward pass through everything; only the optimiser
+    whose turn it is steps, so every parameter has a gradient at every step and plain DDP holds. Where in the
+    cycle training is lies in a buffer, so that a checkpoint continues it.
 
     ``configure_optimizers`` must return the encoders' optimiser first and the critic's second.
     """
@@ -36,11 +37,12 @@ class AdversarialMethod(RetrievalMethod):
 
     @abstractmethod
     def joint_loss(self, batch: PairBatch) -> Tensor:
-        """One scalar whose gradient is the encoders' and, behind the reversal, the critic's; logs its terms."""
+        """One scalar whose gradient is the encoders' and, behind the reversal, the critic's."""
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
         """One backward pass; one optimiser steps."""
-        encoders, critic = self.optimizers()  # type: ignore[misc]
+        optimisers: Any = self.optimizers()
+        encoders, critic = optimisers
         self.manual_backward(self.joint_loss(batch))
         optimiser = encoders if int(self.cycle_position) < self.encoder_steps else critic
         if self.gradient_clip is not None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
@@ -16,8 +17,8 @@ from crossmodal_bench.encoding import Encoding
 class RetrievalMethod(pl.LightningModule, ABC):
     """A way to score images against texts.
 
-    A subclass declares ``requires`` (names of views), builds its networks in ``build`` from the sizes of the data,
-    and implements the two encoders and the score. What it optimises is in its ``training_step``.
+    A subclass declares ``requires`` (names of views), builds its networks in ``build`` from the sizes of the
+    data, and implements the two encoders and the score. What it optimises is in its ``training_step``.
 
     Attributes:
         requires: the views that its batches must have.
@@ -30,6 +31,7 @@ class RetrievalMethod(pl.LightningModule, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.data_spec: DataSpec | None = None
+        self._sums: dict[str, tuple[Tensor, int]] = {}
 
     @abstractmethod
     def build(self, spec: DataSpec) -> None:
@@ -61,22 +63,50 @@ class RetrievalMethod(pl.LightningModule, ABC):
         """Keep the sizes, so that a checkpoint can be loaded without its data."""
         if self.data_spec is not None:
             checkpoint["data_spec"] = asdict(self.data_spec)
+        checkpoint["train_sums"] = dict(self._sums)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build before the weights are loaded."""
         if "data_spec" in checkpoint:
             self.prepare(DataSpec(**checkpoint["data_spec"]))
+        self._sums = dict(checkpoint.get("train_sums", {}))
+
+    def log_means(self, values: dict[str, Tensor], batch_size: int) -> None:
+        """Log means over the epoch's samples, once at its end.
+
+        Lightning's own running means start at zero when training resumes in mid-epoch; these lie in
+        checkpoints.
+
+        Args:
+            values: scalars of this batch, by name.
+            batch_size: samples in this batch.
+        """
+        for name, value in values.items():
+            total, count = self._sums.get(name, (torch.zeros(()), 0))
+            self._sums[name] = (value.detach() * batch_size + total.to(value.device), count + batch_size)
+
+    def on_train_epoch_start(self) -> None:
+        """Start the means; Lightning does not call this where an epoch is resumed."""
+        self._sums = {}
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the means behind the last batch: before validation and the callbacks' end of the epoch."""
+        if self.trainer.is_last_batch:
+            means = {name: total / count for name, (total, count) in self._sums.items()}
+            self.log_dict(means, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def encode(self, batch: ImageBatch | TextBatch) -> Encoding:
         """Either modality."""
         return self.encode_images(batch) if isinstance(batch, ImageBatch) else self.encode_texts(batch)
 
-    def validation_step(
+    def validation_step(  # type: ignore[override]
         self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> Encoding:
         """The encoding; the retrieval callback collects it."""
         return self.encode(batch)
 
-    def test_step(self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0) -> Encoding:
+    def test_step(  # type: ignore[override]
+        self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> Encoding:
         """The encoding; the retrieval callback collects it."""
         return self.encode(batch)

@@ -17,15 +17,16 @@ from crossmodal_bench.similarity import cosine_similarity
 
 
 class CCA(ClosedFormMethod):
-    """Linear CCA by scikit-learn: both sides whitened by PCA, then the SVD of their cross-covariance.
+    """Linear CCA by scikit-learn: both sides whitened along their principal axes, then the SVD of their covariance.
 
     On whitened data the singular vectors of the cross-covariance are the canonical directions and its singular
-    values the canonical correlations. Keeping fewer principal components than features regularises.
+    values the canonical correlations. A ridge in the whitening regularises (Hardoon et al., Neural Computation
+    2004): without it, a bag of thousands of words is whitened mostly into noise.
 
     Args:
         dim: canonical directions kept (at most).
-        image_components: principal components of the image features kept (at most).
-        text_components: principal components of the text features kept (at most).
+        image_ridge: added to every variance of the image features, as a multiple of their mean variance.
+        text_ridge: the same for the text features.
         correlation_power: a direction counts by its canonical correlation to this power (Gong et al., IJCV 2014,
             use 4); 0 counts all directions alike.
     """
@@ -33,13 +34,11 @@ class CCA(ClosedFormMethod):
     requires = frozenset({"features", "bow"})
 
     def __init__(
-        self,
-        dim: int = 200,
-        image_components: int = 500,
-        text_components: int = 500,
-        correlation_power: float = 1.0,
+        self, dim: int = 200, image_ridge: float = 0.0, text_ridge: float = 0.0, correlation_power: float = 0.0
     ) -> None:
         super().__init__()
+        if min(image_ridge, text_ridge) < 0:
+            raise ValueError(f"image_ridge {image_ridge} and text_ridge {text_ridge} must not be negative")
         self.save_hyperparameters()
 
     def buffer_shapes(self, spec: DataSpec) -> dict[str, tuple[int, ...]]:
@@ -55,17 +54,19 @@ class CCA(ClosedFormMethod):
     def fit(self, images: NDArray[Any], texts: NDArray[Any], labels: NDArray[Any] | None) -> None:
         """Solve on (n, D_v) and (n, D_t)."""
         p = self.hparams
-        image_pca, text_pca = _whitening(images, p.image_components), _whitening(texts, p.text_components)
-        white_images, white_texts = image_pca.transform(images), text_pca.transform(texts)
+        image_mean, image_axes = _whitening(images, p.image_ridge)
+        text_mean, text_axes = _whitening(texts, p.text_ridge)
+        white_images, white_texts = (images - image_mean) @ image_axes, (texts - text_mean) @ text_axes
         dim = min(p.dim, white_images.shape[1], white_texts.shape[1])
         solved = PLSSVD(n_components=dim, scale=False).fit(white_images, white_texts)
         pairs = (white_images @ solved.x_weights_) * (white_texts @ solved.y_weights_)
         weight = pairs.mean(0).clip(0) ** p.correlation_power
+        missing = ((0, 0), (0, p.dim - dim))
         self.fill(
-            image_mean=image_pca.mean_,
-            image_map=_map(image_pca, solved.x_weights_ * weight, p.dim),
-            text_mean=text_pca.mean_,
-            text_map=_map(text_pca, solved.y_weights_ * weight, p.dim),
+            image_mean=image_mean,
+            image_map=np.pad(image_axes @ (solved.x_weights_ * weight), missing),
+            text_mean=text_mean,
+            text_map=np.pad(text_axes @ (solved.y_weights_ * weight), missing),
         )
 
     def encode_images(self, batch: ImageBatch) -> Encoding:
@@ -81,18 +82,11 @@ class CCA(ClosedFormMethod):
         return cosine_similarity(images.values, texts.values)
 
 
-def _whitening(x: NDArray[Any], components: int) -> PCA:
-    # Histograms sum to one: their last principal component is constant and must not be divided by.
-    n = min(components, *x.shape)
-    pca = PCA(
-        n_components=n, whiten=True, svd_solver="covariance_eigh" if x.shape[0] > x.shape[1] else "full"
-    ).fit(x)
-    rank = int((pca.explained_variance_ > 1e-10 * pca.explained_variance_[0]).sum())
-    if rank < n:
-        pca = PCA(n_components=rank, whiten=True, svd_solver="full").fit(x)
-    return pca
-
-
-def _map(pca: PCA, weights: NDArray[Any], dim: int) -> NDArray[Any]:
-    full = (pca.components_.T / np.sqrt(pca.explained_variance_)) @ weights
-    return np.pad(full, ((0, 0), (0, dim - full.shape[1])))
+def _whitening(x: NDArray[Any], ridge: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The mean (D,) and the map (D, r) to unit variance plus ridge, over the r axes along which x varies at all."""
+    pca = PCA(svd_solver="covariance_eigh" if x.shape[0] > x.shape[1] else "full").fit(x)
+    variance = pca.explained_variance_
+    # Histograms sum to one: along that axis there is only rounding, which must not be blown up.
+    kept = variance > 1e-10 * variance[0]
+    scale = np.sqrt(variance[kept] + ridge * variance.mean())
+    return pca.mean_, pca.components_[kept].T / scale

@@ -24,10 +24,12 @@ class ClosedFormMethod(RetrievalMethod):
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
+        # DDP refuses a module in which nothing asks for a gradient.
+        self.nothing = torch.nn.Parameter(torch.zeros(0))
 
     @abstractmethod
     def fit(self, images: NDArray[Any], texts: NDArray[Any], labels: NDArray[Any] | None) -> None:
-        """Solve on (n, D_v) image features, (n, D_t) texts, row b of one with row b of the other; fill buffers."""
+        """Fill the buffers from (n, D_v) image features and (n, D_t) texts, where rows of both are pairs."""
 
     def on_fit_start(self) -> None:
         """Solve."""

@@ -1,4 +1,4 @@
-"""Semantic matching (Rasiwasia et al., ACM MM 2010): both modalities meet in the space of class probabilities."""
+"""Semantic matching (Rasiwasia et al., ACM MM 2010): both modalities meet as class probabilities."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch, require
 from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.errors import BadInput
 from crossmodal_bench.methods.closed_form import ClosedFormMethod
 from crossmodal_bench.similarity import cosine_similarity
 from crossmodal_bench.similarity.vectors import centred
@@ -30,6 +31,11 @@ class SemanticMatching(ClosedFormMethod):
     """
 
     requires = frozenset({"features", "bow", "labels"})
+
+    image_weight: Tensor
+    image_bias: Tensor
+    text_weight: Tensor
+    text_bias: Tensor
 
     def __init__(self, image_c: float = 1.0, text_c: float = 1.0) -> None:
         super().__init__()
@@ -48,9 +54,10 @@ class SemanticMatching(ClosedFormMethod):
     def fit(self, images: NDArray[Any], texts: NDArray[Any], labels: NDArray[Any] | None) -> None:
         """Solve both regressions on (n, D_v) and (n, D_t)."""
         assert labels is not None
+        p: Any = self.hparams
         n_labels = len(self.get_buffer("image_bias"))
-        image_weight, image_bias = _regressions(images, labels, n_labels, self.hparams.image_c)
-        text_weight, text_bias = _regressions(texts, labels, n_labels, self.hparams.text_c)
+        image_weight, image_bias = _regressions(images, labels, n_labels, p.image_c)
+        text_weight, text_bias = _regressions(texts, labels, n_labels, p.text_c)
         self.fill(
             image_weight=image_weight, image_bias=image_bias, text_weight=text_weight, text_bias=text_bias
         )
@@ -79,11 +86,16 @@ def _regressions(
     x: NDArray[Any], labels: NDArray[Any], n_labels: int, c: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     mean, scale = x.mean(0), x.std(0)
-    scale[scale == 0] = 1
+    # A constant column's deviation is rounding, seldom zero; float32 batches hold nothing finer than this.
+    scale[scale <= 1e-6 * np.abs(mean)] = 1
     x = (x - mean) / scale
     weight, bias = np.zeros((x.shape[1], n_labels)), np.full(n_labels, ABSENT)
     if labels.ndim == 1:
         classes = np.unique(labels)
+        if len(classes) < 2:
+            raise BadInput(
+                f"all training pairs have class {classes[0]}; semantic matching needs at least two"
+            )
         coefficients, intercepts = _logistic(x, labels, c)
         if len(classes) == 2:
             # Two classes come as one regression of the second against the first.

@@ -1,12 +1,18 @@
-"""Fake records: complete ones to which a test gives only what it is about."""
+"""Fake records, to which a test gives only what it is about; and commands that start at once."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from crossmodal_bench.bench.record import Record, read_record, write_record
@@ -94,3 +100,99 @@ def make_recall_record(make_record: Callable[..., Record]) -> Callable[..., Reco
         return make_record(**{**defaults, "curves": {}, **changes})
 
     return make
+
+
+SERVER = """
+import json, os, runpy, sys, time
+import crossmodal_bench.bench.runner, crossmodal_bench.bench.worker
+for line in sys.stdin:
+    request = json.loads(line)
+    if "words" in request:
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            os.chdir(request["folder"])
+            for number, name in ((1, "out"), (2, "err")):
+                os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            sys.argv = ["crossmodal_bench", *request["words"]]
+            runpy.run_module("crossmodal_bench", run_name="__main__", alter_sys=True)
+        print(pid, flush=True)
+    else:
+        deadline = time.monotonic() + request["seconds"]
+        pid = 0
+        while not pid and time.monotonic() < deadline:
+            pid, status = os.waitpid(request["pid"], os.WNOHANG)
+            time.sleep(0.02)
+        print(os.waitstatus_to_exitcode(status) if pid else "still running", flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """`python -m crossmodal_bench WORDS`, started."""
+
+    server: subprocess.Popen[str]
+    pid: int
+    out: Path
+    err: Path
+
+    def wait(self, seconds: float = 120) -> int:
+        """Its exit status; negative for a signal."""
+        return int(_ask(self.server, {"pid": self.pid, "seconds": seconds}))
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+
+def _ask(server: subprocess.Popen[str], request: dict[str, Any]) -> str:
+    assert server.stdin is not None and server.stdout is not None
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    return server.stdout.readline().strip()
+
+
+@pytest.fixture(scope="session")
+def _server() -> Iterator[subprocess.Popen[str]]:
+    # Importing torch and Lightning for every command would cost more than all the rest of the tests.
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with server:
+        yield server
+        assert server.stdin is not None
+        server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def start(_server: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Command]:
+    """Starts a command in a folder, from a process that has everything imported and has computed nothing."""
+
+    def start(*words: object, folder: Path) -> Command:
+        output = tmp_path_factory.mktemp("output")
+        out, err = output / "out", output / "err"
+        request = {"words": [str(word) for word in words], "folder": str(folder)}
+        pid = int(_ask(_server, {**request, "out": str(out), "err": str(err)}))
+        return Command(_server, pid, out, err)
+
+    return start
+
+
+def write_arrays(root: Path, name: str = "pascal_sentence", train: int = 60, test: int = 20) -> None:
+    """A fake of Pascal Sentence or NUS-WIDE-10K: classes that both modalities show."""
+    rng = np.random.default_rng(0)
+    (root / name).mkdir(parents=True)
+    for part, count in (("train", train), ("test", test)):
+        labels = np.arange(count) % 4
+        for what, width in (("images", 12), ("texts", 8)):
+            centres = np.random.default_rng(width).normal(size=(4, width))
+            values = centres[labels] + 0.1 * rng.normal(size=(count, width))
+            np.save(root / name / f"{part}_{what}.npy", values.astype(np.float32))
+        np.save(root / name / f"{part}_labels.npy", labels)
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with a fake of Pascal Sentence and nothing else."""
+    root = tmp_path_factory.mktemp("data")
+    write_arrays(root)
+    return root

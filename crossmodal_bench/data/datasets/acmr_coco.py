@@ -14,7 +14,7 @@ from crossmodal_bench.errors import BadInput
 
 
 class AcmrCoco(DatasetReader):
-    """The images of train2014 (82,783), drawn by a seed into 66,226 for training and the other 16,557 for testing.
+    """The images of train2014 (82,783), drawn by a seed into 66,226 for training and 16,557 for testing.
 
     ACMR states the sizes (Table 1) and not the draw.
 
@@ -37,8 +37,8 @@ class AcmrCoco(DatasetReader):
         rows = np.flatnonzero(within)
         if len(rows) != self.train + self.test:
             raise BadInput(
-                f"{corpus.source}: {len(rows)} images have the filepath 'train2014' where {self.train + self.test} are "
-                "needed; use Karpathy's dataset_coco.json"
+                f"{corpus.source}: {len(rows)} images have the filepath 'train2014' where "
+                f"{self.train + self.test} are needed; use Karpathy's dataset_coco.json"
             )
         rows = np.random.default_rng(self.draw_seed).permutation(rows)
         split = np.full(len(within), "train", dtype="<U5")

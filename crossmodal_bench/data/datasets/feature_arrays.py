@@ -68,7 +68,7 @@ class FeatureArrays(DatasetReader):
 
 
 class PascalSentence(FeatureArrays):
-    """Pascal Sentence (Rashtchian et al. 2010), 20 classes; ACMR uses 800/200 pairs, 4,096-d VGG, 1,000-d BoW."""
+    """Pascal Sentence (Rashtchian et al. 2010), 20 classes; ACMR: 800/200 pairs, 4,096-d VGG, 1,000-d BoW."""
 
     def __init__(self, folder: str = "pascal_sentence") -> None:
         super().__init__(folder)

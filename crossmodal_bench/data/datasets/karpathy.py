@@ -1,4 +1,4 @@
-"""Karpathy's layout: ``dataset*.json`` beside ``images/``. Flickr30K, Flickr8K, MS-COCO, or anyone's own folder."""
+"""Karpathy's layout: ``dataset*.json`` beside ``images/``. Flickr30K, Flickr8K, MS-COCO, or one's own folder."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _json_file(folder: Path) -> Path:
 
 def _entries(path: Path) -> list[dict[str, Any]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except json.JSONDecodeError as error:

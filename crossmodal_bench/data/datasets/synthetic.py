@@ -1,4 +1,4 @@
-"""Scenes of coloured, sized, placed shapes with sentences about them: made from a seed, learnable, not trivial."""
+"""Scenes of coloured, sized, placed shapes and sentences about them: from a seed, learnable, not trivial."""
 
 from __future__ import annotations
 
@@ -76,12 +76,13 @@ class Scene:
 class Synthetic(DatasetReader):
     """A data set that needs no file.
 
-    Every fourth scene is a near-duplicate of another one of its split, with one object changed: a hard negative.
-    Captions differ in wording and completeness; some leave out colour, size or whole objects, as people do.
+    Every fourth scene is a near-duplicate of another one of its split, with one object changed: a hard
+    negative. Captions differ in wording and completeness; some leave out colour, size or whole objects, as
+    people do.
 
     Args:
-        size: ``tiny`` (160/48/48 images, 3 captions each), ``small`` (1,000/200/400, 5 captions), or the number
-            of training images (a fifth as many for validation, and for test).
+        size: ``tiny`` (160/48/48 images, 3 captions each), ``small`` (1,000/200/400, 5 captions), or the
+            number of training images (a fifth as many for validation, and for test).
         seed: which data set.
     """
 
@@ -145,7 +146,7 @@ class Renderings:
         return pixels.clip(0, 255).astype(np.uint8)
 
     def regions(self, row: int) -> NDArray[np.float32]:
-        """(6, 112) crops of the objects, then of the corners that hold none: 6x6x3 pixels and the box in 0..1."""
+        """(6, 112) crops of the objects, then of the empty corners: 6x6x3 pixels and the box in 0..1."""
         scene = self.scenes[row]
         boxes = []
         for shape, (cy, cx) in zip(scene.shapes, _centres(scene), strict=True):
@@ -154,7 +155,7 @@ class Renderings:
         taken = {shape.place for shape in scene.shapes}
         boxes += [(4 + 32 * r, 4 + 32 * c, 24) for r, c in PLACES if (r, c) not in taken]
         boxes += [(0, 0, SIDE), (SIDE // 4, SIDE // 4, SIDE // 2)]
-        pixels = self.array(row).astype(np.float32) / 255
+        pixels = self.array(row).astype(np.float32) / np.float32(255)
         return np.stack([_region(pixels, *box) for box in boxes[:REGIONS]])
 
     def subset(self, rows: NDArray[np.int64]) -> Renderings:
@@ -167,13 +168,17 @@ class Renderings:
 
 
 def grid_descriptor(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(192,) mean, deviation and soft histogram over the six colours in a 4x4 grid: features without a network."""
+    """(192,) mean, deviation and soft histogram over six colours in a 4x4 grid: features without a network.
+
+    In double precision and rounded, so that processors with other vector instructions agree on every bit.
+    """
     half = SIDE // 2 // GRID
-    cells = pixels[::2, ::2].astype(np.float32).reshape(GRID, half, GRID, half, 3) / 255
+    cells = pixels[::2, ::2].astype(np.float64).reshape(GRID, half, GRID, half, 3) / 255
     cells = cells.transpose(0, 2, 1, 3, 4).reshape(GRID * GRID, -1, 3)
-    palette = np.array([*COLOURS.values()], np.float32) / 255
+    palette = np.array([*COLOURS.values()]) / 255
     histogram = np.exp(-((cells[:, :, None] - palette) ** 2).sum(-1) / 0.02).mean(1)
-    return np.concatenate([cells.mean(1), cells.std(1), histogram], axis=1).reshape(-1)
+    cell_features = np.concatenate([cells.mean(1), cells.std(1), histogram], axis=1)
+    return cell_features.reshape(-1).round(5).astype(np.float32)
 
 
 def _sizes(size: str | int) -> tuple[int, int, int, int]:

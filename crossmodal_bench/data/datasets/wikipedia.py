@@ -34,10 +34,11 @@ class Wikipedia(DatasetReader):
     """``wikipedia/``: the two category lists, and one array file with ``I_tr``, ``T_tr``, ``I_te``, ``T_te``.
 
     Args:
-        features: stem of the array file (``.mat`` or ``.npz``): ``raw_features`` is the distribution's own, with
-            128-d SIFT words and 10-d LDA; ``deep_features`` is the name for 4,096-d VGG and 3,000-d bag of words.
-        split: ``official`` (2,173/693), or ``draw``: 1,300/1,566 drawn from the same 2,866 (the sizes that ACMR
-            states; its draw was never published).
+        features: stem of the array file (``.mat`` or ``.npz``): ``raw_features`` is the distribution's own,
+            with 128-d SIFT words and 10-d LDA; ``deep_features`` is the name for 4,096-d VGG and 3,000-d bag
+            of words.
+        split: ``official`` (2,173/693), or ``draw``: 1,300/1,566 drawn from the same 2,866 (the sizes that
+            ACMR states; its draw was never published).
         draw_seed: which draw.
         folder: name below the data root.
     """
@@ -66,6 +67,12 @@ class Wikipedia(DatasetReader):
             ids += [name for name, _ in found]
             labels += [label for _, label in found]
             split += [part] * len(found)
+        for what, (train, test) in (("image", images), ("text", texts)):
+            if train.shape[1] != test.shape[1]:
+                raise BadInput(
+                    f"{arrays}: the {what} features of train and test are {train.shape[1]} and "
+                    f"{test.shape[1]} wide; use one width"
+                )
         if self.split == "draw":
             split = _draw(len(ids), self.draw_seed)
         return Corpus(
@@ -87,10 +94,14 @@ class Wikipedia(DatasetReader):
 def _read_list(path: Path) -> list[tuple[str, int]]:
     if not path.is_file():
         raise MissingInput(f"{path} is missing; it comes with the Wikipedia set's features")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         cells = line.split()
-        if len(cells) != 3 or not cells[2].isdigit() or not 1 <= int(cells[2]) <= len(CATEGORIES):
+        if len(cells) != 3 or not cells[2].isdecimal() or not 1 <= int(cells[2]) <= len(CATEGORIES):
             raise BadInput(
                 f"{path}, line {number}: '{line[:60]}' is not 'text id, image id, category 1..10'; mend it"
             )

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossmodal_bench.bench import experiments, plan
+from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
+from crossmodal_bench.errors import BadInput
+
+METHODS = experiments.names("methods")
+SUITES = experiments.names("suites")
+
+
+def planned(gpu: bool = False, **words: Any) -> list[PlannedJob]:
+    return make_plan(BenchOptions(**{"dataset": "synthetic-20", "methods": "acmr", **words}), gpu)
+
+
+def only(**words: Any) -> PlannedJob:
+    (job,) = planned(**words)
+    return job
+
+
+@pytest.fixture(scope="module")
+def base() -> PlannedJob:
+    return only(seeds=1)
+
+
+def test_a_job_is_complete(base: PlannedJob) -> None:
+    assert base.directory == Path("runs/synthetic-20/acmr") / base.job.id
+    assert len(base.job.id) == 16 and int(base.job.id, 16)
+    assert base.job.protocol == base.protocols[0].name == "synthetic-test"
+    assert base.config["seed_everything"] == base.config["data"]["seed"] == 0
+    assert base.counts["test"] == {"images": 4, "captions": 20}
+    assert base.corpus is not None and base.corpus.fingerprint == base.data_fingerprint
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"methods": "acmr_imd"},
+        {"dataset": "synthetic-21"},
+        {"preset": "small"},
+        {"overrides": {"trainer.max_epochs": 3}},
+        {"weights": "none"},
+        {"network": "vgg19"},
+        {"on_bad_image": "skip"},
+    ],
+)
+def test_the_id_changes_with_what_the_job_is(base: PlannedJob, words: dict[str, Any]) -> None:
+    assert only(seeds=1, **words).job.id != base.job.id
+
+
+def test_the_id_does_not_change_with_where_and_how_it_runs(base: PlannedJob, tmp_path: Path) -> None:
+    moved = only(seeds=1, data_root=tmp_path, runs=tmp_path / "r", devices="cpu", wandb="off", rerun="stale")
+    assert moved.job.id == base.job.id
+    assert moved.directory == tmp_path / "r" / "synthetic-20" / "acmr" / base.job.id
+    assert moved.config["data"]["cache"] == str(tmp_path / "r" / "cache")
+
+
+def test_seeds_are_jobs_and_deterministic_methods_run_once() -> None:
+    jobs = planned(methods="acmr,cca", seeds=3, overrides={"trainer.max_epochs": 7})
+    seeds = [(one.job.method, one.job.seed) for one in jobs]
+    assert seeds == [("acmr", 0), ("acmr", 1), ("acmr", 2), ("cca", 0)]
+    assert len({one.job.id for one in jobs}) == 4
+    assert jobs[1].config["seed_everything"] == jobs[1].config["data"]["seed"] == 1
+    assert [one.config["trainer"]["max_epochs"] for one in jobs] == [7, 7, 7, 1]
+
+
+def test_method_words() -> None:
+    known = SUITES
+    assert plan._method_names("all", known) == METHODS
+    assert plan._method_names("default", known) == experiments.default_methods()
+    assert plan._method_names(" acmr , cca,acmr", known) == ["acmr", "cca"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"seeds": 0}, "SEEDS is 0"),
+        ({"methods": ""}, "METHODS is empty"),
+        ({"methods": "cca,acmr_table22"}, "did you mean 'acmr_table2'"),
+        ({"methods": "cca,all"}, "'all' must stand alone"),
+        ({"methods": "acmr_table2,cca"}, "'acmr_table2' must stand alone"),
+        ({"dataset": "flickr8"}, "did you mean 'flickr8k'"),
+        ({"dataset": "synthetic-7"}, "number of training images from 20"),
+        ({"preset": "smal"}, "did you mean 'small'"),
+        ({"overrides": {"seed_everything": 3}}, "set SEEDS instead"),
+        ({"overrides": {"data.cache": "x"}}, "set RUNS instead"),
+        ({"overrides": {"trainer": 3}}, r"trainer\.KEY"),
+        ({"overrides": {"trainer.max_epochs": 0}}, r"max_epochs is 0; give a whole number from 1"),
+        ({"overrides": {"trainer.max_epochs": -1}}, "max_epochs is -1"),
+        ({"overrides": {"trainer.max_epoch": 1}}, "max_epochs"),
+        ({"overrides": {"model.init_args.alpha": "much"}}, "alpha"),
+        ({"overrides": {"data.batch_size": 1}}, "at least 2"),
+        (
+            {"methods": "acmr_figure6", "dataset": "pascal_sentence", "overrides": {"data.validation": 0}},
+            "val",
+        ),
+    ],
+)
+def test_bad_words_are_one_sentence(
+    words: dict[str, Any], sentence: str, data_root: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    with pytest.raises(BadInput, match=sentence) as error:
+        planned(data_root=data_root, runs=runs, **words)
+    assert "\n" not in str(error.value)
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "dataset", "gpu", "suite", "preset"),
+    [
+        ("auto", "synthetic-tiny", True, {}, "smoke"),
+        ("auto", "wikipedia", True, {}, "paper"),
+        ("auto", "wikipedia", False, {}, "small"),
+        ("auto", "wikipedia", False, {"wikipedia": "paper"}, "paper"),
+        ("smoke", "wikipedia", False, {"wikipedia": "paper"}, "smoke"),
+    ],
+)
+def test_the_auto_preset(word: str, dataset: str, gpu: bool, suite: dict[str, str], preset: str) -> None:
+    assert plan._preset(word, dataset, gpu, suite) == preset
+
+
+def test_missing_data_are_skipped_jobs_under_the_ids_they_will_have(tmp_path: Path) -> None:
+    jobs = planned(dataset="wikipedia", methods="cca", data_root=tmp_path)
+    assert [one.job.protocol for one in jobs] == ["wikipedia-2173-map", "wikipedia-1300-map"]
+    assert all("raw_features.mat" in one.missing for one in jobs)
+    (flickr,) = planned(dataset="flickr8k", methods="cca", data_root=tmp_path)
+    assert flickr.job.protocol == "flickr8k-1k" and flickr.missing
+
+
+def test_an_own_folder_is_a_test_of_its_own(tmp_path: Path) -> None:
+    images = [
+        {"filename": f"{i}.png", "split": split, "sentences": [{"raw": f"a {word} dog {i}"}]}
+        for i, (split, word) in enumerate([("train", "red"), ("train", "blue"), ("test", "red")])
+    ]
+    folder = tmp_path / "mine"
+    (folder / "images").mkdir(parents=True)
+    for entry in images:
+        (folder / "images" / str(entry["filename"])).write_bytes(b"")
+    (folder / "dataset_mine.json").write_text(json.dumps({"images": images}))
+    (job,) = planned(dataset="mine", methods="cca", data_root=tmp_path)
+    assert (job.job.protocol, job.job.preset, job.missing) == ("mine-test", "small", "")
+    assert job.counts["train"] == {"images": 2, "captions": 2}
+
+
+def test_variants_on_other_splits_than_theirs_stay_apart(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = {"pascal-a-map": {"data": {"validation": 0.0}}, "pascal-b-map": {"data": {"validation": 0.2}}}
+    monkeypatch.setattr(experiments, "protocols_of", lambda settings: variants)
+    jobs = planned(dataset="pascal_sentence", methods="cca", data_root=data_root)
+    assert [one.job.protocol for one in jobs] == ["pascal-a-map-unverified", "pascal-b-map-unverified"]
+    assert len({one.job.id for one in jobs}) == 2
+
+
+def test_a_corpus_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from crossmodal_bench.data.datasets import Synthetic
+
+    reads = []
+    original = Synthetic.read
+    monkeypatch.setattr(Synthetic, "read", lambda self, root: reads.append(1) or original(self, root))
+    jobs = planned(methods="cca,sm,acmr", seeds=2)
+    assert len(jobs) == 4 and len(reads) == 1
+    assert all(one.corpus is jobs[0].corpus for one in jobs)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_suite_lists_its_rows(name: str) -> None:
+    options = BenchOptions(methods=name)
+    rows = list(plan._rows(options, gpu=False))
+    content = experiments.suite(name)
+    assert {row.dataset for row in rows} == set(content["datasets"])
+    assert all(row.suite == name and row.evaluate == content.get("evaluate", "test") for row in rows)
+    keys = [(row.dataset, row.method, json.dumps(row.overrides, sort_keys=True)) for row in rows]
+    assert len(set(keys)) == len(keys)
+    narrowed = dataclasses.replace(options, dataset="synthetic-20", seeds=5)
+    assert {(row.dataset, row.seeds) for row in plan._rows(narrowed, gpu=False)} == {("synthetic-20", 5)}
+
+
+def test_a_sweep_varies_one_key_at_a_time() -> None:
+    rows = list(plan._suite_rows(experiments.suite("acmr_figure6")))
+    assert len(rows) == 18
+    assert all(len(overrides) == 1 for _, overrides, _ in rows)
+    assert rows[1] == ("acmr", {"model.init_args.alpha": 0.01}, "alpha = 0.01")
+    assert [over["model.init_args.k"] for _, over, _ in rows[12:]] == [1, 2, 3, 4, 5, 6]

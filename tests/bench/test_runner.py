@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossmodal_bench.bench import runner
+from crossmodal_bench.bench.plan import BenchOptions, make_plan
+from crossmodal_bench.bench.state import is_locked
+from crossmodal_bench.errors import BadInput
+
+Start = Callable[..., Any]
+EPOCHS = 10
+WORDS = ("--dataset", "synthetic-20", "--methods", "cca,acmr", "--set", f"trainer.max_epochs={EPOCHS}")
+OFF = ("--wandb", "off")
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def records(folder: Path) -> dict[str, Path]:
+    return {path.parts[-3]: path for path in (folder / "runs").glob("*/*/*/record.json")}
+
+
+def until(there: Callable[[], Any], seconds: float = 60) -> Any:
+    """What ``there`` returns, once it is something."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            found = there()
+        except (OSError, ValueError):
+            found = None
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError("it never happened")
+
+
+def progress(folder: Path, method: str) -> Path | None:
+    return next((folder / "runs").glob(f"*/{method}/*/progress.json"), None)
+
+
+def in_epoch(folder: Path, method: str, epoch: int) -> Path | None:
+    """The job's directory, once it is in that epoch or a later one."""
+    path = progress(folder, method)
+    return path.parent if path is not None and read(path).get("epoch", -1) >= epoch else None
+
+
+def worker_of(bench: int) -> int:
+    """The process that the bench has started and not collected yet."""
+    listed = Path(f"/proc/{bench}/task/{bench}/children").read_text().split()
+    return int(listed[-1]) if listed else 0
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
+
+
+@pytest.fixture(scope="module")
+def whole(start: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with a bench that nothing disturbed, and what it printed."""
+    folder = tmp_path_factory.mktemp("whole")
+    command = start("bench", *WORDS, *OFF, folder=folder)
+    assert command.wait() == 0, command.err.read_text()
+    assert command.err.read_text() == ""
+    return folder, command.out.read_text()
+
+
+def test_a_bench_prints_its_plan_a_table_per_job_and_the_notes_once(whole: tuple[Path, str]) -> None:
+    folder, text = whole
+    assert text.startswith("2 jobs, preset smoke, records in runs/\n")
+    assert text.count("seed 0  not started") == 2
+    assert "2 to run, about 0:" in text
+    assert text.count("ranked by rsum") == 2
+    assert text.count("- preset smoke") == 1
+    assert text.index("2 of 2 jobs done") > text.index("- preset smoke")
+    assert {path.name for path in (folder / "runs" / "report").iterdir()} == {
+        "leaderboard.md",
+        "leaderboard.csv",
+        "leaderboard.html",
+    }
+    assert len(text.splitlines()) < 60
+
+
+def test_a_finished_job_keeps_its_files_and_nothing_half_done(whole: tuple[Path, str]) -> None:
+    folder, _ = whole
+    job = records(folder)["acmr"].parent
+    names = {path.name for path in job.iterdir()}
+    assert {"record.json", "config.yaml", "log.txt", "ranks.npz", "last.ckpt", "best.ckpt"} <= names
+    assert names.isdisjoint({"progress.json", "error.json"}) and not any("tmp" in name for name in names)
+    record = read(job / "record.json")
+    assert len(record["history"]) == EPOCHS
+    assert record["selection"]["metric"] == "val/rsum"
+    best = max(record["history"], key=lambda row: row["val/rsum"])
+    assert record["selection"]["epoch"] == best["epoch"]
+
+
+def test_a_second_bench_and_status_run_nothing(whole: tuple[Path, str], start: Start) -> None:
+    folder, _ = whole
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in records(folder).values()}
+    shown = start("status", *WORDS, *OFF, folder=folder)
+    assert shown.wait() == 0
+    assert shown.out.read_text().count("seed 0  done") == 2
+    again = start("bench", *WORDS, *OFF, "--check-chance", folder=folder)
+    assert again.wait() in (0, 1)
+    assert "2 of 2 jobs done" in again.out.read_text() and "to run" not in again.out.read_text()
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+
+
+def test_stale_jobs_run_again_only_when_told(whole: tuple[Path, str], start: Start) -> None:
+    folder, _ = whole
+    path = records(folder)["cca"]
+    content = read(path)
+    path.write_text(json.dumps({**content, "source_fingerprint": "old"}))
+    shown = start("status", *WORDS, *OFF, folder=folder)
+    assert shown.wait() == 0
+    assert "stale: the sources or settings differ" in shown.out.read_text()
+    assert read(path)["source_fingerprint"] == "old"
+    again = start("bench", *WORDS, *OFF, "--rerun", "stale", folder=folder)
+    assert again.wait() == 0
+    assert "stale: runs again" in again.out.read_text()
+    assert read(path)["source_fingerprint"] == content["source_fingerprint"]
+    assert read(path)["metrics"] == content["metrics"]
+
+
+def test_a_killed_bench_goes_on_to_the_same_numbers(
+    whole: tuple[Path, str], start: Start, tmp_path: Path
+) -> None:
+    killed = start("bench", *WORDS, *OFF, folder=tmp_path)
+    first = until(lambda: records(tmp_path).get("cca"))
+    before = (first.stat().st_mtime_ns, first.read_bytes())
+    job = until(lambda: in_epoch(tmp_path, "acmr", 3))
+    worker = worker_of(killed.pid)
+    killed.signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    until(lambda: gone(worker), 5)
+    assert not (job / "record.json").exists()
+
+    assert start("bench", *WORDS, *OFF, folder=tmp_path).wait() == 0
+    assert (first.stat().st_mtime_ns, first.read_bytes()) == before
+    for method, path in records(whole[0]).items():
+        unbroken, resumed = read(path), read(records(tmp_path)[method])
+        for key in ("metrics", "bootstrap", "selection", "job"):
+            assert unbroken[key] == resumed[key]
+        assert unbroken["history"] == resumed["history"]
+    log = (job / "log.txt").read_text()
+    assert "Restoring states from the checkpoint path" in log or (job / "resume.json").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_bench_keeps_what_is_done(start: Start, tmp_path: Path, number: int) -> None:
+    words = ("bench", "--dataset", "synthetic-20", "--methods", "acmr", "--set", "trainer.max_epochs=2000")
+    bench = start(*words, *OFF, folder=tmp_path)
+    job = until(lambda: in_epoch(tmp_path, "acmr", 2))
+    worker = worker_of(bench.pid)
+    status = start("status", *words[1:], *OFF, folder=tmp_path)
+    assert status.wait() == 0
+    assert "seed 0  running" in status.out.read_text()
+    # A terminal's Ctrl-C reaches every process of the group, the worker too.
+    if number == signal.SIGINT:
+        os.killpg(bench.pid, number)
+    else:
+        bench.signal(number)
+    assert bench.wait() == 75
+    assert gone(worker)
+    assert "run the same command again" in bench.out.read_text()
+    assert bench.err.read_text() == ""
+    assert (job / "last.ckpt").is_file()
+    assert not is_locked(job)
+
+
+def test_an_interrupt_while_looking_ahead_leaves_no_orphan(start: Start, tmp_path: Path) -> None:
+    # Some thousand captions: building the views of the first look takes longer than the test.
+    slow = ("--dataset", "synthetic-1500", "--methods", "acmr", "--set", "data.num_workers=0")
+    bench = start("bench", *slow, *OFF, folder=tmp_path)
+    child = until(lambda: worker_of(bench.pid))
+    assert progress(tmp_path, "acmr") is None
+    bench.signal(signal.SIGTERM)
+    assert bench.wait(20) == 75
+    assert gone(child)
+    assert bench.err.read_text() == ""
+    assert not list((tmp_path / "runs").glob("*/*"))
+
+
+def test_a_killed_worker_fails_its_job_and_no_other(start: Start, tmp_path: Path) -> None:
+    words = (
+        "bench",
+        "--dataset",
+        "synthetic-20",
+        "--methods",
+        "acmr,cca",
+        *OFF,
+        "--set",
+        "trainer.max_epochs=400",
+    )
+    bench = start(*words, folder=tmp_path)
+    job = until(lambda: in_epoch(tmp_path, "acmr", 1))
+    os.kill(worker_of(bench.pid), signal.SIGKILL)
+    assert bench.wait() == 1
+    assert set(records(tmp_path)) == {"cca"}
+    assert read(job / "error.json")["message"].startswith("killed by SIGKILL")
+    text = bench.out.read_text()
+    assert "failed: acmr on synthetic-20 seed 0: killed by SIGKILL" in text and "1 of 2 jobs done" in text
+    again = start("status", *words[1:], folder=tmp_path)
+    assert again.wait() == 0
+    assert "failed: killed by SIGKILL" in again.out.read_text()
+
+
+def test_a_failing_job_does_not_stop_the_others_and_runs_again(start: Start, tmp_path: Path) -> None:
+    options = BenchOptions(
+        dataset="synthetic-20", methods="sm,cca", runs=tmp_path / "runs", overrides={"data.batch_size": 32}
+    )
+    words = ("bench", "--dataset", "synthetic-20", "--methods", "sm,cca", "--set", "data.batch_size=32", *OFF)
+    # A folder where a file of the job belongs lets this job, and only this one, fail at its very end.
+    in_the_way = make_plan(options, gpu=False)[0].directory / "ranks.npz"
+    in_the_way.mkdir(parents=True)
+    failing = start(*words, folder=tmp_path)
+    assert failing.wait() == 1
+    assert set(records(tmp_path)) == {"cca"}
+    assert "failed: sm on synthetic-20 seed 0: IsADirectoryError" in failing.out.read_text()
+    assert "1 of 2 jobs done" in failing.out.read_text()
+    in_the_way.rmdir()
+    mended = start(*words, folder=tmp_path)
+    assert mended.wait() == 0
+    assert "1 to run" in mended.out.read_text() and "2 of 2 jobs done" in mended.out.read_text()
+    assert not in_the_way.with_name("error.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--dataset", "wikipedia"), "DATA_ROOT"),
+        (("--methods", "cca,acmr", "--set", "model.init_args.alhpa=1"), "alhpa"),
+        (("--set", "data.network=vgg19", "--set", "data.weights=lost.pth"), "lost.pth"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_nothing_is_trained(
+    start: Start, tmp_path: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    bench = start("bench", "--methods", "cca", "--dataset", "synthetic-20", *words, *OFF, folder=tmp_path)
+    assert bench.wait() == 2
+    message = bench.err.read_text()
+    assert message.startswith("crossmodal-bench: ") and message.count("\n") == 1
+    assert sentence in message
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_a_runs_folder_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file in the way")
+    with pytest.raises(BadInput, match=r"runs cannot be written .*another RUNS folder"):
+        runner.check_writable(BenchOptions(runs=tmp_path / "runs"))
+
+
+def test_a_disk_that_fills_up_ends_the_bench_with_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    options = BenchOptions(dataset="synthetic-20", methods="cca", runs=tmp_path / "runs", wandb="off")
+    monkeypatch.setattr(runner, "probe_apart", lambda *arguments: 1.0)
+    monkeypatch.setattr(runner, "Worker", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(BadInput, match=r"No space left on device.*free space"):
+        runner.bench(options, say=lambda text: None)
+    assert signal.getsignal(signal.SIGINT) is not runner._interrupt
+
+
+def test_how_a_process_ended() -> None:
+    assert runner.ended(-9) == "killed by SIGKILL; the system may have run out of memory"
+    assert runner.ended(-15) == "killed by SIGTERM"
+    assert runner.ended(3) == "ended with status 3"

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from crossmodal_bench.bench import experiments
+from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
+from crossmodal_bench.bench.probe import probe
+from crossmodal_bench.bench.record import read_record
+from crossmodal_bench.bench.worker import _resumable, run_job, trainer_devices
+from crossmodal_bench.errors import BadInput
+
+METHODS = experiments.names("methods")
+
+
+def job(runs: Path, **words: Any) -> PlannedJob:
+    options = {"dataset": "synthetic-20", "runs": runs, "overrides": {"trainer.max_epochs": 1}, **words}
+    planned = make_plan(BenchOptions(**options), gpu=False)[0]
+    planned.directory.mkdir(parents=True, exist_ok=True)
+    return planned
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_to_a_whole_record(method: str, tmp_path: Path) -> None:
+    planned = job(tmp_path, methods=method)
+    run_job(planned, "cpu")
+    record = read_record(planned.directory)
+    assert record.job == planned.job and record.evaluated_on == "test"
+    assert record.data.counts == planned.counts and record.data.split_hash == planned.split_hash
+    assert record.data.fingerprint == planned.data_fingerprint
+    assert set(record.metrics) - set(record.bootstrap) == {
+        f"{side}/{rank}" for side in ("i2t", "t2i") for rank in ("MedR", "MeanR")
+    }
+    assert {"rsum", "mAP", "i2t/R@1"} <= set(record.metrics)
+    assert all(low <= record.metrics[name] <= high for name, (low, high) in record.bootstrap.items())
+    assert len(record.history) == 1
+    assert record.cost["world_size"] == 1 and record.cost["peak_memory_mb"] > 10
+    with np.load(planned.directory / "ranks.npz") as ranks:
+        assert set(ranks["image_ids"]) == {
+            planned.corpus.image_ids[i] for i in planned.corpus.image_rows("test")
+        }
+    assert (planned.directory / "config.yaml").is_file() and (planned.directory / "last.ckpt").is_file()
+    assert {path.suffix for path in planned.directory.iterdir()}.isdisjoint({".tmp", ".partial"})
+
+
+def distinct_jobs(root: Path, runs: Path) -> dict[str, PlannedJob]:
+    """One job of each kind that the suites ask for, on the fake of Pascal Sentence."""
+    found = {}
+    for suite in experiments.names("suites"):
+        rows = experiments.suite(suite)
+        overrides = {"trainer.max_epochs": 1}
+        options = BenchOptions("pascal_sentence", root, suite, 1, runs=runs, overrides=overrides)
+        for planned in make_plan(options, gpu=False):
+            keys = sorted(planned.job.overrides)
+            found[f"{planned.job.method} {rows.get('evaluate', 'test')} {keys}"] = planned
+    return found
+
+
+def test_every_suite_runs_on_fake_data(data_root: Path, tmp_path: Path) -> None:
+    jobs = distinct_jobs(data_root, tmp_path)
+    assert len(jobs) >= 9
+    for planned in jobs.values():
+        planned.directory.mkdir(parents=True)
+        run_job(planned, "cpu")
+        record = read_record(planned.directory)
+        assert record.evaluated_on == planned.evaluate
+        assert 0 < record.metrics["mAP"] <= 1
+        with np.load(planned.directory / "ranks.npz") as ranks:
+            shown = set(ranks["image_ids"])
+        rows = planned.corpus.image_rows(planned.evaluate)
+        assert shown == {planned.corpus.image_ids[row] for row in rows}
+        if planned.evaluate == "val":
+            # Test must stay unseen, and no epoch be chosen on what is reported.
+            assert record.selection.rule == "last epoch: validation is what is reported"
+            assert record.data.counts["val"]["images"] == 12
+        elif record.selection.epoch is not None:
+            assert record.selection.rule == "last epoch: no validation split"
+            assert record.selection.epoch == 0
+
+
+def test_a_label_protocol_has_a_map_of_its_space(tmp_path: Path, data_root: Path) -> None:
+    planned = job(tmp_path, methods="cca", dataset="pascal_sentence", data_root=data_root)
+    run_job(planned, "cpu")
+    with np.load(planned.directory / "projection.npz") as projection:
+        assert projection["image"].shape == projection["text"].shape == (20, 2)
+        assert projection["image_labels"].tolist() == projection["text_labels"].tolist()
+    second = replace(planned, job=replace(planned.job, seed=1), directory=tmp_path / "second")
+    second.directory.mkdir()
+    run_job(second, "cpu")
+    assert not (second.directory / "projection.npz").exists()
+
+
+def test_a_probe_trains_six_steps_whatever_the_job_is_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crossmodal_bench.methods import ACMR
+
+    steps = []
+    original = ACMR.training_step
+    monkeypatch.setattr(ACMR, "training_step", lambda self, *words: steps.append(1) or original(self, *words))
+    long = job(tmp_path, methods="acmr", overrides={"trainer.max_epochs": 1000, "data.batch_size": 4})
+    seconds = probe(long)
+    assert len(steps) == 6
+    short = job(tmp_path, methods="acmr", overrides={"trainer.max_epochs": 10, "data.batch_size": 4})
+    assert seconds > 5 * probe(short) > 0
+    assert not list(long.directory.iterdir())
+
+
+def test_a_probe_finds_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"lost\.pth"):
+        probe(job(tmp_path, methods="cca", network="vgg19", weights="lost.pth"))
+
+
+def test_only_a_checkpoint_of_the_same_sources_is_gone_on_from(tmp_path: Path) -> None:
+    last, note, sources = tmp_path / "last.ckpt", tmp_path / "resume.json", {"sources": "a", "data": "b"}
+
+    def write(content: dict[str, str]) -> None:
+        torch.save({"epoch": 1}, last)
+        note.write_text(json.dumps(content))
+
+    assert _resumable(tmp_path, sources) is None
+    write(sources)
+    assert _resumable(tmp_path, sources) == last
+    write({**sources, "data": "others"})
+    assert _resumable(tmp_path, sources) is None and not last.exists()
+    write(sources)
+    last.write_bytes(last.read_bytes()[:100])
+    assert _resumable(tmp_path, sources) is None and not last.exists()
+
+
+def test_devices_become_trainer_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trainer_devices("auto") == {"accelerator": "auto", "devices": 1}
+    assert trainer_devices("cpu") == {"accelerator": "cpu", "devices": 1}
+    assert trainer_devices("1") == {"accelerator": "auto", "devices": 1}
+    assert trainer_devices("2") == {"accelerator": "auto", "devices": 2, "strategy": "ddp"}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert trainer_devices("auto") == {"accelerator": "gpu", "devices": -1, "strategy": "ddp"}

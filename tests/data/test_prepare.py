@@ -1,0 +1,78 @@
+"""`crossmodal-bench prepare` and `extract`: every file checked, and what was found said in lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fakes
+import pytest
+
+from crossmodal_bench.data import CrossModalDataModule
+from crossmodal_bench.data.datasets import DatasetReader, Karpathy, PascalSentence
+from crossmodal_bench.data.prepare import extract, prepare
+from crossmodal_bench.errors import BadInput
+
+
+def module(root: Path, reader: DatasetReader, **settings: Any) -> CrossModalDataModule:
+    return CrossModalDataModule(reader, root=str(root), cache=str(root / "cache"), **settings)
+
+
+def test_prepare_says_what_a_folder_of_images_holds(tmp_path: Path) -> None:
+    entries = fakes.karpathy_entries({"train": 6, "val": 2, "test": 3}, per_image=lambda row: 2 + row % 2)
+    folder = fakes.write_karpathy(tmp_path, "mine", entries)
+    data = module(tmp_path, Karpathy("mine"))
+    lines = list(prepare(data, min_count=1))
+    words = {"a", "stands", "near", "object", "in", "picture", "number", *fakes.COLOURS, *fakes.THINGS}
+    words |= {str(n) for n in range(6)}
+    assert lines == [
+        f"mine: {folder / 'dataset_mine.json'}",
+        "  train 6 images, 15 captions, 2 to 3 per image",
+        "  val   2 images, 5 captions, 2 to 3 per image",
+        "  test  3 images, 7 captions, 2 to 3 per image",
+        f"  vocabulary {4 + len(words)} entries (words with at least 1 occurrences, 4 special tokens)",
+        "  labels none: content words will serve",
+        "  images readable, all of them",
+        f"  fingerprint {data.corpus.fingerprint}",
+    ]
+
+
+def test_prepare_says_what_feature_arrays_hold(tmp_path: Path) -> None:
+    folder = fakes.write_feature_arrays(tmp_path)
+    data = module(tmp_path, PascalSentence(), validation=0.2)
+    assert list(prepare(data, min_count=4)) == [
+        f"pascal_sentence: {folder}",
+        "  train 16 images, 16 captions, 1 per image",
+        "  val   4 images, 4 captions, 1 per image",
+        "  test  8 images, 8 captions, 1 per image",
+        "  image features 12 wide, given by the data set",
+        "  text features 7 wide, given by the data set",
+        "  labels 4 (4 classes of the label arrays)",
+        "  images none: features only",
+        f"  fingerprint {data.corpus.fingerprint}",
+    ]
+
+
+def test_prepare_counts_unreadable_images_and_names_the_first(tmp_path: Path) -> None:
+    folder = fakes.write_karpathy(tmp_path)
+    for name in ("0017.jpg", "0004.jpg"):
+        fakes.truncate(folder / "images" / name, 0.4)
+    with pytest.raises(BadInput) as raised:
+        list(prepare(module(tmp_path, Karpathy("flickr8k")), 4))
+    assert str(raised.value).startswith(f"{folder / 'images' / '0004.jpg'} cannot be read as an image")
+    assert str(raised.value).endswith("(2 such images in all)")
+    skipping = list(prepare(module(tmp_path, Karpathy("flickr8k"), on_bad_image="skip"), 4))
+    assert skipping[1] == "  train 11 images, 22 captions, 2 per image"
+
+
+def test_extract_says_where_the_features_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fakes.write_karpathy(tmp_path, entries=fakes.karpathy_entries({"train": 3, "test": 2}))
+    settings = {"network": "mobilenet_v2", "weights": "none", "image_size": 32}
+    sentence = extract(module(tmp_path, Karpathy("flickr8k"), **settings), batch_size=2, device="cpu")
+    (store,) = (tmp_path / "cache" / "features").glob("*.npy")
+    assert sentence.startswith(f"{store}: 5 x 1280, mobilenet_v2, weights none (")
+    assert "5/5" in capsys.readouterr().out
+    data = module(tmp_path, Karpathy("flickr8k"), **settings)
+    written = store.stat().st_mtime_ns
+    data.build(["features"])
+    assert store.stat().st_mtime_ns == written, "a bench finds what extract has made"

@@ -1,0 +1,234 @@
+"""ACMR as a whole: sizes, what each weight of the objective switches, and where gradients go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch
+from crossmodal_bench.losses import (
+    acmr_triplet_loss,
+    frobenius_penalty,
+    label_prediction_loss,
+    modality_classification_loss,
+)
+from crossmodal_bench.methods import ACMR
+
+B, V, T, C = 6, 9, 7, 4
+SPEC = DataSpec(20, 40, n_labels=C, feature_dim=V, bow_dim=T)
+TINY = {"image_hidden": (5,), "text_hidden": (5,), "critic_hidden": (6,), "dim": 3}
+TERMS = ("loss_embedding", "loss_invariance", "loss_labels", "loss_adversarial", "critic_accuracy")
+
+
+def batch(multi_hot: bool = False) -> PairBatch:
+    generator = torch.Generator().manual_seed(1)
+    index = torch.arange(B)
+    labels = torch.tensor([0, 1, 2, 0, 3, 1])
+    if multi_hot:
+        labels = torch.tensor(
+            [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1], [0, 0, 1, 0]]
+        ).float()
+    images = ImageBatch(index, features=torch.randn(B, V, generator=generator), labels=labels)
+    return PairBatch(
+        images, TextBatch(index, index, bow=torch.rand(B, T, generator=generator), labels=labels)
+    )
+
+
+def model(epoch: int = 0, spec: DataSpec = SPEC, seed: int = 0, **settings: Any) -> Any:
+    """With its networks and a stand-in for the trainer; ``logged`` are the terms of the latest batch."""
+    torch.manual_seed(seed)
+    made: Any = ACMR(**{**TINY, **settings})
+    made.prepare(spec)
+    made._trainer = SimpleNamespace(current_epoch=epoch, max_epochs=10)
+    made.logged = {}
+    made.log_means = lambda values, n: made.logged.update({k: float(v) for k, v in values.items()})
+    return made
+
+
+def gradients(made: Any, data: PairBatch) -> dict[str, Tensor]:
+    made.zero_grad()
+    made.joint_loss(data).backward()
+    return {name: p.grad.clone() for name, p in made.named_parameters()}
+
+
+def sizes(network: Any) -> list[tuple[int, int]]:
+    return [
+        (layer.in_features, layer.out_features) for layer in network.modules() if isinstance(layer, nn.Linear)
+    ]
+
+
+def test_default_sizes_are_the_papers() -> None:
+    made = ACMR()
+    made.prepare(DataSpec(1, 1, n_labels=10, feature_dim=4096, bow_dim=3000))
+    assert sizes(made.image_projector) == [(4096, 2000), (2000, 200)]
+    assert sizes(made.text_projector) == [(3000, 500), (500, 200)]
+    assert sizes(made.label_classifier) == [(200, 10)]
+    assert sizes(made.modality_classifier) == [(200, 50), (50, 2)]
+    assert (made.encoder_steps, made.critic_steps) == (5, 1)
+    assert made.hparams.negative_weight == 0.05
+
+
+def test_optimisers_have_the_rates_that_were_asked_for() -> None:
+    encoders, critic = model(learning_rate=0.3, adam_beta1=0.7).configure_optimizers()
+    assert all(
+        one.defaults["lr"] == 0.3 and one.defaults["betas"] == (0.7, 0.999) for one in (encoders, critic)
+    )
+    encoders, critic = model(learning_rate=0.3, critic_learning_rate=0.0).configure_optimizers()
+    assert (encoders.defaults["lr"], critic.defaults["lr"]) == (0.3, 0.0)
+
+
+@pytest.mark.parametrize("multi_hot", [False, True])
+@pytest.mark.parametrize("label_loss", ["softmax", "sigmoid"])
+def test_the_objective_is_the_sum_that_it_says(multi_hot: bool, label_loss: str) -> None:
+    weights = {"alpha": 0.7, "beta": 0.3, "regularisation": 0.2}
+    made = model(margin=2.0, negative_weight=0.4, label_loss=label_loss, **weights)
+    data = batch(multi_hot)
+    labels = data.images.labels
+    assert labels is not None
+    images, texts = made.encode_images(data.images).values, made.encode_texts(data.texts).values
+    invariance = acmr_triplet_loss(images, texts, labels, 2.0, 0.4)
+    labelling = label_prediction_loss(
+        made.label_classifier(images),
+        made.label_classifier(texts),
+        labels,
+        label_loss,  # type: ignore[arg-type]
+    )
+    matrices = [p for name, p in made.named_parameters() if "projector" in name and p.ndim == 2]
+    assert len(matrices) == 4
+    adversarial = modality_classification_loss(
+        made.modality_classifier(images), made.modality_classifier(texts)
+    )
+    embedding = 0.7 * invariance + 0.3 * labelling + 0.2 * frobenius_penalty(matrices)
+    torch.testing.assert_close(made.joint_loss(data), embedding + adversarial)
+    expected = dict(zip(TERMS[:4], (embedding, invariance, labelling, adversarial), strict=True))
+    for name, value in expected.items():
+        assert made.logged[f"train/{name}"] == pytest.approx(value.item(), rel=1e-5)
+    assert set(made.logged) == {f"train/{name}" for name in TERMS}
+
+
+@pytest.mark.parametrize(
+    ("switch", "term"), [("alpha", "loss_invariance"), ("beta", "loss_labels"), ("regularisation", None)]
+)
+def test_a_weight_of_zero_removes_its_term_and_no_other(switch: str, term: str | None) -> None:
+    weights = {"alpha": 0.7, "beta": 0.3, "regularisation": 0.2}
+    made, without = model(**weights), model(**{**weights, switch: 0.0})
+    whole, rest = made.joint_loss(batch()), without.joint_loss(batch())
+    norms = frobenius_penalty([*made.image_projector.weights(), *made.text_projector.weights()]).item()
+    removed = norms if term is None else made.logged[f"train/{term}"]
+    assert removed > 0
+    assert whole.item() - rest.item() == pytest.approx(weights[switch] * removed, rel=1e-3)
+    classifier = gradients(without, batch())["label_classifier.weight"]
+    assert bool(classifier.abs().max() == 0) == (switch == "beta")
+
+
+def test_the_adversary_reaches_the_projectors_reversed() -> None:
+    data = batch()
+    quiet = {"alpha": 0.0, "beta": 0.0, "regularisation": 0.0}
+    made = model(adversary=0.7, **quiet)
+    images, texts = made.encode_images(data.images).values, made.encode_texts(data.texts).values
+    loss = modality_classification_loss(made.modality_classifier(images), made.modality_classifier(texts))
+    by_hand = dict(
+        zip(
+            [name for name, _ in made.named_parameters()],
+            torch.autograd.grad(loss, list(made.parameters()), allow_unused=True),
+            strict=True,
+        )
+    )
+    for name, found in gradients(made, data).items():
+        part = name.split(".")[0]
+        if part == "label_classifier":
+            assert found.abs().max() == 0
+            continue
+        expected = by_hand[name]
+        assert expected is not None and expected.abs().max() > 1e-6, name
+        # The classifier descends, the projectors ascend.
+        torch.testing.assert_close(found, expected if part == "modality_classifier" else -0.7 * expected)
+
+
+@pytest.mark.parametrize("adversary", [0.0, 1.0])
+def test_another_modality_classifier_changes_the_projectors_only_through_the_adversary(
+    adversary: float,
+) -> None:
+    made = model(adversary=adversary)
+    before = gradients(made, batch())
+    with torch.no_grad():
+        for parameter in made.modality_classifier.parameters():
+            parameter.mul_(3)
+    after = gradients(made, batch())
+    for name in before:
+        if "projector" in name:
+            assert torch.equal(before[name], after[name]) == (adversary == 0), name
+        if "modality_classifier" in name:
+            assert before[name].abs().max() > 0
+            assert not torch.equal(before[name], after[name])
+
+
+def test_the_ramp_starts_at_zero_and_ends_near_one() -> None:
+    def projector_gradient(epoch: int, schedule: str) -> Tensor:
+        made = model(epoch, reversal_schedule=schedule, alpha=0.0, beta=0.0, regularisation=0.0)
+        return gradients(made, batch())["image_projector.layers.0.weight"]
+
+    full = projector_gradient(0, "constant")
+    torch.testing.assert_close(projector_gradient(7, "constant"), full)
+    assert projector_gradient(0, "ramp").abs().max() == 0
+    # The golden arrays' factor at a tenth of the training.
+    torch.testing.assert_close(projector_gradient(1, "ramp"), 0.46211716 * full)
+    torch.testing.assert_close(projector_gradient(9, "ramp"), full, rtol=1e-3, atol=1e-6)
+
+
+def test_demo_form_takes_the_most_similar_item_of_another_class() -> None:
+    made = model(
+        triplet_form="demo", alpha=1.0, beta=0.0, regularisation=0.0, margin=1e3, negative_weight=2.0
+    )
+    data = batch()
+    labels, features, bow = data.images.labels, data.images.features, data.texts.bow
+    assert labels is not None and features is not None and bow is not None
+    images, texts = made.encode_images(data.images).values, made.encode_texts(data.texts).values
+
+    def nearest(inputs: Tensor) -> list[int]:
+        found = []
+        for i in range(B):
+            others = [j for j in range(B) if labels[j] != labels[i]]
+            found.append(
+                max(others, key=lambda j: float(torch.cosine_similarity(inputs[i], inputs[j], dim=0)))
+            )
+        return found
+
+    assert nearest(features) != nearest(bow)
+    expected = acmr_triplet_loss(
+        images, texts, labels, 1e3, 2.0, "demo", images[nearest(bow)], texts[nearest(features)]
+    )
+    made.joint_loss(data)
+    assert made.logged["train/loss_invariance"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_dropout_and_batch_statistics_are_of_training_only() -> None:
+    made = model(dropout=0.5, standardise=True)
+    data = batch()
+    assert not torch.equal(made.encode_images(data.images).values, made.encode_images(data.images).values)
+    assert not torch.equal(made.encode_texts(data.texts).values, made.encode_texts(data.texts).values)
+    made.eval()
+    assert torch.equal(made.encode_images(data.images).values, made.encode_images(data.images).values)
+    head = replace(data.texts, bow=data.texts.bow[:2], index=torch.arange(2), image=torch.arange(2))
+    torch.testing.assert_close(made.encode_texts(head).values, made.encode_texts(data.texts).values[:2])
+
+
+def test_it_ranks_by_distance() -> None:
+    made = model().eval()
+    data = batch()
+    images, texts = made.encode_images(data.images), made.encode_texts(data.texts)
+    expected = -torch.cdist(images.values, texts.values)
+    torch.testing.assert_close(made.score(images, texts), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_without_a_view_names_it() -> None:
+    data = batch()
+    for part, view in (("images", "features"), ("images", "labels"), ("texts", "bow")):
+        broken = replace(data, **{part: replace(getattr(data, part), **{view: None})})
+        with pytest.raises(RuntimeError, match=f"no view '{view}'"):
+            model().joint_loss(broken)

@@ -1,0 +1,142 @@
+"""What every method must keep to, whatever it is: one fit each on tiny data, found by its YAML file."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from math import comb
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from tiny import configuration, fitted
+
+from crossmodal_bench.bench.experiments import names
+from crossmodal_bench.callbacks import RetrievalEvaluation
+from crossmodal_bench.data import CrossModalDataModule
+from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
+from crossmodal_bench.data.views import VIEWS
+from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.methods import RetrievalMethod
+
+IMAGES, CAPTIONS, PER_IMAGE = 48, 144, 3
+SIZE_OF_VIEW = {
+    "features": "feature_dim",
+    "regions": "region_dim",
+    "bow": "bow_dim",
+    "words": "vocabulary_size",
+    "wordpieces": "wordpiece_vocabulary_size",
+    "labels": "n_labels",
+}
+
+
+class Fitted(NamedTuple):
+    model: Any
+    data: CrossModalDataModule
+    metrics: dict[str, float]
+    checkpoint: Path
+    images: ImageBatch
+    texts: TextBatch
+
+
+@pytest.fixture(scope="module", params=names("methods"))
+def fit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    """The method after half of its smoke run."""
+    retrieval = RetrievalEvaluation()
+    config = configuration(request.param, "synthetic-tiny")
+    config["trainer"]["max_epochs"] = max(1, config["trainer"]["max_epochs"] // 2)
+    cli = fitted(config, [retrieval])
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    checkpoint = tmp_path_factory.mktemp(request.param) / "trained.ckpt"
+    cli.trainer.save_checkpoint(checkpoint)
+    (evaluation,) = retrieval.results.values()
+    images, texts = (next(iter(loader)) for loader in cli.datamodule.eval_dataloaders("test"))
+    assert (len(images), len(texts)) == (IMAGES, CAPTIONS)
+    return Fitted(cli.model.eval(), cli.datamodule, evaluation.metrics, checkpoint, images, texts)
+
+
+def encoded(fit: Fitted) -> tuple[Encoding, Encoding]:
+    with torch.no_grad():
+        return fit.model.encode_images(fit.images), fit.model.encode_texts(fit.texts)
+
+
+def scores(model: RetrievalMethod, fit: Fitted) -> torch.Tensor:
+    with torch.no_grad():
+        return model.score(model.encode_images(fit.images), model.encode_texts(fit.texts))
+
+
+def test_it_was_trained_on_the_views_that_it_declares(fit: Fitted) -> None:
+    assert fit.model.requires <= set(VIEWS)
+    assert isinstance(fit.model.data_spec, DataSpec)
+    for view, size in SIZE_OF_VIEW.items():
+        assert (getattr(fit.model.data_spec, size) > 0) == (view in fit.model.requires), view
+    assert (fit.images.pixels is not None) == ("pixels" in fit.model.requires)
+
+
+def test_encoders_read_no_label(fit: Fitted) -> None:
+    images, texts = encoded(fit)
+    with torch.no_grad():
+        blind = fit.model.encode_images(replace(fit.images, labels=None))
+        blind_texts = fit.model.encode_texts(replace(fit.texts, labels=None))
+    torch.testing.assert_close(blind.values, images.values)
+    torch.testing.assert_close(blind_texts.values, texts.values)
+
+
+def test_one_encoding_per_item_and_one_finite_score_per_pair(fit: Fitted) -> None:
+    images, texts = encoded(fit)
+    assert isinstance(images, Encoding) and len(images) == IMAGES
+    assert isinstance(texts, Encoding) and len(texts) == CAPTIONS
+    found = fit.model.score(images, texts)
+    assert found.shape == (IMAGES, CAPTIONS)
+    assert found.isfinite().all()
+    assert found.std() > 0
+
+
+def test_encode_knows_the_modality(fit: Fitted) -> None:
+    images, texts = encoded(fit)
+    with torch.no_grad():
+        assert torch.equal(fit.model.encode(fit.images).values, images.values)
+        assert torch.equal(fit.model.encode(fit.texts).values, texts.values)
+        assert torch.equal(fit.model.validation_step(fit.texts, 0, 1).values, texts.values)
+        assert torch.equal(fit.model.test_step(fit.images, 0, 0).values, images.values)
+
+
+def test_a_pairs_score_does_not_depend_on_its_company(fit: Fitted) -> None:
+    whole = scores(fit.model, fit)
+    image_rows, text_rows = torch.tensor([7, 3]), torch.tensor([100, 0, 41])
+    with torch.no_grad():
+        images = fit.model.encode_images(rows_of(fit.images, image_rows))
+        texts = fit.model.encode_texts(rows_of(fit.texts, text_rows))
+    part = fit.model.score(images, texts)
+    # Padding, tiling and another order of summation cost some digits and nothing else.
+    torch.testing.assert_close(part, whole[image_rows][:, text_rows], rtol=1e-4, atol=1e-4)
+    one = fit.model.score(images[0:1], texts[1:2])
+    torch.testing.assert_close(one, part[0:1, 1:2], rtol=1e-4, atol=1e-4)
+
+
+def rows_of(batch: Any, rows: torch.Tensor) -> Any:
+    """Some items of a batch, in another order."""
+    picked = {item.name: getattr(batch, item.name) for item in fields(batch)}
+    return replace(batch, **{name: value[rows] for name, value in picked.items() if value is not None})
+
+
+def test_a_checkpoint_needs_no_data(fit: Fitted) -> None:
+    loaded = type(fit.model).load_from_checkpoint(fit.checkpoint, map_location="cpu", weights_only=True)
+    assert loaded.data_spec == fit.model.data_spec
+    assert dict(loaded.hparams).items() <= dict(fit.model.hparams).items()
+    assert torch.equal(scores(loaded.eval(), fit), scores(fit.model, fit))
+
+
+def test_it_beats_chance(fit: Fitted) -> None:
+    chance = sum(
+        100 * (1 - comb(CAPTIONS - PER_IMAGE, k) / comb(CAPTIONS, k)) + 100 * k / IMAGES for k in (1, 5, 10)
+    )
+    assert 60 < chance < 70
+    assert fit.metrics["rsum"] > 1.5 * chance
+    assert fit.metrics["mAP"] > 1.3 / 8, "eight categories"
+
+
+def test_what_is_called_deterministic_has_nothing_to_draw(fit: Fitted) -> None:
+    solved = fit.model.deterministic
+    assert any(parameter.numel() for parameter in fit.model.parameters()) != solved
+    assert (fit.model.configure_optimizers() is None) == solved
