@@ -20,6 +20,7 @@ DATASET_KEYS = {"data", "protocols", "methods", *PRESETS}
 SUITE_KEYS = {
     "description",
     "datasets",
+    "protocols",
     "methods",
     "seeds",
     "presets",

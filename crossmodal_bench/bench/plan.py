@@ -77,6 +77,8 @@ class _Row:
     label: str
     suite: str | None
     evaluate: str
+    protocols: list[str] | None = None
+    """Of the data set's named protocols, those that a suite asks for; None for all."""
 
 
 def make_plan(options: BenchOptions, gpu: bool) -> list[PlannedJob]:
@@ -99,6 +101,8 @@ def make_plan(options: BenchOptions, gpu: bool) -> list[PlannedJob]:
     for row in _rows(options, gpu):
         settings = experiments.dataset_settings(row.dataset, options.data_root)
         for protocol, variant in experiments.protocols_of(settings).items():
+            if protocol and row.protocols is not None and protocol not in row.protocols:
+                continue
             for planned in _jobs(row, protocol, variant, options, corpora):
                 jobs.setdefault(planned.job.id, planned)
     return list(jobs.values())
@@ -122,6 +126,7 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
                     label,
                     options.methods,
                     content.get("evaluate", "test"),
+                    content.get("protocols"),
                 )
         return
     dataset = options.dataset or "synthetic"

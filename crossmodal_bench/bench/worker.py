@@ -52,7 +52,6 @@ def run_job(planned: PlannedJob, devices: str = "auto") -> None:
     )
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     data.progress = _report_extraction(directory)
-    data.test_split = planned.evaluate
     if planned.corpus is not None:
         data.hand_over(planned.corpus)
     if trainer.is_global_zero:

@@ -71,7 +71,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         seed: int = 0,
         num_workers: int = 0,
         validation: float = 0.0,
-        text: TextSettings = TextSettings(),  # noqa: B008 - frozen
+        text: TextSettings = TextSettings(),
         network: str | None = None,
         weights: str = "auto",
         image_size: int = 224,

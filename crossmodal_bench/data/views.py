@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ class PairDataset(Dataset[PairBatch]):
         if sampling == "image":
             order = np.argsort(corpus.caption_image, kind="stable")
             starts = np.searchsorted(corpus.caption_image[order], np.arange(len(corpus.image_ids) + 1))
-            self.captions_of = [order[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+            self.captions_of = [order[a:b] for a, b in pairwise(starts)]
 
     def __len__(self) -> int:
         return len(self.rows)

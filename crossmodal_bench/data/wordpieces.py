@@ -1,4 +1,4 @@
-"""Word pieces for BERT-family text encoders, by transformers; a vocabulary of one's own where none is named."""
+"""Word pieces for BERT-family text encoders, by transformers; with no name given, fitted on the captions."""
 
 from __future__ import annotations
 

@@ -17,24 +17,32 @@ from crossmodal_bench.similarity import cosine_similarity
 
 
 class CCA(ClosedFormMethod):
-    """Linear CCA by scikit-learn: both sides whitened along their principal axes, then the SVD of their covariance.
+    """Linear CCA by scikit-learn: both sides whitened along their principal axes, then an SVD between them.
 
-    On whitened data the singular vectors of the cross-covariance are the canonical directions and its singular
-    values the canonical correlations. A ridge in the whitening regularises (Hardoon et al., Neural Computation
-    2004): without it, a bag of thousands of words is whitened mostly into noise.
+    On whitened data the singular vectors of the cross-covariance are the canonical directions and its
+    singular values the canonical correlations. A ridge in the whitening regularises (Hardoon et al., Neural
+    Computation 2004): without it, a bag of thousands of words is whitened mostly into noise.
 
     Args:
         dim: canonical directions kept (at most).
         image_ridge: added to every variance of the image features, as a multiple of their mean variance.
         text_ridge: the same for the text features.
-        correlation_power: a direction counts by its canonical correlation to this power (Gong et al., IJCV 2014,
-            use 4); 0 counts all directions alike.
+        correlation_power: a direction counts by its canonical correlation to this power (Gong et al., IJCV
+            2014, use 4); 0 counts all directions alike.
     """
 
     requires = frozenset({"features", "bow"})
+    image_mean: Tensor
+    image_map: Tensor
+    text_mean: Tensor
+    text_map: Tensor
 
     def __init__(
-        self, dim: int = 200, image_ridge: float = 0.0, text_ridge: float = 0.0, correlation_power: float = 0.0
+        self,
+        dim: int = 200,
+        image_ridge: float = 0.0,
+        text_ridge: float = 0.0,
+        correlation_power: float = 0.0,
     ) -> None:
         super().__init__()
         if min(image_ridge, text_ridge) < 0:
@@ -43,7 +51,8 @@ class CCA(ClosedFormMethod):
 
     def buffer_shapes(self, spec: DataSpec) -> dict[str, tuple[int, ...]]:
         """Means and maps of both sides; directions that the data do not have stay zero."""
-        dim = self.hparams.dim
+        p: Any = self.hparams
+        dim = p.dim
         return {
             "image_mean": (spec.feature_dim,),
             "image_map": (spec.feature_dim, dim),
@@ -53,7 +62,7 @@ class CCA(ClosedFormMethod):
 
     def fit(self, images: NDArray[Any], texts: NDArray[Any], labels: NDArray[Any] | None) -> None:
         """Solve on (n, D_v) and (n, D_t)."""
-        p = self.hparams
+        p: Any = self.hparams
         image_mean, image_axes = _whitening(images, p.image_ridge)
         text_mean, text_axes = _whitening(texts, p.text_ridge)
         white_images, white_texts = (images - image_mean) @ image_axes, (texts - text_mean) @ text_axes
@@ -83,7 +92,7 @@ class CCA(ClosedFormMethod):
 
 
 def _whitening(x: NDArray[Any], ridge: float) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The mean (D,) and the map (D, r) to unit variance plus ridge, over the r axes along which x varies at all."""
+    """The mean (D,) and the map (D, r) to unit variance plus ridge, over the r axes along which x varies."""
     pca = PCA(svd_solver="covariance_eigh" if x.shape[0] > x.shape[1] else "full").fit(x)
     variance = pca.explained_variance_
     # Histograms sum to one: along that axis there is only rounding, which must not be blown up.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ class Perceptron(nn.Module):
         activation: between layers.
         last: behind the last layer.
         dropout: share of hidden units dropped in training.
-        standardise: batch statistics of the input are removed first (no learned scale), so that features of any
-            scale do not saturate a tanh.
+        standardise: batch statistics of the input are removed first (no learned scale), so that features of
+            any scale do not saturate a tanh.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Perceptron(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.BatchNorm1d(widths[0], affine=False)] if standardise else []
-        for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (a, b) in enumerate(pairwise(widths)):
             layers.append(nn.Linear(a, b))
             final = i == len(widths) - 2
             layers.append(ACTIVATIONS[last if final else activation]())

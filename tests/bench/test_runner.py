@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from crossmodal_bench.bench import runner
-from crossmodal_bench.bench.plan import BenchOptions, make_plan
-from crossmodal_bench.bench.state import is_locked
+from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
+from crossmodal_bench.bench.state import State, is_locked, write_json
 from crossmodal_bench.errors import BadInput
 
 Start = Callable[..., Any]
@@ -276,6 +276,28 @@ def test_a_disk_that_fills_up_ends_the_bench_with_one_sentence(
     with pytest.raises(BadInput, match=r"No space left on device.*free space"):
         runner.bench(options, say=lambda text: None)
     assert signal.getsignal(signal.SIGINT) is not runner._interrupt
+
+
+def test_a_stale_job_that_fails_again_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = BenchOptions(dataset="synthetic-20", methods="cca", runs=tmp_path, wandb="off", rerun="stale")
+    (planned,) = make_plan(options, gpu=False)
+
+    class Failing:
+        exit_code = 1
+
+        def __init__(self, planned: PlannedJob, devices: str) -> None:
+            write_json(planned.directory / "error.json", {"kind": "error", "message": "ValueError: again"})
+
+        def wait(self, seconds: float) -> bool:
+            return True
+
+    planned.directory.mkdir(parents=True)
+    monkeypatch.setattr(runner, "state_of", lambda planned: State("stale", "the data differ"))
+    monkeypatch.setattr(runner, "probe_apart", lambda *arguments: 1.0)
+    monkeypatch.setattr(runner, "Worker", Failing)
+    said: list[str] = []
+    assert runner.bench(options, say=said.append) == 1
+    assert any("failed: ValueError: again" in line for line in said)
 
 
 def test_how_a_process_ended() -> None:

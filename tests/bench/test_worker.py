@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from crossmodal_bench.bench import experiments
+from crossmodal_bench.bench import probe as probing
 from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
 from crossmodal_bench.bench.probe import probe
 from crossmodal_bench.bench.record import read_record
@@ -56,7 +59,9 @@ def distinct_jobs(root: Path, runs: Path) -> dict[str, PlannedJob]:
         rows = experiments.suite(suite)
         overrides = {"trainer.max_epochs": 1}
         options = BenchOptions("pascal_sentence", root, suite, 1, runs=runs, overrides=overrides)
-        for planned in make_plan(options, gpu=False):
+        jobs = make_plan(options, gpu=False)
+        assert jobs, f"{suite} has no job on another data set than its own"
+        for planned in jobs:
             keys = sorted(planned.job.overrides)
             found[f"{planned.job.method} {rows.get('evaluate', 'test')} {keys}"] = planned
     return found
@@ -77,7 +82,8 @@ def test_every_suite_runs_on_fake_data(data_root: Path, tmp_path: Path) -> None:
         assert shown == {planned.corpus.image_ids[row] for row in rows}
         if planned.evaluate == "val":
             # Test must stay unseen, and no epoch be chosen on what is reported.
-            assert record.selection.rule == "last epoch: validation is what is reported"
+            rules = {"last epoch: validation is what is reported", "solved in closed form"}
+            assert record.selection.rule in rules
             assert record.data.counts["val"]["images"] == 12
         elif record.selection.epoch is not None:
             assert record.selection.rule == "last epoch: no validation split"
@@ -115,6 +121,26 @@ def test_a_probe_trains_six_steps_whatever_the_job_is_long(
 def test_a_probe_finds_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"lost\.pth"):
         probe(job(tmp_path, methods="cca", network="vgg19", weights="lost.pth"))
+
+
+def test_a_probe_that_nobody_waits_for_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(planned: PlannedJob, tell: Any) -> float:
+        tell("extracting features", os.getpid(), 10)
+        time.sleep(60)
+        return 1.0
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        children.append(done)
+        raise KeyboardInterrupt
+
+    children: list[int] = []
+    monkeypatch.setattr(probing, "probe", slow)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        probing.probe_apart(job(tmp_path, methods="cca"), interrupt, "cpu")
+    assert time.monotonic() - start < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(children[0], 0)
 
 
 def test_only_a_checkpoint_of_the_same_sources_is_gone_on_from(tmp_path: Path) -> None:

@@ -1,6 +1,341 @@
-[*chain(*(IMAGE_FIELDS.get(view, []) for view in VIEWS if view in requires))][*chain(*(TEXT_FIELDS.get(view,
-[]) for view in VIEWS if view in requires))][*chain(*found)]sum(len(batch.images) for batch in
-data.train_dataloader()) == 22
+"""The data module: exactly the views that are required, fitted on training captions only."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+import torch
+
+from crossmodal_bench.bench import experiments
+from crossmodal_bench.data import Corpus, CrossModalDataModule, TextSettings, datamodule
+from crossmodal_bench.data.datasets import DatasetReader, Karpathy, NUSWide10K, Synthetic
+from crossmodal_bench.data.views import VIEWS
+from crossmodal_bench.errors import BadInput
+
+PER_IMAGE = (1, 3, 2, 2, 1, 2, 4, 1, 2, 2, 3)
+IMAGE_FIELDS = {"pixels": ["pixels"], "regions": ["regions"], "features": ["features"], "labels": ["labels"]}
+TEXT_FIELDS = {
+    "words": ["words", "lengths"],
+    "wordpieces": ["wordpieces", "wordpiece_mask"],
+    "bow": ["bow"],
+    "labels": ["labels"],
+}
+
+
+class Given(DatasetReader):
+    """A reader of a corpus that is there already."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus, self.reads = corpus, 0
+
+    def read(self, root: Path) -> Corpus:
+        self.reads += 1
+        return self.corpus
+
+
+def module(corpus: Corpus, **settings: Any) -> CrossModalDataModule:
+    return CrossModalDataModule(Given(corpus), **settings)
+
+
+def reads(data: CrossModalDataModule) -> int:
+    assert isinstance(data.dataset, Given)
+    return data.dataset.reads
+
+
+def trainer(**attributes: Any) -> Any:
+    """As much of a Trainer as a data module looks at."""
+    return SimpleNamespace(**attributes)
+
+
+@pytest.fixture(scope="module")
+def synthetic() -> Corpus:
+    return Synthetic(size=20).read(Path())
+
+
+def views_of(batch: Any) -> list[str]:
+    return [
+        name for name, value in vars(batch).items() if value is not None and name not in ("index", "image")
+    ]
+
+
+def expected_views(fields: dict[str, list[str]], requires: list[str]) -> list[str]:
+    return [*chain.from_iterable(fields.get(view, []) for view in VIEWS if view in requires)]
+
+
+def rows_of(loader: Any) -> list[int]:
+    rows: list[int] = torch.cat([batch.index for batch in loader]).tolist()
+    return rows
+
+
+def captions_of(data: CrossModalDataModule) -> list[int]:
+    rows: list[int] = torch.cat([batch.texts.index for batch in data.train_dataloader()]).tolist()
+    return rows
+
+
+# ---- views ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "requires", [[], *([view] for view in VIEWS), ["features", "words", "labels"], VIEWS]
+)
+def test_batches_hold_what_is_required_and_nothing_else(synthetic: Corpus, requires: list[str]) -> None:
+    data = module(synthetic, batch_size=6, eval_batch_size=7, image_size=16, text=TextSettings(min_count=1))
+    spec = data.build(requires)
+    pair = next(iter(data.train_dataloader()))
+    one_image, one_text = (next(iter(loader)) for loader in data.test_dataloader())
+    for image, text in ((pair.images, pair.texts), (one_image, one_text)):
+        assert views_of(image) == expected_views(IMAGE_FIELDS, requires)
+        assert views_of(text) == expected_views(TEXT_FIELDS, requires)
+
+    assert (spec.n_train_images, spec.n_train_captions) == (20, 100)
+    sizes = {
+        "features": (spec.feature_dim, pair.images.features),
+        "regions": (spec.region_dim, pair.images.regions),
+        "bow": (spec.bow_dim, pair.texts.bow),
+    }
+    for view, (size, tensor) in sizes.items():
+        assert size == (tensor.shape[-1] if view in requires else 0)
+    assert spec.n_labels == (8 if "labels" in requires else 0) and not spec.multi_label
+    for view, size, ids in (
+        ("words", spec.vocabulary_size, pair.texts.words),
+        ("wordpieces", spec.wordpiece_vocabulary_size, pair.texts.wordpieces),
+    ):
+        assert size > int(ids.max()) if view in requires else size == 0
+
+
+def test_nothing_is_computed_that_is_not_required(synthetic: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("nobody asked for this")
+
+    for name in ("BagOfWords", "build_tokenizer", "content_word_labels", "extract_features"):
+        monkeypatch.setattr(datamodule, name, refuse)
+    monkeypatch.setattr(datamodule.Vocabulary, "fit", refuse)
+    assert module(synthetic).build(["features", "labels", "regions", "pixels"]).feature_dim == 192
+
+
+def test_an_unknown_view_names_the_nearest(synthetic: Corpus) -> None:
+    with pytest.raises(BadInput, match=r"view 'feature' is unknown; did you mean 'features'\?"):
+        module(synthetic).build(["feature"])
+
+
+def test_building_again_is_free_and_other_views_are_built_anew(synthetic: Corpus) -> None:
+    data = module(synthetic)
+    first = data.build(["bow", "labels"])
+    views = data.views
+    assert data.build({"labels", "bow"}) is first and data.views is views
+    second = data.build(["words"])
+    assert second.vocabulary_size > 0 and second.bow_dim == 0
+    assert data.views.vocabulary is not None and data.views.bow is None
+    assert reads(data) == 1
+
+
+def test_sizes_and_views_before_build_are_a_mistake_of_the_caller(synthetic: Corpus) -> None:
+    for name in ("views", "spec"):
+        with pytest.raises(RuntimeError, match="call build"):
+            getattr(module(synthetic), name)
+
+
+def features_only() -> Corpus:
+    return fakes.corpus(
+        captions=None,
+        image_features=np.ones((11, 3), np.float32),
+        text_features=np.ones((22, 4), np.float32),
+    )
+
+
+IMPOSSIBLE = [
+    (features_only, "pixels", {}, "fake has no images: the view 'pixels' cannot be built from it"),
+    (features_only, "regions", {}, "fake has no regions of its images: the view 'regions' cannot"),
+    (features_only, "words", {}, "fake has no captions: the view 'words' cannot be built from it"),
+    (features_only, "wordpieces", {}, "fake has no captions: the view 'wordpieces' cannot be built from it"),
+    (features_only, "labels", {}, "fake has no labels, nor captions to take content words from"),
+    (
+        features_only,
+        "features",
+        {"network": "resnet18"},
+        "fake has no images to run 'resnet18' on; leave NETWORK out to use the features that it gives",
+    ),
+    (fakes.corpus, "features", {}, "fake has no image features, nor images to extract them from"),
+    (
+        lambda: fakes.corpus(captions=("of the",) * 22),
+        "labels",
+        {},
+        "the training captions hold no content word; give the images labels",
+    ),
+    (lambda: fakes.corpus(captions=("?!",) * 22), "bow", {}, "no bag of words can be built"),
+]
+
+
+@pytest.mark.parametrize(("make", "view", "settings", "expected"), IMPOSSIBLE)
+def test_a_view_that_the_data_cannot_give(
+    make: Any, view: str, settings: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(BadInput) as raised:
+        module(make(), **settings).build([view])
+    assert expected in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_images_without_a_network_ask_for_one(tmp_path: Path) -> None:
+    fakes.write_karpathy(tmp_path)
+    with pytest.raises(
+        BadInput, match=r"flickr8k gives no image features; name a network .*\(NETWORK=\.\.\.\)"
+    ):
+        CrossModalDataModule(Karpathy("flickr8k"), root=str(tmp_path)).build(["features"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least"),
+    [("batch_size", 1, 2), ("eval_batch_size", 0, 1), ("num_workers", -1, 0), ("image_size", 0, 1)],
+)
+def test_sizes_that_no_loader_can_use(synthetic: Corpus, name: str, value: int, least: int) -> None:
+    with pytest.raises(BadInput, match=rf"data\.{name} is {value}; it must be at least {least}"):
+        module(synthetic, **{name: value})
+
+
+# ---- only training captions are learnt from ---------------------------------------------------------------
+
+
+def fitted(corpus: Corpus, **settings: Any) -> dict[str, Any]:
+    """Everything that is fitted, in a form that can be compared."""
+    data = module(corpus, text=TextSettings(min_count=1, content_labels=6), **settings)
+    data.build(["words", "wordpieces", "bow", "labels"])
+    views, rows = data.views, data.corpus.caption_rows("train")
+    assert views.vocabulary is not None and views.labels is not None
+    return {
+        "words": views.vocabulary.words,
+        "pieces": views.tokenizer.get_vocab(),
+        "bow": views.bow[rows].toarray().tolist(),
+        "labels": views.labels[data.corpus.image_rows("train")].tolist(),
+    }
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_captions_outside_train_change_nothing_that_is_fitted(split: str) -> None:
+    corpus = fakes.corpus(per_image=PER_IMAGE)
+    others = fakes.replaced(corpus.captions, corpus.caption_rows(split), "Wholly different zebras graze.")
+    assert fitted(replace(corpus, captions=others)) == fitted(corpus)
+
+
+def test_captions_of_train_change_everything_that_is_fitted() -> None:
+    corpus = fakes.corpus(per_image=PER_IMAGE)
+    others = fakes.replaced(
+        corpus.captions, corpus.caption_rows("train")[:5], "Two zebras graze, two zebras."
+    )
+    before, after = fitted(corpus), fitted(replace(corpus, captions=others))
+    assert all(before[name] != after[name] for name in before)
+
+
+def test_what_is_held_out_for_validation_is_not_learnt_from() -> None:
+    corpus = fakes.corpus(("train",) * 8 + ("test",) * 3, per_image=PER_IMAGE)
+    held_out = corpus.with_validation(0.25).caption_rows("val")
+    assert len(held_out)
+    other = replace(corpus, captions=fakes.replaced(corpus.captions, held_out, "Different zebras graze."))
+    assert fitted(other, validation=0.25) == fitted(corpus, validation=0.25)
+
+
+def test_content_words_label_training_images_only() -> None:
+    corpus = fakes.corpus(per_image=PER_IMAGE)
+    data = module(corpus, text=TextSettings(content_labels=5))
+    spec = data.build(["labels"])
+    labels = data.views.labels
+    assert labels is not None and (spec.n_labels, spec.multi_label) == (5, True)
+    assert labels[corpus.image_rows("train")].any(axis=1).all()
+    for split in ("val", "test"):
+        assert not labels[corpus.image_rows(split)].any()
+    described = data.describe()["labels"]
+    assert described["kind"] == "content words" and described["count"] == 5
+    assert described["rule"].startswith("the 5 most frequent content words of the training captions")
+    assert data.corpus.labels is None and data.corpus.label_kind == "none", "no metric is computed from them"
+
+
+# ---- loaders ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", ["caption", "image"])
+def test_an_epoch_of_training(sampling: Any) -> None:
+    corpus = fakes.corpus(per_image=PER_IMAGE)
+    made = []
+    for seed in (3, 3, 4):
+        data = module(corpus, batch_size=4, sampling=sampling, seed=seed)
+        data.build([])
+        made.append(captions_of(data))
+    assert made[0] == made[1] != made[2]
+    if sampling == "caption":
+        assert sorted(made[0]) == corpus.caption_rows("train").tolist()
+    else:
+        assert sorted(corpus.caption_image[made[0]].tolist()) == corpus.image_rows("train").tolist()
+
+
+def test_evaluation_loaders_follow_the_splits() -> None:
+    corpus = fakes.corpus(per_image=PER_IMAGE)
+    data = module(corpus, eval_batch_size=2)
+    data.build([])
+    for split, loaders in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        found = [rows_of(loader) for loader in loaders]
+        assert found == [corpus.image_rows(split).tolist(), corpus.caption_rows(split).tolist()]
+    data.test_split = "val"
+    assert [rows_of(loader) for loader in data.test_dataloader()] == [
+        corpus.image_rows("val").tolist(),
+        corpus.caption_rows("val").tolist(),
+    ]
+
+
+def test_without_a_validation_split_there_is_no_loader_for_it() -> None:
+    data = module(fakes.corpus(("train",) * 5 + ("test",) * 2))
+    data.build([])
+    assert data.val_dataloader() == [] and len(data.test_dataloader()) == 2
+
+
+def test_every_rank_has_its_share(synthetic: Corpus) -> None:
+    found = []
+    for rank in (0, 1, 2):
+        data = module(synthetic, batch_size=8)
+        data.trainer = trainer(global_rank=rank, world_size=3)
+        data.build([])
+        found.append(captions_of(data))
+    assert {len(rows) for rows in found} == {34}
+    assert set(chain.from_iterable(found)) == set(synthetic.caption_rows("train").tolist())
+
+
+def test_a_trainer_builds_what_its_method_requires(synthetic: Corpus) -> None:
+    data = module(synthetic)
+    data.trainer = trainer(lightning_module=SimpleNamespace(requires={"bow"}))
+    data.setup("fit")
+    assert data.spec.bow_dim > 0 and data.spec.feature_dim == 0
+
+
+def test_a_corpus_can_be_handed_over(synthetic: Corpus) -> None:
+    data = module(fakes.corpus())
+    data.hand_over(synthetic)
+    assert data.corpus is synthetic and reads(data) == 0
+
+
+# ---- images and features ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    folder = fakes.write_karpathy(tmp_path)
+    fakes.truncate(folder / "images" / "0002.jpg", 0.5)
+    (folder / "images" / "0013.jpg").write_text("not found")
+    return tmp_path
+
+
+def test_unreadable_images_are_skipped_with_their_captions_when_asked(damaged: Path) -> None:
+    data = CrossModalDataModule(Karpathy("flickr8k"), root=str(damaged), on_bad_image="skip", image_size=8)
+    assert data.corpus.counts()["train"] == {"images": 11, "captions": 22}
+    assert data.corpus.counts()["val"] == {"images": 3, "captions": 6}
+    assert not {"0002.jpg", "0013.jpg"} & set(data.corpus.image_ids)
+    data.build(["pixels"])
+    assert sum(len(batch.images) for batch in data.train_dataloader()) == 22
 
 
 def test_otherwise_an_unreadable_image_is_named_when_it_is_read(damaged: Path) -> None:
@@ -22,13 +357,15 @@ def test_loader_processes_name_it_too_and_in_one_sentence(damaged: Path) -> None
 def test_features_of_a_network_and_where_they_come_from(tmp_path: Path) -> None:
     fakes.write_karpathy(tmp_path, entries=fakes.karpathy_entries({"train": 3, "test": 2}))
     told: list[tuple[int, int]] = []
-    settings = {
-        "network": "mobilenet_v2",
-        "weights": "none",
-        "image_size": 32,
-        "cache": str(tmp_path / "cache"),
-    }
-    data = CrossModalDataModule(Karpathy("flickr8k"), root=str(tmp_path), batch_size=4, **settings)
+    data = CrossModalDataModule(
+        Karpathy("flickr8k"),
+        root=str(tmp_path),
+        cache=str(tmp_path / "cache"),
+        batch_size=4,
+        network="mobilenet_v2",
+        weights="none",
+        image_size=32,
+    )
     data.progress = lambda done, total: told.append((done, total))
     assert data.build(["features"]).feature_dim == 1280
     source = data.describe()["features"]
@@ -52,7 +389,7 @@ def test_what_a_record_says_about_the_data(synthetic: Corpus) -> None:
     assert bare.describe()["labels"] == {"kind": "none", "count": 0, "rule": ""}
 
 
-def test_validation_of_the_settings_reaches_the_corpus(tmp_path: Path) -> None:
+def test_the_setting_for_validation_reaches_the_corpus(tmp_path: Path) -> None:
     fakes.write_feature_arrays(tmp_path, "nuswide10k")
     data = CrossModalDataModule(NUSWide10K(), root=str(tmp_path), validation=0.2)
     assert [data.corpus.counts()[split]["images"] for split in ("train", "val", "test")] == [16, 4, 8]
@@ -70,9 +407,7 @@ def test_every_data_set_of_the_experiments_goes_from_files_to_batches(tmp_path: 
     data = CrossModalDataModule(reader, root=str(tmp_path), batch_size=4, image_size=8)
     corpus = data.corpus
     assert corpus.source and corpus.label_kind in ("real", "none") and len(corpus.image_rows("test"))
-    requires = ["bow", "labels"] if corpus.labels is not None or corpus.captions is not None else ["bow"]
-    requires += ["features"] if corpus.image_features is not None else ["pixels"]
-    data.build(requires)
+    data.build(["bow", "labels", "pixels" if corpus.image_features is None else "features"])
     batch = next(iter(data.train_dataloader()))
     assert len(batch) == 4 and batch.texts.bow is not None and batch.images.labels is not None
     assert reader.read(tmp_path).fingerprint == corpus.fingerprint

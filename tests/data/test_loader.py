@@ -1,7 +1,133 @@
-[*chain(*found)][*chain(*found)][*chain(*batches(order,
-        epoch))][*chain(*[*chain(*found)])][*chain(*batches(BatchOrder(12, 12, shuffle=True, seed=4),
-        epoch=2))][*chain(*batches(BatchOrder(12, 6, shuffle=True, seed=4, rank=rank, world_size=2),
-        epoch=2))] for rank in (0, 1)
+"""The order of batches: a function of (seed, epoch), alike for every world size, and resumable anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain, combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from crossmodal_bench.data.loader import BatchLoader, BatchOrder, BatchRows
+
+SIZES = [(1, 4), (2, 2), (7, 3), (10, 3), (12, 4), (13, 4), (65, 64), (3, 64)]
+
+
+def batches(order: BatchOrder, epoch: int = 0) -> list[list[int]]:
+    order.set_epoch(epoch)
+    return [batch.rows.tolist() for batch in order]
+
+
+def joined(parts: Iterable[Iterable[int]]) -> list[int]:
+    return list(chain.from_iterable(parts))
+
+
+class Echo(Dataset[Any]):
+    """Gives back which batch it was asked for."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, batch: BatchRows) -> Tensor:
+        return torch.tensor([batch.epoch, *batch.rows.tolist()])
+
+
+def loader(n: int = 10, batch_size: int = 3, workers: int = 0, **order: Any) -> BatchLoader:
+    return BatchLoader(Echo(n), BatchOrder(n, batch_size, **{"shuffle": True, "seed": 5, **order}), workers)
+
+
+# ---- one process ------------------------------------------------------------------------------------------
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_alone() -> None:
+    def made(seed: int, epoch: int) -> list[list[int]]:
+        np.random.seed(0)
+        torch.manual_seed(epoch + 7 * seed)
+        return batches(BatchOrder(50, 8, shuffle=True, seed=seed), epoch)
+
+    table = {(seed, epoch): made(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)}
+    for one, other in combinations(table, 2):
+        assert table[one] != table[other]
+    again = BatchOrder(50, 8, shuffle=True, seed=1)
+    assert [batches(again, epoch) for epoch in (2, 0)] == [table[1, 2], table[1, 0]]
+
+
+def test_making_batches_leaves_the_global_generators_alone() -> None:
+    state = torch.random.get_rng_state()
+    np.random.seed(11)
+    expected = np.random.random()
+    np.random.seed(11)
+    list(loader())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert np.random.random() == expected
+
+
+@pytest.mark.parametrize(("n", "batch_size"), SIZES)
+def test_evaluation_goes_through_everything_in_order(n: int, batch_size: int) -> None:
+    order = BatchOrder(n, batch_size, shuffle=False)
+    found = batches(order, epoch=3)
+    assert joined(found) == list(range(n))
+    assert len(order) == len(found)
+    assert all(len(batch) == batch_size for batch in found[:-1])
+
+
+@pytest.mark.parametrize(("n", "batch_size"), SIZES)
+def test_training_sees_everything_but_a_last_single_pair(n: int, batch_size: int) -> None:
+    order = BatchOrder(n, batch_size, shuffle=True)
+    found = batches(order)
+    seen = joined(found)
+    dropped = n > batch_size and n % batch_size == 1
+    assert len(order) == len(found)
+    assert len(seen) == len(set(seen)) == n - dropped
+    assert not dropped or all(len(batch) > 1 for batch in found)
+
+
+def test_the_pair_that_is_dropped_is_another_one_each_epoch() -> None:
+    order = BatchOrder(9, 4, shuffle=True)
+    missing = {(set(range(9)) - set(joined(batches(order, epoch)))).pop() for epoch in range(20)}
+    assert len(missing) > 3
+
+
+# ---- ranks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize(("n", "batch_size"), SIZES)
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_ranks_have_equal_numbers_of_batches_and_cover_everything(
+    n: int, batch_size: int, world: int, shuffle: bool
+) -> None:
+    orders = [
+        BatchOrder(n, batch_size, shuffle=shuffle, seed=2, rank=rank, world_size=world)
+        for rank in range(world)
+    ]
+    found = [batches(order, epoch=1) for order in orders]
+    sizes = [[len(batch) for batch in mine] for mine in found]
+    assert all(one == sizes[0] for one in sizes) and len(orders[0]) == len(sizes[0]) > 0
+    seen = joined(joined(mine) for mine in found)
+    per_rank = -(-n // world)
+    dropped = shuffle and per_rank > batch_size and per_rank % batch_size == 1
+    assert len(seen) == world * (per_rank - dropped)
+    if not dropped:
+        assert set(seen) == set(range(n))
+        # Padding repeats no item more often than it must.
+        assert max(np.bincount(seen)) <= -(-world * per_rank // n)
+
+
+def test_ranks_share_one_shuffle() -> None:
+    whole = joined(batches(BatchOrder(12, 12, shuffle=True, seed=4), epoch=2))
+    parts = [
+        joined(batches(BatchOrder(12, 6, shuffle=True, seed=4, rank=rank, world_size=2), epoch=2))
+        for rank in (0, 1)
     ]
     assert [parts[i % 2][i // 2] for i in range(12)] == whole
 
@@ -18,7 +144,7 @@ def epoch_of(one: BatchLoader, epoch: int) -> list[list[int]]:
 def test_a_loader_goes_on_behind_the_batches_that_it_has_handed_out(workers: int) -> None:
     unbroken = loader(22, 3, workers)
     expected = [epoch_of(unbroken, epoch) for epoch in (0, 1)]
-    assert [len(batches) for batches in expected] == [7, 7]
+    assert [len(found) for found in expected] == [7, 7]
 
     broken = loader(22, 3, workers)
     assert epoch_of(broken, 0) == expected[0]
@@ -41,7 +167,8 @@ def test_a_resumed_loader_that_is_broken_again_counts_from_the_epochs_start() ->
     resumed = loader(22, 3)
     resumed.load_state_dict({"done": 3})
     iterator = iter(resumed)
-    next(iterator), next(iterator)
+    next(iterator)
+    next(iterator)
     assert resumed.state_dict() == {"done": 5}
 
 
@@ -71,7 +198,8 @@ class Recorder(pl.LightningModule):
 
     def training_step(self, batch: Tensor, index: int) -> Tensor:
         self.seen.append([index, *batch.tolist()])
-        return self.layer(batch[1:2, None].float()).sum()
+        loss: Tensor = self.layer(batch[1:2, None].float()).sum()
+        return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, index: int) -> None:
         if (self.current_epoch, index) == self.save_at:

@@ -162,6 +162,11 @@ def test_image_sampling_comes_to_every_caption() -> None:
         assert sum(mine) == 60 and min(mine) >= 60 / len(mine) / 3
 
 
+def test_images_with_as_many_captions_draw_independently() -> None:
+    pairs = PairDataset(Views(fakes.corpus(("train",) * 12 + ("test",), per_image=5)), "train", "image", 0)
+    assert len(set((pairs[BatchRows(0, np.arange(12))].texts.index % 5).tolist())) > 2
+
+
 def test_image_sampling_where_captions_lie_in_any_order() -> None:
     corpus = fakes.corpus(per_image=UNEVEN)
     shuffled = np.random.default_rng(0).permutation(len(corpus.caption_ids))

@@ -1,4 +1,4 @@
-"""Karpathy's layout: ``dataset*.json`` beside ``images/``. Flickr30K, Flickr8K, MS-COCO, or one's own folder."""
+"""Karpathy's layout: ``dataset*.json`` beside ``images/``; Flickr30K, Flickr8K, MS-COCO, or any folder."""
 
 from __future__ import annotations
 
