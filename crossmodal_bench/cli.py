@@ -81,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("prepare", help="check a data set's files and print what they hold")
     _data_options(command)
     command.add_argument("--min-count", type=int, default=4, help="vocabulary cut-off")
+    command.add_argument("--network", default=None, help="also extract this image network's features")
+    command.add_argument("--weights", default="auto", help="that network's weights, as for extract")
     command.set_defaults(run=_prepare)
     command = commands.add_parser("extract", help="image features of a frozen network, kept for later runs")
     _data_options(command)
@@ -204,10 +206,13 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from crossmodal_bench.data.prepare import prepare
+    from crossmodal_bench.data.prepare import extract, prepare
 
-    for line in prepare(_data_module(arguments), arguments.min_count):
+    data = _data_module(arguments, arguments.network, arguments.weights)
+    for line in prepare(data, arguments.min_count):
         print(line)
+    if arguments.network is not None:
+        print(f"  features {extract(data)}")
     return 0
 
 

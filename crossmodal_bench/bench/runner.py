@@ -121,6 +121,10 @@ def describe_plan(
             "PRESET small: small networks and frozen features, sized for a CPU; "
             "these are not the papers' settings."
         )
+    corpora = {one.corpus.name: one.corpus for one in plan if one.corpus is not None}
+    for name, corpus in corpora.items():
+        if corpus.skipped:
+            say(f"{name}: {len(corpus.skipped)} unreadable images are skipped: {', '.join(corpus.skipped)}")
     for planned in plan:
         state = state_of(planned)
         again = state.name == "stale" and options.rerun == "stale"

@@ -37,6 +37,7 @@ class Corpus:
         images: where the pixels come from, or None.
         image_features: (N, D) features that the data set gives, or None.
         text_features: (M, D) text features that the data set gives, or None.
+        skipped: names of the images that were left out because they could not be read.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Corpus:
     image_features: NDArray[np.float32] | None = None
     text_features: NDArray[np.float32] | None = None
     source: str = field(default="", compare=False)
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self)

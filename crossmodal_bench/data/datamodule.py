@@ -106,8 +106,9 @@ class CrossModalDataModule(pl.LightningDataModule):
         if self._corpus is None:
             corpus = self.dataset.read(self.root)
             if self.on_bad_image == "skip" and corpus.images is not None:
-                bad = unreadable(corpus.images)
-                corpus = corpus.without_images(sorted(bad)) if bad else corpus
+                bad = sorted(unreadable(corpus.images))
+                names = tuple(corpus.image_ids[row] for row in bad)
+                corpus = replace(corpus.without_images(bad), skipped=names) if bad else corpus
             self._corpus = corpus.with_validation(self.validation)
         return self._corpus
 
@@ -224,6 +225,7 @@ class CrossModalDataModule(pl.LightningDataModule):
             "fingerprint": corpus.fingerprint,
             "counts": corpus.counts(),
             "labels": labels,
+            "skipped_images": list(corpus.skipped),
             "features": None if self.feature_source is None else asdict(self.feature_source),
         }
 

@@ -21,7 +21,7 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
         BadInput: the first thing that is wrong; every image is decoded.
     """
     corpus = data.corpus
-    if corpus.images is not None:
+    if corpus.images is not None and data.on_bad_image == "fail":
         bad = unreadable(corpus.images)
         if bad:
             raise BadInput(f"{next(iter(bad.values()))} ({len(bad)} such image{'s' * (len(bad) > 1)} in all)")
@@ -47,10 +47,12 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
     )
     yield f"  labels {rule}"
     yield f"  images {'readable, all of them' if corpus.images is not None else 'none: features only'}"
+    if corpus.skipped:
+        yield f"  skipped {len(corpus.skipped)} unreadable: {', '.join(corpus.skipped)}"
     yield f"  fingerprint {corpus.fingerprint}"
 
 
-def extract(data: CrossModalDataModule, batch_size: int, device: str) -> str:
+def extract(data: CrossModalDataModule, batch_size: int = 32, device: str = "auto") -> str:
     """Extract the data module's features with a progress bar; the sentence that says where they are."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

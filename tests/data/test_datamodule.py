@@ -382,6 +382,7 @@ def test_what_a_record_says_about_the_data(synthetic: Corpus) -> None:
         "fingerprint": synthetic.fingerprint,
         "counts": synthetic.counts(),
         "labels": {"kind": "real", "count": 8, "rule": "8 scene categories of the generator"},
+        "skipped_images": [],
         "features": None,
     }
     bare = module(fakes.corpus())

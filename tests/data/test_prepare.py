@@ -76,3 +76,15 @@ def test_extract_says_where_the_features_are(tmp_path: Path, capsys: pytest.Capt
     written = store.stat().st_mtime_ns
     data.build(["features"])
     assert store.stat().st_mtime_ns == written, "a bench finds what extract has made"
+
+
+def test_skipped_images_are_named_by_prepare_and_kept_for_the_record(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    fakes.write_dataset(root, "flickr8k")
+    spoiled = next(path for path in sorted((root / "flickr8k" / "images").iterdir()) if path.is_file())
+    spoiled.write_bytes(b"not an image")
+    data = CrossModalDataModule(Karpathy("flickr8k"), root=str(root), on_bad_image="skip")
+    lines = list(prepare(data, 1))
+    assert any("skipped 1 unreadable" in line and spoiled.name in line for line in lines)
+    assert data.corpus.skipped == (spoiled.name,)
+    assert spoiled.name not in data.corpus.image_ids
