@@ -14,6 +14,9 @@ import crossmodal_bench
 PARTS = ("data", "networks", "similarity", "losses", "rewards", "methods", "evaluation", "callbacks")
 """Packages whose sources decide a result; the bench, its reports and the command line do not."""
 
+AROUND = ("root", "cache", "seed")
+"""Settings of the data module that are no part of what a job measures."""
+
 
 @cache
 def _source_digest() -> str:
@@ -26,9 +29,15 @@ def _source_digest() -> str:
 
 
 def source_fingerprint(config: dict[str, Any]) -> str:
-    """16 hex digits over the sources and the resolved configuration, without where files lie."""
-    data = {name: value for name, value in config.get("data", {}).items() if name not in ("root", "cache")}
-    text = json.dumps({**config, "data": data}, sort_keys=True, default=str)
+    """16 hex digits over the sources and the resolved configuration.
+
+    Neither the seed, so that the seeds of a row can be seen to belong together, nor where files lie on this
+    machine.
+    """
+    data = {name: value for name, value in config.get("data", {}).items() if name not in AROUND}
+    settings = {**config, "data": data}
+    settings.pop("seed_everything", None)
+    text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256((_source_digest() + text).encode()).hexdigest()[:16]
 
 

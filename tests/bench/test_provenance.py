@@ -20,9 +20,10 @@ def _forget() -> Iterator[None]:
     provenance._source_digest.cache_clear()
 
 
-def test_the_fingerprint_follows_the_configuration_and_no_path() -> None:
+def test_the_fingerprint_follows_the_configuration_and_neither_path_nor_seed() -> None:
     moved = copy.deepcopy(CONFIG)
-    moved["data"].update(root="elsewhere", cache="there")
+    moved["data"].update(root="elsewhere", cache="there", seed=7)
+    moved["seed_everything"] = 7
     assert source_fingerprint(moved) == source_fingerprint(CONFIG)
     for part, key in (("data", "batch_size"), ("model", "init_args")):
         changed = copy.deepcopy(CONFIG)
