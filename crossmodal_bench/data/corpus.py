@@ -34,6 +34,8 @@ class Corpus:
         label_names: C names, or empty.
         label_kind: ``real`` labels may be evaluated; ``content words`` serve training only.
         label_rule: how the labels came about, printed with every result.
+        identities: (N,) which person or species each image shows, where several images show the same one;
+            None where every image is an identity of its own. No identity stands in two splits.
         images: where the pixels come from, or None.
         image_features: (N, D) features that the data set gives, or None.
         text_features: (M, D) text features that the data set gives, or None.
@@ -50,6 +52,7 @@ class Corpus:
     label_names: tuple[str, ...] = ()
     label_kind: LabelKind = "none"
     label_rule: str = ""
+    identities: NDArray[np.int64] | None = None
     images: ImageSource | None = None
     image_features: NDArray[np.float32] | None = None
     text_features: NDArray[np.float32] | None = None
@@ -101,6 +104,7 @@ class Corpus:
             split=self.split[keep_image],
             captions=None if self.captions is None else tuple(compress(self.captions, keep_caption)),
             labels=None if self.labels is None else self.labels[keep_image],
+            identities=None if self.identities is None else self.identities[keep_image],
             images=None if self.images is None else self.images.subset(kept),
             image_features=None if self.image_features is None else self.image_features[keep_image],
             text_features=None if self.text_features is None else self.text_features[keep_caption],
@@ -109,7 +113,8 @@ class Corpus:
     def with_validation(self, share: float, seed: int = 0) -> Corpus:
         """The corpus with a validation split drawn from train, stratified by label where labels are single.
 
-        For data sets that come without one: hyperparameters are chosen on it, never on test.
+        For data sets that come without one: hyperparameters are chosen on it, never on test. Where images
+        share identities, whole identities are drawn.
         """
         if share == 0:
             return self
@@ -121,15 +126,22 @@ class Corpus:
             raise BadInput(f"{self.name} has a validation split of its own; set data.validation to 0")
         rng = np.random.default_rng([seed, 20170, len(self.image_ids)])
         train = self.image_rows("train")
+        split = self.split.astype("<U5")
+        if self.identities is not None:
+            drawn = rng.permutation(np.unique(self.identities[train]))
+            split[np.isin(self.identities, drawn[: round(share * len(drawn))])] = "val"
+            return self._validated(split, share, len(train))
         single = self.labels is not None and self.labels.ndim == 1
         strata = self.labels[train] if single and self.labels is not None else np.zeros(len(train), np.int64)
-        split = self.split.astype("<U5")
         for stratum in np.unique(strata):
             rows = rng.permutation(train[strata == stratum])
             split[rows[: round(share * len(rows))]] = "val"
+        return self._validated(split, share, len(train))
+
+    def _validated(self, split: NDArray[np.str_], share: float, n_train: int) -> Corpus:
         if not (split == "val").any():
             raise BadInput(
-                f"data.validation is {share}: not one of the {len(train)} training images of {self.name}; "
+                f"data.validation is {share}: not one of the {n_train} training images of {self.name}; "
                 "give a larger share"
             )
         return replace(self, split=split)
@@ -149,7 +161,8 @@ class Corpus:
             self.label_names,
         ):
             digest.update(hashlib.sha256("\n".join(strings).encode()).digest())
-        for array in (self.caption_image, self.labels, self.image_features, self.text_features):
+        arrays = (self.caption_image, self.labels, self.image_features, self.text_features, self.identities)
+        for array in arrays:
             if array is not None:
                 digest.update(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
         digest.update((self.images.fingerprint() if self.images is not None else "").encode())
@@ -204,11 +217,29 @@ def _check(corpus: Corpus) -> None:
                 raise BadInput(f"{where}: caption '{name}' is not valid Unicode (half a character); mend it")
     for what, array, rows in (
         ("labels", corpus.labels, n),
+        ("identities", corpus.identities, n),
         ("image features", corpus.image_features, n),
         ("text features", corpus.text_features, m),
     ):
         if array is not None and len(array) != rows:
             raise BadInput(f"{where}: {len(array)} rows of {what} for {rows} items; the counts must agree")
+
+
+    if corpus.identities is not None:
+        _check_identities(corpus, corpus.identities, where)
+
+
+def _check_identities(corpus: Corpus, identities: NDArray[np.int64], where: str) -> None:
+    """Training on a person or a species and testing on the same one would measure memory."""
+    first: dict[int, int] = {}
+    for row, identity in enumerate(identities.tolist()):
+        other = first.setdefault(identity, row)
+        if corpus.split[other] != corpus.split[row]:
+            raise BadInput(
+                f"{where}: the identity of image '{corpus.image_ids[row]}' (split '{corpus.split[row]}') is "
+                f"also that of '{corpus.image_ids[other]}' (split '{corpus.split[other]}'); "
+                "keep each identity in one split"
+            )
 
 
 def _is_unicode(text: str) -> bool:

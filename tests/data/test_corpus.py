@@ -257,3 +257,23 @@ def test_the_fingerprint_is_that_of_the_content_not_of_the_place(corpus: Corpus)
     elsewhere = replace(corpus, source="/another/folder/dataset.json", label_rule="said otherwise")
     assert elsewhere.fingerprint == corpus.fingerprint
     assert len(corpus.fingerprint) == 16 and int(corpus.fingerprint, 16) >= 0
+
+
+def test_an_identity_belongs_to_one_split() -> None:
+    splits = ("train", "train", "train", "val", "test", "test")
+    whole = fakes.corpus(splits, identities=np.array([7, 7, 3, 9, 4, 4]))
+    assert whole.without_images([0]).identities is not None
+    assert whole.without_images([0]).identities.tolist() == [7, 3, 9, 4, 4]  # type: ignore[union-attr]
+    assert whole.fingerprint != replace(whole, identities=np.array([7, 8, 3, 9, 4, 4])).fingerprint
+    with pytest.raises(BadInput, match=r"image 'i4' \(split 'test'\) is also that of 'i1' \(split 'train'\)"):
+        fakes.corpus(splits, identities=np.array([7, 7, 3, 9, 7, 4]))
+    with pytest.raises(BadInput, match="5 rows of identities for 6 items"):
+        fakes.corpus(splits, identities=np.arange(5))
+
+
+def test_validation_is_drawn_by_whole_identities() -> None:
+    identities = np.repeat(np.arange(10), 3)
+    corpus = fakes.corpus(("train",) * 27 + ("test",) * 3, identities=identities).with_validation(0.3)
+    held_out = set(identities[corpus.split == "val"].tolist())
+    assert len(held_out) == 3
+    assert not held_out & set(identities[corpus.split == "train"].tolist())
