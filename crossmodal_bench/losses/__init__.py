@@ -6,5 +6,18 @@ from crossmodal_bench.losses.acmr import (
     label_prediction_loss,
     modality_classification_loss,
 )
+from crossmodal_bench.losses.identification import norm_softmax_loss
+from crossmodal_bench.losses.modality import modality_discriminator_loss, modality_fooling_loss
+from crossmodal_bench.losses.projection_matching import cmpc_loss, cmpm_loss
 
-__all__ = ["acmr_triplet_loss", "frobenius_penalty", "label_prediction_loss", "modality_classification_loss"]
+__all__ = [
+    "acmr_triplet_loss",
+    "cmpc_loss",
+    "cmpm_loss",
+    "frobenius_penalty",
+    "label_prediction_loss",
+    "modality_classification_loss",
+    "modality_discriminator_loss",
+    "modality_fooling_loss",
+    "norm_softmax_loss",
+]

@@ -265,7 +265,7 @@ def test_an_identity_belongs_to_one_split() -> None:
     assert whole.without_images([0]).identities is not None
     assert whole.without_images([0]).identities.tolist() == [7, 3, 9, 4, 4]  # type: ignore[union-attr]
     assert whole.fingerprint != replace(whole, identities=np.array([7, 8, 3, 9, 4, 4])).fingerprint
-    with pytest.raises(BadInput, match=r"image 'i4' \(split 'test'\) is also that of 'i1' \(split 'train'\)"):
+    with pytest.raises(BadInput, match=r"image 'i4' \(split 'test'\) is also that of 'i0' \(split 'train'\)"):
         fakes.corpus(splits, identities=np.array([7, 7, 3, 9, 7, 4]))
     with pytest.raises(BadInput, match="5 rows of identities for 6 items"):
         fakes.corpus(splits, identities=np.arange(5))
