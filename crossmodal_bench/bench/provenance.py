@@ -23,7 +23,7 @@ def _source_digest() -> str:
     root = Path(crossmodal_bench.__file__).parent
     digest = hashlib.sha256()
     files = [path for part in PARTS for path in (root / part).rglob("*.py")]
-    for path in sorted([*files, root / "encoding.py", root / "training.py"]):
+    for path in sorted([*files, root / "backbones.py", root / "encoding.py", root / "training.py"]):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return digest.hexdigest()
 

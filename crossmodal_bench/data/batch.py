@@ -35,7 +35,8 @@ class _Batch:
 class ImageBatch(_Batch):
     """B images. ``index`` (B,) are corpus rows; a view that was not asked for is None.
 
-    pixels (B, 3, H, W) normalised; regions (B, R, D); features (B, D); labels (B,) int64 or (B, C) float32.
+    pixels (B, 3, H, W) normalised; regions (B, R, D); features (B, D); labels (B,) int64 or (B, C) float32;
+    identities (B,), below ``DataSpec.n_identities`` in training.
     """
 
     index: Tensor
@@ -43,6 +44,7 @@ class ImageBatch(_Batch):
     regions: Tensor | None = None
     features: Tensor | None = None
     labels: Tensor | None = None
+    identities: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -85,7 +87,9 @@ class PairBatch(_Batch):
 class DataSpec:
     """What a method must know of the data before it can be built.
 
-    Sizes are 0 where the view was not asked for.
+    Sizes are 0 where the view was not asked for. ``tokenizer`` is the name or path behind the word pieces
+    (None: fitted on the captions). ``weights_root`` is the data root, below which pre-trained weights are
+    looked for; None where a checkpoint brings all weights.
     """
 
     n_train_images: int
@@ -97,6 +101,9 @@ class DataSpec:
     bow_dim: int = 0
     vocabulary_size: int = 0
     wordpiece_vocabulary_size: int = 0
+    n_identities: int = 0
+    tokenizer: str | None = None
+    weights_root: str | None = None
 
 
 def require(view: Tensor | None, name: str) -> Tensor:

@@ -8,16 +8,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info
 
 from crossmodal_bench.data.batch import DataSpec
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets import DatasetReader
+from crossmodal_bench.data.derived import (
+    bags_of_words,
+    identity_numbers,
+    need,
+    train_captions,
+    training_labels,
+)
 from crossmodal_bench.data.features import FeatureSource, Progress, extract_features
 from crossmodal_bench.data.images import unreadable
 from crossmodal_bench.data.loader import BatchLoader, BatchOrder
-from crossmodal_bench.data.text import BagOfWords, Vocabulary, content_word_labels
+from crossmodal_bench.data.pixels import Augmentation, ImageFit
+from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.data.views import VIEWS, ImageDataset, PairDataset, TextDataset, Views
-from crossmodal_bench.data.wordpieces import build_tokenizer
+from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
 from crossmodal_bench.errors import BadInput, nearest
 
 
@@ -28,8 +37,8 @@ class TextSettings:
     Attributes:
         min_count: words with fewer occurrences in the training captions are unknown.
         bow_size: words of the TF-IDF bag.
-        tokenizer: a Hugging Face name or local path for word pieces, or None: a WordPiece vocabulary made
-            from the training captions.
+        tokenizer: a Hugging Face name or local path for word pieces, of the language model too where a
+            method has one; or None: a WordPiece vocabulary made from the training captions.
         content_labels: how many content words serve as labels where a data set has none.
     """
 
@@ -55,8 +64,9 @@ class CrossModalDataModule(pl.LightningDataModule):
         validation: share of train held out for validation (stratified) where the data set has no such split.
         text: how sentences become numbers.
         network: image network for the view ``features`` where the data set gives none, or instead of its own.
-        weights: see crossmodal_bench.data.features.load_network.
-        image_size: shorter side in pixels for ``pixels`` and for extraction.
+        weights: see crossmodal_bench.backbones.load_backbone.
+        image_size, image_fit: of pixels, and for extraction; see crossmodal_bench.data.pixels.
+        augmentation: of training pixels; extracted features have none.
         on_bad_image: ``fail`` or ``skip`` where an image cannot be decoded.
     """
 
@@ -75,6 +85,8 @@ class CrossModalDataModule(pl.LightningDataModule):
         network: str | None = None,
         weights: str = "auto",
         image_size: int = 224,
+        image_fit: ImageFit = "crop",
+        augmentation: Augmentation = "none",
         on_bad_image: Literal["fail", "skip"] = "fail",
     ) -> None:
         super().__init__()
@@ -86,14 +98,11 @@ class CrossModalDataModule(pl.LightningDataModule):
         self.dataset, self.root, self.cache = dataset, Path(root), Path(cache)
         self.batch_size, self.eval_batch_size, self.sampling = batch_size, eval_batch_size, sampling
         self.seed, self.num_workers, self.validation, self.text = seed, num_workers, validation, text
-        self.network, self.weights, self.image_size, self.on_bad_image = (
-            network,
-            weights,
-            image_size,
-            on_bad_image,
-        )
+        self.network, self.weights, self.on_bad_image = network, weights, on_bad_image
+        self.image_size, self.image_fit, self.augmentation = image_size, image_fit, augmentation
         self.progress: Progress | None = None
         self.test_split = "test"
+        self.cut_captions = 0
         self.feature_source: FeatureSource | None = None
         self._corpus: Corpus | None = None
         self._views: Views | None = None
@@ -147,14 +156,18 @@ class CrossModalDataModule(pl.LightningDataModule):
         if self._spec is not None and self._required == frozenset(requires):
             return self._spec
         corpus = self.corpus
-        views = Views(corpus, image_size=self.image_size)
-        spec = DataSpec(len(corpus.image_rows("train")), len(corpus.caption_rows("train")))
+        views = Views(corpus, image_size=self.image_size, image_fit=self.image_fit)
+        spec = DataSpec(
+            len(corpus.image_rows("train")),
+            len(corpus.caption_rows("train")),
+            weights_root=str(self.root),
+        )
         if "pixels" in requires:
-            self._need(corpus.images is not None, "pixels", "images")
+            need(corpus.images is not None, corpus, "pixels", "images")
             views.pixels = True
         if "regions" in requires:
             regions = getattr(corpus.images, "regions", None)
-            self._need(regions is not None, "regions", "regions of its images")
+            need(regions is not None, corpus, "regions", "regions of its images")
             views.regions = regions
             assert regions is not None
             spec = replace(spec, region_dim=regions(0).shape[1])
@@ -162,32 +175,42 @@ class CrossModalDataModule(pl.LightningDataModule):
             views.features = self._features()
             spec = replace(spec, feature_dim=views.features.shape[1])
         for name in {"words", "wordpieces"}.intersection(requires):
-            self._need(corpus.captions is not None, name, "captions")
+            need(corpus.captions is not None, corpus, name, "captions")
         if "words" in requires:
-            views.vocabulary = Vocabulary.fit(self.train_captions(), self.text.min_count)
+            views.vocabulary = Vocabulary.fit(train_captions(corpus), self.text.min_count)
+            # Encoded now, so that loader processes share the ids.
+            assert views.words is not None
             spec = replace(spec, vocabulary_size=len(views.vocabulary))
         if "wordpieces" in requires:
-            views.tokenizer = build_tokenizer(self.text.tokenizer, self.train_captions())
-            spec = replace(spec, wordpiece_vocabulary_size=len(views.tokenizer))
+            spec = replace(spec, **self._encode_wordpieces(views))
         if "bow" in requires:
-            views.bow = self._bow()
+            views.bow = bags_of_words(corpus, self.text.bow_size)
             spec = replace(spec, bow_dim=views.bow.shape[1])
         if "labels" in requires:
-            views.labels = self._labels()
+            views.labels = training_labels(corpus, self.text.content_labels)
             n = views.labels.shape[1] if views.labels.ndim == 2 else int(views.labels.max()) + 1
             spec = replace(spec, n_labels=n, multi_label=views.labels.ndim == 2)
+        if "identities" in requires:
+            views.identities, n = identity_numbers(corpus)
+            spec = replace(spec, n_identities=n)
         self._views, self._spec, self._required = views, spec, frozenset(requires)
         return spec
 
-    def train_captions(self) -> list[str]:
-        """The training captions."""
+    def _encode_wordpieces(self, views: Views) -> dict[str, Any]:
         corpus = self.corpus
         assert corpus.captions is not None
-        return [corpus.captions[row] for row in corpus.caption_rows("train")]
+        tokenizer = build_tokenizer(self.text.tokenizer, train_captions(corpus))
+        views.wordpieces, self.cut_captions = encode_wordpieces(tokenizer, corpus.captions)
+        if self.cut_captions:
+            rank_zero_info(
+                f"{self.cut_captions} of {len(corpus.captions)} captions are longer than "
+                f"{tokenizer.model_max_length} word pieces and were cut"
+            )
+        return {"wordpiece_vocabulary_size": len(tokenizer), "tokenizer": self.text.tokenizer}
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled pairs."""
-        dataset = PairDataset(self.views, "train", self.sampling, self.seed)
+        dataset = PairDataset(self.views, "train", self.sampling, self.seed, self.augmentation)
         return self._loader(dataset, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> list[BatchLoader]:
@@ -226,6 +249,7 @@ class CrossModalDataModule(pl.LightningDataModule):
             "counts": corpus.counts(),
             "labels": labels,
             "skipped_images": list(corpus.skipped),
+            "cut_captions": self.cut_captions,
             "features": None if self.feature_source is None else asdict(self.feature_source),
         }
 
@@ -250,7 +274,7 @@ class CrossModalDataModule(pl.LightningDataModule):
                 f"{corpus.name} has no images to run '{self.network}' on; "
                 "leave NETWORK out to use the features that it gives"
             )
-        self._need(corpus.images is not None, "features", "image features, nor images to extract them from")
+        need(corpus.images is not None, corpus, "features", "image features, nor images to extract them from")
         if self.network is None:
             raise BadInput(
                 f"{corpus.name} gives no image features; name a network to extract them with (NETWORK=...)"
@@ -262,39 +286,8 @@ class CrossModalDataModule(pl.LightningDataModule):
             self.weights,
             data_root=self.root,
             image_size=self.image_size,
+            image_fit=self.image_fit,
             progress=self.progress,
         )
         self.feature_source = store.source
         return store.array()
-
-    def _bow(self) -> Any:
-        corpus = self.corpus
-        if corpus.text_features is not None:
-            return corpus.text_features
-        self._need(corpus.captions is not None, "bow", "captions or text features")
-        assert corpus.captions is not None
-        bag = BagOfWords(self.text.bow_size).fit(self.train_captions())
-        return bag.transform(corpus.captions)
-
-    def _labels(self) -> Any:
-        corpus = self.corpus
-        if corpus.labels is not None:
-            return corpus.labels
-        self._need(corpus.captions is not None, "labels", "labels, nor captions to take content words from")
-        assert corpus.captions is not None
-        labels, names = content_word_labels(
-            corpus.captions,
-            corpus.caption_image,
-            corpus.caption_rows("train"),
-            len(corpus.image_ids),
-            self.text.content_labels,
-        )
-        if not names:
-            raise BadInput(
-                f"{corpus.name}: the training captions hold no content word; give the images labels"
-            )
-        return labels
-
-    def _need(self, there: bool, view: str, what: str) -> None:
-        if not there:
-            raise BadInput(f"{self.corpus.name} has no {what}: the view '{view}' cannot be built from it")

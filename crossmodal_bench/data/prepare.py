@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from crossmodal_bench.data.datamodule import CrossModalDataModule
+from crossmodal_bench.data.derived import train_captions
 from crossmodal_bench.data.features import extract_features
 from crossmodal_bench.data.images import unreadable
 from crossmodal_bench.data.text import Vocabulary
@@ -32,9 +33,14 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
             per_image = np.bincount(owners, minlength=len(corpus.image_ids))[corpus.image_rows(split)]
             low, high = int(per_image.min()), int(per_image.max())
             spread = f"{low}" if low == high else f"{low} to {high}"
-            yield f"  {split:5s} {counts['images']} images, {counts['captions']} captions, {spread} per image"
+            line = (
+                f"  {split:5s} {counts['images']} images, {counts['captions']} captions, {spread} per image"
+            )
+            if corpus.identities is not None:
+                line += f", {len(np.unique(corpus.identities[corpus.image_rows(split)]))} identities"
+            yield line
     if corpus.captions is not None:
-        words = Vocabulary.fit(data.train_captions(), min_count)
+        words = Vocabulary.fit(train_captions(data.corpus), min_count)
         kept = f"words with at least {min_count} occurrences, 4 special tokens"
         yield f"  vocabulary {len(words)} entries ({kept})"
     for what, array in (("image features", corpus.image_features), ("text features", corpus.text_features)):
@@ -69,6 +75,7 @@ def extract(data: CrossModalDataModule, batch_size: int = 32, device: str = "aut
             data.weights,
             data_root=data.root,
             image_size=data.image_size,
+            image_fit=data.image_fit,
             batch_size=batch_size,
             device=device,
             progress=lambda done, total: bar.update(task, completed=done, total=total),

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from crossmodal_bench.data.batch import ImageBatch, PairBatch, TextBatch, long_tensor
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.loader import BatchRows
+from crossmodal_bench.data.pixels import Augmentation, ImageFit, augmented_pixels, normalised_pixels
 from crossmodal_bench.data.text import Vocabulary
+from crossmodal_bench.data.tokens import TokenRows
 
-VIEWS = ("pixels", "regions", "features", "words", "wordpieces", "bow", "labels")
-IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+VIEWS = ("pixels", "regions", "features", "words", "wordpieces", "bow", "labels", "identities")
 Rows = NDArray[np.int64]
 
 
@@ -31,33 +31,48 @@ class Views:
 
     corpus: Corpus
     image_size: int = 224
+    image_fit: ImageFit = "crop"
     features: Any = None
     """(N, D) array or memory map."""
     regions: Callable[[int], NDArray[np.float32]] | None = None
     bow: Any = None
     """(M, D) array or sparse matrix."""
     vocabulary: Vocabulary | None = None
-    tokenizer: Any = None
+    wordpieces: TokenRows | None = None
     labels: NDArray[np.int64] | None = None
+    identities: NDArray[np.int64] | None = None
     pixels: bool = False
-    _ids: dict[int, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
-    def images(self, rows: Rows) -> ImageBatch:
-        """The images ``rows`` with every view of theirs."""
+    @cached_property
+    def words(self) -> TokenRows | None:
+        """The captions in ids of the vocabulary."""
+        if self.vocabulary is None:
+            return None
+        assert self.corpus.captions is not None
+        return TokenRows.of(self.vocabulary.encode(caption) for caption in self.corpus.captions)
+
+    def images(self, rows: Rows, augment: Callable[[int], Tensor] | None = None) -> ImageBatch:
+        """The images ``rows`` with every view of theirs.
+
+        ``augment``, told a position in ``rows``, makes its pixels; without it they are as they are.
+        """
+        make = self.pixels_of if augment is None else augment
+        positions = rows if augment is None else range(len(rows))
         return ImageBatch(
             index=long_tensor(rows),
-            pixels=self._pixels(rows) if self.pixels else None,
+            pixels=torch.stack([make(int(one)) for one in positions]) if self.pixels else None,
             regions=None
             if self.regions is None
             else torch.from_numpy(np.stack([self.regions(int(i)) for i in rows])),
             features=None if self.features is None else _float_rows(self.features, rows),
             labels=self._labels(rows),
+            identities=None if self.identities is None else long_tensor(self.identities[rows]),
         )
 
     def texts(self, rows: Rows) -> TextBatch:
         """The captions ``rows`` with every view of theirs."""
-        words, lengths = self._words(rows) if self.vocabulary is not None else (None, None)
-        pieces, mask = self._wordpieces(rows) if self.tokenizer is not None else (None, None)
+        words, lengths = (None, None) if self.words is None else self.words.padded(rows)
+        pieces, mask = (None, None) if self.wordpieces is None else _masked(*self.wordpieces.padded(rows))
         return TextBatch(
             index=long_tensor(rows),
             image=long_tensor(self.corpus.caption_image[rows]),
@@ -69,9 +84,10 @@ class Views:
             labels=self._labels(self.corpus.caption_image[rows]),
         )
 
-    def _pixels(self, rows: Rows) -> Tensor:
+    def pixels_of(self, row: int) -> Tensor:
+        """(3, H, W) of the image ``row``."""
         assert self.corpus.images is not None
-        return torch.stack([normalised_pixels(self.corpus.images[int(row)], self.image_size) for row in rows])
+        return normalised_pixels(self.corpus.images[row], self.image_size, self.image_fit)
 
     def _labels(self, image_rows: Rows) -> Tensor | None:
         if self.labels is None:
@@ -79,35 +95,9 @@ class Views:
         labels = torch.from_numpy(self.labels[image_rows])
         return labels.float() if labels.ndim == 2 else labels
 
-    def _words(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        assert self.vocabulary is not None and self.corpus.captions is not None
-        for row in rows:
-            if int(row) not in self._ids:
-                self._ids[int(row)] = self.vocabulary.encode(self.corpus.captions[row])
-        ids = [self._ids[int(row)] for row in rows]
-        lengths = torch.tensor([len(one) for one in ids])
-        padded = torch.zeros(len(ids), int(lengths.max()), dtype=torch.int64)
-        for line, one in zip(padded, ids, strict=True):
-            line[: len(one)] = torch.from_numpy(one)
-        return padded, lengths
 
-    def _wordpieces(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        assert self.corpus.captions is not None
-        encoded = self.tokenizer(
-            [self.corpus.captions[row] for row in rows], padding=True, truncation=True, return_tensors="pt"
-        )
-        return encoded["input_ids"], encoded["attention_mask"]
-
-
-def normalised_pixels(image: Image.Image, size: int) -> Tensor:
-    """(3, size, size): shorter side to ``size`` (bilinear), centre crop, ImageNet mean and deviation."""
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    array = np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.float32) / 255
-    return (torch.from_numpy(array).permute(2, 0, 1) - IMAGENET_MEAN) / IMAGENET_STD
+def _masked(ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
 
 def _float_rows(array: Any, rows: Rows) -> Tensor:
@@ -121,11 +111,14 @@ class PairDataset(Dataset[PairBatch]):
     """Training pairs, a whole batch per item.
 
     ``caption`` sampling: each caption with its image, so an image counts once per caption. ``image``
-    sampling: each image once an epoch, with one of its captions drawn by (seed, epoch, image).
+    sampling: each image once an epoch, with one of its captions drawn by (seed, epoch, image). Pixels are
+    augmented by (seed, epoch, caption).
     """
 
-    def __init__(self, views: Views, split: str, sampling: str, seed: int) -> None:
-        self.views, self.sampling, self.seed = views, sampling, seed
+    def __init__(
+        self, views: Views, split: str, sampling: str, seed: int, augmentation: Augmentation = "none"
+    ) -> None:
+        self.views, self.sampling, self.seed, self.augmentation = views, sampling, seed, augmentation
         corpus = views.corpus
         self.rows = corpus.caption_rows(split) if sampling == "caption" else corpus.image_rows(split)
         if sampling == "image":
@@ -145,7 +138,16 @@ class PairDataset(Dataset[PairBatch]):
                     for row in rows
                 ]
             )
-        return PairBatch(self.views.images(self.views.corpus.caption_image[rows]), self.views.texts(rows))
+        images = self.views.corpus.caption_image[rows]
+
+        def augmented(position: int) -> Tensor:
+            source = self.views.corpus.images
+            assert source is not None
+            rng = np.random.default_rng([self.seed, batch.epoch, int(rows[position]), 1])
+            image, size, fit = source[int(images[position])], self.views.image_size, self.views.image_fit
+            return augmented_pixels(image, size, fit, self.augmentation, rng)
+
+        return PairBatch(self.views.images(images, augmented), self.views.texts(rows))
 
 
 class ImageDataset(Dataset[ImageBatch]):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from crossmodal_bench.data.tokens import TokenRows
 from crossmodal_bench.errors import BadInput
 
 SPECIAL = {
@@ -30,15 +31,7 @@ def build_tokenizer(name: str | None, train_captions: Iterable[str], size: int =
         BadInput: the tokenizer cannot be loaded.
     """
     if name is not None:
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise BadInput(
-                f"tokenizer '{name}' cannot be loaded ({str(error).splitlines()[0]}); "
-                "give a local folder or a known name"
-            ) from error
+        return _pretrained(name)
     from tokenizers import BertWordPieceTokenizer, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -59,3 +52,45 @@ def build_tokenizer(name: str | None, train_captions: Iterable[str], size: int =
     whole = BertWordPieceTokenizer(vocab=pieces.get_vocab(), lowercase=True)
     backend = Tokenizer.from_str(whole.to_str())
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=128, **SPECIAL)
+
+
+def _pretrained(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"data.text.tokenizer: '{name}' cannot be loaded ({str(error).splitlines()[0]}); give a local "
+            "folder with tokenizer.json or vocab.txt, or a known name"
+        ) from error
+    # A folder without a vocabulary loads as a tokenizer of its special tokens alone.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise BadInput(
+            f"data.text.tokenizer: '{name}' holds no vocabulary; put its tokenizer.json or vocab.txt there"
+        )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(name))
+    return tokenizer
+
+
+def _positions(name: str) -> int:
+    """How many word pieces the language model of that name takes; without one, any number."""
+    from transformers import AutoConfig
+
+    try:
+        return int(AutoConfig.from_pretrained(name).max_position_embeddings)
+    except (OSError, ValueError, AttributeError):
+        return 2**30
+
+
+def encode_wordpieces(tokenizer: Any, captions: Sequence[str]) -> tuple[TokenRows, int]:
+    """The captions in ids, special tokens included, and how many were cut to the tokenizer's limit."""
+    rows = tokenizer(list(captions), verbose=False)["input_ids"]
+    limit = tokenizer.model_max_length
+    long = [row for row, ids in enumerate(rows) if len(ids) > limit]
+    if long:
+        # Again, because the special token at the end must survive the cut.
+        shorter = tokenizer([captions[row] for row in long], truncation=True)["input_ids"]
+        for row, ids in zip(long, shorter, strict=True):
+            rows[row] = ids
+    return TokenRows.of(rows), len(long)

@@ -21,7 +21,7 @@ from crossmodal_bench.data.views import VIEWS
 from crossmodal_bench.errors import BadInput
 
 PER_IMAGE = (1, 3, 2, 2, 1, 2, 4, 1, 2, 2, 3)
-IMAGE_FIELDS = {"pixels": ["pixels"], "regions": ["regions"], "features": ["features"], "labels": ["labels"]}
+IMAGE_FIELDS = {name: [name] for name in ("pixels", "regions", "features", "labels", "identities")}
 TEXT_FIELDS = {
     "words": ["words", "lengths"],
     "wordpieces": ["wordpieces", "wordpiece_mask"],
@@ -103,6 +103,7 @@ def test_batches_hold_what_is_required_and_nothing_else(synthetic: Corpus, requi
     }
     for view, (size, tensor) in sizes.items():
         assert size == (tensor.shape[-1] if view in requires else 0)
+    assert spec.n_identities == (20 if "identities" in requires else 0)
     assert spec.n_labels == (8 if "labels" in requires else 0) and not spec.multi_label
     for view, size, ids in (
         ("words", spec.vocabulary_size, pair.texts.words),
@@ -115,7 +116,7 @@ def test_nothing_is_computed_that_is_not_required(synthetic: Corpus, monkeypatch
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("nobody asked for this")
 
-    for name in ("BagOfWords", "build_tokenizer", "content_word_labels", "extract_features"):
+    for name in ("bags_of_words", "build_tokenizer", "extract_features", "identity_numbers"):
         monkeypatch.setattr(datamodule, name, refuse)
     monkeypatch.setattr(datamodule.Vocabulary, "fit", refuse)
     assert module(synthetic).build(["features", "labels", "regions", "pixels"]).feature_dim == 192
@@ -208,10 +209,10 @@ def fitted(corpus: Corpus, **settings: Any) -> dict[str, Any]:
     data = module(corpus, text=TextSettings(min_count=1, content_labels=6), **settings)
     data.build(["words", "wordpieces", "bow", "labels"])
     views, rows = data.views, data.corpus.caption_rows("train")
-    assert views.vocabulary is not None and views.labels is not None
+    assert views.vocabulary is not None and views.labels is not None and views.wordpieces is not None
     return {
         "words": views.vocabulary.words,
-        "pieces": views.tokenizer.get_vocab(),
+        "pieces": [views.wordpieces[int(row)].tolist() for row in rows],
         "bow": views.bow[rows].toarray().tolist(),
         "labels": views.labels[data.corpus.image_rows("train")].tolist(),
     }
@@ -383,6 +384,7 @@ def test_what_a_record_says_about_the_data(synthetic: Corpus) -> None:
         "counts": synthetic.counts(),
         "labels": {"kind": "real", "count": 8, "rule": "8 scene categories of the generator"},
         "skipped_images": [],
+        "cut_captions": 0,
         "features": None,
     }
     bare = module(fakes.corpus())

@@ -9,7 +9,7 @@ import fakes
 import pytest
 
 from crossmodal_bench.data import CrossModalDataModule
-from crossmodal_bench.data.datasets import DatasetReader, Karpathy, PascalSentence
+from crossmodal_bench.data.datasets import CuhkPedes, DatasetReader, Karpathy, PascalSentence
 from crossmodal_bench.data.prepare import extract, prepare
 from crossmodal_bench.errors import BadInput
 
@@ -50,6 +50,16 @@ def test_prepare_says_what_feature_arrays_hold(tmp_path: Path) -> None:
         "  labels 4 (4 classes of the label arrays)",
         "  images none: features only",
         f"  fingerprint {data.corpus.fingerprint}",
+    ]
+
+
+def test_prepare_counts_identities_where_images_share_them(tmp_path: Path) -> None:
+    entries = fakes.cuhk_pedes_entries({"train": 4, "val": 2, "test": 3}, lambda person: 2 + (person == 0))
+    fakes.write_cuhk_pedes(tmp_path, entries)
+    assert list(prepare(module(tmp_path, CuhkPedes()), min_count=1))[1:4] == [
+        "  train 9 images, 18 captions, 2 per image, 4 identities",
+        "  val   4 images, 8 captions, 2 per image, 2 identities",
+        "  test  6 images, 12 captions, 2 per image, 3 identities",
     ]
 
 

@@ -12,19 +12,17 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from PIL import Image
 
 from crossmodal_bench.data.datasets import Synthetic
 from crossmodal_bench.data.loader import BatchRows
+from crossmodal_bench.data.pixels import augmented_pixels, normalised_pixels
 from crossmodal_bench.data.text import Vocabulary
+from crossmodal_bench.data.tokens import TokenRows
 from crossmodal_bench.data.views import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     ImageDataset,
     PairDataset,
     TextDataset,
     Views,
-    normalised_pixels,
 )
 
 UNEVEN = (1, 3, 2, 5, 1, 2, 4, 1, 2, 2, 3)
@@ -77,36 +75,15 @@ def test_words_are_padded_to_the_longest_of_the_batch() -> None:
     corpus = fakes.corpus(captions=captions)
     vocabulary = Vocabulary.fit(captions, 1)
     views = Views(corpus, vocabulary=vocabulary)
-    for _ in range(2):  # the second time from the memory of ids
-        batch = views.texts(np.array([1, 2, 0]))
-        assert batch.words is not None and batch.lengths is not None
-        assert batch.lengths.tolist() == [3, 4, 5]
-        assert batch.words.shape == (3, 5)
-        for row, words, length in zip((1, 2, 0), batch.words, batch.lengths, strict=True):
-            assert words[:length].tolist() == vocabulary.encode(captions[row]).tolist()
-            assert (words[length:] == 0).all()
+    batch = views.texts(np.array([1, 2, 0]))
+    assert batch.words is not None and batch.lengths is not None
+    assert batch.lengths.tolist() == [3, 4, 5]
+    assert batch.words.shape == (3, 5)
+    for row, words, length in zip((1, 2, 0), batch.words, batch.lengths, strict=True):
+        assert words[:length].tolist() == vocabulary.encode(captions[row]).tolist()
+        assert (words[length:] == 0).all()
     assert views.texts(np.array([1])).words is not None
     assert views.texts(np.array([1])).words.shape == (1, 3)  # type: ignore[union-attr]
-
-
-# ---- pixels -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(20, 24), (24, 20), (33, 90), (16, 16), (5, 40), (1, 1)])
-@pytest.mark.parametrize("size", [16, 31])
-def test_pixels_are_square_normalised_and_from_the_centre(shape: tuple[int, int], size: int) -> None:
-    flat = Image.fromarray(np.full((*shape, 3), (255, 128, 0), np.uint8))
-    pixels = normalised_pixels(flat, size)
-    assert pixels.shape == (3, size, size) and pixels.dtype == torch.float32
-    expected = (torch.tensor([1.0, 128 / 255, 0.0]).view(3, 1, 1) - IMAGENET_MEAN) / IMAGENET_STD
-    torch.testing.assert_close(pixels, expected.expand_as(pixels))
-
-
-def test_pixels_at_their_own_size_are_the_central_crop() -> None:
-    array = fakes.pixels(5, height=16, width=25)
-    pixels = normalised_pixels(Image.fromarray(array), 16)
-    centre = torch.from_numpy(array[:, 4:20]).permute(2, 0, 1) / 255
-    torch.testing.assert_close(pixels * IMAGENET_STD + IMAGENET_MEAN, centre)
 
 
 def test_pixels_and_regions_of_a_corpus() -> None:
@@ -119,6 +96,45 @@ def test_pixels_and_regions_of_a_corpus() -> None:
     for at, row in enumerate((7, 2)):
         assert torch.equal(batch.pixels[at], normalised_pixels(source[row], 32))
         assert np.array_equal(batch.regions[at].numpy(), source.regions(row))
+
+
+def test_word_pieces_come_with_the_mask_of_real_ones() -> None:
+    corpus = fakes.corpus()
+    pieces = TokenRows.of([[1] * (2 + row % 3) for row in range(len(corpus.caption_ids))])
+    batch = Views(corpus, wordpieces=pieces).texts(np.array([4, 0, 2]))
+    assert batch.wordpieces is not None and batch.wordpiece_mask is not None
+    assert batch.wordpieces.tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
+    assert torch.equal(batch.wordpiece_mask, batch.wordpieces)
+
+
+def test_identities_of_images() -> None:
+    identities = np.arange(11) // 2
+    batch = Views(fakes.corpus(), identities=identities).images(np.array([10, 2, 3]))
+    assert batch.identities is not None and batch.identities.tolist() == [5, 1, 1]
+
+
+def test_training_pixels_are_augmented_by_seed_epoch_and_caption() -> None:
+    corpus = Synthetic(size=20).read(Path())
+    source: Any = corpus.images
+    views = Views(corpus, image_size=32, pixels=True)
+    rows = np.array([3, 7, 3])
+
+    def batch(seed: int = 0, epoch: int = 0, positions: Any = rows) -> torch.Tensor:
+        found = PairDataset(views, "train", "caption", seed, "crop_flip")[BatchRows(epoch, positions)]
+        assert found.images.pixels is not None
+        return found.images.pixels
+
+    assert torch.equal(batch(), batch())
+    assert torch.equal(batch()[[1]], batch(positions=rows[[1]])), "whatever else is in the batch"
+    assert not torch.equal(batch(), batch(seed=1)) and not torch.equal(batch(), batch(epoch=1))
+    caption = int(corpus.caption_rows("train")[7])
+    rng = np.random.default_rng([0, 0, caption, 1])
+    wanted = augmented_pixels(source[int(corpus.caption_image[caption])], 32, "crop", "crop_flip", rng)
+    assert torch.equal(batch()[1], wanted)
+    plain = PairDataset(views, "train", "caption", 0)[BatchRows(0, rows)].images.pixels
+    assert plain is not None
+    assert torch.equal(plain[1], normalised_pixels(source[int(corpus.caption_image[caption])], 32))
+    assert torch.equal(views.images(np.array([4])).pixels[0], views.pixels_of(4))  # type: ignore[index]
 
 
 # ---- data sets --------------------------------------------------------------------------------------------

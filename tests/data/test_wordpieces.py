@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import fakes
 import pytest
-from transformers import BertTokenizerFast
+from transformers import BertConfig, BertTokenizerFast
 
-from crossmodal_bench.data.wordpieces import build_tokenizer
+from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
 from crossmodal_bench.errors import BadInput
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "run", "##s", "##ning", "."]
@@ -40,8 +41,8 @@ def test_a_tokenizer_that_cannot_be_loaded_is_named(tmp_path: Path, name: str) -
         path.mkdir()
     with pytest.raises(BadInput) as raised:
         build_tokenizer(str(path), [])
-    assert str(raised.value).startswith(f"tokenizer '{path}' cannot be loaded (")
-    assert str(raised.value).endswith("; give a local folder or a known name")
+    assert str(raised.value).startswith(f"data.text.tokenizer: '{path}' cannot be loaded (")
+    assert str(raised.value).endswith("with tokenizer.json or vocab.txt, or a known name")
     assert "\n" not in str(raised.value)
 
 
@@ -75,3 +76,21 @@ def test_the_fitted_one_is_a_function_of_the_captions() -> None:
 def test_long_captions_are_cut() -> None:
     ids = build_tokenizer(None, CAPTIONS)("dog " * 500, truncation=True)["input_ids"]
     assert len(ids) == 128
+
+
+def test_the_language_models_limit_counts_where_it_is_lower(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    BertConfig(vocab_size=len(PIECES), max_position_embeddings=6).save_pretrained(tmp_path)
+    tokenizer = build_tokenizer(str(tmp_path), [])
+    rows, cut = encode_wordpieces(tokenizer, ["a dog", "a dog runs. a dog runs.", "a", "a a a a a"])
+    assert cut == 2
+    found = [tokenizer.convert_ids_to_tokens(rows[i].tolist()) for i in range(4)]
+    assert found[0] == ["[CLS]", "a", "dog", "[SEP]"]
+    assert found[1] == ["[CLS]", "a", "dog", "run", "##s", "[SEP]"]
+    assert [len(one) for one in found] == [4, 6, 3, 6]
+
+
+def test_a_model_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    BertConfig(vocab_size=30).save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match=r"data.text.tokenizer: .* holds no vocabulary|cannot be loaded"):
+        build_tokenizer(str(tmp_path), [])

@@ -1,0 +1,69 @@
+"""From a picture to the numbers that a convolutional network reads, with or without augmentation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+ImageFit = Literal["crop", "squash"]
+Augmentation = Literal["none", "flip", "crop_flip"]
+IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+MARGIN = 8 / 7
+"""What is cropped at random is cut from so many times its size: 256 for 224, as usual for ImageNet."""
+
+
+def normalised_pixels(image: Image.Image, size: int, fit: ImageFit = "crop") -> Tensor:
+    """(3, size, size) with ImageNet's mean and deviation.
+
+    Args:
+        image: RGB.
+        size: pixels of a side.
+        fit: ``crop``: the shorter side to ``size`` (bilinear) and the centre of the longer one; ``squash``:
+            both sides to ``size``, for pictures such as pedestrians, whose ends must not be lost.
+    """
+    resized = _resized(image, size, fit)
+    left, top = (resized.width - size) // 2, (resized.height - size) // 2
+    return _cut(resized, left, top, size)
+
+
+def augmented_pixels(
+    image: Image.Image, size: int, fit: ImageFit, how: Augmentation, rng: np.random.Generator
+) -> Tensor:
+    """(3, size, size) as ``normalised_pixels``, changed at random.
+
+    Args:
+        image: RGB.
+        size, fit: as there.
+        how: ``flip``: mirrored left to right, every other time; ``crop_flip``: the same, of a random window
+            of a picture that was made 8/7 as large; ``none``: unchanged.
+        rng: decides; nothing else does.
+    """
+    if how == "none":
+        return normalised_pixels(image, size, fit)
+    if how == "flip":
+        pixels = normalised_pixels(image, size, fit)
+    else:
+        resized = _resized(image, round(MARGIN * size), fit)
+        left = int(rng.integers(resized.width - size + 1))
+        top = int(rng.integers(resized.height - size + 1))
+        pixels = _cut(resized, left, top, size)
+    return pixels.flip(2) if rng.random() < 0.5 else pixels
+
+
+def _resized(image: Image.Image, size: int, fit: ImageFit) -> Image.Image:
+    if fit == "squash":
+        target = (size, size)
+    else:
+        scale = size / min(image.size)
+        target = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
+    return image if image.size == target else image.resize(target, Image.Resampling.BILINEAR)
+
+
+def _cut(image: Image.Image, left: int, top: int, size: int) -> Tensor:
+    array = np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.float32) / 255
+    return (torch.from_numpy(array).permute(2, 0, 1) - IMAGENET_MEAN) / IMAGENET_STD

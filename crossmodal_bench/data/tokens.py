@@ -1,0 +1,40 @@
+"""Token ids of all captions in two flat arrays, which forked loader processes share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """M sequences one after another: row m is ``ids[starts[m]:starts[m + 1]]``."""
+
+    ids: NDArray[np.int32]
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sequences: Iterable[Sequence[int] | NDArray[np.int64]]) -> TokenRows:
+        """Pack sequences."""
+        arrays = [np.asarray(one, dtype=np.int32) for one in sequences]
+        starts = np.cumsum([0, *(len(one) for one in arrays)], dtype=np.int64)
+        return cls(np.concatenate(arrays) if arrays else np.zeros(0, np.int32), starts)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, row: int) -> NDArray[np.int32]:
+        return self.ids[self.starts[row] : self.starts[row + 1]]
+
+    def padded(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The rows as (B, L) int64, padded with 0 to the longest of them, and their lengths (B,)."""
+        lengths = self.starts[rows + 1] - self.starts[rows]
+        padded = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
+        for line, row, length in zip(padded, rows, lengths, strict=True):
+            line[:length] = self[int(row)]
+        return torch.from_numpy(padded), torch.from_numpy(lengths)
