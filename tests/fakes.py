@@ -165,6 +165,102 @@ def write_feature_arrays(
     return folder
 
 
+def cuhk_pedes_entries(
+    counts: Mapping[str, int], per_identity: int | Callable[[int], int] = 2
+) -> list[dict[str, Any]]:
+    """The list of ``reid_raw.json``: ``counts`` persons per split, several images of each.
+
+    Persons are numbered from 1; the images of one do not follow each other; each has two captions.
+    """
+    splits = [split for split, count in counts.items() for _ in range(count)]
+    images = [per_identity if isinstance(per_identity, int) else per_identity(i) for i in range(len(splits))]
+    entries: list[dict[str, Any]] = []
+    for k in range(max(images)):
+        for person, split in enumerate(splits):
+            if k < images[person]:
+                captions = [caption(len(entries), j) for j in range(2)]
+                entry = {
+                    "split": split,
+                    "captions": captions,
+                    "file_path": f"cam_{'ab'[k % 2]}/{person + 1:03d}_{k}.png",
+                    "processed_tokens": [one.lower().split() for one in captions],
+                    "id": person + 1,
+                }
+                entries.append(entry)
+    return entries
+
+
+def write_cuhk_pedes(
+    root: Path,
+    entries: list[dict[str, Any]] | None = None,
+    name: str = "reid_raw.json",
+    images: str = "imgs",
+) -> Path:
+    """``root/cuhk_pedes`` with one annotation file and upright pictures."""
+    folder = root / "cuhk_pedes"
+    if entries is None:
+        entries = cuhk_pedes_entries({"train": 4, "val": 3, "test": 3}, lambda person: 2 + (person == 1))
+    folder.mkdir(parents=True)
+    write_annotations(folder, entries, name)
+    for row, entry in enumerate(entries):
+        path = folder / images / entry["file_path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(row, height=24, width=10)).save(path)
+    return folder
+
+
+def write_annotations(folder: Path, entries: list[dict[str, Any]], name: str = "reid_raw.json") -> Path:
+    """The annotation file of CUHK-PEDES alone; ``caption_all.json`` has no field ``split``."""
+    if name == "caption_all.json":
+        entries = [{key: value for key, value in entry.items() if key != "split"} for entry in entries]
+    path = folder / name
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    return path
+
+
+BIRDS = {
+    "train": ("004.Groove_billed_Ani", "002.Laysan_Albatross", "009.Brewer_Blackbird"),
+    "val": ("001.Black_footed_Albatross", "007.Parakeet_Auklet", "010.Red_winged_Blackbird"),
+    "test": ("003.Sooty_Albatross", "005.Crested_Auklet", "008.Rhinoceros_Auklet"),
+}
+BLOSSOMS = {
+    "train": ("class_00003", "class_00001", "class_00009"),
+    "val": ("class_00002", "class_00005", "class_00006"),
+    "test": ("class_00004", "class_00007", "class_00008"),
+}
+
+
+def write_cub(root: Path) -> Path:
+    """``root/cub``: the classes BIRDS, pictures in a folder for each class."""
+    return _write_class_folders(root / "cub", BIRDS, lambda name, image: f"images/{name}/{image}.jpg")
+
+
+def write_flowers(root: Path) -> Path:
+    """``root/flowers``: the classes BLOSSOMS, all pictures in one folder."""
+    return _write_class_folders(root / "flowers", BLOSSOMS, lambda _, image: f"jpg/{image}.jpg")
+
+
+def _write_class_folders(
+    folder: Path, classes: Mapping[str, Sequence[str]], picture: Callable[[str, str], str]
+) -> Path:
+    """Two images of each class, numbered in the lists' order; the first has three captions, others two."""
+    folder.mkdir(parents=True)
+    row = 0
+    for split, names in classes.items():
+        (folder / f"{split}classes.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+        for name in names:
+            (folder / "text_c10" / name).mkdir(parents=True)
+            for _ in range(2):
+                row += 1
+                image = f"image_{row:05d}"
+                lines = "\n".join(caption(row, k) for k in range(3 if row == 1 else 2))
+                (folder / "text_c10" / name / f"{image}.txt").write_text(f"{lines}\n", encoding="utf-8")
+                path = folder / picture(name, image)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels(row)).save(path)
+    return folder
+
+
 def write_archive(path: Path, arrays: Arrays) -> None:
     """``.npz``, or ``.mat`` as MATLAB's ``save -v7`` writes it: a one-dimensional array becomes (1, n)."""
     if path.suffix == ".npz":
@@ -228,6 +324,8 @@ def write_dataset(root: Path, name: str) -> dict[str, Any]:
         write_feature_arrays(root, name, ".npy" if name == "nuswide10k" else ".mat")
     elif name in ("wikipedia", "wikipedia_deep"):
         write_wikipedia(root, stem="deep_features" if name == "wikipedia_deep" else "raw_features")
+    elif name in ("cuhk_pedes", "cub", "flowers"):
+        {"cuhk_pedes": write_cuhk_pedes, "cub": write_cub, "flowers": write_flowers}[name](root)
     elif name != "synthetic":
         raise KeyError(f"write a fake of the data set '{name}' here")
     return {"size": 20} if name == "synthetic" else {}

@@ -2,9 +2,23 @@
 
 from crossmodal_bench.data.datasets.acmr_coco import AcmrCoco
 from crossmodal_bench.data.datasets.base import DatasetReader
+from crossmodal_bench.data.datasets.cub import CUB
+from crossmodal_bench.data.datasets.cuhk_pedes import CuhkPedes
 from crossmodal_bench.data.datasets.feature_arrays import NUSWide10K, PascalSentence
+from crossmodal_bench.data.datasets.flowers import Flowers
 from crossmodal_bench.data.datasets.karpathy import Karpathy
 from crossmodal_bench.data.datasets.synthetic import Synthetic
 from crossmodal_bench.data.datasets.wikipedia import Wikipedia
 
-__all__ = ["AcmrCoco", "DatasetReader", "Karpathy", "NUSWide10K", "PascalSentence", "Synthetic", "Wikipedia"]
+__all__ = [
+    "CUB",
+    "AcmrCoco",
+    "CuhkPedes",
+    "DatasetReader",
+    "Flowers",
+    "Karpathy",
+    "NUSWide10K",
+    "PascalSentence",
+    "Synthetic",
+    "Wikipedia",
+]

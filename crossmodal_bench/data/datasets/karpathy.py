@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
+from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, read_json
 from crossmodal_bench.data.images import ImageFiles
 from crossmodal_bench.errors import BadInput, MissingInput
 
@@ -92,14 +91,7 @@ def _json_file(folder: Path) -> Path:
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise BadInput(
-            f"{path} is not valid JSON (line {error.lineno}: {error.msg}); copy it again"
-        ) from error
+    content = read_json(path)
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise BadInput(f"{path} has no list 'images' of objects; it must be a Karpathy split file")

@@ -9,7 +9,7 @@ import numpy as np
 
 from crossmodal_bench.data.arrays import find_array_file, load_array
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
+from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, read_text
 from crossmodal_bench.errors import BadInput, MissingInput
 
 CATEGORIES = (
@@ -94,12 +94,8 @@ class Wikipedia(DatasetReader):
 def _read_list(path: Path) -> list[tuple[str, int]]:
     if not path.is_file():
         raise MissingInput(f"{path} is missing; it comes with the Wikipedia set's features")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         cells = line.split()
         if len(cells) != 3 or not cells[2].isdecimal() or not 1 <= int(cells[2]) <= len(CATEGORIES):
             raise BadInput(
