@@ -16,6 +16,7 @@ from crossmodal_bench.data.datamodule import TextSettings
 from crossmodal_bench.data.datasets import DatasetReader
 from crossmodal_bench.errors import BadInput, nearest
 from crossmodal_bench.methods import RetrievalMethod
+from crossmodal_bench.networks import ImageEncoder, TextEncoder
 
 TOP = ("model", "data", "trainer", "seed_everything")
 OF_COMMANDS = ("ckpt_path", "weights_only", "verbose")
@@ -23,6 +24,8 @@ OF_COMMANDS = ("ckpt_path", "weights_only", "verbose")
 HOMES: dict[type, str] = {
     RetrievalMethod: "crossmodal_bench.methods",
     DatasetReader: "crossmodal_bench.data.datasets",
+    ImageEncoder: "crossmodal_bench.networks",
+    TextEncoder: "crossmodal_bench.networks",
 }
 
 
@@ -108,16 +111,26 @@ def _of_subclass(path: str, values: Any, base: type) -> Iterator[_Section]:
     if "class_path" in values:
         cls = _imported(f"{path}.class_path", values["class_path"], base)
         if "init_args" in values:
-            yield _of_class(f"{path}.init_args", values["init_args"], cls)
+            arguments = _of_class(f"{path}.init_args", values["init_args"], cls)
+            yield arguments
+            for key, value in arguments.values.items():
+                if arguments.hints.get(key) in HOMES and value is not None:
+                    yield from _of_subclass(f"{arguments.path}.{key}", value, arguments.hints[key])
 
 
 def _imported(path: str, name: Any, base: type) -> type:
     """The class; a name without a module is one of this package's."""
     home = HOMES[base]
-    known = [f"{home}.{one}" for one in importlib.import_module(home).__all__ if one != base.__name__]
-    module, _, last = str(name).rpartition(".")
+    module = importlib.import_module(home)
+    classes = {one: getattr(module, one) for one in module.__all__}
+    known = [
+        f"{home}.{name}"
+        for name, one in classes.items()
+        if isinstance(one, type) and issubclass(one, base) and one is not base
+    ]
+    where, _, last = str(name).rpartition(".")
     try:
-        found = getattr(importlib.import_module(module or home), last, None)
+        found = getattr(importlib.import_module(where or home), last, None)
     except ImportError:
         found = None
     if found is None:

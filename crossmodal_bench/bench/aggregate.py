@@ -12,13 +12,12 @@ from typing import Any
 
 from crossmodal_bench.bench.published import Comparison, comparison
 from crossmodal_bench.bench.record import Record
-from crossmodal_bench.evaluation.protocols import PROTOCOLS
+from crossmodal_bench.evaluation.protocols import primary_metric
 from crossmodal_bench.evaluation.statistics import t_interval
 
-DIRECTED = ("R@1", "R@5", "R@10", "MedR", "MeanR", "mAP", "mAP@50")
 METRICS = (
-    *(f"{direction}/{name}" for direction in ("i2t", "t2i") for name in DIRECTED[:5]),
-    *("rsum", "sum", "i2t/mAP", "t2i/mAP", "mAP", "i2t/mAP@50", "t2i/mAP@50", "mAP@50"),
+    *(f"{side}/{name}" for side in ("i2t", "t2i") for name in ("R@1", "R@5", "R@10", "MedR", "MeanR")),
+    *("t2i/AP@50", "rsum", "sum", "i2t/mAP", "t2i/mAP", "mAP", "i2t/mAP@50", "t2i/mAP@50", "mAP@50"),
 )
 """The order in which metrics are shown; others follow alphabetically."""
 
@@ -228,7 +227,7 @@ def _published(record: Record, metric: str) -> Comparison:
 
 
 def _ranked(rows: Sequence[Row], protocol: str) -> list[Row]:
-    primary = _primary(protocol, {metric for row in rows for metric in row.cells})
+    primary = _primary(protocol, rows[0].dataset, {metric for row in rows for metric in row.cells})
     sign = 1 if lower_is_better(primary) else -1
 
     def cost(row: Row) -> float:
@@ -245,7 +244,7 @@ def _ranked(rows: Sequence[Row], protocol: str) -> list[Row]:
     ]
 
 
-def _primary(protocol: str, present: set[str]) -> str:
+def _primary(protocol: str, dataset: str, present: set[str]) -> str:
     """The protocol's own metric; for one's own data, or where it was not measured, the first there is."""
-    named = [PROTOCOLS[protocol].primary] if protocol in PROTOCOLS else []
-    return next((metric for metric in (*named, "rsum", "mAP", *METRICS) if metric in present), "rsum")
+    order = (primary_metric(protocol, dataset) or "rsum", "rsum", "mAP", *METRICS)
+    return next((metric for metric in order if metric in present), "rsum")

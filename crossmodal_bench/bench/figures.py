@@ -123,7 +123,8 @@ def training_curves(row: Row) -> bytes | None:
 
 
 def parameter_sweep(sweep: Sweep) -> bytes:
-    """mAP (rsum where there is none) against the override that a sweep varies (ACMR, Figure 6).
+    """mAP (the table's primary metric where there is none) against the override that a sweep varies (ACMR,
+    Figure 6).
 
     Error bars are 95 % t-intervals over seeds. One line per setting of the other overrides, or one per
     direction where there is only one such setting. The axis is logarithmic where the values span a factor of
@@ -131,7 +132,7 @@ def parameter_sweep(sweep: Sweep) -> bytes:
     """
     figure, axes = _figure(1, width=5.2, height=3.6)
     axis = axes[0]
-    metric = "mAP" if any("mAP" in row.cells for row in sweep.rows) else "rsum"
+    metric = "mAP" if any("mAP" in row.cells for row in sweep.rows) else sweep.rows[0].primary
     values = sweep.values
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     place = {json.dumps(value): float(value) if numeric else index for index, value in enumerate(values)}
@@ -150,7 +151,8 @@ def parameter_sweep(sweep: Sweep) -> bytes:
     else:
         axis.set_xticks(range(len(values)), [str(value) for value in values])
     axis.set_xlabel(short(sweep.key))
-    axis.set_ylabel("mAP (fraction)" if metric == "mAP" else "rsum (sum of six recalls in %)")
+    units = {"mAP": "fraction", "rsum": "sum of six recalls in %"}
+    axis.set_ylabel(f"{metric} ({units.get(metric, '%')})")
     axis.set_title(f"{sweep.method}, {sweep.suite}, preset {sweep.preset}", fontsize=11)
     _legend(figure, axis)
     return _png(figure)

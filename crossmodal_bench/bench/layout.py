@@ -9,6 +9,8 @@ from crossmodal_bench.bench.aggregate import Cell, Row, Table, differences, feat
 from crossmodal_bench.bench.record import Record
 
 RECALLS = ("i2t/R@1", "i2t/R@5", "i2t/R@10", "t2i/R@1", "t2i/R@5", "t2i/R@10", "rsum")
+IDENTITIES = ("t2i/R@1", "t2i/R@5", "t2i/R@10", "i2t/R@1", "i2t/R@5", "i2t/R@10")
+CLASSES = ("t2i/AP@50", "i2t/R@1")
 PRECISIONS = ("i2t/mAP", "t2i/mAP", "mAP", "i2t/mAP@50", "t2i/mAP@50", "mAP@50")
 
 COST = {
@@ -30,7 +32,8 @@ PRESET_NOTES = {
 
 INTERVAL_NOTE = (
     "± is the 95 % t-interval of the mean over n seeds; with *, one seed only: half of the 95 % bootstrap "
-    "interval over test images (clustered by image), blind to other seeds; ★ is the table's best"
+    "interval over test images (clustered by image, or by identity where positives go by it; AP@50: over "
+    "classes), blind to other seeds; ★ is the table's best"
 )
 
 
@@ -61,7 +64,11 @@ def warnings(table: Table) -> list[str]:
 
 def main_metrics(table: Table) -> list[str]:
     """The metrics that a table shows: the primary metric's family, and the other family's summary."""
-    family = (*PRECISIONS, "rsum") if table.primary in PRECISIONS else (*RECALLS, "mAP")
+    family: tuple[str, ...] = (*RECALLS, "mAP")
+    if table.primary in PRECISIONS:
+        family = (*PRECISIONS, "rsum")
+    elif table.primary in ("t2i/R@1", "t2i/AP@50"):
+        family = IDENTITIES if table.primary == "t2i/R@1" else CLASSES
     return [metric for metric in family if metric in table.metrics]
 
 

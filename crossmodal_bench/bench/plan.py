@@ -281,7 +281,13 @@ def _read(datamodule: Any, dataset: str, wanted: str, corpora: dict[str, _Data],
         corpora[key] = _Data(known or [fallback], "", "", {}, str(error))
         return corpora[key]
     ids = [corpus.image_ids[row] for row in corpus.image_rows("test")]
-    found = resolve_protocols(corpus.name, ids, len(corpus.caption_rows("test")), corpus.label_kind == "real")
+    found = resolve_protocols(
+        corpus.name,
+        ids,
+        len(corpus.caption_rows("test")),
+        corpus.label_kind == "real",
+        corpus.identities is not None,
+    )
     if wanted and wanted not in [one.name for one in found]:
         # Not the split that the variant is meant for; the variants of a data set stay apart all the same.
         found = [replace(one, name=f"{wanted}-unverified") for one in found]

@@ -159,6 +159,13 @@ def _write(
     image_rows, caption_rows = corpus.image_rows(split), corpus.caption_rows(split)
     main, *others = (retrieval.results[protocol.name] for protocol in planned.protocols)
     owner = np.searchsorted(image_rows, corpus.caption_image[caption_rows])
+    identities = None if corpus.identities is None else corpus.identities[image_rows]
+    described = data.describe()
+    # What random scores would reach depends on how many there are to choose from.
+    if main.protocol.positives == "identity" and identities is not None:
+        described["counts"][split]["identities"] = len(np.unique(identities))
+    if main.classes is not None:
+        described["counts"][split]["classes"] = len(main.classes.classes)
     main.save(
         planned.directory / "ranks.npz",
         [corpus.image_ids[row] for row in image_rows],
@@ -174,11 +181,11 @@ def _write(
         {
             "job": vars(planned.job),
             "evaluated_on": split,
-            "data": {**data.describe(), "split_hash": planned.split_hash},
+            "data": {**described, "split_hash": planned.split_hash},
             "source_fingerprint": source_fingerprint(planned.config),
             "selection": selection,
-            **_numbers(main, owner),
-            "also": {other.protocol.name: _numbers(other, owner) for other in others},
+            **_numbers(main, owner, identities),
+            "also": {other.protocol.name: _numbers(other, owner, identities) for other in others},
             "history": history.epochs,
             "cost": {
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -195,10 +202,11 @@ def _write(
     )
 
 
-def _numbers(evaluation: Evaluation, owner: Any) -> dict[str, Any]:
+def _numbers(evaluation: Evaluation, owner: Any, identities: Any) -> dict[str, Any]:
+    clusters = identities if evaluation.protocol.positives == "identity" else None
     return {
         "metrics": evaluation.metrics,
-        "bootstrap": bootstrap_metrics(evaluation, owner),
+        "bootstrap": bootstrap_metrics(evaluation, owner, clusters),
         "curves": evaluation.curves,
     }
 

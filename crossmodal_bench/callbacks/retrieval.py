@@ -21,7 +21,8 @@ from crossmodal_bench.methods.base import RetrievalMethod
 class RetrievalEvaluation(pl.Callback):
     """Collects what ``validation_step`` and ``test_step`` return and evaluates complete galleries only.
 
-    Logs ``val/<metric>`` after each validation epoch, and keeps the test's evaluations.
+    Logs ``val/<metric>`` after each validation epoch, and as ``val/primary`` the one that picks the
+    checkpoint; keeps the test's evaluations.
 
     Args:
         protocols: what to compute; by default every protocol that the test split matches. On validation,
@@ -54,6 +55,7 @@ class RetrievalEvaluation(pl.Callback):
                 [corpus.image_ids[row] for row in test],
                 len(corpus.caption_rows("test")),
                 corpus.label_kind == "real",
+                corpus.identities is not None,
             )
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -95,7 +97,10 @@ class RetrievalEvaluation(pl.Callback):
         assert self.protocols is not None
         first = self.protocols[0]
         result = self._evaluate(trainer, pl_module, [_of_any_size(first)])[first.name]
-        pl_module.log_dict({f"val/{name}": value for name, value in result.metrics.items()}, sync_dist=False)
+        logged = {f"val/{name}": value for name, value in result.metrics.items()}
+        logged["val/primary"] = result.metrics[first.primary]
+        logged |= self._losses(trainer, pl_module)
+        pl_module.log_dict(logged, sync_dist=False)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep every protocol's evaluation and log the first's metrics."""
@@ -105,6 +110,20 @@ class RetrievalEvaluation(pl.Callback):
         self.seconds = time.perf_counter() - self._start
         first = self.results[self.protocols[0].name].metrics
         pl_module.log_dict({f"test/{name}": value for name, value in first.items()}, sync_dist=False)
+
+    def _losses(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
+        """The method's losses on validation; every process holds all of it and computes the same."""
+        assert isinstance(module, RetrievalMethod) and self.encodings is not None
+        corpus = _data(trainer).corpus
+        image_rows, caption_rows = self._rows
+        owner = np.searchsorted(image_rows, corpus.caption_image[caption_rows])
+        identities = np.arange(len(image_rows))
+        if corpus.identities is not None:
+            identities = corpus.identities[image_rows]
+        found = module.validation_losses(
+            *self.encodings, torch.from_numpy(owner), torch.from_numpy(identities)
+        )
+        return {f"val/{name}": float(loss) for name, loss in found.items()}
 
     def _open(self, trainer: pl.Trainer, split: str) -> None:
         self._start = time.perf_counter()
@@ -128,6 +147,7 @@ class RetrievalEvaluation(pl.Callback):
         labels = (
             corpus.labels[image_rows] if corpus.labels is not None and corpus.label_kind == "real" else None
         )
+        identities = None if corpus.identities is None else corpus.identities[image_rows]
         return {
             protocol.name: evaluate(
                 protocol,
@@ -136,6 +156,7 @@ class RetrievalEvaluation(pl.Callback):
                 module.score,
                 caption_image,
                 labels,
+                identities,
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
             )

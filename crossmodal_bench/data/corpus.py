@@ -224,7 +224,6 @@ def _check(corpus: Corpus) -> None:
         if array is not None and len(array) != rows:
             raise BadInput(f"{where}: {len(array)} rows of {what} for {rows} items; the counts must agree")
 
-
     if corpus.identities is not None:
         _check_identities(corpus, corpus.identities, where)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from crossmodal_bench.evaluation.classes import ClassRetrieval, class_retrieval
 from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate
 from crossmodal_bench.evaluation.metrics import (
     fold_metrics,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PROTOCOLS",
+    "ClassRetrieval",
     "Evaluation",
     "LabelPrecision",
     "Protocol",
@@ -42,6 +44,7 @@ __all__ = [
     "RetrievalBank",
     "bootstrap_interval",
     "bootstrap_metrics",
+    "class_retrieval",
     "evaluate",
     "fold_metrics",
     "get_protocol",

@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from crossmodal_bench.encoding import Encoding, Scorer
+from crossmodal_bench.evaluation.classes import ClassRetrieval, class_retrieval
 from crossmodal_bench.evaluation.metrics import fold_metrics, fold_slices
+from crossmodal_bench.evaluation.positives import CaptionImage, Identities, caption_owners
 from crossmodal_bench.evaluation.precision import LabelPrecision, Labels, label_precision
 from crossmodal_bench.evaluation.protocols import Protocol
-from crossmodal_bench.evaluation.ranks import CaptionImage, Ranks, caption_owners, write_results
+from crossmodal_bench.evaluation.ranks import Ranks, write_results
 from crossmodal_bench.evaluation.sweep import Reduce, streamed_ranks
 
 _CUTOFFS = ((None, "mAP"), (50, "mAP@50"))
@@ -25,11 +27,13 @@ _CUTOFFS = ((None, "mAP"), (50, "mAP@50"))
 class Evaluation:
     """Results under one protocol; groups that it doesn't ask for are absent.
 
-    metrics: by key, recalls in percent, ranks 1-based, mAP a fraction.
+    metrics: by key, recalls and AP@50 in percent, ranks 1-based, mAP a fraction.
     curves: 'i2t/precision_scope' and 't2i/precision_scope', each with 'scope' and 'precision'.
     ranks: per-query ranks; with folds, each query's rank inside its own fold.
     average_precision: per-query AP by key ('i2t/mAP', 't2i/mAP@50', ...), NaN where nothing is relevant.
     dropped: queries without a relevant item, by direction.
+    classes: per-query results between images and classes.
+    counts: how many images and texts were evaluated.
     """
 
     protocol: Protocol
@@ -38,14 +42,17 @@ class Evaluation:
     ranks: Ranks | None
     average_precision: dict[str, NDArray[np.float64]]
     dropped: dict[str, int]
+    classes: ClassRetrieval | None
+    counts: tuple[int, int]
 
     def save(self, path: Path | str, image_ids: Sequence[str], caption_ids: Sequence[str]) -> None:
-        """Write the per-query results to an ``.npz``: the fields of Ranks, and ``ap/<metric key>``."""
+        """Write the per-query results to an ``.npz``: the fields of Ranks, ``ap/<metric key>`` and
+        ``class/<metric key>`` with ``class/labels``.
+        """
         arrays: dict[str, NDArray[Any]] = self.ranks.arrays() if self.ranks is not None else {}
         arrays |= {f"ap/{key}": values for key, values in self.average_precision.items()}
-        images = arrays["i2t"] if self.ranks is not None else self.average_precision["i2t/mAP"]
-        texts = arrays["t2i"] if self.ranks is not None else self.average_precision["t2i/mAP"]
-        write_results(path, arrays, image_ids, caption_ids, (len(images), len(texts)))
+        arrays |= self.classes.arrays() if self.classes is not None else {}
+        write_results(path, arrays, image_ids, caption_ids, self.counts)
 
 
 def evaluate(
@@ -55,6 +62,7 @@ def evaluate(
     score: Scorer,
     caption_image: CaptionImage,
     image_labels: Labels | None = None,
+    image_identities: Identities | None = None,
     *,
     rank: int = 0,
     world_size: int = 1,
@@ -64,8 +72,9 @@ def evaluate(
     """Evaluate whole galleries under ``protocol``; every process returns the same.
 
     caption_image: (n_texts,) row of each text's image. image_labels: (n_images,) classes or (n_images, C)
-    multi-hot; a text has its image's labels. Raises ValueError where counts are not the protocol's or labels
-    are missing, and whatever ``streamed_ranks`` and ``label_precision`` raise.
+    multi-hot; a text has its image's labels. image_identities: (n_images,) for positives by identity. Raises
+    ValueError where counts are not the protocol's or labels or identities are missing, and whatever
+    ``streamed_ranks``, ``label_precision`` and ``class_retrieval`` raise.
     """
     for what, found, wanted in (
         ("images", len(images), protocol.images),
@@ -74,6 +83,13 @@ def evaluate(
         if wanted is not None and found != wanted:
             raise ValueError(f"protocol '{protocol.name}' is over {wanted} {what}, got {found}")
     owner = caption_owners(caption_image, len(images), len(texts))
+    if image_labels is None and (protocol.label_precision or protocol.class_level):
+        raise ValueError(f"protocol '{protocol.name}' needs the images' labels")
+    identities: NDArray[Any] | None = None
+    if protocol.positives == "identity":
+        if image_identities is None:
+            raise ValueError(f"protocol '{protocol.name}' needs the images' identities")
+        identities = np.asarray(image_identities)
     metrics: dict[str, float] = {}
     ranks = None
     precision = None
@@ -87,6 +103,7 @@ def evaluate(
                 texts if whole else texts.take(torch.from_numpy(columns).to(texts.values.device)),
                 score,
                 owner[columns] - block.start,
+                None if identities is None else identities[block],
                 rank=rank,
                 world_size=world_size,
                 reduce=reduce,
@@ -96,8 +113,6 @@ def evaluate(
         metrics |= fold_metrics([(fold.i2t, fold.t2i) for _, _, fold in folds])
         ranks = folds[0][2] if len(folds) == 1 else _joined(folds, len(texts))
     if protocol.label_precision:
-        if image_labels is None:
-            raise ValueError(f"protocol '{protocol.name}' needs the images' labels")
         labels = torch.as_tensor(image_labels)
         precision = label_precision(
             images,
@@ -112,6 +127,21 @@ def evaluate(
             device=device,
         )
         metrics |= _precision_metrics(precision)
+    classes = None
+    if protocol.class_level:
+        assert image_labels is not None
+        classes = class_retrieval(
+            images,
+            texts,
+            score,
+            owner,
+            image_labels,
+            rank=rank,
+            world_size=world_size,
+            reduce=reduce,
+            device=device,
+        )
+        metrics |= classes.metrics()
     return Evaluation(
         protocol=protocol,
         metrics=metrics,
@@ -125,6 +155,8 @@ def evaluate(
             for cutoff, key in _CUTOFFS
         },
         dropped={} if precision is None else dict(precision.dropped),
+        classes=classes,
+        counts=(len(images), len(texts)),
     )
 
 

@@ -132,7 +132,7 @@ def _direction(
 
 
 def _block_results(scores: Tensor, relevant: Tensor, cuts: list[int], scopes: list[int]) -> Tensor:
-    hit = _relevance_in_rank_order(scores, relevant)
+    hit = relevance_in_rank_order(scores, relevant)
     hits = hit.cumsum(1)
     position = torch.arange(1, hit.shape[1] + 1, dtype=torch.float64, device=hit.device)
     at_hits = hit * (hits / position)
@@ -142,7 +142,7 @@ def _block_results(scores: Tensor, relevant: Tensor, cuts: list[int], scopes: li
     return torch.stack([column.double() for column in columns], 1)
 
 
-def _relevance_in_rank_order(scores: Tensor, relevant: Tensor) -> Tensor:
+def relevance_in_rank_order(scores: Tensor, relevant: Tensor) -> Tensor:
     """(queries, gallery) fp32 ones and zeros: is the item at this rank relevant? Ties: irrelevant first.
 
     Score and relevance become one integer, so that a single sort of plain values orders both and no index has

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from crossmodal_bench.errors import BadInput, nearest
@@ -17,33 +17,55 @@ class Protocol:
     """A test split, what counts as relevant on it, and what is reported.
 
     images, captions: how many the gallery must have, exactly; None leaves it open.
-    positives: 'caption' (the pairs themselves) or 'label' (any shared label) for the primary metric.
+    positives: for the primary metric, 'caption' (the pairs themselves), 'identity' (all images and captions
+        of one person, say) or 'label' (any shared label).
     recall, label_precision: the groups of metrics that are computed.
     folds: consecutive blocks of images, each with its own captions, that are evaluated apart and averaged.
     split_hash: ``split_hash`` of the test images' ids, where it is known.
     primary: the metric that sorts a table and picks a checkpoint.
+    class_level: the group of AP@50 and R@1 between images and classes; not beside recall, whose R@1 is
+        another.
     """
 
     name: str
     dataset: str
     images: int | None
     captions: int | None
-    positives: Literal["caption", "label"]
+    positives: Literal["caption", "identity", "label"]
     recall: bool
     label_precision: bool
-    primary: Literal["rsum", "mAP"]
+    primary: Literal["rsum", "mAP", "t2i/R@1", "t2i/AP@50"]
     folds: int = 1
     split_hash: str | None = None
     note: str = ""
+    class_level: bool = False
 
-    def fits(self, dataset: str, image_ids: Sequence[str], n_captions: int, real_labels: bool) -> bool:
+    def __post_init__(self) -> None:
+        if self.recall and self.class_level:
+            raise ValueError(f"protocol '{self.name}' has two kinds of i2t/R@1; choose recall or class_level")
+
+    def fits(
+        self,
+        dataset: str,
+        image_ids: Sequence[str],
+        n_captions: int,
+        real_labels: bool,
+        identities: bool = False,
+    ) -> bool:
         """Does this protocol describe exactly that test split?"""
         return (
-            dataset == self.dataset
-            and self.images in (None, len(image_ids))
+            self.images in (None, len(image_ids))
             and self.captions in (None, n_captions)
-            and (not self.label_precision or real_labels)
+            and self.measures(dataset, real_labels, identities)
             and self.split_hash in (None, split_hash(image_ids))
+        )
+
+    def measures(self, dataset: str, real_labels: bool, identities: bool) -> bool:
+        """Can its metrics be computed on any split of that data set?"""
+        return (
+            dataset == self.dataset
+            and (real_labels or not (self.label_precision or self.class_level))
+            and (identities or self.positives != "identity")
         )
 
 
@@ -72,6 +94,12 @@ def _pairs(
 
 def _classes(name: str, dataset: str, items: int, note: str, split: str | None = None) -> Protocol:
     return Protocol(name, dataset, items, items, "label", False, True, "mAP", split_hash=split, note=note)
+
+
+def _species(name: str, dataset: str, images: int, captions: int, note: str) -> Protocol:
+    return Protocol(
+        name, dataset, images, captions, "label", False, False, "t2i/AP@50", note=note, class_level=True
+    )
 
 
 def _synthetic(size: str, images: int, captions: int) -> Protocol:
@@ -135,6 +163,34 @@ PROTOCOLS: dict[str, Protocol] = {
             note="ACMR's sizes, 66,226/16,557 of COCO train2014, in another draw; which metric its Table 4 "
             f"prints is unknown, its baselines' are R@10. {_COUNTS_ONLY}",
         ),
+        Protocol(
+            "cuhk-pedes",
+            "cuhk_pedes",
+            3074,
+            6156,
+            "identity",
+            True,
+            False,
+            "t2i/R@1",
+            note="The official test split, 1,000 persons; every image of the described person is right. "
+            f"{_COUNTS_ONLY}",
+        ),
+        _species(
+            "cub-ap50",
+            "cub",
+            2933,
+            29330,
+            "The 50 test classes of Reed et al., 10 captions an image; a class is the mean of its texts. "
+            f"{_COUNTS_ONLY}",
+        ),
+        _species(
+            "flowers-ap50",
+            "flowers",
+            1155,
+            11550,
+            "The 20 test classes of Reed et al., 10 captions an image; a class is the mean of its texts. "
+            f"{_COUNTS_ONLY}",
+        ),
         _classes(
             "wikipedia-2173-map",
             "wikipedia",
@@ -164,15 +220,28 @@ def get_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
+def primary_metric(name: str, dataset: str) -> str | None:
+    """The primary metric of a protocol, or of the data set's named ones for ``<dataset>-test``, if known."""
+    known = PROTOCOLS.get(name) or next((p for p in PROTOCOLS.values() if p.dataset == dataset), None)
+    return None if known is None else known.primary
+
+
 def resolve_protocols(
-    dataset: str, image_ids: Sequence[str], n_captions: int, real_labels: bool
+    dataset: str,
+    image_ids: Sequence[str],
+    n_captions: int,
+    real_labels: bool,
+    identities: bool = False,
 ) -> list[Protocol]:
     """Every named protocol that this test split meets exactly, else the one ``<dataset>-test``.
 
     A subset of a known split, or one more caption, makes another protocol, beside which no published number
-    may stand. ``real_labels``: the items have labels of their own, not words of their captions. Where they do
-    and each image has one text (as Wikipedia), ``<dataset>-test`` is sorted by mAP, else by rsum.
-    Raises BadInput for an empty split or one with repeated ids.
+    may stand. ``real_labels``: the items have labels of their own, not words of their captions.
+    ``identities``: several images may show the same person or species, and the data say which.
+
+    ``<dataset>-test`` reports what the data set's named protocols report. Where there are none, it has
+    recalls, and mAP with real labels; where each image then has one text (as Wikipedia), it is sorted by mAP,
+    else by rsum. Raises BadInput for an empty split or one with repeated ids.
     """
     if not len(image_ids) or n_captions < 1:
         raise BadInput(
@@ -181,20 +250,28 @@ def resolve_protocols(
         )
     if len(set(image_ids)) != len(image_ids):
         raise BadInput(f"the test split of '{dataset}' repeats an image id; give each image an id of its own")
-    named = [p for p in PROTOCOLS.values() if p.fits(dataset, image_ids, n_captions, real_labels)]
+    alike = [p for p in PROTOCOLS.values() if p.measures(dataset, real_labels, identities)]
+    named = [p for p in alike if p.fits(dataset, image_ids, n_captions, real_labels, identities)]
     if named:
         return named
     by_label = real_labels and n_captions == len(image_ids)
+    own = Protocol(
+        f"{dataset}-test",
+        dataset,
+        None,
+        None,
+        "label" if by_label else "caption",
+        True,
+        real_labels,
+        "mAP" if by_label else "rsum",
+    )
     return [
-        Protocol(
-            f"{dataset}-test",
-            dataset,
-            len(image_ids),
-            n_captions,
-            "label" if by_label else "caption",
-            True,
-            real_labels,
-            "mAP" if by_label else "rsum",
+        replace(
+            alike[0] if alike else own,
+            name=own.name,
+            images=len(image_ids),
+            captions=n_captions,
+            folds=1,
             split_hash=split_hash(image_ids),
             note="Not a published split: no published number is comparable.",
         )

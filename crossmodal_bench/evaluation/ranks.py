@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossmodal_bench.errors import BadInput, MissingInput
+from crossmodal_bench.evaluation.positives import CaptionImage, Identities, galleries
 from crossmodal_bench.evaluation.tiles import NonFiniteScore
 from crossmodal_bench.evaluation.top import ordered_top
-
-CaptionImage = NDArray[Any] | Tensor | Sequence[int]
-"""(n_texts,): the row of the image that each caption describes."""
 
 _BLOCK = 4_000_000  # scores looked at together
 
@@ -33,7 +31,8 @@ class Ranks:
         not counted as competitors; a competitor with the positive's own score is counted as better.
     i2t_expected, t2i_expected: float64; the mean of that rank if ties were broken at random.
     i2t_top, t2i_top: (n_queries, min(10, gallery)) int64; gallery rows by descending score. Equal scores are
-        in gallery order, where captions are taken in the order of their images.
+        in gallery order, where captions are taken in the order of their images, and images in the order of
+        their identities if positives go by identity.
     i2t_top_scores, t2i_top_scores: the scores of those.
     """
 
@@ -70,10 +69,18 @@ class Ranks:
             return stored["image_ids"].tolist(), stored["caption_ids"].tolist()
 
 
-def retrieval_ranks(scores: Tensor | NDArray[Any], caption_image: CaptionImage, top_k: int = 10) -> Ranks:
+def retrieval_ranks(
+    scores: Tensor | NDArray[Any],
+    caption_image: CaptionImage,
+    top_k: int = 10,
+    image_identity: Identities | None = None,
+) -> Ranks:
     """Ranks from a score matrix that is already there.
 
-    scores: (n_images, n_texts), higher is better. caption_image: (n_texts,).
+    scores: (n_images, n_texts), higher is better. caption_image: (n_texts,). image_identity: (n_images,); a
+    caption's positives are then all images of its image's identity, and an image's positives all captions of
+    all of these (Li et al., "Person Search with Natural Language Description", CVPR 2017). Without it an
+    image's own captions are its only positives.
     Raises ValueError for a non-finite score (naming the first row and column), an image without a caption, a
     caption of no image, or shapes that don't agree.
     """
@@ -81,56 +88,42 @@ def retrieval_ranks(scores: Tensor | NDArray[Any], caption_image: CaptionImage, 
     if matrix.ndim != 2:
         raise ValueError(f"scores must be (n_images, n_texts), got {tuple(matrix.shape)}")
     n_images, n_texts = matrix.shape
-    owner = caption_owners(caption_image, n_images, n_texts)
+    ordered = galleries(caption_image, image_identity, n_images, n_texts)
     finite = torch.isfinite(matrix)
     if not finite.all():
         row, column = torch.nonzero(~finite)[0].tolist()
         raise NonFiniteScore(row, column)
-    order = torch.from_numpy(np.argsort(owner, kind="stable")).to(matrix.device)
-    rows = torch.from_numpy(owner).to(matrix.device)
-    positive = matrix[rows, torch.arange(n_texts, device=matrix.device)]
-    best, at_best = best_positives(positive, rows, n_images)
-
-    i2t_counts, t2i_counts, i2t_top, t2i_top = [], [], [], []
-    step = max(1, _BLOCK // n_texts)
-    for start in range(0, n_images, step):
-        block = matrix[start : start + step]
-        mask = rows[None, :] == torch.arange(start, start + len(block), device=matrix.device)[:, None]
-        i2t_counts.append(_count(block, best[start : start + step], mask))
-        values, indices = ordered_top(block[:, order], top_k)
-        i2t_top.append((values, order[indices]))
-    step = max(1, _BLOCK // n_images)
-    for start in range(0, n_texts, step):
-        block = matrix[:, start : start + step].T
-        mask = rows[start : start + step, None] == torch.arange(n_images, device=matrix.device)[None, :]
-        t2i_counts.append(_count(block, positive[start : start + step], mask))
-        t2i_top.append(ordered_top(block, top_k))
-    return make_ranks(
-        torch.cat(i2t_counts, 1), torch.cat(t2i_counts, 1), at_best, _join(i2t_top), _join(t2i_top)
+    i2t_counts, i2t_top = _direction(
+        matrix, ordered.image_order, ordered.text_order, ordered.image_identity, ordered.text_identity, top_k
     )
+    t2i_counts, t2i_top = _direction(
+        matrix.T,
+        ordered.text_order,
+        ordered.image_order,
+        ordered.text_identity,
+        ordered.image_identity,
+        top_k,
+    )
+    return make_ranks(i2t_counts, t2i_counts, i2t_top, t2i_top)
 
 
 def make_ranks(
-    i2t_counts: Tensor,
-    t2i_counts: Tensor,
-    at_best: Tensor,
-    i2t_top: tuple[Tensor, Tensor],
-    t2i_top: tuple[Tensor, Tensor],
+    i2t_counts: Tensor, t2i_counts: Tensor, i2t_top: tuple[Tensor, Tensor], t2i_top: tuple[Tensor, Tensor]
 ) -> Ranks:
-    """Ranks from counts of competitors.
+    """Ranks from counts.
 
-    i2t_counts, t2i_counts: (2, n_queries); competitors scored at least like, and strictly above, the best
-    positive. at_best: (n_images,); positives that share the best positive's score. tops: (scores, indices).
+    i2t_counts, t2i_counts: (3, n_queries); competitors scored at least like, and strictly above, the best
+    positive, and positives that share the best positive's score. tops: (scores, indices).
     """
 
-    def both(counts: Tensor, positives: Tensor | int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        at_least, above = counts
+    def both(counts: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        at_least, above, positives = counts
         # m tied competitors and p tied positives in random order: m / (p + 1) precede the first positive.
         expected = 1 + above.double() + (at_least - above).double() / (positives + 1)
         return (at_least + 1).cpu().numpy(), expected.cpu().numpy()
 
-    i2t, i2t_expected = both(i2t_counts, at_best)
-    t2i, t2i_expected = both(t2i_counts, 1)
+    i2t, i2t_expected = both(i2t_counts)
+    t2i, t2i_expected = both(t2i_counts)
     return Ranks(
         i2t=i2t,
         t2i=t2i,
@@ -141,31 +134,6 @@ def make_ranks(
         i2t_top_scores=i2t_top[0].cpu().numpy(),
         t2i_top_scores=t2i_top[0].cpu().numpy(),
     )
-
-
-def caption_owners(caption_image: CaptionImage, n_images: int, n_texts: int) -> NDArray[np.int64]:
-    """``caption_image`` as (n_texts,) int64, checked: each caption has an image and each image a caption."""
-    given = caption_image.cpu().numpy() if isinstance(caption_image, Tensor) else np.asarray(caption_image)
-    if given.shape != (n_texts,):
-        raise ValueError(f"caption_image must have one entry for each of {n_texts} texts, got {given.shape}")
-    if not np.issubdtype(given.dtype, np.integer):
-        raise ValueError(f"caption_image must hold whole numbers, got {given.dtype}")
-    owner = given.astype(np.int64)
-    outside = np.flatnonzero((owner < 0) | (owner >= n_images))
-    if len(outside):
-        first = int(outside[0])
-        raise ValueError(f"caption {first} describes image {owner[first]}, but there are {n_images} images")
-    alone = np.flatnonzero(np.bincount(owner, minlength=n_images) == 0)
-    if len(alone):
-        raise ValueError(f"image {alone[0]} has no caption ({len(alone)} such images)")
-    return owner
-
-
-def best_positives(positive: Tensor, owner: Tensor, n_images: int) -> tuple[Tensor, Tensor]:
-    """(n_images,) score of each image's best caption, and how many of its captions have that very score."""
-    best = positive.new_full((n_images,), -torch.inf).scatter_reduce_(0, owner, positive, "amax")
-    hits = (positive == best[owner]).long()
-    return best, torch.zeros(n_images, dtype=torch.int64, device=hits.device).scatter_add_(0, owner, hits)
 
 
 def write_results(
@@ -209,10 +177,29 @@ def _open(path: Path | str) -> np.lib.npyio.NpzFile:
     return stored
 
 
-def _count(block: Tensor, threshold: Tensor, positive: Tensor) -> Tensor:
-    rivals = block.masked_fill(positive, -torch.inf)
-    return torch.stack([(rivals >= threshold[:, None]).sum(1), (rivals > threshold[:, None]).sum(1)])
-
-
-def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.cat([values for values, _ in parts]), torch.cat([indices for _, indices in parts])
+def _direction(
+    matrix: Tensor,
+    query_order: NDArray[np.int64],
+    gallery_order: NDArray[np.int64],
+    query_identity: NDArray[np.int64],
+    gallery_identity: NDArray[np.int64],
+    top_k: int,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Counts and top list of one direction, queries in the caller's order: (queries, gallery) scores."""
+    identity = torch.empty(len(query_order), dtype=torch.int64)
+    identity[torch.from_numpy(query_order)] = torch.from_numpy(query_identity)
+    identity = identity.to(matrix.device)
+    order = torch.from_numpy(gallery_order).to(matrix.device)
+    others = torch.from_numpy(gallery_identity).to(matrix.device)
+    counts, scores, indices = [], [], []
+    step = max(1, _BLOCK // matrix.shape[1])
+    for start in range(0, len(matrix), step):
+        block = matrix[start : start + step, order]
+        positive = identity[start : start + step, None] == others[None, :]
+        own, rivals = block.masked_fill(~positive, -torch.inf), block.masked_fill(positive, -torch.inf)
+        best = own.amax(1, keepdim=True)
+        counts.append(torch.stack([(rivals >= best).sum(1), (rivals > best).sum(1), (own == best).sum(1)]))
+        values, places = ordered_top(block, top_k)
+        scores.append(values)
+        indices.append(order[places])
+    return torch.cat(counts, 1), (torch.cat(scores), torch.cat(indices))

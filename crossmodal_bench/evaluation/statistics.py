@@ -57,14 +57,25 @@ def bootstrap_interval(
 
 
 def bootstrap_metrics(
-    evaluation: Evaluation, caption_image: ArrayLike, *, n: int = 1000, seed: int = 0
+    evaluation: Evaluation,
+    caption_image: ArrayLike,
+    image_identity: ArrayLike | None = None,
+    *,
+    n: int = 1000,
+    seed: int = 0,
 ) -> dict[str, list[float]]:
-    """[low, high] of R@K, rsum, sum and mAP, clustered by image: 95 % of what other test images would give.
+    """[low, high] of R@K, rsum, sum, mAP and AP@50: 95 % of what other test images would give.
 
-    Image queries and text queries of a replicate come from the same draw of images, so that the intervals of
-    rsum and of averages over the directions hold. With folds the queries of all folds are drawn together.
+    Queries are clustered by image, or by ``image_identity`` (n_images,): several images of one person are
+    not independent. Image queries and text queries of a replicate come from the same draw, so that the
+    intervals of rsum and of averages over the directions hold. With folds the queries of all folds are drawn
+    together. AP@50 has classes as queries, which are drawn themselves.
     """
     owner = np.asarray(caption_image, dtype=np.int64)
+    n_images = evaluation.counts[0]
+    identity = np.arange(n_images)
+    if image_identity is not None:
+        identity = np.unique(np.asarray(image_identity), return_inverse=True)[1].astype(np.int64)
     columns: dict[str, dict[str, NDArray[np.float64]]] = {"i2t": {}, "t2i": {}}
     if evaluation.ranks is not None:
         for side, ranks in (("i2t", evaluation.ranks.i2t), ("t2i", evaluation.ranks.t2i)):
@@ -72,19 +83,24 @@ def bootstrap_metrics(
                 columns[side][f"{side}/R@{k}"] = np.where(ranks <= k, 100.0, 0.0)
     for key, precision in evaluation.average_precision.items():
         columns[key.split("/")[0]][key] = precision
-    queries = {side: np.stack(list(named.values()), 1) for side, named in columns.items()}
-    n_images = len(queries["i2t"])
-    clusters = {"i2t": np.arange(n_images), "t2i": owner}
-    parts: dict[str, list[NDArray[np.float64]]] = {"i2t": [], "t2i": []}
-    for draws in _draws(n_images, n, seed):
+    intervals: dict[str, list[float]] = {}
+    if evaluation.classes is not None:
+        columns["i2t"]["i2t/R@1"] = 100 * evaluation.classes.hits
+        per_class = 100 * evaluation.classes.precision
+        drawn = bootstrap_interval(per_class, np.arange(len(per_class)), n=n, seed=seed)
+        intervals["t2i/AP@50"] = list(drawn)
+    queries = {side: np.stack(list(named.values()), 1) for side, named in columns.items() if named}
+    clusters = {"i2t": identity, "t2i": identity[owner]}
+    parts: dict[str, list[NDArray[np.float64]]] = {side: [] for side in queries}
+    for draws in _draws(int(identity.max()) + 1, n, seed):
         for side, values in queries.items():
             parts[side].append(_means(values, clusters[side], draws))
     replicates: dict[str, NDArray[np.float64]] = {}
-    for side, named in columns.items():
-        replicates |= dict(zip(named, np.concatenate(parts[side]).T, strict=True))
+    for side, found in parts.items():
+        replicates |= dict(zip(columns[side], np.concatenate(found).T, strict=True))
     for key, terms in _combined(replicates):
         replicates[key] = terms
-    return {key: list(_interval(values)) for key, values in replicates.items()}
+    return intervals | {key: list(_interval(values)) for key, values in replicates.items()}
 
 
 def paired_randomisation(

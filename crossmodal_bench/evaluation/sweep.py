@@ -7,16 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.distributed
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crossmodal_bench.encoding import Encoding, Scorer
-from crossmodal_bench.evaluation.ranks import (
-    CaptionImage,
-    Ranks,
-    best_positives,
-    caption_owners,
-    make_ranks,
-)
+from crossmodal_bench.evaluation.positives import CaptionImage, Identities, galleries
+from crossmodal_bench.evaluation.ranks import Ranks, make_ranks
 from crossmodal_bench.evaluation.tiles import NonFiniteScore, ScoreTiles
 from crossmodal_bench.evaluation.top import RunningTop
 
@@ -34,11 +30,22 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return summed.to(tensor.device)
 
 
+def maximum(total: Reduce, values: Tensor, rank: int, world_size: int) -> Tensor:
+    """The element-wise maximum of ``values`` (n,) over all processes, by way of their sum ``total``.
+
+    Each process fills a row of its own; -inf stands for a process without a value.
+    """
+    rows = values.new_zeros(world_size, *values.shape)
+    rows[rank] = values
+    return total(rows).amax(0)
+
+
 def streamed_ranks(
     images: Encoding,
     texts: Encoding,
     score: Scorer,
     caption_image: CaptionImage,
+    image_identity: Identities | None = None,
     *,
     top_k: int = 10,
     image_tile: int | None = None,
@@ -50,14 +57,18 @@ def streamed_ranks(
 ) -> Ranks:
     """Ranks of ``images`` against ``texts`` under any scorer, as ``retrieval_ranks`` of the full matrix.
 
+    Positives are an image and its own captions, or with ``image_identity`` (n_images,) all images and all
+    captions of one identity.
+
     Every process holds both galleries whole and calls this with its ``rank``; process r scores rows r,
     r + world_size, ... of a grid of tiles that is the same for every world size, and only positives' scores,
     counts and top-k candidates are summed with ``reduce`` (default: ``torch.distributed.all_reduce``). All
     processes return the same Ranks, and the same as one process alone.
 
-    Captions are taken in the order of their images, so that positives lie in a band around the diagonal. The
-    band's tiles come first and give the thresholds; a positive's score is therefore a number out of the very
-    tile in which its competitors are counted. Memory: a few tiles beside the encodings.
+    Captions are taken in the order of their images, and images in the order of their identities, so that
+    positives lie in blocks along the diagonal. The tiles with positives come first and give the thresholds; a
+    positive's score is therefore a number out of the very tile in which its competitors are counted. Memory:
+    a few tiles beside the encodings.
 
     Raises ValueError (on all processes) for a non-finite score, and for an image without a caption, a caption
     of no image or counts that don't agree.
@@ -65,7 +76,7 @@ def streamed_ranks(
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} is not one of {world_size} processes")
     total = reduce if reduce is not None else (all_reduce_sum if world_size > 1 else _alone)
-    sweep = _Sweep(images, texts, score, caption_image, top_k, image_tile, text_tile, device)
+    sweep = _Sweep(images, texts, score, caption_image, image_identity, top_k, image_tile, text_tile, device)
     mine = range(rank, len(sweep.tiles.rows), world_size)
 
     def together(step: Callable[[], None]) -> None:
@@ -84,13 +95,18 @@ def streamed_ranks(
             raise NonFiniteScore(first - 1, text)
 
     together(lambda: sweep.find_positives(mine))
-    sweep.set_thresholds(total(sweep.positive))
+    sweep.i2t_best = maximum(total, sweep.i2t_best, rank, world_size)
+    sweep.t2i_best = maximum(total, sweep.t2i_best, rank, world_size)
     together(lambda: sweep.count(mine))
     return sweep.ranks(total, mine, rank, world_size)
 
 
 class _Sweep:
-    """The state of one sweep on one process; texts are numbered in the order of their images."""
+    """The state of one sweep on one process; items are numbered in the galleries' order.
+
+    i2t_best, t2i_best: the best positive's score of each query, -inf before any was seen.
+    i2t_counts, t2i_counts: (3, n_queries) as ``make_ranks`` takes them.
+    """
 
     def __init__(
         self,
@@ -98,64 +114,79 @@ class _Sweep:
         texts: Encoding,
         score: Scorer,
         caption_image: CaptionImage,
+        image_identity: Identities | None,
         top_k: int,
         image_tile: int | None,
         text_tile: int | None,
         device: torch.device | str | None,
     ) -> None:
-        owner = caption_owners(caption_image, len(images), len(texts))
-        order = np.argsort(owner, kind="stable")
-        in_order = bool((order[1:] > order[:-1]).all())
+        n_images, n_texts = len(images), len(texts)
+        ordered = galleries(caption_image, image_identity, n_images, n_texts)
         self.tiles = ScoreTiles(
             images,
             texts,
             score,
             image_tile=image_tile,
             text_tile=text_tile,
-            text_order=None if in_order else torch.from_numpy(order),
+            image_order=_unless_ascending(ordered.image_order),
+            text_order=_unless_ascending(ordered.text_order),
             device=device,
         )
-        self.order = torch.from_numpy(order).to(self.tiles.device)
-        self.owner = torch.from_numpy(owner[order]).to(self.tiles.device)
-        self.first = np.searchsorted(owner[order], np.arange(len(images) + 1))
-        self.n_images, self.n_texts = len(images), len(texts)
-        self.positive = torch.zeros(len(texts), dtype=self.tiles.dtype, device=self.tiles.device)
-        self.i2t_top = RunningTop(len(images), min(top_k, len(texts)), self.positive)
-        self.t2i_top = RunningTop(len(texts), min(top_k, len(images)), self.positive)
-        self.i2t_counts = torch.zeros(2, len(images), dtype=torch.int64, device=self.tiles.device)
-        self.t2i_counts = torch.zeros(2, len(texts), dtype=torch.int64, device=self.tiles.device)
+        device = self.tiles.device
+        self.image_order = torch.from_numpy(ordered.image_order).to(device)
+        self.text_order = torch.from_numpy(ordered.text_order).to(device)
+        self.image_identity = ordered.image_identity
+        every = np.arange(ordered.image_identity[-1] + 2)
+        self.first_text = np.searchsorted(ordered.text_identity, every)
+        self.first_image = torch.from_numpy(np.searchsorted(ordered.image_identity, every)).to(device)
+        self.text_identity = torch.from_numpy(ordered.text_identity).to(device)
+        self.i2t_best = torch.full((n_images,), -torch.inf, dtype=self.tiles.dtype, device=device)
+        self.t2i_best = torch.full((n_texts,), -torch.inf, dtype=self.tiles.dtype, device=device)
+        self.i2t_top = RunningTop(n_images, min(top_k, n_texts), self.i2t_best)
+        self.t2i_top = RunningTop(n_texts, min(top_k, n_images), self.t2i_best)
+        self.i2t_counts = torch.zeros(3, n_images, dtype=torch.int64, device=device)
+        self.t2i_counts = torch.zeros(3, n_texts, dtype=torch.int64, device=device)
         self._kept: dict[tuple[int, int], Tensor] = {}
-        self._scratch = torch.empty(0, device=self.tiles.device)
+        self._scratch = torch.empty(0, device=device)
 
-    def band(self, row: int, column: int) -> tuple[Tensor, Tensor] | None:
-        """Positions (image, text) of the positives inside a tile, or None if it holds none."""
+    def positives(self, row: int, column: int) -> tuple[Tensor, Tensor] | None:
+        """Positions (image, text) of the positive pairs inside a tile, or None if it holds none."""
         (top, bottom), (left, right) = self.tiles.rows[row], self.tiles.columns[column]
-        start, stop = max(int(self.first[top]), left), min(int(self.first[bottom]), right)
+        lowest, highest = self.image_identity[top], self.image_identity[bottom - 1]
+        start = max(int(self.first_text[lowest]), left)
+        stop = min(int(self.first_text[highest + 1]), right)
         if start >= stop:
             return None
-        return self.owner[start:stop] - top, torch.arange(start, stop, device=self.owner.device) - left
+        # An identity's images stand together: a text's positives are one run of the tile's rows.
+        identity = self.text_identity[start:stop]
+        first = self.first_image[identity].clamp(top, bottom)
+        images = self.first_image[identity + 1].clamp(top, bottom) - first
+        text = torch.repeat_interleave(torch.arange(start - left, stop - left, device=first.device), images)
+        before = images.cumsum(0) - images
+        image = torch.arange(len(text), device=first.device) + torch.repeat_interleave(
+            first - top - before, images
+        )
+        return image, text
 
     def find_positives(self, rows: range) -> None:
-        """First pass: the positives' scores, out of the tiles they share with their competitors."""
+        """First pass: the best positives' scores, out of the tiles they share with their competitors."""
         kept = 0
         for row in rows:
-            for column, (left, _) in enumerate(self.tiles.columns):
-                band = self.band(row, column)
-                if band is None:
+            top, bottom = self.tiles.rows[row]
+            for column, (left, right) in enumerate(self.tiles.columns):
+                pairs = self.positives(row, column)
+                if pairs is None:
                     continue
                 tile = self.tiles(row, column)
-                self.positive[left + band[1]] = tile[band]
+                scores = tile[pairs]
+                self.i2t_best[top:bottom].scatter_reduce_(0, pairs[0], scores, "amax")
+                self.t2i_best[left:right].scatter_reduce_(0, pairs[1], scores, "amax")
                 kept += tile.nbytes
                 if kept <= _KEPT_BYTES:
                     self._kept[row, column] = tile.clone()
 
-    def set_thresholds(self, positive: Tensor) -> None:
-        """What a competitor must reach, from the positives' scores of all processes."""
-        self.positive = positive
-        self.best, self.at_best = best_positives(positive, self.owner, self.n_images)
-
     def count(self, rows: range) -> None:
-        """Second pass: competitors at or above each threshold, and the top lists."""
+        """Second pass: competitors at or above each threshold, positives at it, and the top lists."""
         for row in rows:
             top, bottom = self.tiles.rows[row]
             for column, (left, right) in enumerate(self.tiles.columns):
@@ -163,14 +194,20 @@ class _Sweep:
                 tile = self.tiles(row, column) if kept is None else kept
                 self.i2t_top.offer(top, tile, left)
                 self.t2i_top.offer(left, tile.T, top)
-                band = self.band(row, column)
-                if band is not None:
+                i2t_best, t2i_best = self.i2t_best[top:bottom], self.t2i_best[left:right]
+                pairs = self.positives(row, column)
+                if pairs is not None:
                     tile = tile.clone() if kept is None else tile
-                    tile[band] = -torch.inf
-                best, own = self.best[top:bottom, None], self.positive[left:right]
+                    scores = tile[pairs]
+                    for counts, best, position in (
+                        (self.i2t_counts[2, top:bottom], i2t_best, pairs[0]),
+                        (self.t2i_counts[2, left:right], t2i_best, pairs[1]),
+                    ):
+                        counts.scatter_add_(0, position, (scores == best[position]).long())
+                    tile[pairs] = -torch.inf
                 for which, compare in enumerate((torch.ge, torch.gt)):
-                    self.i2t_counts[which, top:bottom] += self._count(compare, tile, best, 1)
-                    self.t2i_counts[which, left:right] += self._count(compare, tile, own, 0)
+                    self.i2t_counts[which, top:bottom] += self._count(compare, tile, i2t_best[:, None], 1)
+                    self.t2i_counts[which, left:right] += self._count(compare, tile, t2i_best, 0)
 
     def _count(self, compare: Callable[..., Tensor], tile: Tensor, threshold: Tensor, dim: int) -> Tensor:
         # Comparing into fp32 and summing that is several times faster than summing booleans, and exact up to
@@ -183,21 +220,18 @@ class _Sweep:
 
     def ranks(self, total: Reduce, rows: range, rank: int, world_size: int) -> Ranks:
         """Sum what the processes have found and put it into the caller's order."""
-        mine = torch.zeros(self.n_images, dtype=torch.bool, device=self.owner.device)
+        mine = torch.zeros(len(self.image_order), dtype=torch.bool, device=self.tiles.device)
         for row in rows:
             mine[slice(*self.tiles.rows[row])] = True
         i2t_scores = total(self.i2t_top.scores.masked_fill(~mine[:, None], 0))
         i2t_indices = total(self.i2t_top.indices.masked_fill(~mine[:, None], 0))
         t2i_scores, t2i_indices = self._merge(total, self.t2i_top, rank, world_size)
-        t2i_counts = total(self.t2i_counts)
-        back = torch.empty_like(self.order)
-        back[self.order] = torch.arange(self.n_texts, device=back.device)
+        image, text = torch.argsort(self.image_order), torch.argsort(self.text_order)
         return make_ranks(
-            total(self.i2t_counts),
-            t2i_counts[:, back],
-            self.at_best,
-            (i2t_scores, self.order[i2t_indices]),
-            (t2i_scores[back], t2i_indices[back]),
+            total(self.i2t_counts)[:, image],
+            total(self.t2i_counts)[:, text],
+            (i2t_scores[image], self.text_order[i2t_indices[image]]),
+            (t2i_scores[text], self.image_order[t2i_indices[text]]),
         )
 
     @staticmethod
@@ -217,3 +251,8 @@ class _Sweep:
 
 def _alone(tensor: Tensor) -> Tensor:
     return tensor
+
+
+def _unless_ascending(order: NDArray[np.int64]) -> Tensor | None:
+    """The order as a tensor, or None for the one that things are in anyway: slices cost no copy."""
+    return None if (order[1:] > order[:-1]).all() else torch.from_numpy(order)

@@ -36,7 +36,8 @@ class ScoreTiles:
     Scores are fp32 whatever surrounds the call (float64 encodings stay float64): half-precision encodings are
     widened, autocast and reduced-precision matrix products are switched off.
 
-    ``text_order`` (n_texts,) lets column j of the grid be text ``text_order[j]``.
+    ``image_order`` (n_images,) lets row i of the grid be image ``image_order[i]``, and ``text_order``
+    (n_texts,) column j text ``text_order[j]``.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ScoreTiles:
         *,
         image_tile: int | None = None,
         text_tile: int | None = None,
+        image_order: Tensor | None = None,
         text_order: Tensor | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -60,7 +62,7 @@ class ScoreTiles:
         self.dtype = torch.float64 if double else torch.float32
         self.device = torch.device(device) if device is not None else images.values.device
         self._images, self._texts, self._score = images, texts, score
-        self._order = text_order
+        self._orders = {"images": image_order, "texts": text_order}
         self._held: dict[str, tuple[int, Encoding]] = {}
 
     def __call__(self, row: int, column: int) -> Tensor:
@@ -81,10 +83,15 @@ class ScoreTiles:
         if not torch.isfinite(scores.sum()):
             bad = torch.nonzero(~torch.isfinite(scores))
             if len(bad):
-                text = left + int(bad[0, 1])
-                text = text if self._order is None else int(self._order[text])
-                raise NonFiniteScore(top + int(bad[0, 0]), text)
+                image, text = bad[0].tolist()
+                raise NonFiniteScore(
+                    self._callers_row("images", top + image), self._callers_row("texts", left + text)
+                )
         return scores
+
+    def _callers_row(self, side: str, position: int) -> int:
+        order = self._orders[side]
+        return position if order is None else int(order[position])
 
     def _tile(self, side: str, index: int) -> Encoding:
         held = self._held.get(side)
@@ -92,10 +99,11 @@ class ScoreTiles:
             return held[1]
         encoding, bounds = (self._images, self.rows) if side == "images" else (self._texts, self.columns)
         start, stop = bounds[index]
-        if side == "texts" and self._order is not None:
-            tile = encoding.take(self._order[start:stop].to(encoding.values.device))
-        else:
+        order = self._orders[side]
+        if order is None:
             tile = encoding[start:stop]
+        else:
+            tile = encoding.take(order[start:stop].to(encoding.values.device))
         tile = tile.to(self.device)
         values = tile.values if tile.values.dtype == torch.float64 else tile.values.float()
         missing = (self._height if side == "images" else self._width) - len(tile)

@@ -4,5 +4,6 @@ from crossmodal_bench.methods.acmr import ACMR
 from crossmodal_bench.methods.base import RetrievalMethod
 from crossmodal_bench.methods.cca import CCA
 from crossmodal_bench.methods.semantic_matching import SemanticMatching
+from crossmodal_bench.methods.timam import TIMAM
 
-__all__ = ["ACMR", "CCA", "RetrievalMethod", "SemanticMatching"]
+__all__ = ["ACMR", "CCA", "TIMAM", "RetrievalMethod", "SemanticMatching"]

@@ -13,19 +13,34 @@ from crossmodal_bench.methods.base import RetrievalMethod
 
 
 class AdversarialMethod(RetrievalMethod):
-    """Encoders and critic share one backward pass through a gradient reversal, and step in turns.
+    """Encoders and critic share one backward pass and step in turns.
 
-    A cycle is ``encoder_steps`` steps of the encoders' optimiser followed by ``critic_steps`` of the
-    critic's. Every step takes a fresh batch and one backward pass through everything; only the optimiser
-    whose turn it is steps, so every parameter has a gradient at every step and plain DDP holds. Where in the
-    cycle training is lies in a buffer, so that a checkpoint continues it.
+    A cycle is ``encoder_steps`` steps of the encoders' optimisers and ``critic_steps`` of the critic's. Every
+    batch has one backward pass through everything; only the optimisers whose turn it is step, so every
+    parameter has a gradient at every step and plain DDP holds. Where in the cycle training is lies in a
+    buffer, so that a checkpoint continues it.
 
-    ``configure_optimizers`` must return the encoders' optimiser first and the critic's second.
+    ``configure_optimizers`` must return the encoders' optimisers first and the critic's last.
+
+    Args:
+        encoder_steps: a cycle's steps of the encoders, at least 1.
+        critic_steps: a cycle's steps of the critic.
+        same_batches: False: the critic's steps follow the encoders', each on a fresh batch (the two share
+            one loss behind a gradient reversal). True: both start with the cycle's first batch, so that at
+            1:1 every batch moves both; the encoders' loss then sees the critic as the batch before left it,
+            which is the usual alternation on one batch, encoders first.
+        gradient_clip: largest gradient norm of each optimiser's parameters, or None.
     """
 
     cycle_position: Tensor
 
-    def __init__(self, encoder_steps: int, critic_steps: int, gradient_clip: float | None = None) -> None:
+    def __init__(
+        self,
+        encoder_steps: int,
+        critic_steps: int,
+        gradient_clip: float | None = None,
+        same_batches: bool = False,
+    ) -> None:
         super().__init__()
         if encoder_steps < 1 or critic_steps < 0:
             raise ValueError(
@@ -33,21 +48,28 @@ class AdversarialMethod(RetrievalMethod):
             )
         self.automatic_optimization = False
         self.encoder_steps, self.critic_steps, self.gradient_clip = encoder_steps, critic_steps, gradient_clip
+        self.same_batches = same_batches
         self.register_buffer("cycle_position", torch.zeros((), dtype=torch.int64))
 
     @abstractmethod
     def joint_loss(self, batch: PairBatch) -> Tensor:
-        """One scalar whose gradient is the encoders' and, behind the reversal, the critic's."""
+        """One scalar whose gradient is the encoders' in their parameters and the critic's in its own."""
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """One backward pass; one optimiser steps."""
+        """One backward pass; those whose turn it is step."""
         optimisers: Any = self.optimizers()
-        encoders, critic = optimisers
+        *encoders, critic = optimisers
         self.manual_backward(self.joint_loss(batch))
-        optimiser = encoders if int(self.cycle_position) < self.encoder_steps else critic
-        if self.gradient_clip is not None:
-            self.clip_gradients(optimiser, self.gradient_clip, "norm")
-        optimiser.step()
-        encoders.zero_grad()
-        critic.zero_grad()
-        self.cycle_position.add_(1).remainder_(self.encoder_steps + self.critic_steps)
+        position = int(self.cycle_position)
+        stepping = encoders if position < self.encoder_steps else []
+        critics_turn = position - (0 if self.same_batches else self.encoder_steps)
+        if 0 <= critics_turn < self.critic_steps:
+            stepping = [*stepping, critic]
+        for optimiser in stepping:
+            if self.gradient_clip is not None:
+                self.clip_gradients(optimiser, self.gradient_clip, "norm")
+            optimiser.step()
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        both = max if self.same_batches else int.__add__
+        self.cycle_position.add_(1).remainder_(both(self.encoder_steps, self.critic_steps))

@@ -21,12 +21,16 @@ class RetrievalMethod(pl.LightningModule, ABC):
     data, and implements the two encoders and the score. What it optimises is in its ``training_step``.
 
     Attributes:
-        requires: the views that its batches must have.
+        requires: the views that its batches must have; of the class, or of one with its encoders.
         deterministic: whether the seed changes nothing; the bench then runs it once.
+        ddp_strategy: Lightning's strategy on several devices.
+        gpu_precision: Lightning's precision where there is a GPU.
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset()
+    requires: frozenset[str] = frozenset()
     deterministic: ClassVar[bool] = False
+    ddp_strategy: str = "ddp"
+    gpu_precision: str = "32-true"
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +66,7 @@ class RetrievalMethod(pl.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sizes, so that a checkpoint can be loaded without its data."""
         if self.data_spec is not None:
-            checkpoint["data_spec"] = asdict(self.data_spec)
+            checkpoint["data_spec"] = {**asdict(self.data_spec), "weights_root": None}
         checkpoint["train_sums"] = dict(self._sums)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -94,6 +98,18 @@ class RetrievalMethod(pl.LightningModule, ABC):
         if self.trainer.is_last_batch:
             means = {name: total / count for name, (total, count) in self._sums.items()}
             self.log_dict(means, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+    def validation_losses(
+        self, images: Encoding, texts: Encoding, caption_image: Tensor, identities: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of the whole validation split by name, for schedules that watch them; none by default.
+
+        Args:
+            images, texts: its encodings, whole on every process.
+            caption_image: (n_texts,) row of each caption's image.
+            identities: (n_images,) equal for images of one identity.
+        """
+        return {}
 
     def encode(self, batch: ImageBatch | TextBatch) -> Encoding:
         """Either modality."""

@@ -1,6 +1,19 @@
 """nn.Modules without training logic."""
 
+from crossmodal_bench.networks.freezing import Freezable
+from crossmodal_bench.networks.images import ConvNetEncoder, FeatureEncoder, ImageEncoder
 from crossmodal_bench.networks.perceptron import Perceptron
 from crossmodal_bench.networks.reversal import reverse_gradient
+from crossmodal_bench.networks.texts import LanguageModelEncoder, TextEncoder, WordEncoder
 
-__all__ = ["Perceptron", "reverse_gradient"]
+__all__ = [
+    "ConvNetEncoder",
+    "FeatureEncoder",
+    "Freezable",
+    "ImageEncoder",
+    "LanguageModelEncoder",
+    "Perceptron",
+    "TextEncoder",
+    "WordEncoder",
+    "reverse_gradient",
+]

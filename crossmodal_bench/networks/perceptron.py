@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "identity": nn.Identity}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "identity": nn.Identity,
+}
 
 
 class Perceptron(nn.Module):
@@ -26,7 +31,7 @@ class Perceptron(nn.Module):
     def __init__(
         self,
         widths: Sequence[int],
-        activation: Literal["tanh", "relu"] = "tanh",
+        activation: Literal["tanh", "relu", "leaky_relu"] = "tanh",
         last: Literal["tanh", "relu", "identity"] = "identity",
         dropout: float = 0.0,
         standardise: bool = False,

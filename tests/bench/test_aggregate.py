@@ -118,6 +118,30 @@ def test_a_protocol_is_ranked_by_its_own_metric(make_record: Maker) -> None:
     assert [row.method for row in leaderboard(own)] == ["cca", "sm"]
 
 
+@pytest.mark.parametrize(
+    ("dataset", "protocol", "primary"),
+    [
+        ("cuhk_pedes", "cuhk-pedes", "t2i/R@1"),
+        ("cuhk_pedes", "cuhk_pedes-test", "t2i/R@1"),
+        ("cub", "cub-ap50", "t2i/AP@50"),
+        ("flowers", "flowers-test", "t2i/AP@50"),
+    ],
+)
+def test_persons_and_species_are_ranked_by_their_own_metric(
+    make_record: Maker, dataset: str, protocol: str, primary: str
+) -> None:
+    own = {"dataset": dataset, "protocol": protocol, "bootstrap": {}}
+    records = [
+        make_record(method=name, metrics={primary: value, "i2t/R@1": 50 - value, "rsum": 200 - value}, **own)
+        for name, value in (("cca", 10.0), ("timam", 20.0))
+    ]
+    rows = leaderboard(records)
+    assert [row.method for row in rows if row.best] == ["timam"]
+    (table,) = tables(rows)
+    assert table.primary == primary
+    assert table.metrics == ["i2t/R@1", primary, "rsum"]
+
+
 def test_rank_metrics_are_best_when_low(make_record: Maker) -> None:
     own = {"dataset": "mine", "protocol": "mine-test", "bootstrap": {}}
     records = [

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from crossmodal_bench.bench.aggregate import leaderboard, tables
-from crossmodal_bench.bench.layout import notes, quantity, warnings
+from crossmodal_bench.bench.layout import main_metrics, notes, quantity, warnings
 from crossmodal_bench.bench.record import Record
 from crossmodal_bench.bench.report import build_report, frame, html, markdown, print_leaderboard
 from crossmodal_bench.errors import BadInput
@@ -44,6 +44,29 @@ def test_the_plain_table_fits_its_width_and_shows_the_main_metrics(board: list[R
     assert recall.count("R@10") == 2 and "rsum" in recall and "mAP" not in recall
     assert "93.0" in recall and "small, n=2" in recall
     assert "mAP@50" in text[text.index("wikipedia-2173-map") :]
+
+
+def test_tables_of_persons_and_of_species_show_their_own_metrics(make_record: Maker) -> None:
+    recalls = {f"{side}/R@{k}": 40.0 + k for side in ("i2t", "t2i") for k in (1, 5, 10)}
+    persons = make_record(
+        dataset="cuhk_pedes", protocol="cuhk-pedes", metrics={**recalls, "rsum": 272.0}, bootstrap={}
+    )
+    classes = {"t2i/AP@50": 67.74, "i2t/R@1": 70.26}
+    species = make_record(
+        dataset="cub",
+        protocol="cub-ap50",
+        metrics=classes,
+        bootstrap={name: [value - 2, value + 2] for name, value in classes.items()},
+    )
+    cub, cuhk = tables(leaderboard([persons, species]))
+    assert main_metrics(cub) == ["t2i/AP@50", "i2t/R@1"]
+    assert main_metrics(cuhk)[:3] == ["t2i/R@1", "t2i/R@5", "t2i/R@10"] and "rsum" not in main_metrics(cuhk)
+    stream = io.StringIO()
+    print_leaderboard([persons, species], stream)
+    assert "67.7" in stream.getvalue() and "±2.0*" in stream.getvalue()
+    assert max(map(len, stream.getvalue().splitlines())) <= 100
+    assert "67.7" in markdown([cub]) and "67.7" in html([cub])
+    assert set(frame([cub]).metric) >= set(classes)
 
 
 def test_a_single_seed_shows_the_bootstrap_interval_with_a_mark(make_record: Maker) -> None:

@@ -59,7 +59,8 @@ def by_hand(cli: Any, protocol: Protocol, split: str) -> dict[str, float]:
     with torch.no_grad():
         encoded = cli.model.encode_images(views.images(images)), cli.model.encode_texts(views.texts(captions))
     owner = np.array([list(images).index(row) for row in corpus.caption_image[captions]])
-    return evaluate(protocol, *encoded, cli.model.score, owner, corpus.labels[images]).metrics
+    identities = None if corpus.identities is None else corpus.identities[images]
+    return evaluate(protocol, *encoded, cli.model.score, owner, corpus.labels[images], identities).metrics
 
 
 def test_each_item_is_encoded_once(tested: tuple[Any, RetrievalEvaluation, Count]) -> None:
@@ -90,6 +91,7 @@ def test_validation_may_have_another_size_than_the_protocol() -> None:
     }
     open_protocol = Protocol("x", "x", None, None, "caption", True, True, "rsum")
     expected = by_hand(cli, open_protocol, "val")
+    expected["primary"] = expected["rsum"]
     assert found == pytest.approx({f"val/{key}": value for key, value in expected.items()})
     # On test, a protocol's counts are a promise.
     with pytest.raises(ValueError, match="'synthetic-tiny' is over 48 images, got 4"):
@@ -102,9 +104,41 @@ def test_test_can_run_on_validation() -> None:
     validation = {
         key[4:]: float(value) for key, value in cli.trainer.callback_metrics.items() if key[:4] == "val/"
     }
+    assert validation.pop("primary") == validation["rsum"]
     cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     assert count.images == cli.datamodule.corpus.image_rows("val").tolist()
     assert retrieval.results["synthetic-tiny"].metrics == pytest.approx(validation)
+
+
+@pytest.mark.parametrize("dataset", ["cuhk_pedes", "cub"])
+def test_persons_and_species_are_evaluated_on_validation_and_test(
+    dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Synthetic.read
+
+    def with_identities(self: Synthetic, root: Path) -> Any:
+        corpus = read(self, root)
+        # Two identities a split, for which the numbers of the splits are as good as any.
+        splits = np.unique(corpus.split, return_inverse=True)[1]
+        identities = 2 * splits + np.arange(len(splits)) % 2
+        return replace(corpus, name=dataset, identities=identities, labels=identities)
+
+    monkeypatch.setattr(Synthetic, "read", with_identities)
+    retrieval = RetrievalEvaluation()
+    cli = fitted(CONFIG, [retrieval])
+    assert retrieval.protocols is not None
+    (protocol,) = retrieval.protocols
+    assert protocol.name == f"{dataset}-test"
+    anywhere = replace(protocol, images=None, captions=None)
+    logged = {key: float(value) for key, value in cli.trainer.callback_metrics.items()}
+    for key, value in by_hand(cli, anywhere, "val").items():
+        assert logged[f"val/{key}"] == pytest.approx(value), key
+    primary = {"cuhk_pedes": "t2i/R@1", "cub": "t2i/AP@50"}[dataset]
+    assert logged["val/primary"] == logged[f"val/{primary}"]
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    found = retrieval.results[protocol.name]
+    assert found.metrics == pytest.approx(by_hand(cli, protocol, "test"))
+    assert (found.classes is None) == (dataset == "cuhk_pedes")
 
 
 def test_a_sanity_check_evaluates_nothing() -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,20 @@ def results(rank: int, world_size: int, images: Encoding, texts: Encoding) -> di
     found = evaluate(
         PROTOCOL, images, texts, mean_dot, OWNER, np.arange(N_IMAGES) % 4, rank=rank, world_size=world_size
     )
-    assert found.ranks is not None
+    persons = evaluate(
+        replace(PROTOCOL, positives="identity", label_precision=False),
+        images,
+        texts,
+        mean_dot,
+        OWNER,
+        image_identities=np.arange(N_IMAGES) % 9,
+        rank=rank,
+        world_size=world_size,
+    )
+    assert found.ranks is not None and persons.ranks is not None
     metrics = {f"metric {key}": np.array(value) for key, value in found.metrics.items()}
-    return found.ranks.arrays() | found.average_precision | metrics
+    by_identity = {f"identity {key}": values for key, values in persons.ranks.arrays().items()}
+    return found.ranks.arrays() | found.average_precision | metrics | by_identity
 
 
 def work(rank: int, rendezvous: str, out: str) -> None:

@@ -10,11 +10,20 @@ from torch import Tensor
 
 from crossmodal_bench.encoding import Encoding
 from crossmodal_bench.errors import BadInput
-from crossmodal_bench.evaluation import Protocol, Ranks, evaluate, recall_metrics, retrieval_ranks
+from crossmodal_bench.evaluation import (
+    Protocol,
+    Ranks,
+    class_retrieval,
+    evaluate,
+    recall_metrics,
+    retrieval_ranks,
+)
 
 BOTH = Protocol("x-test", "x", None, None, "caption", True, True, "rsum")
 RECALL = replace(BOTH, label_precision=False)
 LABELS = replace(BOTH, recall=False, primary="mAP")
+PERSONS = replace(RECALL, positives="identity", primary="t2i/R@1")
+SPECIES = replace(LABELS, label_precision=False, class_level=True, primary="t2i/AP@50")
 OWNER = np.random.default_rng(0).permutation(np.concatenate([np.arange(200) // 5, [3, 17, 17]]))
 IMAGES = Encoding(torch.randint(-9, 10, (40, 6), generator=torch.Generator().manual_seed(0)).float())
 TEXTS = Encoding(
@@ -55,6 +64,30 @@ def test_a_text_has_the_labels_of_its_image() -> None:
     np.testing.assert_allclose(found.average_precision["t2i/mAP"], 1 / found.ranks.t2i, rtol=1e-6)
 
 
+def test_positives_by_identity_and_classes_reach_their_evaluation() -> None:
+    persons = evaluate(PERSONS, IMAGES, TEXTS, dot, OWNER, image_identities=CLASSES)
+    expected = retrieval_ranks(dot(IMAGES, TEXTS), OWNER, image_identity=CLASSES)
+    assert persons.metrics == recall_metrics(expected.i2t, expected.t2i)
+    assert persons.classes is None
+    species = evaluate(SPECIES, IMAGES, TEXTS, dot, OWNER, CLASSES)
+    found = class_retrieval(IMAGES, TEXTS, dot, OWNER, CLASSES)
+    assert species.metrics == found.metrics() and set(species.metrics) == {"t2i/AP@50", "i2t/R@1"}
+    assert species.ranks is None and species.average_precision == {}
+    # Identities of a protocol by caption change nothing.
+    plain = evaluate(RECALL, IMAGES, TEXTS, dot, OWNER, image_identities=CLASSES)
+    assert plain.metrics == evaluate(RECALL, IMAGES, TEXTS, dot, OWNER).metrics
+
+
+def test_folds_take_the_identities_of_their_images() -> None:
+    found = evaluate(replace(PERSONS, folds=4), IMAGES, TEXTS, dot, OWNER, image_identities=CLASSES)
+    assert found.ranks is not None
+    columns = np.flatnonzero(np.equal(OWNER // 10, 2))
+    scores = IMAGES.values[20:30] @ TEXTS.values[columns].T
+    alone = retrieval_ranks(scores, OWNER[columns] - 20, image_identity=CLASSES[20:30])
+    np.testing.assert_array_equal(found.ranks.i2t[20:30], alone.i2t)
+    np.testing.assert_array_equal(found.ranks.t2i[columns], alone.t2i)
+
+
 def test_folds_have_their_own_galleries_and_global_numbers() -> None:
     found = evaluate(replace(RECALL, folds=4), IMAGES, TEXTS, dot, OWNER)
     rows = []
@@ -82,6 +115,10 @@ def test_counts_that_are_not_the_protocols_raise() -> None:
         evaluate(replace(RECALL, captions=200), IMAGES, TEXTS, dot, OWNER)
     with pytest.raises(ValueError, match="needs the images' labels"):
         evaluate(LABELS, IMAGES, TEXTS, dot, OWNER)
+    with pytest.raises(ValueError, match="needs the images' labels"):
+        evaluate(SPECIES, IMAGES, TEXTS, dot, OWNER)
+    with pytest.raises(ValueError, match="needs the images' identities"):
+        evaluate(PERSONS, IMAGES, TEXTS, dot, OWNER, CLASSES)
     with pytest.raises(ValueError, match="3 equal folds"):
         evaluate(replace(RECALL, folds=3), IMAGES, TEXTS, dot, OWNER)
 
@@ -98,3 +135,15 @@ def test_per_query_results_are_saved_with_and_without_ranks(tmp_path: Path) -> N
     assert Ranks.load_ids(tmp_path / "labels.npz") == ids
     with pytest.raises(BadInput, match="without ranks"):
         Ranks.load(tmp_path / "labels.npz")
+
+
+def test_per_query_results_of_classes_are_saved(tmp_path: Path) -> None:
+    ids = [f"i{n}" for n in range(40)], [f"c{n}" for n in range(203)]
+    found = evaluate(SPECIES, IMAGES, TEXTS, dot, OWNER, CLASSES)
+    found.save(tmp_path / "classes.npz", *ids)
+    with np.load(tmp_path / "classes.npz") as stored:
+        assert stored["class/labels"].tolist() == [0, 1, 2]
+        assert 100 * stored["class/t2i/AP@50"].mean() == pytest.approx(found.metrics["t2i/AP@50"])
+        assert 100 * stored["class/i2t/R@1"].mean() == pytest.approx(found.metrics["i2t/R@1"])
+        assert stored["class/i2t/R@1"].shape == (40,)
+    assert Ranks.load_ids(tmp_path / "classes.npz") == ids

@@ -5,7 +5,8 @@ import hashlib
 import pytest
 
 from crossmodal_bench.errors import BadInput
-from crossmodal_bench.evaluation import PROTOCOLS, get_protocol, resolve_protocols, split_hash
+from crossmodal_bench.evaluation import PROTOCOLS, Protocol, get_protocol, resolve_protocols, split_hash
+from crossmodal_bench.evaluation.protocols import primary_metric
 
 
 def ids(count: int) -> list[str]:
@@ -62,6 +63,49 @@ def test_labels_made_from_words_give_no_label_precision() -> None:
     assert names("pascal_sentence", 200, 200, False) == ["pascal_sentence-test"]
 
 
+def test_persons_and_species_have_their_protocols() -> None:
+    for name, dataset, images, captions, labels, identities in (
+        ("cuhk-pedes", "cuhk_pedes", 3074, 6156, False, True),
+        ("cub-ap50", "cub", 2933, 29330, True, True),
+        ("flowers-ap50", "flowers", 1155, 11550, True, False),
+    ):
+        (found,) = resolve_protocols(dataset, ids(images), captions, labels, identities)
+        assert found is PROTOCOLS[name]
+        (without,) = resolve_protocols(dataset, ids(images), captions, False, False)
+        assert (without.name, without.positives, without.primary) == (f"{dataset}-test", "caption", "rsum")
+        assert without.recall and not without.class_level
+
+
+@pytest.mark.parametrize(
+    ("dataset", "named"),
+    [
+        ("cuhk_pedes", "cuhk-pedes"),
+        ("cub", "cub-ap50"),
+        ("flowers", "flowers-ap50"),
+        ("wikipedia", "wikipedia-2173-map"),
+        ("coco", "coco-5k"),
+    ],
+)
+def test_another_split_reports_what_the_named_protocol_does(dataset: str, named: str) -> None:
+    (found,) = resolve_protocols(dataset, ids(12), 30, True, True)
+    known = PROTOCOLS[named]
+    assert (found.name, found.images, found.captions) == (f"{dataset}-test", 12, 30)
+    assert (found.folds, found.split_hash) == (1, split_hash(ids(12)))
+    for field in ("positives", "recall", "label_precision", "class_level", "primary"):
+        assert getattr(found, field) == getattr(known, field), field
+    assert "no published number" in found.note
+    assert primary_metric(found.name, dataset) == primary_metric(named, dataset) == known.primary
+
+
+def test_the_primary_metric_of_ones_own_data_is_not_known_by_name() -> None:
+    assert primary_metric("mine-test", "mine") is None
+
+
+def test_two_kinds_of_the_same_metric_are_refused() -> None:
+    with pytest.raises(ValueError, match="recall or class_level"):
+        Protocol("x", "x", None, None, "label", True, False, "rsum", class_level=True)
+
+
 def test_an_unknown_name_raises_with_the_nearest() -> None:
     assert get_protocol("coco-1k-5fold").folds == 5
     with pytest.raises(BadInput, match="did you mean 'flickr30k-1k'"):
@@ -78,8 +122,13 @@ def test_an_unusable_split_raises() -> None:
 def test_the_table_is_consistent() -> None:
     for name, protocol in PROTOCOLS.items():
         assert name == protocol.name
-        assert protocol.recall or protocol.label_precision
-        assert protocol.recall if protocol.primary == "rsum" else protocol.label_precision
+        measured = {
+            "rsum": protocol.recall,
+            "t2i/R@1": protocol.recall,
+            "mAP": protocol.label_precision,
+            "t2i/AP@50": protocol.class_level,
+        }
+        assert measured[protocol.primary]
         assert protocol.images is None or protocol.images % protocol.folds == 0
         rendered = protocol.dataset == "synthetic"
         unchecked = protocol.split_hash is None and not rendered

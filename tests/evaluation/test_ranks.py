@@ -36,6 +36,57 @@ def problem(seed: int, n_images: int = 9, n_texts: int = 31) -> tuple[NDArray[np
     return generator.integers(0, 6, (n_images, n_texts)).astype(np.float64), owner
 
 
+def naive_by_identity(
+    scores: NDArray[np.float64], owner: NDArray[np.int64], identity: NDArray[np.int64]
+) -> dict[str, list[float]]:
+    """Query by query: the rank of the best positive, and its mean over random orders of the ties."""
+    found: dict[str, list[float]] = {"i2t": [], "t2i": [], "i2t_expected": [], "t2i_expected": []}
+    for side, matrix, own, others in (
+        ("i2t", scores, identity, identity[owner]),
+        ("t2i", scores.T, identity[owner], identity),
+    ):
+        for row, mine in zip(matrix, own, strict=True):
+            right = [score for score, other in zip(row, others, strict=True) if other == mine]
+            wrong = [score for score, other in zip(row, others, strict=True) if other != mine]
+            above = sum(score > max(right) for score in wrong)
+            tied = sum(score == max(right) for score in wrong)
+            found[side].append(1 + above + tied)
+            found[f"{side}_expected"].append(1 + above + tied / (right.count(max(right)) + 1))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_positives_by_identity_agree_with_a_loop_over_queries(seed: int) -> None:
+    scores, owner = problem(seed)
+    identity = np.random.default_rng(seed).choice([-3, 7, 2**40, 5], 9)
+    ranks = retrieval_ranks(scores, owner, image_identity=identity).arrays()
+    for name, expected in naive_by_identity(scores, owner, identity).items():
+        np.testing.assert_allclose(ranks[name], expected, err_msg=name)
+
+
+def test_any_image_of_the_described_person_is_right() -> None:
+    # Images 0 and 2 show one person; caption 0 describes image 0 and scores image 2 best.
+    scores = np.array([[0.1, 0.2, 0.7], [0.5, 0.6, 0.4], [0.9, 0.8, 0.3]])
+    by_image = retrieval_ranks(scores, [0, 1, 2])
+    by_person = retrieval_ranks(scores, [0, 1, 2], image_identity=[4, 9, 4])
+    assert by_image.t2i.tolist() == [3, 2, 3]
+    assert by_person.t2i.tolist() == [1, 2, 1]
+    assert by_image.i2t.tolist() == [3, 1, 3]
+    assert by_person.i2t.tolist() == [1, 1, 1]
+    # Captions of persons in the order of 4, 4, 9: images 0, 2, 1.
+    tied = retrieval_ranks(np.zeros((3, 3)), [0, 1, 2], image_identity=[4, 9, 4])
+    assert tied.t2i_top[0].tolist() == tied.i2t_top[0].tolist() == [0, 2, 1]
+    assert tied.t2i.tolist() == [2, 3, 2]
+    np.testing.assert_allclose(tied.t2i_expected, [1 + 1 / 3, 2, 1 + 1 / 3])
+
+
+def test_an_identity_for_each_image_changes_nothing() -> None:
+    scores, owner = problem(3)
+    alone = retrieval_ranks(scores, owner, image_identity=np.arange(9) * 2)
+    for name, values in retrieval_ranks(scores, owner).arrays().items():
+        np.testing.assert_array_equal(alone.arrays()[name], values)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_agrees_with_a_loop_over_queries(seed: int) -> None:
     scores, owner = problem(seed)
@@ -124,6 +175,13 @@ def test_non_finite_scores_raise_with_their_place(bad: float) -> None:
 def test_a_caption_map_that_does_not_fit_raises(owner: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         retrieval_ranks(np.eye(3, 4), owner)
+
+
+def test_identities_that_do_not_fit_raise() -> None:
+    with pytest.raises(ValueError, match="image_identity must have one entry for each of 3 images"):
+        retrieval_ranks(np.eye(3), [0, 1, 2], image_identity=[0, 1])
+    with pytest.raises(ValueError, match="image_identity must hold whole numbers"):
+        retrieval_ranks(np.eye(3), [0, 1, 2], image_identity=np.array([0.0, 1.0, 1.0]))
 
 
 def test_a_vector_of_scores_raises() -> None:

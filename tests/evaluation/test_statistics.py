@@ -114,6 +114,35 @@ def test_bootstrap_metrics_cover_every_headline_number() -> None:
     assert set(bootstrap_metrics(only_labels, owner)) == {key for key in headline if "mAP" in key}
 
 
+def test_bootstrap_metrics_draw_identities_and_classes() -> None:
+    rng = np.random.default_rng(0)
+    owner, identity = np.arange(120) // 3, rng.integers(10, 19, 40) * 5
+    images = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    texts = images[torch.from_numpy(owner)] + torch.randn(120, 8, generator=torch.Generator().manual_seed(1))
+    pair = Encoding(images), Encoding(texts)
+    dot = lambda a, b: a.values @ b.values.T  # noqa: E731
+    persons = Protocol("x", "x", None, None, "identity", True, False, "t2i/R@1")
+    found = evaluate(persons, *pair, dot, owner, image_identities=identity)
+    intervals = bootstrap_metrics(found, owner, identity)
+    assert found.ranks is not None
+    for key, hits, clusters in (
+        ("i2t/R@1", found.ranks.i2t <= 1, identity),
+        ("t2i/R@5", found.ranks.t2i <= 5, identity[owner]),
+    ):
+        assert intervals[key] == pytest.approx(list(bootstrap_interval(100.0 * hits, clusters))), key
+    assert intervals["t2i/R@5"] != bootstrap_metrics(found, owner)["t2i/R@5"]
+
+    species = Protocol("x", "x", None, None, "label", False, False, "t2i/AP@50", class_level=True)
+    by_class = evaluate(species, *pair, dot, owner, identity)
+    assert by_class.classes is not None
+    precision, right = by_class.classes.precision, by_class.classes.hits
+    intervals = bootstrap_metrics(by_class, owner)
+    assert set(intervals) == {"t2i/AP@50", "i2t/R@1"}
+    expected = bootstrap_interval(100 * precision, np.arange(len(precision)))
+    assert intervals["t2i/AP@50"] == pytest.approx(list(expected))
+    assert intervals["i2t/R@1"] == pytest.approx(list(bootstrap_interval(100 * right, np.arange(40))))
+
+
 def test_paired_randomisation_is_the_exact_test_over_all_swaps() -> None:
     generator = np.random.default_rng(6)
     clusters = np.repeat(np.arange(9), 2)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -45,35 +44,7 @@ def identical(first: Ranks, second: Ranks) -> None:
         np.testing.assert_array_equal(values, second.arrays()[name], err_msg=name)
 
 
-def in_processes(world_size: int, work: Callable[[int, Callable[[Tensor], Tensor]], Ranks]) -> list[Ranks]:
-    """``work(rank, reduce)`` in threads whose ``reduce`` sums across all of them."""
-    barrier = threading.Barrier(world_size)
-    slots: list[Tensor | None] = [None] * world_size
-    results: dict[int, Ranks] = {}
-    errors: dict[int, Exception] = {}
-
-    def run(rank: int) -> None:
-        def reduce(tensor: Tensor) -> Tensor:
-            slots[rank] = tensor.clone()
-            barrier.wait(20)
-            summed = torch.stack([slot for slot in slots if slot is not None]).sum(0)
-            barrier.wait(20)
-            return summed
-
-        try:
-            results[rank] = work(rank, reduce)
-        except Exception as error:
-            errors[rank] = error
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world_size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        assert len(errors) == world_size, f"only some processes failed: {errors}"
-        raise errors[0]
-    return [results[rank] for rank in range(world_size)]
+Threads = Callable[[int, Callable[[int, Callable[[Tensor], Tensor]], Ranks]], list[Ranks]]
 
 
 @pytest.mark.parametrize(("n_images", "n_texts"), [(1, 1), (1, 7), (50, 50), (37, 191), (70, 350)])
@@ -86,6 +57,18 @@ def test_agrees_with_the_full_matrix(
     images, texts = Encoding(images.values.round()), Encoding(texts.values.round())
     streamed = streamed_ranks(images, texts, dot, owner, image_tile=tiles[0], text_tile=tiles[1])
     identical(streamed, retrieval_ranks(dot(images, texts), owner))
+
+
+@pytest.mark.parametrize("identities", [1, 4, 20, 70])
+@pytest.mark.parametrize("tiles", [(None, None), (16, 48), (7, 5)])
+def test_positives_by_identity_agree_with_the_full_matrix(
+    identities: int, tiles: tuple[int | None, int | None]
+) -> None:
+    images, texts, owner = vectors(70, 350, dim=6)
+    images, texts = Encoding(images.values.round()), Encoding(texts.values.round())
+    identity = np.random.default_rng(1).integers(0, identities, 70)
+    streamed = streamed_ranks(images, texts, dot, owner, identity, image_tile=tiles[0], text_tile=tiles[1])
+    identical(streamed, retrieval_ranks(dot(images, texts), owner, image_identity=identity))
 
 
 def test_more_captions_than_five_an_image_and_default_tiles() -> None:
@@ -148,8 +131,12 @@ def test_collapsed_embeddings_are_last_for_edges_of_any_size(dim: int) -> None:
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
-def test_world_sizes_give_the_same_digits(world_size: int) -> None:
+@pytest.mark.parametrize("identities", [None, 4, 40])
+def test_world_sizes_give_the_same_digits(
+    world_size: int, identities: int | None, in_processes: Threads
+) -> None:
     images, texts, owner = vectors(103, 511)
+    identity = None if identities is None else np.random.default_rng(0).integers(0, identities, 103)
     # Twins in different tiles make ties at the cut of the top lists.
     images.values[60:80] = images.values[:20]
 
@@ -159,6 +146,7 @@ def test_world_sizes_give_the_same_digits(world_size: int) -> None:
             texts,
             dot,
             owner,
+            identity,
             image_tile=32,
             text_tile=64,
             rank=rank,
@@ -166,12 +154,12 @@ def test_world_sizes_give_the_same_digits(world_size: int) -> None:
             reduce=reduce,
         )
 
-    alone = streamed_ranks(images, texts, dot, owner, image_tile=32, text_tile=64)
+    alone = streamed_ranks(images, texts, dot, owner, identity, image_tile=32, text_tile=64)
     for ranks in in_processes(world_size, work):
         identical(ranks, alone)
 
 
-def test_a_non_finite_score_on_one_process_raises_on_all() -> None:
+def test_a_non_finite_score_on_one_process_raises_on_all(in_processes: Threads) -> None:
     images, texts, owner = vectors(40, 90)
     images.values[37, 3] = float("nan")
 
@@ -197,6 +185,13 @@ def test_a_non_finite_score_is_named_in_the_callers_order() -> None:
     texts.values[41] = float("inf")
     with pytest.raises(ValueError, match=r"column 41\)"):
         streamed_ranks(images, texts, dot, owner, image_tile=4, text_tile=8)
+
+
+def test_a_non_finite_score_is_named_in_the_callers_order_with_identities() -> None:
+    images, texts, owner = vectors(12, 60)
+    images.values[9] = float("nan")
+    with pytest.raises(ValueError, match=r"\(row 9, column"):
+        streamed_ranks(images, texts, dot, owner, -np.arange(12) // 2, image_tile=4, text_tile=8)
 
 
 def test_large_finite_scores_whose_sum_overflows_are_no_error() -> None:
@@ -252,6 +247,9 @@ def test_the_full_matrix_is_never_asked_for() -> None:
     assert set(seen) == {(64, 128)}, "edge tiles must have the full shape"
     # One sweep: each tile once. The band's tiles are kept, not computed again.
     assert len(seen) == 4 * 8
+    seen.clear()
+    streamed_ranks(images, texts, counted, owner, np.arange(200) % 50, image_tile=64, text_tile=128)
+    assert seen == [(64, 128)] * (4 * 8)
 
 
 def test_band_tiles_beyond_the_budget_are_computed_again_to_the_same_ranks(
@@ -261,6 +259,10 @@ def test_band_tiles_beyond_the_budget_are_computed_again_to_the_same_ranks(
     kept = streamed_ranks(images, texts, dot, owner, image_tile=64, text_tile=128)
     monkeypatch.setattr("crossmodal_bench.evaluation.sweep._KEPT_BYTES", 0)
     identical(streamed_ranks(images, texts, dot, owner, image_tile=64, text_tile=128), kept)
+    identity = np.arange(200) % 9
+    again = streamed_ranks(images, texts, dot, owner, identity, image_tile=64, text_tile=128)
+    monkeypatch.undo()
+    identical(again, streamed_ranks(images, texts, dot, owner, identity, image_tile=64, text_tile=128))
 
 
 def test_the_grid_does_not_depend_on_alignment_of_the_callers_memory() -> None:

@@ -56,7 +56,10 @@ def test_chance_costs_twice_log_two_on_both_sides() -> None:
 def test_only_the_non_saturating_form_pushes_where_the_discriminator_is_sure() -> None:
     sizes = {}
     for form in ("non_saturating", "minimax"):
-        images, texts = torch.full((1,), 12.0, requires_grad=True), torch.full((1,), -12.0, requires_grad=True)
+        images, texts = (
+            torch.full((1,), 12.0, requires_grad=True),
+            torch.full((1,), -12.0, requires_grad=True),
+        )
         (gradient,) = torch.autograd.grad(modality_fooling_loss(images, texts, form), images)
         assert gradient > 0, "downhill, an image looks less like one"
         sizes[form] = float(gradient)

@@ -88,7 +88,10 @@ def test_gradients_are_those_of_finite_differences() -> None:
 def test_matching_pairs_cost_less_than_mismatched_ones() -> None:
     images = 6 * torch.eye(7)
     identities = torch.arange(7)
-    matched, mismatched = cmpm_loss(images, images, identities), cmpm_loss(images, images.roll(1, 0), identities)
+    matched, mismatched = (
+        cmpm_loss(images, images, identities),
+        cmpm_loss(images, images.roll(1, 0), identities),
+    )
     assert 0 <= matched < 1 < mismatched
 
 

@@ -1,0 +1,141 @@
+"""Retrieval between images and classes, a class being the mean of its texts (fine-grained species)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crossmodal_bench.encoding import Encoding, Scorer
+from crossmodal_bench.evaluation.positives import CaptionImage, caption_owners
+from crossmodal_bench.evaluation.precision import Labels, relevance_in_rank_order
+from crossmodal_bench.evaluation.sweep import Reduce, all_reduce_sum, maximum
+from crossmodal_bench.evaluation.tiles import NonFiniteScore, ScoreTiles
+
+CUTOFF = 50
+"""The images that AP@50 looks at."""
+
+_BLOCK = 4_000_000  # class x image pairs that are ranked together
+
+
+@dataclass(frozen=True)
+class ClassRetrieval:
+    """Per-query results between images and classes.
+
+    classes: (n_classes,) int64, ascending; the labels that the images have.
+    precision: (n_classes,) float64 in 0..1; share of a class's images among the 50 best-scored ones.
+    hits: (n_images,) float64, 1 where an image's own class scores above every other, else 0.
+    """
+
+    classes: NDArray[np.int64]
+    precision: NDArray[np.float64]
+    hits: NDArray[np.float64]
+
+    def metrics(self) -> dict[str, float]:
+        """'t2i/AP@50' and 'i2t/R@1', in percent."""
+        return {
+            f"t2i/AP@{CUTOFF}": 100 * float(self.precision.mean()),
+            "i2t/R@1": 100 * float(self.hits.mean()),
+        }
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """For a file of per-query results: the classes, and each metric's queries as 'class/<metric key>'."""
+        return {
+            "class/labels": self.classes,
+            f"class/t2i/AP@{CUTOFF}": self.precision,
+            "class/i2t/R@1": self.hits,
+        }
+
+
+def class_retrieval(
+    images: Encoding,
+    texts: Encoding,
+    score: Scorer,
+    caption_image: CaptionImage,
+    image_labels: Labels,
+    *,
+    block: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    reduce: Reduce | None = None,
+    device: torch.device | str | None = None,
+) -> ClassRetrieval:
+    """AP@50 and R@1 of class-level retrieval (Reed et al., CVPR 2016, section 4; TIMAM, ICCV 2019, Table 3).
+
+    A class is the mean of the encodings of all texts whose image has that label. Text to image, a class is
+    the query and all images are the gallery: the share of the 50 best-scored images (of all, where there are
+    fewer) that have the class. Image to text, an image is the query and the classes are the gallery. Ties
+    count against the query, and scores are compared in fp32 at least.
+
+    caption_image: (n_texts,) row of each text's image. image_labels: (n_images,) whole numbers. ``block``
+    classes are scored at once against all images (default: by memory); process ``rank`` takes each
+    world_size-th block, and all processes return the same.
+
+    Raises ValueError for texts that are not one vector each, labels that are not one class an image, and a
+    non-finite score (its column is the class's, in ascending order).
+    """
+    if texts.lengths is not None or texts.values.ndim != 2:
+        raise ValueError(
+            "class-level retrieval averages the texts of a class, so that each text must be one vector; "
+            "the method encodes texts as fragments"
+        )
+    labels = torch.as_tensor(image_labels).cpu()
+    if labels.shape != (len(images),) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"class-level retrieval needs one whole number for each of {len(images)} images as its label, "
+            f"got {labels.dtype} {tuple(labels.shape)}"
+        )
+    owner = torch.from_numpy(caption_owners(caption_image, len(images), len(texts)))
+    classes, own = torch.unique(labels, return_inverse=True)
+    size = block if block is not None else max(1, min(512, _BLOCK // len(images)))
+    means = class_means(texts, own[owner], len(classes))
+    tiles = ScoreTiles(images, means, score, text_tile=size, device=device)
+    total = reduce if reduce is not None else (all_reduce_sum if world_size > 1 else None)
+    precision, hits = _sweep(tiles, own.to(tiles.device), len(classes), rank, world_size, total)
+    return ClassRetrieval(classes.long().numpy(), precision.cpu().numpy(), hits.double().cpu().numpy())
+
+
+def class_means(texts: Encoding, text_class: Tensor, n_classes: int) -> Encoding:
+    """(n_classes, D) mean of the (n_texts, D) vectors of each class in range(n_classes); none is empty."""
+    order = torch.argsort(text_class, stable=True).to(texts.values.device)
+    counts = torch.bincount(text_class, minlength=n_classes).tolist()
+    means = torch.stack([rows.double().mean(0) for rows in texts.values[order].split(counts)])
+    return Encoding(means.to(torch.promote_types(texts.values.dtype, torch.float32)))
+
+
+def _sweep(
+    tiles: ScoreTiles, own: Tensor, n_classes: int, rank: int, world_size: int, total: Reduce | None
+) -> tuple[Tensor, Tensor]:
+    """(n_classes,) precision among the best 50 images and (n_images,) whether the own class comes first."""
+    n_images = len(own)
+    query = torch.arange(n_images, device=own.device)
+    precision = torch.zeros(n_classes, dtype=torch.float64, device=own.device)
+    right = torch.full((n_images,), -torch.inf, dtype=tiles.dtype, device=own.device)
+    wrong = right.clone()
+    # One row a process carries a failure to the others, which would otherwise wait in the sum for ever.
+    failed = torch.zeros(world_size, 2, dtype=torch.int64, device=own.device)
+    for column in range(rank, len(tiles.columns), world_size):
+        try:
+            scores = torch.cat([tiles(row, column) for row in range(len(tiles.rows))])
+        except NonFiniteScore as error:
+            failed[rank] = torch.tensor([error.image + 1, error.text])
+            break
+        start, stop = tiles.columns[column]
+        relevant = torch.arange(start, stop, device=own.device)[:, None] == own[None, :]
+        hit = relevance_in_rank_order(scores.T, relevant)
+        precision[start:stop] = hit[:, :CUTOFF].double().mean(1)
+        inside = query[(own >= start) & (own < stop)]
+        right[inside] = scores[inside, own[inside] - start]
+        rivals = scores.masked_fill(relevant.T, -torch.inf)
+        wrong = torch.maximum(wrong, rivals.amax(1))
+    if total is not None:
+        failed, precision = total(failed), total(precision)
+        right = maximum(total, right, rank, world_size)
+        wrong = maximum(total, wrong, rank, world_size)
+    for image, text in failed.tolist():
+        if image:
+            raise NonFiniteScore(image - 1, text)
+    return precision, right > wrong

@@ -1,0 +1,54 @@
+"""Pre-trained networks that stay as they are for a while, or for good."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Freeze = Literal["never", "until_plateau", "always"]
+
+
+class Freezable(nn.Module):
+    """A network that is evaluated without gradient and in eval mode while it is frozen.
+
+    Under DDP a parameter that has ``requires_grad=False`` when it is wrapped is never reduced, also not when
+    it is unfrozen later: replicas would drift apart. So parameters to be unfrozen keep
+    ``requires_grad=True`` and stay in their optimiser, which skips what has no gradient. Whether it is frozen
+    lies in a buffer, so that a checkpoint restores it.
+
+    Args:
+        network: any module.
+        freeze: ``never``, ``until_plateau`` (a method's schedule calls ``unfreeze``), or ``always``.
+    """
+
+    frozen: Tensor
+
+    def __init__(self, network: nn.Module, freeze: Freeze) -> None:
+        super().__init__()
+        self.network, self.freeze = network, freeze
+        self.register_buffer("frozen", torch.tensor(freeze != "never"))
+        if freeze == "always":
+            network.requires_grad_(False)
+
+    def unfreeze(self) -> None:
+        """Train it from now on; nothing happens to one that is frozen for good."""
+        if self.freeze == "until_plateau":
+            self.frozen.fill_(False)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Whatever the network returns."""
+        if not bool(self.frozen):
+            return self.network(*args, **kwargs)
+        # Lightning calls train() on the whole tree at every epoch.
+        self.network.eval()
+        with torch.no_grad():
+            return self.network(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Freezable:
+        """A frozen network stays in eval mode: no dropout, no new batch statistics."""
+        super().train(mode)
+        if bool(self.frozen):
+            self.network.eval()
+        return self

@@ -1,0 +1,83 @@
+"""Image encoders: one vector per image."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from crossmodal_bench.backbones import BackboneSource, load_backbone
+from crossmodal_bench.data.batch import DataSpec, ImageBatch, require
+from crossmodal_bench.networks.freezing import Freezable, Freeze
+from crossmodal_bench.networks.perceptron import Perceptron
+
+
+class ImageEncoder(nn.Module, ABC):
+    """Images to vectors. ``requires`` names the views that it reads; ``source`` its pre-trained network."""
+
+    requires: frozenset[str]
+    source: BackboneSource | None = None
+
+    @abstractmethod
+    def build(self, spec: DataSpec, dim: int) -> None:
+        """Make the layers, for vectors of ``dim`` numbers."""
+
+    @abstractmethod
+    def forward(self, batch: ImageBatch) -> Tensor:
+        """(B, dim)."""
+
+
+class ConvNetEncoder(ImageEncoder):
+    """A torchvision network, and one linear layer on its pooled last feature map (TIMAM, 3.1).
+
+    Args:
+        network: resnet18, resnet50, resnet101, resnet152, mobilenet_v2 or vgg19 (fc7).
+        weights: see crossmodal_bench.backbones.load_backbone.
+        freeze: whether and how long the network stays as it was loaded.
+    """
+
+    requires = frozenset({"pixels"})
+
+    def __init__(self, network: str = "resnet101", weights: str = "auto", freeze: Freeze = "never") -> None:
+        super().__init__()
+        self.name, self.weights, self.freeze = network, weights, freeze
+
+    def build(self, spec: DataSpec, dim: int) -> None:
+        """Load the network; random weights where a checkpoint is about to bring its own."""
+        known = spec.weights_root is not None
+        weights = self.weights if known else "none"
+        network, source = load_backbone(self.name, weights, Path(spec.weights_root or ""))
+        self.source = source if known else None
+        self.backbone = Freezable(network, self.freeze)
+        self.projection = nn.Linear(source.dim, dim)
+
+    def forward(self, batch: ImageBatch) -> Tensor:
+        """(B, dim)."""
+        return self.projection(self.backbone(require(batch.pixels, "pixels")))
+
+
+class FeatureEncoder(ImageEncoder):
+    """Features of a frozen network, extracted beforehand, through linear layers.
+
+    Args:
+        hidden: widths between the features and the vector.
+        dropout: behind hidden layers.
+        standardise: whether batch statistics of the features are removed first.
+    """
+
+    requires = frozenset({"features"})
+
+    def __init__(self, hidden: Sequence[int] = (), dropout: float = 0.0, standardise: bool = False) -> None:
+        super().__init__()
+        self.hidden, self.dropout, self.standardise = tuple(hidden), dropout, standardise
+
+    def build(self, spec: DataSpec, dim: int) -> None:
+        """Layers from the features' width."""
+        widths = (spec.feature_dim, *self.hidden, dim)
+        self.projection = Perceptron(widths, "relu", dropout=self.dropout, standardise=self.standardise)
+
+    def forward(self, batch: ImageBatch) -> Tensor:
+        """(B, dim)."""
+        return self.projection(require(batch.features, "features"))

@@ -1,0 +1,225 @@
+"""Text encoders: one vector per caption."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from crossmodal_bench.data.batch import DataSpec, TextBatch, require
+from crossmodal_bench.errors import BadInput
+from crossmodal_bench.networks.freezing import Freezable, Freeze
+
+Cell = Literal["lstm", "gru"]
+Pooling = Literal["max", "mean", "last"]
+
+
+class TextEncoder(nn.Module, ABC):
+    """Captions to vectors. ``requires`` names the views that it reads."""
+
+    requires: frozenset[str]
+
+    @abstractmethod
+    def build(self, spec: DataSpec, dim: int) -> None:
+        """Make the layers, for vectors of ``dim`` numbers."""
+
+    @abstractmethod
+    def forward(self, batch: TextBatch) -> Tensor:
+        """(B, dim)."""
+
+
+class RecurrentPooling(nn.Module):
+    """A recurrent network over word vectors, pooled over the real words, and one linear layer.
+
+    TIMAM does not say how the LSTM's outputs become one vector; CMPM, which it builds on, takes the maximum
+    over time, padding included. Here padding never counts.
+
+    Args:
+        width: of the word vectors.
+        dim: of the result.
+        cell: ``lstm`` or ``gru``.
+        hidden: units per direction.
+        bidirectional: whether the words are also read backwards.
+        pooling: ``max`` or ``mean`` over the words, or ``last``: each direction's last state.
+        dropout: of word vectors and of the pooled vector.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        dim: int,
+        cell: Cell = "lstm",
+        hidden: int = 512,
+        bidirectional: bool = True,
+        pooling: Pooling = "max",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        kind = nn.LSTM if cell == "lstm" else nn.GRU
+        self.recurrent = kind(width, hidden, batch_first=True, bidirectional=bidirectional)
+        self.pooling, self.dropout = pooling, nn.Dropout(dropout)
+        self.projection = nn.Linear(hidden * (2 if bidirectional else 1), dim)
+
+    def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
+        """(B, L, width) and (B,) to (B, dim)."""
+        packed = pack_padded_sequence(
+            self.dropout(words), lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
+        outputs, state = self.recurrent(packed)
+        if self.pooling == "last":
+            last = state[0] if isinstance(state, tuple) else state
+            return self.projection(self.dropout(torch.cat(list(last), 1)))
+        states, _ = pad_packed_sequence(outputs, batch_first=True)
+        real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
+        if self.pooling == "max":
+            pooled = states.masked_fill(~real[:, :, None], -torch.inf).amax(1)
+        else:
+            pooled = (states * real[:, :, None]).sum(1) / lengths[:, None]
+        return self.projection(self.dropout(pooled))
+
+
+class WordEncoder(TextEncoder):
+    """Word vectors learned from nothing, and a recurrent network.
+
+    With an LSTM these are the "FC-Emb." rows of TIMAM's Table 5: a linear layer on one-hot words is a table
+    of vectors.
+
+    Args:
+        embedding: width of the word vectors.
+        cell, hidden, bidirectional, pooling, dropout: see RecurrentPooling.
+    """
+
+    requires = frozenset({"words"})
+
+    def __init__(
+        self,
+        embedding: int = 300,
+        cell: Cell = "lstm",
+        hidden: int = 512,
+        bidirectional: bool = True,
+        pooling: Pooling = "max",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.recurrent: dict[str, Any] = {
+            "cell": cell,
+            "hidden": hidden,
+            "bidirectional": bidirectional,
+            "pooling": pooling,
+            "dropout": dropout,
+        }
+
+    def build(self, spec: DataSpec, dim: int) -> None:
+        """A table of the vocabulary's words."""
+        self.words = nn.Embedding(spec.vocabulary_size, self.embedding, padding_idx=0)
+        self.pool = RecurrentPooling(self.embedding, dim, **self.recurrent)
+
+    def forward(self, batch: TextBatch) -> Tensor:
+        """(B, dim)."""
+        words = self.words(require(batch.words, "words"))
+        return self.pool(words, require(batch.lengths, "lengths"))
+
+
+class LanguageModelEncoder(TextEncoder):
+    """The word pieces' last states of a BERT-family model through a recurrent network (TIMAM, 3.1).
+
+    The model is the one that ``data.text.tokenizer`` names; without a name it has random weights and the
+    sizes in ``config``, over the word pieces fitted on the training captions.
+
+    Args:
+        config: sizes of a random model, as transformers.BertConfig names them; BERT-base's where left out.
+        pretrained: whether the named model's weights are loaded; else only its sizes.
+        freeze: whether and how long the model stays as it was loaded.
+        cell, hidden, bidirectional, pooling, dropout: see RecurrentPooling.
+    """
+
+    requires = frozenset({"wordpieces"})
+
+    def __init__(
+        self,
+        config: dict[str, int | float | str] | None = None,
+        pretrained: bool = True,
+        freeze: Freeze = "until_plateau",
+        cell: Cell = "lstm",
+        hidden: int = 512,
+        bidirectional: bool = True,
+        pooling: Pooling = "max",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.config, self.pretrained, self.freeze = config or {}, pretrained, freeze
+        self.recurrent: dict[str, Any] = {
+            "cell": cell,
+            "hidden": hidden,
+            "bidirectional": bidirectional,
+            "pooling": pooling,
+            "dropout": dropout,
+        }
+
+    def build(self, spec: DataSpec, dim: int) -> None:
+        """Load the model; only its sizes where a checkpoint is about to bring the weights."""
+        pretrained = self.pretrained and spec.weights_root is not None
+        model = load_language_model(spec.tokenizer, pretrained, self.config, spec.wordpiece_vocabulary_size)
+        self.language_model = Freezable(model, self.freeze)
+        self.pool = RecurrentPooling(model.config.hidden_size, dim, **self.recurrent)
+
+    def forward(self, batch: TextBatch) -> Tensor:
+        """(B, dim)."""
+        mask = require(batch.wordpiece_mask, "wordpieces")
+        states = self.language_model(
+            input_ids=require(batch.wordpieces, "wordpieces"), attention_mask=mask
+        ).last_hidden_state
+        return self.pool(states, mask.sum(1))
+
+
+def load_language_model(
+    name: str | None, pretrained: bool, config: Mapping[str, Any], vocabulary_size: int
+) -> Any:
+    """A transformers encoder without a head on its first state.
+
+    Args:
+        name: a Hugging Face name or a local folder, or None for random weights.
+        pretrained: whether its weights are loaded.
+        config: sizes where there is no name.
+        vocabulary_size: word pieces where there is no name.
+
+    Raises:
+        BadInput: a model that cannot be loaded, sizes that make none, or a vocabulary that it does not have.
+    """
+    from transformers import AutoConfig, AutoModel, BertConfig
+
+    if name is not None and config:
+        raise BadInput(
+            f"text_encoder.config gives sizes, but data.text.tokenizer names '{name}', which has its own; "
+            "give one of the two"
+        )
+    try:
+        if name is None:
+            model = AutoModel.from_config(BertConfig(**{"vocab_size": vocabulary_size, **config}))
+        elif not pretrained:
+            model = AutoModel.from_config(AutoConfig.from_pretrained(name))
+        else:
+            # Without the type, a checkpoint in half precision would be trained in half precision.
+            model = AutoModel.from_pretrained(name, dtype=torch.float32)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        if name is None:
+            raise BadInput(f"text_encoder.config makes no BERT ({reason}); correct its sizes") from error
+        raise BadInput(
+            f"language model '{name}' (data.text.tokenizer) cannot be loaded ({reason}); "
+            "give a local folder with config.json and model.safetensors, or a known name"
+        ) from error
+    if model.config.vocab_size < vocabulary_size:
+        raise BadInput(
+            f"language model '{name}' knows {model.config.vocab_size} word pieces and its tokenizer makes "
+            f"{vocabulary_size}; the folder mixes two models"
+        )
+    if getattr(model, "pooler", None) is not None:
+        # Its output is not read, so its parameters would never have a gradient.
+        model.pooler = None
+    return model

@@ -1,0 +1,160 @@
+"""Text encoders: what padding may not change, what is loaded, and what is said where nothing can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from crossmodal_bench.data.batch import DataSpec, TextBatch
+from crossmodal_bench.errors import BadInput
+from crossmodal_bench.networks import LanguageModelEncoder, WordEncoder
+from crossmodal_bench.networks.texts import RecurrentPooling
+
+LENGTHS = torch.tensor([5, 2, 7, 3])
+TINY = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+def words(rows: slice = slice(None), extra: int = 0) -> TextBatch:
+    """Captions of different lengths, padded to the longest of ``rows`` and ``extra`` more."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 30, (4, 7), generator=generator)
+    lengths = LENGTHS[rows]
+    ids = torch.nn.functional.pad(ids[rows], (0, extra))[:, : int(lengths.max()) + extra]
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    index = torch.arange(len(ids))
+    return TextBatch(index, index, ids * mask, lengths, ids * mask, mask)
+
+
+SPEC = DataSpec(10, 20, vocabulary_size=30, wordpiece_vocabulary_size=30, weights_root=".")
+ENCODERS: dict[str, Any] = {
+    **{
+        f"{cell}-{pooling}-{'both' if both else 'one'}": lambda cell=cell, pooling=pooling, both=both: (
+            WordEncoder(6, cell, 5, both, pooling)
+        )
+        for cell in ("lstm", "gru")
+        for pooling in ("max", "mean", "last")
+        for both in (True, False)
+    },
+    "language model": lambda: LanguageModelEncoder(TINY, hidden=5),
+}
+
+
+@pytest.mark.parametrize("make", ENCODERS.values(), ids=ENCODERS)
+def test_padding_and_company_change_nothing(make: Any) -> None:
+    encoder = make()
+    encoder.build(SPEC, 4)
+    encoder.eval()
+    whole = encoder(words())
+    assert whole.shape == (4, 4)
+    torch.testing.assert_close(encoder(words(extra=6)), whole)
+    for row in range(4):
+        torch.testing.assert_close(encoder(words(slice(row, row + 1)))[0], whole[row])
+
+
+@pytest.mark.parametrize("pooling", ["max", "mean", "last"])
+def test_pooling_is_the_naive_one(pooling: str) -> None:
+    torch.manual_seed(0)
+    pool = RecurrentPooling(6, 4, "gru", 5, True, pooling).eval()  # type: ignore[arg-type]
+    batch = torch.randn(4, 7, 6)
+    found = pool(batch, LENGTHS)
+    for row, length in enumerate(LENGTHS.tolist()):
+        states = pool.recurrent(batch[row : row + 1, :length])[0][0]
+        if pooling == "last":
+            pooled = torch.cat([states[-1, :5], states[0, 5:]])
+        else:
+            pooled = states.max(0).values if pooling == "max" else states.mean(0)
+        torch.testing.assert_close(found[row], pool.projection(pooled))
+
+
+def test_unfrozen_all_parameters_learn_and_frozen_only_those_above() -> None:
+    encoder = LanguageModelEncoder(TINY, hidden=5)
+    encoder.build(SPEC, 4)
+    encoder.train()
+    encoder(words()).sum().backward()
+    learnt = {name.split(".")[0] for name, one in encoder.named_parameters() if one.grad is not None}
+    assert learnt == {"pool"}
+    encoder.language_model.unfreeze()
+    encoder(words()).sum().backward()
+    assert all(one.grad is not None for one in encoder.parameters())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user gets from ``model.save_pretrained``."""
+    path = tmp_path_factory.mktemp("model")
+    torch.manual_seed(5)
+    BertModel(BertConfig(vocab_size=30, **TINY)).save_pretrained(path)
+    return path
+
+
+def named(folder: Path, **changes: Any) -> DataSpec:
+    settings = {"wordpiece_vocabulary_size": 30, "tokenizer": str(folder), "weights_root": "."}
+    return DataSpec(10, 20, **{**settings, **changes})
+
+
+def test_the_model_of_the_tokenizer_is_loaded_in_single_precision(folder: Path, tmp_path: Path) -> None:
+    reference = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    encoder = LanguageModelEncoder(hidden=5)
+    encoder.build(named(folder), 4)
+    batch = words()
+    inputs = {"input_ids": batch.wordpieces, "attention_mask": batch.wordpiece_mask}
+    expected = reference(**inputs).last_hidden_state
+    torch.testing.assert_close(encoder.language_model(**inputs).last_hidden_state, expected)
+    reference.half().save_pretrained(tmp_path)
+    encoder.build(named(tmp_path), 4)
+    assert {one.dtype for one in encoder.parameters()} == {torch.float32}
+
+
+def test_behind_a_checkpoint_and_by_wish_only_the_sizes_are(folder: Path) -> None:
+    loaded = BertModel.from_pretrained(folder).embeddings.word_embeddings.weight
+    for spec, wish in ((named(folder, weights_root=None), True), (named(folder), False)):
+        encoder = LanguageModelEncoder(hidden=5, pretrained=wish)
+        encoder.build(spec, 4)
+        weight = encoder.language_model.network.embeddings.word_embeddings.weight
+        assert weight.shape == loaded.shape and not torch.equal(weight, loaded)
+
+
+def broken(folder: Path, tmp_path: Path, what: str) -> Path:
+    for name in ("config.json", "model.safetensors"):
+        content = (folder / name).read_bytes()
+        (tmp_path / name).write_bytes(
+            content[: len(content) // 2] if what == f"truncated {name}" else content
+        )
+    if what.startswith("without"):
+        (tmp_path / what.removeprefix("without ")).unlink()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "without config.json",
+        "without model.safetensors",
+        "truncated config.json",
+        "truncated model.safetensors",
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_named_in_one_sentence(
+    folder: Path, tmp_path: Path, what: str
+) -> None:
+    path = broken(folder, tmp_path, what)
+    with pytest.raises(BadInput) as raised:
+        LanguageModelEncoder().build(named(path), 4)
+    assert str(raised.value).startswith(f"language model '{path}' (data.text.tokenizer) cannot be loaded (")
+    assert "\n" not in str(raised.value)
+
+
+def test_sizes_that_make_no_model_and_sizes_beside_a_name_are_refused(folder: Path) -> None:
+    with pytest.raises(BadInput, match=r"text_encoder.config makes no BERT \(.*\); correct its sizes"):
+        LanguageModelEncoder({**TINY, "num_attention_heads": 3}).build(SPEC, 4)
+    with pytest.raises(BadInput, match=r"names '.*', which has its own; give one of the two"):
+        LanguageModelEncoder(TINY).build(named(folder), 4)
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
+    with pytest.raises(BadInput, match="knows 30 word pieces and its tokenizer makes 31; the folder mixes"):
+        LanguageModelEncoder().build(named(folder, wordpiece_vocabulary_size=31), 4)
