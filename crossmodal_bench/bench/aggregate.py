@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from crossmodal_bench.bench import experiments
 from crossmodal_bench.bench.published import Comparison, comparison
 from crossmodal_bench.bench.record import Record
 from crossmodal_bench.evaluation.protocols import primary_metric
@@ -152,6 +153,8 @@ def features_text(record: Record) -> str:
     checksum = str(features.get("weights_sha256") or "unknown")[:12]
     size = features.get("image_size")
     pixels = f", {size} px" if size else ""
+    pixels += ", squashed" if features.get("image_fit") == "squash" else ""
+    pixels += ", inside the model" if features.get("inside_the_model") else ""
     return f"{features.get('network')}, weights {features.get('weights')} (sha256 {checksum}){pixels}"
 
 
@@ -221,9 +224,10 @@ def _cell(metric: str, records: Sequence[Record]) -> Cell:
 def _published(record: Record, metric: str) -> Comparison:
     if record.evaluated_on != "test":
         return Comparison(None, reason=f"not comparable: evaluated on {record.evaluated_on}, not on test")
-    if record.job.overrides:
+    job = record.job
+    if job.overrides and job.overrides != experiments.overrides_of(job.suite, job.label):
         return Comparison(None, reason="not comparable: overrides change the method's own setting")
-    return comparison(record.job.method, record.job.protocol, metric)
+    return comparison(job.method, job.protocol, metric, label=job.label)
 
 
 def _ranked(rows: Sequence[Row], protocol: str) -> list[Row]:

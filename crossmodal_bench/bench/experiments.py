@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,29 @@ def _file(kind: str, name: str) -> Config:
 def suite(name: str) -> Config:
     """The suite file ``name``."""
     return copy.deepcopy(_file("suites", name))
+
+
+def suite_rows(content: Config) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """(method, overrides, label) of a suite's rows, as listed.
+
+    A sweep varies one key at a time and leaves the others at the method's values.
+    """
+    common = content.get("overrides", {})
+    for row in content.get("rows", []):
+        yield row["method"], {**common, **row.get("overrides", {})}, row.get("label", "")
+    for method in content.get("methods", []):
+        yield method, dict(common), ""
+    sweep = content.get("sweep", {})
+    for key, values in sweep.get("keys", {}).items():
+        for value in values:
+            yield sweep["method"], {**common, key: value}, f"{key.split('.')[-1]} = {value}"
+
+
+def overrides_of(suite_name: str | None, label: str) -> dict[str, Any]:
+    """What the row ``label`` of a suite overrides; empty where there is no such suite or row any more."""
+    if suite_name is None or not label or suite_name not in names("suites"):
+        return {}
+    return next((over for _, over, found in suite_rows(suite(suite_name)) if found == label), {})
 
 
 def merge(base: Config, over: Config) -> Config:

@@ -52,7 +52,8 @@ class PlannedJob:
 
     ``evaluate`` is the split that its numbers come from: ``val`` in suites that choose hyperparameters.
     ``missing`` says which input it lacks, and which command or download makes it. ``corpus`` is what the
-    planning process has read, for workers that are forked from it.
+    planning process has read, for workers that are forked from it. ``ddp_strategy`` and ``gpu_precision`` are
+    what the method asks for.
     """
 
     job: Job
@@ -64,6 +65,8 @@ class PlannedJob:
     data_fingerprint: str
     counts: dict[str, dict[str, int]]
     missing: str = ""
+    ddp_strategy: str = "ddp"
+    gpu_precision: str = "32-true"
     corpus: Corpus | None = field(default=None, repr=False, compare=False)
 
 
@@ -115,14 +118,14 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
         datasets = [options.dataset] if options.dataset else content.get("datasets", ["synthetic"])
         seeds = options.seeds if options.seeds is not None else content.get("seeds")
         for dataset in datasets:
-            for method, overrides, label in _suite_rows(content):
+            for method, overrides, label in experiments.suite_rows(content):
                 preset = _preset(options.preset, dataset, gpu, content.get("presets", {}))
                 yield _Row(
                     method,
                     dataset,
                     preset,
                     seeds,
-                    {**content.get("overrides", {}), **overrides},
+                    overrides,
                     label,
                     options.methods,
                     content.get("evaluate", "test"),
@@ -133,18 +136,6 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
     for method in _method_names(options.methods, suites):
         preset = _preset(options.preset, dataset, gpu, {})
         yield _Row(method, dataset, preset, options.seeds, {}, "", None, "test")
-
-
-def _suite_rows(content: Config) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Rows as listed; a sweep varies one key at a time and leaves the others at the method's values."""
-    for row in content.get("rows", []):
-        yield row["method"], row.get("overrides", {}), row.get("label", "")
-    for method in content.get("methods", []):
-        yield method, {}, ""
-    sweep = content.get("sweep", {})
-    for key, values in sweep.get("keys", {}).items():
-        for value in values:
-            yield sweep["method"], {key: value}, f"{key.split('.')[-1]} = {value}"
 
 
 def _method_names(words: str, suites: list[str]) -> list[str]:
@@ -258,6 +249,8 @@ def _jobs(
             data_fingerprint=data.fingerprint,
             counts=data.counts,
             missing=data.missing,
+            ddp_strategy=cli.model.ddp_strategy,
+            gpu_precision=cli.model.gpu_precision,
             corpus=data.corpus,
         )
 

@@ -33,7 +33,7 @@ METRICS = frozenset(f"{direction}/{metric}" for direction in ("i2t", "t2i") for 
 }
 """Metric keys: recalls, AP@50, BLEU and CIDEr in percent, mAP as a fraction."""
 
-_DEFAULTS: dict[str, Any] = {"ours": None, "comparable": True, "note": "", "could_mean": {}}
+_DEFAULTS: dict[str, Any] = {"ours": None, "label": "", "comparable": True, "note": "", "could_mean": {}}
 _INHERITED = ("columns", "protocol", "backbone", "ensemble", "comparable", "note", "could_mean")
 
 
@@ -44,7 +44,9 @@ class PublishedRow:
     ``ours`` is our name of the method (None: we have none), ``backbone`` the image and text features (None:
     not stated), ``ensemble`` whether several models' similarities were summed (None: not stated). Where
     ``comparable`` is false, ``note`` says why. ``values`` maps metric keys to numbers, None for '-'.
-    ``could_mean`` maps our metric keys to a column that may be that metric: the paper leaves it open.
+    ``label`` is that of the suite's row whose overrides make our method this one; empty for the method's own
+    setting. ``could_mean`` maps our metric keys to a column that may be that metric: the paper leaves it
+    open.
     ``source`` is how a report names the row: "ACMR Table 2, SIFT + LDA".
     """
 
@@ -52,6 +54,7 @@ class PublishedRow:
     table: str
     method: str
     ours: str | None
+    label: str
     dataset: str
     protocol: str
     backbone: str | None
@@ -107,19 +110,27 @@ def published_for(ours: str, protocol: str) -> list[PublishedRow]:
 
 
 def comparison(
-    ours: str, protocol: str, metric: str, *, backbone: str | None = None, ensemble: bool = False
+    ours: str,
+    protocol: str,
+    metric: str,
+    *,
+    label: str = "",
+    backbone: str | None = None,
+    ensemble: bool = False,
 ) -> Comparison:
     """The published number to show beside our ``metric`` of method ``ours`` under ``protocol``.
 
     ``backbone`` asks for the row with these features (a row's own words); without it the first row counts,
-    and the note lists the others. ``ensemble`` says that our number is an ensemble's. A method, protocol or
-    metric that no table has is no error: the reason says so.
+    and the note lists the others. ``label`` asks for the row that a suite's row of that label stands for.
+    ``ensemble`` says that our number is an ensemble's. A method, protocol or metric that no table has is no
+    error: the reason says so.
     """
     known = _published().protocols
     dataset = _dataset(protocol, known)
-    rows = [row for row in published_rows() if row.ours == ours and row.dataset == dataset]
+    rows = [row for row in published_rows() if (row.ours, row.label, row.dataset) == (ours, label, dataset)]
     if not rows:
-        return Comparison(None, reason=f"not published: no table has {ours} on this data set")
+        name = f"{ours} ({label})" if label else ours
+        return Comparison(None, reason=f"not published: no table has {name} on this data set")
     rows, others = [row for row in rows if row.protocol == protocol], rows
     if not rows:
         return Comparison(None, reason=f"not comparable: {_other_protocols(others, known)}")
@@ -208,7 +219,7 @@ def _table_rows(
     for group in _typed(table, "groups", list, where):
         group = _mapping(group, f"{where}: a group", ("rows",), _INHERITED)
         for row in _typed(group, "rows", list, where):
-            row = _mapping(row, f"{where}: a row", ("method", "values"), (*_INHERITED, "ours"))
+            row = _mapping(row, f"{where}: a row", ("method", "values"), (*_INHERITED, "ours", "label"))
             place = f"{where}, row '{_typed(row, 'method', str, where)}'"
             yield _row(_inherit([_DEFAULTS, table, group, row], place), title, protocols, place)
 
@@ -243,6 +254,7 @@ def _row(cells: Mapping[str, Any], title: str, protocols: Mapping[str, Any], whe
         caption=cells["caption"],
         method=cells["method"],
         ours=None if cells["ours"] is None else _known(cells["ours"], "ours", METHODS, where),
+        label=_typed(cells, "label", str, where),
         dataset=protocols[protocol]["dataset"],
         protocol=protocol,
         backbone=backbone,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from crossmodal_bench.callbacks import History, RandomState, RetrievalEvaluation
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.evaluation import Evaluation, bootstrap_metrics
+from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training import instantiate
 
 LAST, BEST, RESUME = "last.ckpt", "best.ckpt", "resume.json"
@@ -48,9 +50,10 @@ def run_job(planned: PlannedJob, devices: str = "auto") -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=str(directory),
-        **trainer_devices(devices),
+        **trainer_devices(devices, planned.ddp_strategy, planned.gpu_precision),
     )
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    assert isinstance(model, RetrievalMethod)
     data.progress = _report_extraction(directory)
     if planned.corpus is not None:
         data.hand_over(planned.corpus)
@@ -73,15 +76,21 @@ def run_job(planned: PlannedJob, devices: str = "auto") -> None:
         _write(planned, trainer, model, data, history, retrieval, selection, started)
 
 
-def trainer_devices(devices: str) -> dict[str, Any]:
-    """Trainer arguments for the word DEVICES."""
-    if devices in ("auto", "cpu"):
-        one = {"accelerator": devices, "devices": 1}
-        if devices == "auto" and torch.cuda.device_count() > 1:
-            return {"accelerator": "gpu", "devices": -1, "strategy": "ddp"}
-        return one
-    count = int(devices)
-    return {"accelerator": "auto", "devices": count, **({"strategy": "ddp"} if count > 1 else {})}
+def trainer_devices(
+    devices: str, ddp_strategy: str = "ddp", gpu_precision: str = "32-true"
+) -> dict[str, Any]:
+    """Trainer arguments for the word DEVICES, with what the method wants on several devices and on a GPU."""
+    if devices == "cpu":
+        return {"accelerator": "cpu", "devices": 1}
+    count = 1 if devices == "auto" else int(devices)
+    chosen: dict[str, Any] = {"accelerator": "auto", "devices": count}
+    if devices == "auto" and torch.cuda.device_count() > 1:
+        chosen = {"accelerator": "gpu", "devices": -1}
+    if chosen["devices"] != 1:
+        chosen["strategy"] = ddp_strategy
+    if torch.cuda.is_available() and gpu_precision != "32-true":
+        chosen["precision"] = gpu_precision
+    return chosen
 
 
 def _checkpoints(planned: PlannedJob) -> list[ModelCheckpoint]:
@@ -148,7 +157,7 @@ def _selected(
 def _write(
     planned: PlannedJob,
     trainer: pl.Trainer,
-    model: pl.LightningModule,
+    model: RetrievalMethod,
     data: CrossModalDataModule,
     history: History,
     retrieval: RetrievalEvaluation,
@@ -161,6 +170,13 @@ def _write(
     owner = np.searchsorted(image_rows, corpus.caption_image[caption_rows])
     identities = None if corpus.identities is None else corpus.identities[image_rows]
     described = data.describe()
+    if model.backbone is not None:
+        described["features"] = {
+            **asdict(model.backbone),
+            "image_size": data.image_size,
+            "image_fit": data.image_fit,
+            "inside_the_model": True,
+        }
     # What random scores would reach depends on how many there are to choose from.
     if main.protocol.positives == "identity" and identities is not None:
         described["counts"][split]["identities"] = len(np.unique(identities))
@@ -195,7 +211,7 @@ def _write(
                 "peak_memory_mb": _peak_memory_mb(),
                 "world_size": trainer.world_size,
             },
-            "environment": environment(device),
+            "environment": {**environment(device), "precision": str(trainer.precision)},
             "started_at": started.isoformat(timespec="seconds"),
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         },

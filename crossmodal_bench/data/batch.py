@@ -88,8 +88,8 @@ class DataSpec:
     """What a method must know of the data before it can be built.
 
     Sizes are 0 where the view was not asked for. ``tokenizer`` is the name or path behind the word pieces
-    (None: fitted on the captions). ``weights_root`` is the data root, below which pre-trained weights are
-    looked for; None where a checkpoint brings all weights.
+    (None: fitted on the captions). ``network`` and ``weights`` are the data module's. ``weights_root`` is the
+    data root, below which pre-trained weights are looked for; None where a checkpoint brings all weights.
     """
 
     n_train_images: int
@@ -103,6 +103,8 @@ class DataSpec:
     wordpiece_vocabulary_size: int = 0
     n_identities: int = 0
     tokenizer: str | None = None
+    network: str | None = None
+    weights: str = "auto"
     weights_root: str | None = None
 
 

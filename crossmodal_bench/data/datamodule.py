@@ -63,7 +63,8 @@ class CrossModalDataModule(pl.LightningDataModule):
         num_workers: loader processes.
         validation: share of train held out for validation (stratified) where the data set has no such split.
         text: how sentences become numbers.
-        network: image network for the view ``features`` where the data set gives none, or instead of its own.
+        network: image network for the view ``features`` where the data set gives none, or instead of its own;
+            also of methods that train on pixels and name none.
         weights: see crossmodal_bench.backbones.load_backbone.
         image_size, image_fit: of pixels, and for extraction; see crossmodal_bench.data.pixels.
         augmentation: of training pixels; extracted features have none.
@@ -160,6 +161,8 @@ class CrossModalDataModule(pl.LightningDataModule):
         spec = DataSpec(
             len(corpus.image_rows("train")),
             len(corpus.caption_rows("train")),
+            network=self.network,
+            weights=self.weights,
             weights_root=str(self.root),
         )
         if "pixels" in requires:

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from crossmodal_bench.backbones import BackboneSource
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.encoding import Encoding
 
@@ -52,6 +53,11 @@ class RetrievalMethod(pl.LightningModule, ABC):
     @abstractmethod
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """(n_images, n_texts) scores; higher is better. Pairs are scored independently of each other."""
+
+    @property
+    def backbone(self) -> BackboneSource | None:
+        """The pre-trained image network that the method runs itself, if it does; part of every record."""
+        return None
 
     def prepare(self, spec: DataSpec) -> None:
         """Build once."""

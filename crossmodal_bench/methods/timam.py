@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from crossmodal_bench.backbones import BackboneSource
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch, require
 from crossmodal_bench.encoding import Encoding
 from crossmodal_bench.losses import (
@@ -114,6 +115,9 @@ class TIMAM(AdversarialMethod):
         self.image_encoder, self.text_encoder = image_encoder, text_encoder
         self.requires = image_encoder.requires | text_encoder.requires | {"identities"}
         self.plateau = Plateau(unfreeze_patience)
+        if "until_plateau" in (image_encoder.freeze, text_encoder.freeze):
+            # While frozen, their parameters have no gradient, which plain DDP takes for a mistake.
+            self.ddp_strategy = "ddp_find_unused_parameters_true"
 
     def build(self, spec: DataSpec) -> None:
         """Encoders, class weights of the training identities, discriminator 512-256-1."""
@@ -123,8 +127,6 @@ class TIMAM(AdversarialMethod):
         self.classifier = nn.Linear(p.dim, spec.n_identities, bias=p.classification == "norm_softmax")
         self.text_classifier = None if p.shared_classifier else nn.Linear(p.dim, spec.n_identities)
         self.critic = Perceptron((p.dim, *p.critic_hidden, 1), "leaky_relu")
-        if any(one.freeze == "until_plateau" for one in self._frozen_networks()):
-            self.ddp_strategy = "ddp_find_unused_parameters_true"
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         """SGD for the image encoder, Adam for the text encoder and the classes, SGD for the discriminator."""
@@ -191,11 +193,20 @@ class TIMAM(AdversarialMethod):
         )
         return p.identification * identification + p.matching * matching + fooling + discriminator
 
+    @property
+    def backbone(self) -> BackboneSource | None:
+        """The image encoder's pre-trained network."""
+        return self.image_encoder.source
+
     def _identification(self, images: Tensor, texts: Tensor, identities: Tensor) -> Tensor:
         weight, bias = self.classifier.weight, self.classifier.bias
         if self.hparams["classification"] == "cmpc":
             return cmpc_loss(images, texts, weight, identities)
-        of_texts = self.classifier if self.text_classifier is None else self.text_classifier
+        if self.text_classifier is None:
+            # Twice the mean of both is the sum of two means; thousands of class weights are normalised once.
+            both = torch.cat([images, texts])
+            return 2 * norm_softmax_loss(both, weight, bias, identities.repeat(2))
+        of_texts = self.text_classifier
         return norm_softmax_loss(images, weight, bias, identities) + norm_softmax_loss(
             texts, of_texts.weight, of_texts.bias, identities
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from crossmodal_bench.backbones import BackboneSource, load_backbone
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, require
+from crossmodal_bench.errors import BadInput
 from crossmodal_bench.networks.freezing import Freezable, Freeze
 from crossmodal_bench.networks.perceptron import Perceptron
 
@@ -19,6 +20,7 @@ class ImageEncoder(nn.Module, ABC):
 
     requires: frozenset[str]
     source: BackboneSource | None = None
+    freeze: Freeze = "never"
 
     @abstractmethod
     def build(self, spec: DataSpec, dim: int) -> None:
@@ -33,23 +35,32 @@ class ConvNetEncoder(ImageEncoder):
     """A torchvision network, and one linear layer on its pooled last feature map (TIMAM, 3.1).
 
     Args:
-        network: resnet18, resnet50, resnet101, resnet152, mobilenet_v2 or vgg19 (fc7).
-        weights: see crossmodal_bench.backbones.load_backbone.
+        network: resnet18, resnet50, resnet101, resnet152, mobilenet_v2 or vgg19 (fc7); None for the data
+            module's.
+        weights: see crossmodal_bench.backbones.load_backbone; None for the data module's.
         freeze: whether and how long the network stays as it was loaded.
     """
 
     requires = frozenset({"pixels"})
 
-    def __init__(self, network: str = "resnet101", weights: str = "auto", freeze: Freeze = "never") -> None:
+    def __init__(
+        self, network: str | None = None, weights: str | None = None, freeze: Freeze = "never"
+    ) -> None:
         super().__init__()
         self.name, self.weights, self.freeze = network, weights, freeze
 
     def build(self, spec: DataSpec, dim: int) -> None:
-        """Load the network; random weights where a checkpoint is about to bring its own."""
-        known = spec.weights_root is not None
-        weights = self.weights if known else "none"
-        network, source = load_backbone(self.name, weights, Path(spec.weights_root or ""))
-        self.source = source if known else None
+        """Load the network; random weights where a checkpoint is about to bring its own.
+
+        Raises:
+            BadInput: no network is named, or its weights cannot be loaded.
+        """
+        name = self.name or spec.network
+        if name is None:
+            raise BadInput("no image network is named; give NETWORK, data.network or image_encoder.network")
+        weights = "none" if spec.weights_root is None else self.weights or spec.weights
+        network, source = load_backbone(name, weights, Path(spec.weights_root or ""))
+        self.source = None if spec.weights_root is None else source
         self.backbone = Freezable(network, self.freeze)
         self.projection = nn.Linear(source.dim, dim)
 

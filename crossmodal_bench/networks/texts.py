@@ -22,6 +22,7 @@ class TextEncoder(nn.Module, ABC):
     """Captions to vectors. ``requires`` names the views that it reads."""
 
     requires: frozenset[str]
+    freeze: Freeze = "never"
 
     @abstractmethod
     def build(self, spec: DataSpec, dim: int) -> None:

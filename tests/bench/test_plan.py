@@ -184,7 +184,7 @@ def test_a_suite_lists_its_rows(name: str) -> None:
 
 
 def test_a_sweep_varies_one_key_at_a_time() -> None:
-    rows = list(plan._suite_rows(experiments.suite("acmr_figure6")))
+    rows = list(experiments.suite_rows(experiments.suite("acmr_figure6")))
     assert len(rows) == 18
     assert all(len(overrides) == 1 for _, overrides, _ in rows)
     assert rows[1] == ("acmr", {"model.init_args.alpha": 0.01}, "alpha = 0.01")

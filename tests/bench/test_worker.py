@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 import torch
@@ -52,35 +53,51 @@ def test_every_method_runs_to_a_whole_record(method: str, tmp_path: Path) -> Non
     assert {path.suffix for path in planned.directory.iterdir()}.isdisjoint({".tmp", ".partial"})
 
 
-def distinct_jobs(root: Path, runs: Path) -> dict[str, PlannedJob]:
-    """One job of each kind that the suites ask for, on the fake of Pascal Sentence."""
+def distinct_jobs(root: Path, captions: Path, runs: Path) -> dict[str, PlannedJob]:
+    """One job of each kind that the suites ask for, on fakes of Pascal Sentence and of Flickr8K."""
     found = {}
     for suite in experiments.names("suites"):
         rows = experiments.suite(suite)
-        overrides = {"trainer.max_epochs": 1}
-        options = BenchOptions("pascal_sentence", root, suite, 1, runs=runs, overrides=overrides)
+        dataset = "pascal_sentence" if suite.startswith("acmr") else "flickr8k"
+        overrides = {"trainer.max_epochs": 1, "data.image_size": 16}
+        options = BenchOptions(
+            dataset,
+            captions,
+            suite,
+            1,
+            runs=runs,
+            network="mobilenet_v2",
+            weights="none",
+            overrides=overrides,
+        )
+        if dataset == "pascal_sentence":
+            options = replace(options, data_root=root, network=None, weights=None)
         jobs = make_plan(options, gpu=False)
         assert jobs, f"{suite} has no job on another data set than its own"
         for planned in jobs:
-            keys = sorted(planned.job.overrides)
-            found[f"{planned.job.method} {rows.get('evaluate', 'test')} {keys}"] = planned
+            found[f"{planned.job.method} {rows.get('evaluate', 'test')} {sorted(planned.job.overrides)}"] = (
+                planned
+            )
     return found
 
 
 def test_every_suite_runs_on_fake_data(data_root: Path, tmp_path: Path) -> None:
-    jobs = distinct_jobs(data_root, tmp_path)
+    fakes.write_karpathy(tmp_path / "data")
+    jobs = distinct_jobs(data_root, tmp_path / "data", tmp_path)
     assert len(jobs) >= 9
     for planned in jobs.values():
         planned.directory.mkdir(parents=True)
         run_job(planned, "cpu")
         record = read_record(planned.directory)
         assert record.evaluated_on == planned.evaluate
-        assert 0 < record.metrics["mAP"] <= 1
+        assert record.metrics[planned.protocols[0].primary] > 0
         with np.load(planned.directory / "ranks.npz") as ranks:
             shown = set(ranks["image_ids"])
         rows = planned.corpus.image_rows(planned.evaluate)
         assert shown == {planned.corpus.image_ids[row] for row in rows}
-        if planned.evaluate == "val":
+        if record.job.dataset == "flickr8k":
+            assert record.selection.rule == "best epoch by val/rsum"
+        elif planned.evaluate == "val":
             # Test must stay unseen, and no epoch be chosen on what is reported.
             rules = {"last epoch: validation is what is reported", "solved in closed form"}
             assert record.selection.rule in rules
@@ -165,5 +182,12 @@ def test_devices_become_trainer_arguments(monkeypatch: pytest.MonkeyPatch) -> No
     assert trainer_devices("cpu") == {"accelerator": "cpu", "devices": 1}
     assert trainer_devices("1") == {"accelerator": "auto", "devices": 1}
     assert trainer_devices("2") == {"accelerator": "auto", "devices": 2, "strategy": "ddp"}
+    unused = "ddp_find_unused_parameters_true"
+    assert trainer_devices("2", unused)["strategy"] == unused
+    assert "precision" not in trainer_devices("1", unused, "bf16-mixed")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert trainer_devices("auto") == {"accelerator": "gpu", "devices": -1, "strategy": "ddp"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert trainer_devices("1", unused, "bf16-mixed")["precision"] == "bf16-mixed"
+    assert "precision" not in trainer_devices("cpu", unused, "bf16-mixed")
+    assert "precision" not in trainer_devices("1", unused, "32-true")

@@ -1,0 +1,289 @@
+"""TIMAM as a whole: which loss reaches which part, the schedule of rates and of unfreezing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny import QUIET, configuration
+from torch import Tensor
+
+from crossmodal_bench.bench.experiments import expand, merge
+from crossmodal_bench.callbacks import History, RetrievalEvaluation
+from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch
+from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.losses import (
+    cmpc_loss,
+    cmpm_loss,
+    modality_discriminator_loss,
+    modality_fooling_loss,
+    norm_softmax_loss,
+)
+from crossmodal_bench.methods import TIMAM
+from crossmodal_bench.networks import ConvNetEncoder, FeatureEncoder, LanguageModelEncoder, WordEncoder
+from crossmodal_bench.training import instantiate
+
+B, V, C = 6, 9, 5
+SPEC = DataSpec(20, 40, feature_dim=V, vocabulary_size=30, n_identities=C, weights_root=".")
+SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+
+
+def batch() -> PairBatch:
+    generator = torch.Generator().manual_seed(1)
+    index, identities = torch.arange(B), torch.tensor([0, 1, 2, 0, 3, 1])
+    images = ImageBatch(index, features=torch.randn(B, V, generator=generator), identities=identities)
+    words = torch.randint(4, 30, (B, 5), generator=generator)
+    return PairBatch(images, TextBatch(index, index, words=words, lengths=torch.full((B,), 5)))
+
+
+def model(seed: int = 0, **settings: Any) -> Any:
+    """With its networks and a stand-in for the trainer; ``logged`` are the terms of the latest batch."""
+    torch.manual_seed(seed)
+    made: Any = TIMAM(
+        FeatureEncoder(), WordEncoder(6, "gru", 5), **{"dim": 4, "critic_hidden": (3,), **settings}
+    )
+    made.prepare(SPEC)
+    made._trainer = SimpleNamespace(current_epoch=0, max_epochs=10)
+    made.logged = {}
+    made.log_means = lambda values, n: made.logged.update({k: float(v) for k, v in values.items()})
+    return made
+
+
+def gradients(made: Any, loss: Tensor) -> dict[str, Tensor | None]:
+    made.zero_grad()
+    loss.backward()
+    return {name: None if p.grad is None else p.grad.clone() for name, p in made.named_parameters()}
+
+
+def parts(made: Any) -> tuple[Tensor, Tensor]:
+    data = batch()
+    return made.image_encoder(data.images), made.text_encoder(data.texts)
+
+
+def expected_encoders(made: Any, form: str, adversary: float) -> Tensor:
+    """What the encoders and the class weights minimise, with the discriminator's parameters out of it."""
+    images, texts = parts(made)
+    identities = batch().images.identities
+    assert identities is not None
+    head = made.classifier
+    total = cmpm_loss(images, texts, identities)
+    total = total + norm_softmax_loss(images, head.weight, head.bias, identities)
+    total = total + norm_softmax_loss(texts, head.weight, head.bias, identities)
+    logits = made.critic(images), made.critic(texts)
+    if form == "gradient_reversal":
+        return total - adversary * modality_discriminator_loss(*logits, 0.1)
+    return total + adversary * modality_fooling_loss(*logits, form)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["non_saturating", "minimax", "gradient_reversal"])
+@pytest.mark.parametrize("adversary", [0.0, 0.7])
+def test_one_backward_pass_gives_each_side_its_own_gradient(form: str, adversary: float) -> None:
+    made = model(adversarial_form=form, adversary=adversary)
+    found = gradients(made, made.joint_loss(batch()))
+    encoders = gradients(made, expected_encoders(made, form, adversary))
+    images, texts = parts(made)
+    critic_loss = modality_discriminator_loss(made.critic(images.detach()), made.critic(texts.detach()), 0.1)
+    critic = gradients(made, critic_loss)
+    for name, gradient in found.items():
+        wanted = critic[name] if name.startswith("critic") else encoders[name]
+        assert gradient is not None and wanted is not None and wanted.abs().sum() > 0, name
+        torch.testing.assert_close(gradient, wanted, msg=name)
+    assert made.logged["train/loss_adversarial"] == pytest.approx(float(critic_loss.detach()))
+
+
+def test_what_each_weight_switches() -> None:
+    only_matching = model(identification=0.0, adversary=0.0)
+    found = gradients(only_matching, only_matching.joint_loss(batch()))
+    assert not found["classifier.weight"].any()  # type: ignore[union-attr]
+    only_identification = model(matching=0.0, adversary=0.0)
+    identified = gradients(only_identification, only_identification.joint_loss(batch()))
+    assert identified["classifier.weight"].any()  # type: ignore[union-attr]
+    name = "image_encoder.projection.layers.0.weight"
+    assert not torch.allclose(found[name], identified[name])  # type: ignore[arg-type]
+
+
+def test_projected_classification_and_a_classifier_for_each_modality() -> None:
+    identities = batch().images.identities
+    assert identities is not None
+    projected = model(classification="cmpc", adversary=0.0, matching=0.0)
+    assert projected.classifier.bias is None
+    loss = projected.joint_loss(batch())
+    wanted = cmpc_loss(*parts(projected), projected.classifier.weight, identities)
+    assert projected.logged["train/loss_identification"] == pytest.approx(float(wanted.detach()))
+    loss.backward()
+    separate = model(shared_classifier=False)
+    separate.joint_loss(batch()).backward()
+    assert separate.text_classifier.weight.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="CMPC has one classifier"):
+        model(classification="cmpc", shared_classifier=False)
+
+
+def test_noise_reaches_the_discriminator_alone_and_fades() -> None:
+    quiet, noisy = model(), model(critic_noise=5.0)
+    for made in (quiet, noisy):
+        made.joint_loss(batch())
+    assert noisy.logged["train/loss_adversarial"] != quiet.logged["train/loss_adversarial"]
+    assert noisy.logged["train/loss_matching"] == quiet.logged["train/loss_matching"]
+    noisy._trainer.current_epoch = 10
+    noisy.joint_loss(batch())
+    assert noisy.logged["train/loss_adversarial"] == quiet.logged["train/loss_adversarial"]
+
+
+def test_the_papers_optimisers() -> None:
+    made = model(image_learning_rate=0.5, critic_learning_rate=0.25)
+    (images, texts, critic), schedulers = made.configure_optimizers()
+    assert [type(one).__name__ for one in (images, texts, critic)] == ["SGD", "Adam", "SGD"]
+    assert [one.param_groups[0]["lr"] for one in (images, texts, critic)] == [0.5, 2e-4, 0.25]
+    assert {one.param_groups[0]["weight_decay"] for one in (images, texts, critic)} == {4e-4}
+    assert images.param_groups[0]["momentum"] == critic.param_groups[0]["momentum"] == 0.9
+    steered = [
+        id(p) for one in (images, texts, critic) for group in one.param_groups for p in group["params"]
+    ]
+    assert sorted(steered) == sorted(id(p) for p in made.parameters())
+    for _ in range(20):
+        for scheduler in schedulers:
+            scheduler.step(1.0)
+    rates = [one.param_groups[0]["lr"] for one in (images, texts, critic)]
+    assert rates == pytest.approx([0.5e-2, 2e-6, 0.25e-2])
+
+
+def test_validation_matching_loss_is_the_naive_one_over_blocks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(70, 4, generator=generator), torch.randn(140, 4, generator=generator)
+    owner, identities = torch.arange(140) % 70, torch.arange(70) // 2
+    found = model().validation_losses(Encoding(images), Encoding(texts), owner, identities)
+    order = torch.randperm(140, generator=torch.Generator().manual_seed(0))
+    blocks = [order[:64], order[64:128], order[128:]]
+    wanted = [cmpm_loss(images[owner[b]], texts[b], identities[owner[b]]) for b in blocks]
+    assert float(found["loss_matching"]) == pytest.approx(float(sum(wanted)) / 3)
+    alone = torch.zeros(1, 4)
+    none = model().validation_losses(
+        Encoding(alone), Encoding(alone), torch.zeros(1).long(), torch.zeros(1).long()
+    )
+    assert none == {}
+
+
+# ---- training ---------------------------------------------------------------------------------------------
+
+LANGUAGE_MODEL = {
+    "model.init_args.text_encoder": {
+        "class_path": "crossmodal_bench.networks.LanguageModelEncoder",
+        "init_args": {"config": SIZES, "hidden": 8},
+    },
+    "model.init_args.dim": 8,
+    "model.init_args.image_encoder.init_args.hidden": [],
+    "trainer.max_epochs": 4,
+    "data.batch_size": 16,
+}
+
+
+def settings(**overrides: Any) -> dict[str, Any]:
+    config = configuration("timam", "synthetic-20")
+    return merge(config, expand({**LANGUAGE_MODEL, **overrides}))
+
+
+class Watch(History):
+    """Notes at each epoch's start whether the language model is frozen, and whether it moved in the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen: list[bool] = []
+        self.moved: list[bool] = []
+        self.before: Tensor | None = None
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_epoch_start(trainer, pl_module)
+        network = pl_module.text_encoder.language_model
+        self.frozen.append(bool(network.frozen))
+        self.before = torch.cat([p.detach().flatten().clone() for p in network.parameters()])
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        network = pl_module.text_encoder.language_model
+        assert self.before is not None
+        after = torch.cat([p.detach().flatten() for p in network.parameters()])
+        self.moved.append(not torch.equal(after, self.before))
+
+
+def trained(config: dict[str, Any]) -> tuple[Any, Watch]:
+    watch = Watch()
+    cli = instantiate(config, [RetrievalEvaluation(), watch], **QUIET)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    return cli, watch
+
+
+def test_the_language_model_is_unfrozen_at_the_latest_at_its_epoch() -> None:
+    _, watch = trained(
+        settings(**{"model.init_args.unfreeze_epoch": 2, "model.init_args.unfreeze_patience": 99})
+    )
+    assert watch.frozen == [True, True, False, False]
+    assert watch.moved == [False, False, True, True]
+    assert all(math.isfinite(row["val/loss_matching"]) for row in watch.epochs)
+    assert all(row["val/primary"] == row["val/rsum"] for row in watch.epochs)
+
+
+def test_or_when_the_protocols_metric_stalls() -> None:
+    # Nothing moves, so the second epoch is not better than the first.
+    still = {f"model.init_args.{name}": 1e-30 for name in ("learning_rate", "image_learning_rate")}
+    _, watch = trained(settings(**still, **{"model.init_args.unfreeze_patience": 1}))
+    assert watch.frozen == [True, True, False, False]
+
+
+def test_unfrozen_networks_have_a_rate_of_their_own() -> None:
+    cli, _ = trained(settings(**{"model.init_args.pretrained_rate": 0.1, "trainer.max_epochs": 1}))
+    first, second = cli.trainer.optimizers[1].param_groups
+    assert second["lr"] == pytest.approx(0.1 * first["lr"])
+    assert len(second["params"]) == len(list(cli.model.text_encoder.language_model.parameters()))
+
+
+def test_half_precision_encoders_have_single_precision_losses() -> None:
+    cli, watch = trained(settings(**{"trainer.precision": "bf16-mixed", "trainer.max_epochs": 1}))
+    assert math.isfinite(watch.epochs[0]["train/loss_matching"])
+    assert {p.dtype for p in cli.model.parameters()} == {torch.float32}
+
+
+def test_pixels_to_rank_with_random_weights() -> None:
+    image_encoder = {
+        "class_path": "crossmodal_bench.networks.ConvNetEncoder",
+        "init_args": {"network": "resnet18"},
+    }
+    pixels = {
+        "model.init_args.image_encoder": image_encoder,
+        "data.weights": "none",
+        "data.image_size": 32,
+        "data.augmentation": "crop_flip",
+        "trainer.max_epochs": 1,
+        "trainer.limit_train_batches": 2,
+    }
+    config = merge(configuration("timam", "synthetic-20"), {"model": {"init_args": {"dim": 8}}})
+    cli = instantiate(merge(config, expand(pixels)), [RetrievalEvaluation()], **QUIET)
+    before = None
+    cli.model.prepare(cli.datamodule.build(cli.model.requires))
+    before = cli.model.image_encoder.backbone.network.conv1.weight.detach().clone()
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    assert cli.model.requires == {"pixels", "words", "identities"}
+    assert cli.model.backbone is not None and cli.model.backbone.network == "resnet18"
+    assert not torch.equal(cli.model.image_encoder.backbone.network.conv1.weight, before)
+
+
+def test_encoders_given_as_objects_stay_out_of_the_hyperparameters(tmp_path: Path) -> None:
+    made = model()
+    assert set(made.hparams) & {"image_encoder", "text_encoder"} == set()
+    assert made.hparams["dim"] == 4
+
+
+@pytest.mark.parametrize(
+    ("encoders", "strategy"),
+    [
+        ((FeatureEncoder(), WordEncoder()), "ddp"),
+        ((FeatureEncoder(), LanguageModelEncoder(freeze="always")), "ddp"),
+        ((FeatureEncoder(), LanguageModelEncoder()), "ddp_find_unused_parameters_true"),
+        ((ConvNetEncoder(freeze="until_plateau"), WordEncoder()), "ddp_find_unused_parameters_true"),
+    ],
+)
+def test_the_strategy_that_a_frozen_stage_needs(encoders: Any, strategy: str) -> None:
+    assert TIMAM(*encoders).ddp_strategy == strategy
