@@ -13,6 +13,7 @@ from crossmodal_bench.bench import experiments
 from crossmodal_bench.bench.experiments import Config
 from crossmodal_bench.bench.record import Job
 from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.derived import lacking
 from crossmodal_bench.errors import BadInput, MissingInput, nearest
 from crossmodal_bench.evaluation.protocols import PROTOCOLS, Protocol, resolve_protocols, split_hash
 from crossmodal_bench.methods import RetrievalMethod
@@ -216,6 +217,8 @@ def _jobs(
         seeds = row.seeds
     else:
         seeds = 3 if row.preset in ("paper", "controlled") else 1
+    # Among the default methods there may be some that this data set has nothing for.
+    missing = data.missing or (lacking(data.corpus, cli.model.requires) if data.corpus else "")
     for seed in range(seeds):
         seeded = experiments.merge(config, {"data": {"seed": seed}})
         seeded["seed_everything"] = seed
@@ -248,7 +251,7 @@ def _jobs(
             split_hash=data.split_hash,
             data_fingerprint=data.fingerprint,
             counts=data.counts,
-            missing=data.missing,
+            missing=missing,
             ddp_strategy=cli.model.ddp_strategy,
             gpu_precision=cli.model.gpu_precision,
             corpus=data.corpus,

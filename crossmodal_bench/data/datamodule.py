@@ -16,7 +16,7 @@ from crossmodal_bench.data.datasets import DatasetReader
 from crossmodal_bench.data.derived import (
     bags_of_words,
     identity_numbers,
-    need,
+    lacking,
     train_captions,
     training_labels,
 )
@@ -157,6 +157,8 @@ class CrossModalDataModule(pl.LightningDataModule):
         if self._spec is not None and self._required == frozenset(requires):
             return self._spec
         corpus = self.corpus
+        if why := lacking(corpus, requires):
+            raise BadInput(why)
         views = Views(corpus, image_size=self.image_size, image_fit=self.image_fit)
         spec = DataSpec(
             len(corpus.image_rows("train")),
@@ -166,19 +168,15 @@ class CrossModalDataModule(pl.LightningDataModule):
             weights_root=str(self.root),
         )
         if "pixels" in requires:
-            need(corpus.images is not None, corpus, "pixels", "images")
             views.pixels = True
         if "regions" in requires:
             regions = getattr(corpus.images, "regions", None)
-            need(regions is not None, corpus, "regions", "regions of its images")
             views.regions = regions
             assert regions is not None
             spec = replace(spec, region_dim=regions(0).shape[1])
         if "features" in requires:
             views.features = self._features()
             spec = replace(spec, feature_dim=views.features.shape[1])
-        for name in {"words", "wordpieces"}.intersection(requires):
-            need(corpus.captions is not None, corpus, name, "captions")
         if "words" in requires:
             views.vocabulary = Vocabulary.fit(train_captions(corpus), self.text.min_count)
             # Encoded now, so that loader processes share the ids.
@@ -277,7 +275,6 @@ class CrossModalDataModule(pl.LightningDataModule):
                 f"{corpus.name} has no images to run '{self.network}' on; "
                 "leave NETWORK out to use the features that it gives"
             )
-        need(corpus.images is not None, corpus, "features", "image features, nor images to extract them from")
         if self.network is None:
             raise BadInput(
                 f"{corpus.name} gives no image features; name a network to extract them with (NETWORK=...)"

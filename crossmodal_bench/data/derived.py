@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,33 @@ from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.text import BagOfWords, content_word_labels
 from crossmodal_bench.errors import BadInput
 
+NEEDS: dict[str, tuple[str, Callable[[Corpus], object]]] = {
+    "pixels": ("images", lambda corpus: corpus.images),
+    "regions": ("regions of its images", lambda corpus: getattr(corpus.images, "regions", None)),
+    "features": (
+        "image features, nor images to extract them from",
+        lambda corpus: corpus.images if corpus.image_features is None else True,
+    ),
+    "words": ("captions", lambda corpus: corpus.captions),
+    "wordpieces": ("captions", lambda corpus: corpus.captions),
+    "bow": (
+        "captions or text features",
+        lambda corpus: corpus.captions if corpus.text_features is None else True,
+    ),
+    "labels": (
+        "labels, nor captions to take content words from",
+        lambda corpus: corpus.captions if corpus.labels is None else True,
+    ),
+}
+"""What each view is made of, in words, and where a corpus has it."""
 
-def need(there: bool, corpus: Corpus, view: str, what: str) -> None:
-    """Raise BadInput where a view cannot be built."""
-    if not there:
-        raise BadInput(f"{corpus.name} has no {what}: the view '{view}' cannot be built from it")
+
+def lacking(corpus: Corpus, requires: Collection[str]) -> str:
+    """Why the views cannot be built, in one sentence; empty where they can."""
+    for view, (what, of) in NEEDS.items():
+        if view in requires and of(corpus) is None:
+            return f"{corpus.name} has no {what}: the view '{view}' cannot be built from it"
+    return ""
 
 
 def train_captions(corpus: Corpus) -> list[str]:
@@ -28,7 +51,6 @@ def bags_of_words(corpus: Corpus, size: int) -> Any:
     """(M, D): the data set's own text features, or the TF-IDF of ``size`` words, fitted on train."""
     if corpus.text_features is not None:
         return corpus.text_features
-    need(corpus.captions is not None, corpus, "bow", "captions or text features")
     assert corpus.captions is not None
     return BagOfWords(size).fit(train_captions(corpus)).transform(corpus.captions)
 
@@ -37,7 +59,6 @@ def training_labels(corpus: Corpus, content_labels: int) -> NDArray[np.int64]:
     """(N,) or (N, C): the data set's own labels, or the most frequent content words of train."""
     if corpus.labels is not None:
         return corpus.labels
-    need(corpus.captions is not None, corpus, "labels", "labels, nor captions to take content words from")
     assert corpus.captions is not None
     labels, names = content_word_labels(
         corpus.captions,

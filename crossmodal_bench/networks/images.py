@@ -74,7 +74,7 @@ class FeatureEncoder(ImageEncoder):
 
     Args:
         hidden: widths between the features and the vector.
-        dropout: behind hidden layers.
+        dropout: of the features and of hidden units.
         standardise: whether batch statistics of the features are removed first.
     """
 
@@ -86,9 +86,10 @@ class FeatureEncoder(ImageEncoder):
 
     def build(self, spec: DataSpec, dim: int) -> None:
         """Layers from the features' width."""
-        widths = (spec.feature_dim, *self.hidden, dim)
-        self.projection = Perceptron(widths, "relu", dropout=self.dropout, standardise=self.standardise)
+        scale = nn.BatchNorm1d(spec.feature_dim, affine=False) if self.standardise else nn.Identity()
+        self.prepare = nn.Sequential(scale, nn.Dropout(self.dropout))
+        self.projection = Perceptron((spec.feature_dim, *self.hidden, dim), "relu", dropout=self.dropout)
 
     def forward(self, batch: ImageBatch) -> Tensor:
         """(B, dim)."""
-        return self.projection(require(batch.features, "features"))
+        return self.projection(self.prepare(require(batch.features, "features")))

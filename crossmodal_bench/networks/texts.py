@@ -14,7 +14,7 @@ from crossmodal_bench.data.batch import DataSpec, TextBatch, require
 from crossmodal_bench.errors import BadInput
 from crossmodal_bench.networks.freezing import Freezable, Freeze
 
-Cell = Literal["lstm", "gru"]
+Cell = Literal["lstm", "gru", "none"]
 Pooling = Literal["max", "mean", "last"]
 
 
@@ -33,7 +33,7 @@ class TextEncoder(nn.Module, ABC):
         """(B, dim)."""
 
 
-class RecurrentPooling(nn.Module):
+class SequencePooling(nn.Module):
     """A recurrent network over word vectors, pooled over the real words, and one linear layer.
 
     TIMAM does not say how the LSTM's outputs become one vector; CMPM, which it builds on, takes the maximum
@@ -42,7 +42,7 @@ class RecurrentPooling(nn.Module):
     Args:
         width: of the word vectors.
         dim: of the result.
-        cell: ``lstm`` or ``gru``.
+        cell: ``lstm`` or ``gru``; ``none``: the word vectors themselves are pooled.
         hidden: units per direction.
         bidirectional: whether the words are also read backwards.
         pooling: ``max`` or ``mean`` over the words, or ``last``: each direction's last state.
@@ -60,21 +60,26 @@ class RecurrentPooling(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        kind = nn.LSTM if cell == "lstm" else nn.GRU
-        self.recurrent = kind(width, hidden, batch_first=True, bidirectional=bidirectional)
+        if cell == "none" and pooling == "last":
+            raise BadInput("text_encoder.pooling is 'last', but cell is 'none'; use 'max' or 'mean'")
         self.pooling, self.dropout = pooling, nn.Dropout(dropout)
-        self.projection = nn.Linear(hidden * (2 if bidirectional else 1), dim)
+        self.recurrent: nn.LSTM | nn.GRU | None = None
+        if cell != "none":
+            kind = nn.LSTM if cell == "lstm" else nn.GRU
+            self.recurrent = kind(width, hidden, batch_first=True, bidirectional=bidirectional)
+            width = hidden * (2 if bidirectional else 1)
+        self.projection = nn.Linear(width, dim)
 
     def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
         """(B, L, width) and (B,) to (B, dim)."""
-        packed = pack_padded_sequence(
-            self.dropout(words), lengths.cpu(), batch_first=True, enforce_sorted=False
-        )
-        outputs, state = self.recurrent(packed)
-        if self.pooling == "last":
-            last = state[0] if isinstance(state, tuple) else state
-            return self.projection(self.dropout(torch.cat(list(last), 1)))
-        states, _ = pad_packed_sequence(outputs, batch_first=True)
+        states = self.dropout(words)
+        if self.recurrent is not None:
+            packed = pack_padded_sequence(states, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            outputs, state = self.recurrent(packed)
+            if self.pooling == "last":
+                last = state[0] if isinstance(state, tuple) else state
+                return self.projection(self.dropout(torch.cat(list(last), 1)))
+            states, _ = pad_packed_sequence(outputs, batch_first=True)
         real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
         if self.pooling == "max":
             pooled = states.masked_fill(~real[:, :, None], -torch.inf).amax(1)
@@ -91,7 +96,7 @@ class WordEncoder(TextEncoder):
 
     Args:
         embedding: width of the word vectors.
-        cell, hidden, bidirectional, pooling, dropout: see RecurrentPooling.
+        cell, hidden, bidirectional, pooling, dropout: see SequencePooling.
     """
 
     requires = frozenset({"words"})
@@ -118,7 +123,7 @@ class WordEncoder(TextEncoder):
     def build(self, spec: DataSpec, dim: int) -> None:
         """A table of the vocabulary's words."""
         self.words = nn.Embedding(spec.vocabulary_size, self.embedding, padding_idx=0)
-        self.pool = RecurrentPooling(self.embedding, dim, **self.recurrent)
+        self.pool = SequencePooling(self.embedding, dim, **self.recurrent)
 
     def forward(self, batch: TextBatch) -> Tensor:
         """(B, dim)."""
@@ -136,7 +141,7 @@ class LanguageModelEncoder(TextEncoder):
         config: sizes of a random model, as transformers.BertConfig names them; BERT-base's where left out.
         pretrained: whether the named model's weights are loaded; else only its sizes.
         freeze: whether and how long the model stays as it was loaded.
-        cell, hidden, bidirectional, pooling, dropout: see RecurrentPooling.
+        cell, hidden, bidirectional, pooling, dropout: see SequencePooling.
     """
 
     requires = frozenset({"wordpieces"})
@@ -167,7 +172,7 @@ class LanguageModelEncoder(TextEncoder):
         pretrained = self.pretrained and spec.weights_root is not None
         model = load_language_model(spec.tokenizer, pretrained, self.config, spec.wordpiece_vocabulary_size)
         self.language_model = Freezable(model, self.freeze)
-        self.pool = RecurrentPooling(model.config.hidden_size, dim, **self.recurrent)
+        self.pool = SequencePooling(model.config.hidden_size, dim, **self.recurrent)
 
     def forward(self, batch: TextBatch) -> Tensor:
         """(B, dim)."""

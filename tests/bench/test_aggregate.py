@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 from scipy import stats
 
+from crossmodal_bench.bench import experiments
 from crossmodal_bench.bench.aggregate import leaderboard, tables
+from crossmodal_bench.bench.published import Comparison, published_rows
 from crossmodal_bench.bench.record import Record
 
 Maker = Callable[..., Record]
@@ -163,6 +165,41 @@ def test_the_papers_number_stands_only_where_it_is_comparable(make_record: Maker
         (row,) = leaderboard([make_record(**(comparable | change))])
         assert row.published.value is None
         assert "not comparable" in str(row.published.reason)
+
+
+def test_a_suites_row_stands_beside_its_own_published_row(make_record: Maker) -> None:
+    def published(label: str, **more: object) -> Comparison:
+        overrides = experiments.overrides_of("timam_table4", label)
+        assert overrides
+        (row,) = leaderboard(
+            [
+                make_record(
+                    method="timam_no_adversary",
+                    dataset="cuhk_pedes",
+                    protocol="cuhk-pedes",
+                    preset="paper",
+                    suite="timam_table4",
+                    label=label,
+                    overrides={**overrides, **more},
+                    metrics={"t2i/R@1": 30.0},
+                    bootstrap={},
+                )
+            ]
+        )
+        return row.cells["t2i/R@1"].published
+
+    assert [published(label).value for label in ("L_I", "L_M", "L_I + L_M")] == [40.1, 44.9, 49.8]
+    changed = published("L_I", **{"trainer.max_epochs": 1})
+    assert changed.value is None and "overrides change" in str(changed.reason)
+
+
+def test_every_label_of_the_papers_numbers_is_a_suites() -> None:
+    rows = [
+        one for name in experiments.names("suites") for one in experiments.suite_rows(experiments.suite(name))
+    ]
+    known = {(method, label) for method, _, label in rows}
+    labelled = {(row.ours, row.label) for row in published_rows() if row.label}
+    assert len(labelled) == 7 and labelled <= known
 
 
 def test_names_tell_rows_apart(make_record: Maker) -> None:

@@ -186,6 +186,11 @@ def test_a_suite_lists_its_rows(name: str) -> None:
 def test_a_sweep_varies_one_key_at_a_time() -> None:
     rows = list(experiments.suite_rows(experiments.suite("acmr_figure6")))
     assert len(rows) == 18
-    assert all(len(overrides) == 1 for _, overrides, _ in rows)
-    assert rows[1] == ("acmr", {"model.init_args.alpha": 0.01}, "alpha = 0.01")
+    common = experiments.suite("acmr_figure6")["overrides"]
+    assert all(len(overrides) == len(common) + 1 for _, overrides, _ in rows)
+    assert rows[1] == ("acmr", {**common, "model.init_args.alpha": 0.01}, "alpha = 0.01")
+    assert experiments.overrides_of("acmr_figure6", "alpha = 0.01") == rows[1][1]
+    assert (
+        experiments.overrides_of("acmr_figure6", "alpha = 7") == experiments.overrides_of("gone", "x") == {}
+    )
     assert [over["model.init_args.k"] for _, over, _ in rows[12:]] == [1, 2, 3, 4, 5, 6]

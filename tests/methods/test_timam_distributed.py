@@ -1,4 +1,4 @@
-"""Two replicas under DDP stay equal across the unfreezing; also the script that both processes run."""
+"""Two replicas under DDP stay equal across the unfreezing."""
 
 from __future__ import annotations
 
@@ -75,7 +75,3 @@ def test_replicas_stay_equal_across_the_unfreezing(tmp_path: Path) -> None:
     moved = [(a != b).float().mean() for a, b in zip(first["seen"][:-1], first["seen"][1:], strict=True)]
     share = first["size"] / len(first["seen"][0])
     assert moved[FROZEN - 2] <= 1 - share < moved[FROZEN - 1], "the language model moves once it is unfrozen"
-
-
-if __name__ == "__main__":
-    work(int(sys.argv[1]), sys.argv[2])

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 from crossmodal_bench.data.batch import DataSpec, TextBatch
 from crossmodal_bench.errors import BadInput
 from crossmodal_bench.networks import LanguageModelEncoder, WordEncoder
-from crossmodal_bench.networks.texts import RecurrentPooling
+from crossmodal_bench.networks.texts import SequencePooling
 
 LENGTHS = torch.tensor([5, 2, 7, 3])
 TINY = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -39,6 +39,8 @@ ENCODERS: dict[str, Any] = {
         for pooling in ("max", "mean", "last")
         for both in (True, False)
     },
+    "vectors-max": lambda: WordEncoder(6, "none", pooling="max"),
+    "vectors-mean": lambda: WordEncoder(6, "none", pooling="mean"),
     "language model": lambda: LanguageModelEncoder(TINY, hidden=5),
 }
 
@@ -58,7 +60,7 @@ def test_padding_and_company_change_nothing(make: Any) -> None:
 @pytest.mark.parametrize("pooling", ["max", "mean", "last"])
 def test_pooling_is_the_naive_one(pooling: str) -> None:
     torch.manual_seed(0)
-    pool = RecurrentPooling(6, 4, "gru", 5, True, pooling).eval()  # type: ignore[arg-type]
+    pool = SequencePooling(6, 4, "gru", 5, True, pooling).eval()  # type: ignore[arg-type]
     batch = torch.randn(4, 7, 6)
     found = pool(batch, LENGTHS)
     for row, length in enumerate(LENGTHS.tolist()):
@@ -80,6 +82,17 @@ def test_unfrozen_all_parameters_learn_and_frozen_only_those_above() -> None:
     encoder.language_model.unfreeze()
     encoder(words()).sum().backward()
     assert all(one.grad is not None for one in encoder.parameters())
+
+
+def test_without_a_recurrent_network_the_vectors_themselves_are_pooled() -> None:
+    encoder = WordEncoder(6, "none", pooling="mean")
+    encoder.build(SPEC, 4)
+    batch = words()
+    assert batch.words is not None
+    means = [encoder.words(ids[:n]).mean(0) for ids, n in zip(batch.words, LENGTHS.tolist(), strict=True)]
+    torch.testing.assert_close(encoder(batch), encoder.pool.projection(torch.stack(means)))
+    with pytest.raises(BadInput, match="pooling is 'last', but cell is 'none'; use 'max' or 'mean'"):
+        WordEncoder(6, "none", pooling="last").build(SPEC, 4)
 
 
 @pytest.fixture(scope="module")
