@@ -45,6 +45,8 @@ class TIMAM(AdversarialMethod):
         image_encoder: pixels or features to vectors.
         text_encoder: words or word pieces to vectors.
         dim: width of the vectors.
+        standardise: whether batch statistics of the vectors are removed, of each modality by itself; not in
+            the paper, and a great help on small data, because the softmaxes of L_I and L_M have no scale.
         identification: weight of L_I, Eq. 1; the paper has 1.
         matching: weight of L_M, Eq. 2-3; the paper has 1.
         adversary: weight of the encoders' side of Eq. 4; 0 turns the adversary off.
@@ -80,6 +82,7 @@ class TIMAM(AdversarialMethod):
         image_encoder: ImageEncoder,
         text_encoder: TextEncoder,
         dim: int = 512,
+        standardise: bool = False,
         identification: float = 1.0,
         matching: float = 1.0,
         adversary: float = 1.0,
@@ -124,6 +127,8 @@ class TIMAM(AdversarialMethod):
         p: Any = self.hparams
         self.image_encoder.build(spec, p.dim)
         self.text_encoder.build(spec, p.dim)
+        self.image_scale = nn.BatchNorm1d(p.dim, affine=False) if p.standardise else nn.Identity()
+        self.text_scale = nn.BatchNorm1d(p.dim, affine=False) if p.standardise else nn.Identity()
         self.classifier = nn.Linear(p.dim, spec.n_identities, bias=p.classification == "norm_softmax")
         self.text_classifier = None if p.shared_classifier else nn.Linear(p.dim, spec.n_identities)
         self.critic = Perceptron((p.dim, *p.critic_hidden, 1), "leaky_relu")
@@ -174,7 +179,7 @@ class TIMAM(AdversarialMethod):
     def joint_loss(self, batch: PairBatch) -> Tensor:
         """L_I + L_M + L_G of the encoders, and L_D of the discriminator on detached features."""
         p: Any = self.hparams
-        images, texts = self.image_encoder(batch.images), self.text_encoder(batch.texts)
+        images, texts = self.encode_images(batch.images).values, self.encode_texts(batch.texts).values
         identities = require(batch.images.identities, "identities")
         # Losses in single precision, whatever the encoders ran in.
         with torch.autocast(images.device.type, enabled=False):
@@ -266,11 +271,11 @@ class TIMAM(AdversarialMethod):
 
     def encode_images(self, batch: ImageBatch) -> Encoding:
         """(B, dim) image vectors."""
-        return Encoding(self.image_encoder(batch))
+        return Encoding(self.image_scale(self.image_encoder(batch)))
 
     def encode_texts(self, batch: TextBatch) -> Encoding:
         """(B, dim) text vectors."""
-        return Encoding(self.text_encoder(batch))
+        return Encoding(self.text_scale(self.text_encoder(batch)))
 
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """The cosine, Eq. 6."""

@@ -95,8 +95,10 @@ class WordEncoder(TextEncoder):
     of vectors.
 
     Args:
-        embedding: width of the word vectors.
+        embedding: width of the word vectors; they start uniform in -0.1 ... 0.1, as those of the matching
+            networks of the time do. Vectors of unit deviation drown what is learnt on a small data set.
         cell, hidden, bidirectional, pooling, dropout: see SequencePooling.
+        word_dropout: share of a caption's words that are left out in training, each epoch others.
     """
 
     requires = frozenset({"words"})
@@ -109,9 +111,10 @@ class WordEncoder(TextEncoder):
         bidirectional: bool = True,
         pooling: Pooling = "max",
         dropout: float = 0.0,
+        word_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.embedding = embedding
+        self.embedding, self.word_dropout = embedding, word_dropout
         self.recurrent: dict[str, Any] = {
             "cell": cell,
             "hidden": hidden,
@@ -123,12 +126,24 @@ class WordEncoder(TextEncoder):
     def build(self, spec: DataSpec, dim: int) -> None:
         """A table of the vocabulary's words."""
         self.words = nn.Embedding(spec.vocabulary_size, self.embedding, padding_idx=0)
+        nn.init.uniform_(self.words.weight, -0.1, 0.1)
         self.pool = SequencePooling(self.embedding, dim, **self.recurrent)
 
     def forward(self, batch: TextBatch) -> Tensor:
         """(B, dim)."""
-        words = self.words(require(batch.words, "words"))
-        return self.pool(words, require(batch.lengths, "lengths"))
+        words, lengths = require(batch.words, "words"), require(batch.lengths, "lengths")
+        if self.training and self.word_dropout:
+            words, lengths = self._thinned(words, lengths)
+        return self.pool(self.words(words), lengths)
+
+    def _thinned(self, words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Captions without some of their words, the first one kept, in the order that they had."""
+        kept = torch.rand(words.shape, device=words.device) >= self.word_dropout
+        kept[:, 0] = True
+        kept &= torch.arange(words.shape[1], device=words.device) < lengths[:, None]
+        first = (~kept).long().argsort(dim=1, stable=True)
+        left = kept.sum(1)
+        return words.gather(1, first)[:, : int(left.max())], left
 
 
 class LanguageModelEncoder(TextEncoder):

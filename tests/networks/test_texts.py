@@ -95,6 +95,25 @@ def test_without_a_recurrent_network_the_vectors_themselves_are_pooled() -> None
         WordEncoder(6, "none", pooling="last").build(SPEC, 4)
 
 
+def test_dropped_words_leave_the_others_in_order() -> None:
+    encoder = WordEncoder(6, word_dropout=0.5)
+    ids = torch.arange(4, 44).repeat(200, 1)
+    lengths = torch.full((200,), 40)
+    lengths[100:] = 10
+    torch.manual_seed(0)
+    thinned, left = encoder._thinned(ids, lengths)
+    assert thinned.shape == (200, int(left.max()))
+    for row, kept in zip(thinned, left.tolist(), strict=True):
+        assert row[0] == 4 and (row[:kept].diff() > 0).all()
+    assert (thinned[100:][torch.arange(thinned.shape[1]) < left[100:, None]] < 14).all()
+    assert left[:100].float().mean() == pytest.approx(20.5, abs=1) and left[100:].min() >= 1
+    encoder.build(SPEC, 4)
+    batch = words()
+    assert not torch.equal(encoder(batch), encoder(batch))
+    encoder.eval()
+    assert torch.equal(encoder(batch), encoder(batch))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a user gets from ``model.save_pretrained``."""
