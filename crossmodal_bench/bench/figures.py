@@ -36,6 +36,8 @@ SHOWN_LABELS = 16
 
 PANELS = {
     "train/loss_embedding": "embedding loss",
+    "train/loss_identification": "identification loss",
+    "train/loss_matching": "matching loss",
     "train/loss_adversarial": "adversarial loss",
     "train/critic_accuracy": "critic accuracy",
 }
@@ -87,9 +89,9 @@ def projection(record: Record) -> bytes | None:
 
 
 def training_curves(row: Row) -> bytes | None:
-    """Embedding loss, adversarial loss and critic accuracy over the epochs (ACMR, Figure 5).
+    """The method's losses and its critic's accuracy over the epochs (ACMR, Figure 5).
 
-    One panel for each of the three that the row's histories have, one line per seed; None without any. Critic
+    One panel for each of PANELS that the row's histories have, one line per seed; None without any. Critic
     accuracy is a fraction, its chance level (two modalities, equally frequent) the dotted line.
     """
     panels = {
@@ -119,6 +121,30 @@ def training_curves(row: Row) -> bytes | None:
             axis.axhline(0.5, color="0.4", linestyle=":", label="chance")
     _legend(figure, axes[-1])
     figure.suptitle(row.name, fontsize=11)
+    return _png(figure)
+
+
+def critic_accuracy(rows: Sequence[Row]) -> bytes | None:
+    """How well each row's critic tells the modalities apart, its seeds averaged; None without a critic.
+
+    A row beside its twin without adversary says whether the encoders have learnt to hide the modality.
+    """
+    key = "train/critic_accuracy"
+    drawn = [row for row in rows if any(key in entry for r in row.records for entry in r.history)]
+    if not drawn:
+        return None
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (axis,) = _figure(1, width=4.8, height=3.2)
+    for index, row in enumerate(drawn):
+        seeds = [[entry[key] for entry in r.history if key in entry] for r in row.records]
+        epochs = min(len(one) for one in seeds if one)
+        means = np.mean([one[:epochs] for one in seeds if one], axis=0)
+        axis.plot(np.arange(1, epochs + 1), means, label=f"{row.name}, {row.preset}", **_line(index))
+    axis.axhline(0.5, color="0.4", linestyle=":", label="chance")
+    axis.set(xlabel="epoch", ylabel="critic accuracy (fraction right)", ylim=(0, 1.02))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(figure, axis)
     return _png(figure)
 
 

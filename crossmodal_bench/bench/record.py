@@ -68,9 +68,10 @@ class Record:
     """One finished job, as read from its ``record.json``.
 
     ``metrics`` holds recalls in percent, 1-based ranks and mAP as a fraction; ``bootstrap`` their 95 %
-    intervals over test images (clustered by image); ``curves`` lists of numbers by name; ``history`` one
-    mapping per epoch; ``also`` the numbers of the same run under other protocols that fit the same test split
-    (COCO's 5K and 1K); ``content`` the JSON itself. A number that was not finite when written is absent.
+    intervals over test images (clustered by image, or by identity); ``curves`` lists of numbers by name;
+    ``history`` one mapping per epoch; ``also`` the numbers of the same run under other protocols that fit the
+    same test split (COCO's 5K and 1K); ``content`` the JSON itself. A number that was not finite when written
+    is absent.
     """
 
     directory: Path

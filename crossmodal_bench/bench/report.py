@@ -229,7 +229,9 @@ def _figures(table: Table) -> list[Figure]:
         (figures.precision_scope(methods), "Precision against scope, mean over seeds (as ACMR, Figure 3)")
     ]
     # What does not depend on the protocol is shown once, with the protocol that the job is named by.
-    for row in (row for row in methods if row.records[0].is_main):
+    mains = [row for row in methods if row.records[0].is_main]
+    drawn.append((figures.critic_accuracy(mains), "Critic accuracy over the epochs, mean over seeds"))
+    for row in mains:
         label = f"{row.name}, preset {row.preset}"
         curves = "losses and critic accuracy over the epochs (as ACMR, Figure 5)"
         drawn.append((figures.training_curves(row), f"{label}: {curves}"))

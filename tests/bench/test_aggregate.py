@@ -3,12 +3,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from scipy import stats
 
 from crossmodal_bench.bench import experiments
-from crossmodal_bench.bench.aggregate import leaderboard, tables
+from crossmodal_bench.bench.aggregate import features_text, leaderboard, tables
 from crossmodal_bench.bench.published import Comparison, published_rows
 from crossmodal_bench.bench.record import Record
 
@@ -211,3 +212,15 @@ def test_names_tell_rows_apart(make_record: Maker) -> None:
         ]
     )
     assert {row.name for row in rows} == {"acmr", "acmr (wide)", "acmr (alpha=0.1, beta=2)"}
+
+
+def test_features_inside_the_model_and_squashed_pictures_are_said(make_record: Maker) -> None:
+    source = {"network": "resnet101", "weights": "w.pth", "weights_sha256": "ab", "image_size": 224}
+    record = make_record()
+    changed = replace(record, data=replace(record.data, features={**source, "image_fit": "crop"}))
+    assert features_text(changed) == "resnet101, weights w.pth (sha256 ab), 224 px"
+    inside = {**source, "image_fit": "squash", "inside_the_model": True}
+    changed = replace(record, data=replace(record.data, features=inside))
+    assert (
+        features_text(changed) == "resnet101, weights w.pth (sha256 ab), 224 px, squashed, inside the model"
+    )

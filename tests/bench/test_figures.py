@@ -81,6 +81,26 @@ def test_training_curves_have_a_panel_per_measured_key(make_record: Maker, drawn
     assert all(axis.get_xlabel() == "epoch" and axis.get_ylabel() for axis in drawn[0].axes)
 
 
+def test_critics_of_all_methods_share_one_picture(make_record: Maker, drawn: list[Figure]) -> None:
+    def history(*accuracy: float) -> list[dict[str, float]]:
+        return [{"epoch": epoch, "train/critic_accuracy": value} for epoch, value in enumerate(accuracy)]
+
+    rows = leaderboard(
+        [
+            make_record(method="timam", seed=0, history=history(0.9, 0.6, 0.5)),
+            make_record(method="timam", seed=1, history=history(0.7, 0.4)),
+            make_record(method="timam_no_adversary", history=history(0.8, 0.9, 1.0)),
+            make_record(method="cca", history=[{"epoch": 0}]),
+        ]
+    )
+    assert _is_picture(figures.critic_accuracy(rows))
+    lines = {str(line.get_label()).split(",")[0]: line.get_xydata() for line in drawn[0].axes[0].lines}
+    assert set(lines) == {"timam", "timam_no_adversary", "chance"}
+    np.testing.assert_allclose(lines["timam"], [[1, 0.8], [2, 0.5]])
+    np.testing.assert_allclose(lines["timam_no_adversary"], [[1, 0.8], [2, 0.9], [3, 1.0]])
+    assert figures.critic_accuracy([row for row in rows if row.method == "cca"]) is None
+
+
 def test_projection_shows_modalities_and_labels(make_record: Maker, drawn: list[Figure]) -> None:
     record = make_record()
     rng = np.random.default_rng(0)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 
 from crossmodal_bench.bench import experiments, plan
@@ -194,3 +195,11 @@ def test_a_sweep_varies_one_key_at_a_time() -> None:
         experiments.overrides_of("acmr_figure6", "alpha = 7") == experiments.overrides_of("gone", "x") == {}
     )
     assert [over["model.init_args.k"] for _, over, _ in rows[12:]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_method_that_the_data_has_nothing_for_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    fakes.write_feature_arrays(tmp_path)
+    words = {"data_root": tmp_path, "runs": tmp_path / "runs", "methods": "cca,timam"}
+    cca, timam = plan.make_plan(BenchOptions("pascal_sentence", **words), gpu=False)
+    assert not cca.missing
+    assert timam.missing == "pascal_sentence has no captions: the view 'words' cannot be built from it"
