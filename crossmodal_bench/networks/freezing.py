@@ -38,17 +38,12 @@ class Freezable(nn.Module):
             self.frozen.fill_(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Whatever the network returns."""
-        if not bool(self.frozen):
+        """Whatever the network returns; frozen, without dropout and without new batch statistics."""
+        frozen = bool(self.frozen)
+        # Pre-trained networks come in eval mode, and Lightning keeps modules in the mode that it finds.
+        if self.network.training != (self.training and not frozen):
+            self.network.train(self.training and not frozen)
+        if not frozen:
             return self.network(*args, **kwargs)
-        # Lightning calls train() on the whole tree at every epoch.
-        self.network.eval()
         with torch.no_grad():
             return self.network(*args, **kwargs)
-
-    def train(self, mode: bool = True) -> Freezable:
-        """A frozen network stays in eval mode: no dropout, no new batch statistics."""
-        super().train(mode)
-        if bool(self.frozen):
-            self.network.eval()
-        return self

@@ -51,6 +51,18 @@ def test_dropout_is_off_while_frozen() -> None:
     assert not torch.equal(frozen(batch), frozen(batch)) and frozen(batch).requires_grad
 
 
+@pytest.mark.parametrize("freeze", ["never", "until_plateau"])
+def test_a_network_that_comes_in_eval_mode_is_trained_in_training_mode(freeze: str) -> None:
+    frozen = Freezable(network().eval(), freeze)  # type: ignore[arg-type]
+    frozen.training = True  # as Lightning leaves it: nobody calls train() on the network
+    frozen.unfreeze()
+    frozen(torch.randn(8, 4))
+    assert all(module.training for module in frozen.modules())
+    frozen.eval()
+    frozen(torch.randn(8, 4))
+    assert not any(module.training for module in frozen.modules())
+
+
 def test_a_checkpoint_remembers_the_stage() -> None:
     frozen = Freezable(network(), "until_plateau")
     frozen.unfreeze()
