@@ -114,12 +114,15 @@ def _calibrate(network: nn.Module) -> None:
     MobileNet-V2 gives features of 1e-10, ResNet-152 of 1e7.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    usual = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
         norm.train()
     if norms:
         coarse = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         network(nn.functional.interpolate(coarse, size=128, mode="bilinear"))
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
 
 
 def _load_state(network: nn.Module, path: Path, name: str) -> None:

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 import pytorch_lightning as pl
 
 from crossmodal_bench.data import CrossModalDataModule
-from crossmodal_bench.data.datamodule import TextSettings
 from crossmodal_bench.data.datasets import DatasetReader
+from crossmodal_bench.data.text import TextSettings
 from crossmodal_bench.errors import BadInput, nearest
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.networks import ImageEncoder, TextEncoder

@@ -64,6 +64,7 @@ def test_random_weights_let_signals_through_a_deep_network() -> None:
     before = network(pixels).std(dim=0).mean()
     backbones._calibrate(network)
     assert before < 1e-3
+    assert {norm.momentum for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)} == {0.1}
     assert 0.1 < network.eval()(pixels).std(dim=0).mean() < 10
 
 

@@ -227,6 +227,9 @@ def _published(record: Record, metric: str) -> Comparison:
     job = record.job
     if job.overrides and job.overrides != experiments.overrides_of(job.suite, job.label):
         return Comparison(None, reason="not comparable: overrides change the method's own setting")
+    if job.label and job.preset != "paper":
+        # What a row's label says holds for the paper's encoders, which other presets replace.
+        return Comparison(None, reason=f"not comparable: preset {job.preset}, and the paper's row is its own")
     return comparison(job.method, job.protocol, metric, label=job.label)
 
 

@@ -44,13 +44,14 @@ def run_job(planned: PlannedJob, devices: str = "auto") -> None:
     history = History(lambda state: write_json(directory / PROGRESS, {**state, "phase": "training"}))
     retrieval = RetrievalEvaluation(planned.protocols, planned.evaluate)
     checkpoints = _checkpoints(planned)
+    on_devices = trainer_devices(devices, planned.ddp_strategy, planned.gpu_precision)
     cli = instantiate(
         planned.config,
         [history, retrieval, RandomState(), *checkpoints],
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=str(directory),
-        **trainer_devices(devices, planned.ddp_strategy, planned.gpu_precision),
+        **on_devices,
     )
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     assert isinstance(model, RetrievalMethod)
@@ -58,9 +59,10 @@ def run_job(planned: PlannedJob, devices: str = "auto") -> None:
     if planned.corpus is not None:
         data.hand_over(planned.corpus)
     if trainer.is_global_zero:
-        (directory / "config.yaml").write_text(
-            yaml.safe_dump(planned.config, sort_keys=False), encoding="utf-8"
-        )
+        # With what the method asked for here, so that `fit` on this file does the same.
+        asked = {key: on_devices[key] for key in ("strategy", "precision") if key in on_devices}
+        config = {**planned.config, "trainer": {**asked, **planned.config.get("trainer", {})}}
+        (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     sources = {"sources": source_fingerprint(planned.config), "data": planned.data_fingerprint}
     last = _resumable(directory, sources)
     if trainer.is_global_zero:

@@ -101,6 +101,7 @@ class DataSpec:
     bow_dim: int = 0
     vocabulary_size: int = 0
     wordpiece_vocabulary_size: int = 0
+    longest_wordpieces: int = 0
     n_identities: int = 0
     tokenizer: str | None = None
     network: str | None = None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities import rank_zero_info
 
 from crossmodal_bench.data.batch import DataSpec
@@ -24,28 +27,10 @@ from crossmodal_bench.data.features import FeatureSource, Progress, extract_feat
 from crossmodal_bench.data.images import unreadable
 from crossmodal_bench.data.loader import BatchLoader, BatchOrder
 from crossmodal_bench.data.pixels import Augmentation, ImageFit
-from crossmodal_bench.data.text import Vocabulary
+from crossmodal_bench.data.text import TextSettings, Vocabulary
 from crossmodal_bench.data.views import VIEWS, ImageDataset, PairDataset, TextDataset, Views
 from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
 from crossmodal_bench.errors import BadInput, nearest
-
-
-@dataclass(frozen=True)
-class TextSettings:
-    """How sentences become numbers.
-
-    Attributes:
-        min_count: words with fewer occurrences in the training captions are unknown.
-        bow_size: words of the TF-IDF bag.
-        tokenizer: a Hugging Face name or local path for word pieces, of the language model too where a
-            method has one; or None: a WordPiece vocabulary made from the training captions.
-        content_labels: how many content words serve as labels where a data set has none.
-    """
-
-    min_count: int = 4
-    bow_size: int = 3000
-    tokenizer: str | None = None
-    content_labels: int = 100
 
 
 class CrossModalDataModule(pl.LightningDataModule):
@@ -60,7 +45,8 @@ class CrossModalDataModule(pl.LightningDataModule):
         sampling: ``caption``: each caption with its image; ``image``: each image once, with one of its
             captions.
         seed: of the order of the batches.
-        num_workers: loader processes.
+        num_workers: loader processes; None: as many as there are cores, at most 8, where pictures are decoded
+            for a GPU, and none elsewhere.
         validation: share of train held out for validation (stratified) where the data set has no such split.
         text: how sentences become numbers.
         network: image network for the view ``features`` where the data set gives none, or instead of its own;
@@ -80,7 +66,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         eval_batch_size: int = 256,
         sampling: Literal["caption", "image"] = "caption",
         seed: int = 0,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         validation: float = 0.0,
         text: TextSettings = TextSettings(),
         network: str | None = None,
@@ -92,7 +78,7 @@ class CrossModalDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         sizes = {"batch_size": (batch_size, 2), "eval_batch_size": (eval_batch_size, 1)}
-        sizes |= {"num_workers": (num_workers, 0), "image_size": (image_size, 1)}
+        sizes |= {"num_workers": (num_workers or 0, 0), "image_size": (image_size, 1)}
         for name, (size, least) in sizes.items():
             if size < least:
                 raise BadInput(f"data.{name} is {size}; it must be at least {least}")
@@ -207,7 +193,11 @@ class CrossModalDataModule(pl.LightningDataModule):
                 f"{self.cut_captions} of {len(corpus.captions)} captions are longer than "
                 f"{tokenizer.model_max_length} word pieces and were cut"
             )
-        return {"wordpiece_vocabulary_size": len(tokenizer), "tokenizer": self.text.tokenizer}
+        return {
+            "wordpiece_vocabulary_size": len(tokenizer),
+            "longest_wordpieces": int(np.diff(views.wordpieces.starts).max()),
+            "tokenizer": self.text.tokenizer,
+        }
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled pairs."""
@@ -261,7 +251,11 @@ class CrossModalDataModule(pl.LightningDataModule):
         order = BatchOrder(
             len(dataset), batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world
         )
-        return BatchLoader(dataset, order, self.num_workers if shuffle else 0)
+        workers = self.num_workers
+        on_gpu = torch.cuda.is_available()
+        if workers is None:
+            workers = min(os.cpu_count() or 1, 8) if on_gpu and self.views.pixels else 0
+        return BatchLoader(dataset, order, workers if shuffle or self.views.pixels else 0, on_gpu)
 
     def _must_extract(self) -> bool:
         return self.network is not None or self.corpus.image_features is None

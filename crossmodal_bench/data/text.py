@@ -18,6 +18,24 @@ PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
+@dataclass(frozen=True)
+class TextSettings:
+    """How sentences become numbers.
+
+    Attributes:
+        min_count: words with fewer occurrences in the training captions are unknown.
+        bow_size: words of the TF-IDF bag.
+        tokenizer: a Hugging Face name or local path for word pieces, of the language model too where a
+            method has one; or None: a WordPiece vocabulary made from the training captions.
+        content_labels: how many content words serve as labels where a data set has none.
+    """
+
+    min_count: int = 4
+    bow_size: int = 3000
+    tokenizer: str | None = None
+    content_labels: int = 100
+
+
 def tokenize(caption: str) -> list[str]:
     """Lower-case words of a sentence: runs of letters and digits, an inner apostrophe; no punctuation."""
     return _WORD.findall(caption.lower())

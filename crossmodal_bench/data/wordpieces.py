@@ -59,9 +59,10 @@ def _pretrained(name: str) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
-            f"data.text.tokenizer: '{name}' cannot be loaded ({str(error).splitlines()[0]}); give a local "
+            f"data.text.tokenizer: '{name}' cannot be loaded ({reason}); give a local "
             "folder with tokenizer.json or vocab.txt, or a known name"
         ) from error
     # A folder without a vocabulary loads as a tokenizer of its special tokens alone.

@@ -140,7 +140,8 @@ class TIMAM(AdversarialMethod):
         image_rate = p.image_learning_rate or p.learning_rate
         images = self._groups([self.image_encoder], image_rate)
         texts = self._groups([self.text_encoder, *classifiers], p.learning_rate)
-        decay = {"weight_decay": p.weight_decay, "fused": True}
+        # Lightning clips no gradients of a fused optimiser in mixed precision.
+        decay = {"weight_decay": p.weight_decay, "fused": p.gradient_clip is None}
         sgd = {"momentum": p.momentum, **decay}
         optimisers: list[torch.optim.Optimizer] = [
             torch.optim.SGD(images, **sgd)
@@ -238,7 +239,7 @@ class TIMAM(AdversarialMethod):
         deviation = self.hparams["critic_noise"]
         if not deviation:
             return features
-        left = 1 - self.trainer.current_epoch / max(self.trainer.max_epochs or 1, 1)
+        left = max(0.0, 1 - self.trainer.current_epoch / max(self.trainer.max_epochs or 1, 1))
         return features + deviation * left * torch.randn_like(features)
 
     def validation_losses(
@@ -257,17 +258,25 @@ class TIMAM(AdversarialMethod):
     def on_train_epoch_end(self) -> None:
         """Divide the rates on a plateau of validation L_M; unfreeze on one of the protocol's metric.
 
-        Where there is no validation, the training loss decides both.
+        A model that does not train L_M is steered by the metric alone: its L_M may rise while it learns.
+        Where there is no validation, training losses decide both.
         """
         metrics = self.trainer.callback_metrics
-        loss = float(metrics.get("val/loss_matching", metrics["train/loss_matching"]))
+        trained = "matching" if self.hparams["matching"] else "identification"
+        loss = float(metrics[f"train/loss_{trained}"])
+        value = float(metrics.get("val/primary", -loss))
+        if "val/primary" in metrics:
+            loss = float(metrics["val/loss_matching"]) if self.hparams["matching"] else -value
         schedulers: Any = self.lr_schedulers()
         for scheduler in schedulers:
             scheduler.step(loss)
-        stalled = self.plateau.step(float(metrics.get("val/primary", -loss)))
-        if stalled or self.current_epoch + 1 >= self.hparams["unfreeze_epoch"]:
-            for network in self._frozen_networks():
+        if self.plateau.step(value) or self.current_epoch + 1 >= self.hparams["unfreeze_epoch"]:
+            waiting = [one for one in self._frozen_networks() if one.freeze == "until_plateau" and one.frozen]
+            for network in waiting:
                 network.unfreeze()
+            for scheduler in schedulers if waiting else ():
+                # The network that starts to learn now gets the patience that the others had.
+                scheduler.num_bad_epochs = 0
 
     def encode_images(self, batch: ImageBatch) -> Encoding:
         """(B, dim) image vectors."""

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from crossmodal_bench.backbones import BackboneSource, load_backbone
@@ -66,7 +67,10 @@ class ConvNetEncoder(ImageEncoder):
 
     def forward(self, batch: ImageBatch) -> Tensor:
         """(B, dim)."""
-        return self.projection(self.backbone(require(batch.pixels, "pixels")))
+        features = self.backbone(require(batch.pixels, "pixels"))
+        # In single precision, whatever the network ran in: vectors are ranked.
+        with torch.autocast(features.device.type, enabled=False):
+            return self.projection(features.float())
 
 
 class FeatureEncoder(ImageEncoder):

@@ -71,7 +71,15 @@ class SequencePooling(nn.Module):
         self.projection = nn.Linear(width, dim)
 
     def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
-        """(B, L, width) and (B,) to (B, dim)."""
+        """(B, L, width) and (B,) to (B, dim).
+
+        In single precision, whatever made the words: vectors are ranked, and cuDNN's recurrent networks would
+        otherwise run in half precision without the scaling of gradients that it needs.
+        """
+        with torch.autocast(words.device.type, enabled=False):
+            return self._pooled(words.float(), lengths)
+
+    def _pooled(self, words: Tensor, lengths: Tensor) -> Tensor:
         states = self.dropout(words)
         if self.recurrent is not None:
             packed = pack_padded_sequence(states, lengths.cpu(), batch_first=True, enforce_sorted=False)
@@ -185,7 +193,7 @@ class LanguageModelEncoder(TextEncoder):
     def build(self, spec: DataSpec, dim: int) -> None:
         """Load the model; only its sizes where a checkpoint is about to bring the weights."""
         pretrained = self.pretrained and spec.weights_root is not None
-        model = load_language_model(spec.tokenizer, pretrained, self.config, spec.wordpiece_vocabulary_size)
+        model = load_language_model(spec.tokenizer, pretrained, self.config, spec)
         self.language_model = Freezable(model, self.freeze)
         self.pool = SequencePooling(model.config.hidden_size, dim, **self.recurrent)
 
@@ -198,16 +206,14 @@ class LanguageModelEncoder(TextEncoder):
         return self.pool(states, mask.sum(1))
 
 
-def load_language_model(
-    name: str | None, pretrained: bool, config: Mapping[str, Any], vocabulary_size: int
-) -> Any:
+def load_language_model(name: str | None, pretrained: bool, config: Mapping[str, Any], spec: DataSpec) -> Any:
     """A transformers encoder without a head on its first state.
 
     Args:
         name: a Hugging Face name or a local folder, or None for random weights.
         pretrained: whether its weights are loaded.
         config: sizes where there is no name.
-        vocabulary_size: word pieces where there is no name.
+        spec: how many word pieces there are, and in the longest caption.
 
     Raises:
         BadInput: a model that cannot be loaded, sizes that make none, or a vocabulary that it does not have.
@@ -221,24 +227,31 @@ def load_language_model(
         )
     try:
         if name is None:
-            model = AutoModel.from_config(BertConfig(**{"vocab_size": vocabulary_size, **config}))
+            model = AutoModel.from_config(
+                BertConfig(**{"vocab_size": spec.wordpiece_vocabulary_size, **config})
+            )
         elif not pretrained:
             model = AutoModel.from_config(AutoConfig.from_pretrained(name))
         else:
             # Without the type, a checkpoint in half precision would be trained in half precision.
             model = AutoModel.from_pretrained(name, dtype=torch.float32)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if name is None:
             raise BadInput(f"text_encoder.config makes no BERT ({reason}); correct its sizes") from error
         raise BadInput(
             f"language model '{name}' (data.text.tokenizer) cannot be loaded ({reason}); "
             "give a local folder with config.json and model.safetensors, or a known name"
         ) from error
-    if model.config.vocab_size < vocabulary_size:
+    if model.config.vocab_size < spec.wordpiece_vocabulary_size:
         raise BadInput(
             f"language model '{name}' knows {model.config.vocab_size} word pieces and its tokenizer makes "
-            f"{vocabulary_size}; the folder mixes two models"
+            f"{spec.wordpiece_vocabulary_size}; the folder mixes two models"
+        )
+    if model.config.max_position_embeddings < spec.longest_wordpieces:
+        raise BadInput(
+            f"text_encoder.config.max_position_embeddings is {model.config.max_position_embeddings} and the "
+            f"longest caption has {spec.longest_wordpieces} word pieces; give at least as many"
         )
     if getattr(model, "pooler", None) is not None:
         # Its output is not read, so its parameters would never have a gradient.

@@ -24,7 +24,13 @@ from crossmodal_bench.losses import (
     norm_softmax_loss,
 )
 from crossmodal_bench.methods import TIMAM
-from crossmodal_bench.networks import ConvNetEncoder, FeatureEncoder, LanguageModelEncoder, WordEncoder
+from crossmodal_bench.networks import (
+    ConvNetEncoder,
+    FeatureEncoder,
+    Freezable,
+    LanguageModelEncoder,
+    WordEncoder,
+)
 from crossmodal_bench.training import instantiate
 
 B, V, C = 6, 9, 5
@@ -240,10 +246,63 @@ def test_unfrozen_networks_have_a_rate_of_their_own() -> None:
     assert len(second["params"]) == len(list(cli.model.text_encoder.language_model.parameters()))
 
 
-def test_half_precision_encoders_have_single_precision_losses() -> None:
-    cli, watch = trained(settings(**{"trainer.precision": "bf16-mixed", "trainer.max_epochs": 1}))
+def test_half_precision_encoders_have_single_precision_losses_and_vectors() -> None:
+    half = {"trainer.precision": "bf16-mixed", "trainer.max_epochs": 1, "model.init_args.gradient_clip": 0.5}
+    cli, watch = trained(settings(**half))
     assert math.isfinite(watch.epochs[0]["train/loss_matching"])
     assert {p.dtype for p in cli.model.parameters()} == {torch.float32}
+    texts = next(iter(cli.datamodule.eval_dataloaders("test")[1]))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert cli.model.encode_texts(texts).values.dtype == torch.float32
+
+
+def steered(metrics: list[dict[str, float]], **changes: Any) -> list[float]:
+    """The rate of the image encoder behind each of the epochs with such metrics."""
+    made = model(plateau_patience=1, **changes)
+    optimisers, schedulers = made.configure_optimizers()
+    made.lr_schedulers = lambda: schedulers
+    rates = []
+    for values in metrics:
+        made._trainer.callback_metrics = {key: torch.tensor(value) for key, value in values.items()}
+        made.on_train_epoch_end()
+        rates.append(optimisers[0].param_groups[0]["lr"])
+    return rates
+
+
+RISING = [
+    {
+        "train/loss_matching": 9.0,
+        "train/loss_identification": 9.0,
+        "val/loss_matching": 9.0 + k,
+        "val/primary": 10.0 + k,
+    }
+    for k in range(4)
+]
+
+
+def test_the_validation_matching_loss_steers_the_rates_of_what_trains_it() -> None:
+    assert steered(RISING) == pytest.approx([2e-4, 2e-4, 2e-5, 2e-5])
+    # L_M may rise while identification alone gets better and better.
+    assert steered(RISING, matching=0.0) == pytest.approx([2e-4] * 4)
+    alone = [{"train/loss_matching": 9.0, "train/loss_identification": 9.0 + k} for k in range(3)]
+    assert steered(alone) == pytest.approx([2e-4, 2e-4, 2e-5])
+    assert steered(alone, matching=0.0) == pytest.approx([2e-4, 2e-4, 2e-5])
+
+
+def test_a_network_that_is_unfrozen_gets_the_whole_patience() -> None:
+    still = [RISING[0]] * 2
+    for network, expected in ((None, [0, 1]), (Freezable(torch.nn.Linear(2, 2), "until_plateau"), [0, 0])):
+        made = model(plateau_patience=5, unfreeze_patience=1)
+        made.text_encoder.extra = network
+        _, schedulers = made.configure_optimizers()
+        made.lr_schedulers = lambda schedulers=schedulers: schedulers
+        waited = []
+        for metrics in still:
+            made._trainer.callback_metrics = {key: torch.tensor(value) for key, value in metrics.items()}
+            made.on_train_epoch_end()
+            waited.append(schedulers[0].num_bad_epochs)
+        assert waited == expected
+        assert network is None or not network.frozen
 
 
 def test_pixels_to_rank_with_random_weights() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,12 @@ def test_sizes_that_make_no_model_and_sizes_beside_a_name_are_refused(folder: Pa
 def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
     with pytest.raises(BadInput, match="knows 30 word pieces and its tokenizer makes 31; the folder mixes"):
         LanguageModelEncoder().build(named(folder, wordpiece_vocabulary_size=31), 4)
+
+
+def test_a_model_too_short_for_the_captions_is_refused() -> None:
+    spec = replace(SPEC, longest_wordpieces=40)
+    with pytest.raises(
+        BadInput, match=r"max_position_embeddings is 16 and the longest caption has 40 word pieces"
+    ):
+        LanguageModelEncoder({**TINY, "max_position_embeddings": 16}).build(spec, 4)
+    LanguageModelEncoder({**TINY, "max_position_embeddings": 40}).build(spec, 4)
