@@ -71,5 +71,5 @@ class AdversarialMethod(RetrievalMethod):
             optimiser.step()
         for optimiser in optimisers:
             optimiser.zero_grad()
-        both = max if self.same_batches else int.__add__
-        self.cycle_position.add_(1).remainder_(both(self.encoder_steps, self.critic_steps))
+        turns = (self.encoder_steps, self.critic_steps)
+        self.cycle_position.add_(1).remainder_(max(turns) if self.same_batches else sum(turns))
