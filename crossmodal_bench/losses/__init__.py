@@ -6,18 +6,25 @@ from crossmodal_bench.losses.acmr import (
     label_prediction_loss,
     modality_classification_loss,
 )
+from crossmodal_bench.losses.domains import domain_regularisation, domain_risks, negatives_risks
 from crossmodal_bench.losses.identification import norm_softmax_loss
 from crossmodal_bench.losses.modality import modality_discriminator_loss, modality_fooling_loss
 from crossmodal_bench.losses.projection_matching import cmpc_loss, cmpm_loss
+from crossmodal_bench.losses.ranking import hardest_negatives, triplet_ranking_loss
 
 __all__ = [
     "acmr_triplet_loss",
     "cmpc_loss",
     "cmpm_loss",
+    "domain_regularisation",
+    "domain_risks",
     "frobenius_penalty",
+    "hardest_negatives",
     "label_prediction_loss",
     "modality_classification_loss",
     "modality_discriminator_loss",
     "modality_fooling_loss",
+    "negatives_risks",
     "norm_softmax_loss",
+    "triplet_ranking_loss",
 ]

@@ -1,0 +1,110 @@
+"""ADDR's losses: how well a pair's discriminator tells its image's regions from its captions' words."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+Reduction = Literal["mean", "sum"]
+
+
+def domain_risks(
+    regions: Tensor,
+    words: Tensor,
+    lengths: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """L_adv of K logistic discriminators on each of B pairs, ADDR's Eq. 2 as the cross entropy it is said to be.
+
+    Regions have label 1 and words 0: -mean log s(W v + b) - mean log(1 - s(W w + b)). Eq. 2 prints the two the
+    other way round and without the sign, which has no lower bound; Eq. 8-9 need a risk that is not negative.
+
+    Args:
+        regions: (B, R, D).
+        words: (sum of lengths, D), pair after pair; of all captions of a pair's image, or of one.
+        lengths: (B,) words of each pair, at least 1.
+        weight: (B, K, D) discriminators that look at each pair.
+        bias: (B, K).
+        reduction: ``sum`` adds over regions and over words, with which the margin of Eq. 8-9 means little.
+
+    Returns:
+        (B, K), not negative; 2 log 2 where a discriminator knows nothing (``mean``).
+
+    Raises:
+        ValueError: shapes that disagree, or an unknown reduction.
+    """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is '{reduction}'; use 'mean' or 'sum'")
+    counts = lengths.tolist()
+    if not len(regions) == len(weight) == len(bias) == len(counts) or sum(counts) != len(words):
+        raise ValueError(
+            f"regions {tuple(regions.shape)}, words {tuple(words.shape)} of {len(counts)} pairs, weight "
+            f"{tuple(weight.shape)} and bias {tuple(bias.shape)} must be (B, R, D), (T, D), (B, K, D), (B, K)"
+        )
+    columns, offsets = weight.transpose(1, 2), bias[:, None, :]
+    of_regions = F.softplus(-(torch.bmm(regions, columns) + offsets)).sum(1)
+    padded = pad_sequence(list(words.split(counts)), batch_first=True)
+    real = torch.arange(padded.shape[1], device=words.device) < lengths[:, None].to(words.device)
+    of_words = (F.softplus(torch.bmm(padded, columns) + offsets) * real[:, :, None]).sum(1)
+    if reduction == "sum":
+        return of_regions + of_words
+    return of_regions / regions.shape[1] + of_words / lengths[:, None].to(words.device)
+
+
+def domain_regularisation(risks: Tensor, q: Tensor, r: Tensor, margin: float = 0.05) -> Tensor:
+    """L_reg of each pair, ADDR's Eq. 8 plus Eq. 9: a discriminator must know its own pair better than others do.
+
+    For a pair p with the hard negatives q and r: hinges of margin + L_p(f_p) - L_p(f_q), L_q(f_q) - L_q(f_p),
+    L_r(f_r) - L_r(f_p) and L_p(f_p) - L_p(f_r). Eq. 9 prints q in its first term, where (7) has r; Eq. 4-7 have
+    the margin as slack.
+
+    Args:
+        risks: (B, B); entry (i, j) is the risk of discriminator j on pair i. Only those of a pair with its hard
+            negatives are read.
+        q, r: (B,) hard negatives by position in the batch; a pair that is its own negative has no such term.
+        margin: alpha.
+
+    Returns:
+        (B,).
+    """
+    own = risks.diagonal()
+    p = torch.arange(len(risks), device=risks.device)
+
+    def pair_of_terms(other: Tensor) -> Tensor:
+        on_p = (margin + own - risks[p, other]).clamp(min=0)
+        on_other = (margin + own[other] - risks[other, p]).clamp(min=0)
+        return (on_p + on_other).masked_fill(other == p, 0)
+
+    return pair_of_terms(q) + pair_of_terms(r)
+
+
+def negatives_risks(
+    regions: Tensor,
+    words: Tensor,
+    lengths: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    q: Tensor,
+    r: Tensor,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """(B, B) risks for ``domain_regularisation``: of each pair with its own and its hard negatives' discriminators.
+
+    Other entries are 0. Arguments as in ``domain_risks``, with one discriminator per pair: weight (B, D), bias
+    (B,).
+    """
+    p = torch.arange(len(weight), device=weight.device)
+    needed = torch.zeros(len(p), len(p), dtype=torch.uint8, device=p.device)
+    needed[p, p] = 1
+    for other in (q, r):
+        needed[p, other] = needed[other, p] = 1
+    count = int(needed.sum(1).max())
+    columns = needed.argsort(dim=1, descending=True, stable=True)[:, :count]
+    found = domain_risks(regions, words, lengths, weight[columns], bias[columns], reduction)
+    return found.new_zeros(len(p), len(p)).scatter(1, columns, found)

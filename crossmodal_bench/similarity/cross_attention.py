@@ -1,0 +1,202 @@
+"""Cross attention between regions and words without the attended vectors.
+
+A score needs the attended vectors only in dot products, and these follow from products of the inputs: for a word w
+and attention weights a over the regions V of an image, w . (V' a) = a . (V w) and |V' a|^2 = a' (V V') a, with
+one Gram matrix per image; the other way round with one per caption. So everything comes out of the affinities
+of all words with all regions, which is one matrix product, and no (images, captions, words, D) tensor exists.
+
+Captions are taken in blocks of equal length: nothing is padded, every reduction is a dense one over an axis,
+and a block stays in the processor's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FeatureNorm = Literal["clipped_l2norm", "l2norm", "softmax", "no_norm", "clipped", "l1norm", "clipped_l1norm"]
+Attend = Callable[[Tensor, int, int], Tensor]
+"""(affinities, axis of what asks, axis of what is attended to) to weights that sum to 1 over the latter."""
+
+WORDS, REGIONS = 1, 3
+"""The axes of a block's affinities (captions, words, images, regions)."""
+EPSILON = 1e-8
+_BLOCK = 2**19  # affinities in a block: 2 MiB in single precision
+
+
+@dataclass(frozen=True)
+class Block:
+    """m captions of one length L against N images.
+
+    affinities: (m, L, N, R) dot products. word_norms: (m, L, 1). region_norms: (1, N, R). word_gram: (m, L,
+    L). region_gram: (N, R, R).
+    """
+
+    affinities: Tensor
+    words: Tensor
+    regions: Regions
+
+    def attended_regions(self, weights: Tensor) -> Tensor:
+        """(m, L, N) cosines of each word with the regions' mean under ``weights`` (m, L, N, R)."""
+        m, length, n, _ = self.affinities.shape
+        dots = (weights * self.affinities).sum(REGIONS)
+        by_image = weights.reshape(m * length, n, -1).transpose(0, 1)
+        squares = (torch.bmm(by_image, self.regions.gram) * by_image).sum(2)
+        return _cosine(dots, squares.T.reshape(m, length, n), self.words.norm(dim=2, keepdim=True))
+
+    def attended_words(self, weights: Tensor) -> Tensor:
+        """(m, N, R) cosines of each region with the words' mean under ``weights`` (m, L, N, R)."""
+        m, length, n, r = self.affinities.shape
+        dots = (weights * self.affinities).sum(WORDS)
+        flat = weights.reshape(m, length, n * r)
+        gram = torch.bmm(self.words, self.words.transpose(1, 2))
+        squares = (torch.bmm(gram, flat) * flat).sum(1)
+        return _cosine(dots, squares.view(m, n, r), self.regions.norms)
+
+
+class Regions:
+    """What blocks share: ``vectors`` (N, R, D), ``norms`` (1, N, R) and ``gram`` (N, R, R) on demand."""
+
+    def __init__(self, vectors: Tensor) -> None:
+        self.vectors = vectors
+        self._gram: Tensor | None = None
+        self._norms: Tensor | None = None
+
+    @property
+    def gram(self) -> Tensor:
+        """Dot products of an image's regions."""
+        if self._gram is None:
+            self._gram = torch.bmm(self.vectors, self.vectors.transpose(1, 2))
+        return self._gram
+
+    @property
+    def norms(self) -> Tensor:
+        """Lengths of the regions."""
+        if self._norms is None:
+            self._norms = self.vectors.norm(dim=2)[None]
+        return self._norms
+
+
+def _cosine(dots: Tensor, squares: Tensor, norms: Tensor) -> Tensor:
+    # Rounding can make a square negative, and the root of zero has no gradient.
+    return dots / (norms * squares.clamp(min=EPSILON**2).sqrt()).clamp(min=EPSILON)
+
+
+def blockwise(regions: Tensor, words: Tensor, lengths: Tensor, score: Callable[[Block], Tensor]) -> Tensor:
+    """Scores of all images with all captions, a block of captions at a time.
+
+    Under autocast the affinities are computed in its type; everything else is in single precision, or double
+    if the inputs are.
+
+    Args:
+        regions: (N, R, D).
+        words: (sum of lengths, D), caption after caption.
+        lengths: (M,) words of each caption.
+        score: a block to its (m, N) scores.
+
+    Returns:
+        (N, M).
+
+    Raises:
+        ValueError: shapes that disagree, no region, or a caption without a word.
+    """
+    rows = _check(regions, words, lengths)
+    n, r, d = regions.shape
+    order, sizes = _plan(rows, n * r)
+    starts = torch.tensor(rows).cumsum(0) - torch.tensor(rows)
+    picked = [starts[order[a:b], None] + torch.arange(length) for a, b, length in sizes]
+    flat = regions.reshape(n * r, d)
+    shared = Regions(_widened(regions))
+    graph = torch.is_grad_enabled() and (regions.requires_grad or words.requires_grad)
+    products: list[Tensor] | None = None
+    if graph:
+        # One product: a product a block would add up the regions' gradient as many times.
+        every = torch.cat([one.flatten() for one in picked]).to(words.device)
+        words = words[every]
+        counts = [one.numel() for one in picked]
+        products = list((words @ flat.T).split(counts))
+        groups = list(words.split(counts))
+    scores = []
+    for number, one in enumerate(picked):
+        m, length = one.shape
+        group = groups[number] if products is not None else words[one.flatten().to(words.device)]
+        product = products[number] if products is not None else group @ flat.T
+        with torch.autocast(words.device.type, enabled=False):
+            block = Block(_widened(product).view(m, length, n, r), _widened(group).view(m, length, d), shared)
+            scores.append(score(block))
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order))
+    return torch.cat(scores)[back.to(words.device)].T
+
+
+def _check(regions: Tensor, words: Tensor, lengths: Tensor) -> list[int]:
+    rows: list[int] = lengths.tolist()
+    if regions.ndim != 3 or words.ndim != 2 or lengths.ndim != 1 or regions.shape[2] != words.shape[1]:
+        raise ValueError(
+            f"regions {tuple(regions.shape)}, words {tuple(words.shape)} and lengths {tuple(lengths.shape)} "
+            "must be (N, R, D), (T, D) and (M,)"
+        )
+    if not regions.shape[1] or not rows or min(rows) < 1 or sum(rows) != len(words):
+        raise ValueError(
+            f"{regions.shape[1]} regions, lengths from {min(rows, default=0)} that add up to {sum(rows)} for "
+            f"{len(words)} words: every image needs a region and every caption a word"
+        )
+    return rows
+
+
+def _plan(lengths: list[int], width: int) -> tuple[Tensor, list[tuple[int, int, int]]]:
+    """Captions in the order of their lengths, and blocks (from, to, length) of that order."""
+    order = torch.argsort(torch.tensor(lengths), stable=True)
+    ordered = sorted(lengths)
+    blocks: list[tuple[int, int, int]] = []
+    start = 0
+    for position in range(1, len(ordered) + 1):
+        length = ordered[start]
+        full = (position - start + 1) * length * width > _BLOCK
+        if position == len(ordered) or ordered[position] != length or full:
+            blocks.append((start, position, length))
+            start = position
+    return order, blocks
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def normalised_affinities(affinities: Tensor, query: int, how: FeatureNorm) -> Tensor:
+    """SCAN's ``raw_feature_norm``: affinities made comparable over the axis ``query`` of what asks.
+
+    ``clipped`` is a leaky ReLU of slope 0.1, as in SCAN's code; its paper (Eq. 1) has max(0, .).
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if how.startswith("clipped"):
+        affinities = F.leaky_relu(affinities, 0.1)
+    if how == "softmax":
+        return affinities.softmax(query)
+    if how.endswith("l2norm"):
+        return affinities / (_root(affinities.square().sum(query, keepdim=True)) + EPSILON)
+    if how.endswith("l1norm"):
+        return affinities / (affinities.abs().sum(query, keepdim=True) + EPSILON)
+    if how in ("clipped", "no_norm"):
+        return affinities
+    raise ValueError(f"feature_norm is '{how}'; use one of {', '.join(FeatureNorm.__args__)}")  # type: ignore[attr-defined]
+
+
+def _root(squares: Tensor) -> Tensor:
+    return squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
+
+
+def pack(words: Tensor, lengths: Tensor) -> Tensor:
+    """(M, L, D) padded words to (sum of lengths, D)."""
+    if words.ndim != 3 or lengths.shape != words.shape[:1]:
+        raise ValueError(
+            f"words {tuple(words.shape)} and lengths {tuple(lengths.shape)} must be (M, L, D) and (M,)"
+        )
+    return words[torch.arange(words.shape[1], device=words.device) < lengths[:, None].to(words.device)]
