@@ -1,10 +1,12 @@
 """nn.Modules without training logic."""
 
+from crossmodal_bench.networks.embedding import UnitEmbedding, unit
 from crossmodal_bench.networks.freezing import Freezable
 from crossmodal_bench.networks.images import ConvNetEncoder, FeatureEncoder, ImageEncoder
 from crossmodal_bench.networks.perceptron import Perceptron
 from crossmodal_bench.networks.reversal import reverse_gradient
 from crossmodal_bench.networks.texts import LanguageModelEncoder, TextEncoder, WordEncoder
+from crossmodal_bench.networks.words import WordStates
 
 __all__ = [
     "ConvNetEncoder",
@@ -14,6 +16,9 @@ __all__ = [
     "LanguageModelEncoder",
     "Perceptron",
     "TextEncoder",
+    "UnitEmbedding",
     "WordEncoder",
+    "WordStates",
     "reverse_gradient",
+    "unit",
 ]

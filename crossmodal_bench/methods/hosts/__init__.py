@@ -1,0 +1,8 @@
+"""Hosts: the matching networks that ADDR is added to."""
+
+from crossmodal_bench.methods.hosts.attention import BFAN, SCAN
+from crossmodal_bench.methods.hosts.base import Encoded, Host
+from crossmodal_bench.methods.hosts.vse import VSE
+from crossmodal_bench.methods.hosts.vsrn import VSRN
+
+__all__ = ["BFAN", "SCAN", "VSE", "VSRN", "Encoded", "Host"]

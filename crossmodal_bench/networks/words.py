@@ -1,0 +1,53 @@
+"""One vector per word: a recurrent network over learned word vectors, its states packed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+class WordStates(nn.Module):
+    """Word vectors learned from nothing, and a GRU whose state after each word stands for that word.
+
+    As in VSE++, SCAN, BFAN and VSRN: word vectors start uniform in -0.1 ... 0.1, and the two directions of a
+    bidirectional network are averaged.
+
+    Args:
+        vocabulary_size: words, padding (0) included.
+        embedding: width of the word vectors.
+        dim: width of the states.
+        bidirectional: whether the words are also read backwards.
+    """
+
+    def __init__(self, vocabulary_size: int, embedding: int, dim: int, bidirectional: bool) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary_size, embedding)
+        nn.init.uniform_(self.words.weight, -0.1, 0.1)
+        self.recurrent = nn.GRU(embedding, dim, batch_first=True, bidirectional=bidirectional)
+
+    def forward(self, words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The states of all words and the last state of each caption, not normalised.
+
+        In single precision at least, whatever surrounds the call: they are ranked, and cuDNN's recurrent
+        networks would otherwise run in half precision without the scaling of gradients that it needs.
+
+        Args:
+            words: (B, L) ids, padded.
+            lengths: (B,) from 1 to L.
+
+        Returns:
+            (sum of lengths, dim), caption after caption, and (B, dim).
+        """
+        with torch.autocast(words.device.type, enabled=False):
+            packed = pack_padded_sequence(
+                self.words(words), lengths.cpu(), batch_first=True, enforce_sorted=False
+            )
+            outputs, last = self.recurrent(packed)
+            states, _ = pad_packed_sequence(outputs, batch_first=True)
+            real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
+            states = states[real]
+            if self.recurrent.bidirectional:
+                forwards, backwards = states.chunk(2, dim=1)
+                states = (forwards + backwards) / 2
+            return states, last.mean(0)
