@@ -1,4 +1,4 @@
-"""Image networks of torchvision without their classifiers, for features or inside a method."""
+"""Image networks of torchvision without their classifiers, for features, regions or inside a method."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crossmodal_bench.errors import BadInput, MissingInput, nearest
 
@@ -28,6 +28,31 @@ class BackboneSource:
     dim: int
 
 
+class Network(NamedTuple):
+    """What is left of a torchvision network where it gives one vector, and where it gives a map.
+
+    pooled: to (B, dim). last_map: to (B, map_dim, h, w), the last feature map.
+    """
+
+    pooled: Callable[[Any], nn.Module]
+    dim: int
+    last_map: Callable[[Any], nn.Module]
+    map_dim: int
+
+
+class Grid(nn.Module):
+    """(B, 3, H, W) to (B, side * side, C): the feature map averaged in a raster of cells, row by row."""
+
+    def __init__(self, network: nn.Module, side: int) -> None:
+        super().__init__()
+        self.network, self.side = network, side
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """The cells."""
+        cells = nn.functional.adaptive_avg_pool2d(self.network(pixels), self.side)
+        return cells.flatten(2).transpose(1, 2)
+
+
 def _vgg19(network: Any) -> nn.Module:
     network.classifier = network.classifier[:5]
     return network
@@ -43,19 +68,29 @@ def _mobilenet(network: Any) -> nn.Module:
     return network
 
 
-NETWORKS: dict[str, tuple[Callable[[Any], nn.Module], int]] = {
-    "vgg19": (_vgg19, 4096),
-    "resnet18": (_resnet, 512),
-    "resnet50": (_resnet, 2048),
-    "resnet101": (_resnet, 2048),
-    "resnet152": (_resnet, 2048),
-    "mobilenet_v2": (_mobilenet, 1280),
+def _convolutions(network: Any) -> nn.Module:
+    return network.features
+
+
+def _stages(network: Any) -> nn.Module:
+    return nn.Sequential(*(part for name, part in network.named_children() if name not in ("avgpool", "fc")))
+
+
+NETWORKS: dict[str, Network] = {
+    "vgg19": Network(_vgg19, 4096, _convolutions, 512),
+    "resnet18": Network(_resnet, 512, _stages, 512),
+    "resnet50": Network(_resnet, 2048, _stages, 2048),
+    "resnet101": Network(_resnet, 2048, _stages, 2048),
+    "resnet152": Network(_resnet, 2048, _stages, 2048),
+    "mobilenet_v2": Network(_mobilenet, 1280, _convolutions, 1280),
 }
-"""Name to (what is cut off, width): fc7 with its ReLU for VGG-19, the pooled last feature map elsewhere."""
+"""The vectors are fc7 with its ReLU for VGG-19, and the averaged last feature map elsewhere."""
 
 
-def load_backbone(name: str, weights: str, data_root: Path) -> tuple[nn.Module, BackboneSource]:
-    """A torchvision network in eval mode that maps (B, 3, H, W) to (B, dim).
+def load_backbone(
+    name: str, weights: str, data_root: Path, grid: int | None = None
+) -> tuple[nn.Module, BackboneSource]:
+    """A torchvision network in eval mode that maps (B, 3, H, W) to (B, dim), or to a grid of regions.
 
     Args:
         name: one of NETWORKS.
@@ -63,19 +98,38 @@ def load_backbone(name: str, weights: str, data_root: Path) -> tuple[nn.Module, 
             ``none`` for random ones (seed 0); ``auto``: ``data_root/weights/<name>_*.pth`` if there, else
             ``DEFAULT``.
         data_root: where ``auto`` looks.
+        grid: cells of a side; the network then maps to (B, grid * grid, dim).
 
     Raises:
         BadInput: unknown network, weights that are missing, damaged, or of another network.
     """
-    import torchvision.models
-
     if name not in NETWORKS:
         raise BadInput(f"network '{name}' is unknown{nearest(name, NETWORKS)}")
-    cut, dim = NETWORKS[name]
+    network, label, checksum = load_network(name, weights, data_root)
+    known = NETWORKS[name]
+    if grid is None:
+        return known.pooled(network).eval(), BackboneSource(name, label, checksum, known.dim)
+    cells = Grid(known.last_map(network), grid)
+    return cells.eval(), BackboneSource(name, label, checksum, known.map_dim)
+
+
+def load_network(name: str, weights: str, data_root: Path, **settings: Any) -> tuple[nn.Module, str, str]:
+    """A whole torchvision network in eval mode, the name of its weights and their checksum.
+
+    Args:
+        name: torchvision's.
+        weights, data_root: see load_backbone.
+        settings: further arguments of torchvision's constructor.
+
+    Raises:
+        BadInput: weights that are missing, damaged, or of another network.
+    """
+    import torchvision.models
+
     torch_state = torch.random.get_rng_state()
     # Not torch.manual_seed: that would reset the accelerator's generators too, for every seed alike.
     torch.default_generator.manual_seed(0)
-    network = torchvision.models.get_model(name, weights=None).eval()
+    network = torchvision.models.get_model(name, weights=None, **settings).eval()
     torch.random.set_rng_state(torch_state)
     label = weights
     if weights == "auto":
@@ -102,8 +156,9 @@ def load_backbone(name: str, weights: str, data_root: Path) -> tuple[nn.Module, 
     if weights == "none":
         # Behind the checksum: what is measured differs in its last bits from one processor to the next.
         digest.update(b"calibrated")
-        _calibrate(network)
-    return cut(network).eval(), BackboneSource(name, label, digest.hexdigest()[:16], dim)
+        # A detector takes lists; what has batch norms before its regions are known is its backbone.
+        _calibrate(getattr(network, "backbone", network))
+    return network, label, digest.hexdigest()[:16]
 
 
 @torch.inference_mode()

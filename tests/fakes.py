@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.io
@@ -98,6 +98,42 @@ def write_coco(root: Path, train: int = 12, restval: int = 6, val: int = 3, test
         counts, filepath=lambda split, _: "train2014" if split == "train" else "val2014"
     )
     return write_karpathy(root, "coco", entries)
+
+
+PRECOMPUTED = {"train": range(0, 6), "dev": range(6, 8), "test": range(8, 11)}
+
+
+def regions(row: int, count: int = 4, dim: int = 7) -> NDArray[np.float32]:
+    """(count, dim) values, another array for each row."""
+    return np.random.default_rng([row, 36]).random((count, dim), dtype=np.float32)
+
+
+def write_precomputed(
+    root: Path,
+    name: str = "f30k_precomp",
+    rows: Mapping[str, Sequence[int]] | None = None,
+    per_image: int | Callable[[int], int] = 5,
+    repeated: bool = False,
+    ids: Literal["image", "caption"] | None = None,
+) -> Path:
+    """``root/name`` with ``{split}_ims.npy``, ``{split}_caps.txt`` and, if asked for, ``{split}_ids.txt``.
+
+    Row r has ``regions(r)`` and the captions ``caption(r, k)`` in lower case without their full stops;
+    ``repeated``: an image's row stands there once for each of its captions.
+    """
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, chosen in (PRECOMPUTED if rows is None else rows).items():
+        counts = [per_image if isinstance(per_image, int) else per_image(row) for row in chosen]
+        found = np.stack([regions(row) for row in chosen])
+        np.save(folder / f"{split}_ims.npy", found.repeat(counts, axis=0) if repeated else found)
+        lines = [caption(r, k).lower()[:-1] for r, n in zip(chosen, counts, strict=True) for k in range(n)]
+        (folder / f"{split}_caps.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if ids is not None:
+            times = counts if ids == "caption" else [1] * len(counts)
+            names = [f"{row:04d}.jpg\n" * n for row, n in zip(chosen, times, strict=True)]
+            (folder / f"{split}_ids.txt").write_text("".join(names), encoding="utf-8")
+    return folder
 
 
 def wikipedia_arrays(

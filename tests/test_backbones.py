@@ -19,6 +19,7 @@ from crossmodal_bench.backbones import load_backbone
 from crossmodal_bench.errors import BadInput, MissingInput
 
 DIM = 5
+TINY = backbones.Network(backbones._resnet, DIM, backbones._stages, DIM)
 
 
 class Tiny(nn.Module):
@@ -38,7 +39,7 @@ class Tiny(nn.Module):
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data root, with a tiny network under the name of a large one."""
     monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: Tiny())
-    monkeypatch.setitem(backbones.NETWORKS, "resnet18", (backbones._resnet, DIM))
+    monkeypatch.setitem(backbones.NETWORKS, "resnet18", TINY)
     return tmp_path
 
 
@@ -46,6 +47,18 @@ def test_it_can_be_trained(root: Path) -> None:
     network, source = load_backbone("resnet18", "none", root)
     assert all(one.requires_grad for one in network.parameters())
     assert source.dim == network(torch.zeros(2, 3, 8, 8)).shape[1] == DIM
+
+
+def test_a_grid_is_the_feature_map_averaged_cell_by_cell_row_after_row(root: Path) -> None:
+    network, source = load_backbone("resnet18", "none", root, grid=2)
+    assert isinstance(network, backbones.Grid) and source.dim == DIM
+    pixels = torch.randn(2, 3, 10, 10)  # a map of 8 x 8
+    cells, whole = network(pixels), network.network(pixels)
+    assert cells.shape == (2, 4, DIM)
+    for cell, (row, column) in enumerate([(0, 0), (0, 4), (4, 0), (4, 4)]):
+        expected = whole[:, :, row : row + 4, column : column + 4].mean((2, 3))
+        torch.testing.assert_close(cells[:, cell], expected)
+    assert load_backbone("resnet18", "none", root)[1].weights_sha256 == source.weights_sha256
 
 
 def test_random_weights_are_the_same_everywhere(root: Path) -> None:
@@ -193,14 +206,17 @@ def test_an_unknown_network_names_the_nearest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", backbones.NETWORKS)
 def test_what_is_left_of_a_network_gives_features_of_the_width_that_is_said(name: str) -> None:
-    cut, dim = backbones.NETWORKS[name]
+    known = backbones.NETWORKS[name]
     with torch.device("meta"):  # shapes only: nobody wants to wait for half a gigabyte of random weights
-        network = cut(torchvision.models.get_model(name, weights=None)).eval()
-        assert network(torch.zeros(2, 3, 64, 64)).shape == (2, dim)
+        network = known.pooled(torchvision.models.get_model(name, weights=None)).eval()
+        assert network(torch.zeros(2, 3, 64, 64)).shape == (2, known.dim)
+        cells = backbones.Grid(known.last_map(torchvision.models.get_model(name, weights=None)), 3).eval()
+        assert cells(torch.zeros(2, 3, 224, 224)).shape == (2, 9, known.map_dim)
+        assert cells.network(torch.zeros(2, 3, 224, 224)).shape == (2, known.map_dim, 7, 7)
 
 
 def test_vgg19_stops_behind_the_relu_of_fc7() -> None:
     with torch.device("meta"):
-        network: Any = backbones.NETWORKS["vgg19"][0](torchvision.models.get_model("vgg19", weights=None))
+        network: Any = backbones.NETWORKS["vgg19"].pooled(torchvision.models.get_model("vgg19", weights=None))
     kinds = [type(layer).__name__ for layer in network.classifier]
     assert kinds == ["Linear", "ReLU", "Dropout", "Linear", "ReLU"]

@@ -84,12 +84,30 @@ class PairBatch(_Batch):
 
 
 @dataclass(frozen=True)
+class GroupBatch(_Batch):
+    """B images and all their captions, image after image.
+
+    counts: (B,) captions of each image. chosen: (B,) the row in ``texts`` of one of them, drawn at random.
+    """
+
+    images: ImageBatch
+    texts: TextBatch
+    counts: Tensor
+    chosen: Tensor
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
 class DataSpec:
     """What a method must know of the data before it can be built.
 
-    Sizes are 0 where the view was not asked for. ``tokenizer`` is the name or path behind the word pieces
-    (None: fitted on the captions). ``network`` and ``weights`` are the data module's. ``weights_root`` is the
-    data root, below which pre-trained weights are looked for; None where a checkpoint brings all weights.
+    Sizes are 0 where the view was not asked for; ``region_count`` is R and ``region_dim`` D of the view
+    ``regions``. ``tokenizer`` is the name or path behind the word pieces (None: fitted on the captions).
+    ``network`` and ``weights`` are the data module's. ``weights_root`` is the data root, below which
+    pre-trained weights are looked for; None where a checkpoint brings all weights. ``dataset_fingerprint`` is
+    the corpus's.
     """
 
     n_train_images: int
@@ -98,6 +116,7 @@ class DataSpec:
     multi_label: bool = False
     feature_dim: int = 0
     region_dim: int = 0
+    region_count: int = 0
     bow_dim: int = 0
     vocabulary_size: int = 0
     wordpiece_vocabulary_size: int = 0
@@ -107,6 +126,7 @@ class DataSpec:
     network: str | None = None
     weights: str = "auto"
     weights_root: str | None = None
+    dataset_fingerprint: str = ""
 
 
 def require(view: Tensor | None, name: str) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossmodal_bench.data.images import ImageSource
+from crossmodal_bench.data.regions import RegionSource
 from crossmodal_bench.errors import BadInput
 
 SPLITS = ("train", "val", "test")
@@ -37,6 +38,7 @@ class Corpus:
         identities: (N,) which person or species each image shows, where several images show the same one;
             None where every image is an identity of its own. No identity stands in two splits.
         images: where the pixels come from, or None.
+        regions: where the regions of N images come from that the data set gives, or None.
         image_features: (N, D) features that the data set gives, or None.
         text_features: (M, D) text features that the data set gives, or None.
         skipped: names of the images that were left out because they could not be read.
@@ -54,6 +56,7 @@ class Corpus:
     label_rule: str = ""
     identities: NDArray[np.int64] | None = None
     images: ImageSource | None = None
+    regions: RegionSource | None = None
     image_features: NDArray[np.float32] | None = None
     text_features: NDArray[np.float32] | None = None
     source: str = field(default="", compare=False)
@@ -106,6 +109,7 @@ class Corpus:
             labels=None if self.labels is None else self.labels[keep_image],
             identities=None if self.identities is None else self.identities[keep_image],
             images=None if self.images is None else self.images.subset(kept),
+            regions=None if self.regions is None else self.regions.subset(kept),
             image_features=None if self.image_features is None else self.image_features[keep_image],
             text_features=None if self.text_features is None else self.text_features[keep_caption],
         )
@@ -166,6 +170,7 @@ class Corpus:
             if array is not None:
                 digest.update(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
         digest.update((self.images.fingerprint() if self.images is not None else "").encode())
+        digest.update((self.regions.fingerprint() if self.regions is not None else "").encode())
         return digest.hexdigest()[:16]
 
 
@@ -218,6 +223,7 @@ def _check(corpus: Corpus) -> None:
     for what, array, rows in (
         ("labels", corpus.labels, n),
         ("identities", corpus.identities, n),
+        ("regions", corpus.regions, n),
         ("image features", corpus.image_features, n),
         ("text features", corpus.text_features, m),
     ):

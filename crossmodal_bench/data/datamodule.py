@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,19 +18,32 @@ from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets import DatasetReader
 from crossmodal_bench.data.derived import (
     bags_of_words,
+    check_words,
+    described_labels,
     identity_numbers,
+    image_features,
+    image_regions,
+    joined_sources,
     lacking,
     train_captions,
     training_labels,
 )
-from crossmodal_bench.data.features import FeatureSource, Progress, extract_features
+from crossmodal_bench.data.features import Extracted, FeatureStore, Progress, extract_features
 from crossmodal_bench.data.images import unreadable
-from crossmodal_bench.data.loader import BatchLoader, BatchOrder
+from crossmodal_bench.data.loader import BatchLoader, BatchOrder, Phase, PhaseOrder
 from crossmodal_bench.data.pixels import Augmentation, ImageFit
 from crossmodal_bench.data.text import TextSettings, Vocabulary
-from crossmodal_bench.data.views import VIEWS, ImageDataset, PairDataset, TextDataset, Views
+from crossmodal_bench.data.views import (
+    VIEWS,
+    GroupDataset,
+    ImageDataset,
+    PairDataset,
+    PhasedDataset,
+    TextDataset,
+    Views,
+)
 from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
-from crossmodal_bench.errors import BadInput, nearest
+from crossmodal_bench.errors import BadInput, MissingInput, nearest
 
 
 class CrossModalDataModule(pl.LightningDataModule):
@@ -50,8 +63,10 @@ class CrossModalDataModule(pl.LightningDataModule):
         validation: share of train held out for validation (stratified) where the data set has no such split.
         text: how sentences become numbers.
         network: image network for the view ``features`` where the data set gives none, or instead of its own;
-            also of methods that train on pixels and name none.
-        weights: see crossmodal_bench.backbones.load_backbone.
+            also of a grid of regions, and of methods that train on pixels and name none.
+        weights: see crossmodal_bench.backbones.load_backbone; of a detector, too.
+        regions: ``auto``: the data set's own, or those of its folder ``*_precomp``; ``grid``, ``detector``:
+            extracted on first use, see crossmodal_bench.data.features.
         image_size, image_fit: of pixels, and for extraction; see crossmodal_bench.data.pixels.
         augmentation: of training pixels; extracted features have none.
         on_bad_image: ``fail`` or ``skip`` where an image cannot be decoded.
@@ -71,6 +86,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         text: TextSettings = TextSettings(),
         network: str | None = None,
         weights: str = "auto",
+        regions: Literal["auto", "grid", "detector"] = "auto",
         image_size: int = 224,
         image_fit: ImageFit = "crop",
         augmentation: Augmentation = "none",
@@ -86,11 +102,13 @@ class CrossModalDataModule(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.sampling = batch_size, eval_batch_size, sampling
         self.seed, self.num_workers, self.validation, self.text = seed, num_workers, validation, text
         self.network, self.weights, self.on_bad_image = network, weights, on_bad_image
+        self.regions: Literal["auto", "grid", "detector"] = regions
         self.image_size, self.image_fit, self.augmentation = image_size, image_fit, augmentation
         self.progress: Progress | None = None
         self.test_split = "test"
         self.cut_captions = 0
-        self.feature_source: FeatureSource | None = None
+        self.steps_per_phase: int | None = None
+        self.feature_source: dict[str, Any] | None = None
         self._corpus: Corpus | None = None
         self._views: Views | None = None
         self._required: frozenset[str] | None = None
@@ -143,8 +161,8 @@ class CrossModalDataModule(pl.LightningDataModule):
         if self._spec is not None and self._required == frozenset(requires):
             return self._spec
         corpus = self.corpus
-        if why := lacking(corpus, requires):
-            raise BadInput(why)
+        if why := lacking(corpus, requires, self.regions):
+            raise MissingInput(why)
         views = Views(corpus, image_size=self.image_size, image_fit=self.image_fit)
         spec = DataSpec(
             len(corpus.image_rows("train")),
@@ -152,21 +170,25 @@ class CrossModalDataModule(pl.LightningDataModule):
             network=self.network,
             weights=self.weights,
             weights_root=str(self.root),
+            dataset_fingerprint=corpus.fingerprint,
         )
+        made_by: list[dict[str, Any]] = []
         if "pixels" in requires:
             views.pixels = True
         if "regions" in requires:
-            regions = getattr(corpus.images, "regions", None)
-            views.regions = regions
-            assert regions is not None
-            spec = replace(spec, region_dim=regions(0).shape[1])
+            views.regions, source = image_regions(corpus, self.regions, self.extract)
+            made_by += source
+            spec = replace(spec, region_dim=views.regions.dim, region_count=views.regions.count)
         if "features" in requires:
-            views.features = self._features()
+            views.features, source = image_features(corpus, self.network, self.extract)
+            made_by += source
             spec = replace(spec, feature_dim=views.features.shape[1])
         if "words" in requires:
-            views.vocabulary = Vocabulary.fit(train_captions(corpus), self.text.min_count)
+            views.vocabulary = Vocabulary.fit(train_captions(corpus), self.text.min_count, self.text.words)
             # Encoded now, so that loader processes share the ids.
             assert views.words is not None
+            if self.text.unknown_captions == "fail":
+                check_words(corpus, views.words)
             spec = replace(spec, vocabulary_size=len(views.vocabulary))
         if "wordpieces" in requires:
             spec = replace(spec, **self._encode_wordpieces(views))
@@ -180,6 +202,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         if "identities" in requires:
             views.identities, n = identity_numbers(corpus)
             spec = replace(spec, n_identities=n)
+        self.feature_source = joined_sources(made_by)
         self._views, self._spec, self._required = views, spec, frozenset(requires)
         return spec
 
@@ -200,9 +223,21 @@ class CrossModalDataModule(pl.LightningDataModule):
         }
 
     def train_dataloader(self) -> BatchLoader:
-        """Shuffled pairs."""
-        dataset = PairDataset(self.views, "train", self.sampling, self.seed, self.augmentation)
-        return self._loader(dataset, self.batch_size, shuffle=True)
+        """Shuffled batches of what the method trains on, phase after phase; pairs, for most methods."""
+        phases: tuple[Phase, ...] = ("pairs",)
+        if self.trainer is not None:
+            phases = self.trainer.lightning_module.phases  # type: ignore[assignment]
+        parts: dict[Phase, PairDataset | GroupDataset] = {
+            phase: PairDataset(self.views, "train", self.sampling, self.seed, self.augmentation)
+            if phase == "pairs"
+            else GroupDataset(self.views, "train", self.seed)
+            for phase in phases
+        }
+        orders = {
+            phase: self._order(part, self.batch_size, shuffle=True, once=phase == "groups")
+            for phase, part in parts.items()
+        }
+        return self._loaded(PhasedDataset(parts), PhaseOrder(orders), training=True)
 
     def val_dataloader(self) -> list[BatchLoader]:
         """Images once each, captions once each; no loader where there is no validation split."""
@@ -217,71 +252,56 @@ class CrossModalDataModule(pl.LightningDataModule):
         if not len(self.corpus.image_rows(split)):
             return []
         return [
-            self._loader(dataset, self.eval_batch_size, shuffle=False)
+            self._loaded(dataset, self._order(dataset, self.eval_batch_size, shuffle=False), training=False)
             for dataset in (ImageDataset(self.views, split), TextDataset(self.views, split))
         ]
 
     def describe(self) -> dict[str, Any]:
         """What a record says about the data."""
         corpus = self.corpus
-        labels: dict[str, Any] = {
-            "kind": corpus.label_kind,
-            "count": corpus.n_labels,
-            "rule": corpus.label_rule,
-        }
-        if self._views is not None and self._views.labels is not None and corpus.labels is None:
-            count = self._views.labels.shape[1]
-            rule = (
-                f"the {count} most frequent content words of the training captions; they serve training only"
-            )
-            labels = {"kind": "content words", "count": count, "rule": rule}
         return {
             "fingerprint": corpus.fingerprint,
             "counts": corpus.counts(),
-            "labels": labels,
+            "labels": described_labels(corpus, None if self._views is None else self._views.labels),
             "skipped_images": list(corpus.skipped),
             "cut_captions": self.cut_captions,
-            "features": None if self.feature_source is None else asdict(self.feature_source),
+            "features": self.feature_source,
         }
 
-    def _loader(self, dataset: Any, batch_size: int, *, shuffle: bool) -> BatchLoader:
+    def _order(self, dataset: Any, batch_size: int, *, shuffle: bool, once: bool = False) -> BatchOrder:
         rank, world = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         )
-        order = BatchOrder(
-            len(dataset), batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world
+        return BatchOrder(
+            len(dataset),
+            batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=rank,
+            world_size=world,
+            once=once,
+            limit=self.steps_per_phase if shuffle else None,
         )
+
+    def _loaded(self, dataset: Any, order: BatchOrder | PhaseOrder, *, training: bool) -> BatchLoader:
         workers = self.num_workers
         on_gpu = torch.cuda.is_available()
         if workers is None:
             workers = min(os.cpu_count() or 1, 8) if on_gpu and self.views.pixels else 0
-        return BatchLoader(dataset, order, workers if shuffle or self.views.pixels else 0, on_gpu)
+        return BatchLoader(dataset, order, workers if training or self.views.pixels else 0, on_gpu)
 
-    def _must_extract(self) -> bool:
-        return self.network is not None or self.corpus.image_features is None
+    def extract(self, kind: Extracted | None = None, **settings: Any) -> FeatureStore:
+        """The store of the images' features, or of their regions of a kind; made where it is not there yet.
 
-    def _features(self) -> Any:
-        corpus = self.corpus
-        if not self._must_extract():
-            return corpus.image_features
-        if corpus.images is None and corpus.image_features is not None:
-            raise BadInput(
-                f"{corpus.name} has no images to run '{self.network}' on; "
-                "leave NETWORK out to use the features that it gives"
-            )
-        if self.network is None:
-            raise BadInput(
-                f"{corpus.name} gives no image features; name a network to extract them with (NETWORK=...)"
-            )
-        store = extract_features(
-            corpus,
+        ``settings`` go to crossmodal_bench.data.features.extract_features, which says what is raised.
+        """
+        given = {"image_size": self.image_size, "image_fit": self.image_fit, "progress": self.progress}
+        return extract_features(
+            self.corpus,
             self.cache,
             self.network,
             self.weights,
             data_root=self.root,
-            image_size=self.image_size,
-            image_fit=self.image_fit,
-            progress=self.progress,
+            regions=kind,
+            **{**given, **settings},
         )
-        self.feature_source = store.source
-        return store.array()

@@ -1,20 +1,24 @@
-"""What views need and a data set may not give: bags of words, labels, numbers of identities."""
+"""What views need and a data set may not give: features, regions, bags of words, labels, identities."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.data.text import BagOfWords, content_word_labels
+from crossmodal_bench.data.features import Extracted, FeatureStore
+from crossmodal_bench.data.regions import RegionSource
+from crossmodal_bench.data.text import SPECIAL, BagOfWords, content_word_labels
+from crossmodal_bench.data.tokens import TokenRows
 from crossmodal_bench.errors import BadInput
 
+Extract = Callable[[Extracted | None], FeatureStore]
 NEEDS: dict[str, tuple[str, Callable[[Corpus], object]]] = {
     "pixels": ("images", lambda corpus: corpus.images),
-    "regions": ("regions of its images", lambda corpus: getattr(corpus.images, "regions", None)),
     "features": (
         "image features, nor images to extract them from",
         lambda corpus: corpus.images if corpus.image_features is None else True,
@@ -33,12 +37,89 @@ NEEDS: dict[str, tuple[str, Callable[[Corpus], object]]] = {
 """What each view is made of, in words, and where a corpus has it."""
 
 
-def lacking(corpus: Corpus, requires: Collection[str]) -> str:
-    """Why the views cannot be built, in one sentence; empty where they can."""
+def lacking(corpus: Corpus, requires: Collection[str], regions: str = "auto") -> str:
+    """Why the views cannot be built, in one sentence; empty where they can.
+
+    ``regions`` is the data module's word for where they come from.
+    """
+    if "regions" in requires and (why := _no_regions(corpus, regions)):
+        return why
     for view, (what, of) in NEEDS.items():
         if view in requires and of(corpus) is None:
             return f"{corpus.name} has no {what}: the view '{view}' cannot be built from it"
     return ""
+
+
+def _no_regions(corpus: Corpus, regions: str) -> str:
+    if (corpus.regions if regions == "auto" else corpus.images) is not None:
+        return ""
+    if regions != "auto":
+        instead = "; set data.regions to auto to use its own" if corpus.regions is not None else ""
+        return f"{corpus.name} has no images to extract regions from{instead}"
+    if corpus.images is None:
+        return f"{corpus.name} has no regions of its images: the view 'regions' cannot be built from it"
+    return (
+        f"{corpus.name} has no regions of its images; put a folder *_precomp beside them, as SCAN's authors "
+        "published theirs, or set data.regions to grid or detector (crossmodal-bench extract "
+        f"{corpus.name} --regions grid --network mobilenet_v2 extracts them beforehand)"
+    )
+
+
+def image_features(corpus: Corpus, network: str | None, extract: Extract) -> tuple[Any, list[dict[str, Any]]]:
+    """(N, D): the data set's own, or those of a network where one is named, and what made them, if it did."""
+    if network is None and corpus.image_features is not None:
+        return corpus.image_features, []
+    if corpus.images is None:
+        raise BadInput(
+            f"{corpus.name} has no images to run '{network}' on; "
+            "leave NETWORK out to use the features that it gives"
+        )
+    if network is None:
+        raise BadInput(
+            f"{corpus.name} gives no image features; name a network to extract them with (NETWORK=...)"
+        )
+    store = extract(None)
+    return store.array(), [asdict(store.source)]
+
+
+def image_regions(
+    corpus: Corpus, kind: Literal["auto", "grid", "detector"], extract: Extract
+) -> tuple[RegionSource, list[dict[str, Any]]]:
+    """The data set's own regions, or extracted ones, and what made them, unless it draws its own."""
+    if kind != "auto":
+        store = extract(kind)
+        return store.regions(), [asdict(store.source)]
+    regions = corpus.regions
+    assert regions is not None
+    source = {
+        "regions": "precomputed",
+        "count": regions.count,
+        "dim": regions.dim,
+        "network": "precomputed",
+        "weights": regions.origin,
+        "weights_sha256": regions.fingerprint()[:16],
+    }
+    return regions, [source] if regions.origin else []
+
+
+def joined_sources(sources: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What made the regions and the features of a record: the first, with the second under ``pooled``."""
+    if not sources:
+        return None
+    first, *others = sources
+    return {**first, "pooled": others[0]} if others else first
+
+
+def check_words(corpus: Corpus, captions: TokenRows) -> None:
+    """Raise BadInput for a caption in which no word is one of the vocabulary's."""
+    known = np.add.reduceat(captions.ids >= len(SPECIAL), captions.starts[:-1], dtype=np.int64)
+    bad = np.flatnonzero(known == 0)
+    if len(bad):
+        raise BadInput(
+            f"{corpus.name}: caption '{corpus.caption_ids[int(bad[0])]}' has no word of the vocabulary "
+            f"({len(bad)} such caption{'s' * (len(bad) > 1)} in all); lower data.text.min_count, mend the "
+            "caption, or set data.text.unknown_captions to keep"
+        )
 
 
 def train_captions(corpus: Corpus) -> list[str]:
@@ -70,6 +151,15 @@ def training_labels(corpus: Corpus, content_labels: int) -> NDArray[np.int64]:
     if not names:
         raise BadInput(f"{corpus.name}: the training captions hold no content word; give the images labels")
     return labels
+
+
+def described_labels(corpus: Corpus, labels: NDArray[np.int64] | None) -> dict[str, Any]:
+    """What a record says of the labels: the data set's, or those of ``training_labels`` where it has none."""
+    if labels is None or corpus.labels is not None:
+        return {"kind": corpus.label_kind, "count": corpus.n_labels, "rule": corpus.label_rule}
+    count = labels.shape[1]
+    rule = f"the {count} most frequent content words of the training captions; they serve training only"
+    return {"kind": "content words", "count": count, "rule": rule}
 
 
 def identity_numbers(corpus: Corpus) -> tuple[NDArray[np.int64], int]:

@@ -1,4 +1,4 @@
-"""Image features of a frozen network: extracted once, resumable, memory-mapped, named by what made them."""
+"""Image features and regions of a frozen network: extracted once, resumable, named by what made them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,25 +19,39 @@ from torch import Tensor, nn
 
 from crossmodal_bench.backbones import BackboneSource, load_backbone
 from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.detector import load_detector
 from crossmodal_bench.data.images import ImageSource
-from crossmodal_bench.data.pixels import ImageFit, normalised_pixels
+from crossmodal_bench.data.pixels import ImageFit, normalised_pixels, plain_pixels
+from crossmodal_bench.data.regions import RegionFiles
 from crossmodal_bench.errors import BadInput
 
+Extracted = Literal["grid", "detector"]
+GRID, BOXES = 6, 36
+"""Regions: the last feature map averaged in 6 x 6 cells, or an object detector's 36 best boxes."""
 Progress = Callable[[int, int], None]
 """Told (images done, images in all) after each batch."""
 
 
 @dataclass(frozen=True)
 class FeatureSource(BackboneSource):
-    """What made a feature store; part of every record."""
+    """What made a feature store; part of every record.
 
-    image_size: int
-    image_fit: ImageFit
+    ``image_size`` and ``image_fit`` are None where images were taken at their own size. ``regions``: which
+    kind, None for one vector per image; ``count``: vectors per image.
+    """
+
+    image_size: int | None
+    image_fit: ImageFit | None
+    regions: Extracted | None = None
+    count: int = 1
 
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """(N, D) float32 features on a disk, opened as a read-only memory map."""
+    """(N, D) float32 features, or (N, R, D) of regions, on a disk, opened as a read-only memory map.
+
+    Beside regions of a detector, ``.boxes.npy`` has their boxes: (N, R, 4) as x1, y1, x2, y2 in 0..1.
+    """
 
     path: Path
     source: FeatureSource
@@ -45,14 +60,27 @@ class FeatureStore:
         """The memory map; workers share its pages."""
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
+    def regions(self) -> RegionFiles:
+        """The regions of the images, in the corpus's order."""
+        return RegionFiles.whole(self.path)
+
+    def shapes(self, n: int) -> dict[str, tuple[int, ...]]:
+        """Suffixes and shapes of the files for ``n`` images, in the order in which the network gives them."""
+        per_image = () if self.source.regions is None else (self.source.count,)
+        shapes: dict[str, tuple[int, ...]] = {".npy": (n, *per_image, self.source.dim)}
+        if self.source.regions == "detector":
+            shapes[".boxes.npy"] = (n, *per_image, 4)
+        return shapes
+
 
 def extract_features(
     corpus: Corpus,
     cache: Path,
-    network: str,
+    network: str | None,
     weights: str = "auto",
     *,
     data_root: Path,
+    regions: Extracted | None = None,
     image_size: int = 224,
     image_fit: ImageFit = "crop",
     batch_size: int = 32,
@@ -67,26 +95,35 @@ def extract_features(
     Args:
         corpus: with pixels.
         cache: folder of the stores.
-        network, weights: see crossmodal_bench.backbones.load_backbone.
+        network, weights: see crossmodal_bench.backbones.load_backbone; a detector's network is given.
         data_root: where weights are looked for.
-        image_size, image_fit: see crossmodal_bench.data.pixels.normalised_pixels.
-        batch_size: images at a time.
+        regions: which kind to extract; None for one vector per image.
+        image_size, image_fit: see crossmodal_bench.data.pixels.normalised_pixels; a detector takes images as
+            they are.
+        batch_size: images at a time; a detector takes one, whose regions must not depend on its neighbours.
         device: where the network runs.
         progress: told how far it is.
 
     Raises:
-        BadInput: no pixels, unusable weights, an unreadable image, or features that are not finite.
+        BadInput: no pixels, no network, unusable weights, an unreadable image, or features that are not
+            finite.
     """
     if corpus.images is None:
         raise BadInput(
             f"{corpus.name} has no images to extract features from; it comes with features of its own"
         )
-    module, backbone = load_backbone(network, weights, data_root)
-    source = FeatureSource(**asdict(backbone), image_size=image_size, image_fit=image_fit)
-    fit = "" if image_fit == "crop" else f"-{image_fit}"
-    name = f"{corpus.fingerprint}-{network}-{source.weights_sha256}-{image_size}{fit}"
-    name = re.sub(r"[^\w.-]", "_", name)
-    store = FeatureStore(cache / "features" / f"{name}.npy", source)
+    if regions == "detector":
+        module, backbone = load_detector(weights, data_root, BOXES)
+        source = FeatureSource(**asdict(backbone), image_size=None, image_fit=None)
+        source, batch_size = replace(source, regions=regions, count=BOXES), 1
+    elif network is None:
+        raise BadInput(f"{corpus.name}: no network is named to extract with; give NETWORK or data.network")
+    else:
+        module, backbone = load_backbone(network, weights, data_root, GRID if regions == "grid" else None)
+        source = FeatureSource(**asdict(backbone), image_size=image_size, image_fit=image_fit)
+        if regions == "grid":
+            source = replace(source, regions=regions, count=GRID**2)
+    store = FeatureStore(cache / "features" / f"{_name(corpus.fingerprint, source)}.npy", source)
     if not store.path.is_file():
         try:
             with _alone(store.path):
@@ -98,6 +135,14 @@ def extract_features(
                 "free space or choose another RUNS folder"
             ) from error
     return store
+
+
+def _name(fingerprint: str, source: FeatureSource) -> str:
+    parts = [fingerprint, source.network, source.weights_sha256]
+    parts += [] if source.image_size is None else [str(source.image_size)]
+    parts += [] if source.image_fit in (None, "crop") else [str(source.image_fit)]
+    parts += [] if source.regions is None else [f"{source.regions}{source.count}"]
+    return re.sub(r"[^\w.-]", "_", "-".join(parts))
 
 
 @contextmanager
@@ -118,11 +163,15 @@ def _extract(
     device: str,
     progress: Progress | None,
 ) -> None:
-    partial, note = store.path.with_suffix(".partial"), store.path.with_suffix(".json")
-    shape = (len(images), store.source.dim)
+    shapes, note = store.shapes(len(images)), store.path.with_suffix(".json")
+    partial = [store.path.with_suffix(suffix.replace("npy", "partial")) for suffix in shapes]
     # The note is written after its rows are flushed: what it counts is on the disk.
-    done = int(json.loads(note.read_text())["done"]) if note.is_file() and partial.is_file() else 0
-    features = np.lib.format.open_memmap(partial, mode="r+" if done else "w+", dtype=np.float32, shape=shape)
+    begun = all(path.is_file() for path in (note, *partial))
+    done = int(json.loads(note.read_text())["done"]) if begun else 0
+    arrays: list[Any] = [
+        np.lib.format.open_memmap(path, mode="r+" if done else "w+", dtype=np.float32, shape=shape)
+        for path, shape in zip(partial, shapes.values(), strict=True)
+    ]
     loader = torch.utils.data.DataLoader(
         _Pixels(images, store.source, done),
         batch_size=batch_size,
@@ -132,19 +181,23 @@ def _extract(
         generator=torch.Generator(),
     )
     for pixels in loader:
-        rows = module(pixels.to(device)).float().cpu()
-        if not torch.isfinite(rows).all():
+        found = module(pixels.to(device))
+        given = [one.float().cpu() for one in (found if isinstance(found, tuple) else (found,))]
+        if not all(torch.isfinite(one).all() for one in given):
             raise BadInput(
                 f"{store.source.network} gives non-finite features from row {done}; check its weights"
             )
-        features[done : done + len(rows)] = rows.numpy()
-        done += len(rows)
-        features.flush()
+        for array, rows in zip(arrays, given, strict=True):
+            array[done : done + len(rows)] = rows.numpy()
+            array.flush()
+        done += len(pixels)
         _write_atomic(note, json.dumps({"done": done, **asdict(store.source)}))
         if progress is not None:
             progress(done, len(images))
-    del features
-    os.replace(partial, store.path)
+    del arrays
+    # The store's own file last: where it is, the others are.
+    for path, suffix in reversed(list(zip(partial, shapes, strict=True))):
+        os.replace(path, store.path.with_suffix(suffix))
 
 
 class _Pixels(torch.utils.data.Dataset[Tensor]):
@@ -155,7 +208,8 @@ class _Pixels(torch.utils.data.Dataset[Tensor]):
         return len(self.images) - self.start
 
     def __getitem__(self, i: int) -> Tensor:
-        return normalised_pixels(self.images[self.start + i], self.source.image_size, self.source.image_fit)
+        image, size, fit = self.images[self.start + i], self.source.image_size, self.source.image_fit
+        return plain_pixels(image) if size is None or fit is None else normalised_pixels(image, size, fit)
 
 
 def _write_atomic(path: Path, text: str) -> None:

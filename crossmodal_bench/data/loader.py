@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, pairwise
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+Phase = Literal["pairs", "groups"]
+"""What a part of an epoch trains on: image-caption pairs, or images with all their captions."""
 
 
 class BatchRows(NamedTuple):
@@ -16,6 +20,7 @@ class BatchRows(NamedTuple):
 
     epoch: int
     rows: NDArray[np.int64]
+    phase: Phase = "pairs"
 
 
 class BatchOrder(Sampler[BatchRows]):
@@ -25,13 +30,31 @@ class BatchOrder(Sampler[BatchRows]):
     pair). Every rank yields the same number of batches: the order is padded by wrapping around to a multiple
     of the world size and rank r takes positions r, r + world, ... Evaluation drops what padding repeats by
     id.
+
+    Args:
+        n: rows.
+        batch_size: rows of a batch.
+        shuffle: whether this is training.
+        seed: of the shuffling.
+        rank, world_size: which process this is, of how many.
+        once: no row twice, whatever the world size, and all of them: batches of almost the same size.
+        limit: yield at most so many batches (to time a few).
     """
 
     def __init__(
-        self, n: int, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        n: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        once: bool = False,
+        limit: int | None = None,
     ) -> None:
         self.n, self.batch_size, self.shuffle, self.seed = n, batch_size, shuffle, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.once, self.limit = rank, world_size, once, limit
         self.epoch = 0
         self.start = 0
 
@@ -40,20 +63,61 @@ class BatchOrder(Sampler[BatchRows]):
         self.epoch = epoch
 
     def __len__(self) -> int:
+        return self.whole if self.limit is None else min(self.whole, self.limit)
+
+    @property
+    def whole(self) -> int:
+        """How many batches there are without ``limit``."""
         mine = -(-self.n // self.world_size)
         batches, rest = divmod(mine, self.batch_size)
+        if self.once:
+            return min(batches + (rest > 0), self.n // self.world_size)
         return batches + (rest > 1 or (rest == 1 and (not self.shuffle or batches == 0)))
 
     def __iter__(self) -> Iterator[BatchRows]:
         order = np.arange(self.n)
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
+        start, self.start = self.start, 0
+        if self.once:
+            mine = np.array_split(order[self.rank :: self.world_size], max(self.whole, 1))
+            for rows in mine[start : len(self)]:
+                yield BatchRows(self.epoch, rows)
+            return
         order = np.resize(order, -(-self.n // self.world_size) * self.world_size)[
             self.rank :: self.world_size
         ]
-        start, self.start = self.start, 0
         for batch in range(start, len(self)):
             yield BatchRows(self.epoch, order[batch * self.batch_size : (batch + 1) * self.batch_size])
+
+
+class PhaseOrder(Sampler[BatchRows]):
+    """The batches of several orders, one order after the other in every epoch.
+
+    Args:
+        orders: an order for each phase, as they follow.
+    """
+
+    def __init__(self, orders: Mapping[Phase, BatchOrder]) -> None:
+        self.orders = dict(orders)
+        self.seed = next(iter(self.orders.values())).seed
+        self.start = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        for order in self.orders.values():
+            order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.orders.values()))
+
+    def __iter__(self) -> Iterator[BatchRows]:
+        skip, self.start = self.start, 0
+        for phase, order in self.orders.items():
+            order.start = min(skip, len(order))
+            skip -= order.start
+            for batch in order:
+                yield batch._replace(phase=phase)
 
 
 class BatchLoader(DataLoader[Any]):
@@ -61,10 +125,18 @@ class BatchLoader(DataLoader[Any]):
 
     Lightning saves ``state_dict`` in checkpoints and restores it; without it, a resumed epoch would start
     over at its first batch.
+
+    Attributes:
+        ahead: told each batch and the one that follows it, right before the former is handed out: what can be
+            fetched for the latter is then fetched beside the step.
     """
 
     def __init__(
-        self, dataset: Dataset[Any], order: BatchOrder, num_workers: int = 0, pin_memory: bool = False
+        self,
+        dataset: Dataset[Any],
+        order: BatchOrder | PhaseOrder,
+        num_workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         # A generator of its own: the default would draw a number from the global one at every epoch.
         super().__init__(
@@ -78,11 +150,22 @@ class BatchLoader(DataLoader[Any]):
         )
         self.order = order
         self.done = 0
+        self.ahead: Callable[[Any, Any], None] | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.done = self.order.start
-        for batch in super().__iter__():
+        batches: Iterator[Any] = super().__iter__()
+        if self.ahead is not None:
+            batches = self._looking_ahead(batches)
+        for batch in batches:
             self.done += 1
+            yield batch
+
+    def _looking_ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
+        assert self.ahead is not None
+        for batch, following in pairwise(chain(batches, [None])):
+            if following is not None:
+                self.ahead(batch, following)
             yield batch
 
     def state_dict(self) -> dict[str, int]:

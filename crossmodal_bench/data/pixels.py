@@ -31,6 +31,11 @@ def normalised_pixels(image: Image.Image, size: int, fit: ImageFit = "crop") -> 
     return _cut(resized, left, top, size)
 
 
+def plain_pixels(image: Image.Image) -> Tensor:
+    """(3, H, W) of an RGB picture at its own size, 0 to 1."""
+    return torch.from_numpy(np.array(image, dtype=np.float32) / 255).permute(2, 0, 1)
+
+
 def augmented_pixels(
     image: Image.Image, size: int, fit: ImageFit, how: Augmentation, rng: np.random.Generator
 ) -> Tensor:

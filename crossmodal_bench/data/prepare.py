@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datamodule import CrossModalDataModule
 from crossmodal_bench.data.derived import train_captions
-from crossmodal_bench.data.features import extract_features
 from crossmodal_bench.data.images import unreadable
 from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.errors import BadInput
@@ -40,7 +40,7 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
                 line += f", {len(np.unique(corpus.identities[corpus.image_rows(split)]))} identities"
             yield line
     if corpus.captions is not None:
-        words = Vocabulary.fit(train_captions(data.corpus), min_count)
+        words = Vocabulary.fit(train_captions(data.corpus), min_count, data.text.words)
         kept = f"words with at least {min_count} occurrences, 4 special tokens"
         yield f"  vocabulary {len(words)} entries ({kept})"
     for what, array in (("image features", corpus.image_features), ("text features", corpus.text_features)):
@@ -52,30 +52,36 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
         else "none: content words will serve"
     )
     yield f"  labels {rule}"
-    yield f"  images {'readable, all of them' if corpus.images is not None else 'none: features only'}"
+    without = "none: regions only" if corpus.regions is not None else "none: features only"
+    yield f"  images {'readable, all of them' if corpus.images is not None else without}"
+    yield f"  regions {_regions(corpus)}"
     if corpus.skipped:
         yield f"  skipped {len(corpus.skipped)} unreadable: {', '.join(corpus.skipped)}"
     yield f"  fingerprint {corpus.fingerprint}"
 
 
+def _regions(corpus: Corpus) -> str:
+    if corpus.regions is not None:
+        where = f"of {corpus.regions.origin}" if corpus.regions.origin else "given by the data set"
+        return f"{corpus.regions.count} per image, {corpus.regions.dim} wide, {where}"
+    return "none" if corpus.images is None else "none: data.regions grid or detector extracts them"
+
+
 def extract(data: CrossModalDataModule, batch_size: int = 32, device: str = "auto") -> str:
-    """Extract the data module's features with a progress bar; the sentence that says where they are."""
+    """Extract the data module's features, or its regions where they are not its own, with a progress bar.
+
+    Returns the sentence that says where they are.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    assert data.network is not None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar:
-        task = bar.add_task(data.network, total=len(data.corpus.image_ids))
-        store = extract_features(
-            data.corpus,
-            data.cache,
-            data.network,
-            data.weights,
-            data_root=data.root,
-            image_size=data.image_size,
-            image_fit=data.image_fit,
+        what = None if data.regions == "auto" else data.regions
+        task = bar.add_task(data.network or what or "", total=len(data.corpus.image_ids))
+        store = data.extract(
+            what,
             batch_size=batch_size,
             device=device,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -83,4 +89,5 @@ def extract(data: CrossModalDataModule, batch_size: int = 32, device: str = "aut
         bar.update(task, completed=len(data.corpus.image_ids))
     source = store.source
     made_by = f"{source.network}, weights {source.weights} ({source.weights_sha256})"
-    return f"{store.path}: {len(data.corpus.image_ids)} x {source.dim}, {made_by}"
+    shape = store.shapes(len(data.corpus.image_ids))[".npy"]
+    return f"{store.path}: {' x '.join(map(str, shape))}, {made_by}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse
@@ -14,7 +16,8 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
 from crossmodal_bench.errors import BadInput
 
-PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
+PAD, UNKNOWN, START, END = SPECIAL = "<pad>", "<unk>", "<start>", "<end>"
+Words = Literal["plain", "treebank"]
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
@@ -28,12 +31,18 @@ class TextSettings:
         tokenizer: a Hugging Face name or local path for word pieces, of the language model too where a
             method has one; or None: a WordPiece vocabulary made from the training captions.
         content_labels: how many content words serve as labels where a data set has none.
+        words: what a word of the view ``words`` is. ``plain``: letters and digits, see ``tokenize``;
+            ``treebank``: NLTK's, punctuation included, as in the code of SCAN and its followers.
+        unknown_captions: ``fail`` or ``keep`` where the view ``words`` has a caption, of any split, without
+            one word of the vocabulary.
     """
 
     min_count: int = 4
     bow_size: int = 3000
     tokenizer: str | None = None
     content_labels: int = 100
+    words: Words = "plain"
+    unknown_captions: Literal["fail", "keep"] = "fail"
 
 
 def tokenize(caption: str) -> list[str]:
@@ -41,20 +50,43 @@ def tokenize(caption: str) -> list[str]:
     return _WORD.findall(caption.lower())
 
 
+def treebank(caption: str) -> list[str]:
+    """Lower-case words and punctuation of a sentence, as NLTK's improved Treebank tokenizer splits them.
+
+    A caption counts as one sentence: NLTK's model that splits sentences is a download.
+    """
+    words: list[str] = _treebank().tokenize(caption.lower())
+    return words
+
+
+@cache
+def _treebank() -> Any:
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
+    return NLTKWordTokenizer()
+
+
+SPLITTERS: dict[Words, Callable[[str], list[str]]] = {"plain": tokenize, "treebank": treebank}
+
+
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words with at least ``min_count`` occurrences, most frequent first, behind four special tokens."""
+    """Words with at least ``min_count`` occurrences, most frequent first, behind four special tokens.
+
+    ``kind``: how captions are split into words, here and in ``encode``.
+    """
 
     words: tuple[str, ...]
+    kind: Words = "plain"
 
     @classmethod
-    def fit(cls, captions: Iterable[str], min_count: int = 4) -> Vocabulary:
+    def fit(cls, captions: Iterable[str], min_count: int = 4, kind: Words = "plain") -> Vocabulary:
         """Count the words of training captions and keep the frequent ones (ties in alphabetical order)."""
-        counts = Counter(word for caption in captions for word in tokenize(caption))
+        counts = Counter(word for caption in captions for word in SPLITTERS[kind](caption))
         kept = sorted(
             (word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word)
         )
-        return cls((PAD, UNKNOWN, START, END, *kept))
+        return cls((*SPECIAL, *kept), kind)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -65,7 +97,7 @@ class Vocabulary:
     def encode(self, caption: str) -> NDArray[np.int64]:
         """(L,) ids with start and end; words below the cut-off become ``<unk>``."""
         index: dict[str, int] = self._index  # type: ignore[attr-defined]
-        ids = [index.get(word, index[UNKNOWN]) for word in tokenize(caption)]
+        ids = [index.get(word, index[UNKNOWN]) for word in SPLITTERS[self.kind](caption)]
         return np.array([index[START], *ids, index[END]], dtype=np.int64)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from crossmodal_bench.data.batch import ImageBatch, PairBatch, TextBatch, long_tensor
+from crossmodal_bench.data.batch import GroupBatch, ImageBatch, PairBatch, TextBatch, long_tensor
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.data.loader import BatchRows
+from crossmodal_bench.data.loader import BatchRows, Phase
 from crossmodal_bench.data.pixels import Augmentation, ImageFit, augmented_pixels, normalised_pixels
+from crossmodal_bench.data.regions import RegionSource
 from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.data.tokens import TokenRows
 
@@ -34,7 +35,7 @@ class Views:
     image_fit: ImageFit = "crop"
     features: Any = None
     """(N, D) array or memory map."""
-    regions: Callable[[int], NDArray[np.float32]] | None = None
+    regions: RegionSource | None = None
     bow: Any = None
     """(M, D) array or sparse matrix."""
     vocabulary: Vocabulary | None = None
@@ -63,7 +64,7 @@ class Views:
             pixels=torch.stack([make(int(one)) for one in positions]) if self.pixels else None,
             regions=None
             if self.regions is None
-            else torch.from_numpy(np.stack([self.regions(int(i)) for i in rows])),
+            else torch.from_numpy(np.stack([self.regions[int(i)] for i in rows])),
             features=None if self.features is None else _float_rows(self.features, rows),
             labels=self._labels(rows),
             identities=None if self.identities is None else long_tensor(self.identities[rows]),
@@ -122,9 +123,7 @@ class PairDataset(Dataset[PairBatch]):
         corpus = views.corpus
         self.rows = corpus.caption_rows(split) if sampling == "caption" else corpus.image_rows(split)
         if sampling == "image":
-            order = np.argsort(corpus.caption_image, kind="stable")
-            starts = np.searchsorted(corpus.caption_image[order], np.arange(len(corpus.image_ids) + 1))
-            self.captions_of = [order[a:b] for a, b in pairwise(starts)]
+            self.captions_of = _captions_of(corpus)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -148,6 +147,53 @@ class PairDataset(Dataset[PairBatch]):
             return augmented_pixels(image, size, fit, self.augmentation, rng)
 
         return PairBatch(self.views.images(images, augmented), self.views.texts(rows))
+
+
+def _captions_of(corpus: Corpus) -> list[Rows]:
+    """The captions of each image."""
+    order = np.argsort(corpus.caption_image, kind="stable")
+    starts = np.searchsorted(corpus.caption_image[order], np.arange(len(corpus.image_ids) + 1))
+    return [order[a:b] for a, b in pairwise(starts)]
+
+
+class GroupDataset(Dataset[GroupBatch]):
+    """Training images with all their captions, a whole batch per item.
+
+    One caption of each is drawn by (seed, epoch, image). Pixels are not augmented.
+    """
+
+    def __init__(self, views: Views, split: str, seed: int) -> None:
+        self.views, self.seed = views, seed
+        self.rows = views.corpus.image_rows(split)
+        self.captions_of = _captions_of(views.corpus)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, batch: BatchRows) -> GroupBatch:
+        rows = self.rows[batch.rows]
+        captions = [self.captions_of[row] for row in rows]
+        counts = np.array([len(one) for one in captions])
+        chosen = [
+            np.random.default_rng([self.seed, batch.epoch, int(row), 2]).integers(count)
+            for row, count in zip(rows, counts, strict=True)
+        ]
+        return GroupBatch(
+            self.views.images(rows),
+            self.views.texts(np.concatenate(captions)),
+            counts=long_tensor(counts),
+            chosen=long_tensor(np.cumsum(counts) - counts + chosen),
+        )
+
+
+class PhasedDataset(Dataset[PairBatch | GroupBatch]):
+    """The data sets of an epoch's phases; a batch comes from the one that its rows are meant for."""
+
+    def __init__(self, parts: Mapping[Phase, PairDataset | GroupDataset]) -> None:
+        self.parts = dict(parts)
+
+    def __getitem__(self, batch: BatchRows) -> PairBatch | GroupBatch:
+        return self.parts[batch.phase][batch]
 
 
 class ImageDataset(Dataset[ImageBatch]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import fakes
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from crossmodal_bench.data import Corpus
+from crossmodal_bench.data.regions import RegionFiles
 from crossmodal_bench.errors import BadInput
 
 UNEVEN = (1, 3, 2, 5, 1, 2, 4, 1, 2, 2, 3)
@@ -86,6 +88,23 @@ def test_without_images_keeps_every_other_pair_together(corpus: Corpus) -> None:
         old = corpus.image_ids.index(name)
         assert left.split[row] == corpus.split[old] and left.labels[row] == corpus.labels[old]
         assert (left.image_features[row] == corpus.image_features[old]).all()
+
+
+def test_regions_are_checked_follow_their_images_and_count_for_the_fingerprint(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    n = len(corpus.image_ids)
+    np.save(tmp_path / "a.npy", np.stack([fakes.regions(row) for row in range(n)]))
+    regions = RegionFiles.whole(tmp_path / "a.npy")
+    full = replace(corpus, regions=regions)
+    assert full.fingerprint != corpus.fingerprint
+    assert full.fingerprint != replace(corpus, regions=regions.subset(np.arange(n)[::-1])).fingerprint
+    left = full.without_images([3, 0])
+    assert left.regions is not None and len(left.regions) == n - 2
+    for row, name in enumerate(left.image_ids):
+        assert np.array_equal(left.regions[row], fakes.regions(corpus.image_ids.index(name)))
+    with pytest.raises(BadInput, match=rf"2 rows of regions for {n} items; the counts must agree"):
+        replace(corpus, regions=regions.subset(np.arange(2)))
 
 
 def test_without_images_may_not_empty_a_split(corpus: Corpus) -> None:

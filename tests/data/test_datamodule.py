@@ -16,9 +16,9 @@ import torch
 
 from crossmodal_bench.bench import experiments
 from crossmodal_bench.data import Corpus, CrossModalDataModule, TextSettings, datamodule
-from crossmodal_bench.data.datasets import DatasetReader, Karpathy, NUSWide10K, Synthetic
+from crossmodal_bench.data.datasets import DatasetReader, Karpathy, NUSWide10K, Precomputed, Synthetic
 from crossmodal_bench.data.views import VIEWS
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.errors import BadInput, MissingInput
 
 PER_IMAGE = (1, 3, 2, 2, 1, 2, 4, 1, 2, 2, 3)
 IMAGE_FIELDS = {name: [name] for name in ("pixels", "regions", "features", "labels", "identities")}
@@ -103,6 +103,8 @@ def test_batches_hold_what_is_required_and_nothing_else(synthetic: Corpus, requi
     }
     for view, (size, tensor) in sizes.items():
         assert size == (tensor.shape[-1] if view in requires else 0)
+    assert spec.region_count == (pair.images.regions.shape[1] if "regions" in requires else 0)
+    assert spec.dataset_fingerprint == synthetic.fingerprint
     assert spec.n_identities == (20 if "identities" in requires else 0)
     assert spec.n_labels == (8 if "labels" in requires else 0) and not spec.multi_label
     for view, size, ids in (
@@ -206,7 +208,8 @@ def test_sizes_that_no_loader_can_use(synthetic: Corpus, name: str, value: int, 
 
 def fitted(corpus: Corpus, **settings: Any) -> dict[str, Any]:
     """Everything that is fitted, in a form that can be compared."""
-    data = module(corpus, text=TextSettings(min_count=1, content_labels=6), **settings)
+    text = TextSettings(min_count=1, content_labels=6, unknown_captions="keep")
+    data = module(corpus, text=text, **settings)
     data.build(["words", "wordpieces", "bow", "labels"])
     views, rows = data.views, data.corpus.caption_rows("train")
     assert views.vocabulary is not None and views.labels is not None and views.wordpieces is not None
@@ -374,6 +377,101 @@ def test_features_of_a_network_and_where_they_come_from(tmp_path: Path) -> None:
     assert source["network"] == "mobilenet_v2" and source["weights"] == "none" and source["image_size"] == 32
     features = next(iter(data.train_dataloader())).images.features
     assert features.shape == (4, 1280) and torch.isfinite(features).all()
+
+
+def test_precomputed_regions_and_where_they_come_from(tmp_path: Path) -> None:
+    fakes.write_precomputed(tmp_path)
+    data = CrossModalDataModule(Precomputed("f30k_precomp"), root=str(tmp_path), batch_size=4)
+    spec = data.build(["regions", "words"])
+    assert (spec.region_count, spec.region_dim) == (4, 7)
+    batch = next(iter(data.train_dataloader()))
+    for row, regions in zip(batch.images.index.tolist(), batch.images.regions.numpy(), strict=True):
+        assert np.array_equal(regions, fakes.regions(row))
+    source = data.describe()["features"]
+    assert len(source.pop("weights_sha256")) == 16
+    assert source == {
+        "regions": "precomputed",
+        "count": 4,
+        "dim": 7,
+        "network": "precomputed",
+        "weights": "f30k_precomp",
+    }
+
+
+def test_a_grid_of_regions_beside_the_pooled_features(tmp_path: Path) -> None:
+    folder = fakes.write_karpathy(tmp_path, entries=fakes.karpathy_entries({"train": 3, "test": 2}, 5))
+    fakes.write_precomputed(folder, rows={"train": range(3), "test": range(3, 5)})
+    settings = {"network": "mobilenet_v2", "weights": "none", "image_size": 32, "batch_size": 4}
+    settings |= {"root": str(tmp_path), "cache": str(tmp_path / "cache")}
+    data = CrossModalDataModule(Karpathy("flickr8k"), regions="grid", **settings)  # type: ignore[arg-type]
+    told: list[tuple[int, int]] = []
+    data.progress = lambda done, total: told.append((done, total))
+    spec = data.build(["features", "regions"])
+    assert (spec.region_count, spec.region_dim, spec.feature_dim) == (36, 1280, 1280)
+    assert told == [(5, 5), (5, 5)]
+    source = data.describe()["features"]
+    assert (source["regions"], source["count"], source["network"]) == ("grid", 36, "mobilenet_v2")
+    assert source["pooled"]["regions"] is None and source["pooled"]["network"] == "mobilenet_v2"
+    images = next(iter(data.train_dataloader())).images
+    assert images.regions.shape == (4, 36, 1280) and images.features.shape == (4, 1280)
+    # A map of one cell, pooled to one vector or spread over a grid.
+    torch.testing.assert_close(images.regions.mean(1), images.features, rtol=1e-4, atol=1e-5)
+    assert data.build(["regions"]).feature_dim == 0 and "pooled" not in data.describe()["features"]
+    data.regions = "auto"
+    data.build(["features", "regions"])
+    source = data.describe()["features"]
+    assert (source["regions"], source["pooled"]["network"]) == ("precomputed", "mobilenet_v2")
+
+
+def test_images_without_regions_say_where_to_get_some(tmp_path: Path) -> None:
+    fakes.write_karpathy(tmp_path)
+    with pytest.raises(MissingInput) as raised:
+        CrossModalDataModule(Karpathy("flickr8k"), root=str(tmp_path)).build(["regions"])
+    assert str(raised.value) == (
+        "flickr8k has no regions of its images; put a folder *_precomp beside them, as SCAN's authors "
+        "published theirs, or set data.regions to grid or detector (crossmodal-bench extract flickr8k "
+        "--regions grid --network mobilenet_v2 extracts them beforehand)"
+    )
+
+
+def test_regions_cannot_be_extracted_without_images(tmp_path: Path) -> None:
+    fakes.write_precomputed(tmp_path)
+    data = CrossModalDataModule(Precomputed("f30k_precomp"), root=str(tmp_path), regions="detector")
+    with pytest.raises(
+        BadInput, match=r"flickr30k has no images to extract regions from; set data\.regions to"
+    ):
+        data.build(["regions"])
+
+
+# ---- words ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_caption_without_a_known_word_is_named(split: str) -> None:
+    corpus = fakes.corpus(per_image=PER_IMAGE)
+    rows = corpus.caption_rows(split)[-2:]
+    corpus = replace(corpus, captions=fakes.replaced(corpus.captions, rows, "Quetzalcoatl?"))
+    with pytest.raises(BadInput) as raised:
+        module(corpus, text=TextSettings(min_count=3)).build(["words"])
+    assert str(raised.value) == (
+        f"fake: caption '{corpus.caption_ids[rows[0]]}' has no word of the vocabulary (2 such captions in "
+        "all); lower data.text.min_count, mend the caption, or set data.text.unknown_captions to keep"
+    )
+    data = module(corpus, text=TextSettings(min_count=3, unknown_captions="keep"))
+    data.build(["words"])
+    assert data.views.words is not None and data.views.words[int(rows[0])].tolist() == [2, 1, 3]
+
+
+def test_a_caption_of_nothing_but_punctuation_has_no_word_unless_it_is_one() -> None:
+    corpus = fakes.corpus()
+    corpus = replace(corpus, captions=fakes.replaced(corpus.captions, np.array([21]), "."))
+    with pytest.raises(
+        BadInput, match=r"caption 'i10#1' has no word of the vocabulary \(1 such caption in all"
+    ):
+        module(corpus, text=TextSettings(min_count=1)).build(["words"])
+    data = module(corpus, text=TextSettings(min_count=1, words="treebank"))
+    assert data.build(["words"]).vocabulary_size > 4
+    assert data.views.vocabulary is not None and "." in data.views.vocabulary.words
 
 
 def test_what_a_record_says_about_the_data(synthetic: Corpus) -> None:

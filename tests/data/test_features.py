@@ -23,6 +23,7 @@ from crossmodal_bench.data.pixels import normalised_pixels
 from crossmodal_bench.errors import BadInput
 
 DIM = 5
+TINY = backbones.Network(backbones._resnet, DIM, backbones._stages, DIM)
 
 
 class Tiny(nn.Module):
@@ -79,7 +80,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     fakes.write_karpathy(tmp_path, entries=fakes.karpathy_entries({"train": 7, "val": 3, "test": 3}))
     made = Bench(Karpathy("flickr8k").read(tmp_path), tmp_path)
     monkeypatch.setattr(torchvision.models, "get_model", made.make)
-    monkeypatch.setitem(backbones.NETWORKS, "resnet18", (backbones._resnet, DIM))
+    monkeypatch.setitem(backbones.NETWORKS, "resnet18", TINY)
     return made
 
 
@@ -125,6 +126,33 @@ def test_a_killed_extraction_goes_on_behind_its_last_batch(bench: Bench, tmp_pat
     assert not list(resumed.path.parent.glob("*.partial"))
 
 
+def test_a_killed_extraction_of_a_grid_goes_on_behind_its_last_batch(bench: Bench, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, total: int) -> None:
+        if done >= 8:
+            raise Killed
+
+    with pytest.raises(Killed):
+        bench.extract(regions="grid", progress=kill)
+    told: list[int] = []
+    store = bench.extract(regions="grid", progress=lambda done, total: told.append(done))
+    assert told == [12, 13]
+    assert (store.source.regions, store.source.count, store.source.dim) == ("grid", 36, DIM)
+    array = store.array()
+    assert array.shape == (13, 36, DIM) and array.dtype == np.float32
+    network, _ = backbones.load_backbone("resnet18", "none", bench.root, grid=6)
+    assert bench.corpus.images is not None
+    with torch.inference_mode():
+        for row in (0, 7, 8, 12):
+            one = network(normalised_pixels(bench.corpus.images[row], 16)[None])[0]
+            np.testing.assert_allclose(array[row], one.numpy(), rtol=1e-4, atol=1e-6)
+    regions = store.regions()
+    assert (len(regions), regions.count, regions.dim) == (13, 36, DIM)
+    assert isinstance(regions.maps[0], np.memmap) and np.array_equal(regions[7], array[7])
+
+
 def test_a_store_that_is_there_is_not_made_again(bench: Bench) -> None:
     first = bench.extract()
     written = first.path.stat().st_mtime_ns
@@ -166,17 +194,18 @@ def test_two_processes_that_need_the_same_store_make_it_once(
         lambda bench: {"image_size": 17},
         lambda bench: {"weights": saved_weights(bench.root / "w.pth")},
         lambda bench: {"image_fit": "squash"},
+        lambda bench: {"regions": "grid"},
         lambda bench: {"corpus": bench.corpus.without_images([12])},
     ],
-    ids=["network", "image size", "weights", "image fit", "data"],
+    ids=["network", "image size", "weights", "image fit", "regions", "data"],
 )
 def test_whatever_makes_other_features_makes_another_store(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, change: Callable[[Bench], dict[str, Any]]
 ) -> None:
-    monkeypatch.setitem(backbones.NETWORKS, "resnet50", (backbones._resnet, DIM))
+    monkeypatch.setitem(backbones.NETWORKS, "resnet50", TINY)
     first = bench.extract()
     other = bench.extract(**change(bench))
-    assert other.path != first.path and other.path.is_file() and sum(bench.computed()) >= 12
+    assert other.path != first.path and other.path.is_file() and len(other.array()) >= 12
 
 
 def test_extraction_leaves_the_random_states_alone(bench: Bench) -> None:
@@ -217,6 +246,11 @@ def test_an_unreadable_image_is_named_in_one_sentence(
 def test_a_corpus_without_images(bench: Bench) -> None:
     with pytest.raises(BadInput, match="fake has no images to extract features from"):
         bench.extract(corpus=fakes.corpus())
+
+
+def test_a_network_must_be_named_for_all_but_a_detector(bench: Bench) -> None:
+    with pytest.raises(BadInput, match=r"flickr8k: no network is named to extract with; give NETWORK or"):
+        bench.extract(network=None, regions="grid")
 
 
 def test_a_cache_that_cannot_be_written_is_named(bench: Bench) -> None:

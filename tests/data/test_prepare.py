@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fakes
 import pytest
 
-from crossmodal_bench.data import CrossModalDataModule
-from crossmodal_bench.data.datasets import CuhkPedes, DatasetReader, Karpathy, PascalSentence
+from crossmodal_bench.data import CrossModalDataModule, TextSettings
+from crossmodal_bench.data.datasets import (
+    CuhkPedes,
+    DatasetReader,
+    Karpathy,
+    PascalSentence,
+    Precomputed,
+    Synthetic,
+)
 from crossmodal_bench.data.prepare import extract, prepare
 from crossmodal_bench.errors import BadInput
 
@@ -33,6 +41,7 @@ def test_prepare_says_what_a_folder_of_images_holds(tmp_path: Path) -> None:
         f"  vocabulary {4 + len(words)} entries (words with at least 1 occurrences, 4 special tokens)",
         "  labels none: content words will serve",
         "  images readable, all of them",
+        "  regions none: data.regions grid or detector extracts them",
         f"  fingerprint {data.corpus.fingerprint}",
     ]
 
@@ -49,8 +58,40 @@ def test_prepare_says_what_feature_arrays_hold(tmp_path: Path) -> None:
         "  text features 7 wide, given by the data set",
         "  labels 4 (4 classes of the label arrays)",
         "  images none: features only",
+        "  regions none",
         f"  fingerprint {data.corpus.fingerprint}",
     ]
+
+
+def test_prepare_says_whose_regions_there_are(tmp_path: Path) -> None:
+    folder = fakes.write_precomputed(tmp_path)
+    data = module(tmp_path, Precomputed("f30k_precomp"))
+    assert list(prepare(data, min_count=100)) == [
+        f"flickr30k: {folder}",
+        "  train 6 images, 30 captions, 5 per image",
+        "  val   2 images, 10 captions, 5 per image",
+        "  test  3 images, 15 captions, 5 per image",
+        "  vocabulary 4 entries (words with at least 100 occurrences, 4 special tokens)",
+        "  labels none: content words will serve",
+        "  images none: regions only",
+        "  regions 4 per image, 7 wide, of f30k_precomp",
+        f"  fingerprint {data.corpus.fingerprint}",
+    ]
+    drawn = list(prepare(module(tmp_path, Synthetic(size=20)), 1))
+    assert "  regions 6 per image, 112 wide, given by the data set" in drawn
+
+
+def test_prepare_counts_the_words_that_training_will_see(tmp_path: Path) -> None:
+    fakes.write_precomputed(tmp_path)
+    found = []
+    for words in ("plain", "treebank"):
+        data = module(tmp_path, Precomputed("f30k_precomp"), text=TextSettings(words=words))
+        assert data.corpus.captions is not None
+        captions = tuple(f"{caption}!" for caption in data.corpus.captions)
+        data.hand_over(replace(data.corpus, captions=captions))
+        found += [line for line in prepare(data, 1) if "vocabulary" in line]
+    plain, treebank = (int(line.split()[1]) for line in found)
+    assert treebank == plain + 1, "the exclamation mark"
 
 
 def test_prepare_counts_identities_where_images_share_them(tmp_path: Path) -> None:
@@ -86,6 +127,19 @@ def test_extract_says_where_the_features_are(tmp_path: Path, capsys: pytest.Capt
     written = store.stat().st_mtime_ns
     data.build(["features"])
     assert store.stat().st_mtime_ns == written, "a bench finds what extract has made"
+
+
+def test_extract_makes_the_regions_that_a_bench_finds(tmp_path: Path) -> None:
+    fakes.write_karpathy(tmp_path, entries=fakes.karpathy_entries({"train": 3, "test": 2}))
+    settings = {"network": "mobilenet_v2", "weights": "none", "image_size": 32, "regions": "grid"}
+    sentence = extract(module(tmp_path, Karpathy("flickr8k"), **settings), batch_size=2, device="cpu")
+    (store,) = (tmp_path / "cache" / "features").glob("*.npy")
+    assert sentence.startswith(f"{store}: 5 x 36 x 1280, mobilenet_v2, weights none (")
+    data = module(tmp_path, Karpathy("flickr8k"), **settings)
+    written = store.stat().st_mtime_ns
+    spec = data.build(["regions"])
+    assert (spec.region_count, spec.region_dim) == (36, 1280)
+    assert store.stat().st_mtime_ns == written
 
 
 def test_skipped_images_are_named_by_prepare_and_kept_for_the_record(tmp_path: Path) -> None:

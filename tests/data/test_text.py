@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from crossmodal_bench.data.text import BagOfWords, Vocabulary, content_word_labels, tokenize
+from crossmodal_bench.data.text import BagOfWords, Vocabulary, content_word_labels, tokenize, treebank
 from crossmodal_bench.errors import BadInput
 
 CAPTIONS = [
@@ -56,6 +56,26 @@ def test_words_below_the_cut_off_are_unknown(min_count: int, known: int) -> None
 
 def test_a_caption_without_words_is_start_and_end() -> None:
     assert Vocabulary.fit(CAPTIONS).encode("?!").tolist() == [2, 3]
+
+
+def test_treebank_words_keep_punctuation_and_split_contractions() -> None:
+    assert treebank("Two dogs aren't here, are they?") == [
+        *("two", "dogs", "are", "n't", "here", ",", "are", "they", "?")
+    ]
+    assert treebank('A man\'s "red" hat (old).') == [
+        *("a", "man", "'s", "``", "red", "''", "hat", "(", "old", ")", ".")
+    ]
+    assert treebank("東京 — Zürich") == ["東京", "—", "zürich"] and treebank("  ") == []
+
+
+def test_a_vocabulary_encodes_with_the_words_that_it_was_fitted_on() -> None:
+    plain, tree = (Vocabulary.fit(CAPTIONS, 1, kind) for kind in ("plain", "treebank"))
+    assert "cat's" in plain.words and "." not in plain.words
+    assert {"cat", "'s", ".", ";", "!"} <= set(tree.words) and "cat's" not in tree.words
+    for vocabulary, words in ((plain, tokenize), (tree, treebank)):
+        for caption in CAPTIONS:
+            ids = vocabulary.encode(caption)[1:-1]
+            assert [vocabulary.words[one] for one in ids] == words(caption)
 
 
 def test_tf_idf_is_what_its_formula_says() -> None:

@@ -89,7 +89,7 @@ def test_words_are_padded_to_the_longest_of_the_batch() -> None:
 def test_pixels_and_regions_of_a_corpus() -> None:
     corpus = Synthetic(size=20).read(Path())
     source: Any = corpus.images
-    views = Views(corpus, image_size=32, pixels=True, regions=source.regions)
+    views = Views(corpus, image_size=32, pixels=True, regions=corpus.regions)
     batch = views.images(np.array([7, 2]))
     assert batch.pixels is not None and batch.regions is not None
     assert batch.pixels.shape == (2, 3, 32, 32)

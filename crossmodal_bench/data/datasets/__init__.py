@@ -7,6 +7,7 @@ from crossmodal_bench.data.datasets.cuhk_pedes import CuhkPedes
 from crossmodal_bench.data.datasets.feature_arrays import NUSWide10K, PascalSentence
 from crossmodal_bench.data.datasets.flowers import Flowers
 from crossmodal_bench.data.datasets.karpathy import Karpathy
+from crossmodal_bench.data.datasets.precomputed import Precomputed
 from crossmodal_bench.data.datasets.synthetic import Synthetic
 from crossmodal_bench.data.datasets.wikipedia import Wikipedia
 
@@ -19,6 +20,7 @@ __all__ = [
     "Karpathy",
     "NUSWide10K",
     "PascalSentence",
+    "Precomputed",
     "Synthetic",
     "Wikipedia",
 ]

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.datasets.attached import attach_regions
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, read_json
+from crossmodal_bench.data.datasets.precomputed import precomputed_folder
 from crossmodal_bench.data.images import ImageFiles
 from crossmodal_bench.errors import BadInput, MissingInput
 
 
 class Karpathy(DatasetReader):
-    """A folder with ``dataset*.json`` and ``images/``.
+    """A folder with ``dataset*.json`` and ``images/``, and regions where a folder ``*_precomp`` has them.
 
     Each entry of ``images`` has ``filename``, ``split``, ``sentences`` (``raw``), optionally ``filepath`` (a
     folder below ``images/``) and ``label`` (a name or a number) or ``labels`` (a list of them).
@@ -22,7 +24,8 @@ class Karpathy(DatasetReader):
     Args:
         folder: name below the data root.
         use_restval: whether COCO's ``restval`` images belong to train (as in all four papers).
-        check_images: whether every image file must be there; feature-only runs can do without.
+        check_images: whether every image file must be there; feature-only runs can do without, and so can a
+            folder with regions and no ``images/``.
     """
 
     def __init__(self, folder: str, use_restval: bool = True, check_images: bool = True) -> None:
@@ -56,8 +59,9 @@ class Karpathy(DatasetReader):
                 caption_ids.append(f"{name}#{k}")
                 caption_image.append(number)
         labels, label_names = _labels(entries, path)
-        images = folder / "images"
-        return Corpus(
+        images, regions = folder / "images", precomputed_folder(folder)
+        pictured = self.check_images and (images.is_dir() or regions is None)
+        corpus = Corpus(
             name=self.folder,
             image_ids=tuple(names),
             caption_ids=tuple(caption_ids),
@@ -68,9 +72,10 @@ class Karpathy(DatasetReader):
             label_names=label_names,
             label_kind="none" if labels is None else "real",
             label_rule="" if labels is None else f"labels of {path.name}",
-            images=ImageFiles.within(images, names) if self.check_images else None,
+            images=ImageFiles.within(images, names) if pictured else None,
             source=str(path),
         )
+        return corpus if regions is None else attach_regions(corpus, regions, every_row=self.use_restval)
 
 
 def is_karpathy_folder(folder: Path) -> bool:

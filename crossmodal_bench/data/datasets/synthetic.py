@@ -114,6 +114,7 @@ class Synthetic(DatasetReader):
             label_kind="real",
             label_rule=f"{len(SCENES)} scene categories of the generator",
             images=source,
+            regions=RenderedRegions(source),
             image_features=np.stack([grid_descriptor(source.array(i)) for i in range(n)]),
             source=f"synthetic (size {self.size}, seed {self.seed})",
         )
@@ -165,6 +166,29 @@ class Renderings:
     def fingerprint(self) -> str:
         """The scenes and the generator's version."""
         return hashlib.sha256(f"{GENERATOR}{self.scenes}".encode()).hexdigest()
+
+
+class RenderedRegions:
+    """The regions of rendered scenes, cut out when asked for."""
+
+    count, dim, origin = REGIONS, 3 * REGION_SIDE**2 + 4, ""
+
+    def __init__(self, renderings: Renderings) -> None:
+        self.renderings = renderings
+
+    def __len__(self) -> int:
+        return len(self.renderings)
+
+    def __getitem__(self, row: int) -> NDArray[np.float32]:
+        return self.renderings.regions(row)
+
+    def subset(self, rows: NDArray[np.int64]) -> RenderedRegions:
+        """The regions of the scenes ``rows``, in that order."""
+        return RenderedRegions(self.renderings.subset(rows))
+
+    def fingerprint(self) -> str:
+        """Nothing beyond the scenes'."""
+        return ""
 
 
 def grid_descriptor(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,15 @@ def test_pixels_features_and_regions(corpus: Corpus) -> None:
             centre = region[:108].reshape(6, 6, 3)[2:4, 2:4].mean((0, 1)) * 255
             colour = np.array(COLOURS[shape.colour])
             assert np.abs(centre / colour.max() - colour / colour.max()).max() < 0.3
+
+
+def test_regions_come_with_the_pictures_and_add_nothing_to_their_fingerprint(corpus: Corpus) -> None:
+    images: Any = corpus.images
+    regions = corpus.regions
+    assert regions is not None and (len(regions), regions.count, regions.dim) == (280, 6, 112)
+    assert np.array_equal(regions[3], images.regions(3)) and regions[3].shape == (6, 112)
+    assert np.array_equal(regions.subset(np.array([5, 2]))[0], regions[5])
+    assert regions.origin == "" and replace(corpus, regions=None).fingerprint == corpus.fingerprint
 
 
 def test_a_subset_draws_the_same_pictures(corpus: Corpus) -> None:

@@ -1,0 +1,82 @@
+"""Precomputed regions for images that are known from elsewhere: matched by their captions."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from crossmodal_bench.data.corpus import SPLITS, Corpus
+from crossmodal_bench.data.datasets.precomputed import read_precomputed
+from crossmodal_bench.errors import BadInput
+
+_NOISE = re.compile(r"[\W_]+")
+
+
+def attach_regions(corpus: Corpus, folder: Path, every_row: bool = True) -> Corpus:
+    """The corpus with the regions of a folder ``*_precomp``, which need not have its ids nor its order.
+
+    A precomputed image belongs to that image of the same split that most of its captions name; captions
+    are compared by their lower-case letters and digits.
+
+    Args:
+        corpus: with captions.
+        folder: holds ``{split}_ims.npy`` and ``{split}_caps.txt``.
+        every_row: whether a precomputed image that no caption names is an error.
+
+    Raises:
+        BadInput: an image that no precomputed one belongs to, a precomputed one that belongs to none or to
+            two, or two that belong to the same one; and what the folder's own files lack.
+    """
+    given = read_precomputed(folder, corpus.name)
+    listed = Path(corpus.source).name
+    fix = f"remove {folder.name}/, or {listed} so that the precomputed split alone is used"
+    row_of = np.full(len(corpus.image_ids), -1, dtype=np.int64)
+    unclear: list[str] = []
+    for split in SPLITS:
+        images = _images_by_caption(corpus, split)
+        for row, captions in _captions_by_image(given, split).items():
+            votes = Counter(image for caption in captions for image in images.get(caption, ()))
+            (first, most), (_, second) = (*votes.most_common(2), (-1, 0), (-1, 0))[:2]
+            if not votes and not every_row:
+                continue
+            if most == second or row_of[first] >= 0:
+                unclear.append(given.image_ids[row])
+            else:
+                row_of[first] = row
+    if unclear:
+        raise BadInput(
+            f"{folder}: the captions of {len(unclear)} of {len(given.image_ids)} images name no image of "
+            f"{corpus.source} in the same split, or several, first those of '{unclear[0]}'; {fix}"
+        )
+    without = np.flatnonzero(row_of < 0)
+    if len(without):
+        raise BadInput(
+            f"{folder} has no regions for {len(without)} of {len(row_of)} images of {corpus.source}, first "
+            f"'{corpus.image_ids[int(without[0])]}'; {fix}"
+        )
+    assert given.regions is not None
+    return replace(corpus, regions=given.regions.subset(row_of))
+
+
+def _images_by_caption(corpus: Corpus, split: str) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = defaultdict(set)
+    assert corpus.captions is not None
+    for row in corpus.caption_rows(split).tolist():
+        found[_key(corpus.captions[row])].add(int(corpus.caption_image[row]))
+    return found
+
+
+def _captions_by_image(corpus: Corpus, split: str) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = defaultdict(list)
+    assert corpus.captions is not None
+    for row in corpus.caption_rows(split).tolist():
+        found[int(corpus.caption_image[row])].append(_key(corpus.captions[row]))
+    return found
+
+
+def _key(caption: str) -> str:
+    return _NOISE.sub("", caption.lower())

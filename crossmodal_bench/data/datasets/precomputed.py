@@ -1,0 +1,174 @@
+"""Folders ``*_precomp`` of regions, as SCAN's authors published them: no pictures are needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, read_text
+from crossmodal_bench.data.regions import RegionFiles, map_regions
+from crossmodal_bench.errors import BadInput, MissingInput
+
+CONTENTS = "{train,dev,test}_ims.npy and {train,dev,test}_caps.txt"
+FAMILIAR = {"f30k_precomp": "flickr30k", "coco_precomp": "coco"}
+"""What SCAN's authors called their folders, and the data sets in them."""
+PARTS = {"train": ("train",), "val": ("dev", "val"), "test": ("testall", "test")}
+"""Split to the names of its files. ``testall``: COCO's 5,000 test images, of which ``test`` has 1,000."""
+
+
+class Precomputed(DatasetReader):
+    """A folder with captions and regions and no pictures, or one that has such a folder ``*_precomp`` in it.
+
+    ``{split}_ims.npy`` is (n, R, D) with one row per image, or one per caption: the same row for all captions
+    of an image. ``{split}_caps.txt`` has one caption a line, those of an image one after another.
+    ``{split}_ids.txt``, if there, names the images, one line per image or one per caption.
+
+    Args:
+        folder: name below the data root.
+        captions_per_image: of every image, in a split without ids.
+    """
+
+    def __init__(self, folder: str, captions_per_image: int = 5) -> None:
+        if captions_per_image < 1:
+            raise BadInput(f"captions_per_image is {captions_per_image}; it must be at least 1")
+        self.folder, self.captions_per_image = folder, captions_per_image
+
+    def read(self, root: Path) -> Corpus:
+        """The corpus in ``root/folder``."""
+        outer = folder_below(root, self.folder, CONTENTS)
+        folder = precomputed_folder(outer)
+        if folder is None:
+            raise MissingInput(f"{outer / 'train_ims.npy'} is missing; put {CONTENTS} there")
+        return read_precomputed(folder, FAMILIAR.get(self.folder, self.folder), self.captions_per_image)
+
+
+def precomputed_folder(folder: Path) -> Path | None:
+    """The folder itself or the one ``*_precomp`` in it; None where there is none. BadInput for several."""
+    if folder.name.endswith("_precomp") or (folder / "train_ims.npy").is_file():
+        return folder if folder.is_dir() else None
+    found = sorted(path for path in folder.glob("*_precomp") if path.is_dir())
+    if len(found) > 1:
+        several = ", ".join(path.name for path in found)
+        raise BadInput(f"{folder} holds several folders *_precomp ({several}); keep one")
+    return found[0] if found else None
+
+
+def read_precomputed(folder: Path, name: str, captions_per_image: int = 5) -> Corpus:
+    """The corpus ``name`` in a folder that holds the files themselves; see Precomputed."""
+    parts = {}
+    for split, stems in PARTS.items():
+        there = [stem for stem in stems if _given(folder, stem)]
+        if there == ["dev", "val"]:
+            raise BadInput(f"{folder} holds both dev_* and val_*; keep one of them as the validation split")
+        if there or split != "val":
+            parts[split] = _read_part(folder, there[0] if there else stems[-1], captions_per_image)
+    ids = [one for part in parts.values() for one in part.ids]
+    counts = np.concatenate([part.counts for part in parts.values()])
+    return Corpus(
+        name=name,
+        image_ids=tuple(ids),
+        caption_ids=tuple(
+            f"{image}#{k}" for image, n in zip(ids, counts.tolist(), strict=True) for k in range(n)
+        ),
+        caption_image=np.repeat(np.arange(len(ids)), counts),
+        split=np.repeat(list(parts), [len(part.ids) for part in parts.values()]),
+        captions=tuple(caption for part in parts.values() for caption in part.captions),
+        regions=RegionFiles(
+            [part.path for part in parts.values()],
+            np.repeat(np.arange(len(parts)), [len(part.ids) for part in parts.values()]),
+            np.concatenate([part.rows for part in parts.values()]),
+        ),
+        source=str(folder),
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One split: n images with ``counts`` captions each, and the rows of ``path`` that they are in."""
+
+    path: Path
+    ids: list[str]
+    captions: list[str]
+    counts: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+
+def _given(folder: Path, stem: str) -> bool:
+    return (folder / f"{stem}_ims.npy").is_file() or (folder / f"{stem}_caps.txt").is_file()
+
+
+def _read_part(folder: Path, stem: str, captions_per_image: int) -> _Part:
+    path = folder / f"{stem}_ims.npy"
+    regions = map_regions(path)
+    captions = _lines(folder / f"{stem}_caps.txt", "a caption")
+    ids, counts = _images(folder, stem, len(captions), captions_per_image)
+    starts = np.cumsum(counts) - counts
+    if len(regions) == len(ids):
+        # Rows in fives under ids that do not repeat would make five images out of each.
+        if len(ids) == len(captions) > 1 and np.array_equal(regions[0], regions[1]):
+            raise BadInput(
+                f"{path} repeats its rows while {stem}_ids.txt gives each an id of its own; "
+                "write the image's id on every line, or remove that file"
+            )
+        return _Part(path, ids, captions, counts, np.arange(len(ids)))
+    if len(regions) != len(captions):
+        raise BadInput(
+            f"{path} has {len(regions)} rows where {stem}_caps.txt has {len(captions)} captions of "
+            f"{len(ids)} images; give one row per image, or one per caption"
+        )
+    for image in (0, len(ids) - 1):
+        first, last = int(starts[image]), int(starts[image] + counts[image]) - 1
+        if not np.array_equal(regions[first], regions[last]):
+            raise BadInput(
+                f"{path}: rows {first} and {last} differ, and both belong to image '{ids[image]}'; "
+                "repeat an image's row for each of its captions, or correct the captions per image"
+            )
+    return _Part(path, ids, captions, counts, starts)
+
+
+def _images(
+    folder: Path, stem: str, n_captions: int, captions_per_image: int
+) -> tuple[list[str], NDArray[np.int64]]:
+    """The images' names, and how many captions each has."""
+    path, captions = folder / f"{stem}_ids.txt", folder / f"{stem}_caps.txt"
+    if path.is_file():
+        lines = _lines(path, "an id")
+        if len(lines) == n_captions:
+            groups = [(name, len(list(group))) for name, group in groupby(lines)]
+            names, counts = [name for name, _ in groups], [n for _, n in groups]
+        elif n_captions % len(lines) == 0:
+            names, counts = lines, [n_captions // len(lines)] * len(lines)
+        else:
+            raise BadInput(
+                f"{path} has {len(lines)} ids where {captions.name} has {n_captions} captions; "
+                "give one id per image, or one per caption"
+            )
+        if names != [str(i) for i in range(len(names))]:
+            return names, np.array(counts, dtype=np.int64)
+    else:
+        if n_captions % captions_per_image:
+            raise BadInput(
+                f"{captions} has {n_captions} captions, which are not {captions_per_image} for each image; "
+                f"correct captions_per_image, or name the images in {path.name}"
+            )
+        counts = [captions_per_image] * (n_captions // captions_per_image)
+    # Bare numbers start again in every split.
+    return [f"{stem}/{i}" for i in range(len(counts))], np.array(counts, dtype=np.int64)
+
+
+def _lines(path: Path, what: str) -> list[str]:
+    """The lines of a text file, which end in newlines and nowhere else; BadInput for an empty one."""
+    if not path.is_file():
+        raise MissingInput(f"{path} is missing; give {what} per line")
+    lines = [line.strip() for line in read_text(path).removesuffix("\n").split("\n")]
+    if lines == [""]:
+        raise BadInput(f"{path} is empty; give {what} per line, or remove the split's files")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            raise BadInput(f"{path}, line {number} is empty; write {what} there")
+    return lines

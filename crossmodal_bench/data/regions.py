@@ -1,0 +1,135 @@
+"""Where the regions of images come from: memory-mapped arrays, or a renderer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossmodal_bench.errors import BadInput, MissingInput
+
+LOOKED_AT = 3
+"""So many rows at either end of a file are checked for NaN: all of them may be 60 GB."""
+
+
+class RegionSource(Protocol):
+    """A sequence of (R, D) float32 arrays, one per image.
+
+    Attributes:
+        count: R.
+        dim: D.
+        origin: the folder that they were found in, for records; empty where the data set draws them itself.
+    """
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def origin(self) -> str: ...
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, row: int) -> NDArray[np.float32]:
+        """(R, D) of the image ``row``."""
+
+    def subset(self, rows: NDArray[np.int64]) -> RegionSource:
+        """The regions of the images ``rows``, in that order."""
+
+    def fingerprint(self) -> str:
+        """Changes when the regions do; empty where the images' fingerprint says it all."""
+
+
+class RegionFiles:
+    """Regions in ``.npy`` files of (n, R, D) floats, which are mapped into memory and never read whole.
+
+    Args:
+        paths: the files; all of one R and D.
+        files: (N,) which of them each image is in.
+        rows: (N,) and in which row.
+
+    Raises:
+        BadInput: a file that is missing or no such array, or files that differ in R or D.
+    """
+
+    def __init__(self, paths: Sequence[Path], files: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        self.paths, self.files, self.rows = tuple(paths), files, rows
+        self.maps = [map_regions(path) for path in self.paths]
+        self.count, self.dim = (int(size) for size in self.maps[0].shape[1:])
+        self.origin = self.paths[0].parent.name
+        for path, array in zip(self.paths, self.maps, strict=True):
+            if array.shape[1:] != (self.count, self.dim):
+                raise BadInput(
+                    f"{path} has {array.shape[1]} regions of width {array.shape[2]} where "
+                    f"{self.paths[0].name} has {self.count} of width {self.dim}; use one detector for all"
+                )
+
+    @classmethod
+    def whole(cls, path: Path) -> RegionFiles:
+        """All rows of one file, in its order."""
+        n = len(map_regions(path))
+        return cls([path], np.zeros(n, np.int64), np.arange(n))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickled memory map would carry the whole file to a loader's process.
+        return RegionFiles, (self.paths, self.files, self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> NDArray[np.float32]:
+        return np.array(self.maps[self.files[row]][self.rows[row]], dtype=np.float32)
+
+    def subset(self, rows: NDArray[np.int64]) -> RegionFiles:
+        """The regions of the images ``rows``, in that order."""
+        return RegionFiles(self.paths, self.files[rows], self.rows[rows])
+
+    def fingerprint(self) -> str:
+        """Shapes of all files, content of their first and last row, and which row belongs to which image."""
+        digest = hashlib.sha256()
+        for path, array in zip(self.paths, self.maps, strict=True):
+            digest.update(f"{path.name}:{array.shape}{array.dtype}\n".encode())
+            digest.update(array[0].tobytes() + array[-1].tobytes())
+        digest.update(self.files.astype(np.int64).tobytes() + self.rows.astype(np.int64).tobytes())
+        return digest.hexdigest()
+
+
+def map_regions(path: Path) -> NDArray[Any]:
+    """The read-only memory map of an (n, R, D) array of floats.
+
+    Raises:
+        BadInput: missing, truncated, pickled, of another shape or type, empty, or NaN in its first or last
+            rows.
+    """
+    if not path.is_file():
+        raise MissingInput(f"{path} is missing; put the file of (images, regions, width) floats there")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        if "pickle" in str(error) or "Python objects" in str(error):
+            raise BadInput(
+                f"{path} is a pickle or an object array, which can run code; save it with "
+                "numpy.save(path, array.astype('float32'))"
+            ) from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"{path} is truncated or not a .npy file ({reason}); copy it again") from error
+    if not isinstance(array, np.memmap):
+        raise BadInput(f"{path} is an archive of arrays; save the one array with numpy.save")
+    if array.dtype.kind != "f":
+        raise BadInput(f"{path} holds {array.dtype} values; save it with .astype('float32')")
+    if array.ndim != 3:
+        raise BadInput(f"{path} has shape {array.shape}; it must have 3 dimensions: images, regions, width")
+    for what, size in zip(("images", "regions", "values in a region"), array.shape, strict=True):
+        if size == 0:
+            raise BadInput(f"{path} has shape {array.shape}, so no {what}; extract it again")
+    for row in (*range(LOOKED_AT), *range(len(array) - LOOKED_AT, len(array))):
+        if 0 <= row < len(array) and not np.isfinite(array[row]).all():
+            raise BadInput(f"{path} holds NaN or infinite values in row {row}; extract that image again")
+    return array
