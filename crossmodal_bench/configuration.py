@@ -16,6 +16,7 @@ from crossmodal_bench.data.datasets import DatasetReader
 from crossmodal_bench.data.text import TextSettings
 from crossmodal_bench.errors import BadInput, nearest
 from crossmodal_bench.methods import RetrievalMethod
+from crossmodal_bench.methods.hosts import Host
 from crossmodal_bench.networks import ImageEncoder, TextEncoder
 
 TOP = ("model", "data", "trainer", "seed_everything")
@@ -26,6 +27,7 @@ HOMES: dict[type, str] = {
     DatasetReader: "crossmodal_bench.data.datasets",
     ImageEncoder: "crossmodal_bench.networks",
     TextEncoder: "crossmodal_bench.networks",
+    Host: "crossmodal_bench.methods.hosts",
 }
 
 

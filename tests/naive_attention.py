@@ -1,4 +1,4 @@
-"""SCAN's and BFAN's scores of one image with one caption, by the attended vectors and in loops: the definition."""
+"""SCAN's and BFAN's scores of an image and a caption by the attended vectors, in loops: the definition."""
 
 from __future__ import annotations
 

@@ -12,11 +12,14 @@ import yaml
 
 import crossmodal_bench
 from crossmodal_bench.data.datasets.karpathy import is_karpathy_folder
+from crossmodal_bench.data.datasets.precomputed import FAMILIAR, precomputed_folder
 from crossmodal_bench.errors import BadInput, nearest
 
 Config = dict[str, Any]
+KARPATHY = "crossmodal_bench.data.datasets.Karpathy"
+PRECOMPUTED = "crossmodal_bench.data.datasets.Precomputed"
 PRESETS = ("smoke", "small", "paper", "controlled")
-METHOD_KEYS = {"base", "title", *PRESETS, "datasets", "override"}
+METHOD_KEYS = {"base", "class_path", "title", *PRESETS, "datasets", "override"}
 DATASET_KEYS = {"data", "protocols", "methods", *PRESETS}
 SUITE_KEYS = {
     "description",
@@ -29,6 +32,7 @@ SUITE_KEYS = {
     "overrides",
     "rows",
     "sweep",
+    "ensembles",
 }
 DEFAULT_METHODS = ("cca", "acmr", "timam_no_adversary", "timam", "scan", "addr_scan", "gxn_finetune", "gxn")
 
@@ -88,11 +92,12 @@ def suite_rows(content: Config) -> Iterator[tuple[str, dict[str, Any], str]]:
             yield sweep["method"], {**common, key: value}, f"{key.split('.')[-1]} = {value}"
 
 
-def overrides_of(suite_name: str | None, label: str) -> dict[str, Any]:
-    """What the row ``label`` of a suite overrides; empty where there is no such suite or row any more."""
+def overrides_of(suite_name: str | None, method: str, label: str) -> dict[str, Any]:
+    """What a suite's row of ``method`` and ``label`` overrides; empty where there is no such row any more."""
     if suite_name is None or not label or suite_name not in names("suites"):
         return {}
-    return next((over for _, over, found in suite_rows(suite(suite_name)) if found == label), {})
+    rows = suite_rows(suite(suite_name))
+    return next((over for name, over, found in rows if (name, found) == (method, label)), {})
 
 
 def merge(base: Config, over: Config) -> Config:
@@ -123,12 +128,17 @@ def expand(overrides: dict[str, Any]) -> Config:
 
 
 def dataset_settings(name: str, root: Path) -> Config:
-    """The data set's file; ``synthetic-N`` and any folder in Karpathy's layout need none."""
+    """The data set's file; ``synthetic-N`` and folders in Karpathy's layout, or with regions, need none."""
     if name in ("", ".", "..") or Path(name).name != name:
         raise BadInput(
             f"data set '{name}' is a path or empty; give the folder's name, and the folder that holds it "
             "as DATA_ROOT"
         )
+    if _only_regions(root / name):
+        known = FAMILIAR.get(name, name)
+        settings = copy.deepcopy(_file("datasets", known if known in names("datasets") else "flickr8k"))
+        if settings["data"]["dataset"]["class_path"] == KARPATHY:
+            return _of_regions(settings, name)
     if name not in names("datasets"):
         size = name.removeprefix("synthetic-")
         if size != name:
@@ -140,11 +150,26 @@ def dataset_settings(name: str, root: Path) -> Config:
             settings["data"]["dataset"]["init_args"]["folder"] = name
             settings.pop("protocols", None)
             return settings
-        known = [*names("datasets"), "synthetic-tiny", "synthetic-small"]
+        choices = [*names("datasets"), "synthetic-tiny", "synthetic-small"]
         raise BadInput(
-            f"data set '{name}' is unknown and {root / name} holds no dataset*.json{nearest(name, known)}"
+            f"data set '{name}' is unknown and {root / name} holds no dataset*.json, nor a folder *_precomp"
+            f"{nearest(name, choices)}"
         )
     return copy.deepcopy(_file("datasets", name))
+
+
+def _only_regions(folder: Path) -> bool:
+    """Whether a folder has regions, and no JSON that says which pictures they are of."""
+    return not is_karpathy_folder(folder) and precomputed_folder(folder) is not None
+
+
+def _of_regions(settings: Config, folder: str) -> Config:
+    """The settings for a folder without pictures, of which nothing can be extracted."""
+    settings["data"]["dataset"] = {"class_path": PRECOMPUTED, "init_args": {"folder": folder}}
+    for preset in PRESETS:
+        for key in ("network", "regions"):
+            settings.get(preset, {}).get("data", {}).pop(key, None)
+    return settings
 
 
 def protocols_of(settings: Config) -> dict[str, Config]:
@@ -155,10 +180,14 @@ def protocols_of(settings: Config) -> dict[str, Config]:
 def method_settings(method: str, dataset: str, preset: str) -> Config:
     """The configuration of a method on a data set: ``paper``, changed by preset, data set and override.
 
-    A method that names a ``base`` is that method's configuration with its own sections on top.
+    A method that names a ``base`` is that method's configuration with its own sections on top. With a
+    ``class_path`` beside it, the model is of that class and keeps the base's arguments (ADDR on a host).
     """
     content = _file("methods", method)
     config = method_settings(content["base"], dataset, preset) if "base" in content else {}
+    if "class_path" in content:
+        config["model"]["class_path"] = content["class_path"]
+    dataset = FAMILIAR.get(dataset, dataset)
     family = dataset.split("-")[0]
     sections = [content.get("paper", {})]
     if preset != "paper":

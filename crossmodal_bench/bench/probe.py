@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytorch_lightning as pl
 from crossmodal_bench.bench.experiments import merge
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.processes import can_fork, follow
-from crossmodal_bench.data.batch import PairBatch
+from crossmodal_bench.data.batch import GroupBatch, PairBatch
 from crossmodal_bench.errors import BadInput
 from crossmodal_bench.methods.base import RetrievalMethod
 from crossmodal_bench.training import instantiate
@@ -26,17 +27,21 @@ Tell = Callable[[str, int, int], None]
 
 class _Clock(pl.Callback):
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.times: dict[type, list[float]] = {}
 
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,
-        batch: PairBatch,
+        batch: PairBatch | GroupBatch,
         batch_idx: int,
     ) -> None:
-        self.times.append(time.perf_counter())
+        self.times.setdefault(type(batch), []).append(time.perf_counter())
+
+    def step(self, kind: type) -> float:
+        """The quickest step between two batches of a kind; 0 where there are no two."""
+        return min((b - a for a, b in pairwise(self.times.get(kind, []))), default=0.0)
 
 
 def probe(planned: PlannedJob, tell: Tell | None = None) -> float:
@@ -48,7 +53,7 @@ def probe(planned: PlannedJob, tell: Tell | None = None) -> float:
     start = time.perf_counter()
     clock = _Clock()
     # The configuration wins over the arguments, so that what shortens the training must be in it.
-    short = {"trainer": {"max_epochs": 1, "limit_train_batches": STEPS, "limit_val_batches": 0}}
+    short = {"trainer": {"max_epochs": 1, "limit_val_batches": 0}}
     cli = instantiate(
         merge(planned.config, short),
         [clock],
@@ -68,10 +73,13 @@ def probe(planned: PlannedJob, tell: Tell | None = None) -> float:
     ready = time.perf_counter() - start
     if cli.model.deterministic:
         return ready
+    cli.datamodule.steps_per_phase = STEPS
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    pairs = list(zip(clock.times[:-1], clock.times[1:], strict=True))
-    step = min((b - a for a, b in pairs), default=0.0)
-    return ready + epochs * len(cli.datamodule.train_dataloader()) * step * 1.3
+    epoch = sum(
+        order.whole * clock.step(PairBatch if phase == "pairs" else GroupBatch)
+        for phase, order in cli.datamodule.train_dataloader().order.orders.items()
+    )
+    return ready + epochs * epoch * 1.3
 
 
 def probe_apart(planned: PlannedJob, tell: Tell, devices: str) -> float | None:

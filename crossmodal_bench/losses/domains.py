@@ -20,10 +20,11 @@ def domain_risks(
     bias: Tensor,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """L_adv of K logistic discriminators on each of B pairs, ADDR's Eq. 2 as the cross entropy it is said to be.
+    """L_adv of K logistic discriminators on each of B pairs, ADDR's Eq. 2 as a cross entropy.
 
-    Regions have label 1 and words 0: -mean log s(W v + b) - mean log(1 - s(W w + b)). Eq. 2 prints the two the
-    other way round and without the sign, which has no lower bound; Eq. 8-9 need a risk that is not negative.
+    Regions have label 1 and words 0: -mean log s(W v + b) - mean log(1 - s(W w + b)). Eq. 2 prints the two
+    the other way round and without the sign, which has no lower bound; Eq. 8-9 need a risk that is not
+    negative.
 
     Args:
         regions: (B, R, D).
@@ -58,14 +59,15 @@ def domain_risks(
 
 
 def domain_regularisation(risks: Tensor, q: Tensor, r: Tensor, margin: float = 0.05) -> Tensor:
-    """L_reg of each pair, ADDR's Eq. 8 plus Eq. 9: a discriminator must know its own pair better than others do.
+    """L_reg of each pair, ADDR's Eq. 8 plus Eq. 9: a discriminator knows its own pair better than others do.
 
     For a pair p with the hard negatives q and r: hinges of margin + L_p(f_p) - L_p(f_q), L_q(f_q) - L_q(f_p),
-    L_r(f_r) - L_r(f_p) and L_p(f_p) - L_p(f_r). Eq. 9 prints q in its first term, where (7) has r; Eq. 4-7 have
-    the margin as slack.
+    L_r(f_r) - L_r(f_p) and L_p(f_p) - L_p(f_r). Eq. 9 prints q in its first term, where (7) has r; Eq. 4-7
+    have the margin as slack.
 
     Args:
-        risks: (B, B); entry (i, j) is the risk of discriminator j on pair i. Only those of a pair with its hard
+        risks: (B, B); entry (i, j) is the risk of discriminator j on pair i. Only those of a pair with its
+            hard
             negatives are read.
         q, r: (B,) hard negatives by position in the batch; a pair that is its own negative has no such term.
         margin: alpha.
@@ -94,10 +96,10 @@ def negatives_risks(
     r: Tensor,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """(B, B) risks for ``domain_regularisation``: of each pair with its own and its hard negatives' discriminators.
+    """(B, B) risks that ``domain_regularisation`` reads: of pairs and hard negatives with each other's critics.
 
-    Other entries are 0. Arguments as in ``domain_risks``, with one discriminator per pair: weight (B, D), bias
-    (B,).
+    Other entries are 0. Arguments as in ``domain_risks``, with one discriminator per pair: weight (B, D),
+    bias (B,).
     """
     p = torch.arange(len(weight), device=weight.device)
     needed = torch.zeros(len(p), len(p), dtype=torch.uint8, device=p.device)

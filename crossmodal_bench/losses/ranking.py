@@ -1,4 +1,4 @@
-"""Triplet ranking of matching pairs against the batch's other pairs (VSE++, SCAN, BFAN, VSRN; ADDR, Eq. 1)."""
+"""Triplet ranking of matching pairs against the batch's other pairs (VSE++, SCAN; ADDR, Eq. 1)."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crossmodal_bench.backbones import BackboneSource
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
+from crossmodal_bench.data.loader import Phase
 from crossmodal_bench.encoding import Encoding
 
 
@@ -23,12 +24,14 @@ class RetrievalMethod(pl.LightningModule, ABC):
 
     Attributes:
         requires: the views that its batches must have; of the class, or of one with its encoders.
+        phases: what the parts of an epoch train on, in order; see crossmodal_bench.data.loader.Phase.
         deterministic: whether the seed changes nothing; the bench then runs it once.
         ddp_strategy: Lightning's strategy on several devices.
         gpu_precision: Lightning's precision where there is a GPU.
     """
 
     requires: frozenset[str] = frozenset()
+    phases: ClassVar[tuple[Phase, ...]] = ("pairs",)
     deterministic: ClassVar[bool] = False
     ddp_strategy: str = "ddp"
     gpu_precision: str = "32-true"

@@ -1,9 +1,10 @@
 """Cross attention between regions and words without the attended vectors.
 
-A score needs the attended vectors only in dot products, and these follow from products of the inputs: for a word w
-and attention weights a over the regions V of an image, w . (V' a) = a . (V w) and |V' a|^2 = a' (V V') a, with
-one Gram matrix per image; the other way round with one per caption. So everything comes out of the affinities
-of all words with all regions, which is one matrix product, and no (images, captions, words, D) tensor exists.
+A score needs the attended vectors only in dot products, and these follow from products of the inputs: for a
+word w and attention weights a over the regions V of an image, w . (V' a) = a . (V w) and |V' a|^2 = a' (V V')
+a, with one Gram matrix per image; the other way round with one per caption. So everything comes out of the
+affinities of all words with all regions, which is one matrix product, and no (images, captions, words, D)
+tensor exists.
 
 Captions are taken in blocks of equal length: nothing is padded, every reduction is a dense one over an axis,
 and a block stays in the processor's cache.

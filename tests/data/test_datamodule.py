@@ -16,6 +16,7 @@ import torch
 
 from crossmodal_bench.bench import experiments
 from crossmodal_bench.data import Corpus, CrossModalDataModule, TextSettings, datamodule
+from crossmodal_bench.data.batch import GroupBatch, PairBatch
 from crossmodal_bench.data.datasets import DatasetReader, Karpathy, NUSWide10K, Precomputed, Synthetic
 from crossmodal_bench.data.views import VIEWS
 from crossmodal_bench.errors import BadInput, MissingInput
@@ -50,9 +51,9 @@ def reads(data: CrossModalDataModule) -> int:
     return data.dataset.reads
 
 
-def trainer(**attributes: Any) -> Any:
+def trainer(phases: tuple[str, ...] = ("pairs",), **attributes: Any) -> Any:
     """As much of a Trainer as a data module looks at."""
-    return SimpleNamespace(**attributes)
+    return SimpleNamespace(**{"lightning_module": SimpleNamespace(phases=phases), **attributes})
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +308,43 @@ def test_every_rank_has_its_share(synthetic: Corpus) -> None:
         found.append(captions_of(data))
     assert {len(rows) for rows in found} == {34}
     assert set(chain.from_iterable(found)) == set(synthetic.caption_rows("train").tolist())
+
+
+def test_a_phase_of_groups_has_every_image_once_with_all_its_captions(synthetic: Corpus) -> None:
+    owner = synthetic.caption_image
+    images: list[int] = []
+    for rank in (0, 1, 2):
+        data = module(synthetic, batch_size=4)
+        data.trainer = trainer(("groups", "pairs"), global_rank=rank, world_size=3)
+        data.build([])
+        loaded = list(data.train_dataloader())
+        groups = [one for one in loaded if isinstance(one, GroupBatch)]
+        kinds = [type(one) for one in loaded]
+        assert kinds == [GroupBatch] * len(groups) + [PairBatch] * (len(loaded) - len(groups))
+        for batch in groups:
+            rows = batch.texts.index.numpy()
+            expected = [np.flatnonzero(owner == image) for image in batch.images.index.numpy()]
+            assert rows.tolist() == np.concatenate(expected).tolist()
+            assert batch.counts.tolist() == [len(one) for one in expected]
+            assert owner[rows[batch.chosen.numpy()]].tolist() == batch.images.index.tolist()
+            assert len(batch) == len(rows)
+            images += batch.images.index.tolist()
+    assert sorted(images) == synthetic.image_rows("train").tolist()
+
+
+def test_the_caption_that_stands_for_an_image_is_drawn_by_seed_and_epoch(synthetic: Corpus) -> None:
+    def chosen(seed: int, epoch: int) -> list[int]:
+        data = module(synthetic, batch_size=20, seed=seed)
+        data.trainer = trainer(("groups",), global_rank=0, world_size=1)
+        data.build([])
+        loader = data.train_dataloader()
+        loader.order.set_epoch(epoch)
+        (batch,) = loader
+        picked = batch.texts.index[batch.chosen]
+        return picked[batch.images.index.argsort()].tolist()
+
+    assert chosen(0, 0) == chosen(0, 0)
+    assert len({tuple(chosen(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
 
 
 def test_a_trainer_builds_what_its_method_requires(synthetic: Corpus) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain, combinations
+from itertools import chain, combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from crossmodal_bench.data.loader import BatchLoader, BatchOrder, BatchRows
+from crossmodal_bench.data.loader import BatchLoader, BatchOrder, BatchRows, PhaseOrder
 
 SIZES = [(1, 4), (2, 2), (7, 3), (10, 3), (12, 4), (13, 4), (65, 64), (3, 64)]
 
@@ -232,3 +232,74 @@ def test_lightning_sets_the_epochs_and_goes_on_in_the_middle_of_one(
     assert [batch[1] for batch in unbroken] == [0] * 5 + [1] * 5 + [2] * 5
     epoch, index = save_at
     assert fit(Recorder(), path) == unbroken[epoch * 5 + index + 1 :]
+
+
+# ---- phases -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize(("n", "batch_size"), [*SIZES[2:], (113, 16)])
+def test_once_is_every_row_on_one_process_in_batches_of_almost_one_size(
+    n: int, batch_size: int, world: int
+) -> None:
+    ranks = [
+        BatchOrder(n, batch_size, shuffle=True, seed=5, rank=rank, world_size=world, once=True)
+        for rank in range(world)
+    ]
+    found = [batches(order, 3) for order in ranks]
+    if n >= world:
+        assert sorted(joined(joined(found))) == list(range(n))
+    assert len({len(one) for one in found}) == 1, "as many steps on each"
+    sizes = [len(batch) for one in found for batch in one]
+    assert not sizes or (max(sizes) <= batch_size and max(sizes) - min(sizes) <= 2 and min(sizes) > 0)
+    assert all(len(order) == len(one) for order, one in zip(ranks, found, strict=True))
+
+
+def test_a_limit_cuts_the_yield_and_not_the_count() -> None:
+    for once in (False, True):
+        whole = BatchOrder(20, 4, shuffle=True, once=once)
+        short = BatchOrder(20, 4, shuffle=True, once=once, limit=2)
+        assert len(short) == 2 and short.whole == len(whole) == 5
+        assert batches(short) == batches(whole)[:2]
+
+
+def phased() -> PhaseOrder:
+    return PhaseOrder(
+        {
+            "groups": BatchOrder(7, 3, shuffle=True, seed=5, once=True),
+            "pairs": BatchOrder(10, 4, shuffle=True, seed=5),
+        }
+    )
+
+
+def test_phases_follow_each_other_and_say_which_they_are() -> None:
+    order = phased()
+    order.set_epoch(2)
+    found = [(one.phase, one.epoch, one.rows.tolist()) for one in order]
+    assert [phase for phase, _, _ in found] == ["groups"] * 3 + ["pairs"] * 3
+    assert {epoch for _, epoch, _ in found} == {2}
+    assert sorted(joined(rows for phase, _, rows in found if phase == "groups")) == list(range(7))
+    assert len(order) == len(found) == 6
+
+
+@pytest.mark.parametrize("done", range(6))
+def test_phases_go_on_anywhere(done: int) -> None:
+    whole = [one.rows.tolist() for one in phased()]
+    again = phased()
+    again.start = done
+    assert [one.rows.tolist() for one in again] == whole[done:]
+    assert [one.rows.tolist() for one in again] == whole, "once"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_looking_ahead_changes_no_batch_and_no_state(workers: int) -> None:
+    plain, ahead = loader(workers=workers), loader(workers=workers)
+    told: list[tuple[list[int], list[int]]] = []
+    ahead.ahead = lambda batch, following: told.append((batch.tolist(), following.tolist()))
+    states, found = [], []
+    for batch in ahead:
+        found.append(batch.tolist())
+        states.append(ahead.state_dict()["done"])
+    assert found == [batch.tolist() for batch in plain]
+    assert states == list(range(1, len(found) + 1))
+    assert told == list(pairwise(found))

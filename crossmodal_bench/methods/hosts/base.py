@@ -49,5 +49,5 @@ class Host(nn.Module, ABC):
         """(n_images, n_texts) similarities of what is ``scored``; higher is better."""
 
     def auxiliary_loss(self, images: Encoded, texts: TextBatch) -> Tensor | None:
-        """What the host minimises beside ranking, over B pairs (row b of both is a pair); None for nothing."""
+        """What the host minimises beside ranking, over B pairs (row b of both); None for nothing."""
         return None

@@ -1,0 +1,129 @@
+"""What ADDR's discriminators cost: memory and seconds of the bank, and the share of a step beside SCAN's.
+
+    python benchmarks/critics.py
+
+A bank of MS-COCO's size; a step of 128 pairs, each an image of 36 regions with five captions of 15 words,
+given the
+features and the hard negatives: rows gathered, risks and regularisation, gradients, Adam, rows scattered.
+Beside it, in the same run and in turns, a step of SCAN (t2i, Mean) on 128 pairs: encoders forwards and
+backwards, similarity, ranking loss, Adam; and the discriminators' part of an encoder step (Eq. 11).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
+from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.losses import domain_risks, triplet_ranking_loss
+from crossmodal_bench.methods import ADDR
+from crossmodal_bench.methods.critic_bank import CriticBank
+from crossmodal_bench.methods.hosts import SCAN
+
+BATCH, REGIONS, CAPTIONS, WORDS, FEATURES, VOCABULARY = 128, 36, 5, 15, 2048, 8481
+
+
+def resident_mb() -> float:
+    """Memory of this process that is in use now, in MiB (Linux)."""
+    with open("/proc/self/statm", encoding="ascii") as stream:
+        return int(stream.read().split()[1]) * 4096 / 2**20
+
+
+def seconds(step: Callable[[], object]) -> float:
+    """Of one call."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=113_287)
+    parser.add_argument("--dim", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    if options.rows < BATCH or options.repeats < 2:
+        parser.error(f"--rows must be at least {BATCH} and --repeats at least 2")
+    torch.manual_seed(0)
+
+    before = resident_mb()
+    start = time.perf_counter()
+    bank = CriticBank(options.rows, options.dim)
+    allocated = time.perf_counter() - start
+    for rows in torch.arange(options.rows).split(512):
+        bank.step(rows, torch.ones(len(rows), options.dim + 1), 1e-3)
+    used = resident_mb() - before
+
+    host = SCAN(options.dim)
+    host.build(
+        DataSpec(options.rows, CAPTIONS * options.rows, region_dim=FEATURES, vocabulary_size=VOCABULARY)
+    )
+    adam = torch.optim.Adam(host.parameters(), 1e-3)
+    index = torch.arange(BATCH)
+    images = ImageBatch(index, regions=torch.randn(BATCH, REGIONS, FEATURES))
+    texts = TextBatch(
+        index,
+        index,
+        words=torch.randint(4, VOCABULARY, (BATCH, WORDS)),
+        lengths=torch.full((BATCH,), WORDS),
+    )
+
+    def scan_step() -> None:
+        scores = host.score(host.images(images).scored, host.texts(texts).scored)
+        triplet_ranking_loss(scores).backward()
+        torch.nn.utils.clip_grad_norm_(host.parameters(), 2.0)
+        adam.step()
+        adam.zero_grad()
+
+    method = ADDR(host)
+    regions = torch.nn.functional.normalize(torch.randn(BATCH, REGIONS, options.dim), dim=2)
+    words = torch.nn.functional.normalize(torch.randn(BATCH * CAPTIONS * WORDS, options.dim), dim=1)
+    said = Encoding(words, torch.full((BATCH,), CAPTIONS * WORDS))
+    q, r = (torch.randint(0, BATCH, (BATCH,)) for _ in range(2))
+
+    def critic_step() -> None:
+        chosen = torch.randperm(options.rows)[:BATCH]
+        rows = bank.gather(chosen).requires_grad_()
+        loss, _ = method.critics_loss(Encoding(regions), said, rows, q, r)
+        bank.step(chosen, torch.autograd.grad(loss, rows)[0], 1e-3)
+
+    seen = regions.clone().requires_grad_()
+    one_caption = words[: BATCH * WORDS].clone().requires_grad_()
+    one_length = torch.full((BATCH,), WORDS)
+
+    def adversary() -> Tensor:
+        rows = bank.gather(index)
+        risks = domain_risks(seen, one_caption, one_length, rows[:, None, :-1], rows[:, None, -1])
+        return torch.autograd.grad(risks.sum(), (seen, one_caption))[0]
+
+    steps = {"scan": scan_step, "critics": critic_step, "adversary": adversary}
+    for step in steps.values():
+        step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(options.repeats):
+        for name, step in steps.items():
+            times[name].append(seconds(step))
+    median = {name: statistics.median(found) for name, found in times.items()}
+    share = statistics.median(100 * a / b for a, b in zip(times["critics"], times["scan"], strict=True))
+    print(
+        f"{options.rows} discriminators of {options.dim}: {bank.size(options.rows, options.dim) / 1e9:.2f} GB"
+    )
+    print(f"  allocated in                  {allocated:8.2f} s")
+    print(f"  memory once all are trained   {used * 2**20 / 1e9:8.2f} GB")
+    print(f"{BATCH} pairs, medians of {options.repeats}")
+    print(f"  SCAN step                     {1000 * median['scan']:8.1f} ms")
+    print(f"  discriminators' step          {1000 * median['critics']:8.1f} ms   {share:.1f} % of SCAN's")
+    print(f"  their part of an encoder step {1000 * median['adversary']:8.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
