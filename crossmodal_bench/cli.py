@@ -73,6 +73,16 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--check-chance", action="store_true", help="fail where a model is not clearly above chance"
             )
+    command = commands.add_parser("ensemble", help="rank by the summed similarities of finished jobs' models")
+    command.add_argument(
+        "records", nargs="+", type=Path, metavar="RECORD", help="a job's directory, or its record.json"
+    )
+    command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the records (runs)")
+    command.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder of the data sets (data)"
+    )
+    command.add_argument("--wandb", default="auto", help="auto, online, offline or off")
+    command.set_defaults(run=_ensemble)
     command = commands.add_parser(
         "report", help="write the leaderboard of all records as Markdown, CSV and HTML"
     )
@@ -84,14 +94,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--network", default=None, help="also extract this image network's features")
     command.add_argument("--weights", default="auto", help="that network's weights, as for extract")
     command.set_defaults(run=_prepare)
-    command = commands.add_parser("extract", help="image features of a frozen network, kept for later runs")
+    command = commands.add_parser(
+        "extract", help="image features, or regions, of a frozen network, kept for later runs"
+    )
     _data_options(command)
-    command.add_argument("--network", required=True, help="vgg19, resnet152, mobilenet_v2, ...")
+    command.add_argument("--network", default=None, help="vgg19, resnet152, mobilenet_v2, ...")
+    command.add_argument(
+        "--regions",
+        choices=("grid", "detector"),
+        default=None,
+        help="36 regions per image: cells of the network's last map, or boxes of Faster R-CNN",
+    )
     command.add_argument(
         "--weights", default="auto", help="PATH, DEFAULT, none, or auto (DATA_ROOT/weights/<network>_*.pth)"
     )
-    command.add_argument("--image-size", type=int, default=224)
-    command.add_argument("--batch-size", type=int, default=32)
+    command.add_argument("--image-size", type=int, default=None, help="pixels of a side (224)")
+    command.add_argument("--batch-size", type=int, default=None, help="images at a time (32)")
     command.add_argument("--device", default="auto")
     command.set_defaults(run=_extract)
     for name in ("fit", "test"):
@@ -193,6 +211,23 @@ def _status(arguments: argparse.Namespace) -> int:
     return runner.status(_options(arguments))
 
 
+def _ensemble(arguments: argparse.Namespace) -> int:
+    from crossmodal_bench.bench import ensemble, wandb
+    from crossmodal_bench.bench.report import print_leaderboard
+
+    mode = wandb.resolve_mode(arguments.wandb)
+    planned = ensemble.plan_ensemble(ensemble.read_members(arguments.records), arguments.runs)
+    record = planned.existing()
+    if record is not None:
+        print(f"{record.directory} is there already, of exactly these models")
+    else:
+        record = ensemble.run_ensemble(planned, arguments.data_root, arguments.runs / "cache")
+        warning = wandb.log_record(record, record.directory, mode)
+        print(warning or f"Record: {record.directory}")
+    print_leaderboard([record])
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from crossmodal_bench.bench.report import build_report
 
@@ -219,8 +254,16 @@ def _prepare(arguments: argparse.Namespace) -> int:
 def _extract(arguments: argparse.Namespace) -> int:
     from crossmodal_bench.data.prepare import extract
 
-    data = _data_module(arguments, arguments.network, arguments.weights, arguments.image_size)
-    print(extract(data, arguments.batch_size, arguments.device))
+    if arguments.regions == "detector":
+        for name in ("network", "image_size", "batch_size"):
+            if getattr(arguments, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise BadInput(f"{option} has no effect on a detector; leave it out")
+    elif arguments.network is None:
+        raise BadInput("--network is missing; name the network to run, e.g. --network mobilenet_v2")
+    data = _data_module(arguments, arguments.network, arguments.weights, arguments.image_size or 224)
+    data.regions = arguments.regions or "auto"
+    print(extract(data, arguments.batch_size or 32, arguments.device))
     return 0
 
 

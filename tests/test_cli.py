@@ -29,7 +29,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for command in ("bench", "status", "report", "prepare", "extract", "fit", "test"):
+    for command in ("bench", "status", "ensemble", "report", "prepare", "extract", "fit", "test"):
         assert f"    {command} " in text
 
 
@@ -47,6 +47,8 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("bench --dataset wikipedia", "set DATA_ROOT"),
         ("status --dataset nowhere", "data set 'nowhere' is unknown"),
         ("report", "runs is missing; run crossmodal-bench bench first"),
+        ("ensemble nowhere", "nowhere cannot be read"),
+        ("ensemble nowhere --wandb of", "did you mean 'off'"),
         ("prepare flickr8k", "set DATA_ROOT"),
         ("prepare wikipedai", "did you mean 'wikipedia'"),
     ],
@@ -120,6 +122,31 @@ def test_prepare_describes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "train 20 images, 100 captions, 5 per image" in text
     assert "vocabulary" in text and "fingerprint" in text and "8 (" in text
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("", "--network is missing; name the network to run"),
+        ("--regions grid", "--network is missing; name the network to run"),
+        ("--regions detector --network vgg19", "--network has no effect on a detector; leave it out"),
+        ("--regions detector --image-size 64", "--image-size has no effect on a detector"),
+        ("--regions detector --batch-size 4", "--batch-size has no effect on a detector"),
+    ],
+)
+def test_options_of_extract_that_do_not_go_together(
+    words: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["extract", "synthetic-20", *words.split()]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_extract_makes_a_grid_of_regions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["extract", "synthetic-20", "--regions", "grid", "--network", "mobilenet_v2", "--weights", "none"]
+    assert main([*words, "--image-size", "32", "--device", "cpu", "--runs", str(tmp_path)]) == 0
+    (store,) = (tmp_path / "cache" / "features").glob("*.npy")
+    text = capsys.readouterr().out.replace("\n", "")
+    assert store.name.endswith("-32-grid36.npy") and "28 x 36 x 1280, mobilenet_v2, weights none" in text
 
 
 def test_extract_runs_once_and_names_its_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

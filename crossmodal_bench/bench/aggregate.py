@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crossmodal_bench.bench import experiments
+from crossmodal_bench.bench.ensemble_rows import is_a_suites
 from crossmodal_bench.bench.published import Comparison, comparison
-from crossmodal_bench.bench.record import Record
+from crossmodal_bench.bench.record import Record, row_name
 from crossmodal_bench.evaluation.protocols import primary_metric
 from crossmodal_bench.evaluation.statistics import t_interval
 
@@ -66,9 +67,12 @@ class Row:
     @property
     def name(self) -> str:
         """The method, with what distinguishes this row from the method's others."""
-        changes = (f"{key.rpartition('.')[2]}={value}" for key, value in self.overrides.items())
-        detail = self.label or ", ".join(changes)
-        return f"{self.method} ({detail})" if detail else self.method
+        return row_name(self.method, self.label, self.overrides)
+
+    @property
+    def ensemble(self) -> bool:
+        """Whether several models' similarities were summed."""
+        return bool(self.records[-1].ensemble)
 
     @property
     def published(self) -> Comparison:
@@ -102,10 +106,11 @@ class Table:
 def leaderboard(records: Iterable[Record]) -> list[Row]:
     """One row per (data set, protocol, split, preset, method, overrides, label), averaged over seeds.
 
-    Rows are sorted by table (data set, protocol, split), then by preset (``PRESETS``), then best first by the
-    protocol's primary metric; the best of each table is marked. A record counts under every protocol that
-    it was measured under (COCO's 5K and 1K tests), a seed once per row: of several records of it
-    (one job in two suites) the last finished one is taken, or n would claim more than was measured.
+    Single models and ensembles never share a row. Rows are sorted by table (data set, protocol, split), then
+    by preset (``PRESETS``), then best first by the protocol's primary metric; the best of each table is
+    marked. A record counts under every protocol that it was measured under (COCO's 5K and 1K tests), a seed
+    once per row: of several records of it (one job in two suites) the last finished one is taken, or n would
+    claim more than was measured.
     """
     rows = []
     measured = (part for record in records for part in record.by_protocol())
@@ -146,16 +151,30 @@ def differences(records: Sequence[Record], names: Sequence[str] = ()) -> list[st
 
 
 def features_text(record: Record) -> str:
-    """Network, weights with their checksum, and image size, in one phrase."""
-    features = record.data.features
+    """Kind of regions, network, weights with their checksum, and image size, in one phrase."""
+    features = record.data.features or {}
+    members = (_features_text(source) for source in features.get("members", [record.data.features]))
+    return " + ".join(dict.fromkeys(members))
+
+
+def _features_text(features: dict[str, Any] | None) -> str:
     if features is None:
         return "given by the data set"
+    pooled = features.get("pooled")
+    return _made_by(features) + (f", and {_made_by(pooled)}" if pooled else "")
+
+
+def _made_by(features: dict[str, Any]) -> str:
+    regions = f"{features.get('count')} {features['regions']} regions" if features.get("regions") else ""
+    if features.get("regions") == "precomputed":
+        return f"{regions} of {features.get('weights')}, {features.get('dim')} wide"
     checksum = str(features.get("weights_sha256") or "unknown")[:12]
     size = features.get("image_size")
     pixels = f", {size} px" if size else ""
     pixels += ", squashed" if features.get("image_fit") == "squash" else ""
     pixels += ", inside the model" if features.get("inside_the_model") else ""
-    return f"{features.get('network')}, weights {features.get('weights')} (sha256 {checksum}){pixels}"
+    network = f"{regions} of {features.get('network')}" if regions else features.get("network")
+    return f"{network}, weights {features.get('weights')} (sha256 {checksum}){pixels}"
 
 
 def labels_text(record: Record) -> str:
@@ -184,7 +203,8 @@ def _table_key(record: Record) -> tuple[str, str, str]:
 
 def _row_key(record: Record) -> tuple[str, ...]:
     job = record.job
-    return (job.preset, job.method, job.label, json.dumps(job.overrides, sort_keys=True))
+    kind = "ensemble" if record.ensemble else "single model"
+    return (job.preset, job.method, job.label, json.dumps(job.overrides, sort_keys=True), kind)
 
 
 def _row(records: Sequence[Record]) -> Row:
@@ -224,13 +244,32 @@ def _cell(metric: str, records: Sequence[Record]) -> Cell:
 def _published(record: Record, metric: str) -> Comparison:
     if record.evaluated_on != "test":
         return Comparison(None, reason=f"not comparable: evaluated on {record.evaluated_on}, not on test")
-    job = record.job
-    if job.overrides and job.overrides != experiments.overrides_of(job.suite, job.label):
+    job, ensemble = record.job, bool(record.ensemble)
+    if ensemble and not is_a_suites(record):
+        return Comparison(None, reason="not comparable: no suite sums these models for a paper's ensemble")
+    own = experiments.overrides_of(job.suite, job.method, job.label)
+    if not ensemble and job.overrides and job.overrides != own:
         return Comparison(None, reason="not comparable: overrides change the method's own setting")
     if job.label and job.preset != "paper":
         # What a row's label says holds for the paper's encoders, which other presets replace.
         return Comparison(None, reason=f"not comparable: preset {job.preset}, and the paper's row is its own")
-    return comparison(job.method, job.protocol, metric, label=job.label)
+    label = "" if ensemble else job.label
+    found = comparison(job.method, job.protocol, metric, label=label, ensemble=ensemble)
+    ours = _made_regions(record)
+    if found.value is None or not ours:
+        return found
+    theirs = "bottom-up region features" if "regions" in (found.backbone or "") else found.backbone
+    reason = f"not comparable: published with {theirs or 'features not stated'}, ours are {ours}"
+    return Comparison(None, reason=reason)
+
+
+def _made_regions(record: Record) -> str:
+    """The regions that a grid or a detector cut out here; empty where they were given, or are none."""
+    features = record.data.features or {}
+    for source in features.get("members", [features]):
+        if source and source.get("regions") in ("grid", "detector"):
+            return f"{source['regions']} regions of {source.get('network')}"
+    return ""
 
 
 def _ranked(rows: Sequence[Row], protocol: str) -> list[Row]:

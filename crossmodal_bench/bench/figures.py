@@ -1,21 +1,16 @@
-"""The figures of ACMR's section 4 for any method, drawn from records; each function returns a PNG's bytes.
-
-Colours are Okabe and Ito's, told apart under every common colour blindness, and never carry a meaning alone:
-a line also has its dash and a point its marker. matplotlib is imported when a figure is drawn, with its Agg
-canvas and without pyplot, so that no display and no global state is needed.
-"""
+"""The figures of ACMR's section 4 for any method, drawn from records; each function returns a PNG's bytes."""
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crossmodal_bench.bench import drawing
 from crossmodal_bench.bench.aggregate import Row
 from crossmodal_bench.bench.record import Record
 from crossmodal_bench.bench.sweeps import Sweep, short
@@ -24,23 +19,11 @@ from crossmodal_bench.evaluation.statistics import t_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#B8A900")
-DASHES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DIRECTIONS = {"i2t": "image → text", "t2i": "text → image"}
 
 SHOWN_LABELS = 16
 """Labels with a colour of their own in a projection, most frequent first; more cannot be told apart."""
-
-PANELS = {
-    "train/loss_embedding": "embedding loss",
-    "train/loss_identification": "identification loss",
-    "train/loss_matching": "matching loss",
-    "train/loss_adversarial": "adversarial loss",
-    "train/critic_accuracy": "critic accuracy",
-}
 
 
 def precision_scope(rows: Sequence[Row]) -> bytes | None:
@@ -49,16 +32,16 @@ def precision_scope(rows: Sequence[Row]) -> bytes | None:
     drawn = [row for row in rows if any(name in record.curves for record in row.records for name in names)]
     if not drawn:
         return None
-    figure, axes = _figure(2, width=4.4, height=3.6, sharey=True)
+    figure, axes = drawing.figure(2, width=4.4, height=3.6, sharey=True)
     for axis, name, title in zip(axes, names, DIRECTIONS.values(), strict=True):
         for index, row in enumerate(drawn):
             scope, precision = _mean_curve([r.curves[name] for r in row.records if name in r.curves])
-            axis.plot(scope, precision, label=f"{row.name}, {row.preset}", **_line(index))
+            axis.plot(scope, precision, label=f"{row.name}, {row.preset}", **drawing.line(index))
         axis.set_title(title)
         axis.set_xlabel("scope K (first items of the gallery)")
     axes[0].set_ylabel("precision (fraction)")
-    _legend(figure, axes[0])
-    return _png(figure)
+    drawing.legend(figure, axes[0])
+    return drawing.png(figure)
 
 
 def projection(record: Record) -> bytes | None:
@@ -74,78 +57,18 @@ def projection(record: Record) -> bytes | None:
         return None
     points = _read_projection(path)
     labels = np.concatenate([points["image_labels"], points["text_labels"]])
-    figure, axes = _figure(2 if labels.size else 1, width=4.4, height=4.0)
+    figure, axes = drawing.figure(2 if labels.size else 1, width=4.4, height=4.0)
     for axis in axes:
         axis.set(xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[])
-    for name, colour, marker in (("image", PALETTE[1], "o"), ("text", PALETTE[0], "x")):
+    for name, colour, marker in (("image", drawing.PALETTE[1], "o"), ("text", drawing.PALETTE[0], "x")):
         x, y = points[name].T
         axes[0].scatter(x, y, s=11, c=colour, marker=marker, alpha=0.6, linewidths=0.8, label=name)
     axes[0].set_title("by modality")
-    _legend(figure, axes[0], below=False)
+    drawing.legend(figure, axes[0], below=False)
     if labels.size:
         _scatter_labels(axes[1], np.concatenate([points["image"], points["text"]]), labels)
     figure.suptitle(f"{record.job.method}, seed {record.job.seed}", fontsize=11)
-    return _png(figure)
-
-
-def training_curves(row: Row) -> bytes | None:
-    """The method's losses and its critic's accuracy over the epochs (ACMR, Figure 5).
-
-    One panel for each of PANELS that the row's histories have, one line per seed; None without any. Critic
-    accuracy is a fraction, its chance level (two modalities, equally frequent) the dotted line.
-    """
-    panels = {
-        key: title
-        for key, title in PANELS.items()
-        if any(key in entry for r in row.records for entry in r.history)
-    }
-    if not panels:
-        return None
-    from matplotlib.ticker import MaxNLocator
-
-    figure, axes = _figure(len(panels), width=3.6, height=2.9)
-    for axis, (key, title) in zip(axes, panels.items(), strict=True):
-        for index, record in enumerate(row.records):
-            seen = [
-                (entry.get("epoch", at), entry[key])
-                for at, entry in enumerate(record.history)
-                if key in entry
-            ]
-            line = {**_line(index), "marker": "." if len(seen) < 30 else ""}
-            axis.plot(*np.array(seen).reshape(-1, 2).T, label=f"seed {record.job.seed}", **line)
-        axis.set(
-            title=title, xlabel="epoch", ylabel="fraction right" if "accuracy" in key else "loss (no unit)"
-        )
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if "accuracy" in key:
-            axis.axhline(0.5, color="0.4", linestyle=":", label="chance")
-    _legend(figure, axes[-1])
-    figure.suptitle(row.name, fontsize=11)
-    return _png(figure)
-
-
-def critic_accuracy(rows: Sequence[Row]) -> bytes | None:
-    """How well each row's critic tells the modalities apart, its seeds averaged; None without a critic.
-
-    A row beside its twin without adversary says whether the encoders have learnt to hide the modality.
-    """
-    key = "train/critic_accuracy"
-    drawn = [row for row in rows if any(key in entry for r in row.records for entry in r.history)]
-    if not drawn:
-        return None
-    from matplotlib.ticker import MaxNLocator
-
-    figure, (axis,) = _figure(1, width=4.8, height=3.2)
-    for index, row in enumerate(drawn):
-        seeds = [[entry[key] for entry in r.history if key in entry] for r in row.records]
-        epochs = min(len(one) for one in seeds if one)
-        means = np.mean([one[:epochs] for one in seeds if one], axis=0)
-        axis.plot(np.arange(1, epochs + 1), means, label=f"{row.name}, {row.preset}", **_line(index))
-    axis.axhline(0.5, color="0.4", linestyle=":", label="chance")
-    axis.set(xlabel="epoch", ylabel="critic accuracy (fraction right)", ylim=(0, 1.02))
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(figure, axis)
-    return _png(figure)
+    return drawing.png(figure)
 
 
 def parameter_sweep(sweep: Sweep) -> bytes:
@@ -156,7 +79,7 @@ def parameter_sweep(sweep: Sweep) -> bytes:
     direction where there is only one such setting. The axis is logarithmic where the values span a factor of
     ten or more.
     """
-    figure, axes = _figure(1, width=5.2, height=3.6)
+    figure, axes = drawing.figure(1, width=5.2, height=3.6)
     axis = axes[0]
     metric = "mAP" if any("mAP" in row.cells for row in sweep.rows) else sweep.rows[0].primary
     values = sweep.values
@@ -171,7 +94,7 @@ def parameter_sweep(sweep: Sweep) -> bytes:
         points = sorted((place[value], *t_interval(seen)[:2]) for value, seen in pooled.items() if seen)
         if points:
             x, y, half = np.array(points).T
-            axis.errorbar(x, y, yerr=np.nan_to_num(half), label=label, capsize=3, **_line(index))
+            axis.errorbar(x, y, yerr=np.nan_to_num(half), label=label, capsize=3, **drawing.line(index))
     if numeric:
         _scale(axis, sorted(place.values()))
     else:
@@ -180,8 +103,8 @@ def parameter_sweep(sweep: Sweep) -> bytes:
     units = {"mAP": "fraction", "rsum": "sum of six recalls in %"}
     axis.set_ylabel(f"{metric} ({units.get(metric, '%')})")
     axis.set_title(f"{sweep.method}, {sweep.suite}, preset {sweep.preset}", fontsize=11)
-    _legend(figure, axis)
-    return _png(figure)
+    drawing.legend(figure, axis)
+    return drawing.png(figure)
 
 
 def _sweep_lines(sweep: Sweep, metric: str) -> Iterator[tuple[str, str, Sequence[Row]]]:
@@ -232,12 +155,12 @@ def _scatter_labels(axis: Axes, points: np.ndarray, labels: np.ndarray) -> None:
         axis.scatter(other[:, 0], other[:, 1], s=6, c="0.75", marker=".", label="other")
     for index, value in enumerate(np.sort(shown)):
         x, y = points[labels == value].T
-        marker = MARKERS[index // len(PALETTE) % len(MARKERS)]
+        marker = drawing.MARKERS[index // len(drawing.PALETTE) % len(drawing.MARKERS)]
         axis.scatter(
             x,
             y,
             s=13,
-            c=PALETTE[index % len(PALETTE)],
+            c=drawing.PALETTE[index % len(drawing.PALETTE)],
             marker=marker,
             alpha=0.75,
             linewidths=0,
@@ -245,44 +168,3 @@ def _scatter_labels(axis: Axes, points: np.ndarray, labels: np.ndarray) -> None:
         )
     axis.set_title("by label")
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-
-
-def _line(index: int) -> dict[str, Any]:
-    cycle = index // len(PALETTE)
-    return {
-        "color": PALETTE[index % len(PALETTE)],
-        "linestyle": DASHES[(index + cycle) % len(DASHES)],
-        "marker": MARKERS[(index + cycle) % len(MARKERS)],
-        "markersize": 4,
-        "linewidth": 1.5,
-    }
-
-
-def _figure(panels: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * panels, height), dpi=120, layout="constrained")
-    axes = list(figure.subplots(1, panels, squeeze=False, sharey=sharey)[0])
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(color="0.9", linewidth=0.8)
-        axis.set_axisbelow(True)
-        axis.tick_params(labelsize=9)
-    return figure, axes
-
-
-def _legend(figure: Figure, axis: Axes, below: bool = True) -> None:
-    if below:
-        figure.legend(
-            *axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
-        )
-    else:
-        axis.legend(fontsize=8, framealpha=0.85)
-
-
-def _png(figure: Figure) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from crossmodal_bench.bench import experiments
+from crossmodal_bench.bench.ensemble_rows import with_members
 from crossmodal_bench.bench.experiments import Config
+from crossmodal_bench.bench.inputs import Inputs, read_inputs
 from crossmodal_bench.bench.record import Job
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.derived import lacking
-from crossmodal_bench.errors import BadInput, MissingInput, nearest
-from crossmodal_bench.evaluation.protocols import PROTOCOLS, Protocol, resolve_protocols, split_hash
+from crossmodal_bench.errors import BadInput, nearest
+from crossmodal_bench.evaluation.protocols import Protocol
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training import instantiate
 
@@ -101,7 +103,7 @@ def make_plan(options: BenchOptions, gpu: bool) -> list[PlannedJob]:
         if key in options.overrides:
             raise BadInput(f"--set {key} has no effect in a bench; set {variable} instead")
     jobs: dict[str, PlannedJob] = {}
-    corpora: dict[str, _Data] = {}
+    corpora: dict[str, Inputs] = {}
     for row in _rows(options, gpu):
         settings = experiments.dataset_settings(row.dataset, options.data_root)
         for protocol, variant in experiments.protocols_of(settings).items():
@@ -112,6 +114,18 @@ def make_plan(options: BenchOptions, gpu: bool) -> list[PlannedJob]:
     return list(jobs.values())
 
 
+def command_overrides(options: BenchOptions) -> dict[str, Any]:
+    """What the command's words override in the configuration of every job."""
+    chosen: dict[str, Any] = {}
+    if options.network is not None:
+        chosen["data.network"] = options.network
+    if options.weights is not None:
+        chosen["data.weights"] = options.weights
+    if options.on_bad_image != "fail":
+        chosen["data.on_bad_image"] = options.on_bad_image
+    return chosen | options.overrides
+
+
 def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
     suites = experiments.names("suites")
     if options.methods in suites:
@@ -119,7 +133,7 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
         datasets = [options.dataset] if options.dataset else content.get("datasets", ["synthetic"])
         seeds = options.seeds if options.seeds is not None else content.get("seeds")
         for dataset in datasets:
-            for method, overrides, label in experiments.suite_rows(content):
+            for method, overrides, label in with_members(content):
                 preset = _preset(options.preset, dataset, gpu, content.get("presets", {}))
                 yield _Row(
                     method,
@@ -170,27 +184,10 @@ def _preset(word: str, dataset: str, gpu: bool, suite: dict[str, str]) -> str:
     return "paper" if gpu else "small"
 
 
-@dataclass(frozen=True)
-class _Data:
-    protocols: list[Protocol]
-    split_hash: str
-    fingerprint: str
-    counts: dict[str, dict[str, int]]
-    missing: str = ""
-    corpus: Corpus | None = None
-
-
 def _jobs(
-    row: _Row, protocol: str, variant: Config, options: BenchOptions, corpora: dict[str, _Data]
+    row: _Row, protocol: str, variant: Config, options: BenchOptions, corpora: dict[str, Inputs]
 ) -> Iterator[PlannedJob]:
-    chosen = dict(row.overrides)
-    if options.network is not None:
-        chosen["data.network"] = options.network
-    if options.weights is not None:
-        chosen["data.weights"] = options.weights
-    if options.on_bad_image != "fail":
-        chosen["data.on_bad_image"] = options.on_bad_image
-    chosen.update(options.overrides)
+    chosen = {**row.overrides, **command_overrides(options)}
     config = experiments.resolve(row.method, row.dataset, variant, row.preset, chosen, options.data_root)
     for part in ("data", "trainer"):
         if not isinstance(config.get(part, {}), dict):
@@ -203,7 +200,7 @@ def _jobs(
     config["data"].update(root=str(options.data_root), cache=str(options.runs / "cache"))
     cli = instantiate({**config, "seed_everything": 0}, accelerator="cpu", devices=1)
     assert isinstance(cli.model, RetrievalMethod)
-    data = _read(cli.datamodule, row.dataset, protocol, corpora, config["data"])
+    data = read_inputs(cli.datamodule, row.dataset, protocol, corpora, config["data"])
     if row.evaluate == "val" and not data.missing and not data.counts["val"]["images"]:
         raise BadInput(
             f"suite {row.suite} evaluates on validation and {row.dataset} has none; "
@@ -218,7 +215,8 @@ def _jobs(
     else:
         seeds = 3 if row.preset in ("paper", "controlled") else 1
     # Among the default methods there may be some that this data set has nothing for.
-    missing = data.missing or (lacking(data.corpus, cli.model.requires) if data.corpus else "")
+    regions = cli.datamodule.regions
+    missing = data.missing or (lacking(data.corpus, cli.model.requires, regions) if data.corpus else "")
     for seed in range(seeds):
         seeded = experiments.merge(config, {"data": {"seed": seed}})
         seeded["seed_everything"] = seed
@@ -256,36 +254,3 @@ def _jobs(
             gpu_precision=cli.model.gpu_precision,
             corpus=data.corpus,
         )
-
-
-def _read(datamodule: Any, dataset: str, wanted: str, corpora: dict[str, _Data], settings: Config) -> _Data:
-    key = json.dumps(
-        {name: settings.get(name) for name in ("dataset", "validation", "on_bad_image")},
-        sort_keys=True,
-        default=str,
-    )
-    if key in corpora:
-        return corpora[key]
-    try:
-        corpus = datamodule.corpus
-    except MissingInput as error:
-        # The protocol that whole data would have: it is part of the job's id, by which a record is found.
-        known = [
-            one for one in PROTOCOLS.values() if one.name == wanted or (not wanted and one.dataset == dataset)
-        ]
-        fallback = Protocol(f"{dataset}-test", dataset, None, None, "caption", True, False, "rsum")
-        corpora[key] = _Data(known or [fallback], "", "", {}, str(error))
-        return corpora[key]
-    ids = [corpus.image_ids[row] for row in corpus.image_rows("test")]
-    found = resolve_protocols(
-        corpus.name,
-        ids,
-        len(corpus.caption_rows("test")),
-        corpus.label_kind == "real",
-        corpus.identities is not None,
-    )
-    if wanted and wanted not in [one.name for one in found]:
-        # Not the split that the variant is meant for; the variants of a data set stay apart all the same.
-        found = [replace(one, name=f"{wanted}-unverified") for one in found]
-    corpora[key] = _Data(found, split_hash(ids), corpus.fingerprint, corpus.counts(), corpus=corpus)
-    return corpora[key]

@@ -166,7 +166,12 @@ def from_json(content: dict[str, Any]) -> PlannedJob:
         **{
             **content,
             "job": Job(**content["job"]),
-            "protocols": [Protocol(**one) for one in content["protocols"]],
+            "protocols": [_protocol(one) for one in content["protocols"]],
             "directory": Path(content["directory"]),
         }
     )
+
+
+def _protocol(content: dict[str, Any]) -> Protocol:
+    captions = content["captions"]
+    return Protocol(**{**content, "captions": tuple(captions) if isinstance(captions, list) else captions})

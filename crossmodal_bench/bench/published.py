@@ -28,7 +28,7 @@ METHODS = frozenset(
 """Our canonical method names, the only ones that a row's ``ours`` may have."""
 
 _RETRIEVAL = ("R@1", "R@5", "R@10", "MedR", "MeanR", "mAP", "mAP@50", "AP@50")
-METRICS = frozenset(f"{direction}/{metric}" for direction in ("i2t", "t2i") for metric in _RETRIEVAL) | {
+METRICS = frozenset(f"{side}/{metric}" for side in ("i2t", "t2i") for metric in _RETRIEVAL) | {
     *("rsum", "sum", "mAP", "mAP@50", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr")
 }
 """Metric keys: recalls, AP@50, BLEU and CIDEr in percent, mAP as a fraction."""
@@ -75,14 +75,15 @@ class PublishedRow:
 class Comparison:
     """A published number for one of ours, or the reason why there is none.
 
-    Either ``value`` and ``source`` (a row's) are set, or ``reason`` is. ``note`` holds what a reader must
-    know beside the value, other published values of the same method included.
+    Either ``value``, ``source`` and ``backbone`` (a row's) are set, or ``reason`` is. ``note`` holds what a
+    reader must know beside the value, other published values of the same method included.
     """
 
     value: float | None
     source: str | None = None
     reason: str | None = None
     note: str = ""
+    backbone: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,15 +123,14 @@ def comparison(
 
     ``backbone`` asks for the row with these features (a row's own words); without it the first row counts,
     and the note lists the others. ``label`` asks for the row that a suite's row of that label stands for.
-    ``ensemble`` says that our number is an ensemble's. A method, protocol or metric that no table has is no
-    error: the reason says so.
+    ``ensemble`` says that our number is an ensemble's. What no table has is no error: the reason says so.
     """
     known = _published().protocols
     dataset = _dataset(protocol, known)
     rows = [row for row in published_rows() if (row.ours, row.label, row.dataset) == (ours, label, dataset)]
     if not rows:
-        name = f"{ours} ({label})" if label else ours
-        return Comparison(None, reason=f"not published: no table has {name} on this data set")
+        name = f" ({label})" if label else ""
+        return Comparison(None, reason=f"not published: no table has {ours}{name} on this data set")
     rows, others = [row for row in rows if row.protocol == protocol], rows
     if not rows:
         return Comparison(None, reason=f"not comparable: {_other_protocols(others, known)}")
@@ -154,7 +154,7 @@ def comparison(
     chosen, value = rows[0], rows[0].value(metric)
     also = [f"{row.value(metric):g} ({row.source})" for row in rows[1:] if row.value(metric) != value]
     notes = [known[protocol].get("note"), chosen.note, also and f"Also published: {', '.join(also)}."]
-    return Comparison(value, source=chosen.source, note=" ".join(note for note in notes if note))
+    return Comparison(value, chosen.source, None, " ".join(str(one) for one in notes if one), chosen.backbone)
 
 
 def _dataset(protocol: str, known: Mapping[str, Mapping[str, str]]) -> str:

@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from crossmodal_bench.bench.fields import Fields, damaged
 from crossmodal_bench.errors import BadInput
 
 SCHEMA = 1
@@ -64,14 +65,29 @@ class Numbers:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A job whose model is part of an ensemble; ``directory`` is relative to the folder of the records.
+
+    ``finished_at`` is that of the record that was there then: a member that has run again has another.
+    """
+
+    id: str
+    method: str
+    seed: int
+    overrides: dict[str, Any]
+    directory: str
+    finished_at: str
+
+
+@dataclass(frozen=True)
 class Record:
     """One finished job, as read from its ``record.json``.
 
     ``metrics`` holds recalls in percent, 1-based ranks and mAP as a fraction; ``bootstrap`` their 95 %
     intervals over test images (clustered by image, or by identity); ``curves`` lists of numbers by name;
     ``history`` one mapping per epoch; ``also`` the numbers of the same run under other protocols that fit the
-    same test split (COCO's 5K and 1K); ``content`` the JSON itself. A number that was not finite when written
-    is absent.
+    same test split (COCO's 5K and 1K); ``ensemble`` the models whose similarities were summed, none for a
+    single model; ``content`` the JSON itself. A number that was not finite when written is absent.
     """
 
     directory: Path
@@ -89,6 +105,7 @@ class Record:
     started_at: str
     finished_at: str
     also: dict[str, Numbers]
+    ensemble: tuple[Member, ...]
     content: Mapping[str, Any] = field(repr=False, compare=False)
 
     @property
@@ -103,6 +120,13 @@ class Record:
             for name, numbers in self.also.items()
         )
         return [self, *others]
+
+
+def row_name(method: str, label: str, overrides: Mapping[str, Any]) -> str:
+    """The method, with what distinguishes its row from the method's others."""
+    changes = (f"{key.rpartition('.')[2]}={value}" for key, value in overrides.items())
+    detail = label or ", ".join(changes)
+    return f"{method} ({detail})" if detail else method
 
 
 def write_record(directory: str | Path, record: Mapping[str, Any]) -> Path:
@@ -141,7 +165,7 @@ def read_record(path: str | Path) -> Record:
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}): run the bench again to make it") from error
     except ValueError as error:
-        raise _damaged(path, "it is not complete JSON") from error
+        raise damaged(path, "it is not complete JSON") from error
     return _parse(path, content)
 
 
@@ -184,19 +208,15 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _damaged(path: Path, what: str) -> BadInput:
-    return BadInput(f"{path} is damaged ({what}): delete it and run the bench again")
-
-
 def _parse(path: Path, content: Any) -> Record:
     if not isinstance(content, dict):
-        raise _damaged(path, "it is not a JSON object")
+        raise damaged(path, "it is not a JSON object")
     if content.get("schema") != SCHEMA:
         raise BadInput(
             f"{path} has schema {content.get('schema')!r} and this version reads schema {SCHEMA}: "
             "delete it and run the bench again"
         )
-    fields = _Fields(path, content)
+    fields = Fields(path, content)
     job, data, selection = fields.part("job"), fields.part("data"), fields.part("selection")
     return Record(
         directory=path.parent,
@@ -232,62 +252,21 @@ def _parse(path: Path, content: Any) -> Record:
         started_at=fields.text("started_at"),
         finished_at=fields.text("finished_at"),
         also={name: _numbers(fields.part("also").part(name)) for name in content.get("also") or {}},
+        ensemble=tuple(_member(member) for member in fields.parts("ensemble")),
         content=content,
     )
 
 
-def _numbers(fields: _Fields) -> Numbers:
+def _numbers(fields: Fields) -> Numbers:
     return Numbers(fields.numbers("metrics"), fields.intervals("bootstrap"), fields.get("curves", dict))
 
 
-class _Fields:
-    """Typed access to one JSON object; what does not fit is reported as the file's and the field's name."""
-
-    def __init__(self, path: Path, content: Mapping[str, Any], prefix: str = "") -> None:
-        self.path, self.content, self.prefix = path, content, prefix
-
-    def get(self, name: str, kind: type, optional: bool = False) -> Any:
-        value = self.content.get(name)
-        if value is None and optional:
-            return None
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise _damaged(
-                self.path, f"field '{self.prefix}{name}' is missing or not of type {kind.__name__}"
-            )
-        return value
-
-    def text(self, name: str) -> str:
-        return cast(str, self.get(name, str))
-
-    def part(self, name: str) -> _Fields:
-        return _Fields(self.path, self.get(name, dict), f"{self.prefix}{name}.")
-
-    def numbers(self, name: str) -> dict[str, float]:
-        return self._finite(name, self.get(name, dict))
-
-    def rows(self, name: str) -> list[dict[str, float]]:
-        rows = self.get(name, list)
-        if not all(isinstance(row, dict) for row in rows):
-            raise _damaged(self.path, f"field '{self.prefix}{name}' holds something that is not an object")
-        return [self._finite(name, row) for row in rows]
-
-    def intervals(self, name: str) -> dict[str, tuple[float, float]]:
-        intervals = {}
-        for key, pair in self.get(name, dict).items():
-            if not isinstance(pair, list) or len(pair) != 2:
-                raise _damaged(self.path, f"field '{self.prefix}{name}.{key}' is not a pair")
-            finite = self._finite(name, dict(zip(("low", "high"), pair, strict=True)))
-            if len(finite) == 2:
-                intervals[key] = (finite["low"], finite["high"])
-        return intervals
-
-    def _finite(self, name: str, values: Mapping[str, Any]) -> dict[str, float]:
-        numbers = {}
-        for key, value in values.items():
-            if value is None:
-                continue
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                raise _damaged(self.path, f"field '{self.prefix}{name}.{key}' is not a number")
-            if math.isfinite(value):
-                numbers[key] = float(value)
-        return numbers
+def _member(fields: Fields) -> Member:
+    return Member(
+        id=fields.text("id"),
+        method=fields.text("method"),
+        seed=fields.get("seed", int),
+        overrides=fields.get("overrides", dict),
+        directory=fields.text("directory"),
+        finished_at=fields.text("finished_at"),
+    )

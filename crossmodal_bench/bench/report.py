@@ -11,7 +11,7 @@ from typing import TextIO
 
 import pandas as pd
 
-from crossmodal_bench.bench import figures
+from crossmodal_bench.bench import figures, training_figures
 from crossmodal_bench.bench.aggregate import Cell, Row, Table, leaderboard, tables
 from crossmodal_bench.bench.html import Figure, Line, Section, Value, page
 from crossmodal_bench.bench.layout import (
@@ -230,11 +230,23 @@ def _figures(table: Table) -> list[Figure]:
     ]
     # What does not depend on the protocol is shown once, with the protocol that the job is named by.
     mains = [row for row in methods if row.records[0].is_main]
-    drawn.append((figures.critic_accuracy(mains), "Critic accuracy over the epochs, mean over seeds"))
+    drawn += [
+        (training_figures.critic_accuracy(mains), "Critic accuracy over the epochs, mean over seeds"),
+        (
+            training_figures.validation_curves(mains),
+            "Validation over the epochs, mean over seeds: how often the best-scored caption is right "
+            "(as ADDR, Figure 3(b))",
+        ),
+        (
+            training_figures.pair_risks(mains),
+            "How far a pair's own discriminator and another pair's are from accepting the pair, mean over "
+            "seeds: where the lines part, each pair's domain is its own (ADDR, Eq. 4-7)",
+        ),
+    ]
     for row in mains:
         label = f"{row.name}, preset {row.preset}"
         curves = "losses and critic accuracy over the epochs (as ACMR, Figure 5)"
-        drawn.append((figures.training_curves(row), f"{label}: {curves}"))
+        drawn.append((training_figures.training_curves(row), f"{label}: {curves}"))
         # One seed's map is enough: t-SNE coordinates of different runs cannot be compared or averaged.
         maps = (figures.projection(record) for record in row.records)
         scatter = "t-SNE of image and text representations (as ACMR, Figure 4)"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from crossmodal_bench.bench import suite_ensembles
 from crossmodal_bench.bench import wandb as wandb_runs
 from crossmodal_bench.bench.chance import below_chance
 from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
@@ -53,7 +54,9 @@ def bench(options: BenchOptions, *, check_chance: bool = False, say: Callable[[s
         if all(state_of(planned).name == "skipped" for planned in plan):
             raise BadInput(plan[0].missing)
         failed = _run(to_run, plan, options, mode, line, say)
-        return _conclude(plan, failed, options, check_chance, say)
+        summed = suite_ensembles.make_ensembles(plan, options, mode, say)
+        status = _conclude(plan, failed, options, check_chance, say)
+        return status if summed else FAILED
     except Interrupted:
         line.clear()
         say("Interrupted. Finished jobs and finished epochs are kept: run the same command again to go on.")
@@ -138,6 +141,7 @@ def describe_plan(
         elif state.name == "stale":
             why += "; RERUN=stale runs it again"
         say(f"  {name:34s} {job.protocol:22s} seed {job.seed}  {state.name}{why}")
+    suite_ensembles.describe(plan, options, say)
     return to_run
 
 
@@ -235,7 +239,7 @@ def _conclude(
     say: Callable[[str], None],
 ) -> int:
     states = [state_of(planned) for planned in plan]
-    records = _records(plan)
+    records = _records(plan) + suite_ensembles.ensemble_records(plan, options)
     if records:
         print_leaderboard(records)
     for planned, state in zip(plan, states, strict=True):

@@ -34,11 +34,13 @@ class Sweep:
 def sweeps(rows: Sequence[Row]) -> list[Sweep]:
     """The sweeps among one table's rows: at least two values of one override, all else equal.
 
-    Only records that a suite made count, and only rows that state the override: a row without it stands for a
-    default whose value is not in the record.
+    Only single models that a suite made count, and only rows that state the override: a row without it stands
+    for a default whose value is not in the record.
     """
     groups: dict[tuple[str, str, str, str], dict[str, list[Row]]] = {}
     for row in rows:
+        if row.ensemble:
+            continue
         for suite in sorted({record.job.suite for record in row.records if record.job.suite}):
             for key in row.overrides:
                 rest = ", ".join(

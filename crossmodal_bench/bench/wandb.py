@@ -114,8 +114,9 @@ def _write_run(record: Record, directory: Path, mode: str) -> None:
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         group=f"{job.dataset}/{job.protocol}",
         job_type=job.preset,
-        name=f"{job.method}-{job.seed}",
-        tags=[tag for tag in (job.preset, job.suite, job.label) if tag],
+        name=f"{job.method}{'-ensemble' if record.ensemble else ''}-{job.seed}",
+        # W&B refuses longer ones.
+        tags=[tag[:64] for tag in (job.preset, job.suite, job.label) if tag],
         dir=str(directory),
         config=_config(record),
         mode=cast(Any, mode),
@@ -146,8 +147,8 @@ def _write_run(record: Record, directory: Path, mode: str) -> None:
 
 
 def _config(record: Record) -> dict[str, Any]:
-    shown = ("job", "data", "environment", "evaluated_on", "source_fingerprint", "selection")
-    return {name: record.content[name] for name in shown}
+    shown = ("job", "data", "environment", "evaluated_on", "source_fingerprint", "selection", "ensemble")
+    return {name: record.content[name] for name in shown if name in record.content}
 
 
 def _summary(record: Record) -> dict[str, float]:

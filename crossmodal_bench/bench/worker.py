@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,20 +12,25 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import ModelCheckpoint
 
+from crossmodal_bench.bench.checkpoints import (
+    LAST,
+    RESUME,
+    checkpoint_callbacks,
+    chosen_checkpoint,
+    resumable,
+    selected,
+)
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.provenance import environment, source_fingerprint
 from crossmodal_bench.bench.record import write_record
-from crossmodal_bench.bench.state import PROGRESS, read_json, write_json
+from crossmodal_bench.bench.results import device_name, identities_of, peak_memory_mb, results
+from crossmodal_bench.bench.state import PROGRESS, write_json
 from crossmodal_bench.callbacks import History, RandomState, RetrievalEvaluation
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.evaluation import Evaluation, bootstrap_metrics
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training import instantiate
-
-LAST, BEST, RESUME = "last.ckpt", "best.ckpt", "resume.json"
 
 
 def run_job(planned: PlannedJob, devices: str = "auto") -> None:
@@ -43,7 +46,7 @@ def run_job(planned: PlannedJob, devices: str = "auto") -> None:
     directory = planned.directory
     history = History(lambda state: write_json(directory / PROGRESS, {**state, "phase": "training"}))
     retrieval = RetrievalEvaluation(planned.protocols, planned.evaluate)
-    checkpoints = _checkpoints(planned)
+    checkpoints = checkpoint_callbacks(planned)
     on_devices = trainer_devices(devices, planned.ddp_strategy, planned.gpu_precision)
     cli = instantiate(
         planned.config,
@@ -64,7 +67,7 @@ def run_job(planned: PlannedJob, devices: str = "auto") -> None:
         config = {**planned.config, "trainer": {**asked, **planned.config.get("trainer", {})}}
         (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     sources = {"sources": source_fingerprint(planned.config), "data": planned.data_fingerprint}
-    last = _resumable(directory, sources)
+    last = resumable(directory, sources)
     if trainer.is_global_zero:
         write_json(directory / RESUME, sources)
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if last else None, weights_only=True)
@@ -72,7 +75,8 @@ def run_job(planned: PlannedJob, devices: str = "auto") -> None:
         # Lightning's checkpoint callback saves nothing where no optimiser has stepped.
         trainer.save_checkpoint(directory / LAST)
     write_json(directory / PROGRESS, {"phase": "testing"})
-    selection, checkpoint = _selected(checkpoints, planned, history, model.deterministic)
+    selection = selected(checkpoints, planned, history, model.deterministic)
+    checkpoint = chosen_checkpoint(directory, selection["metric"])
     trainer.test(model, datamodule=data, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
     if trainer.is_global_zero:
         _write(planned, trainer, model, data, history, retrieval, selection, started)
@@ -95,67 +99,6 @@ def trainer_devices(
     return chosen
 
 
-def _checkpoints(planned: PlannedJob) -> list[ModelCheckpoint]:
-    last = ModelCheckpoint(
-        planned.directory,
-        filename="last",
-        save_top_k=1,
-        monitor=None,
-        every_n_epochs=1,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    if not _has_validation(planned):
-        return [last]
-    best = ModelCheckpoint(
-        planned.directory,
-        filename="best",
-        save_top_k=1,
-        monitor=f"val/{planned.protocols[0].primary}",
-        mode="max",
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-        save_weights_only=True,
-    )
-    # The best one first: the last one's state must know which it was.
-    return [best, last]
-
-
-def _has_validation(planned: PlannedJob) -> bool:
-    if planned.evaluate == "val":
-        # Choosing the epoch on the split that is reported would flatter it.
-        return False
-    return planned.counts["val"]["images"] > 0
-
-
-def _resumable(directory: Path, sources: dict[str, str]) -> Path | None:
-    path = directory / LAST
-    if path.is_file() and read_json(directory / RESUME) == sources:
-        try:
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            return path
-        except Exception as error:
-            print(f"{path} cannot be read ({error}); the job starts over", file=sys.stderr)
-    for name in (LAST, BEST):
-        (directory / name).unlink(missing_ok=True)
-    return None
-
-
-def _selected(
-    checkpoints: list[ModelCheckpoint], planned: PlannedJob, history: History, solved: bool
-) -> tuple[dict[str, Any], Path]:
-    if solved:
-        return {"metric": None, "epoch": None, "rule": "solved in closed form"}, planned.directory / LAST
-    if len(checkpoints) == 2 and checkpoints[0].best_model_path:
-        metric = str(checkpoints[0].monitor)
-        rows = [row for row in history.epochs if metric in row]
-        epoch = int(max(rows, key=lambda row: row[metric])["epoch"])
-        return {"metric": metric, "epoch": epoch, "rule": f"best epoch by {metric}"}, planned.directory / BEST
-    why = "no validation split" if planned.evaluate == "test" else "validation is what is reported"
-    rule = {"metric": None, "epoch": int(history.epochs[-1]["epoch"]), "rule": f"last epoch: {why}"}
-    return rule, planned.directory / LAST
-
-
 def _write(
     planned: PlannedJob,
     trainer: pl.Trainer,
@@ -168,9 +111,8 @@ def _write(
 ) -> None:
     corpus, split = data.corpus, planned.evaluate
     image_rows, caption_rows = corpus.image_rows(split), corpus.caption_rows(split)
-    main, *others = (retrieval.results[protocol.name] for protocol in planned.protocols)
-    owner = np.searchsorted(image_rows, corpus.caption_image[caption_rows])
-    identities = None if corpus.identities is None else corpus.identities[image_rows]
+    evaluations = [retrieval.results[protocol.name] for protocol in planned.protocols]
+    main, identities = evaluations[0], identities_of(corpus, split)
     described = data.describe()
     if model.backbone is not None:
         described["features"] = {
@@ -184,16 +126,10 @@ def _write(
         described["counts"][split]["identities"] = len(np.unique(identities))
     if main.classes is not None:
         described["counts"][split]["classes"] = len(main.classes.classes)
-    main.save(
-        planned.directory / "ranks.npz",
-        [corpus.image_ids[row] for row in image_rows],
-        [corpus.caption_ids[row] for row in caption_rows],
-    )
+    measured = results(planned.directory, corpus, split, evaluations)
     if planned.job.seed == 0:
         _save_projection(planned.directory, retrieval, corpus, image_rows, caption_rows)
-    device = (
-        torch.cuda.get_device_name() if trainer.accelerator.__class__.__name__ == "CUDAAccelerator" else "cpu"
-    )
+    device = device_name(trainer.strategy.root_device)
     write_record(
         planned.directory,
         {
@@ -202,15 +138,14 @@ def _write(
             "data": {**described, "split_hash": planned.split_hash},
             "source_fingerprint": source_fingerprint(planned.config),
             "selection": selection,
-            **_numbers(main, owner, identities),
-            "also": {other.protocol.name: _numbers(other, owner, identities) for other in others},
+            **measured,
             "history": history.epochs,
             "cost": {
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "train_samples_per_second": history.samples / max(history.train_seconds, 1e-9),
                 "train_seconds": history.train_seconds,
                 "evaluation_seconds": retrieval.seconds,
-                "peak_memory_mb": _peak_memory_mb(),
+                "peak_memory_mb": peak_memory_mb(),
                 "world_size": trainer.world_size,
             },
             "environment": {**environment(device), "precision": str(trainer.precision)},
@@ -218,15 +153,6 @@ def _write(
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
-
-
-def _numbers(evaluation: Evaluation, owner: Any, identities: Any) -> dict[str, Any]:
-    clusters = identities if evaluation.protocol.positives == "identity" else None
-    return {
-        "metrics": evaluation.metrics,
-        "bootstrap": bootstrap_metrics(evaluation, owner, clusters),
-        "curves": evaluation.curves,
-    }
 
 
 def _save_projection(
@@ -267,13 +193,6 @@ def _save_projection(
         image_labels=corpus.labels[image_rows][some_images],
         text_labels=corpus.labels[corpus.caption_image[caption_rows]][some_texts],
     )
-
-
-def _peak_memory_mb() -> float:
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _report_extraction(directory: Path) -> Any:

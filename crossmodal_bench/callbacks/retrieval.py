@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ class RetrievalEvaluation(pl.Callback):
     Args:
         protocols: what to compute; by default every protocol that the test split matches. On validation,
             whose size is another, their counts and folds do not apply; the first one's metrics are computed
-            there.
+            there. With none, the test's encodings are collected and not evaluated.
         test_split: the split that ``test`` runs on; ``val`` for tuning, where test must not be looked at.
     """
 
@@ -96,7 +95,7 @@ class RetrievalEvaluation(pl.Callback):
             return
         assert self.protocols is not None
         first = self.protocols[0]
-        result = self._evaluate(trainer, pl_module, [_of_any_size(first)])[first.name]
+        result = self._evaluate(trainer, pl_module, [first.of_any_size()])[first.name]
         logged = {f"val/{name}": value for name, value in result.metrics.items()}
         logged["val/primary"] = result.metrics[first.primary]
         logged |= self._losses(trainer, pl_module)
@@ -105,11 +104,12 @@ class RetrievalEvaluation(pl.Callback):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep every protocol's evaluation and log the first's metrics."""
         assert self.protocols is not None
-        fitting = self.protocols if self.test_split == "test" else [_of_any_size(p) for p in self.protocols]
+        fitting = self.protocols if self.test_split == "test" else [p.of_any_size() for p in self.protocols]
         self.results = self._evaluate(trainer, pl_module, fitting)
         self.seconds = time.perf_counter() - self._start
-        first = self.results[self.protocols[0].name].metrics
-        pl_module.log_dict({f"test/{name}": value for name, value in first.items()}, sync_dist=False)
+        for protocol in self.protocols[:1]:
+            first = self.results[protocol.name].metrics
+            pl_module.log_dict({f"test/{name}": value for name, value in first.items()}, sync_dist=False)
 
     def _losses(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
         """The method's losses on validation; every process holds all of it and computes the same."""
@@ -162,10 +162,6 @@ class RetrievalEvaluation(pl.Callback):
             )
             for protocol in protocols
         }
-
-
-def _of_any_size(protocol: Protocol) -> Protocol:
-    return replace(protocol, images=None, captions=None, folds=1, split_hash=None)
 
 
 def _data(trainer: pl.Trainer) -> CrossModalDataModule:

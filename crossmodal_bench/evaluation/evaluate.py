@@ -76,11 +76,12 @@ def evaluate(
     ValueError where counts are not the protocol's or labels or identities are missing, and whatever
     ``streamed_ranks``, ``label_precision`` and ``class_retrieval`` raise.
     """
-    for what, found, wanted in (
-        ("images", len(images), protocol.images),
-        ("captions", len(texts), protocol.captions),
+    for what, found, allowed in (
+        ("images", len(images), protocol.image_counts),
+        ("captions", len(texts), protocol.caption_counts),
     ):
-        if wanted is not None and found != wanted:
+        if allowed and found not in allowed:
+            wanted = " or ".join(map(str, allowed))
             raise ValueError(f"protocol '{protocol.name}' is over {wanted} {what}, got {found}")
     owner = caption_owners(caption_image, len(images), len(texts))
     if image_labels is None and (protocol.label_precision or protocol.class_level):

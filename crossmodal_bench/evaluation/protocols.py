@@ -10,13 +10,15 @@ from typing import Literal
 from crossmodal_bench.errors import BadInput, nearest
 
 _COUNTS_ONLY = "No hash of the split is known: the counts alone are checked."
+_COCO_CAPTIONS = (25010, 25000)
+_COCO_NOTE = f"All 25,010 captions, or 5 an image as published on precomputed regions. {_COUNTS_ONLY}"
 
 
 @dataclass(frozen=True)
 class Protocol:
     """A test split, what counts as relevant on it, and what is reported.
 
-    images, captions: how many the gallery must have, exactly; None leaves it open.
+    images, captions: how many the gallery must have, exactly; None leaves it open, several are all allowed.
     positives: for the primary metric, 'caption' (the pairs themselves), 'identity' (all images and captions
         of one person, say) or 'label' (any shared label).
     recall, label_precision: the groups of metrics that are computed.
@@ -30,7 +32,7 @@ class Protocol:
     name: str
     dataset: str
     images: int | None
-    captions: int | None
+    captions: int | tuple[int, ...] | None
     positives: Literal["caption", "identity", "label"]
     recall: bool
     label_precision: bool
@@ -44,6 +46,20 @@ class Protocol:
         if self.recall and self.class_level:
             raise ValueError(f"protocol '{self.name}' has two kinds of i2t/R@1; choose recall or class_level")
 
+    @property
+    def image_counts(self) -> tuple[int, ...]:
+        """How many images the gallery may have; empty: any number."""
+        return () if self.images is None else (self.images,)
+
+    @property
+    def caption_counts(self) -> tuple[int, ...]:
+        """How many captions the gallery may have; empty: any number."""
+        return (self.captions,) if isinstance(self.captions, int) else self.captions or ()
+
+    def of_any_size(self) -> Protocol:
+        """The same metrics on any split: without counts, folds and the split's hash."""
+        return replace(self, images=None, captions=None, folds=1, split_hash=None)
+
     def fits(
         self,
         dataset: str,
@@ -54,8 +70,8 @@ class Protocol:
     ) -> bool:
         """Does this protocol describe exactly that test split?"""
         return (
-            self.images in (None, len(image_ids))
-            and self.captions in (None, n_captions)
+            (not self.image_counts or len(image_ids) in self.image_counts)
+            and (not self.caption_counts or n_captions in self.caption_counts)
             and self.measures(dataset, real_labels, identities)
             and self.split_hash in (None, split_hash(image_ids))
         )
@@ -75,7 +91,13 @@ def split_hash(ids: Sequence[str]) -> str:
 
 
 def _pairs(
-    name: str, dataset: str, images: int, captions: int, note: str, split: str | None = None, folds: int = 1
+    name: str,
+    dataset: str,
+    images: int,
+    captions: int | tuple[int, ...],
+    note: str,
+    split: str | None = None,
+    folds: int = 1,
 ) -> Protocol:
     return Protocol(
         name,
@@ -138,17 +160,17 @@ PROTOCOLS: dict[str, Protocol] = {
             "coco-5k",
             "coco",
             5000,
-            25010,
-            f"Karpathy's test split, whole, with all 25,010 captions. {_COUNTS_ONLY}",
+            _COCO_CAPTIONS,
+            f"Karpathy's test split, whole. {_COCO_NOTE}",
         ),
         _pairs(
             "coco-1k-5fold",
             "coco",
             5000,
-            25010,
+            _COCO_CAPTIONS,
             "Karpathy's test split cut, in the order of the file, into five consecutive folds of 1,000 "
             "images, each with its own captions as its only gallery; every metric is the mean of the five. "
-            f"Easier than coco-5k and never comparable with it. {_COUNTS_ONLY}",
+            f"Easier than coco-5k and never comparable with it. {_COCO_NOTE}",
             folds=5,
         ),
         Protocol(

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from crossmodal_bench.bench import drawing
 from crossmodal_bench.bench.record import Record, read_record, write_record
 
 MAP = {"i2t/mAP": 0.5, "t2i/mAP": 0.4, "mAP": 0.45, "i2t/mAP@50": 0.55, "t2i/mAP@50": 0.45, "mAP@50": 0.5}
@@ -100,6 +102,20 @@ def make_recall_record(make_record: Callable[..., Record]) -> Callable[..., Reco
         return make_record(**{**defaults, "curves": {}, **changes})
 
     return make
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that were drawn, to look at what is in them."""
+    seen: list[Figure] = []
+    png = drawing.png
+
+    def keep(figure: Figure) -> bytes:
+        seen.append(figure)
+        return png(figure)
+
+    monkeypatch.setattr(drawing, "png", keep)
+    return seen
 
 
 SERVER = """

@@ -170,7 +170,7 @@ def test_the_papers_number_stands_only_where_it_is_comparable(make_record: Maker
 
 def test_a_suites_row_stands_beside_its_own_published_row(make_record: Maker) -> None:
     def published(label: str, **more: object) -> Comparison:
-        overrides = experiments.overrides_of("timam_table4", label)
+        overrides = experiments.overrides_of("timam_table4", "timam_no_adversary", label)
         assert overrides
         (row,) = leaderboard(
             [
@@ -200,7 +200,88 @@ def test_every_label_of_the_papers_numbers_is_a_suites() -> None:
     ]
     known = {(method, label) for method, _, label in rows}
     labelled = {(row.ours, row.label) for row in published_rows() if row.label}
-    assert len(labelled) == 7 and labelled <= known
+    assert len(labelled) == 10 and labelled <= known
+
+
+def test_addrs_base_row_is_each_hosts_own(make_recall_record: Maker) -> None:
+    def published(method: str) -> float | None:
+        coco = {"dataset": "coco", "protocol": "coco-1k-5fold", "preset": "paper", "suite": "addr_table1"}
+        overrides = experiments.overrides_of("addr_table1", method, "base")
+        (row,) = leaderboard([make_recall_record(method=method, label="base", overrides=overrides, **coco)])
+        return row.cells["rsum"].published.value
+
+    assert [published(method) for method in ("scan", "bfan_prob", "vsrn")] == [500.6, 504.8, 506.6]
+
+
+def _summed(make: Maker, members: list[tuple[str, int, dict[str, object]]], **changes: object) -> Comparison:
+    ensemble = [
+        {
+            "id": f"{at}" * 16,
+            "method": method,
+            "seed": seed,
+            "overrides": overrides,
+            "directory": f"coco/{method}/{at}",
+            "finished_at": "2026-01-01T00:00:00+00:00",
+        }
+        for at, (method, seed, overrides) in enumerate(members)
+    ]
+    coco = {"dataset": "coco", "protocol": "coco-5k", "preset": "paper", "label": "ensemble of two"}
+    (row,) = leaderboard([make(**{**coco, "ensemble": ensemble, **changes})])
+    return row.cells["rsum"].published
+
+
+def test_an_ensemble_stands_beside_the_papers_only_as_the_suites(make_recall_record: Maker) -> None:
+    def published(*members: tuple[str, int, dict[str, object]], **changes: object) -> Comparison:
+        return _summed(make_recall_record, list(members), **changes)
+
+    t2i, i2t = ("scan", 1, {}), ("scan_i2t", 1, {})
+    assert published(t2i, i2t, method="scan").value == published(i2t, t2i, method="scan").value == 410.9
+    assert published(("vsrn", 0, {}), ("vsrn", 1, {}), method="vsrn").value == 415.7
+    fold = {"protocol": "coco-1k-5fold", "method": "scan"}
+    assert published(t2i, i2t, **fold).value == 507.9
+    for members, changes in (
+        ((t2i, ("scan_i2t", 2, {})), {}),
+        ((t2i, ("scan", 2, {})), {}),
+        ((t2i, ("scan_i2t", 1, {"trainer.max_epochs": 1})), {}),
+        ((t2i, i2t, ("bfan", 1, {})), {}),
+        ((t2i, i2t), {"method": "scan+scan_i2t"}),
+        ((t2i, i2t), {"dataset": "flickr8k", "protocol": "flickr8k-1k"}),
+    ):
+        found = published(*members, **{"method": "scan", **changes})
+        assert found.value is None and "no suite sums these models" in str(found.reason)
+    small = published(t2i, i2t, method="scan", preset="small")
+    assert small.value is None and "preset small" in str(small.reason)
+
+
+def test_an_ensemble_and_a_single_model_are_never_one_row(make_recall_record: Maker) -> None:
+    member = {"id": "a", "method": "acmr", "seed": 0, "overrides": {}, "directory": "x", "finished_at": "y"}
+    records = [
+        make_recall_record(seed=0, label="same"),
+        make_recall_record(seed=1, label="same"),
+        make_recall_record(id="e" * 16, seed=0, label="same", ensemble=[member, {**member, "id": "b"}]),
+    ]
+    rows = leaderboard(records)
+    assert sorted((row.ensemble, row.seeds) for row in rows) == [(False, (0, 1)), (True, (0,))]
+
+
+@pytest.mark.parametrize("kind", ["grid", "detector"])
+def test_regions_of_ones_own_never_stand_beside_bottom_up_ones(make_recall_record: Maker, kind: str) -> None:
+    def published(features: dict[str, object], metric: str = "rsum", **changes: object) -> Comparison:
+        coco = {"dataset": "coco", "protocol": "coco-1k-5fold", "preset": "paper"}
+        record = make_recall_record(**{"method": "addr_scan", **coco, **changes})
+        changed = replace(record, data=replace(record.data, features=features))
+        return leaderboard([changed])[0].cells[metric].published
+
+    cut = {"regions": kind, "network": "resnet152"}
+    assert published({"regions": "precomputed", "network": None}).value == 509.5
+    for features in (cut, {"members": [None, cut]}):
+        assert published(features).reason == (
+            f"not comparable: published with bottom-up region features, ours are {kind} regions of resnet152"
+        )
+    other = published(cut, "sum", method="gxn", metrics={"sum": 300.0})
+    assert "published with ResNet-152, fine-tuned, ours are" in str(other.reason)
+    nothing = published(cut, dataset="flickr8k", protocol="flickr8k-1k")
+    assert "not published" in str(nothing.reason)
 
 
 def test_names_tell_rows_apart(make_record: Maker) -> None:
@@ -224,3 +305,20 @@ def test_features_inside_the_model_and_squashed_pictures_are_said(make_record: M
     assert (
         features_text(changed) == "resnet101, weights w.pth (sha256 ab), 224 px, squashed, inside the model"
     )
+
+
+def test_regions_are_said_with_what_made_them(make_record: Maker) -> None:
+    def text(**features: object) -> str:
+        record = make_record()
+        return features_text(replace(record, data=replace(record.data, features=features)))
+
+    source = {"weights": "w.pth", "weights_sha256": "ab", "count": 36, "dim": 1280}
+    grid = {**source, "network": "mobilenet_v2", "regions": "grid", "image_size": 224, "image_fit": "crop"}
+    assert text(**grid) == "36 grid regions of mobilenet_v2, weights w.pth (sha256 ab), 224 px"
+    found = {**source, "network": "frcnn", "regions": "detector", "image_size": None, "image_fit": None}
+    assert text(**found) == "36 detector regions of frcnn, weights w.pth (sha256 ab)"
+    given = {"regions": "precomputed", "count": 36, "dim": 2048, "weights": "f30k_precomp"}
+    pooled = {**grid, "regions": None, "count": 1}
+    assert text(**given) == "36 precomputed regions of f30k_precomp, 2048 wide"
+    both = text(**given, pooled=pooled)
+    assert both == f"{text(**given)}, and mobilenet_v2, weights w.pth (sha256 ab), 224 px"

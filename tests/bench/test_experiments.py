@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import fakes
 import pytest
 
 from crossmodal_bench.bench import experiments
@@ -104,6 +105,61 @@ def test_a_folder_in_karpathys_layout_needs_no_file(tmp_path: Path) -> None:
     assert dataset_settings("flickr8k", tmp_path)["data"]["dataset"]["init_args"]["folder"] == "flickr8k"
 
 
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("flickr30k/f30k_precomp", "flickr30k"),
+        ("f30k_precomp", "f30k_precomp"),
+        ("mine/x_precomp", "mine"),
+        ("mine", "mine"),
+        ("my_precomp", "my_precomp"),
+    ],
+)
+def test_a_folder_of_regions_needs_neither_a_file_nor_a_network(
+    tmp_path: Path, place: str, name: str
+) -> None:
+    fakes.write_precomputed(tmp_path, place)
+    reader = {"class_path": "crossmodal_bench.data.datasets.Precomputed", "init_args": {"folder": name}}
+    assert dataset_settings(name, tmp_path)["data"]["dataset"] == reader
+    data = resolve("acmr", name, {}, "small", {}, tmp_path)["data"]
+    assert data["dataset"] == reader and "network" not in data and "regions" not in data
+
+
+def test_regions_beside_a_json_leave_it_the_say(tmp_path: Path) -> None:
+    folder = fakes.write_karpathy(tmp_path, "flickr30k", images=False)
+    fakes.write_precomputed(folder)
+    data = resolve("acmr", "flickr30k", {}, "small", {}, tmp_path)["data"]
+    assert data["dataset"]["class_path"] == "crossmodal_bench.data.datasets.Karpathy"
+    assert (data["network"], data["regions"]) == ("mobilenet_v2", "grid")
+
+
+def test_regions_in_another_kind_of_data_set_are_not_its_captions(tmp_path: Path) -> None:
+    fakes.write_precomputed(tmp_path, "cub/x_precomp")
+    assert dataset_settings("cub", tmp_path)["data"]["dataset"]["class_path"].endswith(".CUB")
+
+
+@pytest.mark.parametrize("name", ["flickr8k", "flickr30k", "coco"])
+def test_regions_are_extracted_where_a_preset_says_so(name: str, tmp_path: Path) -> None:
+    found = [
+        resolve("cca", name, {}, preset, {}, tmp_path)["data"].get("regions")
+        for preset in experiments.PRESETS
+    ]
+    assert dict(zip(experiments.PRESETS, found, strict=True)) == {
+        "smoke": "grid",
+        "small": "grid",
+        "paper": None,
+        "controlled": "grid",
+    }
+
+
+def test_a_familiar_folder_has_the_methods_settings_of_its_data_set(folder: Path) -> None:
+    (folder / "methods" / "m.yaml").write_text(
+        "paper: {trainer: {a: 1}}\ndatasets: {flickr30k: {all: {trainer: {a: 2}}}}\n"
+    )
+    assert method_settings("m", "f30k_precomp", "small")["trainer"]["a"] == 2
+    assert method_settings("m", "x_precomp", "small")["trainer"]["a"] == 1
+
+
 def test_a_synthetic_size_is_part_of_the_name() -> None:
     assert dataset_settings("synthetic-37", Path())["data"]["dataset"]["init_args"]["size"] == "37"
 
@@ -130,4 +186,6 @@ def test_suites_name_what_there_is(name: str) -> None:
     methods = [*content.get("methods", []), *(row["method"] for row in content.get("rows", []))]
     if "sweep" in content:
         methods.append(content["sweep"]["method"])
+    for row in content.get("ensembles", []):
+        methods += [row["method"], *(member["method"] for member in row["members"])]
     assert methods and set(methods) <= set(METHODS)

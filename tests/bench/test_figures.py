@@ -1,42 +1,20 @@
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
+from pictures import is_picture
 
-from crossmodal_bench.bench import figures
+from crossmodal_bench.bench import drawing, figures
 from crossmodal_bench.bench.aggregate import leaderboard
 from crossmodal_bench.bench.record import Record
 from crossmodal_bench.bench.sweeps import sweeps
 from crossmodal_bench.errors import BadInput
 
 Maker = Callable[..., Record]
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were drawn, to look at what is in them."""
-    seen: list[Figure] = []
-    png = figures._png
-
-    def keep(figure: Figure) -> bytes:
-        seen.append(figure)
-        return png(figure)
-
-    monkeypatch.setattr(figures, "_png", keep)
-    return seen
-
-
-def _is_picture(png: bytes | None) -> bool:
-    assert png is not None
-    picture = Image.open(io.BytesIO(png))
-    picture.load()
-    return picture.format == "PNG" and np.asarray(picture.convert("L")).std() > 5
 
 
 def test_precision_scope_averages_seeds_over_the_scopes_they_share(
@@ -53,7 +31,7 @@ def test_precision_scope_averages_seeds_over_the_scopes_they_share(
         make_record(seed=2, curves={}),
         make_record(method="cca", curves={}),
     ]
-    assert _is_picture(figures.precision_scope(leaderboard(records)))
+    assert is_picture(figures.precision_scope(leaderboard(records)))
     (figure,) = drawn
     assert [axis.get_title() for axis in figure.axes] == ["image → text", "text → image"]
     for axis in figure.axes:
@@ -61,44 +39,11 @@ def test_precision_scope_averages_seeds_over_the_scopes_they_share(
         np.testing.assert_allclose(line.get_xydata(), [[50, 0.5], [100, 0.3]])
 
 
-def test_without_curves_or_history_there_is_no_figure(make_record: Maker) -> None:
-    rows = leaderboard([make_record(curves={}, history=[{"epoch": 0, "val/mAP": 0.1}])])
+def test_without_curves_there_is_no_figure(make_record: Maker) -> None:
+    rows = leaderboard([make_record(curves={}, history=[])])
     assert figures.precision_scope(rows) is None
-    assert figures.training_curves(rows[0]) is None
     assert figures.projection(rows[0].records[0]) is None
     assert sweeps(rows) == []
-
-
-def test_training_curves_have_a_panel_per_measured_key(make_record: Maker, drawn: list[Figure]) -> None:
-    history = [{"epoch": epoch, "train/loss_embedding": 1.0 / (1 + epoch)} for epoch in range(3)]
-    history[2]["train/critic_accuracy"] = 0.5
-    (row,) = leaderboard([make_record(seed=seed, history=history) for seed in (0, 1)])
-    assert _is_picture(figures.training_curves(row))
-    losses, accuracy = drawn[0].axes
-    assert losses.get_title() == "embedding loss"
-    np.testing.assert_allclose(losses.lines[1].get_xydata(), [[0, 1], [1, 1 / 2], [2, 1 / 3]])
-    np.testing.assert_allclose(accuracy.lines[0].get_xydata(), [[2, 0.5]])
-    assert all(axis.get_xlabel() == "epoch" and axis.get_ylabel() for axis in drawn[0].axes)
-
-
-def test_critics_of_all_methods_share_one_picture(make_record: Maker, drawn: list[Figure]) -> None:
-    def history(*accuracy: float) -> list[dict[str, float]]:
-        return [{"epoch": epoch, "train/critic_accuracy": value} for epoch, value in enumerate(accuracy)]
-
-    rows = leaderboard(
-        [
-            make_record(method="timam", seed=0, history=history(0.9, 0.6, 0.5)),
-            make_record(method="timam", seed=1, history=history(0.7, 0.4)),
-            make_record(method="timam_no_adversary", history=history(0.8, 0.9, 1.0)),
-            make_record(method="cca", history=[{"epoch": 0}]),
-        ]
-    )
-    assert _is_picture(figures.critic_accuracy(rows))
-    lines = {str(line.get_label()).split(",")[0]: line.get_xydata() for line in drawn[0].axes[0].lines}
-    assert set(lines) == {"timam", "timam_no_adversary", "chance"}
-    np.testing.assert_allclose(lines["timam"], [[1, 0.8], [2, 0.5]])
-    np.testing.assert_allclose(lines["timam_no_adversary"], [[1, 0.8], [2, 0.9], [3, 1.0]])
-    assert figures.critic_accuracy([row for row in rows if row.method == "cca"]) is None
 
 
 def test_projection_shows_modalities_and_labels(make_record: Maker, drawn: list[Figure]) -> None:
@@ -107,7 +52,7 @@ def test_projection_shows_modalities_and_labels(make_record: Maker, drawn: list[
     labels = np.arange(40) % 20
     points = {"image": rng.normal(size=(40, 2)), "text": rng.normal(size=(40, 2))}
     np.savez(record.directory / "projection.npz", image_labels=labels, text_labels=labels, **points)
-    assert _is_picture(figures.projection(record))
+    assert is_picture(figures.projection(record))
     modality, label = drawn[0].axes
     np.testing.assert_allclose(modality.collections[0].get_offsets(), points["image"])
     np.testing.assert_allclose(modality.collections[1].get_offsets(), points["text"])
@@ -125,7 +70,7 @@ def test_a_projection_without_labels_has_one_panel(make_record: Maker, drawn: li
     np.savez(
         record.directory / "projection.npz", image=points, text=points, image_labels=none, text_labels=none
     )
-    assert _is_picture(figures.projection(record))
+    assert is_picture(figures.projection(record))
     assert len(drawn[0].axes) == 1
 
 
@@ -170,7 +115,7 @@ def test_a_sweep_plots_both_directions_and_pools_seeds(make_record: Maker, drawn
         for seed, mean in enumerate(means)
     ]
     (sweep,) = sweeps(leaderboard(records))
-    assert _is_picture(figures.parameter_sweep(sweep))
+    assert is_picture(figures.parameter_sweep(sweep))
     axis = drawn[0].axes[0]
     assert axis.get_xscale() == "symlog"
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("alpha", "mAP (fraction)")
@@ -188,7 +133,7 @@ def test_a_grid_has_one_line_per_setting_of_the_other_override(
         for beta in (3, 4)
     ]
     for sweep in sweeps(leaderboard(records)):
-        assert _is_picture(figures.parameter_sweep(sweep))
+        assert is_picture(figures.parameter_sweep(sweep))
     labels = [[bars.get_label() for bars in figure.axes[0].containers] for figure in drawn]
     assert sorted(map(sorted, labels)) == [["alpha = 1", "alpha = 2"], ["beta = 3", "beta = 4"]]
 
@@ -201,18 +146,18 @@ def test_names_are_swept_in_places_and_recall_protocols_plot_rsum(
         for pool, by in (("mean", 0), ("max", 4))
     ]
     (sweep,) = sweeps(leaderboard(records))
-    assert _is_picture(figures.parameter_sweep(sweep))
+    assert is_picture(figures.parameter_sweep(sweep))
     axis = drawn[0].axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["max", "mean"]
     np.testing.assert_allclose(axis.containers[0].lines[0].get_xydata(), [[0, 96], [1, 92]])
 
 
 def test_many_lines_stay_distinct() -> None:
-    looks = {tuple(sorted(figures._line(index).items())) for index in range(24)}
+    looks = {tuple(sorted(drawing.line(index).items())) for index in range(24)}
     assert len(looks) == 24
 
 
 def test_drawing_needs_no_pyplot(make_record: Maker) -> None:
     before = "matplotlib.pyplot" in sys.modules
-    assert _is_picture(figures.precision_scope(leaderboard([make_record()])))
+    assert is_picture(figures.precision_scope(leaderboard([make_record()])))
     assert ("matplotlib.pyplot" in sys.modules) == before

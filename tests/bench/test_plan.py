@@ -11,6 +11,7 @@ import pytest
 from crossmodal_bench.bench import experiments, plan
 from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.methods import CCA
 
 METHODS = experiments.names("methods")
 SUITES = experiments.names("suites")
@@ -190,9 +191,11 @@ def test_a_sweep_varies_one_key_at_a_time() -> None:
     common = experiments.suite("acmr_figure6")["overrides"]
     assert all(len(overrides) == len(common) + 1 for _, overrides, _ in rows)
     assert rows[1] == ("acmr", {**common, "model.init_args.alpha": 0.01}, "alpha = 0.01")
-    assert experiments.overrides_of("acmr_figure6", "alpha = 0.01") == rows[1][1]
+    assert experiments.overrides_of("acmr_figure6", "acmr", "alpha = 0.01") == rows[1][1]
     assert (
-        experiments.overrides_of("acmr_figure6", "alpha = 7") == experiments.overrides_of("gone", "x") == {}
+        experiments.overrides_of("acmr_figure6", "acmr", "alpha = 7")
+        == experiments.overrides_of("gone", "acmr", "x")
+        == {}
     )
     assert [over["model.init_args.k"] for _, over, _ in rows[12:]] == [1, 2, 3, 4, 5, 6]
 
@@ -203,3 +206,31 @@ def test_a_method_that_the_data_has_nothing_for_is_skipped_with_the_reason(tmp_p
     cca, timam = plan.make_plan(BenchOptions("pascal_sentence", **words), gpu=False)
     assert not cca.missing
     assert timam.missing == "pascal_sentence has no captions: the view 'words' cannot be built from it"
+
+
+def test_regions_decide_whether_a_method_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CCA, "requires", frozenset({"regions", "words"}))
+    fakes.write_karpathy(tmp_path)
+    words = {"dataset": "flickr8k", "methods": "cca", "data_root": tmp_path}
+    assert only(**words, preset="small").missing == ""
+    without = only(**words, preset="paper").missing
+    assert without.startswith("flickr8k has no regions of its images; put a folder *_precomp beside them")
+    assert only(**words, preset="paper", overrides={"data.regions": "detector"}).missing == ""
+    auto = only(**words, preset="small", overrides={"data.regions": "auto"})
+    assert auto.missing == without
+
+
+def test_a_folder_of_regions_is_planned_without_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.write_precomputed(tmp_path)
+    words = {"dataset": "f30k_precomp", "methods": "cca", "data_root": tmp_path, "preset": "small"}
+    assert only(**words).missing.startswith("flickr30k has no image features, nor images to extract them")
+    monkeypatch.setattr(CCA, "requires", frozenset({"regions", "words"}))
+    job = only(**words)
+    assert (job.missing, job.job.dataset, job.job.protocol) == ("", "f30k_precomp", "flickr30k-test")
+    assert job.counts["test"] == {"images": 3, "captions": 15}
+    extracted = only(**words, overrides={"data.regions": "grid"})
+    assert extracted.missing.endswith("to extract regions from; set data.regions to auto to use its own")
+    with pytest.raises(BadInput, match=r"data\.regions' is 'gird'; did you mean 'grid'\?"):
+        only(**words, overrides={"data.regions": "gird"})

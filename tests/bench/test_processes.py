@@ -30,6 +30,8 @@ def test_a_job_survives_the_way_to_another_process(one: PlannedJob) -> None:
     content = json.loads(json.dumps(to_json(one)))
     assert "corpus" not in content
     assert from_json(content) == replace(one, corpus=None)
+    several = replace(one, protocols=[replace(one.protocols[0], captions=(20, 25))])
+    assert from_json(json.loads(json.dumps(to_json(several)))) == replace(several, corpus=None)
 
 
 def test_who_may_fork(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from crossmodal_bench.bench.record import SCHEMA, Record, read_record, read_records, write_record
+from crossmodal_bench.bench.record import (
+    SCHEMA,
+    Record,
+    read_record,
+    read_records,
+    row_name,
+    write_record,
+)
 from crossmodal_bench.errors import BadInput
 
 
@@ -133,3 +140,37 @@ def test_numbers_under_other_protocols_are_copies_of_the_record(make_record: Cal
         {"rsum": (390.0, 410.0)},
     )
     assert other.job.id == record.job.id
+
+
+MEMBER = {
+    "id": "a" * 16,
+    "method": "acmr",
+    "seed": 0,
+    "overrides": {},
+    "directory": "wikipedia/acmr/a",
+    "finished_at": "2026-01-01T00:00:00+00:00",
+}
+
+
+def test_an_ensemble_names_its_members(tmp_path: Path, make_content: Callable[..., dict[str, Any]]) -> None:
+    single = read_record(write_record(tmp_path / "single", make_content()))
+    assert single.ensemble == ()
+    content = make_content(ensemble=[MEMBER, {**MEMBER, "id": "b" * 16, "seed": 1}])
+    summed = read_record(write_record(tmp_path / "summed", content))
+    assert [(one.id[0], one.method, one.seed) for one in summed.ensemble] == [
+        ("a", "acmr", 0),
+        ("b", "acmr", 1),
+    ]
+    for damaged, said in (
+        ([MEMBER, 3], "'ensemble' holds something that is not an object"),
+        ([MEMBER, {**MEMBER, "seed": "1"}], r"'ensemble\[1\]\.seed' is missing or not of type int"),
+        (MEMBER, "'ensemble' is missing or not of type list"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            write_record(tmp_path / "damaged", make_content(ensemble=damaged))
+
+
+def test_names_show_what_tells_rows_apart() -> None:
+    assert row_name("acmr", "", {}) == "acmr"
+    assert row_name("acmr", "wide", {"a.b": 1}) == "acmr (wide)"
+    assert row_name("acmr", "", {"a.b": 1, "c": "x"}) == "acmr (b=1, c=x)"

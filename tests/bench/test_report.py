@@ -191,6 +191,17 @@ def test_the_page_is_well_formed_self_contained_and_escaped(make_record: Maker, 
     assert "://" not in text
 
 
+def test_validation_and_risks_are_figures_of_the_page(make_recall_record: Maker, runs: Path) -> None:
+    history = [
+        {"epoch": e, "val/i2t/R@1": 10.0 + e, "train/risk_own": 0.4, "train/risk_other": 0.6} for e in (0, 1)
+    ]
+    make_recall_record(method="addr_scan", history=history)
+    text = build_report(runs, ["html"]).files[0].read_text()
+    assert "how often the best-scored caption is right (as ADDR, Figure 3(b))" in text
+    assert "each pair&#x27;s domain is its own (ADDR, Eq. 4-7)" in text
+    assert text.count("<img") == 2
+
+
 def test_all_formats_are_built(board: list[Record], runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = build_report(runs)
     assert [file.name for file in report.files] == ["leaderboard.md", "leaderboard.csv", "leaderboard.html"]

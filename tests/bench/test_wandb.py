@@ -103,6 +103,28 @@ def test_a_job_becomes_one_finished_offline_run_without_a_word(
     assert not list(log.parent.glob("files/code/*"))
 
 
+def test_an_ensemble_is_a_run_of_its_own_name_with_its_members(make_record: Maker, tmp_path: Path) -> None:
+    members = [
+        {
+            "id": f"{seed}",
+            "method": "acmr",
+            "seed": seed,
+            "overrides": {},
+            "directory": "d",
+            "finished_at": "t",
+        }
+        for seed in (0, 1)
+    ]
+    label = f"ensemble of {'acmr (a=1), ' * 8}acmr"
+    record = make_record(id="e" * 16, label=label, history=[], ensemble=members)
+    assert runs_in_wandb.log_record(record, tmp_path / "job", "offline") is None
+    (log,) = (tmp_path / "job" / "wandb").glob("offline-run-*/run-eeeeeeeeeeeeeeee.wandb")
+    (run,) = [one.run for one in _log_entries(log) if one.WhichOneof("record_type") == "run"][:1]
+    assert run.display_name == "acmr-ensemble-0"
+    assert set(run.tags) == {"small", label[:64]}
+    assert _items(run.config.update)["ensemble"] == members
+
+
 def test_off_writes_nothing(make_record: Maker, tmp_path: Path) -> None:
     assert runs_in_wandb.log_record(make_record(), tmp_path / "job", "off") is None
     assert not (tmp_path / "job").exists()

@@ -113,6 +113,9 @@ def test_counts_that_are_not_the_protocols_raise() -> None:
         evaluate(replace(RECALL, images=41), IMAGES, TEXTS, dot, OWNER)
     with pytest.raises(ValueError, match="over 200 captions, got 203"):
         evaluate(replace(RECALL, captions=200), IMAGES, TEXTS, dot, OWNER)
+    with pytest.raises(ValueError, match="over 200 or 205 captions, got 203"):
+        evaluate(replace(RECALL, captions=(200, 205)), IMAGES, TEXTS, dot, OWNER)
+    assert evaluate(replace(RECALL, captions=(200, 203)), IMAGES, TEXTS, dot, OWNER).metrics
     with pytest.raises(ValueError, match="needs the images' labels"):
         evaluate(LABELS, IMAGES, TEXTS, dot, OWNER)
     with pytest.raises(ValueError, match="needs the images' labels"):

@@ -24,7 +24,8 @@ def test_split_hash_is_that_of_the_sorted_ids() -> None:
 
 def test_exact_counts_give_the_named_protocols() -> None:
     assert names("flickr30k", 1000, 5000) == ["flickr30k-1k"]
-    assert names("coco", 5000, 25010) == ["coco-5k", "coco-1k-5fold"]
+    for captions in (25010, 25000):
+        assert names("coco", 5000, captions) == ["coco-5k", "coco-1k-5fold"]
     assert names("pascal_sentence", 200, 200, True) == ["pascal-map"]
     assert names("nuswide10k", 1000, 1000, True) == ["nuswide10k-map"]
     assert names("acmr_coco", 16557, 82785) == ["acmr-coco"]
@@ -32,7 +33,7 @@ def test_exact_counts_give_the_named_protocols() -> None:
 
 @pytest.mark.parametrize(
     ("dataset", "images", "captions"),
-    [("flickr30k", 243, 1215), ("flickr30k", 1000, 4999), ("coco", 5000, 25000), ("coco", 1000, 5000)],
+    [("flickr30k", 243, 1215), ("flickr30k", 1000, 4999), ("coco", 5000, 25005), ("coco", 1000, 5000)],
 )
 def test_anything_else_is_ones_own_test_split(dataset: str, images: int, captions: int) -> None:
     (protocol,) = resolve_protocols(dataset, ids(images), captions, False)
@@ -133,3 +134,9 @@ def test_the_table_is_consistent() -> None:
         rendered = protocol.dataset == "synthetic"
         unchecked = protocol.split_hash is None and not rendered
         assert ("counts alone" in protocol.note) == unchecked, name
+
+
+def test_a_protocol_of_any_size_keeps_its_metrics() -> None:
+    free = PROTOCOLS["coco-1k-5fold"].of_any_size()
+    assert free.fits("coco", ids(7), 9, False) and free.folds == 1
+    assert (free.name, free.primary, free.recall) == ("coco-1k-5fold", "rsum", True)

@@ -1,0 +1,79 @@
+"""Typed access to a JSON file's fields; a fault is one sentence that names the file and the field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from crossmodal_bench.errors import BadInput
+
+
+def damaged(path: Path, what: str) -> BadInput:
+    """The exception for a file that holds something else than was written."""
+    return BadInput(f"{path} is damaged ({what}): delete it and run the bench again")
+
+
+class Fields:
+    """One JSON object of the file ``path``; ``BadInput`` for a field that is missing or of another type."""
+
+    def __init__(self, path: Path, content: Mapping[str, Any], prefix: str = "") -> None:
+        self.path, self.content, self.prefix = path, content, prefix
+
+    def get(self, name: str, kind: type, optional: bool = False) -> Any:
+        """The value of field ``name``, of type ``kind``; None where an optional one is missing."""
+        value = self.content.get(name)
+        if value is None and optional:
+            return None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise damaged(self.path, f"field '{self.prefix}{name}' is missing or not of type {kind.__name__}")
+        return value
+
+    def text(self, name: str) -> str:
+        """A string."""
+        return cast(str, self.get(name, str))
+
+    def part(self, name: str) -> Fields:
+        """An object."""
+        return Fields(self.path, self.get(name, dict), f"{self.prefix}{name}.")
+
+    def parts(self, name: str) -> list[Fields]:
+        """A list of objects; empty where it is missing."""
+        found = self.get(name, list, optional=True) or []
+        if not all(isinstance(one, dict) for one in found):
+            raise damaged(self.path, f"field '{self.prefix}{name}' holds something that is not an object")
+        return [Fields(self.path, one, f"{self.prefix}{name}[{at}].") for at, one in enumerate(found)]
+
+    def numbers(self, name: str) -> dict[str, float]:
+        """An object of numbers; those that were not finite are absent."""
+        return self._finite(name, self.get(name, dict))
+
+    def rows(self, name: str) -> list[dict[str, float]]:
+        """A list of objects of numbers."""
+        rows = self.get(name, list)
+        if not all(isinstance(row, dict) for row in rows):
+            raise damaged(self.path, f"field '{self.prefix}{name}' holds something that is not an object")
+        return [self._finite(name, row) for row in rows]
+
+    def intervals(self, name: str) -> dict[str, tuple[float, float]]:
+        """An object of (low, high) pairs."""
+        intervals = {}
+        for key, pair in self.get(name, dict).items():
+            if not isinstance(pair, list) or len(pair) != 2:
+                raise damaged(self.path, f"field '{self.prefix}{name}.{key}' is not a pair")
+            finite = self._finite(name, dict(zip(("low", "high"), pair, strict=True)))
+            if len(finite) == 2:
+                intervals[key] = (finite["low"], finite["high"])
+        return intervals
+
+    def _finite(self, name: str, values: Mapping[str, Any]) -> dict[str, float]:
+        numbers = {}
+        for key, value in values.items():
+            if value is None:
+                continue
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise damaged(self.path, f"field '{self.prefix}{name}.{key}' is not a number")
+            if math.isfinite(value):
+                numbers[key] = float(value)
+        return numbers

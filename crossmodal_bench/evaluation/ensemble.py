@@ -1,0 +1,105 @@
+"""Several models as one: the similarities of every pair are summed, and the sums are ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crossmodal_bench.encoding import Encoding, Scorer
+from crossmodal_bench.errors import BadInput
+from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate
+from crossmodal_bench.evaluation.positives import CaptionImage, Identities
+from crossmodal_bench.evaluation.precision import Labels
+from crossmodal_bench.evaluation.protocols import Protocol
+
+_EXACT = 2**24  # whole numbers below it are exact in fp32
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model: its encodings of the whole galleries, and the score that compares them."""
+
+    images: Encoding
+    texts: Encoding
+    score: Scorer
+
+
+def evaluate_ensemble(
+    protocol: Protocol,
+    members: Sequence[Member],
+    caption_image: CaptionImage,
+    image_labels: Labels | None = None,
+    image_identities: Identities | None = None,
+    *,
+    device: torch.device | str | None = None,
+) -> Evaluation:
+    """``evaluate`` with the sum of the members' scores; of one member, exactly what it gives alone.
+
+    caption_image: (n_texts,) row of each text's image. device: where the tiles are scored.
+
+    Raises BadInput for a protocol of classes, whose queries are means of texts, and ValueError for no
+    members, members of different galleries, and whatever ``evaluate`` raises.
+    """
+    if protocol.class_level:
+        raise BadInput(
+            f"protocol '{protocol.name}' averages the texts of a class, which differently encoded members do "
+            "not share; make ensembles under protocols of images and texts"
+        )
+    images, texts, score = summed(members)
+    return evaluate(
+        protocol, images, texts, score, caption_image, image_labels, image_identities, device=device
+    )
+
+
+def summed(members: Sequence[Member]) -> tuple[Encoding, Encoding, Scorer]:
+    """Galleries of item numbers, and the scorer that adds every member's score of the items of these numbers.
+
+    The numbers are shaped as the members' own encodings, (n, 1) for vectors and (n, 1, 1) where any member
+    has fragments, because the grid of tiles and its padding, and so the last digits, go by that shape.
+
+    Raises ValueError for no members, and for members of different galleries.
+    """
+    sizes = {(len(member.images), len(member.texts)) for member in members}
+    if len(sizes) != 1:
+        raise ValueError(f"an ensemble needs members of one gallery, got (images, texts) {sorted(sizes)}")
+    encodings = [encoding for member in members for encoding in (member.images, member.texts)]
+    vectors = all(one.lengths is None and one.values.ndim == 2 for one in encodings)
+    (n_images, n_texts) = sizes.pop()
+    double = max(n_images, n_texts) >= _EXACT or any(one.values.dtype == torch.float64 for one in encodings)
+
+    def numbers(count: int) -> Encoding:
+        values = torch.arange(count, dtype=torch.float64 if double else torch.float32)
+        return Encoding(values.reshape((-1, 1) if vectors else (-1, 1, 1)))
+
+    return numbers(n_images), numbers(n_texts), _Sum(members)
+
+
+class _Sum:
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = members
+        self._held: tuple[Any, list[Encoding]] = (None, [])
+
+    def __call__(self, images: Encoding, texts: Encoding) -> Tensor:
+        # A row of tiles passes the same images again and again, and fragments are large.
+        if self._held[0] is not images:
+            self._held = (images, [_items(member.images, images) for member in self._members])
+        scores = [
+            member.score(own, _items(member.texts, texts))
+            for member, own in zip(self._members, self._held[1], strict=True)
+        ]
+        total = scores[0]
+        for more in scores[1:]:
+            total = total + more
+        return total
+
+
+def _items(encoding: Encoding, numbers: Encoding) -> Encoding:
+    rows = numbers.values.flatten().long().to(encoding.values.device)
+    found = encoding.take(rows).to(numbers.values.device)
+    # As the tiles would widen it.
+    values = found.values if found.values.dtype == torch.float64 else found.values.float()
+    return Encoding(values, found.lengths)
