@@ -9,11 +9,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from crossmodal_bench.data.batch import GroupBatch
+
 Report = Callable[[dict[str, Any]], None]
 
 
 class History(pl.Callback):
     """One dictionary of metrics per epoch, the seconds and samples that training took; kept in checkpoints.
+
+    A sample is a pair that encoders were trained on: a phase that trains critics alone costs seconds and
+    counts none.
 
     Args:
         report: told {"epoch", "epochs", "batch", "batches", "seconds_per_epoch"} a few times a second, the
@@ -59,7 +64,8 @@ class History(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count samples over all ranks; report now and then."""
-        self.samples += len(batch) * trainer.world_size
+        if not isinstance(batch, GroupBatch):
+            self.samples += len(batch) * trainer.world_size
         now = time.perf_counter()
         self.train_seconds += now - self._lap
         self._lap = now

@@ -159,6 +159,7 @@ class RetrievalEvaluation(pl.Callback):
                 identities,
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
+                device=module.device,
             )
             for protocol in protocols
         }

@@ -96,7 +96,7 @@ def negatives_risks(
     r: Tensor,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """(B, B) risks that ``domain_regularisation`` reads: of pairs and hard negatives with each other's critics.
+    """(B, B) risks that ``domain_regularisation`` reads: of pairs with their own and each other's critics.
 
     Other entries are 0. Arguments as in ``domain_risks``, with one discriminator per pair: weight (B, D),
     bias (B,).

@@ -101,7 +101,6 @@ class ADDR(Matching):
         self._position = torch.full((len(corpus.image_ids),), -1)
         self._position[rows] = torch.arange(len(rows))
         self.critics = self._bank(len(rows) if self.hparams["critics"] == "pairs" else 1, corpus.fingerprint)
-        self._look_ahead()
 
     def _bank(self, rows: int, fingerprint: str) -> CriticBank:
         """The bank, one on each machine where there is a row for each pair."""
@@ -114,9 +113,9 @@ class ADDR(Matching):
             path = shared_file(token, create=trainer.local_rank == 0, size=size)
             trainer.strategy.barrier()
         bank = CriticBank(rows, dim, shared=path, **settings)
-        if self._restored is not None:
+        if self._restored is not None and (path is None or trainer.local_rank == 0):
             bank.load_state_dict(self._restored)
-            self._restored = None
+        self._restored = None
         if path is not None:
             trainer.strategy.barrier()
             if trainer.local_rank == 0:
@@ -138,11 +137,11 @@ class ADDR(Matching):
             BadInput: training would go on with another data set's discriminators.
         """
         super().on_load_checkpoint(checkpoint)
-        self._restored = checkpoint.get("critics")
         fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        if fitting and self._restored is not None and self.data_spec is not None:
+        if fitting and "critics" in checkpoint and self.data_spec is not None:
+            self._restored = checkpoint["critics"]
             # Here, because other data have other words: the host's weights would not fit, and not say why.
-            CriticBank.check_name(self._restored["name"], self.data_spec.dataset_fingerprint)
+            CriticBank.check_name(checkpoint["critics"]["name"], self.data_spec.dataset_fingerprint)
 
     def _settle(self) -> None:
         """Wait until every process's updates are in every machine's bank."""
@@ -164,7 +163,7 @@ class ADDR(Matching):
             loader.ahead = self._prefetch
 
     def on_train_start(self) -> None:
-        """Lightning may make its loaders behind ``on_fit_start``."""
+        """Look ahead; Lightning skips the start of an epoch that it resumes."""
         self._look_ahead()
 
     def on_train_epoch_start(self) -> None:

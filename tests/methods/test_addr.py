@@ -199,6 +199,7 @@ def test_regions_and_words_come_to_be_told_apart_and_their_own_discriminator_doe
     first, last = history.epochs[0], history.epochs[-1]
     assert last["train/risk_own"] < 0.5 * first["train/risk_own"]
     assert last["train/risk_own"] < last["train/risk_other"]
+    assert history.samples == 8 * CAPTIONS, "what the discriminators see beforehand is no pair trained on"
 
 
 def test_rates_decay_by_steps_and_by_epochs_down_to_the_least() -> None:
