@@ -33,15 +33,7 @@ from crossmodal_bench.data.images import unreadable
 from crossmodal_bench.data.loader import BatchLoader, BatchOrder, Phase, PhaseOrder
 from crossmodal_bench.data.pixels import Augmentation, ImageFit
 from crossmodal_bench.data.text import TextSettings, Vocabulary
-from crossmodal_bench.data.views import (
-    VIEWS,
-    GroupDataset,
-    ImageDataset,
-    PairDataset,
-    PhasedDataset,
-    TextDataset,
-    Views,
-)
+from crossmodal_bench.data.views import VIEWS, ImageDataset, PhasedDataset, TextDataset, Views
 from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
 from crossmodal_bench.errors import BadInput, MissingInput, nearest
 
@@ -227,17 +219,12 @@ class CrossModalDataModule(pl.LightningDataModule):
         phases: tuple[Phase, ...] = ("pairs",)
         if self.trainer is not None:
             phases = self.trainer.lightning_module.phases  # type: ignore[assignment]
-        parts: dict[Phase, PairDataset | GroupDataset] = {
-            phase: PairDataset(self.views, "train", self.sampling, self.seed, self.augmentation)
-            if phase == "pairs"
-            else GroupDataset(self.views, "train", self.seed)
-            for phase in phases
-        }
+        dataset = PhasedDataset(self.views, phases, self.sampling, self.seed, self.augmentation)
         orders = {
             phase: self._order(part, self.batch_size, shuffle=True, once=phase == "groups")
-            for phase, part in parts.items()
+            for phase, part in dataset.parts.items()
         }
-        return self._loaded(PhasedDataset(parts), PhaseOrder(orders), training=True)
+        return self._loaded(dataset, PhaseOrder(orders), training=True)
 
     def val_dataloader(self) -> list[BatchLoader]:
         """Images once each, captions once each; no loader where there is no validation split."""

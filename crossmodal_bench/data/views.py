@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -187,10 +187,17 @@ class GroupDataset(Dataset[GroupBatch]):
 
 
 class PhasedDataset(Dataset[PairBatch | GroupBatch]):
-    """The data sets of an epoch's phases; a batch comes from the one that its rows are meant for."""
+    """The training data of an epoch's phases; a batch comes from the one that its rows are meant for."""
 
-    def __init__(self, parts: Mapping[Phase, PairDataset | GroupDataset]) -> None:
-        self.parts = dict(parts)
+    def __init__(
+        self, views: Views, phases: Sequence[Phase], sampling: str, seed: int, augmentation: Augmentation
+    ) -> None:
+        self.parts: dict[Phase, PairDataset | GroupDataset] = {
+            phase: PairDataset(views, "train", sampling, seed, augmentation)
+            if phase == "pairs"
+            else GroupDataset(views, "train", seed)
+            for phase in phases
+        }
 
     def __getitem__(self, batch: BatchRows) -> PairBatch | GroupBatch:
         return self.parts[batch.phase][batch]
