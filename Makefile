@@ -111,8 +111,9 @@ setup: $(STAMP) ## Create .venv and install into it (every other command does th
 bench: $(STAMP) ## Train, test and rank: make bench DATASET=flickr8k DATA_ROOT=data SEEDS=3
 	$(VENV)/bin/crossmodal-bench bench $(bench_options)
 
+# One thread in each of as many processes as there are cores: two thread pools in one place wait for each other.
 test: $(STAMP) ## Run the tests
-	$(python) -m pytest -q
+	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist worksteal
 
 lint: $(STAMP) types ## Check style, format and types
 	$(python) -m ruff check .

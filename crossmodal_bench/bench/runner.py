@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -275,7 +276,8 @@ def check_writable(options: BenchOptions) -> None:
     """Raise BadInput where records could not be written, before anything is trained."""
     try:
         options.runs.mkdir(parents=True, exist_ok=True)
-        probe_file = options.runs / ".writable"
+        # Two benches may start in one folder at the same moment.
+        probe_file = options.runs / f".writable-{os.getpid()}"
         probe_file.write_text("x" * 4096)
         probe_file.unlink()
     except OSError as error:

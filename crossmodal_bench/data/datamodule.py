@@ -282,7 +282,12 @@ class CrossModalDataModule(pl.LightningDataModule):
 
         ``settings`` go to crossmodal_bench.data.features.extract_features, which says what is raised.
         """
-        given = {"image_size": self.image_size, "image_fit": self.image_fit, "progress": self.progress}
+        given: dict[str, Any] = {
+            "image_size": self.image_size,
+            "image_fit": self.image_fit,
+            "device": "cuda" if torch.cuda.is_available() else "cpu",
+            "progress": self.progress,
+        }
         return extract_features(
             self.corpus,
             self.cache,

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from crossmodal_bench.errors import BadInput
+
 Phase = Literal["pairs", "groups"]
 """What a part of an epoch trains on: image-caption pairs, or images with all their captions."""
 
@@ -100,7 +102,8 @@ class PhaseOrder(Sampler[BatchRows]):
 
     def __init__(self, orders: Mapping[Phase, BatchOrder]) -> None:
         self.orders = dict(orders)
-        self.seed = next(iter(self.orders.values())).seed
+        first = next(iter(self.orders.values()))
+        self.seed, self.world_size = first.seed, first.world_size
         self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -169,9 +172,21 @@ class BatchLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch have been handed out."""
-        return {"done": self.done}
+        """How many batches of the epoch have been handed out, and on how many processes each."""
+        return {"done": self.done, "batches": len(self.order), "world_size": self.order.world_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on behind those batches; a finished epoch goes on at the next one's first batch."""
-        self.order.start = state["done"] % len(self.order)
+        """Go on behind those batches; a finished epoch goes on at the next one's first batch.
+
+        Raises:
+            BadInput: in mid-epoch, on another number of processes: their batches are others, and some rows
+                would be trained on twice and some not at all.
+        """
+        world, now = state.get("world_size", self.order.world_size), self.order.world_size
+        left = state["done"] % state.get("batches", len(self.order))
+        if left and world != now:
+            raise BadInput(
+                f"the checkpoint was saved in the middle of an epoch on {world} processes, and this run has "
+                f"{now}; resume on {world}, or from a checkpoint of an epoch's end"
+            )
+        self.order.start = left

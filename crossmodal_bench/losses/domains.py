@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 Reduction = Literal["mean", "sum"]
+_MANY = 32
+"""Discriminators that one pair needs, above which every pair is looked at by all of the batch's."""
 
 
 def domain_risks(
@@ -107,6 +109,22 @@ def negatives_risks(
     for other in (q, r):
         needed[p, other] = needed[other, p] = 1
     count = int(needed.sum(1).max())
+    if count > _MANY:
+        # A pair that is many others' hard negative: all with all in one product is cheaper then.
+        return _all_risks(regions, words, lengths, weight, bias, reduction)
     columns = needed.argsort(dim=1, descending=True, stable=True)[:, :count]
     found = domain_risks(regions, words, lengths, weight[columns], bias[columns], reduction)
     return found.new_zeros(len(p), len(p)).scatter(1, columns, found)
+
+
+def _all_risks(
+    regions: Tensor, words: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor, reduction: Reduction
+) -> Tensor:
+    """(B, B) risks of every discriminator, weight (B, D) and bias (B,), on every pair."""
+    of_regions = F.softplus(-(regions @ weight.T + bias)).sum(1)
+    of_words = torch.stack(
+        [F.softplus(one).sum(0) for one in (words @ weight.T + bias).split(lengths.tolist())]
+    )
+    if reduction == "sum":
+        return of_regions + of_words
+    return of_regions / regions.shape[1] + of_words / lengths[:, None].to(words.device)

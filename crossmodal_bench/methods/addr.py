@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from crossmodal_bench.data.batch import GroupBatch, PairBatch
 from crossmodal_bench.data.loader import BatchLoader
 from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.errors import BadInput
 from crossmodal_bench.losses import domain_regularisation, domain_risks, hardest_negatives, negatives_risks
 from crossmodal_bench.losses.domains import Reduction
 from crossmodal_bench.methods.critic_bank import CriticBank, shared_file
@@ -87,6 +90,8 @@ class ADDR(Matching):
         )
         if critics == "one" and gamma:
             raise ValueError(f"gamma is {gamma}, but one discriminator has no others to compare with; set 0")
+        if regularise_encoders and not gamma:
+            raise ValueError("regularise_encoders is true, but gamma is 0; give gamma, or set it false")
         self.critics: CriticBank | None = None
         self._restored: dict[str, Any] | None = None
         self._position = torch.zeros(0, dtype=torch.int64)
@@ -100,19 +105,18 @@ class ADDR(Matching):
         rows = torch.from_numpy(corpus.image_rows("train"))
         self._position = torch.full((len(corpus.image_ids),), -1)
         self._position[rows] = torch.arange(len(rows))
-        self.critics = self._bank(len(rows) if self.hparams["critics"] == "pairs" else 1, corpus.fingerprint)
+        self.critics = self._bank()
 
-    def _bank(self, rows: int, fingerprint: str) -> CriticBank:
+    def _bank(self) -> CriticBank:
         """The bank, one on each machine where there is a row for each pair."""
         trainer, dim = self.trainer, self.host.fragment_dim
-        settings: dict[str, Any] = {"betas": (self.hparams["critic_beta1"], 0.999), "name": fingerprint}
+        assert self.data_spec is not None
+        rows = self.data_spec.n_train_images if self.hparams["critics"] == "pairs" else 1
         path = None
         if rows > 1 and trainer.world_size > 1:
-            token = str(trainer.strategy.broadcast(uuid.uuid4().hex))
-            size = CriticBank.size(rows, dim)
-            path = shared_file(token, create=trainer.local_rank == 0, size=size)
-            trainer.strategy.barrier()
-        bank = CriticBank(rows, dim, shared=path, **settings)
+            path = self._shared_path(CriticBank.size(rows, dim))
+        name, betas = self.data_spec.dataset_fingerprint, (self.hparams["critic_beta1"], 0.999)
+        bank = CriticBank(rows, dim, betas, name=name, shared=path)
         if self._restored is not None and (path is None or trainer.local_rank == 0):
             bank.load_state_dict(self._restored)
         self._restored = None
@@ -122,6 +126,25 @@ class ADDR(Matching):
                 # The mappings keep it; without a name it goes with the last process, however that ends.
                 path.unlink()
         return bank
+
+    def _shared_path(self, size: int) -> Path:
+        """The file that this machine's processes map; one that cannot be made stops all of them."""
+        trainer = self.trainer
+        token = str(trainer.strategy.broadcast(uuid.uuid4().hex))
+        found: Path | str
+        try:
+            found = shared_file(token, create=trainer.local_rank == 0, size=size)
+        except BadInput as error:
+            found = str(error)
+        everywhere: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(everywhere, found)
+        for one in everywhere:
+            if isinstance(one, str):
+                if isinstance(found, Path):
+                    found.unlink(missing_ok=True)
+                raise BadInput(one)
+        assert isinstance(found, Path)
+        return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The whole bank, in checkpoints that training can resume from."""
@@ -140,8 +163,11 @@ class ADDR(Matching):
         fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if fitting and "critics" in checkpoint and self.data_spec is not None:
             self._restored = checkpoint["critics"]
+            rows = self.data_spec.n_train_images if self.hparams["critics"] == "pairs" else 1
             # Here, because other data have other words: the host's weights would not fit, and not say why.
-            CriticBank.check_name(checkpoint["critics"]["name"], self.data_spec.dataset_fingerprint)
+            CriticBank.check(
+                checkpoint["critics"], rows, self.host.fragment_dim, self.data_spec.dataset_fingerprint
+            )
 
     def _settle(self) -> None:
         """Wait until every process's updates are in every machine's bank."""
@@ -172,8 +198,8 @@ class ADDR(Matching):
         self._look_ahead()
 
     def _prefetch(self, batch: PairBatch | GroupBatch, following: PairBatch | GroupBatch) -> None:
-        # The last discriminator step may change what the first pairs need.
-        if self.critics is not None and type(batch) is type(following):
+        # The last discriminator step may change what the first pairs need, and every one a single row.
+        if self.critics is not None and self.critics.rows > 1 and type(batch) is type(following):
             self.critics.prefetch(self._rows(following), self.device)
 
     def _rows(self, batch: PairBatch | GroupBatch) -> Tensor:
@@ -205,20 +231,26 @@ class ADDR(Matching):
         (gradient,) = torch.autograd.grad(loss, rows)
         if self.hparams["critics"] == "one" and self.trainer.world_size > 1:
             gradient = self._total(gradient) / self.trainer.world_size
-        rate = self.hparams["critic_learning_rate"] or self.hparams["learning_rate"]
+        rate = self.hparams["critic_learning_rate"]
+        rate = self.hparams["learning_rate"] if rate is None else rate
         self.critics.step(index, gradient, self.decayed(rate))
         self.log_means(logged, len(batch.images))
 
     @torch.no_grad()
     def _seen(self, batch: GroupBatch) -> tuple[Encoded, Encoding, Tensor, Tensor]:
-        """Encoded images, each image's words of all captions, and the hard negatives q and r.
+        """Encoded images, each image's words of all captions, and the hard negatives that matter, q and r.
 
-        Without dropout and new batch statistics: nothing of the encoders changes in this phase.
+        A pair without one is its own. Without dropout and new batch statistics: nothing of the encoders
+        changes in this phase.
         """
         training = self.host.training
         self.host.eval()
         images, texts = self.host.images(batch.images), self.host.texts(batch.texts)
-        q, r = hardest_negatives(self.host.score(images.scored, texts.scored.take(batch.chosen)))
+        q = r = torch.arange(len(batch.images), device=self.device)
+        if self.hparams["critics"] == "pairs":
+            q, rivals = hardest_negatives(self.host.score(images.scored, texts.scored.take(batch.chosen)))
+            # Without L_reg, q alone is looked at, to say how well a pair's own discriminator knows it.
+            r = rivals if self.hparams["gamma"] else r
         self.host.train(training)
         words = texts.fragments
         assert words.lengths is not None

@@ -59,7 +59,7 @@ class CriticBank:
         self.steps = self._memory[3 * size :]
         self.touched = torch.zeros(rows, dtype=torch.bool)
         self._worker = ThreadPoolExecutor(1)
-        self._coming: tuple[Tensor, Future[Tensor]] | None = None
+        self._coming: list[tuple[Tensor, torch.device, Future[Tensor]]] = []
 
     @staticmethod
     def size(rows: int, dim: int) -> int:
@@ -69,19 +69,21 @@ class CriticBank:
     def gather(self, index: Tensor, device: torch.device | str = "cpu") -> Tensor:
         """(B, D + 1) weights and biases of the rows ``index`` (B,), copied to ``device``.
 
-        Rows that ``prefetch`` was told of are there already.
+        Rows that ``prefetch`` was told of are there already. On their way to an accelerator they pass through
+        page-locked memory; the bank itself is not locked, only its rows in transit are.
         """
-        coming, self._coming = self._coming, None
-        if coming is not None:
-            rows = coming[1].result()
-            if torch.equal(coming[0], index.cpu()) and rows.device == torch.device(device):
-                return rows
-        return self._copied(index.cpu(), torch.device(device))
+        index, device = index.cpu(), torch.device(device)
+        for position, (expected, wanted, rows) in enumerate(self._coming):
+            if wanted == device and torch.equal(expected, index):
+                # What was announced before this and did not come will not come.
+                del self._coming[: position + 1]
+                return rows.result()
+        return self._copied(index, device)
 
     def prefetch(self, index: Tensor, device: torch.device | str = "cpu") -> None:
-        """Gather the next batch's rows while this one computes; they must not change in between."""
-        index = index.cpu()
-        self._coming = (index, self._worker.submit(self._copied, index, torch.device(device)))
+        """Gather a later batch's rows while this one computes; they must not change in between."""
+        index, device = index.cpu(), torch.device(device)
+        self._coming.append((index, device, self._worker.submit(self._copied, index, device)))
 
     def _copied(self, index: Tensor, device: torch.device) -> Tensor:
         rows = self.parameters[index]
@@ -144,12 +146,17 @@ class CriticBank:
         }
 
     @staticmethod
-    def check_name(found: str, wanted: str) -> None:
-        """Raise BadInput for discriminators of the data ``found`` where the data are ``wanted``."""
-        if found != wanted:
+    def check(state: dict[str, Any], rows: int, dim: int, name: str) -> None:
+        """Raise BadInput for a state that a bank of ``rows``, ``dim`` and ``name`` cannot take."""
+        if state["name"] != name:
             raise BadInput(
-                f"the checkpoint's discriminators belong to the data with fingerprint {found}, this data set "
-                f"has {wanted}; resume on the data that they were trained on, or start anew"
+                f"the checkpoint's discriminators belong to the data with fingerprint {state['name']}, this "
+                f"data set has {name}; resume on the data that they were trained on, or start anew"
+            )
+        if state["parameters"].shape != (rows, dim + 1):
+            raise BadInput(
+                f"the checkpoint has {tuple(state['parameters'].shape)} discriminators, this model "
+                f"{(rows, dim + 1)}; resume with the configuration that they were trained with"
             )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -158,12 +165,7 @@ class CriticBank:
         Raises:
             BadInput: the state of another data set, or of another size.
         """
-        self.check_name(state["name"], self.name)
-        if state["parameters"].shape != self.parameters.shape:
-            raise BadInput(
-                f"the checkpoint has {tuple(state['parameters'].shape)} discriminators, this model "
-                f"{tuple(self.parameters.shape)}; resume with the configuration that they were trained with"
-            )
+        self.check(state, self.rows, self.dim, self.name)
         for name in ("parameters", "first", "second", "steps"):
             getattr(self, name).copy_(state[name])
 

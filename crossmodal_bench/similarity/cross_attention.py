@@ -27,15 +27,19 @@ Attend = Callable[[Tensor, int, int], Tensor]
 WORDS, REGIONS = 1, 3
 """The axes of a block's affinities (captions, words, images, regions)."""
 EPSILON = 1e-8
-_BLOCK = 2**19  # affinities in a block: 2 MiB in single precision
+_BLOCK = {"cpu": 2**19}
+"""Affinities in a block: 2 MiB in single precision, which a processor's cache holds."""
+_LARGE_BLOCK = 2**24
+"""The same on devices where a launch costs more than memory."""
+_IMAGES = 128
+"""Images looked at together where there is no gradient: blocks hold several captions in any gallery."""
 
 
 @dataclass(frozen=True)
 class Block:
     """m captions of one length L against N images.
 
-    affinities: (m, L, N, R) dot products. word_norms: (m, L, 1). region_norms: (1, N, R). word_gram: (m, L,
-    L). region_gram: (N, R, R).
+    affinities: (m, L, N, R) dot products of the words (m, L, D) and the regions.
     """
 
     affinities: Tensor
@@ -107,28 +111,26 @@ def blockwise(regions: Tensor, words: Tensor, lengths: Tensor, score: Callable[[
         ValueError: shapes that disagree, no region, or a caption without a word.
     """
     rows = _check(regions, words, lengths)
+    graph = torch.is_grad_enabled() and (regions.requires_grad or words.requires_grad)
+    if not graph and len(regions) > _IMAGES:
+        return torch.cat([blockwise(part, words, lengths, score) for part in regions.split(_IMAGES)])
     n, r, d = regions.shape
-    order, sizes = _plan(rows, n * r)
+    order, sizes = _plan(rows, n * r, _BLOCK.get(words.device.type, _LARGE_BLOCK))
     starts = torch.tensor(rows).cumsum(0) - torch.tensor(rows)
     picked = [starts[order[a:b], None] + torch.arange(length) for a, b, length in sizes]
-    flat = regions.reshape(n * r, d)
+    counts = [one.numel() for one in picked]
+    words = words[torch.cat([one.flatten() for one in picked]).to(words.device)]
+    columns = regions.reshape(n * r, d).T
+    # Where there is a gradient, one product: the regions' would be added up a block at a time.
+    products = (words @ columns).split(counts) if graph else None
     shared = Regions(_widened(regions))
-    graph = torch.is_grad_enabled() and (regions.requires_grad or words.requires_grad)
-    products: list[Tensor] | None = None
-    if graph:
-        # One product: a product a block would add up the regions' gradient as many times.
-        every = torch.cat([one.flatten() for one in picked]).to(words.device)
-        words = words[every]
-        counts = [one.numel() for one in picked]
-        products = list((words @ flat.T).split(counts))
-        groups = list(words.split(counts))
     scores = []
-    for number, one in enumerate(picked):
-        m, length = one.shape
-        group = groups[number] if products is not None else words[one.flatten().to(words.device)]
-        product = products[number] if products is not None else group @ flat.T
+    for number, (group, (a, b, length)) in enumerate(zip(words.split(counts), sizes, strict=True)):
+        product = group @ columns if products is None else products[number]
         with torch.autocast(words.device.type, enabled=False):
-            block = Block(_widened(product).view(m, length, n, r), _widened(group).view(m, length, d), shared)
+            block = Block(
+                _widened(product).view(b - a, length, n, r), _widened(group).view(b - a, length, d), shared
+            )
             scores.append(score(block))
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order))
@@ -150,15 +152,18 @@ def _check(regions: Tensor, words: Tensor, lengths: Tensor) -> list[int]:
     return rows
 
 
-def _plan(lengths: list[int], width: int) -> tuple[Tensor, list[tuple[int, int, int]]]:
-    """Captions in the order of their lengths, and blocks (from, to, length) of that order."""
+def _plan(lengths: list[int], width: int, most: int) -> tuple[Tensor, list[tuple[int, int, int]]]:
+    """Captions in the order of their lengths, and blocks (from, to, length) of that order.
+
+    ``most`` affinities are in a block, of ``width`` for each word; but there is always a caption.
+    """
     order = torch.argsort(torch.tensor(lengths), stable=True)
     ordered = sorted(lengths)
     blocks: list[tuple[int, int, int]] = []
     start = 0
     for position in range(1, len(ordered) + 1):
         length = ordered[start]
-        full = (position - start + 1) * length * width > _BLOCK
+        full = (position - start + 1) * length * width > most
         if position == len(ordered) or ordered[position] != length or full:
             blocks.append((start, position, length))
             start = position

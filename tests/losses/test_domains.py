@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossmodal_bench.losses import domain_regularisation, domain_risks, negatives_risks
+from crossmodal_bench.losses import domain_regularisation, domain_risks, domains, negatives_risks
 
 B, R, D = 5, 3, 4
 LENGTHS = torch.tensor([2, 6, 1, 3, 4])
@@ -69,8 +69,12 @@ def test_large_logits_stay_finite() -> None:
     assert found.isfinite().all() and (found >= 0).all()
 
 
+@pytest.mark.parametrize("many", [0, 32])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_risks_of_hard_negatives_are_entries_of_the_table(reduction: Any) -> None:
+def test_risks_of_hard_negatives_are_entries_of_the_table(
+    reduction: Any, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domains, "_MANY", many)
     found = negatives_risks(*parts()[:2], LENGTHS, *parts()[2:], Q, RR, reduction)
     expected = table(reduction)
     p = torch.arange(B)
@@ -99,7 +103,10 @@ def test_a_pair_without_negatives_is_not_regularised() -> None:
     assert torch.equal(domain_regularisation(table(), own, own), torch.zeros(B, dtype=torch.float64))
 
 
-def test_gradients_are_finite_differences() -> None:
+@pytest.mark.parametrize("many", [0, 32])
+def test_gradients_are_finite_differences(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(domains, "_MANY", many)
+
     def loss(v: Tensor, w: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         risks = negatives_risks(v, w, LENGTHS, weight, bias, Q, RR)
         return risks.diagonal().sum() + 0.4 * domain_regularisation(risks, Q, RR).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from torch import Tensor
 from crossmodal_bench.callbacks import History, RandomState, RetrievalEvaluation
 from crossmodal_bench.data.batch import GroupBatch, PairBatch
 from crossmodal_bench.errors import BadInput
-from crossmodal_bench.losses import domain_regularisation, domain_risks, triplet_ranking_loss
+from crossmodal_bench.losses import (
+    domain_regularisation,
+    domain_risks,
+    hardest_negatives,
+    triplet_ranking_loss,
+)
 from crossmodal_bench.methods import ADDR
 from crossmodal_bench.methods.hosts import SCAN
 from crossmodal_bench.training import instantiate
@@ -135,7 +141,8 @@ def test_discriminators_minimise_equation_10_with_the_hosts_own_hard_negatives(g
     q, r = similarity.argmax(1), similarity.argmax(0)
     expected = table.diagonal().sum() + gamma * domain_regularisation(table, q, r, 0.05).sum()
     seen, words, found_q, found_r = model._seen(batch)
-    assert torch.equal(found_q, q) and torch.equal(found_r, r)
+    assert torch.equal(found_q, q)
+    assert torch.equal(found_r, r if gamma else torch.arange(len(r))), "r is looked for where it counts"
     rows = model.critics.gather(model._rows(batch))
     loss, logged = model.critics_loss(seen.fragments, words, rows, found_q, found_r)
     torch.testing.assert_close(loss, expected)
@@ -170,7 +177,20 @@ def test_the_encoders_can_be_regularised_too() -> None:
     images, texts = model.host.images(batch.images), model.host.texts(batch.texts)
     whole = model.loss(images, texts, batch)
     model.hparams["regularise_encoders"] = False
-    assert float(whole.detach()) > float(model.loss(images, texts, batch).detach())
+    alone = model.loss(images, texts, batch)
+    q, r = hardest_negatives(model.host.score(images.scored, texts.scored), batch.texts.image)
+    rows, words = model.critics.parameters[model._rows(batch)], texts.fragments.values
+    spoken = words.split(texts.fragments.lengths.tolist())
+    table = torch.stack(
+        [
+            domain_risks(v[None], w, torch.tensor([len(w)]), rows[None, :, :-1], rows[None, :, -1])[0]
+            for v, w in zip(images.fragments.values, spoken, strict=True)
+        ]
+    )
+    expected = 0.4 * domain_regularisation(table, q, r, 1.0).sum()
+    torch.testing.assert_close(whole - alone, expected, rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match="regularise_encoders is true, but gamma is 0"):
+        ADDR(SCAN(), gamma=0.0, regularise_encoders=True)
 
 
 def test_a_pairs_words_are_those_of_all_its_captions() -> None:
@@ -273,16 +293,18 @@ def test_weights_alone_come_without_the_discriminators(tmp_path: Path) -> None:
     )
 
 
-def test_the_next_batchs_rows_are_fetched_beside_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_batchs_rows_are_fetched_beside_the_step_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
     from crossmodal_bench.methods.critic_bank import CriticBank
 
-    told: list[int] = []
-    prefetch = CriticBank.prefetch
-    monkeypatch.setattr(
-        CriticBank,
-        "prefetch",
-        lambda self, index, device="cpu": told.append(len(index)) or prefetch(self, index, device),
-    )
+    copies: list[str] = []
+    copied = CriticBank._copied
+
+    def counted(self: Any, index: Tensor, device: torch.device) -> Tensor:
+        copies.append(threading.current_thread().name)
+        return copied(self, index, device)
+
+    monkeypatch.setattr(CriticBank, "_copied", counted)
     fitted(settings(**{"trainer.max_epochs": 1}), [])
+    assert len(copies) == 3 + 13, "once for each batch"
     # Not across the phases: what the last discriminator step changes may be what the first pairs need.
-    assert len(told) == (3 - 1) + (13 - 1)
+    assert copies.count("MainThread") == 2

@@ -80,8 +80,11 @@ def test_prefetched_rows_are_those_that_were_asked_for() -> None:
     bank = trained(CriticBank(N, D))
     bank.prefetch(torch.tensor([3, 0]))
     assert torch.equal(bank.gather(torch.tensor([3, 0])), bank.parameters[[3, 0]])
-    bank.prefetch(torch.tensor([3, 0]))
-    assert torch.equal(bank.gather(torch.tensor([5])), bank.parameters[[5]]), "another batch came"
+    for rows in ([3, 0], [5, 1], [2, 4]):
+        bank.prefetch(torch.tensor(rows))
+    assert torch.equal(bank.gather(torch.tensor([6])), bank.parameters[[6]]), "what nobody announced"
+    assert torch.equal(bank.gather(torch.tensor([5, 1])), bank.parameters[[5, 1]])
+    assert len(bank._coming) == 1, "what did not come before it will not come"
     before = bank.parameters.clone()
     rows = bank.gather(torch.tensor([6]))
     rows += 1

@@ -110,11 +110,14 @@ def test_hosts_given_as_objects_stay_out_of_the_hyperparameters() -> None:
     assert made.requires == {"regions", "words"}
 
 
-@pytest.mark.parametrize("method", ["scan", "bfan", "vsrn"])
+@pytest.mark.parametrize("method", ["vse", "scan", "bfan", "vsrn"])
 def test_bf16_trains_and_ranks_in_single_precision(method: str) -> None:
     cli = fitted(settings(method, **{"trainer.precision": "bf16-mixed"}), [])
     images, texts = (next(iter(one)) for one in cli.datamodule.eval_dataloaders("test"))
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         v, t = cli.model.encode_images(images), cli.model.encode_texts(texts)
         assert v.values.dtype == t.values.dtype == torch.float32
-        assert cli.model.score(v, t).isfinite().all()
+        half = cli.model.score(v, t)
+    assert half.dtype == torch.float32 and half.isfinite().all()
+    if method in ("vse", "vsrn"):
+        assert torch.equal(half, cli.model.score(v, t)), "vectors are compared in single precision"

@@ -117,12 +117,15 @@ def test_scores_and_gradients_are_a_naive_loops(direction: Any, how: Any, norm: 
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("how", "norm"), [("Mean", "clipped_l2norm"), ("Max", "clipped_l2norm"), ("LogSumExp", "l2norm")]
+)
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_gradients_are_finite_differences(direction: Any) -> None:
+def test_gradients_are_finite_differences(direction: Any, how: Any, norm: Any) -> None:
     v, w = inputs(dim=3, regions=2, images=2)
 
     def scores(v: Tensor, w: Tensor) -> Tensor:
-        return scan_similarity(v, w, LENGTHS, direction, "LogSumExp", "l2norm", *DIRECTIONS[direction])
+        return scan_similarity(v, w, LENGTHS, direction, how, norm, *DIRECTIONS[direction])
 
     assert torch.autograd.gradcheck(scores, (v, w), fast_mode=True)
 
@@ -156,7 +159,8 @@ def test_blocks_change_nothing(direction: Any, monkeypatch: pytest.MonkeyPatch) 
     v, w = inputs()
     whole = scan_similarity(v, w, LENGTHS, direction)
     gradient = torch.autograd.grad(whole.square().sum(), (v, w))
-    monkeypatch.setattr(cross_attention, "_BLOCK", 1)
+    monkeypatch.setattr(cross_attention, "_BLOCK", {"cpu": 1})
+    monkeypatch.setattr(cross_attention, "_IMAGES", 3)
     one_by_one = scan_similarity(v, w, LENGTHS, direction)
     torch.testing.assert_close(one_by_one, whole)
     again = torch.autograd.grad(one_by_one.square().sum(), (v, w))

@@ -41,7 +41,8 @@ def attach_regions(corpus: Corpus, folder: Path, every_row: bool = True) -> Corp
         for row, captions in _captions_by_image(given, split).items():
             votes = Counter(image for caption in captions for image in images.get(caption, ()))
             (first, most), (_, second) = (*votes.most_common(2), (-1, 0), (-1, 0))[:2]
-            if not votes and not every_row:
+            if not every_row and 2 * most <= len(captions):
+                # A generic sentence that several images share names none of them.
                 continue
             if most == second or row_of[first] >= 0:
                 unclear.append(given.image_ids[row])
