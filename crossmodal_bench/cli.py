@@ -98,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
         "extract", help="image features, or regions, of a frozen network, kept for later runs"
     )
     _data_options(command)
-    command.add_argument("--network", default=None, help="vgg19, resnet152, mobilenet_v2, ...")
+    command.add_argument(
+        "--network", default=None, help="vgg19, resnet152, mobilenet_v2 (the default of a grid), ..."
+    )
     command.add_argument(
         "--regions",
         choices=("grid", "detector"),
@@ -259,9 +261,10 @@ def _extract(arguments: argparse.Namespace) -> int:
             if getattr(arguments, name) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise BadInput(f"{option} has no effect on a detector; leave it out")
-    elif arguments.network is None:
+    elif arguments.network is None and arguments.regions is None:
         raise BadInput("--network is missing; name the network to run, e.g. --network mobilenet_v2")
-    data = _data_module(arguments, arguments.network, arguments.weights, arguments.image_size or 224)
+    network = arguments.network or ("mobilenet_v2" if arguments.regions == "grid" else None)
+    data = _data_module(arguments, network, arguments.weights, arguments.image_size or 224)
     data.regions = arguments.regions or "auto"
     print(extract(data, arguments.batch_size or 32, arguments.device))
     return 0

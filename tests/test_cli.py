@@ -128,7 +128,6 @@ def test_prepare_describes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixt
     ("words", "sentence"),
     [
         ("", "--network is missing; name the network to run"),
-        ("--regions grid", "--network is missing; name the network to run"),
         ("--regions detector --network vgg19", "--network has no effect on a detector; leave it out"),
         ("--regions detector --image-size 64", "--image-size has no effect on a detector"),
         ("--regions detector --batch-size 4", "--batch-size has no effect on a detector"),
@@ -142,7 +141,7 @@ def test_options_of_extract_that_do_not_go_together(
 
 
 def test_extract_makes_a_grid_of_regions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["extract", "synthetic-20", "--regions", "grid", "--network", "mobilenet_v2", "--weights", "none"]
+    words = ["extract", "synthetic-20", "--regions", "grid", "--weights", "none"]
     assert main([*words, "--image-size", "32", "--device", "cpu", "--runs", str(tmp_path)]) == 0
     (store,) = (tmp_path / "cache" / "features").glob("*.npy")
     text = capsys.readouterr().out.replace("\n", "")

@@ -264,11 +264,13 @@ def _published(record: Record, metric: str) -> Comparison:
 
 
 def _made_regions(record: Record) -> str:
-    """The regions that a grid or a detector cut out here; empty where they were given, or are none."""
+    """The regions, where they cannot be the published bottom-up ones: these are 36 of width 2,048."""
     features = record.data.features or {}
     for source in features.get("members", [features]):
         if source and source.get("regions") in ("grid", "detector"):
             return f"{source['regions']} regions of {source.get('network')}"
+        if source and source.get("regions") and (source.get("count"), source.get("dim")) != (36, 2048):
+            return f"{source.get('count')} precomputed regions of width {source.get('dim')}"
     return ""
 
 

@@ -159,7 +159,8 @@ class RetrievalEvaluation(pl.Callback):
                 identities,
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
-                device=module.device,
+                # Others than CUDA do not count in double precision.
+                device=module.device if module.device.type == "cuda" else None,
             )
             for protocol in protocols
         }

@@ -169,8 +169,10 @@ class Corpus:
         for array in arrays:
             if array is not None:
                 digest.update(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
-        digest.update((self.images.fingerprint() if self.images is not None else "").encode())
-        digest.update((self.regions.fingerprint() if self.regions is not None else "").encode())
+        # Where there are pictures, regions are one view of them, which records name by itself: what is
+        # measured without regions stays valid when somebody adds them.
+        source = self.images if self.images is not None else self.regions
+        digest.update((source.fingerprint() if source is not None else "").encode())
         return digest.hexdigest()[:16]
 
 

@@ -273,7 +273,10 @@ def test_regions_of_ones_own_never_stand_beside_bottom_up_ones(make_recall_recor
         return leaderboard([changed])[0].cells[metric].published
 
     cut = {"regions": kind, "network": "resnet152"}
-    assert published({"regions": "precomputed", "network": None}).value == 509.5
+    given = {"regions": "precomputed", "network": "precomputed", "count": 36, "dim": 2048}
+    assert published(given).value == 509.5
+    for other in ({"count": 49}, {"dim": 512}):
+        assert "ours are " in str(published({**given, **other}).reason), "no bottom-up regions"
     for features in (cut, {"members": [None, cut]}):
         assert published(features).reason == (
             f"not comparable: published with bottom-up region features, ours are {kind} regions of resnet152"

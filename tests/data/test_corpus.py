@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from crossmodal_bench.data import Corpus
+from crossmodal_bench.data.images import ImageFiles
 from crossmodal_bench.data.regions import RegionFiles
 from crossmodal_bench.errors import BadInput
 
@@ -99,6 +100,9 @@ def test_regions_are_checked_follow_their_images_and_count_for_the_fingerprint(
     full = replace(corpus, regions=regions)
     assert full.fingerprint != corpus.fingerprint
     assert full.fingerprint != replace(corpus, regions=regions.subset(np.arange(n)[::-1])).fingerprint
+    pictures = ImageFiles([tmp_path / "a.npy"] * n)
+    with_pictures = [replace(one, images=pictures).fingerprint for one in (corpus, full)]
+    assert with_pictures[0] == with_pictures[1], "a view of pictures that have a fingerprint of their own"
     left = full.without_images([3, 0])
     assert left.regions is not None and len(left.regions) == n - 2
     for row, name in enumerate(left.image_ids):
