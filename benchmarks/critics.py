@@ -2,11 +2,11 @@
 
     python benchmarks/critics.py
 
-A bank of MS-COCO's size; a step of 128 pairs, each an image of 36 regions with five captions of 15 words,
-given the
-features and the hard negatives: rows gathered, risks and regularisation, gradients, Adam, rows scattered.
-Beside it, in the same run and in turns, a step of SCAN (t2i, Mean) on 128 pairs: encoders forwards and
-backwards, similarity, ranking loss, Adam; and the discriminators' part of an encoder step (Eq. 11).
+A bank of MS-COCO's size; a step of 128 pairs, each an image of 36 regions with five captions of 15 words, given
+the features and the hard negatives: rows gathered, risks and regularisation, gradients, Adam, rows scattered. The
+hard negatives are those of an untrained SCAN, and once more one pair that is all others' (the worst case). Beside
+it, in the same run and in turns, a step of SCAN (t2i, Mean) on 128 pairs: encoders forwards and backwards,
+similarity, ranking loss, Adam; and the discriminators' part of an encoder step (Eq. 11).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.encoding import Encoding
-from crossmodal_bench.losses import domain_risks, triplet_ranking_loss
+from crossmodal_bench.losses import domain_risks, hardest_negatives, triplet_ranking_loss
 from crossmodal_bench.methods import ADDR
 from crossmodal_bench.methods.critic_bank import CriticBank
 from crossmodal_bench.methods.hosts import SCAN
@@ -88,9 +88,11 @@ def main() -> None:
     regions = torch.nn.functional.normalize(torch.randn(BATCH, REGIONS, options.dim), dim=2)
     words = torch.nn.functional.normalize(torch.randn(BATCH * CAPTIONS * WORDS, options.dim), dim=1)
     said = Encoding(words, torch.full((BATCH,), CAPTIONS * WORDS))
-    q, r = (torch.randint(0, BATCH, (BATCH,)) for _ in range(2))
+    with torch.no_grad():
+        q, r = hardest_negatives(host.score(host.images(images).scored, host.texts(texts).scored))
+    hub = torch.zeros(BATCH, dtype=torch.int64)
 
-    def critic_step() -> None:
+    def critic_step(q: Tensor = q, r: Tensor = r) -> None:
         chosen = torch.randperm(options.rows)[:BATCH]
         rows = bank.gather(chosen).requires_grad_()
         loss, _ = method.critics_loss(Encoding(regions), said, rows, q, r)
@@ -105,7 +107,12 @@ def main() -> None:
         risks = domain_risks(seen, one_caption, one_length, rows[:, None, :-1], rows[:, None, -1])
         return torch.autograd.grad(risks.sum(), (seen, one_caption))[0]
 
-    steps = {"scan": scan_step, "critics": critic_step, "adversary": adversary}
+    steps: dict[str, Callable[[], object]] = {
+        "scan": scan_step,
+        "critics": critic_step,
+        "hub": lambda: critic_step(hub, hub),
+        "adversary": adversary,
+    }
     for step in steps.values():
         step()
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -113,7 +120,10 @@ def main() -> None:
         for name, step in steps.items():
             times[name].append(seconds(step))
     median = {name: statistics.median(found) for name, found in times.items()}
-    share = statistics.median(100 * a / b for a, b in zip(times["critics"], times["scan"], strict=True))
+    share = {
+        name: statistics.median(100 * a / b for a, b in zip(found, times["scan"], strict=True))
+        for name, found in times.items()
+    }
     print(
         f"{options.rows} discriminators of {options.dim}: {bank.size(options.rows, options.dim) / 1e9:.2f} GB"
     )
@@ -121,8 +131,12 @@ def main() -> None:
     print(f"  memory once all are trained   {used * 2**20 / 1e9:8.2f} GB")
     print(f"{BATCH} pairs, medians of {options.repeats}")
     print(f"  SCAN step                     {1000 * median['scan']:8.1f} ms")
-    print(f"  discriminators' step          {1000 * median['critics']:8.1f} ms   {share:.1f} % of SCAN's")
-    print(f"  their part of an encoder step {1000 * median['adversary']:8.1f} ms")
+    for name, text in (
+        ("critics", "discriminators' step         "),
+        ("hub", "the same, one pair all others'"),
+        ("adversary", "their part of an encoder step"),
+    ):
+        print(f"  {text} {1000 * median[name]:8.1f} ms   {share[name]:.1f} % of SCAN's")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Speed and memory of SCAN's and BFAN's similarity, as a ratio to the attended vectors caption by caption.
 
-    python benchmarks/cross_attention.py                 # a training step on 128 pairs, and 1,000 x 5,000 in
-    evaluation python benchmarks/cross_attention.py --images 200 --captions 1000
+    python benchmarks/cross_attention.py
+    python benchmarks/cross_attention.py --kinds t2i --only evaluation
 
-The baseline does what the original implementations do: for each caption, its words are repeated for all
-images, attention is computed by two batched products, and the attended vectors are compared with the words.
-In training it runs on the whole batch, in evaluation on ``--sampled`` captions, and is extrapolated to all of
-them. Both sides are measured in this run and in single precision, each in a fresh process whose peak memory
-is counted from the moment at which the fragments exist.
+A training step on 128 pairs, and the ranks of 1,000 images x 5,000 captions. The baseline does what the original
+implementations do: for each caption, its words are repeated for all images, attention is computed by two batched
+products, and the attended vectors are compared with the words. In training it runs on the whole batch, in
+evaluation on ``--sampled`` captions, and is extrapolated to all of them. Both sides are measured in this run and
+in single precision, each in a fresh process whose peak memory is counted from the moment at which the fragments
+exist.
 """
 
 from __future__ import annotations
