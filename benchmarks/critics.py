@@ -2,11 +2,12 @@
 
     python benchmarks/critics.py
 
-A bank of MS-COCO's size; a step of 128 pairs, each an image of 36 regions with five captions of 15 words, given
-the features and the hard negatives: rows gathered, risks and regularisation, gradients, Adam, rows scattered. The
-hard negatives are those of an untrained SCAN, and once more one pair that is all others' (the worst case). Beside
-it, in the same run and in turns, a step of SCAN (t2i, Mean) on 128 pairs: encoders forwards and backwards,
-similarity, ranking loss, Adam; and the discriminators' part of an encoder step (Eq. 11).
+A bank of MS-COCO's size; a step of 128 pairs, each an image of 36 regions with five captions of 15 words,
+given
+the features and the hard negatives: rows gathered, risks and regularisation, gradients, Adam, rows scattered.
+The hard negatives are those of an untrained SCAN, and once more one pair that is all others' (the worst
+case). Beside it, in the same run and in turns, a step of SCAN (t2i, Mean) on 128 pairs: encoders forwards and
+backwards, similarity, ranking loss, Adam; and the discriminators' part of an encoder step (Eq. 11).
 """
 
 from __future__ import annotations

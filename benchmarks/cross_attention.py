@@ -3,12 +3,13 @@
     python benchmarks/cross_attention.py
     python benchmarks/cross_attention.py --kinds t2i --only evaluation
 
-A training step on 128 pairs, and the ranks of 1,000 images x 5,000 captions. The baseline does what the original
-implementations do: for each caption, its words are repeated for all images, attention is computed by two batched
-products, and the attended vectors are compared with the words. In training it runs on the whole batch, in
-evaluation on ``--sampled`` captions, and is extrapolated to all of them. Both sides are measured in this run and
-in single precision, each in a fresh process whose peak memory is counted from the moment at which the fragments
-exist.
+A training step on 128 pairs, and the ranks of 1,000 images x 5,000 captions. The baseline does what the
+original
+implementations do: for each caption, its words are repeated for all images, attention is computed by two
+batched products, and the attended vectors are compared with the words. In training it runs on the whole
+batch, in evaluation on ``--sampled`` captions, and is extrapolated to all of them. Both sides are measured in
+this run and in single precision, each in a fresh process whose peak memory is counted from the moment at
+which the fragments exist.
 """
 
 from __future__ import annotations
