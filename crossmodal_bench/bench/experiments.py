@@ -19,7 +19,7 @@ Config = dict[str, Any]
 KARPATHY = "crossmodal_bench.data.datasets.Karpathy"
 PRECOMPUTED = "crossmodal_bench.data.datasets.Precomputed"
 PRESETS = ("smoke", "small", "paper", "controlled")
-METHOD_KEYS = {"base", "class_path", "title", *PRESETS, "datasets", "override"}
+METHOD_KEYS = {"base", "class_path", "title", "twin", *PRESETS, "datasets", "override"}
 DATASET_KEYS = {"data", "protocols", "methods", *PRESETS}
 SUITE_KEYS = {
     "description",
@@ -199,6 +199,11 @@ def method_settings(method: str, dataset: str, preset: str) -> Config:
     for section in sections:
         config = merge(config, section)
     return config
+
+
+def twin_of(method: str) -> str | None:
+    """The method's twin without an adversary, if its file names one."""
+    return _file("methods", method).get("twin")
 
 
 def resolve(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from crossmodal_bench.bench.aggregate import Cell, Row, Table, differences, features_text, labels_text
 from crossmodal_bench.bench.record import Record
+from crossmodal_bench.bench.twins import effects
 
 RECALLS = ("i2t/R@1", "i2t/R@5", "i2t/R@10", "t2i/R@1", "t2i/R@5", "t2i/R@10", "rsum")
 IDENTITIES = ("t2i/R@1", "t2i/R@5", "t2i/R@10", "i2t/R@1", "i2t/R@5", "i2t/R@10")
@@ -38,7 +39,9 @@ INTERVAL_NOTE = (
 
 
 def notes(table: Table) -> list[str]:
-    """What a reader must know: intervals, presets, data, features, labels, selection, the papers' numbers."""
+    """What a reader must know: intervals, presets, data, features, labels, selection, the papers' numbers;
+    and what each adversary adds.
+    """
     presets = dict.fromkeys(row.preset for row in table.rows)
     lines = [INTERVAL_NOTE, *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
     lines += _distinct(table, "data", _data_text)
@@ -48,7 +51,8 @@ def notes(table: Table) -> list[str]:
     papers: dict[str, list[str]] = {}
     for row in table.rows:
         papers.setdefault(_paper_text(row), []).append(row.name)
-    return lines + [f"paper ({_names(names)}): {text}" for text, names in papers.items()]
+    lines += [f"paper ({_names(names)}): {text}" for text, names in papers.items()]
+    return lines + [f"adversary: {effect}" for effect in effects(table)]
 
 
 def warnings(table: Table) -> list[str]:
