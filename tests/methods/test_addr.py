@@ -212,6 +212,7 @@ def test_regions_and_words_come_to_be_told_apart_and_their_own_discriminator_doe
     changes = {
         "model.init_args.beta": 0.0,
         "model.init_args.hardest": False,
+        "model.init_args.decay_epochs": None,
         "model.init_args.critic_learning_rate": 0.5,
         "trainer.max_epochs": 8,
     }

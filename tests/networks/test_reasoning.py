@@ -75,8 +75,11 @@ def test_training_is_the_authors_code(golden: Golden, variant: str, dtype: torch
     assert vectors.dtype == regions.dtype == dtype
     (gradient,) = torch.autograd.grad(vectors.sum() + regions.square().sum(), features)
     found = {"features": vectors, "gcn": regions[:, KEPT], "grad_feats": gradient[:, KEPT]}
+    # The first block's batch norm blows a deviation of 0.001 up to one: in single precision the fifth digit
+    # depends on the order of summation, hence on the number of threads.
+    tolerance = near(dtype) if dtype == torch.float64 else {"rtol": 0.0, "atol": 1e-4}
     for name, one in found.items():
-        torch.testing.assert_close(one.double(), golden[f"{variant}_precomp/train/{name}"], **near(dtype))
+        torch.testing.assert_close(one.double(), golden[f"{variant}_precomp/train/{name}"], **tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
