@@ -17,7 +17,7 @@ from crossmodal_bench.bench.state import State, is_locked, write_json
 from crossmodal_bench.errors import BadInput
 
 Start = Callable[..., Any]
-EPOCHS = 10
+EPOCHS = 40
 WORDS = ("--dataset", "synthetic-20", "--methods", "cca,acmr", "--set", f"trainer.max_epochs={EPOCHS}")
 OFF = ("--wandb", "off")
 
