@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from crossmodal_bench.data.batch import GroupBatch, PairBatch
 from crossmodal_bench.data.loader import BatchLoader
 from crossmodal_bench.encoding import Encoding
-from crossmodal_bench.errors import BadInput
 from crossmodal_bench.losses import domain_regularisation, domain_risks, hardest_negatives, negatives_risks
 from crossmodal_bench.losses.domains import Reduction
-from crossmodal_bench.methods.critic_bank import CriticBank, shared_file
+from crossmodal_bench.methods.critic_bank import CriticBank, agreed_file
 from crossmodal_bench.methods.hosts import Encoded, Host
 from crossmodal_bench.methods.matching import Matching
 
@@ -114,7 +111,8 @@ class ADDR(Matching):
         rows = self.data_spec.n_train_images if self.hparams["critics"] == "pairs" else 1
         path = None
         if rows > 1 and trainer.world_size > 1:
-            path = self._shared_path(CriticBank.size(rows, dim))
+            token = str(trainer.strategy.broadcast(uuid.uuid4().hex))
+            path = agreed_file(token, CriticBank.size(rows, dim), trainer.local_rank, trainer.world_size)
         name, betas = self.data_spec.dataset_fingerprint, (self.hparams["critic_beta1"], 0.999)
         bank = CriticBank(rows, dim, betas, name=name, shared=path)
         if self._restored is not None and (path is None or trainer.local_rank == 0):
@@ -126,25 +124,6 @@ class ADDR(Matching):
                 # The mappings keep it; without a name it goes with the last process, however that ends.
                 path.unlink()
         return bank
-
-    def _shared_path(self, size: int) -> Path:
-        """The file that this machine's processes map; one that cannot be made stops all of them."""
-        trainer = self.trainer
-        token = str(trainer.strategy.broadcast(uuid.uuid4().hex))
-        found: Path | str
-        try:
-            found = shared_file(token, create=trainer.local_rank == 0, size=size)
-        except BadInput as error:
-            found = str(error)
-        everywhere: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(everywhere, found)
-        for one in everywhere:
-            if isinstance(one, str):
-                if isinstance(found, Path):
-                    found.unlink(missing_ok=True)
-                raise BadInput(one)
-        assert isinstance(found, Path)
-        return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The whole bank, in checkpoints that training can resume from."""

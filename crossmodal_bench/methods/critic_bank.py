@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor
 
 from crossmodal_bench.errors import BadInput
@@ -199,3 +200,25 @@ def shared_file(token: str, create: bool, size: int) -> Path:
                 "enlarge it (docker run --shm-size), or train on one device"
             ) from error
     return path
+
+
+def agreed_file(token: str, size: int, local_rank: int, world_size: int) -> Path:
+    """``shared_file`` on every process, made by each machine's first; there when this returns.
+
+    Raises:
+        BadInput: on all processes, where one machine has no room for it.
+    """
+    found: Path | str
+    try:
+        found = shared_file(token, create=local_rank == 0, size=size)
+    except BadInput as error:
+        found = str(error)
+    everywhere: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(everywhere, found)
+    for one in everywhere:
+        if isinstance(one, str):
+            if isinstance(found, Path):
+                found.unlink(missing_ok=True)
+            raise BadInput(one)
+    assert isinstance(found, Path)
+    return found
