@@ -123,6 +123,8 @@ import json, os, runpy, sys, time
 import crossmodal_bench.bench.runner, crossmodal_bench.bench.worker
 for line in sys.stdin:
     request = json.loads(line)
+    if "end" in request:
+        break
     if "words" in request:
         pid = os.fork()
         if pid == 0:
@@ -176,6 +178,9 @@ def _server() -> Iterator[subprocess.Popen[str]]:
     with server:
         yield server
         assert server.stdin is not None
+        # Closing its input is not enough: a process that a test has forked from this one, such as a data
+        # loader's, may hold the other end too.
+        server.stdin.write('{"end": true}\n')
         server.stdin.close()
 
 
