@@ -52,7 +52,8 @@ class VSE(Host):
 
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """The cosine, or minus the order violation."""
-        compare = cosine_similarity if self.measure == "cosine" else order_similarity
         # In single precision whatever surrounds the call: what is ranked differs in the third digit.
         with torch.autocast(images.values.device.type, enabled=False):
-            return compare(images.values, texts.values)
+            if self.measure == "cosine":
+                return cosine_similarity(images.values, texts.values)
+            return order_similarity(images.values, texts.values, "text_minus_image", squared=False)
