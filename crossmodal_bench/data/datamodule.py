@@ -165,8 +165,7 @@ class CrossModalDataModule(pl.LightningDataModule):
             dataset_fingerprint=corpus.fingerprint,
         )
         made_by: list[dict[str, Any]] = []
-        if "pixels" in requires:
-            views.pixels = True
+        views.pixels, views.pictures = "pixels" in requires, "pictures" in requires
         if "regions" in requires:
             views.regions, source = image_regions(corpus, self.regions, self.extract)
             made_by += source
@@ -273,8 +272,9 @@ class CrossModalDataModule(pl.LightningDataModule):
     def _loaded(self, dataset: Any, order: BatchOrder | PhaseOrder, *, training: bool) -> BatchLoader:
         workers = self.num_workers
         on_gpu = torch.cuda.is_available()
+        decoded = self.views.pixels or (training and self.views.pictures)
         if workers is None:
-            workers = min(os.cpu_count() or 1, 8) if on_gpu and self.views.pixels else 0
+            workers = min(os.cpu_count() or 1, 8) if on_gpu and decoded else 0
         return BatchLoader(dataset, order, workers if training or self.views.pixels else 0, on_gpu)
 
     def extract(self, kind: Extracted | None = None, **settings: Any) -> FeatureStore:

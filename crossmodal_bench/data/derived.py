@@ -19,6 +19,7 @@ from crossmodal_bench.errors import BadInput
 Extract = Callable[[Extracted | None], FeatureStore]
 NEEDS: dict[str, tuple[str, Callable[[Corpus], object]]] = {
     "pixels": ("images", lambda corpus: corpus.images),
+    "pictures": ("images", lambda corpus: corpus.images),
     "features": (
         "image features, nor images to extract them from",
         lambda corpus: corpus.images if corpus.image_features is None else True,

@@ -13,6 +13,8 @@ ImageFit = Literal["crop", "squash"]
 Augmentation = Literal["none", "flip", "crop_flip"]
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+PICTURE = 64
+"""Pixels of a side of what a generator writes (GXN, section 4.1)."""
 MARGIN = 8 / 7
 """What is cropped at random is cut from so many times its size: 256 for 224, as usual for ImageNet."""
 
@@ -29,6 +31,14 @@ def normalised_pixels(image: Image.Image, size: int, fit: ImageFit = "crop") -> 
     resized = _resized(image, size, fit)
     left, top = (resized.width - size) // 2, (resized.height - size) // 2
     return _cut(resized, left, top, size)
+
+
+def small_picture(image: Image.Image, fit: ImageFit = "crop") -> Tensor:
+    """(3, 64, 64) between -1 and 1, as a generator of pictures writes them; ``fit`` as above."""
+    resized = _resized(image, PICTURE, fit)
+    left, top = (resized.width - PICTURE) // 2, (resized.height - PICTURE) // 2
+    cut = np.asarray(resized.crop((left, top, left + PICTURE, top + PICTURE)), dtype=np.float32)
+    return torch.from_numpy(cut / 127.5 - 1).permute(2, 0, 1)
 
 
 def plain_pixels(image: Image.Image) -> Tensor:

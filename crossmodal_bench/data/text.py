@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -94,11 +95,20 @@ class Vocabulary:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_index", {word: i for i, word in enumerate(self.words)})
 
+    def split(self, caption: str) -> list[str]:
+        """The caption's words, known or not."""
+        return SPLITTERS[self.kind](caption)
+
     def encode(self, caption: str) -> NDArray[np.int64]:
         """(L,) ids with start and end; words below the cut-off become ``<unk>``."""
         index: dict[str, int] = self._index  # type: ignore[attr-defined]
-        ids = [index.get(word, index[UNKNOWN]) for word in SPLITTERS[self.kind](caption)]
+        ids = [index.get(word, index[UNKNOWN]) for word in self.split(caption)]
         return np.array([index[START], *ids, index[END]], dtype=np.int64)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The words of ``ids`` up to the first end, with spaces between; without start and padding."""
+        words = itertools.takewhile(lambda word: word != END, (self.words[one] for one in ids))
+        return " ".join(word for word in words if word not in (START, PAD))
 
 
 class BagOfWords:

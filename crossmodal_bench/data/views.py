@@ -17,12 +17,18 @@ from torch.utils.data import Dataset
 from crossmodal_bench.data.batch import GroupBatch, ImageBatch, PairBatch, TextBatch, long_tensor
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.loader import BatchRows, Phase
-from crossmodal_bench.data.pixels import Augmentation, ImageFit, augmented_pixels, normalised_pixels
+from crossmodal_bench.data.pixels import (
+    Augmentation,
+    ImageFit,
+    augmented_pixels,
+    normalised_pixels,
+    small_picture,
+)
 from crossmodal_bench.data.regions import RegionSource
 from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.data.tokens import TokenRows
 
-VIEWS = ("pixels", "regions", "features", "words", "wordpieces", "bow", "labels", "identities")
+VIEWS = ("pixels", "pictures", "regions", "features", "words", "wordpieces", "bow", "labels", "identities")
 Rows = NDArray[np.int64]
 
 
@@ -43,6 +49,8 @@ class Views:
     labels: NDArray[np.int64] | None = None
     identities: NDArray[np.int64] | None = None
     pixels: bool = False
+    pictures: bool = False
+    """Small ones for a generator to imitate; of training pairs alone, nothing else reads them."""
 
     @cached_property
     def words(self) -> TokenRows | None:
@@ -62,6 +70,7 @@ class Views:
         return ImageBatch(
             index=long_tensor(rows),
             pixels=torch.stack([make(int(one)) for one in positions]) if self.pixels else None,
+            pictures=self._pictures(rows) if self.pictures and augment is not None else None,
             regions=None
             if self.regions is None
             else torch.from_numpy(np.stack([self.regions[int(i)] for i in rows])),
@@ -89,6 +98,11 @@ class Views:
         """(3, H, W) of the image ``row``."""
         assert self.corpus.images is not None
         return normalised_pixels(self.corpus.images[row], self.image_size, self.image_fit)
+
+    def _pictures(self, rows: Rows) -> Tensor:
+        source = self.corpus.images
+        assert source is not None
+        return torch.stack([small_picture(source[int(row)], self.image_fit) for row in rows])
 
     def _labels(self, image_rows: Rows) -> Tensor | None:
         if self.labels is None:

@@ -8,7 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from crossmodal_bench.data.pixels import IMAGENET_MEAN, IMAGENET_STD, augmented_pixels, normalised_pixels
+from crossmodal_bench.data.pixels import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ImageFit,
+    augmented_pixels,
+    normalised_pixels,
+    small_picture,
+)
 
 
 @pytest.mark.parametrize("shape", [(20, 24), (24, 20), (33, 90), (16, 16), (5, 40), (1, 1)])
@@ -84,3 +91,12 @@ def test_without_augmentation_nothing_is_drawn() -> None:
     rng = np.random.default_rng(0)
     assert torch.equal(augmented_pixels(picture(), 16, "crop", "none", rng), normalised_pixels(picture(), 16))
     assert rng.random() == np.random.default_rng(0).random()
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (90, 150), (20, 10)])
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_small_pictures_are_64_wide_and_from_minus_one_to_one(shape: tuple[int, int], fit: ImageFit) -> None:
+    flat = Image.fromarray(np.full((*shape, 3), (255, 0, 51), np.uint8))
+    found = small_picture(flat, fit)
+    assert found.shape == (3, 64, 64) and found.dtype == torch.float32
+    torch.testing.assert_close(found[:, 5, 60], torch.tensor([1.0, -1.0, -0.6]))

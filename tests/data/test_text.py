@@ -106,6 +106,14 @@ def test_captions_without_any_word_make_no_bag() -> None:
         BagOfWords().fit(["...", "!"])
 
 
+def test_ids_become_words_again_up_to_the_end() -> None:
+    vocabulary = Vocabulary.fit(["a red dog", "a dog"], min_count=1)
+    ids = vocabulary.encode("A red zebra!").tolist()
+    assert vocabulary.decode([*ids, *ids, 0]) == "a red <unk>"
+    assert vocabulary.decode([vocabulary.words.index("dog"), 0, 0]) == "dog", "padding is no word"
+    assert vocabulary.decode([]) == "" and vocabulary.split("A red zebra!") == ["a", "red", "zebra"]
+
+
 def test_content_words_are_counted_by_caption_and_given_to_images() -> None:
     captions = [
         "The dog and the dog and another dog",  # counts once

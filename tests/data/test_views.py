@@ -15,10 +15,11 @@ import torch
 
 from crossmodal_bench.data.datasets import Synthetic
 from crossmodal_bench.data.loader import BatchRows
-from crossmodal_bench.data.pixels import augmented_pixels, normalised_pixels
+from crossmodal_bench.data.pixels import augmented_pixels, normalised_pixels, small_picture
 from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.data.tokens import TokenRows
 from crossmodal_bench.data.views import (
+    GroupDataset,
     ImageDataset,
     PairDataset,
     TextDataset,
@@ -135,6 +136,18 @@ def test_training_pixels_are_augmented_by_seed_epoch_and_caption() -> None:
     assert plain is not None
     assert torch.equal(plain[1], normalised_pixels(source[int(corpus.caption_image[caption])], 32))
     assert torch.equal(views.images(np.array([4])).pixels[0], views.pixels_of(4))  # type: ignore[index]
+
+
+def test_pictures_for_a_generator_come_with_training_pairs_alone() -> None:
+    corpus = Synthetic(size=20).read(Path())
+    source: Any = corpus.images
+    views = Views(corpus, pictures=True)
+    batch = PairDataset(views, "train", "caption", 0, "crop_flip")[BatchRows(0, np.array([3, 0]))].images
+    assert batch.pictures is not None and batch.pixels is None
+    for picture, row in zip(batch.pictures, batch.index.tolist(), strict=True):
+        assert torch.equal(picture, small_picture(source[row]))
+    assert views.images(np.array([0])).pictures is None
+    assert GroupDataset(views, "train", 0)[BatchRows(0, np.array([1]))].images.pictures is None
 
 
 # ---- data sets --------------------------------------------------------------------------------------------
