@@ -6,7 +6,19 @@ from crossmodal_bench.losses.acmr import (
     label_prediction_loss,
     modality_classification_loss,
 )
+from crossmodal_bench.losses.captioning import (
+    caption_cross_entropy,
+    ramp,
+    self_critical_loss,
+    sentence_mask,
+)
 from crossmodal_bench.losses.domains import domain_regularisation, domain_risks, negatives_risks
+from crossmodal_bench.losses.generation import (
+    condition_kl,
+    picture_critic_loss,
+    picture_generator_loss,
+    wrong_pairs,
+)
 from crossmodal_bench.losses.identification import norm_softmax_loss
 from crossmodal_bench.losses.modality import modality_discriminator_loss, modality_fooling_loss
 from crossmodal_bench.losses.projection_matching import cmpc_loss, cmpm_loss
@@ -14,8 +26,10 @@ from crossmodal_bench.losses.ranking import hardest_negatives, triplet_ranking_l
 
 __all__ = [
     "acmr_triplet_loss",
+    "caption_cross_entropy",
     "cmpc_loss",
     "cmpm_loss",
+    "condition_kl",
     "domain_regularisation",
     "domain_risks",
     "frobenius_penalty",
@@ -26,5 +40,11 @@ __all__ = [
     "modality_fooling_loss",
     "negatives_risks",
     "norm_softmax_loss",
+    "picture_critic_loss",
+    "picture_generator_loss",
+    "ramp",
+    "self_critical_loss",
+    "sentence_mask",
     "triplet_ranking_loss",
+    "wrong_pairs",
 ]

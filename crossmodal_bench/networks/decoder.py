@@ -1,0 +1,165 @@
+"""Captions written from one vector: GXN's decoder (Gu et al., CVPR 2018, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PADDING = 0
+Chooser = Callable[[Tensor], Tensor]
+"""(B, vocabulary) log probabilities to the (B,) words that are written."""
+
+
+class CaptionDecoder(nn.Module):
+    """A GRU that starts from an image's vector and writes one word after another.
+
+    The paper says "one-layer GRU" and leaves open how the vector enters: here one linear layer and tanh make
+    it the first state. Word vectors are its own, so that a decoder can go on beside another text encoder than
+    the one that it was trained with. In the parameters' precision whatever surrounds the call.
+
+    Padding and the start token have probability 0: they are never a caption's next word.
+
+    Args:
+        vocabulary_size: words, padding (0) included.
+        dim: width of the image's vector.
+        hidden: units.
+        embedding: width of the word vectors.
+        start: id of the word before the first.
+        end: id of the word that ends a caption.
+        dropout: of word vectors and of states, in training with true words; never while sampling, so that
+            the gradient of Eq. 6 is that of the distribution which was sampled.
+    """
+
+    never: Tensor
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        dim: int,
+        hidden: int,
+        embedding: int = 300,
+        start: int = 2,
+        end: int = 3,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.start, self.end = start, end
+        self.first = nn.Linear(dim, hidden)
+        self.words = nn.Embedding(vocabulary_size, embedding)
+        nn.init.uniform_(self.words.weight, -0.1, 0.1)
+        self.recurrent = nn.GRU(embedding, hidden, batch_first=True)
+        self.out = nn.Linear(hidden, vocabulary_size)
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("never", torch.tensor([PADDING, start]), persistent=False)
+
+    def log_likelihoods(
+        self, vectors: Tensor, words: Tensor, mask: Tensor, sampling: float = 0.0, dropout: bool = True
+    ) -> Tensor:
+        """Log probability (B, L) of each of the given words behind the ones before it; 0 where masked.
+
+        Args:
+            vectors: (B, dim).
+            words: (B, L) ids without the start token.
+            mask: (B, L) which of them are words.
+            sampling: scheduled sampling (Bengio et al., NIPS 2015): the share of words before that are drawn
+                from the decoder's own distribution instead.
+            dropout: False leaves it out even in training mode.
+        """
+        with torch.autocast(vectors.device.type, enabled=False):
+            drop = self.dropout if dropout else nn.Identity()
+            before = F.pad(words[:, :-1], (1, 0), value=self.start)
+            if sampling and self.training:
+                before = self._partly_own(vectors, before, sampling)
+            states, _ = self.recurrent(drop(self.words(before)), self._first(vectors))
+            # The layer as wide as the vocabulary sees real words alone.
+            found = self._log_probabilities(drop(states[mask]))
+            likelihoods = torch.zeros(mask.shape, dtype=found.dtype, device=found.device)
+            return likelihoods.masked_scatter(mask, found.gather(1, words[mask][:, None]))
+
+    @torch.no_grad()
+    def greedy(self, vectors: Tensor, max_words: int) -> Tensor:
+        """The most likely word again and again: (B, n) ids, n <= max_words, end counted, then padding."""
+        return self._written(vectors, max_words, lambda found: found.argmax(1))
+
+    @torch.no_grad()
+    def sample(self, vectors: Tensor, max_words: int) -> Tensor:
+        """Words drawn from the decoder's distribution: (B, n) ids as ``greedy``."""
+        return self._written(vectors, max_words, lambda found: found.exp().multinomial(1)[:, 0])
+
+    @torch.no_grad()
+    def beam(self, vectors: Tensor, max_words: int, width: int) -> Tensor:
+        """The likeliest of the captions that ``width`` hypotheses per image come to: (B, n) as ``greedy``.
+
+        Captions compete by their whole log probability; their length is not made up for.
+
+        Raises:
+            ValueError: a width below 1.
+        """
+        if width < 1:
+            raise ValueError(f"width is {width}; it must be at least 1")
+        _check(max_words)
+        with torch.autocast(vectors.device.type, enabled=False):
+            n, size = len(vectors), self.out.out_features
+            state = self._first(vectors).repeat_interleave(width, 1)
+            word = torch.full((n * width,), self.start, device=vectors.device)
+            # All hypotheses of an image are the same empty one at first: only one of them may grow.
+            scores = vectors.new_full((n, width), -torch.inf, dtype=self.out.weight.dtype)
+            scores[:, 0] = 0
+            written = torch.zeros(n * width, 0, dtype=torch.int64, device=vectors.device)
+            done = torch.zeros(n * width, dtype=torch.bool, device=vectors.device)
+            lines = torch.arange(n, device=vectors.device)
+            # Scores only fall: what is ahead and finished stays ahead.
+            while written.shape[1] < max_words and not done.view(n, width)[lines, scores.argmax(1)].all():
+                states, state = self.recurrent(self.words(word)[:, None], state)
+                found = self._log_probabilities(states[:, 0])
+                # A finished caption has one continuation, padding, at no cost.
+                found = found.masked_fill(done[:, None], -torch.inf)
+                found[:, PADDING] = found[:, PADDING].masked_fill(done, 0)
+                scores, best = (scores[:, :, None] + found.view(n, width, size)).flatten(1).topk(width)
+                origin = (best // size + width * lines[:, None]).flatten()
+                word = (best % size).flatten()
+                state, done = state[:, origin], done[origin] | (word == self.end)
+                written = torch.cat([written[origin], word[:, None]], 1)
+            return written.view(n, width, -1)[lines, scores.argmax(1)]
+
+    def _written(self, vectors: Tensor, max_words: int, choose: Chooser) -> Tensor:
+        _check(max_words)
+        with torch.autocast(vectors.device.type, enabled=False):
+            state = self._first(vectors)
+            word = torch.full((len(vectors),), self.start, device=vectors.device)
+            done = torch.zeros_like(word, dtype=torch.bool)
+            written: list[Tensor] = []
+            while len(written) < max_words and not (written and done.all()):
+                states, state = self.recurrent(self.words(word)[:, None], state)
+                word = choose(self._log_probabilities(states[:, 0])).masked_fill(done, PADDING)
+                done = done | (word == self.end)
+                written.append(word)
+            return torch.stack(written, 1)
+
+    @torch.no_grad()
+    def _partly_own(self, vectors: Tensor, before: Tensor, sampling: float) -> Tensor:
+        """The words before, some of them drawn from what the decoder makes of those before them."""
+        own = torch.rand(before.shape, device=before.device) < sampling
+        own[:, 0] = False
+        state, columns = self._first(vectors), [before[:, 0]]
+        for position in range(1, before.shape[1]):
+            states, state = self.recurrent(self.words(columns[-1])[:, None], state)
+            drawn = self._log_probabilities(states[:, 0]).exp().multinomial(1)[:, 0]
+            columns.append(torch.where(own[:, position], drawn, before[:, position]))
+        return torch.stack(columns, 1)
+
+    def _first(self, vectors: Tensor) -> Tensor:
+        """(1, B, hidden)."""
+        return torch.tanh(self.first(vectors.to(self.first.weight.dtype)))[None]
+
+    def _log_probabilities(self, states: Tensor) -> Tensor:
+        """(K, hidden) to (K, vocabulary)."""
+        return F.log_softmax(self.out(states).index_fill(1, self.never, -torch.inf), 1)
+
+
+def _check(max_words: int) -> None:
+    if max_words < 1:
+        raise ValueError(f"max_words is {max_words}; it must be at least 1")
