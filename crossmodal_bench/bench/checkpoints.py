@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,17 @@ def _has_validation(planned: PlannedJob) -> bool:
     return planned.counts["val"]["images"] > 0
 
 
-def resumable(directory: Path, sources: dict[str, str]) -> Path | None:
+def made_by(sources: str, data: str, parents: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job's checkpoints rest on, as noted beside them in ``resume.json``.
+
+    Args:
+        sources, data: their fingerprints.
+        parents: the runs whose weights it started from; not noted where there are none, as it never was.
+    """
+    return {"sources": sources, "data": data, **({"parents": dict(parents)} if parents else {})}
+
+
+def resumable(directory: Path, sources: Mapping[str, Any]) -> Path | None:
     """The last epoch's checkpoint, if ``sources`` made it; else what lies there is removed."""
     path = directory / LAST
     if path.is_file() and read_json(directory / RESUME) == sources:

@@ -19,7 +19,7 @@ Config = dict[str, Any]
 KARPATHY = "crossmodal_bench.data.datasets.Karpathy"
 PRECOMPUTED = "crossmodal_bench.data.datasets.Precomputed"
 PRESETS = ("smoke", "small", "paper", "controlled")
-METHOD_KEYS = {"base", "class_path", "title", "twin", *PRESETS, "datasets", "override"}
+METHOD_KEYS = {"base", "class_path", "title", "twin", "parents", *PRESETS, "datasets", "override"}
 DATASET_KEYS = {"data", "protocols", "methods", *PRESETS}
 SUITE_KEYS = {
     "description",
@@ -204,6 +204,38 @@ def method_settings(method: str, dataset: str, preset: str) -> Config:
 def twin_of(method: str) -> str | None:
     """The method's twin without an adversary, if its file names one."""
     return _file("methods", method).get("twin")
+
+
+def parents_of(method: str) -> list[str]:
+    """The methods whose trained weights a method starts from; its ``base``'s are not its own.
+
+    Raises BadInput for a name that is no method, and where a method would start from itself.
+    """
+
+    def walk(name: str, line: list[str]) -> None:
+        for parent in _named_parents(name):
+            if parent in line:
+                circle = " -> ".join([*line[line.index(parent) :], parent])
+                raise BadInput(f"{_path(name)}: '{parent}' would start from itself ({circle}); drop a parent")
+            walk(parent, [*line, parent])
+
+    walk(method, [method])
+    return _named_parents(method)
+
+
+def _named_parents(method: str) -> list[str]:
+    named = _file("methods", method).get("parents") or []
+    if not isinstance(named, list):
+        raise BadInput(f"{_path(method)}: parents is {named!r}; give a list of methods")
+    known = names("methods")
+    for name in named:
+        if name not in known:
+            raise BadInput(f"{_path(method)}: parent '{name}' is unknown{nearest(str(name), known)}")
+    return list(dict.fromkeys(named))
+
+
+def _path(method: str) -> Path:
+    return experiments_folder() / "methods" / f"{method}.yaml"
 
 
 def resolve(

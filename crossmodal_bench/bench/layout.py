@@ -39,8 +39,8 @@ INTERVAL_NOTE = (
 
 
 def notes(table: Table) -> list[str]:
-    """What a reader must know: intervals, presets, data, features, labels, selection, the papers' numbers;
-    and what each adversary adds.
+    """What a reader must know: intervals, presets, data, features, labels, selection, which weights training
+    started from, the papers' numbers; and what each adversary adds.
     """
     presets = dict.fromkeys(row.preset for row in table.rows)
     lines = [INTERVAL_NOTE, *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
@@ -48,6 +48,15 @@ def notes(table: Table) -> list[str]:
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
     lines += _distinct(table, "checkpoint", lambda record: record.selection.rule)
+    started: dict[str, list[str]] = {}
+    for row in table.rows:
+        parents = dict.fromkeys(name for record in row.records for name in record.parents)
+        if parents:
+            started.setdefault(", ".join(parents), []).append(row.name)
+    lines += [
+        f"start ({_names(names)}): from the trained weights of {parents}, whose costs are not counted again"
+        for parents, names in started.items()
+    ]
     papers: dict[str, list[str]] = {}
     for row in table.rows:
         papers.setdefault(_paper_text(row), []).append(row.name)

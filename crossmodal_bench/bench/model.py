@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
-from crossmodal_bench.bench.checkpoints import RESUME, chosen_checkpoint
+from crossmodal_bench.bench.checkpoints import RESUME, chosen_checkpoint, made_by
 from crossmodal_bench.bench.inputs import corpus_key, fitting_protocols
 from crossmodal_bench.bench.record import Record
 from crossmodal_bench.bench.state import is_locked, read_json
@@ -92,13 +93,24 @@ def check_model(record: Record) -> None:
             raise BadInput(f"{path} is missing; delete the record and run that job again")
     if is_locked(record.directory):
         raise BadInput(f"{record.directory} is being worked on by another process; wait for it or stop it")
-    made_by = read_json(record.directory / RESUME)
-    if made_by and made_by != {"sources": record.source_fingerprint, "data": record.data.fingerprint}:
+    noted = read_json(record.directory / RESUME)
+    if noted and noted != made_by(record.source_fingerprint, record.data.fingerprint, record.parents):
         raise BadInput(f"{checkpoint} is of another run than the record beside it; run that job to its end")
     try:
         torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise BadInput(f"{checkpoint} cannot be read; delete the record and run that job again") from error
+
+
+def trained_weights(record: Record) -> dict[str, Tensor]:
+    """The state dictionary of a record's model, on the CPU; BadInput as ``check_model``."""
+    check_model(record)
+    checkpoint = chosen_checkpoint(record.directory, record.selection.metric)
+    try:
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:
+        raise BadInput(f"{checkpoint} cannot be read; delete the record and run that job again") from error
+    return dict(weights)
 
 
 def protocol_names(record: Record) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class PlannedJob:
     ``evaluate`` is the split that its numbers come from: ``val`` in suites that choose hyperparameters.
     ``missing`` says which input it lacks, and which command or download makes it. ``corpus`` is what the
     planning process has read, for workers that are forked from it. ``ddp_strategy`` and ``gpu_precision`` are
-    what the method asks for.
+    what the method asks for. ``parents`` are the jobs whose trained weights it starts from, by method.
     """
 
     job: Job
@@ -70,6 +70,7 @@ class PlannedJob:
     missing: str = ""
     ddp_strategy: str = "ddp"
     gpu_precision: str = "32-true"
+    parents: dict[str, PlannedJob] = field(default_factory=dict, repr=False)
     corpus: Corpus | None = field(default=None, repr=False, compare=False)
 
 
@@ -88,7 +89,7 @@ class _Row:
 
 
 def make_plan(options: BenchOptions, gpu: bool) -> list[PlannedJob]:
-    """All jobs of one bench, in order, none of them started.
+    """All jobs of one bench and those that they start from, parents first; none of them is started.
 
     Args:
         options: the command's words.
@@ -102,16 +103,15 @@ def make_plan(options: BenchOptions, gpu: bool) -> list[PlannedJob]:
     for key, variable in GIVEN_ELSEWHERE.items():
         if key in options.overrides:
             raise BadInput(f"--set {key} has no effect in a bench; set {variable} instead")
-    jobs: dict[str, PlannedJob] = {}
+    batches: list[list[PlannedJob]] = []
     corpora: dict[str, Inputs] = {}
     for row in _rows(options, gpu):
         settings = experiments.dataset_settings(row.dataset, options.data_root)
         for protocol, variant in experiments.protocols_of(settings).items():
             if protocol and row.protocols is not None and protocol not in row.protocols:
                 continue
-            for planned in _jobs(row, protocol, variant, options, corpora):
-                jobs.setdefault(planned.job.id, planned)
-    return list(jobs.values())
+            batches.append(_jobs(row, protocol, variant, options, corpora))
+    return _parents_first(batches)
 
 
 def command_overrides(options: BenchOptions) -> dict[str, Any]:
@@ -124,6 +124,26 @@ def command_overrides(options: BenchOptions) -> dict[str, Any]:
     if options.on_bad_image != "fail":
         chosen["data.on_bad_image"] = options.on_bad_image
     return chosen | options.overrides
+
+
+def _parents_first(batches: Sequence[Sequence[PlannedJob]]) -> list[PlannedJob]:
+    """Every job once, behind those that it starts from; the jobs of one row together."""
+    requested: dict[str, PlannedJob] = {}
+    for batch in batches:
+        for planned in batch:
+            requested.setdefault(planned.job.id, planned)
+    ordered: dict[str, PlannedJob] = {}
+
+    def add(batch: Sequence[PlannedJob]) -> None:
+        for name in batch[0].parents:
+            add([planned.parents[name] for planned in batch])
+        for planned in batch:
+            # A row that asks for the job itself may have a label for it.
+            ordered.setdefault(planned.job.id, requested.get(planned.job.id, planned))
+
+    for batch in batches:
+        add(batch)
+    return list(ordered.values())
 
 
 def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
@@ -186,7 +206,8 @@ def _preset(word: str, dataset: str, gpu: bool, suite: dict[str, str]) -> str:
 
 def _jobs(
     row: _Row, protocol: str, variant: Config, options: BenchOptions, corpora: dict[str, Inputs]
-) -> Iterator[PlannedJob]:
+) -> list[PlannedJob]:
+    """A row's jobs, one for each seed."""
     chosen = {**row.overrides, **command_overrides(options)}
     config = experiments.resolve(row.method, row.dataset, variant, row.preset, chosen, options.data_root)
     for part in ("data", "trainer"):
@@ -217,6 +238,16 @@ def _jobs(
     # Among the default methods there may be some that this data set has nothing for.
     regions = cli.datamodule.regions
     missing = data.missing or (lacking(data.corpus, cli.model.requires, regions) if data.corpus else "")
+    own = replace(row, seeds=seeds, label=row.label if row.overrides else "")
+    parents: dict[str, list[PlannedJob]] = {}
+    for name in experiments.parents_of(row.method):
+        parents[name] = _jobs(replace(own, method=name), protocol, variant, options, corpora)
+    if parents and type(cli.model).inherit is RetrievalMethod.inherit:
+        raise BadInput(
+            f"method '{row.method}' names parents and {type(cli.model).__name__} cannot start from their "
+            "weights; implement its inherit, or drop the key parents from the method's file"
+        )
+    jobs = []
     for seed in range(seeds):
         seeded = experiments.merge(config, {"data": {"seed": seed}})
         seeded["seed_everything"] = seed
@@ -230,7 +261,7 @@ def _jobs(
             "evaluate": row.evaluate,
         }
         identity = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        yield PlannedJob(
+        planned = PlannedJob(
             job=Job(
                 id=identity,
                 method=row.method,
@@ -252,5 +283,9 @@ def _jobs(
             missing=missing,
             ddp_strategy=cli.model.ddp_strategy,
             gpu_precision=cli.model.gpu_precision,
+            # One that is solved has a single seed, which serves all.
+            parents={name: found[min(seed, len(found) - 1)] for name, found in parents.items()},
             corpus=data.corpus,
         )
+        jobs.append(planned)
+    return jobs

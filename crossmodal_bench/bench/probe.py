@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 from crossmodal_bench.bench.experiments import merge
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.processes import can_fork, follow
+from crossmodal_bench.bench.progress import StatusLine, clock
 from crossmodal_bench.data.batch import GroupBatch, PairBatch
 from crossmodal_bench.errors import BadInput
 from crossmodal_bench.methods.base import RetrievalMethod
@@ -23,6 +24,7 @@ from crossmodal_bench.training import instantiate
 
 STEPS = 6
 Tell = Callable[[str, int, int], None]
+Kind = tuple[str, str, str, str]
 
 
 class _Clock(pl.Callback):
@@ -44,8 +46,41 @@ class _Clock(pl.Callback):
         return min((b - a for a, b in pairwise(self.times.get(kind, []))), default=0.0)
 
 
+def kind_of(planned: PlannedJob) -> Kind:
+    """Equal for jobs that take equally long."""
+    job = planned.job
+    return job.dataset, job.protocol, job.method, job.preset
+
+
+def estimates(
+    to_run: Sequence[PlannedJob], devices: str, line: StatusLine, say: Callable[[str], None]
+) -> dict[Kind, float]:
+    """Seconds of a job of each kind, 0 where they are not known; says how long all of them take.
+
+    Raises:
+        BadInput: what would have stopped a job.
+    """
+    seconds: dict[Kind, float] = {}
+    start = time.monotonic()
+
+    def tell(what: str, done: int, total: int) -> None:
+        left = (time.monotonic() - start) / max(done, 1) * (total - done)
+        line.show(f"{what}: {done}/{total}, {clock(left)} left")
+
+    for planned in to_run:
+        if kind_of(planned) not in seconds:
+            line.show(f"looking at {planned.job.method} on {planned.job.dataset}")
+            start = time.monotonic()
+            seconds[kind_of(planned)] = probe_apart(planned, tell, devices) or 0.0
+    line.clear()
+    if to_run:
+        total = sum(seconds[kind_of(planned)] for planned in to_run)
+        say(f"{len(to_run)} to run" + (f", about {clock(total)} from timed steps" if total else ""))
+    return seconds
+
+
 def probe(planned: PlannedJob, tell: Tell | None = None) -> float:
-    """Build the job's data and time a few steps; the estimated seconds of the whole job.
+    """Build the job's data and time a few steps, from fresh weights; the estimated seconds of the whole job.
 
     Raises:
         BadInput: what would have stopped the job, hours later.

@@ -156,8 +156,13 @@ def _note(directory: Path, kind: str, message: str) -> None:
 
 def to_json(planned: PlannedJob) -> dict[str, Any]:
     """A planned job for another process, which reads the corpus itself."""
-    content = {one.name: getattr(planned, one.name) for one in fields(planned) if one.name != "corpus"}
-    return json.loads(json.dumps(content, default=lambda value: getattr(value, "__dict__", str(value))))
+    content = {
+        one.name: getattr(planned, one.name)
+        for one in fields(planned)
+        if one.name not in ("corpus", "parents")
+    }
+    plain = json.loads(json.dumps(content, default=lambda value: getattr(value, "__dict__", str(value))))
+    return {**plain, "parents": {name: to_json(parent) for name, parent in planned.parents.items()}}
 
 
 def from_json(content: dict[str, Any]) -> PlannedJob:
@@ -168,6 +173,7 @@ def from_json(content: dict[str, Any]) -> PlannedJob:
             "job": Job(**content["job"]),
             "protocols": [_protocol(one) for one in content["protocols"]],
             "directory": Path(content["directory"]),
+            "parents": {name: from_json(parent) for name, parent in content["parents"].items()},
         }
     )
 

@@ -18,20 +18,21 @@ from crossmodal_bench.errors import BadInput, nearest
 
 METHODS = frozenset(
     [
-        *("cca", "sm", "vse", "acmr", "acmr_imi", "acmr_imd", "acmr_no_adversary"),
-        *("timam", "timam_no_adversary"),
-        *("scan", "scan_i2t", "bfan", "bfan_prob", "vsrn"),
+        *("cca", "sm", "vse", "acmr", "acmr_imi", "acmr_imd", "acmr_no_adversary", "timam"),
+        *("timam_no_adversary", "scan", "scan_i2t", "bfan", "bfan_prob", "vsrn"),
         *(f"{kind}_{host}" for kind in ("united", "multiple", "addr") for host in ("scan", "bfan", "vsrn")),
         *("gru", "gru_bi", "gxn_resnet", "gxn_finetune", "gxn_i2t_xe", "gxn_i2t_mix", "gxn_t2i", "gxn"),
     ]
 )
 """Our canonical method names, the only ones that a row's ``ours`` may have."""
 
+_CAPTIONS = (*(f"BLEU-{n}" for n in (1, 2, 3, 4)), "CIDEr")
 _RETRIEVAL = ("R@1", "R@5", "R@10", "MedR", "MeanR", "mAP", "mAP@50", "AP@50")
 METRICS = frozenset(f"{side}/{metric}" for side in ("i2t", "t2i") for metric in _RETRIEVAL) | {
-    *("rsum", "sum", "mAP", "mAP@50", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr")
+    *("rsum", "sum", "mAP", "mAP@50"),
+    *(f"{metric}{at}" for metric in _CAPTIONS for at in ("", "@2", "@3", "@4", "@5")),
 }
-"""Metric keys: recalls, AP@50, BLEU and CIDEr in percent, mAP as a fraction."""
+"""Recalls, AP@50, BLEU and CIDEr (BLEU-1@2: of captions at rank 2) in percent, mAP as a fraction."""
 
 _DEFAULTS: dict[str, Any] = {"ours": None, "label": "", "comparable": True, "note": "", "could_mean": {}}
 _INHERITED = ("columns", "protocol", "backbone", "ensemble", "comparable", "note", "could_mean")

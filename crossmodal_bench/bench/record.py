@@ -87,7 +87,8 @@ class Record:
     intervals over test images (clustered by image, or by identity); ``curves`` lists of numbers by name;
     ``history`` one mapping per epoch; ``also`` the numbers of the same run under other protocols that fit the
     same test split (COCO's 5K and 1K); ``ensemble`` the models whose similarities were summed, none for a
-    single model; ``content`` the JSON itself. A number that was not finite when written is absent.
+    single model; ``parents`` the runs whose trained weights it started from, by method; ``content`` the JSON
+    itself. A number that was not finite when written is absent.
     """
 
     directory: Path
@@ -106,12 +107,21 @@ class Record:
     finished_at: str
     also: dict[str, Numbers]
     ensemble: tuple[Member, ...]
+    parents: dict[str, dict[str, str]]
     content: Mapping[str, Any] = field(repr=False, compare=False)
 
     @property
     def is_main(self) -> bool:
         """Whether this is the record as written, and not its copy for another protocol."""
         return bool(self.content["job"]["protocol"] == self.job.protocol)
+
+    @property
+    def run(self) -> dict[str, str]:
+        """Which run this was, as the records of those that start from its weights name it.
+
+        A job that has run again has another.
+        """
+        return {"job": self.job.id, "finished_at": self.finished_at}
 
     def by_protocol(self) -> list[Record]:
         """This record, and a copy of it with the other numbers for each protocol in ``also``."""
@@ -253,12 +263,17 @@ def _parse(path: Path, content: Any) -> Record:
         finished_at=fields.text("finished_at"),
         also={name: _numbers(fields.part("also").part(name)) for name in content.get("also") or {}},
         ensemble=tuple(_member(member) for member in fields.parts("ensemble")),
+        parents={name: _run(fields.part("parents").part(name)) for name in content.get("parents") or {}},
         content=content,
     )
 
 
 def _numbers(fields: Fields) -> Numbers:
     return Numbers(fields.numbers("metrics"), fields.intervals("bootstrap"), fields.get("curves", dict))
+
+
+def _run(fields: Fields) -> dict[str, str]:
+    return {name: fields.text(name) for name in ("job", "finished_at")}
 
 
 def _member(fields: Fields) -> Member:

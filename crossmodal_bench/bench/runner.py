@@ -12,13 +12,23 @@ from types import FrameType
 from crossmodal_bench.bench import suite_ensembles
 from crossmodal_bench.bench import wandb as wandb_runs
 from crossmodal_bench.bench.chance import below_chance
+from crossmodal_bench.bench.parents import held_back, needs, waits_in_vain
 from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
-from crossmodal_bench.bench.probe import probe_apart
+from crossmodal_bench.bench.probe import estimates, kind_of
 from crossmodal_bench.bench.processes import Worker, has_accelerator
 from crossmodal_bench.bench.progress import StatusLine, clock
 from crossmodal_bench.bench.record import FILE, Record, read_record
 from crossmodal_bench.bench.report import build_report, print_leaderboard
-from crossmodal_bench.bench.state import ERROR, LOG, PROGRESS, is_locked, read_json, state_of, write_json
+from crossmodal_bench.bench.state import (
+    ERROR,
+    LOG,
+    PROGRESS,
+    State,
+    is_locked,
+    read_json,
+    state_of,
+    write_json,
+)
 from crossmodal_bench.errors import BadInput
 
 OK, FAILED, INTERRUPTED = 0, 1, 75
@@ -84,13 +94,18 @@ def _run(
     say: Callable[[str], None],
 ) -> list[PlannedJob]:
     """Run jobs one after another; those that failed."""
-    estimates = _probe(to_run, options, line, say)
-    failed = []
+    seconds = estimates(to_run, options.devices, line, say)
+    failed: list[PlannedJob] = []
     for number, planned in enumerate(to_run, start=1):
         if number > 1 and state_of(planned).name in ("done", "running"):
             # Another bench in the same folder was faster.
             continue
-        left = sum(estimates.get(_kind(one), 0.0) for one in to_run[number:])
+        if needs(planned, _ids(failed), options):
+            # The end of the bench says so.
+            continue
+        left = sum(seconds.get(kind_of(one), 0.0) for one in to_run[number:])
+        if planned.parents:
+            say(f"{_name(planned)} starts from {', '.join(planned.parents)}")
         worker = Worker(planned, options.devices)
         try:
             _watch(worker, planned, f"job {number}/{len(to_run)}", left, line)
@@ -117,7 +132,7 @@ def describe_plan(
     plan: Sequence[PlannedJob], options: BenchOptions, say: Callable[[str], None]
 ) -> list[PlannedJob]:
     """Print every job with its state; return those that will run."""
-    to_run = []
+    to_run: list[PlannedJob] = []
     presets = sorted({planned.job.preset for planned in plan})
     say(f"{len(plan)} job{'s' * (len(plan) != 1)}, preset {', '.join(presets)}, records in {options.runs}/")
     if "small" in presets:
@@ -133,13 +148,16 @@ def describe_plan(
         state = state_of(planned)
         again = state.name == "stale" and options.rerun == "stale"
         if again or state.name in ("not started", "failed"):
-            to_run.append(planned)
+            if waits_in_vain(planned, _ids(to_run)):
+                again, state = False, State(state.name, needs(planned, (), options))
+            else:
+                to_run.append(planned)
         job = planned.job
         name = f"{job.method}{f' ({job.label})' if job.label else ''}"
         why = f": {state.why}" if state.why else ""
         if again:
             why = ": runs again"
-        elif state.name == "stale":
+        elif state.name == "stale" and options.rerun != "stale":
             why += "; RERUN=stale runs it again"
         say(f"  {name:34s} {job.protocol:22s} seed {job.seed}  {state.name}{why}")
     suite_ensembles.describe(plan, options, say)
@@ -153,37 +171,9 @@ def _settle(plan: Sequence[PlannedJob]) -> None:
         time.sleep(0.1)
 
 
-def _kind(planned: PlannedJob) -> tuple[str, str, str, str]:
-    job = planned.job
-    return job.dataset, job.protocol, job.method, job.preset
-
-
-def _probe(
-    to_run: Sequence[PlannedJob], options: BenchOptions, line: StatusLine, say: Callable[[str], None]
-) -> dict[tuple[str, str, str, str], float]:
-    estimates: dict[tuple[str, str, str, str], float] = {}
-    start = time.monotonic()
-
-    def tell(what: str, done: int, total: int) -> None:
-        left = (time.monotonic() - start) / max(done, 1) * (total - done)
-        line.show(f"{what}: {done}/{total}, {clock(left)} left")
-
-    for planned in to_run:
-        if _kind(planned) not in estimates:
-            line.show(f"looking at {planned.job.method} on {planned.job.dataset}")
-            start = time.monotonic()
-            estimates[_kind(planned)] = probe_apart(planned, tell, options.devices) or 0.0
-    line.clear()
-    if to_run:
-        total = sum(estimates[_kind(planned)] for planned in to_run)
-        say(f"{len(to_run)} to run" + (f", about {clock(total)} from timed steps" if total else ""))
-    return estimates
-
-
 def _watch(worker: Worker, planned: PlannedJob, title: str, left_after: float, line: StatusLine) -> None:
-    job = planned.job
     start = time.monotonic()
-    name = f"{title} {job.method} on {job.dataset} seed {job.seed}"
+    name = f"{title} {_name(planned)}"
     while not worker.wait(0.2):
         progress = read_json(planned.directory / PROGRESS)
         text = f"{name}: {progress.get('phase', 'starting')}"
@@ -205,7 +195,6 @@ def _watch(worker: Worker, planned: PlannedJob, title: str, left_after: float, l
 
 def _after(worker: Worker, planned: PlannedJob, mode: str, say: Callable[[str], None]) -> bool:
     """Tell W&B of a finished job, or say why it failed; whether it finished."""
-    job = planned.job
     if worker.exit_code == 0 and (planned.directory / FILE).is_file():
         record = read_record(planned.directory / FILE)
         warning = wandb_runs.log_record(record, planned.directory, mode)
@@ -216,7 +205,7 @@ def _after(worker: Worker, planned: PlannedJob, mode: str, say: Callable[[str], 
         why = {"kind": "error", "message": ended(worker.exit_code)}
         write_json(planned.directory / ERROR, why)
     message = read_json(planned.directory / ERROR).get("message", "")
-    say(f"{job.method} on {job.dataset} seed {job.seed} failed: {message} (log: {planned.directory / LOG})")
+    say(f"{_name(planned)} failed: {message} (log: {planned.directory / LOG})")
     return False
 
 
@@ -244,10 +233,9 @@ def _conclude(
     if records:
         print_leaderboard(records)
     for planned, state in zip(plan, states, strict=True):
-        if state.name in ("failed", "skipped", "running"):
-            job = planned.job
-            why = f": {state.why}" if state.why else ""
-            say(f"{state.name}: {job.method} on {job.dataset} seed {job.seed}{why}")
+        shown = held_back(planned, _ids(failed), options) or state
+        if shown.name in ("failed", "skipped", "running"):
+            say(f"{shown.name}: {_name(planned)}{f': {shown.why}' if shown.why else ''}")
     done = sum(state.name in ("done", "stale") for state in states)
     say(f"{done} of {len(plan)} jobs done")
     poor = [sentence for record in records for sentence in below_chance(record)] if check_chance else []
@@ -260,6 +248,15 @@ def _conclude(
     if errors and not done and all(error.get("kind") == "bad input" for error in errors):
         raise BadInput(str(errors[0]["message"]))
     return OK if done == len(plan) and not failed and not poor else FAILED
+
+
+def _ids(jobs: Sequence[PlannedJob]) -> set[str]:
+    return {planned.job.id for planned in jobs}
+
+
+def _name(planned: PlannedJob) -> str:
+    job = planned.job
+    return f"{job.method} on {job.dataset} seed {job.seed}"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

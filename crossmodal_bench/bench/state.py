@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.provenance import source_fingerprint
-from crossmodal_bench.bench.record import FILE, read_record
+from crossmodal_bench.bench.record import FILE, Record, read_record
 from crossmodal_bench.errors import BadInput
 
 ERROR, PROGRESS, LOCK, LOG = "error.json", "progress.json", "lock", "log.txt"
@@ -24,7 +24,7 @@ Name = Literal["not started", "running", "failed", "skipped", "done", "stale"]
 
 @dataclass(frozen=True)
 class State:
-    """A state and, for ``failed``, ``skipped`` and ``stale``, why."""
+    """A state and why, for ``failed``, ``skipped``, ``stale``, and where parents are waited for."""
 
     name: Name
     why: str = ""
@@ -41,14 +41,34 @@ def state_of(planned: PlannedJob) -> State:
             return State("stale", "the data differ from those of the record")
         if record.source_fingerprint != source_fingerprint(planned.config):
             return State("stale", "the sources or settings differ from those of the record")
-        return State("done")
+        changed = _changed_parents(planned, record)
+        return State("stale", changed) if changed else State("done")
     if is_locked(directory):
         return State("running")
     if planned.missing:
         return State("skipped", planned.missing)
     if (directory / ERROR).is_file():
         return State("failed", str(read_json(directory / ERROR).get("message", "")))
-    return State("not started")
+    unfinished = unfinished_parents(planned)
+    for name, state in unfinished.items():
+        if state.name == "skipped":
+            return State("skipped", f"needs {name}, which is skipped")
+    return State("not started", f"waits for {', '.join(unfinished)}" if unfinished else "")
+
+
+def unfinished_parents(planned: PlannedJob) -> dict[str, State]:
+    """The states of those jobs that it starts from and that are not done, by method."""
+    states = {name: state_of(parent) for name, parent in planned.parents.items()}
+    return {name: state for name, state in states.items() if state.name != "done"}
+
+
+def _changed_parents(planned: PlannedJob, record: Record) -> str:
+    """Why a record does not rest on today's parents; empty where it does."""
+    for name, state in unfinished_parents(planned).items():
+        return f"{name}, which it starts from, is {state.name}"
+    today = {name: read_record(parent.directory).run for name, parent in planned.parents.items()}
+    names = [name for name in {**record.parents, **today} if record.parents.get(name) != today.get(name)]
+    return f"it has not started from today's {', '.join(names)}" if names else ""
 
 
 def is_locked(directory: Path) -> bool:

@@ -147,7 +147,16 @@ def _write_run(record: Record, directory: Path, mode: str) -> None:
 
 
 def _config(record: Record) -> dict[str, Any]:
-    shown = ("job", "data", "environment", "evaluated_on", "source_fingerprint", "selection", "ensemble")
+    shown = (
+        "job",
+        "data",
+        "environment",
+        "evaluated_on",
+        "source_fingerprint",
+        "selection",
+        "ensemble",
+        "parents",
+    )
     return {name: record.content[name] for name in shown if name in record.content}
 
 

@@ -18,9 +18,11 @@ from crossmodal_bench.bench.checkpoints import (
     RESUME,
     checkpoint_callbacks,
     chosen_checkpoint,
+    made_by,
     resumable,
     selected,
 )
+from crossmodal_bench.bench.parents import Inheritance, parent_runs, parent_weights
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.provenance import environment, source_fingerprint
 from crossmodal_bench.bench.record import write_record
@@ -36,11 +38,14 @@ from crossmodal_bench.training import instantiate
 def run_job(planned: PlannedJob, devices: str = "auto") -> None:
     """Run a job to its record.
 
-    Goes on from its last finished epoch where that was with today's data and sources.
+    Goes on from its last finished epoch where that was with today's data, sources and parents.
 
     Args:
         planned: the job.
         devices: ``auto``, ``cpu``, or how many of the accelerator's (or of CPU processes).
+
+    Raises:
+        BadInput: among others, the trained weights that it starts from are not there, or do not fit.
     """
     started = datetime.now(UTC)
     directory = planned.directory
@@ -48,9 +53,13 @@ def run_job(planned: PlannedJob, devices: str = "auto") -> None:
     retrieval = RetrievalEvaluation(planned.protocols, planned.evaluate)
     checkpoints = checkpoint_callbacks(planned)
     on_devices = trainer_devices(devices, planned.ddp_strategy, planned.gpu_precision)
+    parents = parent_runs(planned)
+    sources = made_by(source_fingerprint(planned.config), planned.data_fingerprint, parents)
+    last = resumable(directory, sources)
+    inheritance = [Inheritance(parent_weights(planned))] if parents and last is None else []
     cli = instantiate(
         planned.config,
-        [history, retrieval, RandomState(), *checkpoints],
+        [history, retrieval, RandomState(), *inheritance, *checkpoints],
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=str(directory),
@@ -62,12 +71,10 @@ def run_job(planned: PlannedJob, devices: str = "auto") -> None:
     if planned.corpus is not None:
         data.hand_over(planned.corpus)
     if trainer.is_global_zero:
-        # With what the method asked for here, so that `fit` on this file does the same.
+        # With what the method asked for here, so that `fit` on this file does the same, from fresh weights.
         asked = {key: on_devices[key] for key in ("strategy", "precision") if key in on_devices}
         config = {**planned.config, "trainer": {**asked, **planned.config.get("trainer", {})}}
         (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    sources = {"sources": source_fingerprint(planned.config), "data": planned.data_fingerprint}
-    last = resumable(directory, sources)
     if trainer.is_global_zero:
         write_json(directory / RESUME, sources)
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if last else None, weights_only=True)
@@ -79,7 +86,7 @@ def run_job(planned: PlannedJob, devices: str = "auto") -> None:
     checkpoint = chosen_checkpoint(directory, selection["metric"])
     trainer.test(model, datamodule=data, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
     if trainer.is_global_zero:
-        _write(planned, trainer, model, data, history, retrieval, selection, started)
+        _write(planned, parents, trainer, model, data, history, retrieval, selection, started)
 
 
 def trainer_devices(
@@ -101,6 +108,7 @@ def trainer_devices(
 
 def _write(
     planned: PlannedJob,
+    parents: dict[str, dict[str, str]],
     trainer: pl.Trainer,
     model: RetrievalMethod,
     data: CrossModalDataModule,
@@ -138,6 +146,7 @@ def _write(
             "data": {**described, "split_hash": planned.split_hash},
             "source_fingerprint": source_fingerprint(planned.config),
             "selection": selection,
+            "parents": parents,
             **measured,
             "history": history.epochs,
             "cost": {

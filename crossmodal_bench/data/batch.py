@@ -36,7 +36,8 @@ class ImageBatch(_Batch):
     """B images. ``index`` (B,) are corpus rows; a view that was not asked for is None.
 
     pixels (B, 3, H, W) normalised; pictures (B, 3, 64, 64) from -1 to 1, of training pairs alone; regions
-    (B, R, D); features (B, D); labels (B,) int64 or (B, C) float32; identities (B,), below ``DataSpec.n_identities`` in training.
+    (B, R, D); features (B, D); labels (B,) int64 or (B, C) float32; identities (B,), below
+    ``DataSpec.n_identities`` in training.
     """
 
     index: Tensor

@@ -4,8 +4,21 @@ from crossmodal_bench.methods.acmr import ACMR
 from crossmodal_bench.methods.addr import ADDR
 from crossmodal_bench.methods.base import RetrievalMethod
 from crossmodal_bench.methods.cca import CCA
+from crossmodal_bench.methods.gxn import GXN
+from crossmodal_bench.methods.imagining import CaptionPath, PicturePath
 from crossmodal_bench.methods.matching import Matching
 from crossmodal_bench.methods.semantic_matching import SemanticMatching
 from crossmodal_bench.methods.timam import TIMAM
 
-__all__ = ["ACMR", "ADDR", "CCA", "TIMAM", "Matching", "RetrievalMethod", "SemanticMatching"]
+__all__ = [
+    "ACMR",
+    "ADDR",
+    "CCA",
+    "GXN",
+    "TIMAM",
+    "CaptionPath",
+    "Matching",
+    "PicturePath",
+    "RetrievalMethod",
+    "SemanticMatching",
+]

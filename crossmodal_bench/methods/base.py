@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -44,6 +45,18 @@ class RetrievalMethod(pl.LightningModule, ABC):
     @abstractmethod
     def build(self, spec: DataSpec) -> None:
         """Make the networks; called once, before any weight is loaded or trained."""
+
+    def inherit(self, parents: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Start from the trained weights of other methods' models.
+
+        Called once, after ``build`` and before training; not where training goes on from a checkpoint. A
+        method whose file names ``parents`` must implement it.
+
+        Args:
+            parents: by method, the state dictionary of its trained model, on the CPU.
+        """
+        names = ", ".join(parents)
+        raise NotImplementedError(f"{type(self).__name__} has no inherit to start from {names} with")
 
     @abstractmethod
     def encode_images(self, batch: ImageBatch) -> Encoding:

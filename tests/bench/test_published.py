@@ -66,7 +66,7 @@ CELLS: list[tuple[str, str, str, str, str | None, str, float | None]] = [
     ("gxn", "1", "GXN (t2i)", "coco-1k-5fold", "*", "i2t/R@10", 98.3),
     ("gxn", "2", "GXN (fine-tune)", "coco-1k-5fold", "*", "BLEU-1", 54.6),
     ("gxn", "2", "GXN (i2t+t2i)", "coco-1k-5fold", "*", "CIDEr", 61.1),
-    ("gxn", "2", "GXN (i2t+t2i), retrieved caption No. 4", "coco-1k-5fold", "*", "BLEU-4", 11.9),
+    ("gxn", "2", "GXN (i2t+t2i), retrieved caption No. 4", "coco-1k-5fold", "*", "BLEU-4@4", 11.9),
     ("gxn", "3", "m-CNN", "coco-1k-5fold", None, "i2t/R@10", 84.1),
     ("gxn", "3", "DSPE+Fisher Vector", "coco-1k-5fold", None, "i2t/MedR", None),
     ("gxn", "3", "*VSE++ (ResNet152, fine-tune)", "coco-5k", "*", "t2i/MedR", 4.0),

@@ -170,6 +170,23 @@ def test_an_ensemble_names_its_members(tmp_path: Path, make_content: Callable[..
             write_record(tmp_path / "damaged", make_content(ensemble=damaged))
 
 
+def test_a_record_names_the_runs_that_it_started_from(
+    tmp_path: Path, make_content: Callable[..., dict[str, Any]]
+) -> None:
+    old = read_record(write_record(tmp_path / "old", make_content()))
+    assert old.parents == {} and "parents" not in old.content
+    assert old.run == {"job": old.job.id, "finished_at": old.finished_at}
+    content = make_content(seed=1, parents={"scan": old.run})
+    assert read_record(write_record(tmp_path / "child", content)).parents == {"scan": old.run}
+    for damaged, said in (
+        ({"scan": {"job": "0"}}, r"'parents\.scan\.finished_at' is missing or not of type str"),
+        ({"scan": "0"}, r"'parents\.scan' is missing or not of type dict"),
+        (["scan"], "'parents' is missing or not of type dict"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            write_record(tmp_path / "damaged", make_content(parents=damaged))
+
+
 def test_names_show_what_tells_rows_apart() -> None:
     assert row_name("acmr", "", {}) == "acmr"
     assert row_name("acmr", "wide", {"a.b": 1}) == "acmr (wide)"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from crossmodal_bench.bench import runner
+from crossmodal_bench.bench import probe, runner
 from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
 from crossmodal_bench.bench.state import State, is_locked, write_json
 from crossmodal_bench.errors import BadInput
@@ -270,7 +270,7 @@ def test_a_disk_that_fills_up_ends_the_bench_with_one_sentence(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     options = BenchOptions(dataset="synthetic-20", methods="cca", runs=tmp_path / "runs", wandb="off")
-    monkeypatch.setattr(runner, "probe_apart", lambda *arguments: 1.0)
+    monkeypatch.setattr(probe, "probe_apart", lambda *arguments: 1.0)
     monkeypatch.setattr(runner, "Worker", full)
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(BadInput, match=r"No space left on device.*free space"):
@@ -293,7 +293,7 @@ def test_a_stale_job_that_fails_again_is_no_success(tmp_path: Path, monkeypatch:
 
     planned.directory.mkdir(parents=True)
     monkeypatch.setattr(runner, "state_of", lambda planned: State("stale", "the data differ"))
-    monkeypatch.setattr(runner, "probe_apart", lambda *arguments: 1.0)
+    monkeypatch.setattr(probe, "probe_apart", lambda *arguments: 1.0)
     monkeypatch.setattr(runner, "Worker", Failing)
     said: list[str] = []
     assert runner.bench(options, say=said.append) == 1

@@ -74,5 +74,10 @@ def test_it_stands_below_the_table(make_recall_record: Maker) -> None:
 def test_twins_exist(method: str) -> None:
     twin = experiments.twin_of(method)
     assert twin is None or twin in experiments.names("methods")
-    adversarial = method.startswith(("addr_", "united_", "multiple_")) or method in ("acmr", "timam")
+    adversarial = method.startswith(("addr_", "united_", "multiple_")) or method in (
+        "acmr",
+        "timam",
+        "gxn",
+        "gxn_t2i",
+    )
     assert (twin is not None) == adversarial

@@ -56,7 +56,7 @@ def test_the_policy_gradient_is_that_of_the_expected_reward() -> None:
     logarithms = {words: sum(table[i, word] for i, word in enumerate(words)) for words in rewards}
     expected = sum(torch.exp(logarithms[words]) * reward for words, reward in rewards.items())
     (exact,) = torch.autograd.grad(-expected, logits, retain_graph=True)
-    # The loss of each caption as it is drawn, weighed by how often that happens; the baseline changes nothing.
+    # Each caption as often as it is drawn; the baseline changes nothing.
     estimate = torch.zeros_like(logits)
     for words, reward in rewards.items():
         mask = torch.tensor([[True, len(words) == 2]])

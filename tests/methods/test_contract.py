@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import cache
 from math import comb
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from pytorch_lightning.cli import LightningCLI
 from tiny import configuration, fitted
 
-from crossmodal_bench.bench.experiments import names
+from crossmodal_bench.bench.experiments import names, parents_of
+from crossmodal_bench.bench.parents import Inheritance
 from crossmodal_bench.callbacks import RetrievalEvaluation
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
@@ -40,14 +43,22 @@ class Fitted(NamedTuple):
     texts: TextBatch
 
 
+@cache
+def trained(method: str) -> tuple[LightningCLI, RetrievalEvaluation]:
+    """A method after half of its smoke run, from its parents after half of theirs."""
+    retrieval = RetrievalEvaluation()
+    config = configuration(method, "synthetic-tiny")
+    config["trainer"]["max_epochs"] = max(1, config["trainer"]["max_epochs"] // 2)
+    weights = {name: trained(name)[0].model.state_dict() for name in parents_of(method)}
+    cli = fitted(config, [retrieval, Inheritance(weights)])
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    return cli, retrieval
+
+
 @pytest.fixture(scope="module", params=names("methods"))
 def fit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
-    """The method after half of its smoke run."""
-    retrieval = RetrievalEvaluation()
-    config = configuration(request.param, "synthetic-tiny")
-    config["trainer"]["max_epochs"] = max(1, config["trainer"]["max_epochs"] // 2)
-    cli = fitted(config, [retrieval])
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    """The method after its training."""
+    cli, retrieval = trained(request.param)
     checkpoint = tmp_path_factory.mktemp(request.param) / "trained.ckpt"
     cli.trainer.save_checkpoint(checkpoint)
     (evaluation,) = retrieval.results.values()

@@ -1,4 +1,4 @@
-"""The caption decoder: what it says of given captions, and three ways to write new ones, against plain loops."""
+"""The caption decoder: what it says of given captions, and three ways to write new ones, against loops."""
 
 from __future__ import annotations
 

@@ -1,0 +1,87 @@
+"""BLEU and CIDEr of captions as strings, for a whole corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from crossmodal_bench.rewards.bleu import Bleu, BleuCounts
+from crossmodal_bench.rewards.cider import CiderD
+
+_PADDING = -1
+
+
+def bleu_scores(
+    candidates: Sequence[str], references: Sequence[Sequence[str]], order: int = 4
+) -> list[float]:
+    """BLEU-1 to BLEU-``order`` of a corpus (Papineni et al., ACL 2002), fractions.
+
+    Counts and lengths are summed over the corpus before they are divided, so this is no mean of sentences'
+    scores. The length is that of the nearest reference. Smoothed as ``rewards.Bleu`` is.
+
+    Args:
+        candidates: one caption for each image; words are what whitespace separates, so tokenize before.
+        references: the captions of each image.
+        order: the longest n-gram.
+
+    Raises:
+        ValueError: no candidate, another number of references, an image without any, or an order below 1.
+    """
+    words: dict[str, int] = {}
+    given = _references(references, "references", words)
+    scorer = Bleu(given, order, eos_id=None, padding_id=_PADDING)
+    counts = scorer.counts(*_candidates(candidates, len(given), words))
+    scores: list[float] = BleuCounts(*(part.sum(0) for part in counts)).scores().tolist()
+    return scores
+
+
+def cider_score(
+    candidates: Sequence[str],
+    references: Sequence[Sequence[str]],
+    document_frequency_corpus: Sequence[Sequence[str]] | None = None,
+) -> tuple[float, NDArray[np.float64]]:
+    """CIDEr-D of a corpus, the mean of its captions, and of each caption: (M,), from 0 to 10.
+
+    Published "CIDEr" is CIDEr-D too: in the code that everybody uses the two coincide. See
+    ``rewards.CiderD`` for the definition.
+
+    Args:
+        candidates: one caption for each image; words are what whitespace separates, so tokenize before.
+        references: the captions of each image.
+        document_frequency_corpus: captions of other images that the document frequencies are counted on;
+            None: ``references``, in which case a single image scores 0.
+
+    Raises:
+        ValueError: no candidate, another number of references, or an image without any.
+    """
+    words: dict[str, int] = {}
+    given = _references(references, "references", words)
+    corpus = document_frequency_corpus
+    frequent = None if corpus is None else _references(corpus, "document_frequency_corpus", words)
+    scorer = CiderD(given, frequent, eos_id=None, padding_id=_PADDING, dtype=torch.float64)
+    scores: NDArray[np.float64] = scorer(*_candidates(candidates, len(given), words)).numpy()
+    return float(scores.mean()), scores
+
+
+def _candidates(captions: Sequence[str], images: int, words: dict[str, int]) -> tuple[Tensor, Tensor]:
+    """Padded (M, L) ids of captions, and the image of each."""
+    if isinstance(captions, str) or len(captions) != images:
+        found = "is one string" if isinstance(captions, str) else f"has {len(captions)} captions"
+        raise ValueError(f"candidates {found}, but references has {images} images; give one for each")
+    ids = [torch.tensor(_ids(caption, words), dtype=torch.int64) for caption in captions]
+    return pad_sequence(ids, batch_first=True, padding_value=_PADDING), torch.arange(images)
+
+
+def _references(captions: Sequence[Sequence[str]], name: str, words: dict[str, int]) -> list[list[list[int]]]:
+    if isinstance(captions, str) or any(isinstance(image, str) for image in captions):
+        raise ValueError(f"{name} must hold a sequence of captions for each image, not a single string")
+    return [[_ids(caption, words) for caption in image] for image in captions]
+
+
+def _ids(caption: str, words: dict[str, int]) -> list[int]:
+    return [words.setdefault(word, len(words)) for word in caption.split()]
