@@ -25,7 +25,6 @@ METHODS = frozenset(
     ]
 )
 """Our canonical method names, the only ones that a row's ``ours`` may have."""
-
 _CAPTIONS = (*(f"BLEU-{n}" for n in (1, 2, 3, 4)), "CIDEr")
 _RETRIEVAL = ("R@1", "R@5", "R@10", "MedR", "MeanR", "mAP", "mAP@50", "AP@50")
 METRICS = frozenset(f"{side}/{metric}" for side in ("i2t", "t2i") for metric in _RETRIEVAL) | {

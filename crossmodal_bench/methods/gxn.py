@@ -283,7 +283,6 @@ class GXN(RetrievalMethod):
         if self.pictures is None:
             raise ValueError("this model draws no pictures: it was made without them")
         path = self.pictures
-        # All at once, and few of them: batch statistics are those of training, not of this batch.
         return path.draw(self._grounded(texts.to(self.device)))[0].cpu()
 
     def validation_losses(
