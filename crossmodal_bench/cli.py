@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from crossmodal_bench import __version__
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.errors import BadInput, Diverged
 
-BAD_INPUT, INTERRUPTED = 2, 75
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,9 +36,9 @@ def _guarded(run: Any) -> int:
     _quiet()
     try:
         return int(run())
-    except BadInput as error:
+    except (BadInput, Diverged) as error:
         print(f"crossmodal-bench: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return BAD_INPUT if isinstance(error, BadInput) else FAILED
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to go on.", file=sys.stderr)
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""The one exception for input that a user can mend, and the help that goes with it."""
+"""Exceptions whose message is all that a user needs, and the help that goes with them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ class BadInput(Exception):
 
 class MissingInput(BadInput):
     """An input file that is not there; the message says which command or download makes it."""
+
+
+class Diverged(Exception):
+    """Training that cannot go on, because a loss is no number; the message is one sentence."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -119,13 +118,6 @@ def word_vectors(model: nn.Module, size: int) -> NDArray[np.floating] | None:
     tables = (one for one in model.modules() if isinstance(one, nn.Embedding) and one.num_embeddings == size)
     table = next(tables, None)
     return None if table is None else table.weight.detach().float().cpu().numpy()
-
-
-def save(directory: Path, panels: dict[str, bytes | None]) -> None:
-    """Write the panels that there are beside a job's record."""
-    for name, content in panels.items():
-        if content is not None:
-            (directory / name).write_bytes(content)
 
 
 def _grid(rows: int, columns: int, widths: Sequence[float], height: float) -> tuple[Figure, list[list[Axes]]]:

@@ -22,7 +22,7 @@ import torch
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.record import Job
 from crossmodal_bench.bench.state import ERROR, LOG, PROGRESS, locked, write_json
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.errors import BadInput, Diverged
 from crossmodal_bench.evaluation.protocols import Protocol
 
 PLANNED = "planned.json"
@@ -135,6 +135,10 @@ def guarded(planned: PlannedJob, devices: str, run: Callable[[PlannedJob, str], 
         print(error, file=sys.stderr)
         _note(planned.directory, "bad input", str(error))
         return 2
+    except Diverged as error:
+        print(error, file=sys.stderr)
+        _note(planned.directory, "error", str(error))
+        return 1
     except Exception as error:
         traceback.print_exc()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):

@@ -11,7 +11,7 @@ from typing import TextIO
 
 import pandas as pd
 
-from crossmodal_bench.bench import figures, training_figures
+from crossmodal_bench.bench import figures, panels, training_figures
 from crossmodal_bench.bench.aggregate import Cell, Row, Table, leaderboard, tables
 from crossmodal_bench.bench.html import Figure, Line, Section, Value, page
 from crossmodal_bench.bench.layout import (
@@ -251,6 +251,10 @@ def _figures(table: Table) -> list[Figure]:
         maps = (figures.projection(record) for record in row.records)
         scatter = "t-SNE of image and text representations (as ACMR, Figure 4)"
         drawn.append((next(filter(None, maps), None), f"{label}: {scatter}"))
+        # The first seed's, likewise.
+        for name, what in panels.TITLES.items():
+            path = row.records[0].directory / name
+            drawn.append((path.read_bytes() if path.is_file() else None, f"{label}: {what}"))
     for sweep in sweeps(table.rows):
         key = sweep.key.rpartition(".")[2]
         drawn.append((figures.parameter_sweep(sweep), f"{sweep.method}: sweep of {key} (as ACMR, Figure 6)"))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.evaluation import Evaluation, bootstrap_metrics
+from crossmodal_bench.evaluation.retrieved_captions import retrieved_caption_quality
 
 
 def owners(corpus: Corpus, split: str) -> NDArray[np.int64]:
@@ -30,11 +31,15 @@ def identities_of(corpus: Corpus, split: str) -> NDArray[np.int64] | None:
 def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[Evaluation]) -> dict[str, Any]:
     """Save the first evaluation's per-query ranks as ``ranks.npz``; the record's fields for all of them."""
     owner, identities = owners(corpus, split), identities_of(corpus, split)
+    captions = [] if corpus.captions is None else [corpus.captions[row] for row in corpus.caption_rows(split)]
 
     def numbers(evaluation: Evaluation) -> dict[str, Any]:
         clusters = identities if evaluation.protocol.positives == "identity" else None
+        retrieved: dict[str, float] = {}
+        if captions and evaluation.ranks is not None and evaluation.protocol.positives != "identity":
+            retrieved = retrieved_caption_quality(evaluation.ranks.i2t_top, captions, owner)
         return {
-            "metrics": evaluation.metrics,
+            "metrics": {**evaluation.metrics, **retrieved},
             "bootstrap": bootstrap_metrics(evaluation, owner, clusters),
             "curves": evaluation.curves,
         }

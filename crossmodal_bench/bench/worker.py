@@ -22,6 +22,7 @@ from crossmodal_bench.bench.checkpoints import (
     resumable,
     selected,
 )
+from crossmodal_bench.bench.imagined import imagined
 from crossmodal_bench.bench.parents import Inheritance, parent_runs, parent_weights
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.provenance import environment, source_fingerprint
@@ -135,6 +136,7 @@ def _write(
     if main.classes is not None:
         described["counts"][split]["classes"] = len(main.classes.classes)
     measured = results(planned.directory, corpus, split, evaluations)
+    measured["metrics"] |= imagined(planned.directory, model, data, split, retrieval, main.ranks)
     if planned.job.seed == 0:
         _save_projection(planned.directory, retrieval, corpus, image_rows, caption_rows)
     device = device_name(trainer.strategy.root_device)

@@ -15,6 +15,7 @@ from crossmodal_bench.backbones import BackboneSource
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.data.loader import Phase
 from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.errors import Diverged
 
 
 class RetrievalMethod(pl.LightningModule, ABC):
@@ -106,7 +107,17 @@ class RetrievalMethod(pl.LightningModule, ABC):
         Args:
             values: scalars of this batch, by name.
             batch_size: samples in this batch.
+
+        Raises:
+            Diverged: one of them is not finite.
         """
+        for name, value in values.items():
+            if not torch.isfinite(value).all():
+                raise Diverged(
+                    f"{name} is {float(value)} in epoch {self.current_epoch + 1}: training has diverged; the "
+                    "checkpoint of the last finished epoch stays; lower the learning rates (--set "
+                    "model.init_args.learning_rate=...)"
+                )
         for name, value in values.items():
             total, count = self._sums.get(name, (torch.zeros(()), 0))
             self._sums[name] = (value.detach() * batch_size + total.to(value.device), count + batch_size)
@@ -121,10 +132,18 @@ class RetrievalMethod(pl.LightningModule, ABC):
             means = {name: total / count for name, (total, count) in self._sums.items()}
             self.log_dict(means, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
+    def write(self, images: Encoding) -> list[str]:
+        """Captions that the model writes for N encoded images; none, for most methods."""
+        return []
+
+    def draw(self, texts: Encoding) -> Tensor | None:
+        """(N, 3, H, W), -1 to 1: what the model draws for N encoded captions; nothing, for most methods."""
+        return None
+
     def validation_losses(
         self, images: Encoding, texts: Encoding, caption_image: Tensor, identities: Tensor
     ) -> dict[str, Tensor]:
-        """Losses of the whole validation split by name, for schedules that watch them; none by default.
+        """Losses, or other figures, of the whole validation split by name; none by default.
 
         Args:
             images, texts: its encodings, whole on every process.

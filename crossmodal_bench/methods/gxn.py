@@ -21,8 +21,6 @@ from crossmodal_bench.networks.texts import SequencePooling
 from crossmodal_bench.similarity import order_similarity
 from crossmodal_bench.similarity.order import Direction
 
-WRITTEN_AT_A_TIME = 256
-
 
 class GXN(RetrievalMethod):
     """Ranking on abstract and grounded vectors; the grounded ones must also write captions and draw pictures.
@@ -176,35 +174,34 @@ class GXN(RetrievalMethod):
         """Algorithm 1 on one batch."""
         optimisers: Any = self.optimizers()
         main, *of_pictures = optimisers if isinstance(optimisers, list) else [optimisers]
-        logged: dict[str, Tensor] = {}
         if self.pictures is None or self.captions is not None:
             images, texts = self.encode_images(batch.images), self.encode_texts(batch.texts)
             ranking = self._ranking(images, texts)
-            logged["train/loss_ranking"], loss = ranking, ranking
+            loss, logged = ranking, {"train/loss_ranking": ranking}
             if self.captions is not None:
                 imagined, of_captions = self.captions.loss(
                     self._grounded(images), batch.texts, self.current_epoch, self.trainer.max_epochs or 1
                 )
-                logged |= of_captions
-                loss = loss + imagined
+                loss, logged = ranking + imagined, {**logged, **of_captions}
+            self.log_means(logged, len(batch))
             self._step(loss, [main])
         if self.pictures is not None:
-            logged |= self._pictures_step(self.pictures, batch, main, *of_pictures)
-        self.log_means(logged, len(batch))
+            self._pictures_step(self.pictures, batch, main, *of_pictures)
 
     def _pictures_step(
         self, path: PicturePath, batch: PairBatch, main: Any, generator: Any, critic: Any
-    ) -> dict[str, Tensor]:
+    ) -> None:
         """Gen_t2i: the critic's step, then the generator's together with the encoders'."""
         images, texts = self.encode_images(batch.images), self.encode_texts(batch.texts)
         drawn, mean, log_variance = path.draw(self._grounded(texts))
         real = require(batch.images.pictures, "pictures").to(drawn.dtype)
         judging = path.critic_loss(real, drawn, mean, batch.images.index)
+        self.log_means({"train/loss_critic": judging}, len(batch))
         self._step(judging, [critic])
         ranking = self._ranking(images, texts)
         imagined, logged = path.generator_loss(drawn, mean, log_variance)
+        self.log_means({**logged, "train/loss_ranking": ranking}, len(batch))
         self._step(ranking + imagined, [main, generator])
-        return {**logged, "train/loss_critic": judging, "train/loss_ranking": ranking}
 
     def _step(self, loss: Tensor, optimisers: list[Any]) -> None:
         self.manual_backward(loss)
@@ -252,38 +249,20 @@ class GXN(RetrievalMethod):
         return torch.stack(found).sum(0)
 
     @torch.no_grad()
-    def write_captions(self, images: Encoding, beam: int = 1) -> Tensor:
-        """(N, n) ids of the captions that images' grounded vectors write; padded, without start.
-
-        Args:
-            images: as ``encode_images`` gives them.
-            beam: hypotheses per image; 1 is greedy.
-
-        Raises:
-            ValueError: a model without ``captions``.
-        """
+    def write(self, images: Encoding, beam: int = 1) -> list[str]:
+        """The captions that images' grounded vectors write, by ``beam`` hypotheses each; 1 is greedy."""
         if self.captions is None:
-            raise ValueError("this model writes no captions: it was made without them")
-        decoder, most = self.captions.decoder, self.captions.max_words
-        written = torch.zeros(len(images), most, dtype=torch.int64)
-        for start in range(0, len(images), WRITTEN_AT_A_TIME):
-            some = slice(start, start + WRITTEN_AT_A_TIME)
-            vectors = self._grounded(images[some].to(self.device))
-            ids = decoder.greedy(vectors, most) if beam == 1 else decoder.beam(vectors, most, beam)
-            written[some, : ids.shape[1]] = ids.cpu()
-        return written
+            return []
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        ids = self.captions.write(self._grounded(images), beam)
+        return [data.views.vocabulary.decode(line) for line in ids.tolist()]
 
     @torch.no_grad()
-    def draw_pictures(self, texts: Encoding) -> Tensor:
-        """(N, 3, 64, 64), -1 to 1, drawn from captions; texts as ``encode_texts`` gives them.
-
-        Raises:
-            ValueError: a model without ``pictures``.
-        """
+    def draw(self, texts: Encoding) -> Tensor | None:
+        """(N, 3, 64, 64), -1 to 1, drawn from captions' grounded vectors."""
         if self.pictures is None:
-            raise ValueError("this model draws no pictures: it was made without them")
-        path = self.pictures
-        return path.draw(self._grounded(texts.to(self.device)))[0].cpu()
+            return None
+        return self.pictures.draw(self._grounded(texts.to(self.device)))[0].cpu()
 
     def validation_losses(
         self, images: Encoding, texts: Encoding, caption_image: Tensor, identities: Tensor
@@ -292,9 +271,7 @@ class GXN(RetrievalMethod):
         if self.captions is None:
             return {}
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        vocabulary = data.views.vocabulary
         references: list[list[str]] = [[] for _ in range(len(images))]
         for owner, caption in zip(caption_image.tolist(), data.corpus.caption_rows("val"), strict=True):
-            references[owner].append(" ".join(vocabulary.split(data.corpus.captions[caption])))
-        written = [vocabulary.decode(ids) for ids in self.write_captions(images).tolist()]
-        return {"cider": torch.tensor(cider_score(written, references)[0])}
+            references[owner].append(" ".join(data.views.vocabulary.split(data.corpus.captions[caption])))
+        return {"cider": torch.tensor(cider_score(self.write(images), references)[0])}

@@ -23,6 +23,8 @@ from crossmodal_bench.losses import (
 from crossmodal_bench.networks import CaptionDecoder, ConditionAugmentation, PictureCritic, PictureGenerator
 from crossmodal_bench.rewards import Bleu, CiderD
 
+WRITTEN_AT_A_TIME = 256
+
 
 class CaptionPath(nn.Module):
     """Image to text (section 3.3): cross entropy, and from some epoch on its mixture with a reward.
@@ -107,6 +109,19 @@ class CaptionPath(nn.Module):
         reinforced, reward = self._reinforced(vectors, texts.image)
         logged |= {"train/loss_reinforcement": reinforced, "train/reward": reward}
         return (1 - gamma) * entropy + gamma * reinforced, logged
+
+    @torch.no_grad()
+    def write(self, vectors: Tensor, beam: int = 1) -> Tensor:
+        """(N, dim) to (N, n) ids of captions, padded, on the CPU; ``beam`` hypotheses each, 1: greedy."""
+        decoder, most = self.decoder, self.max_words
+        written = torch.zeros(len(vectors), most, dtype=torch.int64)
+        for part, lines in zip(
+            vectors.split(WRITTEN_AT_A_TIME), written.split(WRITTEN_AT_A_TIME), strict=True
+        ):
+            part = part.to(decoder.out.weight.device)
+            ids = decoder.greedy(part, most) if beam == 1 else decoder.beam(part, most, beam)
+            lines[:, : ids.shape[1]] = ids.cpu()
+        return written
 
     def _reinforced(self, vectors: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 6 and the samples' mean reward; ``images`` (B,) are rows of the corpus.

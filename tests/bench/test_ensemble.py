@@ -64,12 +64,8 @@ def test_an_ensemble_is_a_record_of_the_summed_similarities(jobs: list[Path], tm
     for name in ("parameters", "evaluation_seconds", "train_seconds"):
         assert record.cost[name] == pytest.approx(sum(one.cost[name] for one in members))
     assert record.cost["peak_memory_mb"] > 10
-    assert (
-        record.metrics.keys()
-        == members[0].metrics.keys()
-        == record.bootstrap.keys()
-        | {f"{side}/{rank}" for side in ("i2t", "t2i") for rank in ("MedR", "MeanR")}
-    )
+    assert record.metrics.keys() == members[0].metrics.keys()
+    assert record.bootstrap.keys() < record.metrics.keys() and "CIDEr@5" in record.metrics
     encoded = [encode(one, Path("data"), tmp_path / "cache", {}) for one in members]
     matrix = sum(one.member.score(one.member.images, one.member.texts) for one in encoded)
     expected = retrieval_ranks(matrix, owners(encoded[0].corpus, "test"))  # type: ignore[arg-type]

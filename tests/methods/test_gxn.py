@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from crossmodal_bench.callbacks import History, RandomState
 from crossmodal_bench.data.batch import PairBatch
 from crossmodal_bench.data.loader import BatchRows
 from crossmodal_bench.data.views import PairDataset
+from crossmodal_bench.errors import Diverged
 from crossmodal_bench.losses import triplet_ranking_loss
-from crossmodal_bench.methods import GXN, CaptionPath, PicturePath
+from crossmodal_bench.methods import GXN, CaptionPath, PicturePath, imagining
 from crossmodal_bench.networks import FeatureEncoder
 from crossmodal_bench.training import instantiate
 
@@ -248,27 +250,54 @@ def test_the_generators_loss_reaches_the_captions_and_not_the_critic() -> None:
     assert reached and all(name.startswith("pictures.critic.") for name in reached)
 
 
-def test_captions_and_pictures_of_a_gallery() -> None:
+def test_captions_and_pictures_of_a_gallery(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = built("gxn", **small("gxn"))
     model.eval()
+    model.trainer = SimpleNamespace(datamodule=data)
     batch = batch_of(data)
     images, texts = model.encode_images(batch.images), model.encode_texts(batch.texts)
-    written = model.write_captions(images)
-    assert written.shape == (8, 6) and written.dtype == torch.int64
-    vectors = model._grounded(images)
-    expected = model.captions.decoder.greedy(vectors, 6)
-    assert (
-        torch.equal(written[:, : expected.shape[1]], expected) and not written[:, expected.shape[1] :].any()
-    )
-    beam = model.captions.decoder.beam(vectors, 6, 3)
-    assert torch.equal(model.write_captions(images, beam=3)[:, : beam.shape[1]], beam)
-    drawn = model.draw_pictures(texts)
+    vectors, decode = model._grounded(images), data.views.vocabulary.decode
+    for beam, ids in (
+        (1, model.captions.decoder.greedy(vectors, 6)),
+        (3, model.captions.decoder.beam(vectors, 6, 3)),
+    ):
+        assert model.write(images, beam) == [decode(line) for line in ids.tolist()]
+        monkeypatch.setattr(imagining, "WRITTEN_AT_A_TIME", 3)
+        written = model.captions.write(vectors, beam)
+        assert written.shape == (8, 6) and torch.equal(written[:, : ids.shape[1]], ids)
+        assert not written[:, ids.shape[1] :].any()
+    drawn = model.draw(texts)
     assert drawn.shape == (8, 3, 64, 64) and drawn.abs().max() <= 1
     plain, _ = built("gxn_finetune", **small("gxn_finetune"))
-    with pytest.raises(ValueError, match="writes no captions"):
-        plain.write_captions(images)
-    with pytest.raises(ValueError, match="draws no pictures"):
-        plain.draw_pictures(texts)
+    assert plain.write(images) == [] and plain.draw(texts) is None
+
+
+def test_a_loss_that_is_no_number_stops_the_training_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configuration("gxn_t2i", **small("gxn_t2i", **{"trainer.max_epochs": 1}))
+    original = PicturePath.critic_loss
+    monkeypatch.setattr(PicturePath, "critic_loss", lambda *given: original(*given) * torch.nan)
+    kept: list[Any] = []
+    monkeypatch.setattr(GXN, "on_fit_start", kept.append)
+    with pytest.raises(Diverged, match=r"train/loss_critic is nan in epoch 1: training has diverged"):
+        fitted(config, [], limit_val_batches=0)
+    assert all(one.isfinite().all() for one in kept[0].parameters()), "no step was taken with it"
+
+
+def test_stages_begin_with_what_they_are_given() -> None:
+    """The image side of a model that writes, the text side of one that draws."""
+    start, _ = built("gxn_finetune", **small("gxn_finetune", seed=1))
+    mix, _ = built("gxn_i2t_mix", **small("gxn_i2t_mix", seed=2))
+    t2i, _ = built("gxn_t2i", **small("gxn_t2i", seed=3))
+    whole, _ = built("gxn", **small("gxn", seed=4))
+    before = state(mix)
+    mix.inherit({"gxn_finetune": start.state_dict()})
+    for name, value in mix.state_dict().items():
+        source = start.state_dict() if name.startswith("image_encoder.") else before
+        assert torch.equal(value, source[name]), name
+    whole.inherit({"gxn_i2t_mix": mix.state_dict(), "gxn_t2i": t2i.state_dict()})
+    for name, value in whole.state_dict().items():
+        source = mix if name.startswith(("image_encoder.", "captions.")) else t2i
+        assert torch.equal(value, source.state_dict()[name]), name
 
 
 @pytest.mark.parametrize("method", ["gxn_i2t_mix", "gxn"])
