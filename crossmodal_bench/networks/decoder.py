@@ -14,10 +14,11 @@ Chooser = Callable[[Tensor], Tensor]
 
 
 class CaptionDecoder(nn.Module):
-    """A GRU that starts from an image's vector and writes one word after another.
+    """A GRU that starts from an image's vector, sees it at each step, and writes one word after another.
 
     The paper says "one-layer GRU" and leaves open how the vector enters: here one linear layer and tanh make
-    it the first state. Word vectors are its own, so that a decoder can go on beside another text encoder than
+    it the first state, and another its part of each step's input, beside the word before. With the first
+    state alone, long captions lost sight of the image. Word vectors are its own, so that a decoder can go on beside another text encoder than
     the one that it was trained with. In the parameters' precision whatever surrounds the call.
 
     Padding and the start token have probability 0: they are never a caption's next word.
@@ -50,7 +51,8 @@ class CaptionDecoder(nn.Module):
         self.first = nn.Linear(dim, hidden)
         self.words = nn.Embedding(vocabulary_size, embedding)
         nn.init.uniform_(self.words.weight, -0.1, 0.1)
-        self.recurrent = nn.GRU(embedding, hidden, batch_first=True)
+        self.context = nn.Linear(dim, embedding)
+        self.recurrent = nn.GRU(2 * embedding, hidden, batch_first=True)
         self.out = nn.Linear(hidden, vocabulary_size)
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("never", torch.tensor([PADDING, start]), persistent=False)
@@ -73,7 +75,9 @@ class CaptionDecoder(nn.Module):
             before = F.pad(words[:, :-1], (1, 0), value=self.start)
             if sampling and self.training:
                 before = self._partly_own(vectors, before, sampling)
-            states, _ = self.recurrent(drop(self.words(before)), self._first(vectors))
+            state, context = self._read(vectors)
+            seen = context[:, None].expand(-1, before.shape[1], -1)
+            states, _ = self.recurrent(torch.cat([drop(self.words(before)), seen], 2), state)
             # The layer as wide as the vocabulary sees real words alone.
             found = self._log_probabilities(drop(states[mask]))
             likelihoods = torch.zeros(mask.shape, dtype=found.dtype, device=found.device)
@@ -103,7 +107,7 @@ class CaptionDecoder(nn.Module):
         _check(max_words)
         with torch.autocast(vectors.device.type, enabled=False):
             n, size = len(vectors), self.out.out_features
-            state = self._first(vectors).repeat_interleave(width, 1)
+            state, context = self._read(vectors.repeat_interleave(width, 0))
             word = torch.full((n * width,), self.start, device=vectors.device)
             # All hypotheses of an image are the same empty one at first: only one of them may grow.
             scores = vectors.new_full((n, width), -torch.inf, dtype=self.out.weight.dtype)
@@ -113,8 +117,7 @@ class CaptionDecoder(nn.Module):
             lines = torch.arange(n, device=vectors.device)
             # Scores only fall: what is ahead and finished stays ahead.
             while written.shape[1] < max_words and not done.view(n, width)[lines, scores.argmax(1)].all():
-                states, state = self.recurrent(self.words(word)[:, None], state)
-                found = self._log_probabilities(states[:, 0])
+                found, state = self._step(word, context, state)
                 # A finished caption has one continuation, padding, at no cost.
                 found = found.masked_fill(done[:, None], -torch.inf)
                 found[:, PADDING] = found[:, PADDING].masked_fill(done, 0)
@@ -128,13 +131,13 @@ class CaptionDecoder(nn.Module):
     def _written(self, vectors: Tensor, max_words: int, choose: Chooser) -> Tensor:
         _check(max_words)
         with torch.autocast(vectors.device.type, enabled=False):
-            state = self._first(vectors)
+            state, context = self._read(vectors)
             word = torch.full((len(vectors),), self.start, device=vectors.device)
             done = torch.zeros_like(word, dtype=torch.bool)
             written: list[Tensor] = []
             while len(written) < max_words and not (written and done.all()):
-                states, state = self.recurrent(self.words(word)[:, None], state)
-                word = choose(self._log_probabilities(states[:, 0])).masked_fill(done, PADDING)
+                found, state = self._step(word, context, state)
+                word = choose(found).masked_fill(done, PADDING)
                 done = done | (word == self.end)
                 written.append(word)
             return torch.stack(written, 1)
@@ -144,16 +147,22 @@ class CaptionDecoder(nn.Module):
         """The words before, some of them drawn from what the decoder makes of those before them."""
         own = torch.rand(before.shape, device=before.device) < sampling
         own[:, 0] = False
-        state, columns = self._first(vectors), [before[:, 0]]
+        (state, context), columns = self._read(vectors), [before[:, 0]]
         for position in range(1, before.shape[1]):
-            states, state = self.recurrent(self.words(columns[-1])[:, None], state)
-            drawn = self._log_probabilities(states[:, 0]).exp().multinomial(1)[:, 0]
+            found, state = self._step(columns[-1], context, state)
+            drawn = found.exp().multinomial(1)[:, 0]
             columns.append(torch.where(own[:, position], drawn, before[:, position]))
         return torch.stack(columns, 1)
 
-    def _first(self, vectors: Tensor) -> Tensor:
-        """(1, B, hidden)."""
-        return torch.tanh(self.first(vectors.to(self.first.weight.dtype)))[None]
+    def _read(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """The first state (1, B, hidden), and what every step sees of the image (B, embedding)."""
+        vectors = vectors.to(self.first.weight.dtype)
+        return torch.tanh(self.first(vectors))[None], self.context(vectors)
+
+    def _step(self, word: Tensor, context: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Log probabilities (B, vocabulary) of the word behind ``word`` (B,), and the state then."""
+        states, state = self.recurrent(torch.cat([self.words(word), context], 1)[:, None], state)
+        return self._log_probabilities(states[:, 0]), state
 
     def _log_probabilities(self, states: Tensor) -> Tensor:
         """(K, hidden) to (K, vocabulary)."""

@@ -37,7 +37,8 @@ def after(decoder: CaptionDecoder, vector: Tensor, words: list[int]) -> Tensor:
     state = torch.tanh(decoder.first(vector))[None, None]
     out = state
     for word in [START, *words]:
-        out, state = decoder.recurrent(decoder.words(torch.tensor([[word]])), state)
+        read = torch.cat([decoder.words(torch.tensor([[word]])), decoder.context(vector)[None, None]], 2)
+        out, state = decoder.recurrent(read, state)
     logits = decoder.out(out[0, 0])
     possible = [word for word in range(VOCABULARY) if word not in (0, START)]
     found = torch.full((VOCABULARY,), -torch.inf, dtype=logits.dtype)
