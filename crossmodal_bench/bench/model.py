@@ -30,6 +30,7 @@ class Encoded:
     member: Member
     corpus: Corpus
     device: torch.device
+    model: RetrievalMethod
 
     def items(self, split: str) -> tuple[list[str], list[str]]:
         """The ids of a split's images and captions, in order."""
@@ -82,7 +83,7 @@ def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corp
     images, texts = collect.encodings
     # Lightning has moved it to the CPU, and no other accelerator than CUDA scores in double precision.
     device = trainer.strategy.root_device if torch.cuda.is_available() else torch.device("cpu")
-    return Encoded(Member(images, texts, model.to(device).score), corpus, device)
+    return Encoded(Member(images, texts, model.to(device).score), corpus, device, model)
 
 
 def check_model(record: Record) -> None:

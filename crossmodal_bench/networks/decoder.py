@@ -18,8 +18,9 @@ class CaptionDecoder(nn.Module):
 
     The paper says "one-layer GRU" and leaves open how the vector enters: here one linear layer and tanh make
     it the first state, and another its part of each step's input, beside the word before. With the first
-    state alone, long captions lost sight of the image. Word vectors are its own, so that a decoder can go on beside another text encoder than
-    the one that it was trained with. In the parameters' precision whatever surrounds the call.
+    state alone, long captions lost sight of the image. Word vectors are its own, so that a decoder can go on
+    beside another text encoder than the one that it was trained with. In the parameters' precision whatever
+    surrounds the call.
 
     Padding and the start token have probability 0: they are never a caption's next word.
 
