@@ -238,6 +238,19 @@ def _path(method: str) -> Path:
     return experiments_folder() / "methods" / f"{method}.yaml"
 
 
+def applicable(overrides: dict[str, Any], method: str, dataset: str, preset: str) -> dict[str, Any]:
+    """Those overrides that are not of a part of the model which the method does not have."""
+    has = method_settings(method, dataset, preset).get("model", {}).get("init_args", {})
+    inside = "model.init_args."
+    return {
+        path: value
+        for path, value in overrides.items()
+        if not path.startswith(inside)
+        or path.count(".") == inside.count(".")
+        or has.get(path.removeprefix(inside).split(".")[0]) is not None
+    }
+
+
 def resolve(
     method: str,
     dataset: str,
@@ -252,4 +265,12 @@ def resolve(
     config = merge(config, settings.get(preset, {}))
     config = merge(config, variant)
     config = merge(config, method_settings(method, dataset, preset))
-    return merge(config, expand(overrides))
+    config = merge(config, expand(overrides))
+    for name, part in config.get("model", {}).get("init_args", {}).items():
+        # Without this, the part would be made with defaults for all else.
+        if isinstance(part, dict) and "init_args" in part and "class_path" not in part:
+            raise BadInput(
+                f"method '{method}' has no model.init_args.{name}, so nothing in it can be set; "
+                "choose methods that have it, or give its class_path too"
+            )
+    return config

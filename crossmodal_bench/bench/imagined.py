@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from crossmodal_bench.bench import panels
 from crossmodal_bench.bench.results import owners
@@ -43,6 +44,11 @@ def imagined(
     corpus = data.corpus
     if corpus.captions is None:
         return {}
+    words, vocabulary = getattr(model, "words", None), data.views.vocabulary
+    if isinstance(words, nn.Embedding) and vocabulary is not None:
+        content = panels.words_panel(vocabulary, words.weight.detach().float().cpu().numpy())
+        if content is not None:
+            (directory / panels.WORDS_PNG).write_bytes(content)
     model.eval()
     written = model.write(images)
     some = torch.tensor(panels.chosen(len(texts)))
@@ -56,12 +62,6 @@ def imagined(
     if ranks is not None and corpus.images is not None:
         (directory / panels.CAPTIONS_PNG).write_bytes(panels.captions_panel(corpus, split, ranks, written))
         (directory / panels.PICTURES_PNG).write_bytes(panels.pictures_panel(corpus, split, ranks, drawn))
-    vocabulary = data.views.vocabulary
-    if vocabulary is not None:
-        vectors = panels.word_vectors(model, len(vocabulary))
-        content = None if vectors is None else panels.words_panel(vocabulary, vectors)
-        if content is not None:
-            (directory / panels.WORDS_PNG).write_bytes(content)
     if not written:
         return {}
     ids = [corpus.image_ids[row] for row in image_rows]

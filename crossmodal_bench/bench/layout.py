@@ -54,7 +54,7 @@ def notes(table: Table) -> list[str]:
         if parents:
             started.setdefault(", ".join(parents), []).append(row.name)
     lines += [
-        f"start ({_names(names)}): from the trained weights of {parents}, whose costs are not counted again"
+        f"start ({_names(names)}): from the trained weights of {parents}, whose training comes on top"
         for parents, names in started.items()
     ]
     papers: dict[str, list[str]] = {}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-from torch import Tensor, nn
+from torch import Tensor
 
 from crossmodal_bench.bench import drawing
 from crossmodal_bench.data.corpus import Corpus
@@ -113,13 +113,6 @@ def words_panel(vocabulary: Vocabulary, vectors: NDArray[np.floating]) -> bytes 
     return drawing.png(figure)
 
 
-def word_vectors(model: nn.Module, size: int) -> NDArray[np.floating] | None:
-    """The model's first table of ``size`` word vectors, if it has one."""
-    tables = (one for one in model.modules() if isinstance(one, nn.Embedding) and one.num_embeddings == size)
-    table = next(tables, None)
-    return None if table is None else table.weight.detach().float().cpu().numpy()
-
-
 def _grid(rows: int, columns: int, widths: Sequence[float], height: float) -> tuple[Figure, list[list[Axes]]]:
     from matplotlib.figure import Figure
 
@@ -130,6 +123,7 @@ def _grid(rows: int, columns: int, widths: Sequence[float], height: float) -> tu
 
 def _picture(axis: Axes, corpus: Corpus, row: int, marked: bool = False) -> None:
     assert corpus.images is not None
+    axis.set_axis_on()
     axis.imshow(corpus.images[row])
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(marked)

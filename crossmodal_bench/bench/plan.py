@@ -86,6 +86,8 @@ class _Row:
     evaluate: str
     protocols: list[str] | None = None
     """Of the data set's named protocols, those that a suite asks for; None for all."""
+    parent: bool = False
+    """Whether it is planned for the sake of another: what is overridden there may be nothing that it has."""
 
 
 def make_plan(options: BenchOptions, gpu: bool) -> list[PlannedJob]:
@@ -208,7 +210,12 @@ def _jobs(
     row: _Row, protocol: str, variant: Config, options: BenchOptions, corpora: dict[str, Inputs]
 ) -> list[PlannedJob]:
     """A row's jobs, one for each seed."""
-    chosen = {**row.overrides, **command_overrides(options)}
+    command = command_overrides(options)
+    if row.parent:
+        about = (row.method, row.dataset, row.preset)
+        row = replace(row, overrides=experiments.applicable(row.overrides, *about))
+        command = experiments.applicable(command, *about)
+    chosen = {**row.overrides, **command}
     config = experiments.resolve(row.method, row.dataset, variant, row.preset, chosen, options.data_root)
     for part in ("data", "trainer"):
         if not isinstance(config.get(part, {}), dict):
@@ -241,7 +248,7 @@ def _jobs(
     own = replace(row, seeds=seeds, label=row.label if row.overrides else "")
     parents: dict[str, list[PlannedJob]] = {}
     for name in experiments.parents_of(row.method):
-        parents[name] = _jobs(replace(own, method=name), protocol, variant, options, corpora)
+        parents[name] = _jobs(replace(own, method=name, parent=True), protocol, variant, options, corpora)
     if parents and type(cli.model).inherit is RetrievalMethod.inherit:
         raise BadInput(
             f"method '{row.method}' names parents and {type(cli.model).__name__} cannot start from their "
@@ -270,7 +277,7 @@ def _jobs(
                 preset=row.preset,
                 seed=seed,
                 suite=row.suite,
-                label=row.label,
+                label="" if row.parent and not row.overrides else row.label,
                 overrides=chosen,
             ),
             config=seeded,

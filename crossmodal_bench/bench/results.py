@@ -37,7 +37,9 @@ def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[E
         clusters = identities if evaluation.protocol.positives == "identity" else None
         retrieved: dict[str, float] = {}
         if captions and evaluation.ranks is not None and evaluation.protocol.positives != "identity":
-            retrieved = retrieved_caption_quality(evaluation.ranks.i2t_top, captions, owner)
+            retrieved = retrieved_caption_quality(
+                evaluation.ranks.i2t_top, captions, owner, evaluation.protocol.folds
+            )
         return {
             "metrics": {**evaluation.metrics, **retrieved},
             "bootstrap": bootstrap_metrics(evaluation, owner, clusters),

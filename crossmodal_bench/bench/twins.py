@@ -29,6 +29,7 @@ class Effect:
         digits = 3 if self.metric.startswith("mAP") else 1
         interval = "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
         seeds = f"{self.n} seeds, paired" if self.n > 1 else "one seed, no interval"
+        seeds += ", on top of its parents' training" if self.row.records[0].parents else ""
         return (
             f"{self.row.name} minus {self.twin.name} ({self.row.preset}): "
             f"{self.metric} {self.mean:+.{digits}f}{interval} ({seeds})"

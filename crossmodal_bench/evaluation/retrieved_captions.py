@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from crossmodal_bench.data.text import tokenize
 from crossmodal_bench.evaluation.captions import bleu_scores, cider_score
+from crossmodal_bench.evaluation.metrics import fold_slices
 
 RANKS = 5
 
@@ -26,7 +27,7 @@ def caption_quality(candidates: Sequence[str], references: Sequence[Sequence[str
 
 
 def retrieved_caption_quality(
-    top: NDArray[np.int64], captions: Sequence[str], owner: NDArray[np.int64]
+    top: NDArray[np.int64], captions: Sequence[str], owner: NDArray[np.int64], folds: int = 1
 ) -> dict[str, float]:
     """``caption_quality`` of the captions at ranks 1 to 5, as ``BLEU-1`` and, from rank 2 on, ``BLEU-1@2``.
 
@@ -37,6 +38,7 @@ def retrieved_caption_quality(
         top: (n_images, k) rows of captions by descending score.
         captions: M sentences.
         owner: (M,) the image of each.
+        folds: blocks of images that are scored by themselves and averaged, as the protocol's recalls are.
 
     Returns:
         Empty where an image has no caption.
@@ -47,7 +49,10 @@ def retrieved_caption_quality(
     if not all(references):
         return {}
     found: dict[str, float] = {}
+    blocks = fold_slices(len(top), folds)
     for rank, rows in enumerate(top.T[:RANKS], start=1):
-        quality = caption_quality([captions[row] for row in rows], references)
-        found |= {name if rank == 1 else f"{name}@{rank}": value for name, value in quality.items()}
+        retrieved = [captions[row] for row in rows]
+        parts = [caption_quality(retrieved[block], references[block]) for block in blocks]
+        means = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
+        found |= {name if rank == 1 else f"{name}@{rank}": value for name, value in means.items()}
     return found

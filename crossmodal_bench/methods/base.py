@@ -111,13 +111,13 @@ class RetrievalMethod(pl.LightningModule, ABC):
         Raises:
             Diverged: one of them is not finite.
         """
-        for name, value in values.items():
-            if not torch.isfinite(value).all():
-                raise Diverged(
-                    f"{name} is {float(value)} in epoch {self.current_epoch + 1}: training has diverged; the "
-                    "checkpoint of the last finished epoch stays; lower the learning rates (--set "
-                    "model.init_args.learning_rate=...)"
-                )
+        if not torch.stack([value.detach().float() for value in values.values()]).isfinite().all():
+            name = next(name for name, value in values.items() if not torch.isfinite(value))
+            stays = "; the last finished epoch's checkpoint stays" if self.current_epoch else ""
+            raise Diverged(
+                f"{name} is {float(values[name])} in epoch {self.current_epoch + 1}: training has diverged"
+                f"{stays}; lower the learning rates (--set ...)"
+            )
         for name, value in values.items():
             total, count = self._sums.get(name, (torch.zeros(()), 0))
             self._sums[name] = (value.detach() * batch_size + total.to(value.device), count + batch_size)

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from crossmodal_bench.backbones import BackboneSource
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch, require
 from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.errors import BadInput
 from crossmodal_bench.evaluation.captions import cider_score
 from crossmodal_bench.losses import triplet_ranking_loss
 from crossmodal_bench.methods.base import RetrievalMethod
@@ -20,6 +22,8 @@ from crossmodal_bench.networks import ImageEncoder, unit
 from crossmodal_bench.networks.texts import SequencePooling
 from crossmodal_bench.similarity import order_similarity
 from crossmodal_bench.similarity.order import Direction
+
+IMAGE_SIDE, TEXT_SIDE = ("image_encoder", "captions"), ("words", "abstract", "grounded", "pictures")
 
 
 class GXN(RetrievalMethod):
@@ -53,7 +57,7 @@ class GXN(RetrievalMethod):
         adam_beta1: of the same.
         decay_factor: what all rates are multiplied by,
         decay_epochs: every so many epochs (never, if None).
-        gradient_clip: largest norm of the gradient of each optimiser's parameters, or None.
+        gradient_clip: largest norm of the gradient of what that rate is for, or None.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class GXN(RetrievalMethod):
             raise ValueError("grounded is false, but captions and pictures are made of grounded vectors")
         if not 0 <= balance <= 1:
             raise ValueError(f"balance is {balance}; it must be from 0 to 1")
+        if image_encoder.freeze == "until_plateau":
+            raise ValueError("image_encoder.freeze is until_plateau; GXN has never or always")
         self.automatic_optimization = False
         self.save_hyperparameters()
         for name in ("image_encoder", "captions", "pictures"):
@@ -91,8 +97,8 @@ class GXN(RetrievalMethod):
         drawn = frozenset() if pictures is None else frozenset({"pictures"})
         self.requires = image_encoder.requires | {"words"} | drawn
         self.parts = 2 if grounded else 1
-        if captions is not None or pictures is not None:
-            # Each backward pass is of one path.
+        if captions is not None or pictures is not None or (grounded and balance in (0, 1)):
+            # Each backward pass is of one path, or one of the two vectors counts for nothing.
             self.ddp_strategy = "ddp_find_unused_parameters_true"
 
     def build(self, spec: DataSpec) -> None:
@@ -119,17 +125,23 @@ class GXN(RetrievalMethod):
         Of a model that draws pictures, the text side and the pictures' networks; of any other, the image side
         and the decoder, where both have one. Which of two models' shared weights win is not in the paper; nor
         is that P_v comes with the image network, which with frozen features is all there is to take.
+
+        Raises:
+            BadInput: a parent that is no such model, or two that have the same to give.
         """
-        for weights in parents.values():
-            draws = any(name.startswith("pictures.") for name in weights)
-            for part in (
-                ("words", "abstract", "grounded", "pictures") if draws else ("image_encoder", "captions")
-            ):
-                state = {
-                    name.partition(".")[2]: w for name, w in weights.items() if name.startswith(f"{part}.")
-                }
-                if state and (module := getattr(self, part)) is not None:
-                    module.load_state_dict(state)
+        taken: dict[str, str] = {}
+        for parent, weights in parents.items():
+            for part in TEXT_SIDE if any(one.startswith("pictures.") for one in weights) else IMAGE_SIDE:
+                start, module = f"{part}.", getattr(self, part)
+                state = {name.removeprefix(start): w for name, w in weights.items() if name.startswith(start)}
+                if not state or module is None:
+                    continue
+                if part in taken:
+                    raise BadInput(f"{taken[part]} and {parent} both have weights of {part}; drop a parent")
+                module.load_state_dict(state)
+                taken[part] = parent
+            if parent not in taken.values():
+                raise BadInput(f"{parent} has no weights that GXN can start from; drop it from the parents")
 
     @property
     def backbone(self) -> BackboneSource | None:
@@ -148,8 +160,11 @@ class GXN(RetrievalMethod):
 
     def on_fit_start(self) -> None:
         """Hand the training captions to the reward, if there is one."""
-        if self.captions is None or self.captions.reinforce_from is None:
+        first = None if self.captions is None else self.captions.reinforce_from
+        if self.captions is None or first is None:
             return
+        if first >= (self.trainer.max_epochs or 1):
+            rank_zero_warn(f"captions.reinforce_from is {first}, behind the last epoch: nothing is rewarded")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         corpus, words = data.corpus, data.views.words
         rows, captions = corpus.image_rows("train"), corpus.caption_rows("train")
@@ -184,7 +199,7 @@ class GXN(RetrievalMethod):
                 )
                 loss, logged = ranking + imagined, {**logged, **of_captions}
             self.log_means(logged, len(batch))
-            self._step(loss, [main])
+            self._step(loss, main)
         if self.pictures is not None:
             self._pictures_step(self.pictures, batch, main, *of_pictures)
 
@@ -197,19 +212,21 @@ class GXN(RetrievalMethod):
         real = require(batch.images.pictures, "pictures").to(drawn.dtype)
         judging = path.critic_loss(real, drawn, mean, batch.images.index)
         self.log_means({"train/loss_critic": judging}, len(batch))
-        self._step(judging, [critic])
+        self._step(judging, None, critic)
         ranking = self._ranking(images, texts)
         imagined, logged = path.generator_loss(drawn, mean, log_variance)
         self.log_means({**logged, "train/loss_ranking": ranking}, len(batch))
-        self._step(ranking + imagined, [main, generator])
+        self._step(ranking + imagined, main, generator)
 
-    def _step(self, loss: Tensor, optimisers: list[Any]) -> None:
+    def _step(self, loss: Tensor, main: Any, of_pictures: Any = None) -> None:
+        """A backward pass, and a step of one or both optimisers; only the encoders' gradients are clipped."""
         self.manual_backward(loss)
-        for optimiser in optimisers:
-            if self.hparams["gradient_clip"] is not None:
-                self.clip_gradients(optimiser, self.hparams["gradient_clip"], "norm")
-            optimiser.step()
-            optimiser.zero_grad()
+        if main is not None and self.hparams["gradient_clip"] is not None:
+            self.clip_gradients(main, self.hparams["gradient_clip"], "norm")
+        for optimiser in (main, of_pictures):
+            if optimiser is not None:
+                optimiser.step()
+                optimiser.zero_grad()
 
     def _ranking(self, images: Encoding, texts: Encoding) -> Tensor:
         """Eq. 3 over all negatives of the batch, as a mean over its pairs."""

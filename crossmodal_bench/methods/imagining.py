@@ -29,6 +29,8 @@ WRITTEN_AT_A_TIME = 256
 class CaptionPath(nn.Module):
     """Image to text (section 3.3): cross entropy, and from some epoch on its mixture with a reward.
 
+    Words below the vocabulary's cut-off are one word to the reward, as in self-critical training's code.
+
     Args:
         hidden: units of the decoder.
         embedding: width of its word vectors.
@@ -58,8 +60,14 @@ class CaptionPath(nn.Module):
         for name, share in (("sampling", sampling), ("gamma_first", gamma_first), ("gamma_last", gamma_last)):
             if not 0 <= share <= 1:
                 raise ValueError(f"captions.{name} is {share}; it must be from 0 to 1")
-        if samples < 1:
-            raise ValueError(f"captions.samples is {samples}; it must be at least 1")
+        least = (
+            ("samples", samples, 1),
+            ("max_words", max_words, 1),
+            ("reinforce_from", reinforce_from or 0, 0),
+        )
+        for name, value, smallest in least:
+            if value < smallest:
+                raise ValueError(f"captions.{name} is {value}; it must be at least {smallest}")
         self.hidden, self.embedding, self.dropout, self.sampling = hidden, embedding, dropout, sampling
         self.reinforce_from, self.gammas = reinforce_from, (gamma_first, gamma_last)
         self.reward_name, self.samples, self.max_words = reward, samples, max_words

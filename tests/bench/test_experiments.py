@@ -189,3 +189,24 @@ def test_suites_name_what_there_is(name: str) -> None:
     for row in content.get("ensembles", []):
         methods += [row["method"], *(member["method"] for member in row["members"])]
     assert methods and set(methods) <= set(METHODS)
+
+
+def test_a_part_that_a_method_does_not_have_cannot_be_half_set() -> None:
+    path = "model.init_args.pictures.init_args.form"
+    found = experiments.resolve("gxn_t2i", "synthetic-20", {}, "smoke", {path: "minimax"}, Path("data"))
+    assert found["model"]["init_args"]["pictures"]["init_args"]["form"] == "minimax"
+    with pytest.raises(BadInput, match=r"'gxn_finetune' has no model\.init_args\.pictures, so nothing in it"):
+        experiments.resolve("gxn_finetune", "synthetic-20", {}, "smoke", {path: "minimax"}, Path("data"))
+
+
+def test_what_applies_to_a_parent_is_what_it_has() -> None:
+    over = {
+        "model.init_args.pictures.init_args.form": "minimax",
+        "model.init_args.captions.init_args.samples": 2,
+        "model.init_args.margin": 0.1,
+        "trainer.max_epochs": 3,
+    }
+    assert list(experiments.applicable(over, "gxn_t2i", "synthetic", "smoke")) == [
+        list(over)[i] for i in (0, 2, 3)
+    ]
+    assert list(experiments.applicable(over, "gxn_finetune", "synthetic", "smoke")) == list(over)[2:]

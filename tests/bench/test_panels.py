@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from torch import nn
 
 from crossmodal_bench.bench import drawing, panels
 from crossmodal_bench.data import Corpus
@@ -72,6 +70,12 @@ def test_pictures_stand_beside_those_that_are_drawn(
     assert len(drawn[0].axes) == 4 * 7
     last = [drawn[0].axes[7 * line + 6].images[0].get_array() for line in range(4)]
     assert [float(np.asarray(one).mean()) for one in last] == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-6)
+    captions, images = corpus.caption_rows("test"), corpus.image_rows("test")
+    for line, query in enumerate(panels.chosen(len(captions))):
+        for place, row in enumerate(ranks.t2i_top[query][:5], start=1):
+            axis = drawn[0].axes[7 * line + place]
+            own = corpus.caption_image[captions[query]] == images[row]
+            assert axis.axison and all(side.get_visible() == own for side in axis.spines.values())
     drawn.clear()
     panels.pictures_panel(corpus, "test", ranks, None)
     assert len(drawn[0].axes) == 4 * 6
@@ -82,13 +86,6 @@ def test_words_are_the_frequent_ones_with_content(drawn: list[Figure]) -> None:
     assert panels.words_panel(vocabulary, np.random.default_rng(0).normal(size=(10, 5))) is not None
     assert {text.get_text() for text in drawn[0].axes[0].texts} == {"dog", "cat", "bird"}
     assert panels.words_panel(Vocabulary(vocabulary.words[:6]), np.ones((6, 5))) is None
-
-
-def test_the_table_of_words_is_found_by_its_size() -> None:
-    model: Any = nn.ModuleDict({"other": nn.Embedding(3, 2), "words": nn.Embedding(10, 4)})
-    found = panels.word_vectors(model, 10)
-    assert found is not None and np.array_equal(found, model["words"].weight.detach().numpy())
-    assert panels.word_vectors(model, 11) is None
 
 
 def test_drawing_is_the_houses(corpus: Corpus, ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:

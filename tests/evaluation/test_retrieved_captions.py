@@ -35,6 +35,19 @@ def test_each_rank_is_scored_against_all_captions_of_the_image() -> None:
         assert found[f"CIDEr{suffix}"] == pytest.approx(100 * cider_score(words, OWN)[0])
 
 
+def test_folds_are_scored_by_themselves_and_averaged() -> None:
+    top, owner = np.array([[2], [3], [0], [1]]), np.array([0, 1, 2, 3])
+    captions = ["a red dog runs", "two cats", "a red cat runs", "two dogs"]
+    halves = [
+        caption_quality([captions[2], captions[3]], [[captions[0]], [captions[1]]]),
+        caption_quality([captions[0], captions[1]], [[captions[2]], [captions[3]]]),
+    ]
+    found = retrieved_caption_quality(top, captions, owner, folds=2)
+    assert found == {name: pytest.approx((halves[0][name] + halves[1][name]) / 2) for name in halves[0]}
+    whole = retrieved_caption_quality(top, captions, owner)
+    assert whole["CIDEr"] != pytest.approx(found["CIDEr"]), "document frequencies are another gallery's"
+
+
 def test_no_more_than_five_ranks() -> None:
     found = retrieved_caption_quality(np.tile(np.arange(6), (3, 1)), CAPTIONS, OWNER)
     assert len(found) == 25 and "CIDEr@5" in found and "CIDEr@6" not in found

@@ -8,18 +8,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from tiny import QUIET, built, configuration, fitted
 from torch import Tensor
 
-from crossmodal_bench.callbacks import History, RandomState
-from crossmodal_bench.data.batch import PairBatch
+from crossmodal_bench.callbacks import History, RandomState, RetrievalEvaluation
+from crossmodal_bench.data.batch import DataSpec, PairBatch, TextBatch
 from crossmodal_bench.data.loader import BatchRows
 from crossmodal_bench.data.views import PairDataset
-from crossmodal_bench.errors import Diverged
+from crossmodal_bench.errors import BadInput, Diverged
 from crossmodal_bench.losses import triplet_ranking_loss
 from crossmodal_bench.methods import GXN, CaptionPath, PicturePath, imagining
-from crossmodal_bench.networks import FeatureEncoder
+from crossmodal_bench.networks import ConvNetEncoder, FeatureEncoder
 from crossmodal_bench.training import instantiate
 
 SMALL: dict[str, Any] = {
@@ -42,6 +43,7 @@ CAPTIONS: dict[str, Any] = {
     "model.init_args.captions.init_args.hidden": 8,
     "model.init_args.captions.init_args.embedding": 6,
     "model.init_args.captions.init_args.max_words": 6,
+    "model.init_args.captions.init_args.samples": 1,
 }
 OF_METHOD = {
     "gru": {},
@@ -101,14 +103,15 @@ class Steps:
         self.original: Callable[..., None] = model._step
         model._step = self
 
-    def __call__(self, loss: Tensor, optimisers: list[Any]) -> None:
+    def __call__(self, loss: Tensor, main: Any, of_pictures: Any = None) -> None:
         before = {name: one.detach().clone() for name, one in self.model.named_parameters()}
-        self.original(loss, optimisers)
+        self.original(loss, main, of_pictures)
         self.losses.append(float(loss.detach()))
         self.moved.append(
             {name for name, one in self.model.named_parameters() if not torch.equal(one, before[name])}
         )
-        assert all(one.grad is None for group in optimisers for one in group.param_groups[0]["params"])
+        stepped = [one for one in (main, of_pictures) if one is not None]
+        assert all(one.grad is None for group in stepped for one in group.param_groups[0]["params"])
 
 
 @pytest.mark.parametrize("method", OF_METHOD)
@@ -152,8 +155,7 @@ def test_gamma_grows_from_the_epoch_of_the_first_reward_to_the_last() -> None:
 def writer() -> tuple[Any, Any]:
     """A model whose decoder has a reward, and its data."""
     model, data = built("gxn_i2t_mix", **small("gxn_i2t_mix"))
-    model.trainer = instantiate(configuration("gxn_i2t_mix", **small("gxn_i2t_mix")), **QUIET).trainer
-    model.trainer.datamodule = data
+    model.trainer = SimpleNamespace(datamodule=data, max_epochs=10)
     model.on_fit_start()
     return model, data
 
@@ -174,31 +176,40 @@ def test_the_mixture_is_eq_7_with_greedy_as_baseline(writer: tuple[Any, Any]) ->
 
 def test_a_caption_is_rewarded_by_its_own_images_references(writer: tuple[Any, Any]) -> None:
     model, data = writer
-    batch = batch_of(data, range(3, 11))
-    reward = model.captions._reward
+    batch, path = batch_of(data, range(3, 11)), model.captions
     own = batch.texts.words[:, 1:]
-    places = torch.searchsorted(model.captions._images, batch.texts.image)
-    scores, others = reward(own, places), reward(own, places.roll(1))
+    rewarded = path._reward
+    assert torch.equal(path._images, torch.from_numpy(data.corpus.image_rows("train")))
+    scores, others = rewarded(own, batch.texts.image), rewarded(own, batch.texts.image.roll(1))
     assert (scores > others).all() and scores.min() > 1
+
+
+def test_rows_of_the_corpus_are_found_among_the_training_images() -> None:
+    """Training images lie between those of other splits, as in MS-COCO."""
+    path = CaptionPath(8, 6, reinforce_from=0, max_words=3)
+    path.build(DataSpec(3, 3, vocabulary_size=10), 12)
+    path.learn_from(torch.tensor([3, 7, 9]), [[[4, 3]], [[5, 3]], [[6, 3]]])
     seen: list[Tensor] = []
-    model.captions._reward = lambda ids, images: seen.append(images) or torch.ones(len(images))
-    model.captions._reinforced(torch.rand(8, 12), batch.texts.image)
-    model.captions._reward = reward
-    assert torch.equal(seen[0], places) and torch.equal(seen[1], places)
+
+    def reward(ids: Tensor, images: Tensor) -> Tensor:
+        seen.append(images)
+        return torch.ones(len(images))
+
+    path._reward = reward  # type: ignore[assignment]
+    path._reinforced(torch.rand(4, 12), torch.tensor([9, 3, 7, 9]))
+    assert [one.tolist() for one in seen] == [[2, 0, 1, 2]] * 2
 
 
-def test_samples_ahead_of_greedy_become_likelier(writer: tuple[Any, Any]) -> None:
+def test_samples_ahead_of_greedy_become_likelier(
+    writer: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, data = writer
     batch, path = batch_of(data), model.captions
     vectors = model._grounded(model.encode_images(batch.images)).detach().requires_grad_()
     drawn = torch.tensor([[4, 5, 3]] * 8)
-    path.decoder.sample = lambda *_: drawn  # type: ignore[method-assign]
-    original, path._reward = path._reward, lambda ids, images: 2.0 * (ids is drawn) * torch.ones(len(images))
-    try:
-        loss, reward = path._reinforced(vectors, batch.texts.image)
-    finally:
-        path._reward = original
-        del path.decoder.sample
+    monkeypatch.setattr(path.decoder, "sample", lambda *_: drawn)
+    monkeypatch.setattr(path, "_reward", lambda ids, images: 2.0 * (ids is drawn) * torch.ones(len(images)))
+    loss, reward = path._reinforced(vectors, batch.texts.image)
     assert float(reward) == 2
     likelihoods = path.decoder.log_likelihoods(vectors, drawn, drawn > 0)
     torch.testing.assert_close(loss, -2 * likelihoods.mean())
@@ -277,7 +288,7 @@ def test_a_loss_that_is_no_number_stops_the_training_with_a_sentence(monkeypatch
     original = PicturePath.critic_loss
     monkeypatch.setattr(PicturePath, "critic_loss", lambda *given: original(*given) * torch.nan)
     kept: list[Any] = []
-    monkeypatch.setattr(GXN, "on_fit_start", kept.append)
+    monkeypatch.setattr(GXN, "on_fit_start", lambda self: kept.append(self))
     with pytest.raises(Diverged, match=r"train/loss_critic is nan in epoch 1: training has diverged"):
         fitted(config, [], limit_val_batches=0)
     assert all(one.isfinite().all() for one in kept[0].parameters()), "no step was taken with it"
@@ -300,22 +311,41 @@ def test_stages_begin_with_what_they_are_given() -> None:
         assert torch.equal(value, source.state_dict()[name]), name
 
 
+class SaveAt(pl.Callback):
+    """A checkpoint at the end of an epoch, or behind the first batch of the next."""
+
+    def __init__(self, path: Path, batches: int) -> None:
+        self.path, self.batches = path, batches
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.batches and (trainer.current_epoch, trainer.fit_loop.batch_idx) == (2, 0):
+            trainer.save_checkpoint(self.path)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.batches and trainer.current_epoch == 1:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("batches", [0, 1])
 @pytest.mark.parametrize("method", ["gxn_i2t_mix", "gxn"])
-def test_a_stopped_training_ends_where_an_undisturbed_one_does(method: str, tmp_path: Path) -> None:
-    config = configuration(method, **small(method, **{"trainer.max_epochs": 3}))
-    callbacks = [RandomState()]
-    whole = fitted(config, callbacks, limit_val_batches=0).model
-    half = fitted(config, [RandomState()], limit_val_batches=0, max_epochs=2)
-    half.trainer.save_checkpoint(tmp_path / "half.ckpt")
-    resumed = fitted(config, [RandomState()], tmp_path / "half.ckpt", limit_val_batches=0).model
+def test_a_stopped_training_ends_where_an_undisturbed_one_does(
+    method: str, batches: int, tmp_path: Path
+) -> None:
+    """Between two epochs, and behind the first batch of one; the rate falls in every epoch."""
+    config = configuration(
+        method, **small(method, **{"trainer.max_epochs": 3, "model.init_args.decay_epochs": 1})
+    )
+    saving = SaveAt(tmp_path / "half.ckpt", batches)
+    whole = fitted(config, [RandomState(), saving], limit_val_batches=0).model
+    saved = torch.load(saving.path, weights_only=True)
+    assert any(not torch.equal(saved["state_dict"][name], value) for name, value in state(whole).items())
+    resumed = fitted(config, [RandomState()], saving.path, limit_val_batches=0).model
     for name, value in state(whole).items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def test_validation_says_how_good_the_captions_are(tmp_path: Path) -> None:
     history = History()
-    from crossmodal_bench.callbacks import RetrievalEvaluation
-
     config = configuration("gxn_i2t_xe", **small("gxn_i2t_xe", **{"trainer.max_epochs": 1}))
     fitted(config, [history, RetrievalEvaluation()])
     assert history.epochs[0]["val/cider"] >= 0
@@ -331,16 +361,47 @@ def test_settings_that_contradict_each_other() -> None:
         CaptionPath(sampling=1.5)
     with pytest.raises(ValueError, match=r"captions\.samples is 0"):
         CaptionPath(samples=0)
+    with pytest.raises(ValueError, match=r"captions\.max_words is 0"):
+        CaptionPath(max_words=0)
+    with pytest.raises(ValueError, match=r"captions\.reinforce_from is -1"):
+        CaptionPath(reinforce_from=-1)
+    with pytest.raises(ValueError, match="until_plateau; GXN has never or always"):
+        GXN(ConvNetEncoder(freeze="until_plateau"))
 
 
-def test_the_papers_configuration_takes_a_step_of_each_path() -> None:
-    """ResNet-152 and 27,012 words are for a run by hand; every other size is the paper's."""
-    model = GXN(FeatureEncoder(), captions=CaptionPath(reinforce_from=0), pictures=PicturePath())
-    from crossmodal_bench.data.batch import DataSpec
+def test_a_reward_that_comes_too_late_is_said() -> None:
+    config = configuration("gxn_i2t_mix", **small("gxn_i2t_mix", **{"trainer.max_epochs": 1}))
+    with pytest.warns(UserWarning, match="reinforce_from is 1, behind the last epoch"):
+        fitted(config, [], limit_val_batches=0)
 
-    model.prepare(DataSpec(10, 50, feature_dim=20, vocabulary_size=50))
-    assert model.pictures is not None and model.captions is not None
-    assert model.captions.decoder.recurrent.hidden_size == 1024
-    images = model._measured([torch.rand(2, 1024), torch.rand(2, 1024)])
-    drawn, mean, log_variance = model.pictures.draw(model._grounded(images))
+
+def test_parents_that_have_nothing_to_give_or_the_same() -> None:
+    whole, _ = built("gxn", **small("gxn"))
+    t2i, _ = built("gxn_t2i", **small("gxn_t2i"))
+    with pytest.raises(BadInput, match="scan has no weights that GXN can start from"):
+        whole.inherit({"scan": {"host.words.weight": torch.zeros(1)}})
+    with pytest.raises(BadInput, match="one and two both have weights of words; drop a parent"):
+        whole.inherit({"one": t2i.state_dict(), "two": t2i.state_dict()})
+
+
+def test_paths_of_the_papers_size_take_a_step() -> None:
+    """Every size is the paper's but the image network's and the vocabulary's, which are for a run by hand."""
+    captions, pictures = CaptionPath(reinforce_from=0), PicturePath()
+    captions.build(DataSpec(2, 2, vocabulary_size=50), 1024)
+    pictures.build(1024)
+    captions.learn_from(torch.tensor([0, 1]), [[[4, 5, 3]], [[6, 3]]])
+    assert captions.decoder.recurrent.hidden_size == 1024
+    vectors = torch.rand(2, 1024, requires_grad=True)
+    index, words = torch.tensor([0, 1]), torch.tensor([[2, 4, 5, 3], [2, 6, 3, 0]])
+    loss, logged = captions.loss(vectors, TextBatch(index, index, words, torch.tensor([4, 3])), 1, 2)
+    assert set(logged) == {"train/loss_caption", "train/loss_reinforcement", "train/reward"}
+    drawn, mean, log_variance = pictures.draw(vectors)
     assert drawn.shape == (2, 3, 64, 64) and mean.shape == log_variance.shape == (2, 128)
+    judging = pictures.critic_loss(torch.rand(2, 3, 64, 64), drawn, mean, index)
+    judging.backward()
+    generator, critic = pictures.optimisers()
+    critic.step()
+    (loss + pictures.generator_loss(drawn, mean, log_variance)[0]).backward()
+    generator.step()
+    assert all(one.isfinite().all() for one in (*captions.parameters(), *pictures.parameters()))
+    assert vectors.grad is not None and vectors.grad.any()
