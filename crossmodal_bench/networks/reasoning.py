@@ -14,7 +14,8 @@ class RelationBlock(nn.Module):
 
     V* = BN(W_r(R (W_g V))) + V with R = (W_theta V)(W_phi V)^T / n over an image's n regions. As in the
     authors' code, affinities are divided by the number of regions and know no softmax, and there is a batch
-    norm, which Eq. 3 does not have; its weight and bias start at zero.
+    norm, which Eq. 3 does not have; its weight and bias start at zero. W_r has no bias here: the batch norm
+    takes it out again, and in single precision the difference would cost a digit.
 
     Args:
         dim: width of the regions.
@@ -23,7 +24,7 @@ class RelationBlock(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.theta, self.phi, self.g = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.w = nn.Linear(dim, dim)
+        self.w = nn.Linear(dim, dim, bias=False)
         self.scale = nn.BatchNorm1d(dim)
         nn.init.zeros_(self.scale.weight)
 
