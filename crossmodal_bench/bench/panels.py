@@ -81,7 +81,7 @@ def pictures_panel(corpus: Corpus, split: str, ranks: Ranks, drawn: Tensor | Non
         _picture(line[0], corpus, own)
         name = _plain(textwrap.shorten(corpus.captions[captions[query]], 110))
         # It stands above all of them, and must not make room for itself beside its own.
-        line[0].set_title(name, fontsize=8, loc="left").set_in_layout(False)
+        line[0].text(0, 1.06, name, fontsize=8, transform=line[0].transAxes).set_in_layout(False)
         for axis in line[1:]:
             axis.axis("off")
         for axis, row in zip(line[1:], ranks.t2i_top[query][:TOP], strict=False):
