@@ -122,7 +122,7 @@ lint: $(STAMP) types ## Check style, format and types
 types: $(STAMP) ## Check types
 	$(python) -m mypy
 
-smoke: $(STAMP) ## Train every method on tiny synthetic data and check that it beats chance (2 minutes)
+smoke: $(STAMP) ## Train every method on tiny synthetic data and check that it beats chance (5 minutes)
 	@runs=$$(mktemp -d) && echo "Records go to $$runs, which is removed when all is well" && \
 	$(VENV)/bin/crossmodal-bench bench --dataset synthetic-tiny --methods all --preset smoke \
 	  --wandb off --runs "$$runs" --check-chance && rm -rf "$$runs"
