@@ -11,7 +11,7 @@ PYTHON ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup bench test lint types smoke docker-install-check clean
+.PHONY: help setup bench test test-slow lint types smoke docker-install-check clean
 
 # A misspelt variable would otherwise be ignored, and hours spent on something that nobody asked for.
 set_by_hand := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
@@ -114,6 +114,9 @@ bench: $(STAMP) ## Train, test and rank: make bench DATASET=flickr8k DATA_ROOT=d
 # One thread in each of as many processes as there are cores: two thread pools in one place wait for each other.
 test: $(STAMP) ## Run the tests
 	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist worksteal
+
+test-slow: $(STAMP) ## Run the tests that take minutes too: kills, restarts, broken files by the thousand
+	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist worksteal -m "slow or not slow" --timeout 3600
 
 lint: $(STAMP) types ## Check style, format and types
 	$(python) -m ruff check .
