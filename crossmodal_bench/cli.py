@@ -15,8 +15,9 @@ import yaml
 
 from crossmodal_bench import __version__
 from crossmodal_bench.errors import BadInput, Diverged
+from crossmodal_bench.interruption import AGAIN, Interrupted
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75
+FAILED, BAD_INPUT = 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,9 +40,9 @@ def _guarded(run: Any) -> int:
     except (BadInput, Diverged) as error:
         print(f"crossmodal-bench: {error}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, BadInput) else FAILED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         print("Interrupted. Run the same command again to go on.", file=sys.stderr)
-        return INTERRUPTED
+        return AGAIN
 
 
 def _quiet() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from crossmodal_bench.configuration import check_keys, explain
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.interruption import ASKING, Interrupted, StopRequest
 from crossmodal_bench.methods import RetrievalMethod
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -86,18 +89,29 @@ def command_line(words: list[str]) -> None:
     ``--config`` may be given several times and the files are merged; a bench job's config.yaml is such a
     file.
 
+    Asked to stop (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2), it saves ``interrupted.ckpt`` in the trainer's
+    ``default_root_dir`` and says how to go on.
+
     Raises:
         BadInput: as ``instantiate``, and a file that cannot be read.
+        Interrupted: the process was asked to stop.
     """
-    from crossmodal_bench.callbacks import RandomState, RetrievalEvaluation
+    from crossmodal_bench.callbacks import RandomState, RetrievalEvaluation, SaveWhenAsked
 
-    _CLI(
-        _files(words),
-        args=words,
-        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [RetrievalEvaluation(), RandomState()]},
-        parser_kwargs={name: {"exit_on_error": False} for name in LightningCLI.subcommands()}
-        | {"exit_on_error": False},
-    )
+    save = SaveWhenAsked(None, StopRequest((signal.SIGINT, *ASKING)))
+    callbacks = [RetrievalEvaluation(), RandomState(), save]
+    try:
+        _CLI(
+            _files(words),
+            args=words,
+            trainer_defaults={**TRAINER_DEFAULTS, "callbacks": callbacks},
+            parser_kwargs={name: {"exit_on_error": False} for name in LightningCLI.subcommands()}
+            | {"exit_on_error": False},
+        )
+    except Interrupted:
+        if save.path is not None and save.path.is_file():
+            print(f"Saved: the same command with --ckpt_path {save.path} goes on.", file=sys.stderr)
+        raise
 
 
 def _files(words: list[str]) -> dict[str, Any]:

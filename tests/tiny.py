@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.cli import LightningCLI
 
 from crossmodal_bench.bench import experiments
@@ -62,3 +63,20 @@ def fitted(
         weights_only=True,
     )
     return cli
+
+
+def check_equal(found: Any, expected: Any, where: str = "") -> None:
+    """Equal to the last bit, whatever nests what; ``where`` says in which part."""
+    assert type(found) is type(expected), where
+    if isinstance(expected, dict):
+        assert list(found) == list(expected), where
+        for key in expected:
+            check_equal(found[key], expected[key], f"{where}.{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for i, pair in enumerate(zip(found, expected, strict=True)):
+            check_equal(*pair, f"{where}[{i}]")
+    elif isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), where
+    else:
+        assert found == expected, where

@@ -7,18 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from crossmodal_bench.bench.plan import PlannedJob
-from crossmodal_bench.bench.state import read_json
-from crossmodal_bench.callbacks import History
+from crossmodal_bench.bench.state import is_first_process, read_json
+from crossmodal_bench.callbacks import History, SaveWhenAsked
+from crossmodal_bench.checkpoint_files import damage, previous
+from crossmodal_bench.interruption import StopRequest
+from crossmodal_bench.storage import remove_leftovers
 
 LAST, BEST, RESUME = "last.ckpt", "best.ckpt", "resume.json"
 
 
-def checkpoint_callbacks(planned: PlannedJob) -> list[ModelCheckpoint]:
-    """The best epoch's, where there is a validation split to choose on, and then the last epoch's."""
+def checkpoint_callbacks(planned: PlannedJob, request: StopRequest) -> list[Checkpoint]:
+    """The best epoch's, where there is a validation split to choose on, and then the last one.
+
+    The last one is written behind each epoch, every ten minutes, and when ``request`` is made.
+    """
     last = ModelCheckpoint(
         planned.directory,
         filename="last",
@@ -28,8 +33,9 @@ def checkpoint_callbacks(planned: PlannedJob) -> list[ModelCheckpoint]:
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
+    lasting: list[Checkpoint] = [last, SaveWhenAsked(planned.directory / LAST, request)]
     if not _has_validation(planned):
-        return [last]
+        return lasting
     best = ModelCheckpoint(
         planned.directory,
         filename="best",
@@ -41,7 +47,7 @@ def checkpoint_callbacks(planned: PlannedJob) -> list[ModelCheckpoint]:
         save_weights_only=True,
     )
     # The best one first: the last one's state must know which it was.
-    return [best, last]
+    return [best, *lasting]
 
 
 def _has_validation(planned: PlannedJob) -> bool:
@@ -62,27 +68,44 @@ def made_by(sources: str, data: str, parents: Mapping[str, Any]) -> dict[str, An
 
 
 def resumable(directory: Path, sources: Mapping[str, Any]) -> Path | None:
-    """The last epoch's checkpoint, if ``sources`` made it; else what lies there is removed."""
-    path = directory / LAST
-    if path.is_file() and read_json(directory / RESUME) == sources:
-        try:
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            return path
-        except Exception as error:
-            print(f"{path} cannot be read ({error}); the job starts over", file=sys.stderr)
-    for name in (LAST, BEST):
-        (directory / name).unlink(missing_ok=True)
+    """The last checkpoint, if ``sources`` made it; else what lies there is removed.
+
+    One that is damaged gives way to the one before it, with a warning; with a damaged best epoch, whose
+    weights nothing else holds, the job starts over. Of several processes, only the first removes anything.
+    """
+    if is_first_process():
+        remove_leftovers(directory)
+    last, best = directory / LAST, directory / BEST
+    candidates = [path for path in (last, previous(last)) if path.is_file()]
+    if candidates and read_json(directory / RESUME) == sources:
+        wrong = damage(best) if best.is_file() else ""
+        if wrong:
+            _warn(f"{best} is damaged ({wrong}); the job starts over")
+            candidates = []
+        for path in candidates:
+            wrong = damage(path)
+            if not wrong:
+                return path
+            _warn(f"{path} is damaged ({wrong}); going on from the one before it, or from the start")
+    if is_first_process():
+        for path in (last, previous(last), best):
+            path.unlink(missing_ok=True)
     return None
 
 
+def _warn(sentence: str) -> None:
+    print(f"warning: {sentence}", file=sys.stderr)
+
+
 def selected(
-    checkpoints: list[ModelCheckpoint], planned: PlannedJob, history: History, solved: bool
+    checkpoints: list[Checkpoint], planned: PlannedJob, history: History, solved: bool
 ) -> dict[str, Any]:
     """The record's ``selection``: by which metric, epoch and rule the tested checkpoint was chosen."""
     if solved:
         return {"metric": None, "epoch": None, "rule": "solved in closed form"}
-    if len(checkpoints) == 2 and checkpoints[0].best_model_path:
-        metric = str(checkpoints[0].monitor)
+    best = checkpoints[0]
+    if isinstance(best, ModelCheckpoint) and best.monitor is not None and best.best_model_path:
+        metric = best.monitor
         rows = [row for row in history.epochs if metric in row]
         epoch = int(max(rows, key=lambda row: row[metric])["epoch"])
         return {"metric": metric, "epoch": epoch, "rule": f"best epoch by {metric}"}

@@ -11,6 +11,4 @@ from crossmodal_bench.bench.state import read_json
 
 if __name__ == "__main__":
     follow(int(os.environ.get(PARENT, os.getppid())))
-    # Lightning starts the processes of the other devices from this one.
-    os.environ[PARENT] = str(os.getpid())
     sys.exit(guarded(from_json(read_json(Path(sys.argv[1]) / PLANNED)), sys.argv[2]))

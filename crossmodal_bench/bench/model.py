@@ -15,6 +15,7 @@ from crossmodal_bench.bench.inputs import corpus_key, fitting_protocols
 from crossmodal_bench.bench.record import Record
 from crossmodal_bench.bench.state import is_locked, read_json
 from crossmodal_bench.callbacks import RetrievalEvaluation
+from crossmodal_bench.checkpoint_files import damage
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.errors import BadInput
 from crossmodal_bench.evaluation import Protocol
@@ -97,21 +98,16 @@ def check_model(record: Record) -> None:
     noted = read_json(record.directory / RESUME)
     if noted and noted != made_by(record.source_fingerprint, record.data.fingerprint, record.parents):
         raise BadInput(f"{checkpoint} is of another run than the record beside it; run that job to its end")
-    try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise BadInput(f"{checkpoint} cannot be read; delete the record and run that job again") from error
+    wrong = damage(checkpoint)
+    if wrong:
+        raise BadInput(f"{checkpoint} is damaged ({wrong}); delete the record and run that job again")
 
 
 def trained_weights(record: Record) -> dict[str, Tensor]:
     """The state dictionary of a record's model, on the CPU; BadInput as ``check_model``."""
     check_model(record)
     checkpoint = chosen_checkpoint(record.directory, record.selection.metric)
-    try:
-        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    except Exception as error:
-        raise BadInput(f"{checkpoint} cannot be read; delete the record and run that job again") from error
-    return dict(weights)
+    return dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
 
 
 def protocol_names(record: Record) -> list[str]:

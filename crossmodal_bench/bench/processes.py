@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,13 +21,20 @@ import torch
 
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.record import Job
-from crossmodal_bench.bench.state import ERROR, LOG, PROGRESS, locked, write_json
+from crossmodal_bench.bench.state import ERROR, LOG, PROGRESS, is_first_process, locked, write_json
 from crossmodal_bench.errors import BadInput, Diverged
 from crossmodal_bench.evaluation.protocols import Protocol
+from crossmodal_bench.interruption import AGAIN, Interrupted, StopRequest
+from crossmodal_bench.storage import NO_ROOM
 
 PLANNED = "planned.json"
 PARENT = "CROSSMODAL_BENCH_PARENT"
 """Environment variable with the process that a fresh worker must not outlive."""
+PATIENCE = 15.0
+"""Seconds that the other processes of a job have to notice that one has failed."""
+TIME_TO_SAVE = 60.0
+"""Seconds that a process has to save a checkpoint before it is killed."""
+Run = Callable[[PlannedJob, str, StopRequest], None]
 
 
 def has_accelerator() -> bool:
@@ -42,52 +49,104 @@ def can_fork(devices: str) -> bool:
 
 
 class Worker:
-    """A job's process; its output goes to ``log.txt`` in the job's directory."""
+    """A job's process, or one for each of its devices; their output goes to ``log.txt`` in its directory.
+
+    Where one of several fails, the others wait for it in vain: they are ended soon after.
+    """
 
     def __init__(self, planned: PlannedJob, devices: str) -> None:
         self.planned = planned
         planned.directory.mkdir(parents=True, exist_ok=True)
         for left in (ERROR, PROGRESS):
             (planned.directory / left).unlink(missing_ok=True)
-        self._process: Any
+        self._processes: list[Any] = []
+        self._failed: tuple[int, int] | None = None
+        self._failed_at = 0.0
         if can_fork(devices):
             context = multiprocessing.get_context("fork")
-            self._process = context.Process(target=_forked, args=(planned, devices, os.getpid()))
-            self._process.start()
-        else:
-            write_json(planned.directory / PLANNED, to_json(planned))
-            command = [sys.executable, "-m", "crossmodal_bench.bench.job", str(planned.directory), devices]
-            with (planned.directory / LOG).open("a") as log:
-                self._process = subprocess.Popen(
-                    command,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, PARENT: str(os.getpid())},
+            self._processes = [context.Process(target=_forked, args=(planned, devices, os.getpid()))]
+            self._processes[0].start()
+            return
+        write_json(planned.directory / PLANNED, to_json(planned))
+        command = [sys.executable, "-m", "crossmodal_bench.bench.job", str(planned.directory), devices]
+        with (planned.directory / LOG).open("a") as log:
+            for place in _places(int(devices) if devices.isdigit() else 1):
+                environment = {**os.environ, PARENT: str(os.getpid()), **place}
+                self._processes.append(
+                    subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
                 )
 
     def wait(self, seconds: float) -> bool:
         """Whether it has ended within that time."""
-        if isinstance(self._process, subprocess.Popen):
-            try:
-                self._process.wait(seconds)
-            except subprocess.TimeoutExpired:
+        deadline = time.monotonic() + seconds
+        while True:
+            statuses = [_status(process) for process in self._processes]
+            if self._failed is None:
+                self._failed = next(((n, status) for n, status in enumerate(statuses) if status), None)
+                self._failed_at = time.monotonic()
+            if None not in statuses:
+                self._explain()
+                return True
+            if self._failed is not None and time.monotonic() - self._failed_at > PATIENCE:
+                self._signal(signal.SIGKILL)
+            if time.monotonic() > deadline:
                 return False
-            return True
-        self._process.join(seconds)
-        return self._process.exitcode is not None
+            time.sleep(0.02)
 
     @property
     def exit_code(self) -> int | None:
-        """Its exit status; negative for a signal."""
-        code = getattr(self._process, "exitcode", None)
-        return self._process.returncode if isinstance(self._process, subprocess.Popen) else code
+        """Its exit status, of several the first that failed; negative for a signal, None while it runs."""
+        if any(_status(process) is None for process in self._processes):
+            return None
+        return 0 if self._failed is None else self._failed[1]
 
     def stop(self) -> None:
-        """End it; what its last finished epoch saved stays."""
-        self._process.terminate()
-        if not self.wait(10):
-            self._process.kill()
+        """End it, with time to save a checkpoint."""
+        self._signal(signal.SIGTERM)
+        if not self.wait(TIME_TO_SAVE):
+            self._signal(signal.SIGKILL)
             self.wait(10)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            if _status(process) is None:
+                os.kill(process.pid, number)
+
+    def _explain(self) -> None:
+        """Say which of several processes has failed: what the others complain of is that it is gone."""
+        if len(self._processes) == 1 or self._failed is None:
+            return
+        number, status = self._failed
+        if status == AGAIN:
+            (self.planned.directory / ERROR).unlink(missing_ok=True)
+        elif status < 0:
+            sentence = f"process {number + 1} of {len(self._processes)} was {ended(status)}"
+            write_json(self.planned.directory / ERROR, {"kind": "error", "message": sentence})
+
+
+def ended(status: int | None) -> str:
+    """How a process ended that left no word."""
+    if status is not None and status < 0:
+        hint = "; the system may have run out of memory" if status == -signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-status).name}{hint}"
+    return f"ended with status {status}"
+
+
+def _status(process: Any) -> int | None:
+    """Its exit status, None while it runs."""
+    status = process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
+    return None if status is None else int(status)
+
+
+def _places(count: int) -> list[dict[str, str]]:
+    """What Lightning reads from the environment of each of ``count`` processes on this machine."""
+    if count == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
+    return [{**group, "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
 def _forked(planned: PlannedJob, devices: str, parent: int) -> None:
@@ -102,7 +161,7 @@ def follow(parent: int) -> None:
     """Make this process end with its parent, and leave the terminal's Ctrl-C to it.
 
     Ctrl-C reaches the whole group, and the parent decides what it means. A worker that outlives a killed
-    bench would hold its job's lock against the next one.
+    bench would hold its job's lock against the next one: it saves what it has and ends.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -112,25 +171,32 @@ def follow(parent: int) -> None:
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(TIME_TO_SAVE)
     os._exit(1)
 
 
-def guarded(planned: PlannedJob, devices: str, run: Callable[[PlannedJob, str], None] | None = None) -> int:
+def guarded(planned: PlannedJob, devices: str, run: Run | None = None) -> int:
     """Run the job under its lock; what goes wrong lands in ``error.json`` and in the exit status.
 
     Returns:
-        0; 1 where it failed; 2 where its input was bad.
+        0; 1 where it failed; 2 where its input was bad; 75 where it was asked to stop and goes on next time.
     """
+    request = StopRequest()
+    request.listen()
     if run is None:
         from crossmodal_bench.bench.worker import run_job
 
         run = run_job
     try:
-        if int(os.environ.get("LOCAL_RANK", "0")) > 0:
-            run(planned, devices)
+        if not is_first_process():
+            run(planned, devices, request)
         else:
             with locked(planned.directory):
-                run(planned, devices)
+                run(planned, devices, request)
+    except Interrupted:
+        print("interrupted; what was trained is saved", file=sys.stderr)
+        return AGAIN
     except BadInput as error:
         print(error, file=sys.stderr)
         _note(planned.directory, "bad input", str(error))
@@ -141,7 +207,7 @@ def guarded(planned: PlannedJob, devices: str, run: Callable[[PlannedJob, str], 
         return 1
     except Exception as error:
         traceback.print_exc()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             sentence = f"{planned.directory} cannot be written ({error.strerror}); free space and run again"
             _note(planned.directory, "bad input", sentence)
             return 2
@@ -152,6 +218,9 @@ def guarded(planned: PlannedJob, devices: str, run: Callable[[PlannedJob, str], 
 
 
 def _note(directory: Path, kind: str, message: str) -> None:
+    if (directory / ERROR).is_file():
+        # Of several processes the first to fail knows why.
+        return
     try:
         write_json(directory / ERROR, {"kind": kind, "message": message})
     except OSError:

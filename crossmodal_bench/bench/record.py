@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 from crossmodal_bench.bench.fields import Fields, damaged
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.storage import replace_file
 
 SCHEMA = 1
 """Version of the layout below; a record of another version is refused, not guessed at."""
@@ -153,7 +152,7 @@ def write_record(directory: str | Path, record: Mapping[str, Any]) -> Path:
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _replace(path, text)
+        replace_file(path, lambda stream: stream.write(text.encode()))
     except OSError as error:
         raise BadInput(
             f"{path} cannot be written ({error.strerror or error}): free some space or make the "
@@ -185,23 +184,6 @@ def read_records(runs: str | Path) -> list[Record]:
     Jobs that have not finished (no ``record.json``) are left out.
     """
     return [read_record(path) for path in sorted(Path(runs).glob(f"*/*/*/{FILE}"))]
-
-
-def _replace(path: Path, text: str) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes private files; a team reads each other's records.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _plain(value: Any) -> Any:

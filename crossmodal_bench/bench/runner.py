@@ -15,7 +15,7 @@ from crossmodal_bench.bench.chance import below_chance
 from crossmodal_bench.bench.parents import held_back, needs, waits_in_vain
 from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
 from crossmodal_bench.bench.probe import estimates, kind_of
-from crossmodal_bench.bench.processes import Worker, has_accelerator
+from crossmodal_bench.bench.processes import Worker, ended, has_accelerator
 from crossmodal_bench.bench.progress import StatusLine, clock
 from crossmodal_bench.bench.record import FILE, Record, read_record
 from crossmodal_bench.bench.report import build_report, print_leaderboard
@@ -30,15 +30,9 @@ from crossmodal_bench.bench.state import (
     write_json,
 )
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.interruption import AGAIN, ASKING, Interrupted
 
-OK, FAILED, INTERRUPTED = 0, 1, 75
-
-
-class Interrupted(BaseException):
-    """Ctrl-C or a termination signal: what is finished stays, and the same command goes on.
-
-    Not an Exception: who guards against a library's failure must not swallow it.
-    """
+OK, FAILED = 0, 1
 
 
 def bench(options: BenchOptions, *, check_chance: bool = False, say: Callable[[str], None] = print) -> int:
@@ -56,7 +50,7 @@ def bench(options: BenchOptions, *, check_chance: bool = False, say: Callable[[s
         BadInput: nothing could be run, or RUNS cannot be written any more; what is finished is kept.
     """
     line = StatusLine()
-    previous = {name: signal.signal(name, _interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
+    previous = {name: signal.signal(name, _interrupt) for name in (signal.SIGINT, *ASKING)}
     try:
         mode = wandb_runs.resolve_mode(options.wandb)
         plan = _plan(options)
@@ -70,8 +64,8 @@ def bench(options: BenchOptions, *, check_chance: bool = False, say: Callable[[s
         return status if summed else FAILED
     except Interrupted:
         line.clear()
-        say("Interrupted. Finished jobs and finished epochs are kept: run the same command again to go on.")
-        return INTERRUPTED
+        say("Interrupted. Everything is kept: run the same command again to go on.")
+        return AGAIN
     except OSError:
         check_writable(options)
         raise
@@ -123,7 +117,7 @@ def _run(
 
 def _stop(worker: Worker) -> None:
     # A second Ctrl-C must not leave a worker behind.
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in (signal.SIGINT, *ASKING):
         signal.signal(name, signal.SIG_IGN)
     worker.stop()
 
@@ -207,14 +201,6 @@ def _after(worker: Worker, planned: PlannedJob, mode: str, say: Callable[[str], 
     message = read_json(planned.directory / ERROR).get("message", "")
     say(f"{_name(planned)} failed: {message} (log: {planned.directory / LOG})")
     return False
-
-
-def ended(status: int | None) -> str:
-    """How a process ended that left no word."""
-    if status is not None and status < 0:
-        hint = "; the system may have run out of memory" if status == -signal.SIGKILL else ""
-        return f"killed by {signal.Signals(-status).name}{hint}"
-    return f"ended with status {status}"
 
 
 def _records(plan: Sequence[PlannedJob]) -> list[Record]:

@@ -16,6 +16,7 @@ from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.provenance import source_fingerprint
 from crossmodal_bench.bench.record import FILE, Record, read_record
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.storage import replace_file
 
 ERROR, PROGRESS, LOCK, LOG = "error.json", "progress.json", "lock", "log.txt"
 PATIENCE = 0.5
@@ -110,6 +111,11 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
+def is_first_process() -> bool:
+    """Whether this is a job's only process, or the first of all its processes on all machines."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A small JSON file, or {} where it is missing or half-written."""
     try:
@@ -121,6 +127,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Atomically."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(temporary, path)
+    replace_file(path, lambda stream: stream.write(json.dumps(content).encode()), durable=False)

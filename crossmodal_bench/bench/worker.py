@@ -32,27 +32,30 @@ from crossmodal_bench.bench.state import PROGRESS, write_json
 from crossmodal_bench.callbacks import History, RandomState, RetrievalEvaluation
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.interruption import StopRequest
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training import instantiate
 
 
-def run_job(planned: PlannedJob, devices: str = "auto") -> None:
+def run_job(planned: PlannedJob, devices: str = "auto", request: StopRequest | None = None) -> None:
     """Run a job to its record.
 
-    Goes on from its last finished epoch where that was with today's data, sources and parents.
+    Goes on from its last checkpoint where that was with today's data, sources and parents.
 
     Args:
         planned: the job.
         devices: ``auto``, ``cpu``, or how many of the accelerator's (or of CPU processes).
+        request: whether the process has been asked to stop.
 
     Raises:
         BadInput: among others, the trained weights that it starts from are not there, or do not fit.
+        Interrupted: the process was asked to stop; the last checkpoint is of this moment.
     """
     started = datetime.now(UTC)
     directory = planned.directory
     history = History(lambda state: write_json(directory / PROGRESS, {**state, "phase": "training"}))
     retrieval = RetrievalEvaluation(planned.protocols, planned.evaluate)
-    checkpoints = checkpoint_callbacks(planned)
+    checkpoints = checkpoint_callbacks(planned, request or StopRequest())
     on_devices = trainer_devices(devices, planned.ddp_strategy, planned.gpu_precision)
     parents = parent_runs(planned)
     sources = made_by(source_fingerprint(planned.config), planned.data_fingerprint, parents)

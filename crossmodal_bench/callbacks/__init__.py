@@ -1,7 +1,8 @@
-"""Lightning callbacks: retrieval evaluation, random state, history."""
+"""Lightning callbacks: retrieval evaluation, random state, history, checkpoints of an interrupted run."""
 
 from crossmodal_bench.callbacks.history import History
+from crossmodal_bench.callbacks.interruption import SaveWhenAsked
 from crossmodal_bench.callbacks.random_state import RandomState
 from crossmodal_bench.callbacks.retrieval import RetrievalEvaluation
 
-__all__ = ["History", "RandomState", "RetrievalEvaluation"]
+__all__ = ["History", "RandomState", "RetrievalEvaluation", "SaveWhenAsked"]

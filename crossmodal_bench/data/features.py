@@ -21,9 +21,11 @@ from crossmodal_bench.backbones import BackboneSource, load_backbone
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.detector import load_detector
 from crossmodal_bench.data.images import ImageSource
+from crossmodal_bench.data.loader import outlive_signals
 from crossmodal_bench.data.pixels import ImageFit, normalised_pixels, plain_pixels
 from crossmodal_bench.data.regions import RegionFiles
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.storage import replace_file
 
 Extracted = Literal["grid", "detector"]
 GRID, BOXES = 6, 36
@@ -179,6 +181,7 @@ def _extract(
         # A generator of its own: with the global one, a run that extracts would train with other random
         # numbers than one that finds its features in the cache.
         generator=torch.Generator(),
+        worker_init_fn=outlive_signals,
     )
     for pixels in loader:
         found = module(pixels.to(device))
@@ -191,7 +194,7 @@ def _extract(
             array[done : done + len(rows)] = rows.numpy()
             array.flush()
         done += len(pixels)
-        _write_atomic(note, json.dumps({"done": done, **asdict(store.source)}))
+        _count(note, {"done": done, **asdict(store.source)})
         if progress is not None:
             progress(done, len(images))
     del arrays
@@ -212,7 +215,5 @@ class _Pixels(torch.utils.data.Dataset[Tensor]):
         return plain_pixels(image) if size is None or fit is None else normalised_pixels(image, size, fit)
 
 
-def _write_atomic(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+def _count(note: Path, content: dict[str, Any]) -> None:
+    replace_file(note, lambda stream: stream.write(json.dumps(content).encode()), durable=False)

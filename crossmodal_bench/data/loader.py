@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, pairwise
 from typing import Any, Literal, NamedTuple
@@ -15,6 +16,17 @@ from crossmodal_bench.errors import BadInput
 
 Phase = Literal["pairs", "groups"]
 """What a part of an epoch trains on: image-caption pairs, or images with all their captions."""
+
+
+def outlive_signals(worker: int = 0) -> None:
+    """Keep a loader's process alive while the one that it loads for saves a checkpoint.
+
+    A cluster sends its signals to all processes of a job; a loader that dies of one would fail the training.
+    """
+    for name in ("SIGUSR1", "SIGUSR2", "SIGINT"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # A training process that fails ends its loaders with SIGTERM, and waits for them.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))
 
 
 class BatchRows(NamedTuple):
@@ -149,6 +161,7 @@ class BatchLoader(DataLoader[Any]):
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
+            worker_init_fn=outlive_signals,
             generator=torch.Generator().manual_seed(order.seed),
         )
         self.order = order

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,6 +17,7 @@ from crossmodal_bench.errors import BadInput, MissingInput
 from crossmodal_bench.evaluation.positives import CaptionImage, Identities, galleries
 from crossmodal_bench.evaluation.tiles import NonFiniteScore
 from crossmodal_bench.evaluation.top import ordered_top
+from crossmodal_bench.storage import replace_file
 
 _BLOCK = 4_000_000  # scores looked at together
 
@@ -154,14 +153,7 @@ def write_results(
         "image_ids": np.array(image_ids, dtype=np.str_),
         "caption_ids": np.array(caption_ids, dtype=np.str_),
     }
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays, **ids)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    replace_file(target, lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays, **ids))
 
 
 def _open(path: Path | str) -> np.lib.npyio.NpzFile:

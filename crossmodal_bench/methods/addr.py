@@ -169,6 +169,7 @@ class ADDR(Matching):
 
     def on_train_start(self) -> None:
         """Look ahead; Lightning skips the start of an epoch that it resumes."""
+        super().on_train_start()
         self._look_ahead()
 
     def on_train_epoch_start(self) -> None:

@@ -122,6 +122,11 @@ class RetrievalMethod(pl.LightningModule, ABC):
             total, count = self._sums.get(name, (torch.zeros(()), 0))
             self._sums[name] = (value.detach() * batch_size + total.to(value.device), count + batch_size)
 
+    def on_train_start(self) -> None:
+        """Log the means of an epoch that is resumed in its validation: its last batch does not come again."""
+        if self.trainer.fit_loop.epoch_loop.val_loop.restarted_mid_evaluation:
+            self._log_epoch()
+
     def on_train_epoch_start(self) -> None:
         """Start the means; Lightning does not call this where an epoch is resumed."""
         self._sums = {}
@@ -129,8 +134,11 @@ class RetrievalMethod(pl.LightningModule, ABC):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the means behind the last batch: before validation and the callbacks' end of the epoch."""
         if self.trainer.is_last_batch:
-            means = {name: total / count for name, (total, count) in self._sums.items()}
-            self.log_dict(means, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+            self._log_epoch()
+
+    def _log_epoch(self) -> None:
+        means = {name: total / count for name, (total, count) in self._sums.items()}
+        self.log_dict(means, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def write(self, images: Encoding) -> list[str]:
         """Captions that the model writes for N encoded images; none, for most methods."""

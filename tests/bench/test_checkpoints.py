@@ -3,26 +3,71 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
-from crossmodal_bench.bench.checkpoints import chosen_checkpoint, made_by, resumable
+from crossmodal_bench.bench.checkpoints import BEST, LAST, RESUME, chosen_checkpoint, made_by, resumable
+
+SOURCES = {"sources": "a", "data": "b"}
+
+
+def write(directory: Path, **epochs: int) -> None:
+    """Checkpoints of these epochs, as a run of ``SOURCES`` leaves them."""
+    for name, epoch in epochs.items():
+        torch.save({"epoch": epoch, "weights": torch.ones(50)}, directory / f"{name.replace('_', '.')}.ckpt")
+    (directory / RESUME).write_text(json.dumps(SOURCES))
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    position = content.index(torch.ones(50).numpy().tobytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def left(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.glob("*.ckpt"))
 
 
 def test_only_a_checkpoint_of_the_same_sources_is_gone_on_from(tmp_path: Path) -> None:
-    last, note, sources = tmp_path / "last.ckpt", tmp_path / "resume.json", {"sources": "a", "data": "b"}
+    assert resumable(tmp_path, SOURCES) is None
+    write(tmp_path, last_previous=1, last=2, best=1)
+    assert resumable(tmp_path, SOURCES) == tmp_path / LAST
+    assert resumable(tmp_path, {**SOURCES, "data": "others"}) is None and not left(tmp_path)
 
-    def write(content: dict[str, str]) -> None:
-        torch.save({"epoch": 1}, last)
-        note.write_text(json.dumps(content))
 
-    assert resumable(tmp_path, sources) is None
-    write(sources)
-    assert resumable(tmp_path, sources) == last
-    write({**sources, "data": "others"})
-    assert resumable(tmp_path, sources) is None and not last.exists()
-    write(sources)
-    last.write_bytes(last.read_bytes()[:100])
-    assert resumable(tmp_path, sources) is None and not last.exists()
+def test_a_damaged_one_gives_way_to_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, last_previous=1, last=2, best=1)
+    damage(tmp_path / LAST)
+    found = resumable(tmp_path, SOURCES)
+    assert found == tmp_path / "last.previous.ckpt"
+    assert "warning: " in (said := capsys.readouterr().err) and "last.ckpt is damaged" in said
+    # A process that is killed between two renames leaves the previous one alone.
+    (tmp_path / LAST).unlink()
+    assert resumable(tmp_path, SOURCES) == found and not capsys.readouterr().err
+    found.write_bytes(found.read_bytes()[:100])
+    assert resumable(tmp_path, SOURCES) is None and not left(tmp_path)
+
+
+def test_without_the_best_epochs_weights_a_job_starts_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, last=2, best=1)
+    damage(tmp_path / BEST)
+    assert resumable(tmp_path, SOURCES) is None and not left(tmp_path)
+    assert "best.ckpt is damaged" in capsys.readouterr().err
+
+
+def test_of_several_processes_only_the_first_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, last=2)
+    (tmp_path / ".last.ckpt.abcdefgh").write_text("half")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert resumable(tmp_path, {}) is None and left(tmp_path) == [LAST]
+    assert (tmp_path / ".last.ckpt.abcdefgh").is_file()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert resumable(tmp_path, {}) is None and list(tmp_path.iterdir()) == [tmp_path / RESUME]
 
 
 def test_the_tested_checkpoint_follows_from_the_selection(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
 from crossmodal_bench.bench.processes import Worker, can_fork, follow, from_json, guarded, to_json
 from crossmodal_bench.bench.state import ERROR, LOG, is_locked, read_json
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.interruption import AGAIN, StopRequest
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +57,11 @@ def test_who_may_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_goes_wrong_is_noted(
     one: PlannedJob, error: Exception, status: int, kind: str, message: str
 ) -> None:
-    def fail(planned: PlannedJob, devices: str) -> None:
+    def fail(planned: PlannedJob, devices: str, request: StopRequest) -> None:
         assert is_locked(planned.directory) and devices == "cpu"
         raise error
 
+    (one.directory / ERROR).unlink(missing_ok=True)
     assert guarded(one, "cpu", fail) == status
     noted = read_json(one.directory / ERROR)
     assert noted["kind"] == kind and message in noted["message"]
@@ -69,8 +73,25 @@ def test_only_the_first_process_of_several_holds_the_lock(
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     locks = []
-    assert guarded(one, "2", lambda planned, devices: locks.append(is_locked(planned.directory))) == 0
+    assert guarded(one, "2", lambda planned, *rest: locks.append(is_locked(planned.directory))) == 0
     assert locks == [False]
+
+
+def test_asked_to_stop_is_no_error(one: PlannedJob) -> None:
+    (one.directory / ERROR).unlink(missing_ok=True)
+    handler = signal.getsignal(signal.SIGUSR1)
+    status = guarded(one, "cpu", lambda *rest: os.kill(os.getpid(), signal.SIGUSR1))
+    assert signal.getsignal(signal.SIGUSR1) != handler
+    assert status == AGAIN and not (one.directory / ERROR).exists()
+
+
+def test_of_several_errors_the_first_stays(one: PlannedJob) -> None:
+    def fail(planned: PlannedJob, devices: str, request: StopRequest) -> None:
+        raise RuntimeError("connection closed by peer")
+
+    (one.directory / ERROR).write_text('{"kind": "error", "message": "the cause"}')
+    assert guarded(one, "2", fail) == 1
+    assert read_json(one.directory / ERROR)["message"] == "the cause"
 
 
 def test_a_worker_starts_clean_and_writes_its_log(one: PlannedJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,24 +153,61 @@ def test_a_worker_dies_with_its_parent() -> None:
     assert time.monotonic() - start < 10
 
 
-def test_a_job_process_needs_no_bench(one: PlannedJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DEVICES=2 starts `python -m crossmodal_bench.bench.job`, told whom it must not outlive."""
-    started: dict[str, object] = {}
+RANKS = """
+import json, os, signal, sys, time
+rank = int(os.environ["LOCAL_RANK"])
+assert os.environ["MASTER_PORT"] and os.environ["NODE_RANK"] == "0"
+print(f"process {rank} of parent {os.environ['CROSSMODAL_BENCH_PARENT']} in {sys.argv[1]}", flush=True)
+what = json.loads(os.environ["STATUSES"])[rank]
+if what == "wait":
+    time.sleep(60)
+elif what == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(what)
+"""
 
-    class Fake(subprocess.Popen):  # type: ignore[type-arg]
-        def __init__(self, command: list[str], **named: object) -> None:
-            started.update(command=command, **named)
-            self.returncode = 0
 
-        def __del__(self) -> None:
-            started.clear()
+@pytest.fixture
+def ranks(one: PlannedJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Worker]:
+    """A worker of one small process for each status."""
 
-        def wait(self, timeout: float | None = None) -> int:
-            return 0
+    def start(*statuses: int | str) -> Worker:
+        script = tmp_path / "job.py"
+        script.write_text(RANKS)
+        python = tmp_path / "python"
+        python.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} {script} "$@"\n')
+        python.chmod(0o755)
+        monkeypatch.setattr(processes.sys, "executable", str(python))
+        monkeypatch.setenv("STATUSES", json.dumps(statuses))
+        monkeypatch.setattr(processes, "PATIENCE", 0.3)
+        (one.directory / LOG).unlink(missing_ok=True)
+        return Worker(one, str(len(statuses)))
 
-    monkeypatch.setattr(processes.subprocess, "Popen", Fake)
-    worker = Worker(one, "2")
-    assert worker.wait(1) and worker.exit_code == 0
-    assert started["command"][1:] == ["-m", "crossmodal_bench.bench.job", str(one.directory), "2"]  # type: ignore[index]
-    assert started["env"][processes.PARENT] == str(os.getpid())  # type: ignore[index]
+    return start
+
+
+def test_several_devices_are_several_processes(one: PlannedJob, ranks: Callable[..., Worker]) -> None:
+    worker = ranks(0, 0, 0)
+    assert worker.wait(20) and worker.exit_code == 0
+    said = sorted((one.directory / LOG).read_text().splitlines())
+    expected = [f"process {rank} of parent {os.getpid()} in {one.directory}" for rank in range(3)]
+    assert said == expected
     assert from_json(read_json(one.directory / processes.PLANNED)) == replace(one, corpus=None)
+
+
+def test_when_one_of_several_dies_the_others_are_ended_and_it_is_named(
+    one: PlannedJob, ranks: Callable[..., Worker]
+) -> None:
+    worker = ranks("wait", "killed", "wait")
+    assert worker.wait(20) and worker.exit_code == -signal.SIGKILL
+    message = read_json(one.directory / ERROR)["message"]
+    assert message.startswith("process 2 of 3 was killed by SIGKILL")
+
+
+def test_when_one_of_several_is_told_to_stop_the_job_goes_on_another_time(
+    one: PlannedJob, ranks: Callable[..., Worker]
+) -> None:
+    worker = ranks(AGAIN, "wait")
+    (one.directory / ERROR).write_text('{"message": "connection closed by peer"}')
+    assert worker.wait(20) and worker.exit_code == AGAIN
+    assert not (one.directory / ERROR).exists()

@@ -16,6 +16,7 @@ from crossmodal_bench.bench.record import read_record
 from crossmodal_bench.bench.suite_ensembles import describe, make_ensembles, planned_ensembles
 from crossmodal_bench.bench.worker import run_job
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.interruption import Interrupted
 
 SUITE = """
 description: for tests
@@ -153,7 +154,7 @@ def test_a_failing_ensemble_is_said_and_costs_nothing_else(
     assert any(line.endswith("failed: RuntimeError: out of memory") for line in said)
 
     def interrupted(*words: Any) -> None:
-        raise runner.Interrupted
+        raise Interrupted
 
     monkeypatch.setattr(suite_ensembles, "run_ensemble", interrupted)
     assert runner.bench(words, say=said.append) == 75
