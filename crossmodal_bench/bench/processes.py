@@ -12,22 +12,29 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from crossmodal_bench.bench.plan import PlannedJob
+from crossmodal_bench.bench.process_group import global_rank
 from crossmodal_bench.bench.record import Job
-from crossmodal_bench.bench.state import ERROR, LOG, PROGRESS, locked, write_json
+from crossmodal_bench.bench.state import ERROR, LOG, PROGRESS, Taken, locked, state_of, write_json
 from crossmodal_bench.errors import BadInput, Diverged
 from crossmodal_bench.evaluation.protocols import Protocol
 
 PLANNED = "planned.json"
 PARENT = "CROSSMODAL_BENCH_PARENT"
 """Environment variable with the process that a fresh worker must not outlive."""
+THREADS = "OMP_NUM_THREADS"
+"""Environment variable with the threads of a process."""
+TAKEN = 3
+"""Exit status of a worker whose job is, or was just, another's."""
 
 
 def has_accelerator() -> bool:
@@ -42,9 +49,17 @@ def can_fork(devices: str) -> bool:
 
 
 class Worker:
-    """A job's process; its output goes to ``log.txt`` in the job's directory."""
+    """A job's process; its output goes to ``log.txt`` in the job's directory.
 
-    def __init__(self, planned: PlannedJob, devices: str) -> None:
+    Args:
+        planned: the job.
+        devices: as for ``run_job``.
+        environment: variables of the process: the GPUs that it sees, its number of threads.
+    """
+
+    def __init__(
+        self, planned: PlannedJob, devices: str, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.planned = planned
         planned.directory.mkdir(parents=True, exist_ok=True)
         for left in (ERROR, PROGRESS):
@@ -52,7 +67,7 @@ class Worker:
         self._process: Any
         if can_fork(devices):
             context = multiprocessing.get_context("fork")
-            self._process = context.Process(target=_forked, args=(planned, devices, os.getpid()))
+            self._process = context.Process(target=_forked, args=(planned, devices, os.getpid(), environment))
             self._process.start()
         else:
             write_json(planned.directory / PLANNED, to_json(planned))
@@ -62,7 +77,7 @@ class Worker:
                     command,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, PARENT: str(os.getpid())},
+                    env={**os.environ, **environment, PARENT: str(os.getpid())},
                 )
 
     def wait(self, seconds: float) -> bool:
@@ -82,20 +97,33 @@ class Worker:
         code = getattr(self._process, "exitcode", None)
         return self._process.returncode if isinstance(self._process, subprocess.Popen) else code
 
+    def terminate(self) -> None:
+        """Tell it to end, and do not wait until it has."""
+        self._process.terminate()
+
     def stop(self) -> None:
         """End it; what its last finished epoch saved stays."""
-        self._process.terminate()
+        self.terminate()
         if not self.wait(10):
             self._process.kill()
             self.wait(10)
 
 
-def _forked(planned: PlannedJob, devices: str, parent: int) -> None:
+def _forked(planned: PlannedJob, devices: str, parent: int, environment: Mapping[str, str]) -> None:
     follow(parent)
+    os.environ.update(environment)
+    if THREADS in environment:
+        limit_threads(int(environment[THREADS]))
     with (planned.directory / LOG).open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.exit(guarded(planned, devices))
+
+
+def limit_threads(threads: int) -> None:
+    """For a process that has its libraries loaded: for it, THREADS comes too late."""
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
 
 
 def follow(parent: int) -> None:
@@ -119,18 +147,24 @@ def guarded(planned: PlannedJob, devices: str, run: Callable[[PlannedJob, str], 
     """Run the job under its lock; what goes wrong lands in ``error.json`` and in the exit status.
 
     Returns:
-        0; 1 where it failed; 2 where its input was bad.
+        0; 1 where it failed; 2 where its input was bad; ``TAKEN`` where it is another process's, or was.
     """
     if run is None:
         from crossmodal_bench.bench.worker import run_job
 
         run = run_job
     try:
-        if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        if global_rank() > 0:
             run(planned, devices)
         else:
             with locked(planned.directory):
+                if state_of(planned).name == "done":
+                    # By another bench, since this one had last looked.
+                    return TAKEN
                 run(planned, devices)
+    except Taken as error:
+        print(error, file=sys.stderr)
+        return TAKEN
     except BadInput as error:
         print(error, file=sys.stderr)
         _note(planned.directory, "bad input", str(error))
