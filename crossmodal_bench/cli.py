@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from crossmodal_bench import __version__
+from crossmodal_bench.bench.options import add_options, read_options
 from crossmodal_bench.errors import BadInput, Diverged
 from crossmodal_bench.interruption import AGAIN, Interrupted
 
@@ -68,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         ("status", _status, "show every job of a bench and its state"),
     ):
         command = commands.add_parser(name, help=text)
-        _bench_options(command)
+        add_options(command)
         command.set_defaults(run=run)
         if name == "bench":
             command.add_argument(
@@ -129,81 +127,10 @@ def _data_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--on-bad-image", choices=("fail", "skip"), default="fail")
 
 
-def _bench_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--dataset", default=None, help="synthetic (default), a data set's name, or a folder's"
-    )
-    command.add_argument(
-        "--data-root", type=Path, default=Path("data"), help="folder of the data sets (data)"
-    )
-    command.add_argument(
-        "--methods", default="default", help="names with commas between, default, all, or a suite"
-    )
-    command.add_argument("--seeds", type=int, default=None, help="how many seeds, from 0")
-    command.add_argument("--preset", default="auto", help="smoke, small, paper, controlled or auto")
-    command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the records (runs)")
-    command.add_argument("--devices", default="auto", help="auto, cpu, or a number")
-    command.add_argument("--wandb", default="auto", help="auto, online, offline or off")
-    command.add_argument("--network", default=None, help="image network whose features are used")
-    command.add_argument("--weights", default=None, help="that network's weights: PATH, DEFAULT or none")
-    command.add_argument(
-        "--rerun", choices=("stale",), default=None, help="run jobs again whose data or sources changed"
-    )
-    command.add_argument("--on-bad-image", choices=("fail", "skip"), default="fail")
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override a configuration value, e.g. trainer.max_epochs=5",
-    )
-
-
-def _options(arguments: argparse.Namespace) -> Any:
-    from crossmodal_bench.bench.plan import BenchOptions
-
-    if arguments.devices not in ("auto", "cpu") and not (
-        arguments.devices.isdigit() and int(arguments.devices) > 0
-    ):
-        raise BadInput(f"DEVICES is '{arguments.devices}'; give auto, cpu or a number from 1")
-    overrides = {}
-    for word in arguments.overrides:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise BadInput(f"--set {word} is not KEY=VALUE; write for example --set trainer.max_epochs=5")
-        try:
-            # YAML 1.1 takes 1e-3 for a word.
-            number = re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value)
-            overrides[key] = float(value) if number else yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise BadInput(
-                f"--set {word}: '{value}' is not a YAML value; quote it, or close its brackets"
-            ) from error
-    names = (
-        "dataset",
-        "data_root",
-        "methods",
-        "seeds",
-        "preset",
-        "runs",
-        "devices",
-        "wandb",
-        "network",
-        "weights",
-    )
-    return BenchOptions(
-        **{name: getattr(arguments, name) for name in names},
-        rerun=arguments.rerun,
-        on_bad_image=arguments.on_bad_image,
-        overrides=overrides,
-    )
-
-
 def _bench(arguments: argparse.Namespace) -> int:
     from crossmodal_bench.bench import runner
 
-    options = _options(arguments)
+    options = read_options(arguments)
     runner.check_writable(options)
     return runner.bench(options, check_chance=arguments.check_chance)
 
@@ -211,7 +138,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from crossmodal_bench.bench import runner
 
-    return runner.status(_options(arguments))
+    return runner.status(read_options(arguments))
 
 
 def _ensemble(arguments: argparse.Namespace) -> int:

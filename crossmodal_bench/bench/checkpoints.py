@@ -10,7 +10,8 @@ from typing import Any
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from crossmodal_bench.bench.plan import PlannedJob
-from crossmodal_bench.bench.state import is_first_process, read_json
+from crossmodal_bench.bench.process_group import global_rank
+from crossmodal_bench.bench.state import read_json
 from crossmodal_bench.callbacks import History, SaveWhenAsked
 from crossmodal_bench.checkpoint_files import damage, previous
 from crossmodal_bench.interruption import StopRequest
@@ -73,7 +74,7 @@ def resumable(directory: Path, sources: Mapping[str, Any]) -> Path | None:
     One that is damaged gives way to the one before it, with a warning; with a damaged best epoch, whose
     weights nothing else holds, the job starts over. Of several processes, only the first removes anything.
     """
-    if is_first_process():
+    if global_rank() == 0:
         remove_leftovers(directory)
     last, best = directory / LAST, directory / BEST
     candidates = [path for path in (last, previous(last)) if path.is_file()]
@@ -87,7 +88,7 @@ def resumable(directory: Path, sources: Mapping[str, Any]) -> Path | None:
             if not wrong:
                 return path
             _warn(f"{path} is damaged ({wrong}); going on from the one before it, or from the start")
-    if is_first_process():
+    if global_rank() == 0:
         for path in (last, previous(last), best):
             path.unlink(missing_ok=True)
     return None

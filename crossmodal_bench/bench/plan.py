@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from crossmodal_bench.bench import experiments
+from crossmodal_bench.bench import experiments, process_group
 from crossmodal_bench.bench.ensemble_rows import with_members
 from crossmodal_bench.bench.experiments import Config
 from crossmodal_bench.bench.inputs import Inputs, read_inputs
+from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.record import Job
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.derived import lacking
@@ -28,25 +29,6 @@ GIVEN_ELSEWHERE = {
     "data.cache": "RUNS",
 }
 """Configuration keys that the bench sets itself, and the variable that decides them."""
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """The words of `crossmodal-bench bench`; the same names in capitals are the variables of `make bench`."""
-
-    dataset: str | None = None
-    data_root: Path = Path("data")
-    methods: str = "default"
-    seeds: int | None = None
-    preset: str = "auto"
-    runs: Path = Path("runs")
-    devices: str = "auto"
-    wandb: str = "auto"
-    network: str | None = None
-    weights: str | None = None
-    rerun: str | None = None
-    on_bad_image: str = "fail"
-    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -226,7 +208,9 @@ def _jobs(
     if not isinstance(epochs, int) or epochs < 1:
         raise BadInput(f"trainer.max_epochs is {epochs!r}; give a whole number from 1")
     config["data"].update(root=str(options.data_root), cache=str(options.runs / "cache"))
-    cli = instantiate({**config, "seed_everything": 0}, accelerator="cpu", devices=1)
+    cli = instantiate(
+        {**config, "seed_everything": 0}, accelerator="cpu", devices=1, **process_group.trainer_arguments()
+    )
     assert isinstance(cli.model, RetrievalMethod)
     data = read_inputs(cli.datamodule, row.dataset, protocol, corpora, config["data"])
     if row.evaluate == "val" and not data.missing and not data.counts["val"]["images"]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
+from crossmodal_bench.bench import process_group
 from crossmodal_bench.bench.experiments import merge
+from crossmodal_bench.bench.launching import Slot
 from crossmodal_bench.bench.plan import PlannedJob
-from crossmodal_bench.bench.processes import can_fork, follow
+from crossmodal_bench.bench.processes import THREADS, can_fork, follow, limit_threads
 from crossmodal_bench.bench.progress import StatusLine, clock
 from crossmodal_bench.data.batch import GroupBatch, PairBatch
 from crossmodal_bench.errors import BadInput
@@ -53,29 +55,29 @@ def kind_of(planned: PlannedJob) -> Kind:
 
 
 def estimates(
-    to_run: Sequence[PlannedJob], devices: str, line: StatusLine, say: Callable[[str], None]
+    to_run: Sequence[PlannedJob], slots: Sequence[Slot], line: StatusLine, say: Callable[[str], None]
 ) -> dict[Kind, float]:
     """Seconds of a job of each kind, 0 where they are not known; says how long all of them take.
 
     Raises:
         BadInput: what would have stopped a job.
     """
-    seconds: dict[Kind, float] = {}
     start = time.monotonic()
 
     def tell(what: str, done: int, total: int) -> None:
         left = (time.monotonic() - start) / max(done, 1) * (total - done)
-        line.show(f"{what}: {done}/{total}, {clock(left)} left")
+        line.show(f"{what}: {done}/{total}" + (f", {clock(left)} left" if done else ""))
 
+    kinds: dict[Kind, PlannedJob] = {}
     for planned in to_run:
-        if kind_of(planned) not in seconds:
-            line.show(f"looking at {planned.job.method} on {planned.job.dataset}")
-            start = time.monotonic()
-            seconds[kind_of(planned)] = probe_apart(planned, tell, devices) or 0.0
+        kinds.setdefault(kind_of(planned), planned)
+    seconds = look_ahead(kinds, slots, tell)
     line.clear()
     if to_run:
-        total = sum(seconds[kind_of(planned)] for planned in to_run)
-        say(f"{len(to_run)} to run" + (f", about {clock(total)} from timed steps" if total else ""))
+        at_once = min(len(slots), len(to_run))
+        total = sum(seconds.get(kind_of(planned), 0.0) for planned in to_run) / at_once
+        together = f", {at_once} at a time" if at_once > 1 else ""
+        say(f"{len(to_run)} to run{together}" + (f", about {clock(total)} from timed steps" if total else ""))
     return seconds
 
 
@@ -97,6 +99,7 @@ def probe(planned: PlannedJob, tell: Tell | None = None) -> float:
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
+        **process_group.trainer_arguments(),
     )
     assert isinstance(cli.model, RetrievalMethod)
     if planned.corpus is not None:
@@ -117,37 +120,71 @@ def probe(planned: PlannedJob, tell: Tell | None = None) -> float:
     return ready + epochs * epoch * 1.3
 
 
-def probe_apart(planned: PlannedJob, tell: Tell, devices: str) -> float | None:
-    """The same in a forked process, so that the parent stays fit for forking; None where there is no fork."""
-    if not can_fork(devices):
-        return None
+def look_ahead(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell) -> dict[Kind, float]:
+    """``probe`` of a job of each kind, in forked processes, so that this one stays fit for forking.
+
+    As many at a time as jobs will run, with as many threads. Nothing is known where there is no fork, and 0
+    where the job itself will fail: it keeps its log then, and the others shall run.
+
+    Raises:
+        BadInput: what would have stopped a job.
+    """
+    if not can_fork(slots[0].devices):
+        return {}
+    seconds: dict[Kind, float] = {}
+    waiting, looks = list(kinds.items()), dict[Connection, tuple[Kind, Any]]()
+    try:
+        while waiting or looks:
+            while waiting and len(looks) < len(slots):
+                kind, planned = waiting.pop(0)
+                tell(f"looking at {planned.job.method} on {planned.job.dataset}", len(seconds), len(kinds))
+                receiver, process = _look(planned, slots[0])
+                looks[receiver] = kind, process
+            ready = wait(list(looks))
+            for receiver in [one for one in looks if one in ready]:
+                kind, process = looks[receiver]
+                answer, value = _received(receiver)
+                if answer == "progress":
+                    tell(*value)
+                    continue
+                if answer == "bad input":
+                    raise BadInput(value)
+                seconds[kind] = float(value) if answer == "seconds" else 0.0
+                del looks[receiver]
+                _end(receiver, process)
+    finally:
+        for receiver, (_, process) in looks.items():
+            _end(receiver, process)
+    return seconds
+
+
+def _look(planned: PlannedJob, slot: Slot) -> tuple[Connection, Any]:
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_answer, args=(planned, sender, os.getpid()))
+    arguments = (planned, slot, sender, os.getpid())
+    process = multiprocessing.get_context("fork").Process(target=_answer, args=arguments)
     process.start()
     sender.close()
+    return receiver, process
+
+
+def _received(receiver: Connection) -> tuple[str, Any]:
     try:
-        while True:
-            kind, value = receiver.recv()
-            if kind == "progress":
-                tell(*value)
-            elif kind == "bad input":
-                raise BadInput(value)
-            elif kind == "error":
-                # The job itself will fail the same way and keep its log; the others shall run.
-                return None
-            else:
-                return float(value)
+        return receiver.recv()
     except EOFError:
-        return None
-    finally:
-        receiver.close()
-        # It has answered, or nobody waits for its answer any more.
-        process.kill()
-        process.join()
+        return "error", "it ended"
 
 
-def _answer(planned: PlannedJob, sender: Connection, parent: int) -> None:
+def _end(receiver: Connection, process: Any) -> None:
+    receiver.close()
+    # It has answered, or nobody waits for its answer any more.
+    process.kill()
+    process.join()
+
+
+def _answer(planned: PlannedJob, slot: Slot, sender: Connection, parent: int) -> None:
     follow(parent)
+    if THREADS in slot.environment:
+        limit_threads(int(slot.environment[THREADS]))
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)

@@ -12,16 +12,19 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from crossmodal_bench.bench.plan import PlannedJob
+from crossmodal_bench.bench.process_group import global_rank
 from crossmodal_bench.bench.record import Job
-from crossmodal_bench.bench.state import ERROR, LOG, PROGRESS, is_first_process, locked, write_json
+from crossmodal_bench.bench.state import ERROR, LOG, PROGRESS, Taken, locked, state_of, write_json
 from crossmodal_bench.errors import BadInput, Diverged
 from crossmodal_bench.evaluation.protocols import Protocol
 from crossmodal_bench.interruption import AGAIN, Interrupted, StopRequest
@@ -30,6 +33,10 @@ from crossmodal_bench.storage import NO_ROOM
 PLANNED = "planned.json"
 PARENT = "CROSSMODAL_BENCH_PARENT"
 """Environment variable with the process that a fresh worker must not outlive."""
+THREADS = "OMP_NUM_THREADS"
+"""Environment variable with the threads of a process."""
+TAKEN = 3
+"""Exit status of a worker whose job is, or was just, another's."""
 PATIENCE = 15.0
 """Seconds that the other processes of a job have to notice that one has failed."""
 TIME_TO_SAVE = 60.0
@@ -52,9 +59,16 @@ class Worker:
     """A job's process, or one for each of its devices; their output goes to ``log.txt`` in its directory.
 
     Where one of several fails, the others wait for it in vain: they are ended soon after.
+
+    Args:
+        planned: the job.
+        devices: as for ``run_job``.
+        environment: variables of the process: the GPUs that it sees, its number of threads.
     """
 
-    def __init__(self, planned: PlannedJob, devices: str) -> None:
+    def __init__(
+        self, planned: PlannedJob, devices: str, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.planned = planned
         planned.directory.mkdir(parents=True, exist_ok=True)
         for left in (ERROR, PROGRESS):
@@ -64,16 +78,17 @@ class Worker:
         self._failed_at = 0.0
         if can_fork(devices):
             context = multiprocessing.get_context("fork")
-            self._processes = [context.Process(target=_forked, args=(planned, devices, os.getpid()))]
+            arguments = (planned, devices, os.getpid(), environment)
+            self._processes = [context.Process(target=_forked, args=arguments)]
             self._processes[0].start()
             return
         write_json(planned.directory / PLANNED, to_json(planned))
         command = [sys.executable, "-m", "crossmodal_bench.bench.job", str(planned.directory), devices]
         with (planned.directory / LOG).open("a") as log:
             for place in _places(int(devices) if devices.isdigit() else 1):
-                environment = {**os.environ, PARENT: str(os.getpid()), **place}
+                variables = {**os.environ, **environment, PARENT: str(os.getpid()), **place}
                 self._processes.append(
-                    subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+                    subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=variables)
                 )
 
     def wait(self, seconds: float) -> bool:
@@ -100,9 +115,13 @@ class Worker:
             return None
         return 0 if self._failed is None else self._failed[1]
 
+    def terminate(self) -> None:
+        """Tell it to end, and do not wait until it has."""
+        self._signal(signal.SIGTERM)
+
     def stop(self) -> None:
         """End it, with time to save a checkpoint."""
-        self._signal(signal.SIGTERM)
+        self.terminate()
         if not self.wait(TIME_TO_SAVE):
             self._signal(signal.SIGKILL)
             self.wait(10)
@@ -149,12 +168,21 @@ def _places(count: int) -> list[dict[str, str]]:
     return [{**group, "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
-def _forked(planned: PlannedJob, devices: str, parent: int) -> None:
+def _forked(planned: PlannedJob, devices: str, parent: int, environment: Mapping[str, str]) -> None:
     follow(parent)
+    os.environ.update(environment)
+    if THREADS in environment:
+        limit_threads(int(environment[THREADS]))
     with (planned.directory / LOG).open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.exit(guarded(planned, devices))
+
+
+def limit_threads(threads: int) -> None:
+    """For a process that has its libraries loaded: for it, THREADS comes too late."""
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
 
 
 def follow(parent: int) -> None:
@@ -180,7 +208,8 @@ def guarded(planned: PlannedJob, devices: str, run: Run | None = None) -> int:
     """Run the job under its lock; what goes wrong lands in ``error.json`` and in the exit status.
 
     Returns:
-        0; 1 where it failed; 2 where its input was bad; 75 where it was asked to stop and goes on next time.
+        0; 1 where it failed; 2 where its input was bad; 75 where it was asked to stop and goes on next time;
+        ``TAKEN`` where it is another process's, or was.
     """
     request = StopRequest()
     request.listen()
@@ -189,14 +218,20 @@ def guarded(planned: PlannedJob, devices: str, run: Run | None = None) -> int:
 
         run = run_job
     try:
-        if not is_first_process():
+        if global_rank() > 0:
             run(planned, devices, request)
         else:
             with locked(planned.directory):
+                if state_of(planned).name == "done":
+                    # By another bench, since this one had last looked.
+                    return TAKEN
                 run(planned, devices, request)
     except Interrupted:
         print("interrupted; what was trained is saved", file=sys.stderr)
         return AGAIN
+    except Taken as error:
+        print(error, file=sys.stderr)
+        return TAKEN
     except BadInput as error:
         print(error, file=sys.stderr)
         _note(planned.directory, "bad input", str(error))

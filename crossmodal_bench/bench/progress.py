@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from typing import TextIO
+from collections.abc import Mapping
+from typing import Any, TextIO
 
 QUIET_SECONDS = 15.0
 
@@ -16,6 +17,24 @@ def clock(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes, second = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"
+
+
+def doing(progress: Mapping[str, Any]) -> str:
+    """What a job does, from its progress file."""
+    text = str(progress.get("phase", "starting"))
+    if "epoch" in progress:
+        return f"{text}, epoch {progress['epoch'] + 1}/{progress['epochs']}"
+    return f"{text} {progress['done']}/{progress['total']}" if "done" in progress else text
+
+
+def seconds_left(progress: Mapping[str, Any], elapsed: float) -> float | None:
+    """Until what a job is doing is done, ``elapsed`` seconds after its start; None where it does not say."""
+    if "epoch" in progress:
+        epochs = progress["epochs"]
+        fraction = (progress["epoch"] + progress["batch"] / max(1, progress["batches"])) / max(1, epochs)
+        known = float(progress["seconds_per_epoch"] * epochs * (1 - fraction))
+        return known or elapsed / max(fraction, 1e-3) - elapsed
+    return float(progress["seconds_left"]) if "done" in progress else None
 
 
 class StatusLine:

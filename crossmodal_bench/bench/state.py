@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.provenance import source_fingerprint
@@ -20,12 +22,19 @@ from crossmodal_bench.storage import replace_file
 
 ERROR, PROGRESS, LOCK, LOG = "error.json", "progress.json", "lock", "log.txt"
 PATIENCE = 0.5
-Name = Literal["not started", "running", "failed", "skipped", "done", "stale"]
+Name = Literal["not started", "queued", "running", "failed", "skipped", "done", "stale"]
+
+
+class Taken(BadInput):
+    """A job's directory that another process works in."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A state and why, for ``failed``, ``skipped``, ``stale``, and where parents are waited for."""
+    """A state and why, for ``failed``, ``skipped``, ``stale``, where parents are waited for; and who runs it.
+
+    Only a cluster knows that a job is ``queued``; what a directory shows is ``not started`` then.
+    """
 
     name: Name
     why: str = ""
@@ -45,7 +54,7 @@ def state_of(planned: PlannedJob) -> State:
         changed = _changed_parents(planned, record)
         return State("stale", changed) if changed else State("done")
     if is_locked(directory):
-        return State("running")
+        return State("running", holder(directory))
     if planned.missing:
         return State("skipped", planned.missing)
     if (directory / ERROR).is_file():
@@ -104,16 +113,30 @@ def locked(directory: Path) -> Iterator[None]:
                 break
             except OSError as error:
                 if time.monotonic() > deadline:
-                    raise BadInput(
-                        f"{directory} is being worked on by another process; wait for it or stop it"
+                    who = holder(directory)
+                    raise Taken(
+                        f"{directory} is being worked on by another process"
+                        f"{f' ({who})' if who else ''}; wait for it or stop it"
                     ) from error
                 time.sleep(0.02)
+        _sign(handle)
         yield
 
 
-def is_first_process() -> bool:
-    """Whether this is a job's only process, or the first of all its processes on all machines."""
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+def _sign(handle: TextIO) -> None:
+    """Say in the lock's file who holds it; the lock itself is the kernel's."""
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    handle.truncate(0)
+    handle.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}))
+    handle.flush()
+
+
+def holder(directory: Path) -> str:
+    """Who holds a directory's lock, or held it last: "process 7 on host since 12:30"; empty if unknown."""
+    said = read_json(directory / LOCK)
+    if not {"pid", "host", "since"} <= said.keys():
+        return ""
+    return f"process {said['pid']} on {said['host']} since {str(said['since'])[:16].replace('T', ' ')}"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
+from crossmodal_bench.bench import process_group
 from crossmodal_bench.bench.checkpoints import (
     LAST,
     RESUME,
@@ -67,7 +68,7 @@ def run_job(planned: PlannedJob, devices: str = "auto", request: StopRequest | N
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=str(directory),
-        **on_devices,
+        **{**on_devices, **process_group.trainer_arguments(planned.ddp_strategy)},
     )
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     assert isinstance(model, RetrievalMethod)

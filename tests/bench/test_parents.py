@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossmodal_bench.bench import experiments, probe, runner
+from crossmodal_bench.bench import experiments, local, probe, runner
 from crossmodal_bench.bench.aggregate import leaderboard, tables
 from crossmodal_bench.bench.layout import notes
 from crossmodal_bench.bench.model import check_model
@@ -132,7 +134,7 @@ def in_place(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     started: list[str] = []
 
     class Worker:
-        def __init__(self, planned: PlannedJob, devices: str) -> None:
+        def __init__(self, planned: PlannedJob, devices: str, environment: Any) -> None:
             started.append(planned.job.method)
             planned.directory.mkdir(parents=True, exist_ok=True)
             (planned.directory / ERROR).unlink(missing_ok=True)
@@ -141,8 +143,8 @@ def in_place(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def wait(self, seconds: float) -> bool:
             return True
 
-    monkeypatch.setattr(runner, "Worker", Worker)
-    monkeypatch.setattr(probe, "probe_apart", lambda *arguments: 1.0)
+    monkeypatch.setattr(local, "Worker", Worker)
+    monkeypatch.setattr(probe, "look_ahead", lambda *arguments: {})
     return started
 
 
@@ -461,8 +463,14 @@ def test_what_needs_a_failed_parent_is_not_started(
     assert "skipped: last on synthetic-20 seed 0: needs left, which failed" in said
 
 
-def test_what_needs_a_stale_or_busy_parent_is_not_started(
-    family: Path, tmp_path: Path, in_place: list[str]
+def work_a_second(planned: PlannedJob, ready: Any) -> None:
+    with locked(planned.directory):
+        ready.set()
+        time.sleep(1)
+
+
+def test_what_needs_a_stale_parent_is_not_started_and_a_busy_one_is_waited_for(
+    family: Path, tmp_path: Path, in_place: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = options(tmp_path)
     first, *_ = make_plan(words, gpu=False)
@@ -479,11 +487,20 @@ def test_what_needs_a_stale_or_busy_parent_is_not_started(
     assert runner.bench(words, say=said.append) == 1
     assert in_place == [] and f"skipped: left on synthetic-20 seed 0: {stale}" in said
     assert "skipped: last on synthetic-20 seed 0: needs left, which is skipped" in said
+
+    # What another process works on is waited for, and taken over where that process ends without a record.
     (first.directory / "record.json").unlink()
-    with locked(first.directory):
-        said.clear()
-        assert runner.bench(words, say=said.append) == 1
-    assert in_place == [] and "skipped: left on synthetic-20 seed 0: needs first, which is running" in said
+    monkeypatch.setattr(runner, "_settle", lambda plan: None)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    other = context.Process(target=work_a_second, args=(first, ready))
+    other.start()
+    assert ready.wait(10)
+    said.clear()
+    assert runner.bench(words, say=said.append) == 0
+    other.join()
+    assert in_place == DIAMOND and "4 of 4 jobs done" in said
+    assert any(line.startswith("first on synthetic-20 seed 0 is being worked on by process") for line in said)
 
 
 def test_a_method_without_parents_has_nothing_to_inherit() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from crossmodal_bench.bench import probe, runner
+from crossmodal_bench.bench import local, probe, runner, summary
 from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
 from crossmodal_bench.bench.state import State, is_locked, write_json
 from crossmodal_bench.errors import BadInput
@@ -270,8 +270,8 @@ def test_a_disk_that_fills_up_ends_the_bench_with_one_sentence(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     options = BenchOptions(dataset="synthetic-20", methods="cca", runs=tmp_path / "runs", wandb="off")
-    monkeypatch.setattr(probe, "probe_apart", lambda *arguments: 1.0)
-    monkeypatch.setattr(runner, "Worker", full)
+    monkeypatch.setattr(probe, "look_ahead", lambda *arguments: {})
+    monkeypatch.setattr(local, "Worker", full)
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(BadInput, match=r"No space left on device.*free space"):
         runner.bench(options, say=lambda text: None)
@@ -285,16 +285,17 @@ def test_a_stale_job_that_fails_again_is_no_success(tmp_path: Path, monkeypatch:
     class Failing:
         exit_code = 1
 
-        def __init__(self, planned: PlannedJob, devices: str) -> None:
+        def __init__(self, planned: PlannedJob, devices: str, environment: Any) -> None:
             write_json(planned.directory / "error.json", {"kind": "error", "message": "ValueError: again"})
 
         def wait(self, seconds: float) -> bool:
             return True
 
     planned.directory.mkdir(parents=True)
-    monkeypatch.setattr(runner, "state_of", lambda planned: State("stale", "the data differ"))
-    monkeypatch.setattr(probe, "probe_apart", lambda *arguments: 1.0)
-    monkeypatch.setattr(runner, "Worker", Failing)
+    for module in (runner, summary):
+        monkeypatch.setattr(module, "state_of", lambda planned: State("stale", "the data differ"))
+    monkeypatch.setattr(probe, "look_ahead", lambda *arguments: {})
+    monkeypatch.setattr(local, "Worker", Failing)
     said: list[str] = []
     assert runner.bench(options, say=said.append) == 1
     assert any("failed: ValueError: again" in line for line in said)

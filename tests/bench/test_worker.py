@@ -14,6 +14,7 @@ import torch
 
 from crossmodal_bench.bench import experiments
 from crossmodal_bench.bench import probe as probing
+from crossmodal_bench.bench.launching import Slot
 from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
 from crossmodal_bench.bench.probe import probe
 from crossmodal_bench.bench.record import read_record
@@ -166,14 +167,16 @@ def test_a_probe_that_nobody_waits_for_is_ended(tmp_path: Path, monkeypatch: pyt
         return 1.0
 
     def interrupt(what: str, done: int, total: int) -> None:
-        children.append(done)
-        raise KeyboardInterrupt
+        if what == "extracting features":
+            children.append(done)
+            raise KeyboardInterrupt
 
     children: list[int] = []
     monkeypatch.setattr(probing, "probe", slow)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        probing.probe_apart(job(tmp_path, methods="cca"), interrupt, "cpu")
+        one = job(tmp_path, methods="cca")
+        probing.look_ahead({probing.kind_of(one): one}, [Slot("cpu")], interrupt)
     assert time.monotonic() - start < 30
     with pytest.raises(ProcessLookupError):
         os.kill(children[0], 0)

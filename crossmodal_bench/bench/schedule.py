@@ -1,0 +1,183 @@
+"""Which job starts when: several at a time, children behind their parents, and others' jobs waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from crossmodal_bench.bench.launching import Launched, Launcher, Slot
+from crossmodal_bench.bench.options import BenchOptions
+from crossmodal_bench.bench.parents import needs
+from crossmodal_bench.bench.plan import PlannedJob
+from crossmodal_bench.bench.probe import Kind, kind_of
+from crossmodal_bench.bench.processes import TAKEN
+from crossmodal_bench.bench.progress import StatusLine, clock, doing, seconds_left
+from crossmodal_bench.bench.state import (
+    PROGRESS,
+    holder,
+    is_locked,
+    read_json,
+    state_of,
+    unfinished_parents,
+)
+
+POLL, LOOK = 0.2, 1.0
+"""Seconds between two looks at the running jobs, and at those that cannot start yet."""
+
+
+@dataclass(frozen=True)
+class _Running:
+    planned: PlannedJob
+    worker: Launched
+    slot: Slot
+    since: float
+
+
+class Schedule:
+    """Runs jobs until none is left to start or to wait for.
+
+    Args:
+        jobs: those to run, and those that another bench is running, parents first.
+        options: the bench's words.
+        launcher: where they run.
+        seconds: of a job of each kind, as far as known.
+        ended: told of every job that has ended, with its exit status; whether it finished.
+        line, say: where the state is shown, and sentences are printed.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[PlannedJob],
+        options: BenchOptions,
+        launcher: Launcher,
+        seconds: Mapping[Kind, float],
+        ended: Callable[[PlannedJob, int | None, bool], bool],
+        line: StatusLine,
+        say: Callable[[str], None],
+    ) -> None:
+        self.failed: list[PlannedJob] = []
+        self._waiting = list(jobs)
+        self._running: list[_Running] = []
+        self._free = list(launcher.slots)
+        self._others: dict[str, str] = {}
+        self._total = len(jobs)
+        self._options, self._launcher, self._seconds = options, launcher, seconds
+        self._ended, self._line, self._say = ended, line, say
+
+    def run(self) -> list[PlannedJob]:
+        """Run them all; those that failed, here or in another bench meanwhile."""
+        looked = float("-inf")
+        while self._waiting or self._running:
+            if self._free and time.monotonic() - looked >= LOOK:
+                self._start()
+                looked = time.monotonic()
+            self._line.show(self._text())
+            if self._collect():
+                looked = float("-inf")
+        self._line.clear()
+        return self.failed
+
+    def stop(self) -> None:
+        """End what runs: all are told before the first is waited for."""
+        for one in self._running:
+            one.worker.terminate()
+        for one in self._running:
+            one.worker.stop()
+
+    def _start(self) -> None:
+        """Start what can be started, and forget what need not or cannot be."""
+        for planned in list(self._waiting):
+            if not self._free:
+                return
+            if self._is_elsewhere(planned) or self._waits(planned):
+                continue
+            self._waiting.remove(planned)
+            state = state_of(planned)
+            if state.name == "done":
+                continue
+            if state.name == "failed" and planned.job.id in self._others:
+                self._say(f"{name_of(planned)} failed in another bench: {state.why}")
+                self.failed.append(planned)
+                continue
+            if needs(planned, {one.job.id for one in self.failed}, self._options):
+                # The end of the bench says so.
+                continue
+            if planned.parents:
+                self._say(f"{name_of(planned)} starts from {', '.join(planned.parents)}")
+            slot = self._free.pop(0)
+            worker = self._launcher.start(planned, slot)
+            self._running.append(_Running(planned, worker, slot, time.monotonic()))
+
+    def _is_elsewhere(self, planned: PlannedJob) -> bool:
+        if not is_locked(planned.directory) or self._launcher.adopts(planned):
+            return False
+        who = holder(planned.directory) or "another process"
+        if self._others.get(planned.job.id) != who:
+            self._others[planned.job.id] = who
+            self._line.clear()
+            self._say(f"{name_of(planned)} is being worked on by {who}: waiting for it")
+        return True
+
+    def _waits(self, planned: PlannedJob) -> bool:
+        """Whether all that is unfinished of what a job starts from is still to come."""
+        coming = {one.job.id for one in self._waiting} | {one.planned.job.id for one in self._running}
+        return bool(unfinished := unfinished_parents(planned)) and all(
+            planned.parents[name].job.id in coming for name in unfinished
+        )
+
+    def _collect(self) -> bool:
+        """Wait a moment for the running jobs; whether one has ended."""
+        if not self._running:
+            time.sleep(POLL)
+            return False
+        self._running[0].worker.wait(POLL)
+        over = [one for one in self._running if one.worker.wait(0)]
+        for one in over:
+            self._running.remove(one)
+            self._free.append(one.slot)
+            status = one.worker.exit_code
+            if status == TAKEN:
+                # Another bench was faster: wait for what becomes of it.
+                self._others.setdefault(one.planned.job.id, "")
+                self._waiting.insert(0, one.planned)
+                continue
+            self._line.clear()
+            (one.planned.directory / PROGRESS).unlink(missing_ok=True)
+            more = bool(self._waiting or self._running)
+            if not self._ended(one.planned, status, more):
+                self.failed.append(one.planned)
+        return bool(over)
+
+    def _text(self) -> str:
+        """What runs, on one line."""
+        now = time.monotonic()
+        progress = [read_json(one.planned.directory / PROGRESS) for one in self._running]
+        left = [
+            seconds_left(state, now - one.since) for one, state in zip(self._running, progress, strict=True)
+        ]
+        known = [self._seconds.get(kind_of(planned), 0.0) for planned in self._waiting]
+        at_once = min(len(self._launcher.slots), max(1, len(self._waiting) + len(self._running)))
+        rest = clock((sum(one or 0.0 for one in left) + sum(known)) / at_once)
+        number = self._total - len(self._waiting)
+        if len(self._running) == 1:
+            (one,), (state,), (seconds,) = self._running, progress, left
+            text = f"job {number}/{self._total} {name_of(one.planned)}: {doing(state)}"
+            if seconds is not None:
+                text += f", {clock(seconds)} left"
+            return text + (f", {rest} in all" if "epoch" in state else "")
+        if self._running:
+            jobs = [
+                f"{one.planned.job.method} {one.planned.job.seed} {doing(state)}"
+                for one, state in zip(self._running, progress, strict=True)
+            ]
+            in_all = f" ({rest} in all)" if any(one is not None for one in left) else ""
+            return f"jobs {number}/{self._total}{in_all}: {'; '.join(jobs)}"
+        others = [(one, self._others.get(one.job.id)) for one in self._waiting]
+        return f"waiting for {', '.join(f'{name_of(one)} ({who})' for one, who in others if who)}"
+
+
+def name_of(planned: PlannedJob) -> str:
+    """How a job is called in a line of the terminal."""
+    job = planned.job
+    return f"{job.method} on {job.dataset} seed {job.seed}"

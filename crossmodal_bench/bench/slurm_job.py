@@ -1,0 +1,146 @@
+"""One job of a bench on the cluster, which may be several jobs of SLURM's, one behind the other."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crossmodal_bench.bench.plan import PlannedJob
+from crossmodal_bench.bench.schedule import name_of
+from crossmodal_bench.bench.slurm_task import FOLDER, ended_file
+from crossmodal_bench.bench.state import ERROR, PROGRESS, read_json, write_json
+
+if TYPE_CHECKING:
+    from crossmodal_bench.bench.slurm import Slurm
+
+LAUNCH = "launch.json"
+"""In a job's directory: the SLURM job that it has become; gone when that has ended."""
+FINAL = {
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
+    *("PREEMPTED", "REVOKED", "TIMEOUT", "GONE"),
+}
+"""States that a job does not leave; GONE is ours, for one that SLURM has forgotten."""
+CUT_OFF = {"BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT", "GONE"}
+"""Those that say nothing against the job itself."""
+INTERRUPTED = 75
+MOST_IN_VAIN = 3
+"""SLURM jobs in a row that may be cut off without having come further."""
+
+
+class SlurmJob:
+    """Submitted, or found in the queue; and again where SLURM cuts it off, until it has ended by itself.
+
+    What a worker is on this machine, but ``terminate`` and ``stop`` end nothing: what is in the queue stays
+    there, and the next bench goes on with it.
+    """
+
+    grace = 10.0
+    """Seconds in which a shared folder shows what a job has written before it ended."""
+
+    def __init__(self, planned: PlannedJob, cluster: Slurm) -> None:
+        self.planned, self._cluster = planned, cluster
+        self.exit_code: int | None = None
+        self._over_since: float | None = None
+        self._in_vain = 0
+        self._identity = ""
+        self._submit()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended, now or after that time."""
+        if self._ended():
+            return True
+        if seconds:
+            time.sleep(seconds)
+        return bool(seconds) and self._ended()
+
+    def terminate(self) -> None:
+        """Leave it in the queue."""
+        self._cluster.say(f"{name_of(self.planned)} stays with SLURM as job {self._identity}")
+
+    def stop(self) -> None:
+        """See ``terminate``."""
+
+    def _ended(self) -> bool:
+        if self.exit_code is not None:
+            return True
+        directory = self.planned.directory
+        status = read_json(ended_file(directory, self._identity)).get("status")
+        if status is not None and status != INTERRUPTED:
+            return self._leave(int(status))
+        state = self._cluster.state(self._identity)
+        if state not in FINAL:
+            self._over_since = None
+            return False
+        if self._over_since is None:
+            self._over_since = time.monotonic()
+        if status is None and time.monotonic() - self._over_since < self.grace:
+            return False
+        cut_off = status == INTERRUPTED or state in CUT_OFF
+        if not cut_off or (state == "CANCELLED" and self._cluster.cancelled_by_hand(self._identity)):
+            hint = "; ask for more with --slurm mem" if state == "OUT_OF_MEMORY" else ""
+            return self._fail(f"SLURM job {self._identity} has ended as {state}{hint}")
+        in_vain = self._mark() == read_json(directory / LAUNCH).get("mark")
+        self._in_vain = self._in_vain + 1 if in_vain else 0
+        if self._in_vain == MOST_IN_VAIN:
+            return self._fail(
+                f"SLURM has cut off {MOST_IN_VAIN} jobs in a row ({self._identity} as {state}) in which nothing"
+                " was finished; ask for more time with --slurm time"
+            )
+        before = self._identity
+        self._submit()
+        self._cluster.say(
+            f"{name_of(self.planned)}: SLURM job {before} was cut off ({state}); job {self._identity} goes on"
+        )
+        return False
+
+    def _leave(self, status: int) -> bool:
+        self.exit_code = status
+        self._cluster.following.discard(self._identity)
+        launch = self.planned.directory / LAUNCH
+        if read_json(launch).get("slurm_job") == self._identity:
+            launch.unlink(missing_ok=True)
+        return True
+
+    def _fail(self, message: str) -> bool:
+        write_json(self.planned.directory / ERROR, {"kind": "error", "message": message})
+        return self._leave(1)
+
+    def _submit(self) -> None:
+        directory = self.planned.directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self._cluster.following.discard(self._identity)
+        # Two benches that follow one job must not both submit it again.
+        with _alone(directory):
+            queued = read_json(directory / LAUNCH).get("slurm_job")
+            if queued is not None and queued != self._identity and self._cluster.adopts(self.planned):
+                self._cluster.say(f"{name_of(self.planned)} is in the queue as SLURM job {queued}")
+                self._identity = queued
+            else:
+                mark = self._mark()
+                for left in (ERROR, PROGRESS):
+                    (directory / left).unlink(missing_ok=True)
+                self._identity = self._cluster.submit(self.planned)
+                write_json(directory / LAUNCH, {"slurm_job": self._identity, "mark": mark})
+                write_json(directory / PROGRESS, {"phase": f"in the queue (SLURM job {self._identity})"})
+        self._cluster.following.add(self._identity)
+        self._over_since = None
+
+    def _mark(self) -> list[Any]:
+        """What differs once a job has come further: its checkpoints, or how much of its features there is."""
+        directory = self.planned.directory
+        saved = [(path.name, path.stat().st_mtime_ns) for path in sorted(directory.glob("*.ckpt"))]
+        state = read_json(directory / PROGRESS)
+        # As it comes back from JSON.
+        return [*map(list, saved), [state.get("done"), state.get("epoch")]]
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    (directory / FOLDER).mkdir(exist_ok=True)
+    with (directory / FOLDER / "lock").open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,60 @@
+"""What runs on the cluster: one process of a job, which leaves its exit status where the bench finds it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from crossmodal_bench.bench.process_group import TASK, global_rank
+from crossmodal_bench.bench.processes import PLANNED, from_json, guarded, limit_threads
+from crossmodal_bench.bench.state import LOG, read_json, write_json
+
+FOLDER = "slurm"
+"""In a job's directory: submitit's files, and exit statuses."""
+
+
+def ended_file(directory: Path, identity: str) -> Path:
+    """Where the first process of a SLURM job leaves its exit status; one that was killed leaves none."""
+    return directory / FOLDER / f"{identity}.json"
+
+
+def task(folder: str, devices: str) -> int:
+    """Run one process of the job whose plan lies in ``folder``.
+
+    Leaves with the job's exit status if that is not 0, so that SLURM ends the job's other processes.
+    """
+    # submitit's handlers would have SLURM start the job again from its beginning.
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
+    os.environ[TASK] = "slurm"
+    if "SLURM_CPUS_PER_TASK" in os.environ:
+        limit_threads(int(os.environ["SLURM_CPUS_PER_TASK"]))
+    directory = Path(folder)
+    if global_rank() > 0:
+        return _leave(guarded(from_json(read_json(directory / PLANNED)), devices))
+    with (directory / LOG).open("a") as log:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(log.fileno(), stream.fileno())
+    status = 1
+    try:
+        status = guarded(from_json(read_json(directory / PLANNED)), devices)
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int) else 1
+    finally:
+        write_json(ended_file(directory, _identity()), {"status": status})
+    return _leave(status)
+
+
+def _leave(status: int) -> int:
+    if status:
+        sys.exit(status)
+    return status
+
+
+def _identity() -> str:
+    from submitit import JobEnvironment
+
+    return JobEnvironment().job_id
