@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import crossmodal_bench
-from crossmodal_bench import cli
+from crossmodal_bench import actions, cli
 from crossmodal_bench.cli import main
 
 
@@ -106,7 +106,7 @@ def test_ctrl_c_asks_to_run_again(
     def interrupted(arguments: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_report", interrupted)
+    monkeypatch.setattr(actions, "report", interrupted)
     assert main(["report"]) == 75
     assert "same command again" in capsys.readouterr().err
 

@@ -156,7 +156,7 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
         seeds = options.seeds if options.seeds is not None else content.get("seeds")
         for dataset in datasets:
             for method, overrides, label in with_members(content):
-                preset = _preset(options.preset, dataset, gpu, content.get("presets", {}))
+                preset = preset_for(options.preset, dataset, gpu, content.get("presets", {}))
                 yield _Row(
                     method,
                     dataset,
@@ -171,7 +171,7 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
         return
     dataset = options.dataset or "synthetic"
     for method in _method_names(options.methods, suites):
-        preset = _preset(options.preset, dataset, gpu, {})
+        preset = preset_for(options.preset, dataset, gpu, {})
         yield _Row(method, dataset, preset, options.seeds, {}, "", None, "test")
 
 
@@ -194,7 +194,8 @@ def _method_names(words: str, suites: list[str]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def _preset(word: str, dataset: str, gpu: bool, suite: dict[str, str]) -> str:
+def preset_for(word: str, dataset: str, gpu: bool, suite: dict[str, str]) -> str:
+    """What PRESET means on a data set; ``suite`` has a suite's own word for ``auto``, by data set."""
     if word != "auto":
         if word not in experiments.PRESETS:
             raise BadInput(f"preset '{word}' is unknown{nearest(word, [*experiments.PRESETS, 'auto'])}")
