@@ -70,6 +70,14 @@ def extract(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def doctor(arguments: argparse.Namespace) -> int:
+    """Say what this machine can do; 1 where something will not work."""
+    from crossmodal_bench.doctor import Place, doctor
+
+    place = Place(arguments.data_root, arguments.runs, tuple(arguments.dataset))
+    return doctor(place, machine_readable=arguments.json)
+
+
 def _data_module(
     arguments: argparse.Namespace, network: str | None = None, weights: str = "auto", size: int = 224
 ) -> Any:

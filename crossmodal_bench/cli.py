@@ -114,6 +114,23 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--batch-size", type=int, default=None, help="images at a time (32)")
     command.add_argument("--device", default="auto")
     command.set_defaults(run=actions.extract)
+    command = commands.add_parser(
+        "doctor", help="say what this machine can do, what is missing, and each fix"
+    )
+    command.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder of the data sets (data)"
+    )
+    command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the records (runs)")
+    command.add_argument(
+        "--dataset",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="look at these, for all methods",
+    )
+    command.add_argument("--json", action="store_true", help="print findings for programs")
+    command.set_defaults(run=actions.doctor)
     for name in ("fit", "test"):
         commands.add_parser(
             name, help=f"{name} one configuration with Lightning's command line", add_help=False

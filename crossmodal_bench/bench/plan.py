@@ -90,12 +90,13 @@ class _Row:
     """Whether it is planned for the sake of another: what is overridden there may be nothing that it has."""
 
 
-def make_plan(options: BenchOptions, gpu: bool) -> list[PlannedJob]:
+def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | None = None) -> list[PlannedJob]:
     """All jobs of one bench and those that they start from, parents first; none of them is started.
 
     Args:
         options: the command's words.
         gpu: whether a GPU is visible; decides what the preset ``auto`` is.
+        corpora: what earlier plans have read, to which this one adds.
 
     Raises:
         BadInput: anything unusable among the words or in the data; nothing has been written then.
@@ -106,7 +107,7 @@ def make_plan(options: BenchOptions, gpu: bool) -> list[PlannedJob]:
         if key in options.overrides:
             raise BadInput(f"--set {key} has no effect in a bench; set {variable} instead")
     batches: list[list[PlannedJob]] = []
-    corpora: dict[str, Inputs] = {}
+    corpora = {} if corpora is None else corpora
     for row in _rows(options, gpu):
         settings = experiments.dataset_settings(row.dataset, options.data_root)
         for protocol, variant in experiments.protocols_of(settings).items():
