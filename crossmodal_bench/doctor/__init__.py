@@ -21,7 +21,7 @@ AREAS: dict[str, tuple[str, dict[str, float | None]]] = {
     "Disk": ("disk", {"runs": DISK, "cache": DISK, "temporary": DISK}),
     "Data": ("data", {"data_sets": None}),
     "Weights": ("weights", {"networks": DISK, "language_models": DISK, "offline": None}),
-    "Records": ("records", {"jobs": DISK, "clock": DISK, "wandb": DISK}),
+    "Records": ("records", {"jobs": DISK, "clock": DISK, "wandb": DISK, "uploads": DISK}),
 }
 """Each area's module and its checks, with the seconds after which one is given up."""
 

@@ -14,7 +14,6 @@ import numpy as np
 from crossmodal_bench.bench import experiments
 from crossmodal_bench.bench.inputs import Inputs
 from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
-from crossmodal_bench.bench.processes import has_accelerator
 from crossmodal_bench.bench.worker import trainer_devices
 from crossmodal_bench.data.corpus import SPLITS, Corpus
 from crossmodal_bench.data.datasets.karpathy import is_karpathy_folder
@@ -22,12 +21,13 @@ from crossmodal_bench.data.datasets.precomputed import precomputed_folder
 from crossmodal_bench.data.derived import lacking
 from crossmodal_bench.data.images import unreadable
 from crossmodal_bench.data.views import VIEWS
+from crossmodal_bench.doctor.devices import gpu_visible
 from crossmodal_bench.doctor.findings import Finding, Place, Status, guarded, told, within
 from crossmodal_bench.doctor.limits import critics
 from crossmodal_bench.errors import BadInput, MissingInput
 
-EACH, ALL, ASKED = 10.0, 8.0, 300.0
-"""Seconds for one data set, for all of them, and for one that was asked for."""
+ANSWER, EACH, ALL, ASKED = 5.0, 10.0, 8.0, 300.0
+"""Seconds for DATA_ROOT to answer, for one data set, for all of them, and for one that was asked for."""
 MANUAL = "see the table of data sets in the README"
 SAMPLE = 16
 """Pictures that are decoded of each data set."""
@@ -35,12 +35,18 @@ SAMPLE = 16
 
 def data_sets(place: Place) -> Iterator[Finding]:
     """Every data set that was asked for, or else every known one and every folder in a known layout."""
+    hangs = within(ANSWER, "DATA_ROOT", lambda: list(place.data_root.glob("*/x")) and [])
+    if hangs:
+        yield from hangs
+        return
     if not place.data_root.is_dir():
         text = f"DATA_ROOT ({place.data_root}) is no folder: only synthetic data can be used"
         fix = (
             "make it and put data sets there, or name the folder that has them with --data-root (DATA_ROOT=)"
         )
         yield Finding("DATA_ROOT", "problem" if place.datasets else "warning", text, fix)
+    # Asked before anything forks, which CUDA does not forgive.
+    several = gpu_visible() and trainer_devices("auto")["devices"] != 1
     deadline, absent = time.monotonic() + ALL, []
     for name in place.datasets or known_or_found(place.data_root):
         if not place.datasets and name == "synthetic":
@@ -58,7 +64,7 @@ def data_sets(place: Place) -> Iterator[Finding]:
         else:
             seconds = ASKED if place.datasets else EACH
             more = f"crossmodal-bench doctor --dataset {name} has more patience"
-            yield from within(seconds, name, lambda name=name: examined(name, place), more)  # type: ignore[misc]
+            yield from within(seconds, name, lambda name=name: examined(name, place, several), more)  # type: ignore[misc]
     yield from absent
 
 
@@ -95,16 +101,19 @@ def folder_missing(name: str, place: Place) -> Iterator[Finding]:
         yield told(name, "problem" if place.datasets else "information", str(error), MANUAL)
 
 
-def examined(name: str, place: Place) -> Iterator[Finding]:
-    """Counts, views, a sample of the pictures, and what each method lacks, as the bench's planner says it."""
+def examined(name: str, place: Place, several: bool) -> Iterator[Finding]:
+    """Counts, views, a sample of the pictures, and what each method lacks, as the bench's planner says it.
+
+    ``several``: whether one training takes several devices.
+    """
     corpora: dict[str, Inputs] = {}
     options = BenchOptions(dataset=name, data_root=place.data_root, runs=place.runs, methods="cca", seeds=1)
     try:
         # Of one method first: where files are missing, they are missing for all.
-        plan = make_plan(options, has_accelerator(), corpora)
+        plan = make_plan(options, gpu_visible(), corpora)
         if not plan[0].missing:
             options = replace(options, methods="all" if place.datasets else "default")
-            plan = make_plan(options, has_accelerator(), corpora)
+            plan = make_plan(options, gpu_visible(), corpora)
     except BadInput as error:
         yield told(name, "problem", str(error), MANUAL)
         return
@@ -119,10 +128,9 @@ def examined(name: str, place: Place) -> Iterator[Finding]:
     yield from _pictures(name, corpus)
     yield from _methods(name, plan)
     for planned in plan:
-        dim = _critics_dim(planned.config)
+        dim = None if planned.missing else _critics_dim(planned.config)
         if dim is not None:
-            several = trainer_devices("auto")["devices"] != 1
-            yield critics(name, planned.counts["train"]["images"], dim, 2 if several else 1)
+            yield critics(name, planned.counts["train"]["images"], dim, several)
             break
 
 

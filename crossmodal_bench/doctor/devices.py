@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from crossmodal_bench.doctor.findings import Finding, Place, size
@@ -171,16 +172,27 @@ def supported(capability: tuple[int, int], built: Sequence[str]) -> bool:
     return not built
 
 
+@cache
+def gpu_visible() -> bool:
+    """Whether the bench sees something faster than the CPU.
+
+    Asked once and remembered, by a check that runs in this process: CUDA tells a process that was forked from
+    one that has asked it that there is none.
+    """
+    from crossmodal_bench.bench.processes import has_accelerator
+
+    return has_accelerator()
+
+
 def choices(place: Place) -> Iterator[Finding]:
     """What DEVICES=auto and PRESET=auto are here."""
     from crossmodal_bench.bench.plan import preset_for
-    from crossmodal_bench.bench.processes import can_fork, has_accelerator
+    from crossmodal_bench.bench.processes import can_fork
     from crossmodal_bench.bench.worker import trainer_devices
 
     chosen = trainer_devices("auto")
     how = "forked from the bench" if can_fork("auto") else "each a new program"
     words = ", ".join(f"{name} {value}" for name, value in chosen.items())
     yield Finding("DEVICES=auto", "information", f"{words}; jobs are {how}")
-    gpu = has_accelerator()
-    real, synthetic = (preset_for("auto", name, gpu, {}) for name in ("flickr30k", "synthetic"))
+    real, synthetic = (preset_for("auto", name, gpu_visible(), {}) for name in ("flickr30k", "synthetic"))
     yield Finding("PRESET=auto", "information", f"{real} on real data, {synthetic} on synthetic data")

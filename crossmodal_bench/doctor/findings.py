@@ -131,7 +131,7 @@ def resolved(host: str, seconds: float = 3.0) -> str | None:
     def ask() -> None:
         try:
             found.append(str(socket.getaddrinfo(host, None)[0][4][0]))
-        except OSError:
+        except (OSError, UnicodeError):
             return
 
     thread = threading.Thread(target=ask, daemon=True)

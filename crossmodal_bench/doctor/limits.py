@@ -46,21 +46,22 @@ def judged_shared_memory(free: int, loaders: int) -> Finding:
     return Finding("shared memory", "ok", f"{text}; {what}")
 
 
-def critics(dataset: str, rows: int, dim: int, devices: int) -> Finding:
+def critics(dataset: str, rows: int, dim: int, several: bool) -> Finding:
     """Whether ADDR's discriminators, one for each of ``rows`` training images, find room.
 
     Args:
         dataset: its name.
         rows: training images.
         dim: width of a region or a word.
-        devices: on several, the processes share the discriminators in /dev/shm; else they are in memory.
+        several: whether several devices train, whose processes share the discriminators in /dev/shm; one has
+            them in its own memory.
     """
     from crossmodal_bench.methods.critic_bank import CriticBank
 
     need = CriticBank.size(rows, dim)
     text = f"ADDR's {rows:,} discriminators of {dim} numbers take {size(need)}"
     name = f"{dataset}: ADDR"
-    if devices > 1 and SHARED.is_dir():
+    if several and SHARED.is_dir():
         found = os.statvfs(SHARED)
         free = found.f_bavail * found.f_frsize
         where, fix = (

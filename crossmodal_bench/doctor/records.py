@@ -88,7 +88,7 @@ def clock(place: Place) -> Iterator[Finding]:
 
 
 def wandb(place: Place) -> Iterator[Finding]:
-    """Whether W&B is logged in, what WANDB=auto gives, and which offline runs have not been uploaded."""
+    """Whether W&B is logged in, and what WANDB=auto gives."""
     from crossmodal_bench.bench.wandb import logged_in, resolve_mode
 
     known = logged_in()
@@ -100,6 +100,10 @@ def wandb(place: Place) -> Iterator[Finding]:
     else:
         state = "logged in" if known else "not logged in (wandb login)"
         yield Finding("W&B", "ok" if known else "information", f"{state}; WANDB=auto is {mode}")
+
+
+def uploads(place: Place) -> Iterator[Finding]:
+    """Runs that were written offline and have not been uploaded."""
     waiting = [folder for folder in place.runs.glob("*/*/*/wandb/offline-run-*") if not _uploaded(folder)]
     if waiting:
         text = f"{len(waiting)} offline runs have not been uploaded"

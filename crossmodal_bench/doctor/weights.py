@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from crossmodal_bench.doctor.devices import gpu_visible
 from crossmodal_bench.doctor.findings import Finding, Place
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "WANDB_MODE")
@@ -105,6 +106,5 @@ def cached_model(name: str) -> Path | None:
 
 def _automatic_preset() -> str:
     from crossmodal_bench.bench.plan import preset_for
-    from crossmodal_bench.bench.processes import has_accelerator
 
-    return preset_for("auto", "flickr30k", has_accelerator(), {})
+    return preset_for("auto", "flickr30k", gpu_visible(), {})
