@@ -354,7 +354,9 @@ def test_a_network_disk_that_keeps_locks_to_itself_is_a_warning(
 
 
 def test_an_empty_data_root_lists_what_could_be_there(place: Place) -> None:
-    found = by_name(data.data_sets(place))
+    root, *rest = data.data_sets(place)
+    assert root.name == "DATA_ROOT" and root.status == "ok"
+    found = by_name(rest)
     assert set(experiments.names("datasets")) == set(found)
     assert {one.status for name, one in found.items() if name != "synthetic"} == {"information"}
     assert found["flickr30k"].fix == "put dataset_*.json and images/ there"
@@ -364,7 +366,7 @@ def test_an_empty_data_root_lists_what_could_be_there(place: Place) -> None:
     ("name", "sentence"), [("flickr30k", "flickr30k is missing"), ("flikr30k", "'flikr30k' is unknown")]
 )
 def test_a_data_set_that_was_asked_for_must_be_there(place: Place, name: str, sentence: str) -> None:
-    (found,) = data.data_sets(Place(place.data_root, place.runs, (name,)))
+    _, found = data.data_sets(Place(place.data_root, place.runs, (name,)))
     assert found.status == "problem" and sentence in found.text
 
 

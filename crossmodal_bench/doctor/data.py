@@ -22,7 +22,7 @@ from crossmodal_bench.data.derived import lacking
 from crossmodal_bench.data.images import unreadable
 from crossmodal_bench.data.views import VIEWS
 from crossmodal_bench.doctor.devices import gpu_visible
-from crossmodal_bench.doctor.findings import Finding, Place, Status, guarded, told, within
+from crossmodal_bench.doctor.findings import IMPATIENT, Finding, Place, Status, guarded, told, within
 from crossmodal_bench.doctor.limits import critics
 from crossmodal_bench.errors import BadInput, MissingInput
 
@@ -35,18 +35,12 @@ SAMPLE = 16
 
 def data_sets(place: Place) -> Iterator[Finding]:
     """Every data set that was asked for, or else every known one and every folder in a known layout."""
-    hangs = within(ANSWER, "DATA_ROOT", lambda: list(place.data_root.glob("*/x")) and [])
-    if hangs:
-        yield from hangs
-        return
-    if not place.data_root.is_dir():
-        text = f"DATA_ROOT ({place.data_root}) is no folder: only synthetic data can be used"
-        fix = (
-            "make it and put data sets there, or name the folder that has them with --data-root (DATA_ROOT=)"
-        )
-        yield Finding("DATA_ROOT", "problem" if place.datasets else "warning", text, fix)
     # Asked before anything forks, which CUDA does not forgive.
     several = gpu_visible() and trainer_devices("auto")["devices"] != 1
+    answer = within(ANSWER, "DATA_ROOT", lambda: root(place))
+    yield from answer
+    if any(one.fix == IMPATIENT for one in answer):
+        return
     deadline, absent = time.monotonic() + ALL, []
     for name in place.datasets or known_or_found(place.data_root):
         if not place.datasets and name == "synthetic":
@@ -66,6 +60,17 @@ def data_sets(place: Place) -> Iterator[Finding]:
             more = f"crossmodal-bench doctor --dataset {name} has more patience"
             yield from within(seconds, name, lambda name=name: examined(name, place, several), more)  # type: ignore[misc]
     yield from absent
+
+
+def root(place: Place) -> Iterator[Finding]:
+    """DATA_ROOT itself; a disk that does not answer shows here."""
+    if place.data_root.is_dir():
+        count = sum(path.is_dir() for path in place.data_root.iterdir())
+        yield Finding("DATA_ROOT", "ok", f"{place.data_root}: {count} folder{'s' * (count != 1)}")
+        return
+    text = f"{place.data_root} is no folder: only synthetic data can be used"
+    fix = "make it and put data sets there, or name the folder that has them with --data-root (DATA_ROOT=)"
+    yield Finding("DATA_ROOT", "problem" if place.datasets else "warning", text, fix)
 
 
 def known_or_found(root: Path) -> list[str]:
