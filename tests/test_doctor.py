@@ -92,6 +92,15 @@ def test_a_check_whose_process_dies_is_a_finding() -> None:
     assert found.status == "problem" and "status 7" in found.text
 
 
+def test_where_no_process_can_be_started_that_is_the_finding() -> None:
+    code = (
+        "from crossmodal_bench.doctor.findings import within\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\nshow(within(5, 'starved', lambda: []))"
+    )
+    (found,) = in_a_process(code)
+    assert found["status"] == "problem" and "no process can be started" in found["text"]
+
+
 # ---- software --------------------------------------------------------------------------------------
 
 

@@ -102,6 +102,13 @@ def test_bench_passes_on_exactly_what_was_set() -> None:
     assert bench_words(DATA_ROOT="/exported") == [*program, "--data-root", "/exported"]
 
 
+def test_doctor_passes_on_where_to_look_and_nothing_else() -> None:
+    result = make("-n", "doctor", "DATASET=x", "DATA_ROOT=my data", "RUNS=r", "METHODS=cca")
+    words = shlex.split(result.stdout.splitlines()[-1])
+    options = ["--dataset", "x", "--data-root", "my data", "--runs", "r"]
+    assert words == [".venv/bin/crossmodal-bench", "doctor", *options]
+
+
 def test_every_bench_variable_reaches_the_program_whole() -> None:
     awkward = "it's a/path with  spaces"
     words = bench_words(*(f"{name}={awkward}" for name in BENCH_VARIABLES))

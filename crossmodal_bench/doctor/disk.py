@@ -45,8 +45,10 @@ def cache(place: Place) -> Iterator[Finding]:
     if folder.is_symlink() and not folder.exists():
         text = f"{folder} is a link to {os.readlink(folder)}, which is not there"
         yield Finding("cache", "problem", text, f"make that folder, or remove the link: rm '{folder}'")
-    elif existing(folder).stat().st_dev == existing(place.runs).stat().st_dev and not folder.exists():
-        yield Finding("cache", "ok", "in RUNS, made on first use")
+    elif not folder.exists():
+        # What is wrong with RUNS stands there.
+        if existing(folder).is_dir():
+            yield Finding("cache", "ok", "in RUNS, made on first use")
     else:
         yield from folder_findings("cache", folder)
 

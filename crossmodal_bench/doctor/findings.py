@@ -95,9 +95,15 @@ def within(
     if not sys.platform.startswith("linux"):
         return guarded(name, check)
     context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(sender, name, check), daemon=True)
-    process.start()
+    try:
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_send, args=(sender, name, check), daemon=True)
+        process.start()
+    except OSError as error:
+        text = f"no process can be started for the check '{name}' ({error.strerror or error})"
+        return [
+            Finding(name, "problem", text, "raise the limits of the session: ulimit -n 4096; ulimit -u 4096")
+        ]
     sender.close()
     try:
         if receiver.poll(seconds):
