@@ -11,7 +11,7 @@ PYTHON ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup bench test test-slow lint types smoke docker-install-check clean
+.PHONY: help setup bench doctor test test-slow lint types smoke docker-install-check clean
 
 # A misspelt variable would otherwise be ignored, and hours spent on something that nobody asked for.
 set_by_hand := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
@@ -110,6 +110,9 @@ setup: $(STAMP) ## Create .venv and install into it (every other command does th
 # "Error 75" interrupted, run it again to go on.
 bench: $(STAMP) ## Train, test and rank: make bench DATASET=flickr8k DATA_ROOT=data SEEDS=3
 	$(VENV)/bin/crossmodal-bench bench $(bench_options)
+
+doctor: $(STAMP) ## Say what this machine can do, what is missing, and each fix: make doctor DATASET=flickr30k
+	$(VENV)/bin/crossmodal-bench doctor $(foreach name,$(filter DATASET DATA_ROOT RUNS,$(given)),$(call option,$(name)))
 
 # One thread in each of as many processes as there are cores: two thread pools in one place wait for each other.
 test: $(STAMP) ## Run the tests

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crossmodal_bench import __version__
+from crossmodal_bench import __version__, actions
 from crossmodal_bench.bench.options import add_options, read_options
 from crossmodal_bench.errors import BadInput, Diverged
 from crossmodal_bench.interruption import AGAIN, Interrupted
@@ -81,18 +81,18 @@ def _parser() -> argparse.ArgumentParser:
         "--data-root", type=Path, default=Path("data"), help="folder of the data sets (data)"
     )
     command.add_argument("--wandb", default="auto", help="auto, online, offline or off")
-    command.set_defaults(run=_ensemble)
+    command.set_defaults(run=actions.ensemble)
     command = commands.add_parser(
         "report", help="write the leaderboard of all records as Markdown, CSV and HTML"
     )
     command.add_argument("--runs", type=Path, default=Path("runs"))
-    command.set_defaults(run=_report)
+    command.set_defaults(run=actions.report)
     command = commands.add_parser("prepare", help="check a data set's files and print what they hold")
     _data_options(command)
     command.add_argument("--min-count", type=int, default=4, help="vocabulary cut-off")
     command.add_argument("--network", default=None, help="also extract this image network's features")
     command.add_argument("--weights", default="auto", help="that network's weights, as for extract")
-    command.set_defaults(run=_prepare)
+    command.set_defaults(run=actions.prepare)
     command = commands.add_parser(
         "extract", help="image features, or regions, of a frozen network, kept for later runs"
     )
@@ -112,7 +112,24 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--image-size", type=int, default=None, help="pixels of a side (224)")
     command.add_argument("--batch-size", type=int, default=None, help="images at a time (32)")
     command.add_argument("--device", default="auto")
-    command.set_defaults(run=_extract)
+    command.set_defaults(run=actions.extract)
+    command = commands.add_parser(
+        "doctor", help="say what this machine can do, what is missing, and each fix"
+    )
+    command.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder of the data sets (data)"
+    )
+    command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the records (runs)")
+    command.add_argument(
+        "--dataset",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="look at these, for all methods",
+    )
+    command.add_argument("--json", action="store_true", help="print findings for programs")
+    command.set_defaults(run=actions.doctor)
     for name in ("fit", "test"):
         commands.add_parser(
             name, help=f"{name} one configuration with Lightning's command line", add_help=False
@@ -139,84 +156,6 @@ def _status(arguments: argparse.Namespace) -> int:
     from crossmodal_bench.bench import runner
 
     return runner.status(read_options(arguments))
-
-
-def _ensemble(arguments: argparse.Namespace) -> int:
-    from crossmodal_bench.bench import ensemble, wandb
-    from crossmodal_bench.bench.report import print_leaderboard
-
-    mode = wandb.resolve_mode(arguments.wandb)
-    planned = ensemble.plan_ensemble(ensemble.read_members(arguments.records), arguments.runs)
-    record = planned.existing()
-    if record is not None:
-        print(f"{record.directory} is there already, of exactly these models")
-    else:
-        record = ensemble.run_ensemble(planned, arguments.data_root, arguments.runs / "cache")
-        warning = wandb.log_record(record, record.directory, mode)
-        print(warning or f"Record: {record.directory}")
-    print_leaderboard([record])
-    return 0
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    from crossmodal_bench.bench.report import build_report
-
-    if not arguments.runs.is_dir():
-        raise BadInput(
-            f"{arguments.runs} is missing; run crossmodal-bench bench first, or name the folder with --runs"
-        )
-    report = build_report(arguments.runs)
-    print(f"Report: {', '.join(str(path) for path in report.files)}")
-    return 0
-
-
-def _prepare(arguments: argparse.Namespace) -> int:
-    from crossmodal_bench.data.prepare import extract, prepare
-
-    data = _data_module(arguments, arguments.network, arguments.weights)
-    for line in prepare(data, arguments.min_count):
-        print(line)
-    if arguments.network is not None:
-        print(f"  features {extract(data)}")
-    return 0
-
-
-def _extract(arguments: argparse.Namespace) -> int:
-    from crossmodal_bench.data.prepare import extract
-
-    if arguments.regions == "detector":
-        for name in ("network", "image_size", "batch_size"):
-            if getattr(arguments, name) is not None:
-                option = f"--{name.replace('_', '-')}"
-                raise BadInput(f"{option} has no effect on a detector; leave it out")
-    elif arguments.network is None and arguments.regions is None:
-        raise BadInput("--network is missing; name the network to run, e.g. --network mobilenet_v2")
-    network = arguments.network or ("mobilenet_v2" if arguments.regions == "grid" else None)
-    data = _data_module(arguments, network, arguments.weights, arguments.image_size or 224)
-    data.regions = arguments.regions or "auto"
-    print(extract(data, arguments.batch_size or 32, arguments.device))
-    return 0
-
-
-def _data_module(
-    arguments: argparse.Namespace, network: str | None = None, weights: str = "auto", size: int = 224
-) -> Any:
-    from crossmodal_bench.bench import experiments
-    from crossmodal_bench.training import instantiate
-
-    settings = experiments.dataset_settings(arguments.dataset, arguments.data_root)
-    variant = next(iter(experiments.protocols_of(settings).values()))
-    config = experiments.merge({"data": settings["data"]}, variant)
-    config["data"].update(
-        root=str(arguments.data_root),
-        cache=str(arguments.runs / "cache"),
-        network=network,
-        weights=weights,
-        image_size=size,
-        on_bad_image=arguments.on_bad_image,
-    )
-    config["model"] = {"class_path": "crossmodal_bench.methods.CCA"}
-    return instantiate({**config, "seed_everything": 0}, accelerator="cpu", devices=1).datamodule
 
 
 def _lightning(words: list[str]) -> int:

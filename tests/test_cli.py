@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import crossmodal_bench
-from crossmodal_bench import cli
+from crossmodal_bench import actions, cli
+from crossmodal_bench.bench.options import read_options
 from crossmodal_bench.cli import main
 
 
@@ -29,7 +30,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for command in ("bench", "status", "ensemble", "report", "prepare", "extract", "fit", "test"):
+    for command in ("bench", "status", "ensemble", "report", "prepare", "extract", "doctor", "fit", "test"):
         assert f"    {command} " in text
 
 
@@ -80,9 +81,10 @@ def test_the_parser_refuses_with_the_same_status(words: str, capsys: pytest.Capt
 def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
     words = (
         "bench --dataset d --data-root r --methods m --seeds 2 --preset p --runs u --devices 3 --wandb off "
-        "--network n --weights w --rerun stale --on-bad-image skip --set a.b=1e-3 --set c=[1,2]"
+        "--network n --weights w --rerun stale --on-bad-image skip --set a.b=1e-3 --set c=[1,2] "
+        "--jobs 4 --launcher slurm --slurm time=60"
     )
-    options = vars(cli._options(cli._parser().parse_args(words.split())))
+    options = vars(read_options(cli._parser().parse_args(words.split())))
     assert options == {
         "dataset": "d",
         "data_root": Path("r"),
@@ -91,6 +93,9 @@ def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
         "preset": "p",
         "runs": Path("u"),
         "devices": "3",
+        "jobs": 4,
+        "launcher": "slurm",
+        "slurm": {"time": 60},
         "wandb": "off",
         "network": "n",
         "weights": "w",
@@ -106,7 +111,7 @@ def test_ctrl_c_asks_to_run_again(
     def interrupted(arguments: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_report", interrupted)
+    monkeypatch.setattr(actions, "report", interrupted)
     assert main(["report"]) == 75
     assert "same command again" in capsys.readouterr().err
 

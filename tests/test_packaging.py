@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Callable
 from fnmatch import fnmatch
 from itertools import chain
 from pathlib import Path
@@ -17,6 +20,8 @@ import pytest
 import yaml
 
 import crossmodal_bench
+from crossmodal_bench.bench import report
+from crossmodal_bench.cli import main
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = [ROOT / "docker" / "Dockerfile", ROOT / "docker" / "Dockerfile.cpu"]
@@ -33,6 +38,7 @@ case "$*" in
   *ensurepip*) exit "${ENSUREPIP_STATUS:-0}" ;;
 esac
 """
+SYNTHETIC = "{class_path: crossmodal_bench.data.datasets.Synthetic, init_args: {size: tiny}}"
 BROKEN_SHIM = "#!/bin/sh\necho 'command not found' >&2\nexit 127\n"
 
 
@@ -94,6 +100,13 @@ def test_bench_passes_on_exactly_what_was_set() -> None:
     assert bench_words("DATASET=x", "SEEDS=0") == [*program, "--dataset", "x", "--seeds", "0"]
     assert bench_words("WEIGHTS=") == [*program, "--weights", ""]
     assert bench_words(DATA_ROOT="/exported") == [*program, "--data-root", "/exported"]
+
+
+def test_doctor_passes_on_where_to_look_and_nothing_else() -> None:
+    result = make("-n", "doctor", "DATASET=x", "DATA_ROOT=my data", "RUNS=r", "METHODS=cca")
+    words = shlex.split(result.stdout.splitlines()[-1])
+    options = ["--dataset", "x", "--data-root", "my data", "--runs", "r"]
+    assert words == [".venv/bin/crossmodal-bench", "doctor", *options]
 
 
 def test_every_bench_variable_reaches_the_program_whole() -> None:
@@ -313,6 +326,30 @@ class TestDockerfile:
         project = pyproject()["project"]
         assert {project["readme"], *project["license-files"]} <= set(copied_paths(dockerfile))
 
+    def test_is_offline_and_keeps_its_caches_in_the_volume_unless_it_is_told_otherwise(
+        self, dockerfile: Path
+    ) -> None:
+        found = instructions(dockerfile)
+        variables = dict(
+            pair.split("=", 1) for word, rest in found if word == "ENV" for pair in shlex.split(rest)
+        )
+        assert variables["HF_HUB_OFFLINE"] == "1" and variables["WANDB_MODE"] == "offline"
+        (volumes,) = [yaml.safe_load(rest) for word, rest in found if word == "VOLUME"]
+        for name in ("TORCH_HOME", "HF_HOME", "XDG_CACHE_HOME"):
+            assert any(Path(variables[name]).is_relative_to(volume) for volume in volumes), name
+        # A folder that becomes a volume keeps the access that it had before, and no later one.
+        order = [word for word, _ in found]
+        (opened,) = [
+            n for n, (word, rest) in enumerate(found) if word == "RUN" and "chmod 1777 /cache" in rest
+        ]
+        assert opened < order.index("VOLUME")
+
+    def test_a_stop_reaches_the_program(self, dockerfile: Path) -> None:
+        found = instructions(dockerfile)
+        assert [rest for word, rest in found if word == "STOPSIGNAL"] == ["SIGTERM"]
+        (entry,) = [rest for word, rest in found if word == "ENTRYPOINT"]
+        assert entry.startswith("["), "a shell would be process 1 and keep the signal to itself"
+
     def test_runs_the_program_as_an_ordinary_user(self, dockerfile: Path) -> None:
         found = instructions(dockerfile)
         users = [rest for word, rest in found if word == "USER"]
@@ -321,11 +358,124 @@ class TestDockerfile:
         assert entry == list(pyproject()["project"]["scripts"])
 
 
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
+    return found
+
+
 def test_compose_builds_from_these_dockerfiles() -> None:
-    compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
-    builds = [service["build"] for service in compose["services"].values()]
+    builds = [services()[name]["build"] for name in ("cpu", "gpu")]
     assert {build["context"] for build in builds} == {".."}
     assert {ROOT / build["dockerfile"] for build in builds} == set(DOCKERFILES)
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_a_stopped_service_has_time_to_write_a_checkpoint_and_is_offline_by_default(name: str) -> None:
+    service = services()[name]
+    assert service["init"] is True and service["stop_signal"] == "SIGTERM"
+    assert service["stop_grace_period"] == "60s"
+    assert service["environment"]["WANDB_MODE"] == "${WANDB_MODE:-offline}"
+    assert service["environment"]["HF_HUB_OFFLINE"] == "${HF_HUB_OFFLINE:-1}"
+    assert "cache:/cache" in service["volumes"]
+
+
+def test_the_page_is_read_only_of_this_machine_alone_and_where_the_report_is_written(tmp_path: Path) -> None:
+    page = services()["page"]
+    assert all(port.startswith("127.0.0.1:") for port in page["ports"])
+    assert page["read_only"] is True and page["init"] is True
+    (volume,) = page["volumes"]
+    source, target, mode = volume.rsplit(":", 2)
+    assert mode == "ro" and source in services()["cpu"]["volumes"][1]
+    assert page["command"][:3] == ["python", "-m", "http.server"]
+    options = argparse.ArgumentParser()
+    options.add_argument("port", type=int)
+    options.add_argument("--directory", type=Path)
+    served = options.parse_args(page["command"][3:])
+    assert page["ports"][0].endswith(f":{served.port}")
+    # Where the report lies below RUNS, in the words of the module that writes it.
+    assert served.directory.relative_to(target) == Path("report")
+    assert 'runs / "report" / file' in inspect.getsource(report.build_report)
+
+
+# ---- the batch script of a cluster -----------------------------------------------------------------
+
+SBATCH = ROOT / "experiments" / "slurm" / "bench.sbatch"
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Callable[..., tuple[subprocess.CompletedProcess[str], list[str]]]:
+    """Runs the batch script where srun and scontrol only note what they were asked for."""
+    log = tmp_path / "log"
+    for name, status in (("srun", "${SRUN_STATUS:-0}"), ("scontrol", "0")):
+        command = tmp_path / name
+        command.write_text(f'#!/bin/sh\nprintf "%s\\n" {name} "$@" >> "{log}"\nexit {status}\n')
+        command.chmod(0o755)
+
+    def run(*arguments: str, **extra: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+        log.write_text("")
+        slurm = {"SLURM_JOB_ID": "77", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS_PER_NODE": "4"}
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", str(SBATCH), *arguments],
+            env={**os.environ, **slurm, "SLURM_CPUS_PER_TASK": "8", "PATH": path, **extra},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done, log.read_text().splitlines()
+
+    return run
+
+
+Batch = Callable[..., tuple[subprocess.CompletedProcess[str], list[str]]]
+
+
+def test_every_line_of_the_batch_script_is_bash_and_slurm_is_told_before_the_first_command() -> None:
+    subprocess.run(["bash", "-n", str(SBATCH)], check=True)
+    lines = SBATCH.read_text().splitlines()
+    first = next(n for n, line in enumerate(lines) if line and not line.startswith("#"))
+    told = [n for n, line in enumerate(lines) if line.startswith("#SBATCH")]
+    assert told and max(told) < first
+    assert "#SBATCH --signal=USR1@120" in lines and "#SBATCH --requeue" in lines
+
+
+def test_an_interrupted_batch_job_is_queued_again_and_no_other(batch: Batch, tmp_path: Path) -> None:
+    for status, again in (("0", False), ("1", False), ("75", True)):
+        done, asked = batch("config.yaml", str(tmp_path / "a folder"), SRUN_STATUS=status)
+        assert done.returncode == int(status), done.stderr
+        assert (asked[-3:] == ["scontrol", "requeue", "77"]) == again
+        assert ("scontrol" in asked) == again
+    assert batch("config.yaml")[0].returncode == 2
+
+
+def test_a_batch_job_goes_on_from_the_newest_checkpoint(batch: Batch, tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    assert "--ckpt_path" not in batch("config.yaml", str(folder))[1]
+    for age, name in ((100, "old.ckpt"), (0, "new er.ckpt"), (50, "middle.ckpt")):
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        (folder / "checkpoints" / name).touch()
+        os.utime(folder / "checkpoints" / name, (1e9 - age, 1e9 - age))
+    _, asked = batch("config.yaml", str(folder))
+    assert asked[asked.index("--ckpt_path") + 1] == str(folder / "checkpoints" / "new er.ckpt")
+
+
+def test_the_program_knows_every_option_of_the_batch_script(
+    batch: Batch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model: {class_path: crossmodal_bench.methods.CCA}\ndata: {dataset: " + SYNTHETIC + "}\n"
+    )
+    _, asked = batch(str(config), str(tmp_path))
+    words = asked[asked.index("crossmodal-bench") + 1 :]
+    assert words[0] == "fit" and len(words) > 10
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--print_config"])
+    assert end.value.code == 0
+    understood = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert understood["num_nodes"] == 2 and str(understood["devices"]) == "4"
+    assert understood["default_root_dir"] == str(tmp_path)
+    assert main([*words, "--trainer.no_such_option", "1", "--print_config"]) == 2
 
 
 def test_the_supported_pythons_are_the_same_everywhere() -> None:

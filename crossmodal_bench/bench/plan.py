@@ -72,12 +72,13 @@ class _Row:
     """Whether it is planned for the sake of another: what is overridden there may be nothing that it has."""
 
 
-def make_plan(options: BenchOptions, gpu: bool) -> list[PlannedJob]:
+def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | None = None) -> list[PlannedJob]:
     """All jobs of one bench and those that they start from, parents first; none of them is started.
 
     Args:
         options: the command's words.
         gpu: whether a GPU is visible; decides what the preset ``auto`` is.
+        corpora: what earlier plans have read, to which this one adds.
 
     Raises:
         BadInput: anything unusable among the words or in the data; nothing has been written then.
@@ -88,7 +89,7 @@ def make_plan(options: BenchOptions, gpu: bool) -> list[PlannedJob]:
         if key in options.overrides:
             raise BadInput(f"--set {key} has no effect in a bench; set {variable} instead")
     batches: list[list[PlannedJob]] = []
-    corpora: dict[str, Inputs] = {}
+    corpora = {} if corpora is None else corpora
     for row in _rows(options, gpu):
         settings = experiments.dataset_settings(row.dataset, options.data_root)
         for protocol, variant in experiments.protocols_of(settings).items():
@@ -138,7 +139,7 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
         seeds = options.seeds if options.seeds is not None else content.get("seeds")
         for dataset in datasets:
             for method, overrides, label in with_members(content):
-                preset = _preset(options.preset, dataset, gpu, content.get("presets", {}))
+                preset = preset_for(options.preset, dataset, gpu, content.get("presets", {}))
                 yield _Row(
                     method,
                     dataset,
@@ -153,7 +154,7 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
         return
     dataset = options.dataset or "synthetic"
     for method in _method_names(options.methods, suites):
-        preset = _preset(options.preset, dataset, gpu, {})
+        preset = preset_for(options.preset, dataset, gpu, {})
         yield _Row(method, dataset, preset, options.seeds, {}, "", None, "test")
 
 
@@ -176,7 +177,8 @@ def _method_names(words: str, suites: list[str]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def _preset(word: str, dataset: str, gpu: bool, suite: dict[str, str]) -> str:
+def preset_for(word: str, dataset: str, gpu: bool, suite: dict[str, str]) -> str:
+    """What PRESET means on a data set; ``suite`` has a suite's own word for ``auto``, by data set."""
     if word != "auto":
         if word not in experiments.PRESETS:
             raise BadInput(f"preset '{word}' is unknown{nearest(word, [*experiments.PRESETS, 'auto'])}")

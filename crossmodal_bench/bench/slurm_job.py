@@ -87,8 +87,8 @@ class SlurmJob:
         self._in_vain = self._in_vain + 1 if in_vain else 0
         if self._in_vain == MOST_IN_VAIN:
             return self._fail(
-                f"SLURM has cut off {MOST_IN_VAIN} jobs in a row ({self._identity} as {state}) in which nothing"
-                " was finished; ask for more time with --slurm time"
+                f"SLURM has cut off {MOST_IN_VAIN} jobs in a row ({self._identity} as {state}) in which"
+                " nothing was finished; ask for more time with --slurm time"
             )
         before = self._identity
         self._submit()
