@@ -25,6 +25,7 @@ from crossmodal_bench.bench.schedule import Schedule, name_of
 from crossmodal_bench.bench.slurm_options import asks_for_gpus
 from crossmodal_bench.bench.state import ERROR, LOG, is_locked, read_json, state_of, write_json
 from crossmodal_bench.bench.summary import conclude, describe_plan, records_of
+from crossmodal_bench.bench.wandb_sender import tell_wandb
 from crossmodal_bench.errors import BadInput
 from crossmodal_bench.interruption import AGAIN, ASKING, Interrupted
 
@@ -139,7 +140,7 @@ def _after(planned: PlannedJob, status: int | None, mode: str, say: Callable[[st
     """Tell W&B of a finished job, or say why it failed; whether it finished."""
     if status == 0 and (planned.directory / FILE).is_file():
         record = read_record(planned.directory / FILE)
-        warning = wandb_runs.log_record(record, planned.directory, mode)
+        warning = tell_wandb(record, planned.directory, mode)
         if warning:
             say(warning)
         return True

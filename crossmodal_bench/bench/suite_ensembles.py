@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from crossmodal_bench.bench import experiments
-from crossmodal_bench.bench import wandb as wandb_runs
 from crossmodal_bench.bench.ensemble import Ensemble, ensemble_id, plan_ensemble, read_members, run_ensemble
 from crossmodal_bench.bench.ensemble_rows import EnsembleRow, ensemble_rows, key
 from crossmodal_bench.bench.inputs import corpus_key
 from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, command_overrides
 from crossmodal_bench.bench.record import FILE, Record, read_record, row_name
 from crossmodal_bench.bench.state import state_of
+from crossmodal_bench.bench.wandb_sender import tell_wandb
 from crossmodal_bench.errors import BadInput
 
 Say = Callable[[str], None]
@@ -114,7 +114,7 @@ def make_ensembles(plan: Sequence[PlannedJob], options: BenchOptions, mode: str,
             say(f"{what} failed: {type(error).__name__}: {first}")
             well = False
             continue
-        warning = wandb_runs.log_record(record, record.directory, mode)
+        warning = tell_wandb(record, record.directory, mode)
         if warning:
             say(warning)
     return well
