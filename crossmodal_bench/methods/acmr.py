@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch, require
-from crossmodal_bench.distributed import gather, sum_over_all
+from crossmodal_bench.distributed import gather_interleaved, sum_over_all
 from crossmodal_bench.encoding import Encoding
 from crossmodal_bench.losses.acmr import (
     acmr_triplet_loss,
@@ -162,12 +162,12 @@ class ACMR(AdversarialMethod):
     def _invariance(self, batch: PairBatch, images: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
         p: Any = self.hparams
         if p.gather_negatives:
-            images, texts, labels = gather(images), gather(texts), gather(labels)
+            images, texts, labels = (gather_interleaved(one) for one in (images, texts, labels))
         if p.triplet_form == "paper":
             return acmr_triplet_loss(images, texts, labels, p.margin, p.negative_weight)
         features, bow = require(batch.images.features, "features"), require(batch.texts.bow, "bow")
         if p.gather_negatives:
-            features, bow = gather(features), gather(bow)
+            features, bow = gather_interleaved(features), gather_interleaved(bow)
         different = ~same_label(labels)
         # The code takes, as an image's negative text, the text of the image most similar to it among other
         # classes by the cosine of the input features; likewise for texts.

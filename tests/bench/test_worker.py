@@ -196,7 +196,7 @@ def test_devices_become_trainer_arguments(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_batch_statistics_are_shared_on_several_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "sync_batchnorm" not in trainer_devices("2"), "CPU processes have no such batch norm"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert trainer_devices("2")["sync_batchnorm"] is True
