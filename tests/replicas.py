@@ -1,4 +1,4 @@
-"""Methods in one, two and three processes: the script that test_distributed.py starts, and what it runs there.
+"""Methods in one, two and three processes: the script that test_distributed.py starts, and what it runs.
 
 The parent imports everything and builds every model and its data once; each process is a fork of it that
 runs real Trainers. What a process finds lies in ``<folder>/<world size>-<rank>.pt`` afterwards.
@@ -10,7 +10,6 @@ import hashlib
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,20 +24,25 @@ from torch import Tensor
 
 from crossmodal_bench.callbacks import RetrievalEvaluation
 from crossmodal_bench.data import CrossModalDataModule
-from crossmodal_bench.distributed import gather, gather_encoding, mean_over_all, own_rows, sum_over_all
+from crossmodal_bench.distributed import (
+    gather,
+    gather_encoding,
+    gather_interleaved,
+    mean_over_all,
+    own_rows,
+    sum_over_all,
+)
 from crossmodal_bench.encoding import Encoding
 from crossmodal_bench.training import TRAINER_DEFAULTS, instantiate
 
 WORLDS = (1, 2, 3)
 PAIRS, IMAGES = 48, 49  # pairs divide by every world size; images, of which discriminators learn, do not
-STEPS = 25
 SMALL_HOST: dict[str, Any] = {"host.init_args.dim": 8, "host.init_args.embedding": 6}
 SMALL_GXN: dict[str, Any] = {
     "dim": 12,
     "hidden": 10,
     "embedding": 6,
     "image_encoder.init_args.hidden": [],
-    "gradient_clip": None,
 }
 CAPTIONS: dict[str, Any] = {
     f"captions.init_args.{name}": value
@@ -78,36 +82,39 @@ SMALL_VSRN: dict[str, Any] = {
     "host.init_args.caption_hidden": 6,
     "host.init_args.caption_embedding": 5,
 }
-NO_CLIP = {"gradient_clip": None}
 
 
 class Case(NamedTuple):
-    """A method in a form of its own, and what is done with it."""
+    """A method in a form of its own, and what is done with it.
+
+    exact: one step on the same pairs. summed: the same without gathered negatives. batches: of each of two
+    epochs on two processes. tested: metrics of a checkpoint.
+    """
 
     method: str
     settings: dict[str, Any]
     exact: bool = True
     summed: bool = False
-    replicas: bool = False
+    batches: int = 0
     tested: bool = False
 
 
 CASES = {
-    "timam": Case("timam", SMALL_TIMAM, replicas=True, tested=True),
-    "acmr": Case("acmr", SMALL_ACMR, replicas=True, tested=True),
+    "timam": Case("timam", SMALL_TIMAM, batches=25, tested=True),
+    "acmr": Case("acmr", SMALL_ACMR, batches=25, tested=True),
     "acmr_demo": Case("acmr", {**SMALL_ACMR, "triplet_form": "demo", "negative_weight": 0.5}),
-    "vse": Case("vse", {**SMALL_HOST, **NO_CLIP}, tested=True),
-    "bfan": Case("bfan", {**SMALL_HOST, **NO_CLIP, "hardest": True}, summed=True, tested=True),
-    "vsrn": Case("vsrn", {**SMALL_HOST, **SMALL_VSRN, **NO_CLIP}, tested=True),
+    "vse": Case("vse", SMALL_HOST, tested=True),
+    "bfan": Case("bfan", {**SMALL_HOST, "hardest": True}, summed=True, tested=True),
+    "vsrn": Case("vsrn", {**SMALL_HOST, **SMALL_VSRN}, tested=True),
     "addr_scan": Case(
         "addr_scan",
-        {**SMALL_HOST, **NO_CLIP, "regularise_encoders": True, "mask_same_image_negatives": True},
+        {**SMALL_HOST, "regularise_encoders": True, "mask_same_image_negatives": True},
         summed=True,
-        replicas=True,
+        batches=18,
         tested=True,
     ),
-    "united_scan": Case("united_scan", {**SMALL_HOST, **NO_CLIP}),
-    "gxn": Case("gxn", {**SMALL_GXN, **CAPTIONS, **PICTURES}, replicas=True, tested=True),
+    "united_scan": Case("united_scan", SMALL_HOST, batches=5),
+    "gxn": Case("gxn", {**SMALL_GXN, **CAPTIONS, **PICTURES}, batches=13, tested=True),
     "gxn_i2t_xe": Case("gxn_i2t_xe", {**SMALL_GXN, **CAPTIONS, "captions.init_args.reinforce_from": None}),
     "cca": Case("cca", {"dim": 8}, exact=False, tested=True),
 }
@@ -115,8 +122,11 @@ CASES = {
 
 
 def case(name: str) -> Case:
-    """One of the above, or any other method as its smoke preset has it, for the comparison of metrics."""
-    return CASES.get(name) or Case(name, {}, exact=False, tested=True)
+    """One of the above, or any other method as its smoke preset has it."""
+    if name in CASES:
+        return CASES[name]
+    trained = name != "sm"
+    return Case(name, {}, exact=trained, batches=3 if trained else 0, tested=True)
 
 
 class Made(NamedTuple):
@@ -201,7 +211,7 @@ def one_step(
     model, data = made.model, made.data
     model.float().load_state_dict(made.weights)
     model.double().train()
-    model.hparams["gather_negatives"] = gathered
+    model.hparams.update(gather_negatives=gathered, gradient_clip=None)
     data.batch_size, data.steps_per_phase = PAIRS // world, 1
     if hasattr(model, "critics"):
         n, dim = (model.data_spec.n_train_images, model.host.fragment_dim)
@@ -224,10 +234,11 @@ def one_step(
     running = trainer(made, world, gradients)
     with no_noise(model):
         running.fit(model, datamodule=data)
-    found = {"gradients": gradients.seen, "logged": dict(running.callback_metrics)}
+    found: dict[str, Any] = {"gradients": gradients.seen, "strategy": model.ddp_strategy}
+    found["logged"] = {name: float(value) for name, value in running.callback_metrics.items()}
     found["weights"] = {name: p.detach().clone() for name, p in model.named_parameters()}
-    if hasattr(model, "critics") and gathered:
-        found["gradients"] = [*gradients.seen, {"critics": model.critics.first.clone()}]
+    if hasattr(model, "critics"):
+        found["discriminators"] = model.critics.first.clone()
     if save is not None:
         running.save_checkpoint(save)
     del model.on_after_batch_transfer
@@ -257,13 +268,13 @@ def fingerprint(tensors: Any) -> str:
     return digest.hexdigest()
 
 
-def many_steps(made: Made, world: int, rank: int) -> dict[str, Any]:
-    """Two epochs of STEPS batches, with all noise; discriminators are compared at the end."""
+def many_steps(made: Made, world: int, rank: int, batches: int) -> dict[str, Any]:
+    """Two epochs of so many batches of pairs, with all noise; discriminators are looked at in the end."""
     model, data = made.model, made.data
     model.float().load_state_dict(made.weights)
     model.train()
     model.hparams["gather_negatives"] = True
-    data.batch_size, data.steps_per_phase, data.sampling = 4, STEPS, "caption"
+    data.batch_size, data.steps_per_phase, data.sampling = 4, batches, "caption"
     watch = Fingerprints(rank)
     trainer(made, world, watch, max_epochs=2).fit(model, datamodule=data)
     bank = getattr(model, "critics", None)
@@ -297,9 +308,11 @@ def gathering(world: int, rank: int) -> dict[str, Any]:
     words = Encoding(own.detach(), torch.tensor([counts[rank]]))
     everyone = gather_encoding(words)
     assert everyone.lengths is not None and own.grad is not None
+    where = own_rows(counts[rank], own.device)
     return {
-        "rows": mine,
-        "own_rows": own_rows(counts[rank], own.device),
+        "rows": (mine.start, mine.stop),
+        "own_rows": (where.start, where.stop),
+        "turns": gather_interleaved(torch.tensor([rank, rank + world])),
         "gathered": found.detach(),
         "gradient": own.grad,
         "lengths": everyone.lengths,
@@ -324,7 +337,6 @@ def work(rank: int, world: int, folder: Path, made: dict[str, Made]) -> None:
     found: dict[str, Any] = {"gather": gathering(world, rank)}
     for name, one in made.items():
         chosen, checkpoint = case(name), folder / f"{name}.ckpt"
-        start = time.perf_counter()
         mine: dict[str, Any] = {}
         if chosen.exact:
             mine["exact"] = one_step(one, world, True, save=checkpoint if world == 1 else None)
@@ -336,12 +348,11 @@ def work(rank: int, world: int, folder: Path, made: dict[str, Made]) -> None:
             mine["halves"] = [one_step(one, world, False, slice(half, None, 2)) for half in range(2)]
         if chosen.summed and world == 2:
             mine["summed"] = one_step(one, world, False)
-        if chosen.replicas and world == 2:
-            mine["replicas"] = many_steps(one, world, rank)
+        if chosen.batches and world == 2:
+            mine["replicas"] = many_steps(one, world, rank, chosen.batches)
         if chosen.tested:
             mine["metrics"] = metrics(one, world, checkpoint)
         found[name] = mine
-        print(f"{name} {world}-{rank}: {time.perf_counter() - start:.2f} s", flush=True)
     torch.save(found, folder / f"{world}-{rank}.pt")
     if world > 1:
         # Lightning's own farewell would wait for a server that a file rendezvous does not have.
@@ -355,9 +366,7 @@ def launch(folder: Path, names: list[str]) -> int:
     made = {name: make(name, shared) for name in names}
     context = multiprocessing.get_context("fork")
     for world in WORLDS:
-        processes = [
-            context.Process(target=work, args=(rank, world, folder, made)) for rank in range(world)
-        ]
+        processes = [context.Process(target=work, args=(rank, world, folder, made)) for rank in range(world)]
         for process in processes:
             process.start()
         for process in processes:
