@@ -12,12 +12,15 @@ import pytest
 import replicas
 import torch
 from replicas import CASES, WORLDS, case
+from tiny import configuration
 from torch import Tensor
 
 import crossmodal_bench
 from crossmodal_bench.bench.experiments import names
 from crossmodal_bench.distributed import gather, gather_encoding, gather_interleaved, world_size
 from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.errors import BadInput
+from crossmodal_bench.training import instantiate
 
 Found = dict[tuple[int, int], dict[str, Any]]
 """By world size and rank, what a process found."""
@@ -139,6 +142,18 @@ def test_gather_joins_unequal_parts_and_sums_their_gradients(found: Found, world
         assert one["turns"].tolist() == [r + world * i for i in range(2) for r in range(world)], place
     for name, expected in (("sum", whole.sum()), ("mean", whole.mean())):
         torch.testing.assert_close(torch.stack([one[name] for one in parts]).mean(), expected)
+
+
+@pytest.mark.parametrize("name", ["timam", "acmr", "vse", "addr_scan", "gxn"])
+def test_gathering_is_asked_for_by_configuration_and_off_otherwise(name: str) -> None:
+    assert instantiate(configuration(name)).model.hparams["gather_negatives"] is False
+    asked = configuration(name, **{"model.init_args.gather_negatives": True})
+    assert instantiate(asked).model.hparams["gather_negatives"] is True
+
+
+def test_a_method_without_negatives_knows_no_such_option() -> None:
+    with pytest.raises(BadInput, match=r"key 'model\.init_args\.gather_negatives' is unknown"):
+        instantiate(configuration("cca", **{"model.init_args.gather_negatives": True}))
 
 
 def test_one_process_has_nothing_to_gather() -> None:
