@@ -97,7 +97,11 @@ def run_job(planned: PlannedJob, devices: str = "auto", request: StopRequest | N
 def trainer_devices(
     devices: str, ddp_strategy: str = "ddp", gpu_precision: str = "32-true"
 ) -> dict[str, Any]:
-    """Trainer arguments for the word DEVICES, with what the method wants on several devices and on a GPU."""
+    """Trainer arguments for the word DEVICES, with what the method wants on several devices and on a GPU.
+
+    Batch norms read all GPUs' batches. Those of several CPU processes read each its own, because PyTorch has
+    no other for CPUs: there Lightning would convert them all the same, and the first step fail.
+    """
     if devices == "cpu":
         return {"accelerator": "cpu", "devices": 1}
     count = 1 if devices == "auto" else int(devices)
@@ -106,6 +110,8 @@ def trainer_devices(
         chosen = {"accelerator": "gpu", "devices": -1}
     if chosen["devices"] != 1:
         chosen["strategy"] = ddp_strategy
+        if torch.cuda.is_available():
+            chosen["sync_batchnorm"] = True
     if torch.cuda.is_available() and gpu_precision != "32-true":
         chosen["precision"] = gpu_precision
     return chosen

@@ -97,30 +97,32 @@ def negatives_risks(
     q: Tensor,
     r: Tensor,
     reduction: Reduction = "mean",
+    rows: slice = slice(None),
 ) -> Tensor:
     """(B, B) risks that ``domain_regularisation`` reads: of pairs with their own and each other's critics.
 
     Other entries are 0. Arguments as in ``domain_risks``, with one discriminator per pair: weight (B, D),
-    bias (B,).
+    bias (B,). With ``rows``, those rows alone, of which ``regions``, ``words`` and ``lengths`` are.
     """
     p = torch.arange(len(weight), device=weight.device)
     needed = torch.zeros(len(p), len(p), dtype=torch.uint8, device=p.device)
     needed[p, p] = 1
     for other in (q, r):
         needed[p, other] = needed[other, p] = 1
+    needed = needed[rows]
     count = int(needed.sum(1).max())
     if count > _MANY:
         # A pair that is many others' hard negative: all with all in one product is cheaper then.
         return _all_risks(regions, words, lengths, weight, bias, reduction)
     columns = needed.argsort(dim=1, descending=True, stable=True)[:, :count]
     found = domain_risks(regions, words, lengths, weight[columns], bias[columns], reduction)
-    return found.new_zeros(len(p), len(p)).scatter(1, columns, found)
+    return found.new_zeros(needed.shape).scatter(1, columns, found)
 
 
 def _all_risks(
     regions: Tensor, words: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor, reduction: Reduction
 ) -> Tensor:
-    """(B, B) risks of every discriminator, weight (B, D) and bias (B,), on every pair."""
+    """(B, K) risks of every discriminator, weight (K, D) and bias (K,), on every pair."""
     of_regions = F.softplus(-(regions @ weight.T + bias)).sum(1)
     of_words = torch.stack(
         [F.softplus(one).sum(0) for one in (words @ weight.T + bias).split(lengths.tolist())]

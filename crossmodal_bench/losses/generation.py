@@ -14,7 +14,7 @@ def picture_critic_loss(
     fake_logits: Tensor,
     wrong_logits: Tensor,
     beta_fake: float = 0.5,
-    beta_wrong: float = 0.5,
+    beta_wrong: float | Tensor = 0.5,
 ) -> Tensor:
     """The critic's side, Eq. 9 and 11 negated, to be minimised.
 

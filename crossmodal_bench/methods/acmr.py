@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch, require
+from crossmodal_bench.distributed import gather_interleaved, sum_over_all
 from crossmodal_bench.encoding import Encoding
 from crossmodal_bench.losses.acmr import (
     acmr_triplet_loss,
@@ -56,6 +57,8 @@ class ACMR(AdversarialMethod):
         learning_rate: of Adam, for all parts.
         adam_beta1: of Adam; 0.5 in the code.
         critic_learning_rate: of the modality classifier, or None for ``learning_rate``.
+        gather_negatives: on several devices, whether L_imi is that of all their batches, as if one had the
+            whole batch; else each has its own.
     """
 
     requires = frozenset({"features", "bow", "labels"})
@@ -82,6 +85,7 @@ class ACMR(AdversarialMethod):
         learning_rate: float = 1e-4,
         adam_beta1: float = 0.5,
         critic_learning_rate: float | None = None,
+        gather_negatives: bool = False,
     ) -> None:
         super().__init__(encoder_steps=k, critic_steps=1)
         self.save_hyperparameters()
@@ -157,16 +161,21 @@ class ACMR(AdversarialMethod):
 
     def _invariance(self, batch: PairBatch, images: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
         p: Any = self.hparams
+        if p.gather_negatives:
+            images, texts, labels = (gather_interleaved(one) for one in (images, texts, labels))
         if p.triplet_form == "paper":
             return acmr_triplet_loss(images, texts, labels, p.margin, p.negative_weight)
+        features, bow = require(batch.images.features, "features"), require(batch.texts.bow, "bow")
+        if p.gather_negatives:
+            features, bow = gather_interleaved(features), gather_interleaved(bow)
         different = ~same_label(labels)
         # The code takes, as an image's negative text, the text of the image most similar to it among other
         # classes by the cosine of the input features; likewise for texts.
-        of_image = _most_similar(require(batch.images.features, "features"), different)
-        of_text = _most_similar(require(batch.texts.bow, "bow"), different)
-        return acmr_triplet_loss(
+        of_image, of_text = _most_similar(features, different), _most_similar(bow, different)
+        summed = acmr_triplet_loss(
             images, texts, labels, p.margin, p.negative_weight, "demo", images[of_text], texts[of_image]
         )
+        return summed if p.gather_negatives else sum_over_all(summed)
 
     def _reversal_factor(self) -> float:
         p: Any = self.hparams

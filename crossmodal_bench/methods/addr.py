@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from crossmodal_bench.data.batch import GroupBatch, PairBatch
+from crossmodal_bench.data.batch import DataSpec, GroupBatch, PairBatch
 from crossmodal_bench.data.loader import BatchLoader
+from crossmodal_bench.distributed import gather, mean_over_all, own_rows, pair_scores, sum_over_all
 from crossmodal_bench.encoding import Encoding
 from crossmodal_bench.losses import domain_regularisation, domain_risks, hardest_negatives, negatives_risks
 from crossmodal_bench.losses.domains import Reduction
-from crossmodal_bench.methods.critic_bank import CriticBank, agreed_file
+from crossmodal_bench.methods.critic_bank import CriticBank, machine_bank
 from crossmodal_bench.methods.hosts import Encoded, Host
 from crossmodal_bench.methods.matching import Matching
 
@@ -44,6 +44,7 @@ class ADDR(Matching):
         critic_beta1: of the discriminators' Adam.
         margin, hardest, hardest_from_epoch, mask_same_image_negatives, learning_rate, adam_beta1,
             decay_factor, decay_epochs, decay_every, minimum_rate, gradient_clip: see Matching.
+        gather_negatives: see Matching; the discriminators' q and r come from all devices then, too.
     """
 
     phases = ("groups", "pairs")
@@ -70,6 +71,7 @@ class ADDR(Matching):
         decay_every: int | None = 8000,
         minimum_rate: float = 1e-5,
         gradient_clip: float | None = 2.0,
+        gather_negatives: bool = False,
     ) -> None:
         super().__init__(
             host,
@@ -84,6 +86,7 @@ class ADDR(Matching):
             decay_every,
             minimum_rate,
             gradient_clip,
+            gather_negatives,
         )
         if critics == "one" and gamma:
             raise ValueError(f"gamma is {gamma}, but one discriminator has no others to compare with; set 0")
@@ -102,28 +105,19 @@ class ADDR(Matching):
         rows = torch.from_numpy(corpus.image_rows("train"))
         self._position = torch.full((len(corpus.image_ids),), -1)
         self._position[rows] = torch.arange(len(rows))
-        self.critics = self._bank()
-
-    def _bank(self) -> CriticBank:
-        """The bank, one on each machine where there is a row for each pair."""
-        trainer, dim = self.trainer, self.host.fragment_dim
         assert self.data_spec is not None
-        rows = self.data_spec.n_train_images if self.hparams["critics"] == "pairs" else 1
-        path = None
-        if rows > 1 and trainer.world_size > 1:
-            token = str(trainer.strategy.broadcast(uuid.uuid4().hex))
-            path = agreed_file(token, CriticBank.size(rows, dim), trainer.local_rank, trainer.world_size)
-        name, betas = self.data_spec.dataset_fingerprint, (self.hparams["critic_beta1"], 0.999)
-        bank = CriticBank(rows, dim, betas, name=name, shared=path)
-        if self._restored is not None and (path is None or trainer.local_rank == 0):
-            bank.load_state_dict(self._restored)
+        self.critics = machine_bank(
+            self.trainer,
+            self._n_critics(self.data_spec),
+            self.host.fragment_dim,
+            (self.hparams["critic_beta1"], 0.999),
+            self.data_spec.dataset_fingerprint,
+            self._restored,
+        )
         self._restored = None
-        if path is not None:
-            trainer.strategy.barrier()
-            if trainer.local_rank == 0:
-                # The mappings keep it; without a name it goes with the last process, however that ends.
-                path.unlink()
-        return bank
+
+    def _n_critics(self, spec: DataSpec) -> int:
+        return spec.n_train_images if self.hparams["critics"] == "pairs" else 1
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The whole bank, in checkpoints that training can resume from."""
@@ -142,11 +136,9 @@ class ADDR(Matching):
         fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if fitting and "critics" in checkpoint and self.data_spec is not None:
             self._restored = checkpoint["critics"]
-            rows = self.data_spec.n_train_images if self.hparams["critics"] == "pairs" else 1
             # Here, because other data have other words: the host's weights would not fit, and not say why.
-            CriticBank.check(
-                checkpoint["critics"], rows, self.host.fragment_dim, self.data_spec.dataset_fingerprint
-            )
+            rows, name = self._n_critics(self.data_spec), self.data_spec.dataset_fingerprint
+            CriticBank.check(checkpoint["critics"], rows, self.host.fragment_dim, name)
 
     def _settle(self) -> None:
         """Wait until every process's updates are in every machine's bank."""
@@ -206,11 +198,15 @@ class ADDR(Matching):
         assert self.critics is not None
         images, texts, q, r = self._seen(batch)
         index = self._rows(batch)
-        rows = self.critics.gather(index, self.device).requires_grad_()
+        rows = self.critics.gather(index, self.device).to(texts.values.dtype).requires_grad_()
         loss, logged = self.critics_loss(images.fragments, texts, rows, q, r)
         (gradient,) = torch.autograd.grad(loss, rows)
+        # DDP knows nothing of the discriminators: what it does for parameters is done here. Each process has
+        # rows of its own, whose gradient is whole, or W times that where they have been gathered.
         if self.hparams["critics"] == "one" and self.trainer.world_size > 1:
             gradient = self._total(gradient) / self.trainer.world_size
+        elif self.hparams["gather_negatives"]:
+            gradient = gradient / self.trainer.world_size
         rate = self.hparams["critic_learning_rate"]
         rate = self.hparams["learning_rate"] if rate is None else rate
         self.critics.step(index, gradient, self.decayed(rate))
@@ -220,17 +216,19 @@ class ADDR(Matching):
     def _seen(self, batch: GroupBatch) -> tuple[Encoded, Encoding, Tensor, Tensor]:
         """Encoded images, each image's words of all captions, and the hard negatives that matter, q and r.
 
-        A pair without one is its own. Without dropout and new batch statistics: nothing of the encoders
-        changes in this phase.
+        A pair without one is its own; gathered ones are of all processes' pairs. Without dropout and new
+        batch statistics: nothing of the encoders changes in this phase.
         """
         training = self.host.training
         self.host.eval()
         images, texts = self.host.images(batch.images), self.host.texts(batch.texts)
         q = r = torch.arange(len(batch.images), device=self.device)
         if self.hparams["critics"] == "pairs":
-            q, rivals = hardest_negatives(self.host.score(images.scored, texts.scored.take(batch.chosen)))
+            chosen = texts.scored.take(batch.chosen)
+            everywhere = self.hparams["gather_negatives"]
+            q, rivals = hardest_negatives(pair_scores(self.host.score, images.scored, chosen, everywhere))
             # Without L_reg, q alone is looked at, to say how well a pair's own discriminator knows it.
-            r = rivals if self.hparams["gamma"] else r
+            r = rivals if self.hparams["gamma"] else torch.arange(len(q), device=self.device)
         self.host.train(training)
         words = texts.fragments
         assert words.lengths is not None
@@ -250,14 +248,11 @@ class ADDR(Matching):
             q, r: (B,) hard negatives.
         """
         p: Any = self.hparams
-        assert words.lengths is not None
-        weight, bias = rows[:, :-1], rows[:, -1]
-        parts = (regions.values, words.values, words.lengths)
         if p.critics == "one":
-            n = len(regions)
-            own = domain_risks(*parts, weight.expand(n, 1, -1), bias.expand(n, 1), p.reduction)
-            return own.mean(), {"train/risk_own": own.mean()}
-        risks = negatives_risks(*parts, weight, bias, q, r, p.reduction)
+            own = self._own_risks(regions, words, rows.expand(len(regions), -1))
+            mean = mean_over_all(own.mean(), len(own))
+            return mean, {"train/risk_own": mean}
+        risks = self._risks(regions, words, rows, q, r)
         own = risks.diagonal()
         regularisation = domain_regularisation(risks, q, r, p.alpha)
         others = risks[torch.arange(len(q), device=q.device), q]
@@ -272,19 +267,33 @@ class ADDR(Matching):
         assert self.critics is not None
         p: Any = self.hparams
         total = super().loss(images, texts, batch)
-        regions, words = images.fragments, texts.fragments
+        seen = (images.fragments, texts.fragments)
+        rows = self.critics.gather(self._rows(batch), self.device).to(seen[0].values.dtype)
+        own = self._own_risks(*seen, rows.expand(len(batch), -1))
+        if p.regularise_encoders:
+            with torch.no_grad():
+                scores = pair_scores(self.host.score, images.scored, texts.scored, p.gather_negatives)
+            q, r = hardest_negatives(scores, self.image_ids(batch))
+            regularisation = domain_regularisation(self._risks(*seen, rows, q, r), q, r, p.alpha).sum()
+            total = total + p.gamma * (regularisation if p.gather_negatives else sum_over_all(regularisation))
+        self.log_means({"train/loss_adversarial": own.mean()}, len(batch))
+        return total - p.beta * sum_over_all(own.sum())
+
+    def _own_risks(self, regions: Encoding, words: Encoding, rows: Tensor) -> Tensor:
+        """(B,) risks of the pairs' discriminators ``rows`` (B, D + 1), each on its own pair."""
         assert words.lengths is not None
         parts = (regions.values, words.values, words.lengths)
-        rows = self.critics.gather(self._rows(batch), self.device)
-        rows = rows.expand(len(batch), -1)
-        weight, bias = rows[:, :-1], rows[:, -1]
-        if p.regularise_encoders:
-            scores = self.host.score(images.scored, texts.scored)
-            q, r = hardest_negatives(scores, batch.texts.image)
-            risks = negatives_risks(*parts, weight, bias, q, r, p.reduction)
-            own = risks.diagonal()
-            total = total + p.gamma * domain_regularisation(risks, q, r, p.alpha).sum()
-        else:
-            own = domain_risks(*parts, weight[:, None], bias[:, None], p.reduction)[:, 0]
-        self.log_means({"train/loss_adversarial": own.mean()}, len(batch))
-        return total - p.beta * own.sum()
+        return domain_risks(*parts, rows[:, None, :-1], rows[:, None, -1], self.hparams["reduction"])[:, 0]
+
+    def _risks(self, regions: Encoding, words: Encoding, rows: Tensor, q: Tensor, r: Tensor) -> Tensor:
+        """(B, B) risks, as ``negatives_risks``, of ``rows`` (B, D + 1); of all processes', where gathered.
+
+        Own pairs are looked at by everyone's discriminators, and these rows are gathered: the factor is W for
+        encoders and discriminators, as for scores (crossmodal_bench.distributed.pair_scores).
+        """
+        assert words.lengths is not None
+        parts, how = (regions.values, words.values, words.lengths), self.hparams["reduction"]
+        if not self.hparams["gather_negatives"]:
+            return negatives_risks(*parts, rows[:, :-1], rows[:, -1], q, r, how)
+        mine, rows = own_rows(len(rows), rows.device), gather(rows)
+        return gather(negatives_risks(*parts, rows[:, :-1], rows[:, -1], q, r, how, mine))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 import torch.distributed
 from torch import Tensor
@@ -99,7 +101,7 @@ class CriticBank:
         Raises:
             ValueError: a row that stands twice in ``index``, which would lose one of its gradients.
         """
-        index, gradient = index.cpu(), gradient.detach().cpu()
+        index, gradient = index.cpu(), gradient.detach().to(self.first)
         if len(index.unique()) < len(index):
             raise ValueError("a discriminator stands twice in one step; add up its gradients first")
         beta1, beta2 = self.betas
@@ -222,3 +224,36 @@ def agreed_file(token: str, size: int, local_rank: int, world_size: int) -> Path
             raise BadInput(one)
     assert isinstance(found, Path)
     return found
+
+
+def machine_bank(
+    trainer: pl.Trainer,
+    rows: int,
+    dim: int,
+    betas: tuple[float, float],
+    name: str,
+    state: dict[str, Any] | None,
+) -> CriticBank:
+    """A bank, which the processes of a machine share where it has more rows than one.
+
+    Args:
+        trainer: of the run.
+        rows, dim, betas, name: see CriticBank.
+        state: what is to lie in it, or None.
+
+    Raises:
+        BadInput: a machine has no room for it, or the state does not fit.
+    """
+    path = None
+    if rows > 1 and trainer.world_size > 1:
+        token = str(trainer.strategy.broadcast(uuid.uuid4().hex))
+        path = agreed_file(token, CriticBank.size(rows, dim), trainer.local_rank, trainer.world_size)
+    bank = CriticBank(rows, dim, betas, name=name, shared=path)
+    if state is not None and (path is None or trainer.local_rank == 0):
+        bank.load_state_dict(state)
+    if path is not None:
+        trainer.strategy.barrier()
+        if trainer.local_rank == 0:
+            # The mappings keep it; without a name it goes with the last process, however that ends.
+            path.unlink()
+    return bank

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from crossmodal_bench.backbones import BackboneSource
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch, require
+from crossmodal_bench.distributed import pair_scores
 from crossmodal_bench.encoding import Encoding
 from crossmodal_bench.errors import BadInput
 from crossmodal_bench.evaluation.captions import cider_score
 from crossmodal_bench.losses import triplet_ranking_loss
 from crossmodal_bench.methods.base import RetrievalMethod
-from crossmodal_bench.methods.imagining import CaptionPath, PicturePath
+from crossmodal_bench.methods.imagining import CaptionPath, PicturePath, training_references
 from crossmodal_bench.networks import ImageEncoder, unit
 from crossmodal_bench.networks.texts import SequencePooling
 from crossmodal_bench.similarity import order_similarity
@@ -58,6 +58,8 @@ class GXN(RetrievalMethod):
         decay_factor: what all rates are multiplied by,
         decay_epochs: every so many epochs (never, if None).
         gradient_clip: largest norm of the gradient of what that rate is for, or None.
+        gather_negatives: on several devices, whether negatives and wrong captions come from all of their
+            batches, as if one had the whole batch; else each has its own.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class GXN(RetrievalMethod):
         decay_factor: float = 0.1,
         decay_epochs: int | None = None,
         gradient_clip: float | None = 2.0,
+        gather_negatives: bool = False,
     ) -> None:
         super().__init__()
         if not grounded and (captions is not None or pictures is not None):
@@ -97,8 +100,8 @@ class GXN(RetrievalMethod):
         drawn = frozenset() if pictures is None else frozenset({"pictures"})
         self.requires = image_encoder.requires | {"words"} | drawn
         self.parts = 2 if grounded else 1
-        if captions is not None or pictures is not None or (grounded and balance in (0, 1)):
-            # Each backward pass is of one path, or one of the two vectors counts for nothing.
+        if pictures is not None or (grounded and balance in (0, 1)):
+            # Some backward passes are of the pictures alone, or one of the two vectors counts for nothing.
             self.ddp_strategy = "ddp_find_unused_parameters_true"
 
     def build(self, spec: DataSpec) -> None:
@@ -166,14 +169,7 @@ class GXN(RetrievalMethod):
         if first >= (self.trainer.max_epochs or 1):
             rank_zero_warn(f"captions.reinforce_from is {first}, behind the last epoch: nothing is rewarded")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        corpus, words = data.corpus, data.views.words
-        rows, captions = corpus.image_rows("train"), corpus.caption_rows("train")
-        references: list[list[list[int]]] = [[] for _ in rows]
-        for caption, place in zip(
-            captions, np.searchsorted(rows, corpus.caption_image[captions]), strict=True
-        ):
-            references[place].append(words[int(caption)][1:].tolist())
-        self.captions.learn_from(torch.from_numpy(rows), references)
+        self.captions.learn_from(*training_references(data.corpus, data.views.words))
 
     def on_train_epoch_start(self) -> None:
         """Start the means; set the rates of this epoch."""
@@ -210,7 +206,8 @@ class GXN(RetrievalMethod):
         images, texts = self.encode_images(batch.images), self.encode_texts(batch.texts)
         drawn, mean, log_variance = path.draw(self._grounded(texts))
         real = require(batch.images.pictures, "pictures").to(drawn.dtype)
-        judging = path.critic_loss(real, drawn, mean, batch.images.index)
+        everywhere = self.hparams["gather_negatives"]
+        judging = path.critic_loss(real, drawn, mean, batch.images.index, everywhere)
         self.log_means({"train/loss_critic": judging}, len(batch))
         self._step(judging, None, critic)
         ranking = self._ranking(images, texts)
@@ -230,7 +227,7 @@ class GXN(RetrievalMethod):
 
     def _ranking(self, images: Encoding, texts: Encoding) -> Tensor:
         """Eq. 3 over all negatives of the batch, as a mean over its pairs."""
-        scores = self.score(images, texts)
+        scores = pair_scores(self.score, images, texts, self.hparams["gather_negatives"])
         return triplet_ranking_loss(scores, self.hparams["margin"], hardest=False) / len(scores)
 
     def _grounded(self, encoding: Encoding) -> Tensor:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from crossmodal_bench.data.batch import DataSpec, TextBatch, require
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.distributed import gather_interleaved, mean_over_all, rank, world_size
 from crossmodal_bench.losses import (
     caption_cross_entropy,
     condition_kl,
@@ -110,6 +113,7 @@ class CaptionPath(nn.Module):
         mask = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
         own = ramp(0.0, self.sampling, epoch, epochs)
         entropy = caption_cross_entropy(self.decoder.log_likelihoods(vectors, words, mask, own), mask)
+        entropy = mean_over_all(entropy, mask.sum())
         logged = {"train/loss_caption": entropy}
         gamma = self.gamma(epoch, epochs)
         if not gamma:
@@ -145,7 +149,17 @@ class CaptionPath(nn.Module):
         mask = sentence_mask(drawn, self.decoder.end)
         likelihoods = self.decoder.log_likelihoods(repeated, drawn, mask, dropout=False)
         advantage = reward - baseline.repeat_interleave(self.samples)
-        return self_critical_loss(likelihoods, advantage, mask), reward.mean().to(vectors.dtype)
+        reinforced = mean_over_all(self_critical_loss(likelihoods, advantage, mask), mask.sum())
+        return reinforced, reward.mean().to(vectors.dtype)
+
+
+def training_references(corpus: Corpus, words: Any) -> tuple[Tensor, list[list[list[int]]]]:
+    """The training images' rows (N,), ascending, and the captions of each, as ids without start."""
+    rows, captions = corpus.image_rows("train"), corpus.caption_rows("train")
+    references: list[list[list[int]]] = [[] for _ in rows]
+    for caption, place in zip(captions, np.searchsorted(rows, corpus.caption_image[captions]), strict=True):
+        references[place].append(words[int(caption)][1:].tolist())
+    return torch.from_numpy(rows), references
 
 
 class PicturePath(nn.Module):
@@ -204,7 +218,9 @@ class PicturePath(nn.Module):
         noise = torch.randn(len(mean), self.noise_dim, device=mean.device, dtype=mean.dtype)
         return self.generator(condition, noise), mean, log_variance
 
-    def critic_loss(self, pictures: Tensor, drawn: Tensor, condition: Tensor, images: Tensor) -> Tensor:
+    def critic_loss(
+        self, pictures: Tensor, drawn: Tensor, condition: Tensor, images: Tensor, everywhere: bool = False
+    ) -> Tensor:
         """Eq. 11, to be minimised; of it, only the critic has a gradient.
 
         Args:
@@ -212,15 +228,23 @@ class PicturePath(nn.Module):
             drawn: (B, 3, 64, 64) what the generator made of their captions.
             condition: (B, condition_dim) the captions' mean conditions.
             images: (B,) which image each is; another image's caption is a wrong one.
+            everywhere: whether it may be another process's, the next one in the batch of all.
         """
-        condition = condition.detach()
+        others = condition = condition.detach()
         seen, fakes = self.critic.features(pictures), self.critic.features(drawn.detach())
+        if everywhere:
+            others, images = gather_interleaved(condition), gather_interleaved(images)
         of_pictures, of_captions = wrong_pairs(images)
+        if everywhere:
+            own = of_pictures % world_size() == rank()
+            of_pictures, of_captions = of_pictures[own] // world_size(), of_captions[own]
         # Each kind with batch statistics of its own, in the order of StackGAN's code.
         real = self.critic.logits(seen, condition)
-        wrong = self.critic.logits(seen[of_pictures], condition[of_captions])
+        wrong = self.critic.logits(seen[of_pictures], others[of_captions])
         fake = self.critic.logits(fakes, condition)
-        return picture_critic_loss(real, fake, wrong, self.beta_fake, self.beta_wrong)
+        # Not all processes have as many wrong pairs.
+        beta_wrong = mean_over_all(real.new_tensor(self.beta_wrong), len(wrong))
+        return picture_critic_loss(real, fake, wrong, self.beta_fake, beta_wrong)
 
     def generator_loss(
         self, drawn: Tensor, mean: Tensor, log_variance: Tensor

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch
+from crossmodal_bench.distributed import gather, pair_scores, sum_over_all
 from crossmodal_bench.encoding import Encoding
 from crossmodal_bench.losses import triplet_ranking_loss
 from crossmodal_bench.methods.base import RetrievalMethod
@@ -25,6 +26,8 @@ class Matching(RetrievalMethod):
             collapse all similarities to one at the start, with a loss of 2 margin per pair.
         mask_same_image_negatives: whether captions of one image are no negatives of each other; the originals
             take them for negatives.
+        gather_negatives: on several devices, whether negatives come from all of their batches, as if one
+            had the whole batch; else each has its own.
         learning_rate: of Adam.
         adam_beta1: of Adam.
         decay_factor: what the rate is multiplied by,
@@ -50,6 +53,7 @@ class Matching(RetrievalMethod):
         decay_every: int | None = None,
         minimum_rate: float = 0.0,
         gradient_clip: float | None = 2.0,
+        gather_negatives: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("decay_epochs", decay_epochs), ("decay_every", decay_every)):
@@ -97,19 +101,26 @@ class Matching(RetrievalMethod):
     def loss(self, images: Encoded, texts: Encoded, batch: PairBatch) -> Tensor:
         """The ranking loss, summed over the batch, and the host's own."""
         p: Any = self.hparams
+        scores = pair_scores(self.host.score, images.scored, texts.scored, p.gather_negatives)
         total = triplet_ranking_loss(
-            self.host.score(images.scored, texts.scored),
+            scores,
             p.margin,
             p.hardest and self.current_epoch >= p.hardest_from_epoch,
-            batch.texts.image if p.mask_same_image_negatives else None,
+            self.image_ids(batch) if p.mask_same_image_negatives else None,
         )
-        logged = {"train/loss_ranking": total / len(batch)}
+        logged = {"train/loss_ranking": total / len(scores)}
+        if not p.gather_negatives:
+            total = sum_over_all(total)
         own = self.host.auxiliary_loss(images, batch.texts)
         if own is not None:
             logged["train/loss_caption"] = own
             total = total + own
         self.log_means(logged, len(batch))
         return total
+
+    def image_ids(self, batch: PairBatch) -> Tensor:
+        """(B,) which image each pair has; of all processes' pairs, where negatives are gathered."""
+        return gather(batch.texts.image) if self.hparams["gather_negatives"] else batch.texts.image
 
     def encode_images(self, batch: ImageBatch) -> Encoding:
         """What the host compares."""

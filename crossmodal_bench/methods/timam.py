@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from crossmodal_bench.backbones import BackboneSource
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch, require
+from crossmodal_bench.distributed import gather
 from crossmodal_bench.encoding import Encoding
 from crossmodal_bench.losses import (
     cmpc_loss,
@@ -22,6 +23,7 @@ from crossmodal_bench.losses import (
 from crossmodal_bench.methods.adversarial import AdversarialMethod
 from crossmodal_bench.methods.plateau import Plateau
 from crossmodal_bench.networks import Freezable, ImageEncoder, Perceptron, TextEncoder, reverse_gradient
+from crossmodal_bench.networks.embedding import single
 from crossmodal_bench.similarity import cosine_similarity
 
 VALIDATION_BLOCK = 64
@@ -73,6 +75,8 @@ class TIMAM(AdversarialMethod):
             frozen ``until_plateau`` are trained too.
         unfreeze_epoch: the epoch at which they are in any case.
         gradient_clip: largest gradient norm of each optimiser's parameters, or None.
+        gather_negatives: on several devices, whether L_M's softmaxes run over all of their batches, as if one
+            had the whole batch; else each has its own.
     """
 
     gpu_precision = "bf16-mixed"
@@ -106,6 +110,7 @@ class TIMAM(AdversarialMethod):
         unfreeze_patience: int = 2,
         unfreeze_epoch: int = 15,
         gradient_clip: float | None = None,
+        gather_negatives: bool = False,
     ) -> None:
         super().__init__(encoder_steps, critic_steps, gradient_clip, same_batches=True)
         if classification == "cmpc" and not shared_classifier:
@@ -184,8 +189,9 @@ class TIMAM(AdversarialMethod):
         identities = require(batch.images.identities, "identities")
         # Losses in single precision, whatever the encoders ran in.
         with torch.autocast(images.device.type, enabled=False):
-            images, texts = images.float(), texts.float()
-            matching = cmpm_loss(images, texts, identities)
+            images, texts = single(images), single(texts)
+            compared = (images, texts, identities)
+            matching = cmpm_loss(*(map(gather, compared) if p.gather_negatives else compared))
             identification = self._identification(images, texts, identities)
             discriminator, fooling, accuracy = self._game(images, texts)
         self.log_means(

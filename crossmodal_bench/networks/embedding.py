@@ -30,4 +30,9 @@ class UnitEmbedding(nn.Module):
 
 def unit(x: Tensor) -> Tensor:
     """Vectors of unit length along the last axis; zero stays zero."""
-    return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1, eps=1e-8)
+    return F.normalize(single(x), dim=-1, eps=1e-8)
+
+
+def single(x: Tensor) -> Tensor:
+    """At least in single precision."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from crossmodal_bench.backbones import BackboneSource, load_backbone
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, require
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.networks.embedding import single
 from crossmodal_bench.networks.freezing import Freezable, Freeze
 from crossmodal_bench.networks.perceptron import Perceptron
 
@@ -70,7 +71,7 @@ class ConvNetEncoder(ImageEncoder):
         features = self.backbone(require(batch.pixels, "pixels"))
         # In single precision, whatever the network ran in: vectors are ranked.
         with torch.autocast(features.device.type, enabled=False):
-            return self.projection(features.float())
+            return self.projection(single(features))
 
 
 class FeatureEncoder(ImageEncoder):

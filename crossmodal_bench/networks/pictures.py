@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from crossmodal_bench.networks.embedding import single
+
 SIDE = 64
 """Height and width of the pictures, generated and real (GXN, section 4.1)."""
 
@@ -88,7 +90,7 @@ class PictureGenerator(nn.Module):
             )
         hidden = self.blocks(self.start(torch.cat([noise, condition], 1)))
         # In half precision neighbouring shades would become one.
-        return _single(self.last(hidden)).tanh()
+        return single(self.last(hidden)).tanh()
 
 
 class PictureCritic(nn.Module):
@@ -144,7 +146,7 @@ class PictureCritic(nn.Module):
 
         Args:
             features: (B, 8 channels, 4, 4); none at all (B = 0) has no logits and leaves the batch statistics
-                as they are.
+                as they are, unless these are other processes' too, who then wait for ours.
             condition: (B, condition_dim).
 
         Raises:
@@ -156,7 +158,7 @@ class PictureCritic(nn.Module):
                 f"features {tuple(features.shape)} and condition {tuple(condition.shape)} must be "
                 f"(B, {self.width}, 4, 4) and (B, {self.condition_dim})"
             )
-        if not len(features):
+        if not len(features) and not isinstance(self.joint[1], nn.SyncBatchNorm):
             return self.out.weight.new_zeros(0)
         everywhere = condition[:, :, None, None].expand(-1, -1, 4, 4)
         hidden = self.joint(torch.cat([features, everywhere], 1))
@@ -195,8 +197,3 @@ def _smaller(channels: int) -> nn.Sequential:
         nn.BatchNorm2d(2 * channels),
         nn.LeakyReLU(0.2, inplace=True),
     )
-
-
-def _single(x: Tensor) -> Tensor:
-    """At least in single precision."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from crossmodal_bench.data.batch import DataSpec, TextBatch, require
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.networks.embedding import single
 from crossmodal_bench.networks.freezing import Freezable, Freeze
 
 Cell = Literal["lstm", "gru", "none"]
@@ -77,7 +78,7 @@ class SequencePooling(nn.Module):
         otherwise run in half precision without the scaling of gradients that it needs.
         """
         with torch.autocast(words.device.type, enabled=False):
-            return self._pooled(words.float(), lengths)
+            return self._pooled(single(words), lengths)
 
     def _pooled(self, words: Tensor, lengths: Tensor) -> Tensor:
         states = self.dropout(words)

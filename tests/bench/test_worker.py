@@ -196,3 +196,11 @@ def test_devices_become_trainer_arguments(monkeypatch: pytest.MonkeyPatch) -> No
     assert trainer_devices("1", unused, "bf16-mixed")["precision"] == "bf16-mixed"
     assert "precision" not in trainer_devices("cpu", unused, "bf16-mixed")
     assert "precision" not in trainer_devices("1", unused, "32-true")
+
+
+def test_batch_statistics_are_shared_on_several_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "sync_batchnorm" not in trainer_devices("2"), "CPU processes have no such batch norm"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert trainer_devices("2")["sync_batchnorm"] is True
+    assert "sync_batchnorm" not in trainer_devices("1") and "sync_batchnorm" not in trainer_devices("cpu")

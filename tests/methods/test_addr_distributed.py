@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 PARTS = ("parameters", "first", "second", "steps")
 
 
-def work(rank: int, world: int, folder: str, checkpoint: str, method: str, epochs: int) -> None:
+def work(rank: int, world: int, folder: str, checkpoint: str, epochs: int) -> None:
     """One process of a training run."""
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     from test_addr import settings
@@ -34,7 +33,7 @@ def work(rank: int, world: int, folder: str, checkpoint: str, method: str, epoch
         "accelerator": "cpu",
         "devices": world,
     }
-    config = settings(method, **{"trainer.limit_val_batches": 0, "trainer.max_epochs": epochs})
+    config = settings(**{"trainer.limit_val_batches": 0, "trainer.max_epochs": epochs})
     cli = instantiate(config, [], strategy=instantiate(config).model.ddp_strategy, **quiet)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint or None, weights_only=True)
     cli.trainer.save_checkpoint(f"{folder}/saved.ckpt")
@@ -44,14 +43,12 @@ def work(rank: int, world: int, folder: str, checkpoint: str, method: str, epoch
     torch.distributed.destroy_process_group()
 
 
-def run(
-    folder: Path, world: int, checkpoint: Path | str = "", method: str = "addr_scan", epochs: int = 1
-) -> Any:
+def run(folder: Path, world: int, checkpoint: Path | str = "", epochs: int = 1) -> Any:
     """What each process held at the end."""
     folder.mkdir()
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=work, args=(rank, world, str(folder), str(checkpoint), method, epochs))
+        context.Process(target=work, args=(rank, world, str(folder), str(checkpoint), epochs))
         for rank in range(world)
     ]
     for worker in workers:
@@ -77,11 +74,3 @@ def test_two_processes_share_the_bank_and_it_resumes_on_one_and_on_three(tmp_pat
         for other in ranks[1:]:
             assert all(torch.equal(other[name], ranks[0][name]) for name in (*PARTS, "host"))
     assert {path.name for path in Path("/dev/shm").glob("crossmodal-bench-*")} == left, "nothing stays behind"
-
-
-@pytest.mark.parametrize("method", ["united_scan"])
-def test_one_discriminator_is_the_same_on_all(tmp_path: Path, method: str) -> None:
-    first, second = run(tmp_path / "two", 2, method=method)
-    assert first["parameters"].any()
-    for name in (*PARTS, "host"):
-        assert torch.equal(first[name], second[name]), name

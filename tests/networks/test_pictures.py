@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from crossmodal_bench.losses.generation import (
     condition_kl,
@@ -245,6 +247,24 @@ def test_a_step_in_half_precision_is_finite_and_near() -> None:
         found[half] = [mu, critic, total]
     assert torch.equal(found[True][0], found[False][0])
     torch.testing.assert_close(found[True], found[False], rtol=0.05, atol=0)
+
+
+def test_with_shared_batch_statistics_the_critic_can_be_held_fixed_and_takes_part_without_pairs() -> None:
+    game, _, real = small()
+    condition = torch.rand(len(real), 8)
+    alone = game.critic.eval()(real, condition)
+    # On several GPUs; in training mode these exist for GPUs only.
+    critic: Any = nn.SyncBatchNorm.convert_sync_batchnorm(game.critic).eval()
+    fixed = {name: one.detach() for name, one in critic.named_parameters()}
+    pictures = real.clone().requires_grad_()
+    judged = functional_call(critic, fixed, (pictures, condition))
+    assert torch.equal(judged, alone)
+    judged.sum().backward()
+    assert pictures.grad is not None and all(one.grad is None for one in critic.parameters())
+    seen: list[Any] = []
+    critic.joint[1].register_forward_hook(lambda *call: seen.append(call))
+    assert critic.logits(critic.features(real)[:0], condition[:0]).shape == (0,)
+    assert seen, "the others wait for its part of their statistics"
 
 
 def test_bad_arguments_are_refused() -> None:
