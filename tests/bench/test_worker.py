@@ -191,7 +191,8 @@ def test_devices_become_trainer_arguments(monkeypatch: pytest.MonkeyPatch) -> No
     assert trainer_devices("2", unused)["strategy"] == unused
     assert "precision" not in trainer_devices("1", unused, "bf16-mixed")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert trainer_devices("auto") == {"accelerator": "gpu", "devices": -1, "strategy": "ddp"}
+    on_gpus = {"accelerator": "gpu", "devices": -1, "strategy": "ddp", "sync_batchnorm": True}
+    assert trainer_devices("auto") == on_gpus
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert trainer_devices("1", unused, "bf16-mixed")["precision"] == "bf16-mixed"
     assert "precision" not in trainer_devices("cpu", unused, "bf16-mixed")
