@@ -77,7 +77,9 @@ def run_job(planned: PlannedJob, devices: str = "auto", request: StopRequest | N
         data.hand_over(planned.corpus)
     if trainer.is_global_zero:
         # With what the method asked for here, so that `fit` on this file does the same, from fresh weights.
-        asked = {key: on_devices[key] for key in ("strategy", "precision") if key in on_devices}
+        asked = {
+            key: on_devices[key] for key in ("strategy", "precision", "sync_batchnorm") if key in on_devices
+        }
         config = {**planned.config, "trainer": {**asked, **planned.config.get("trainer", {})}}
         (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     if trainer.is_global_zero:
