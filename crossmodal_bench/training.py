@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import yaml
 from jsonargparse import ArgumentError
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -56,6 +57,14 @@ class _CLI(LightningCLI):
         except REFUSALS as error:
             raise BadInput(explain(self._given, error)) from error
 
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Lightning's, with the strategy that the method asks for on several devices, unless one is given."""
+        given = self._get(self.config_init, "trainer", default={})
+        model: Any = self.model
+        if given.get("strategy") == "auto" and several_devices(given):
+            kwargs["strategy"] = model.ddp_strategy
+        return super().instantiate_trainer(**kwargs)
+
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
@@ -64,6 +73,18 @@ class _CLI(LightningCLI):
         checkpoint = self._get(self.config, "ckpt_path")
         if checkpoint is not None and checkpoint not in KEYWORDS and not Path(checkpoint).is_file():
             raise BadInput(f"--ckpt_path {checkpoint} is missing; name a checkpoint that fit has written")
+
+
+def several_devices(trainer: dict[str, Any]) -> bool:
+    """Whether a Trainer of these arguments has more than one process."""
+    devices = str(trainer.get("devices", "auto"))
+    if devices in ("auto", "-1"):
+        on_gpus = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
+        count = torch.cuda.device_count() if on_gpus else 1
+    else:
+        # A number of devices, or a list of their indices.
+        count = int(devices) if devices.isdigit() else len(devices.strip("[], ").split(","))
+    return count > 1 or int(trainer.get("num_nodes", 1)) > 1
 
 
 def instantiate(

@@ -11,13 +11,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from pytorch_lightning.strategies import DDPStrategy
 from tiny import QUIET, SMALL_ACMR, configuration
 
 from crossmodal_bench.bench.experiments import expand, names
 from crossmodal_bench.cli import main
 from crossmodal_bench.configuration import check_keys
 from crossmodal_bench.errors import BadInput
-from crossmodal_bench.training import instantiate
+from crossmodal_bench.training import instantiate, several_devices
 
 SETTINGS: dict[str, Any] = {
     **SMALL_ACMR,
@@ -261,3 +262,37 @@ def test_what_training_raises_is_no_bad_input(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr("crossmodal_bench.methods.acmr.ACMR.training_step", fail)
     with pytest.raises(ValueError, match="a bug"):
         main(["fit", "--config", "config.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("trainer", "several"),
+    [
+        ({}, False),
+        ({"devices": 1}, False),
+        ({"devices": "2", "accelerator": "cpu"}, True),
+        ({"devices": [3]}, False),
+        ({"devices": "0,3"}, True),
+        ({"devices": [0, 3]}, True),
+        ({"devices": -1, "accelerator": "cpu"}, False),
+        ({"devices": 1, "num_nodes": 2}, True),
+    ],
+)
+def test_what_several_devices_are(trainer: dict[str, Any], several: bool) -> None:
+    assert several_devices(trainer) is several
+
+
+@pytest.mark.parametrize(
+    ("method", "devices", "unused"), [("gxn_t2i", 2, True), ("gxn_finetune", 2, False), ("gxn_t2i", 1, None)]
+)
+def test_on_several_devices_the_method_says_how(method: str, devices: int, unused: bool | None) -> None:
+    config = configuration(method)
+    strategy = instantiate(config, accelerator="cpu", devices=devices).trainer.strategy
+    if unused is None:
+        assert not isinstance(strategy, DDPStrategy)
+    else:
+        assert isinstance(strategy, DDPStrategy)
+        assert strategy._ddp_kwargs.get("find_unused_parameters", False) is unused
+    given = instantiate(
+        {**config, "trainer": {**config["trainer"], "strategy": "ddp"}}, accelerator="cpu", devices=2
+    )
+    assert not given.trainer.strategy._ddp_kwargs.get("find_unused_parameters", False)

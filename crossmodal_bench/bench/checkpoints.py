@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.process_group import global_rank
@@ -20,7 +21,7 @@ from crossmodal_bench.storage import remove_leftovers
 LAST, BEST, RESUME = "last.ckpt", "best.ckpt", "resume.json"
 
 
-def checkpoint_callbacks(planned: PlannedJob, request: StopRequest) -> list[Checkpoint]:
+def checkpoint_callbacks(planned: PlannedJob, request: StopRequest) -> list[pl.Callback]:
     """The best epoch's, where there is a validation split to choose on, and then the last one.
 
     The last one is written behind each epoch, every ten minutes, and when ``request`` is made.
@@ -34,7 +35,7 @@ def checkpoint_callbacks(planned: PlannedJob, request: StopRequest) -> list[Chec
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    lasting: list[Checkpoint] = [last, SaveWhenAsked(planned.directory / LAST, request)]
+    lasting: list[pl.Callback] = [last, SaveWhenAsked(planned.directory / LAST, request)]
     if not _has_validation(planned):
         return lasting
     best = ModelCheckpoint(
@@ -99,7 +100,7 @@ def _warn(sentence: str) -> None:
 
 
 def selected(
-    checkpoints: list[Checkpoint], planned: PlannedJob, history: History, solved: bool
+    checkpoints: list[pl.Callback], planned: PlannedJob, history: History, solved: bool
 ) -> dict[str, Any]:
     """The record's ``selection``: by which metric, epoch and rule the tested checkpoint was chosen."""
     if solved:

@@ -14,6 +14,9 @@ import crossmodal_bench
 PARTS = ("data", "networks", "similarity", "losses", "rewards", "methods", "evaluation", "callbacks")
 """Packages whose sources decide a result; the bench, its reports and the command line do not."""
 
+BESIDE = ("backbones.py", "distributed.py", "encoding.py", "training.py")
+"""Modules that do."""
+
 AROUND = ("root", "cache", "seed")
 """Settings of the data module that are no part of what a job measures."""
 
@@ -23,7 +26,7 @@ def _source_digest() -> str:
     root = Path(crossmodal_bench.__file__).parent
     digest = hashlib.sha256()
     files = [path for part in PARTS for path in (root / part).rglob("*.py")]
-    for path in sorted([*files, root / "backbones.py", root / "encoding.py", root / "training.py"]):
+    for path in sorted([*files, *(root / name for name in BESIDE)]):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -171,11 +171,22 @@ def _write(
                 "peak_memory_mb": peak_memory_mb(),
                 "world_size": trainer.world_size,
             },
-            "environment": {**environment(device), "precision": str(trainer.precision)},
+            "environment": {**environment(device), **_trained_with(trainer, data)},
             "started_at": started.isoformat(timespec="seconds"),
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
+
+
+def _trained_with(trainer: pl.Trainer, data: CrossModalDataModule) -> dict[str, str]:
+    """What decides a step beside the configuration: several processes see more pairs at the same rates."""
+    rates = dict.fromkeys(f"{optimiser.defaults['lr']:g}" for optimiser in trainer.optimizers)
+    return {
+        "precision": str(trainer.precision),
+        "processes": str(trainer.world_size),
+        "batch_size_per_process": str(data.batch_size),
+        "learning_rates": ", ".join(rates),
+    }
 
 
 def _save_projection(

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint
 
 from crossmodal_bench.callbacks.random_state import RandomState
 from crossmodal_bench.checkpoint_files import CheckpointFiles
@@ -17,15 +16,15 @@ from crossmodal_bench.interruption import StopRequest
 NOTHING, SAVE, STOP = 0, 1, 2
 
 
-class SaveWhenAsked(Checkpoint):
+class SaveWhenAsked(pl.Callback):
     """Saves after a batch when a signal asks to stop, and stops; saves every so often besides.
 
     A request during an epoch's last batch, or during the validation behind it, is answered at a batch of
     that validation, which starts over when training goes on; one behind it, at the next epoch's first batch.
     All processes save and stop together, whichever was asked.
 
-    A kind of Lightning's ``Checkpoint``, whose hooks come behind all other callbacks'. Those that save
-    epochs must stand before it.
+    It must be the last of the callbacks, so that what others note of a batch is in the checkpoint; Lightning
+    puts its own checkpoint callbacks behind it, which note nothing there.
 
     Args:
         path: the checkpoint, whose predecessor is kept; None: ``interrupted.ckpt`` in the trainer's folder.
