@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crossmodal_bench.errors import BadInput, MissingInput, nearest
+from crossmodal_bench.files import first_line
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,8 @@ def _load_state(network: nn.Module, path: Path, name: str) -> None:
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     try:
         network.load_state_dict(state)
-    except (RuntimeError, AttributeError, TypeError) as error:
+    # Whatever a state dict's keys and values may be instead of names and tensors.
+    except Exception as error:
         raise BadInput(
-            f"{path} holds no weights of {name} ({str(error).splitlines()[0]}); name the right file"
+            f"{path} holds no weights of {name} ({first_line(error)}); name the right file"
         ) from error

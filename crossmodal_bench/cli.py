@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from crossmodal_bench import __version__
 from crossmodal_bench.errors import BadInput, Diverged
+from crossmodal_bench.files import parse_yaml
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75
 
@@ -174,10 +173,10 @@ def _options(arguments: argparse.Namespace) -> Any:
         try:
             # YAML 1.1 takes 1e-3 for a word.
             number = re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value)
-            overrides[key] = float(value) if number else yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            overrides[key] = float(value) if number else parse_yaml(value)
+        except ValueError as error:
             raise BadInput(
-                f"--set {word}: '{value}' is not a YAML value; quote it, or close its brackets"
+                f"--set {word}: '{value}' is not a YAML value ({error}); quote it, or close its brackets"
             ) from error
     names = (
         "dataset",

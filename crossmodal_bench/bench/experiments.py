@@ -8,12 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import crossmodal_bench
 from crossmodal_bench.data.datasets.karpathy import is_karpathy_folder
 from crossmodal_bench.data.datasets.precomputed import FAMILIAR, precomputed_folder
 from crossmodal_bench.errors import BadInput, nearest
+from crossmodal_bench.files import read_yaml, shown, stays_below
 
 Config = dict[str, Any]
 KARPATHY = "crossmodal_bench.data.datasets.Karpathy"
@@ -58,12 +57,11 @@ def default_methods() -> list[str]:
 @cache
 def _file(kind: str, name: str) -> Config:
     path = experiments_folder() / kind / f"{name}.yaml"
-    if not path.is_file():
+    if name not in names(kind):
         raise BadInput(f"{kind[:-1]} '{name}' is unknown{nearest(name, names(kind))}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path} is not valid YAML ({str(error).splitlines()[0]}); mend it") from error
+    content = read_yaml(path) or {}
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} is {shown(content)}; give keys and values")
     allowed = {"methods": METHOD_KEYS, "datasets": DATASET_KEYS, "suites": SUITE_KEYS}[kind]
     for key in content:
         if key not in allowed:
@@ -129,7 +127,7 @@ def expand(overrides: dict[str, Any]) -> Config:
 
 def dataset_settings(name: str, root: Path) -> Config:
     """The data set's file; ``synthetic-N`` and folders in Karpathy's layout, or with regions, need none."""
-    if name in ("", ".", "..") or Path(name).name != name:
+    if Path(name).name != name or not stays_below(name):
         raise BadInput(
             f"data set '{name}' is a path or empty; give the folder's name, and the folder that holds it "
             "as DATA_ROOT"

@@ -58,7 +58,7 @@ def _pretrained(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
@@ -79,8 +79,9 @@ def _positions(name: str) -> int:
     from transformers import AutoConfig
 
     try:
-        return int(AutoConfig.from_pretrained(name).max_position_embeddings)
-    except (OSError, ValueError, AttributeError):
+        return int(AutoConfig.from_pretrained(name, trust_remote_code=False).max_position_embeddings)
+    # A folder may have no configuration, or whatever a configuration can be.
+    except Exception:
         return 2**30
 
 
