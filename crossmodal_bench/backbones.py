@@ -149,7 +149,7 @@ def load_network(name: str, weights: str, data_root: Path, **settings: Any) -> t
             ) from error
         label = str(enum["DEFAULT"])
     elif weights != "none":
-        _load_state(network, Path(weights), name)
+        load_state(network, Path(weights), name)
         label = Path(weights).name
     digest = hashlib.sha256()
     for key, value in network.state_dict().items():
@@ -181,7 +181,8 @@ def _calibrate(network: nn.Module) -> None:
         norm.momentum = momentum
 
 
-def _load_state(network: nn.Module, path: Path, name: str) -> None:
+def load_state(network: nn.Module, path: Path, name: str) -> None:
+    """Give a network the state dict in a file; ``name`` of the network, for the sentence of a BadInput."""
     if not path.is_file():
         raise MissingInput(
             f"weights {path} are missing; give the path of a {name} state dict, DEFAULT or none"

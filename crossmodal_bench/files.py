@@ -28,15 +28,14 @@ LONGEST_NAME, LONGEST_PATH = 255, 1024
 def read_text(path: Path) -> str:
     """A UTF-8 file, with or without a byte order mark; BadInput that names the first byte that is none."""
     try:
-        if not path.is_file():
-            raise BadInput(f"{path} is no file; put the file there")
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path} cannot be read (it is no file); put the file there")
         return path.read_text(encoding="utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise BadInput(
-            f"{path} cannot be read ({error.strerror or error}); mend it or copy it again"
-        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path} cannot be read ({reason}); mend it or copy it again") from error
 
 
 def read_json(path: Path) -> Any:
@@ -100,20 +99,28 @@ def parse_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader without merged mappings, of which a few lines can fill any memory, and without twins."""
+    """SafeLoader that takes no key twice, and no merging ("<<") of merged mappings without end."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._flat: set[yaml.MappingNode] = set()
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if node in self._flat:
+            return
+        self._flat.add(node)
         seen = set()
         for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    problem="'<<' merges mappings; write their keys out", problem_mark=key.start_mark
-                )
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     problem=f"the key {shown(key.value)} stands twice", problem_mark=key.start_mark
                 )
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_NODES // 10:
+            raise yaml.constructor.ConstructorError(
+                problem=f"it merges more than {MOST_NODES // 10} keys", problem_mark=node.start_mark
+            )
 
 
 def stays_below(name: str) -> bool:

@@ -49,11 +49,10 @@ class Fields:
 
     def objects(self, name: str) -> dict[str, dict[str, Any]]:
         """An object of objects; empty where it is missing."""
-        found = self.get(name, dict, optional=True) or {}
-        for key, value in found.items():
-            if not isinstance(value, dict):
-                raise damaged(self.path, f"field '{self.prefix}{name}.{shown(key)}' is not an object")
-        return found
+        if self.get(name, dict, optional=True) is None:
+            return {}
+        part = self.part(name)
+        return {key: part.get(key, dict) for key in part.content}
 
     def curves(self, name: str) -> dict[str, dict[str, list[float]]]:
         """An object of curves: lists of numbers, by what is measured along them, all of one length."""
