@@ -11,7 +11,7 @@ import json
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from crossmodal_bench.errors import BadInput
 
 PATIENCE = 5.0
 """Seconds of this process's own time for one input of a kilobyte or so."""
-Mutation = Callable[[bytes], bytes]
+GENES = 8
+"""Bytes that say what one change is: a whole input is one draw, which is what makes thousands affordable."""
 
 TEXTS = (
     "",
@@ -82,7 +83,6 @@ class Reader:
         write: writes them below a folder.
         read: reads them below that folder.
         files: pattern of those that are broken, one at a time.
-        mutations: how; bytes for any file.
         inputs: so many in the slow run.
         named: whether every complaint can name the folder.
     """
@@ -90,7 +90,6 @@ class Reader:
     write: Callable[[Path], Any]
     read: Callable[[Path], Any]
     files: str
-    mutations: Callable[[str], st.SearchStrategy[Mutation]] = field(default_factory=lambda: by_suffix)
     inputs: int = 800
     named: bool = True
 
@@ -114,12 +113,12 @@ def check(reader: Reader, root: Path, inputs: int) -> int:
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
-    @given(data=st.data())
-    def holds(data: st.DataObject) -> None:
+    @given(st.binary(min_size=GENES, max_size=5 * GENES))
+    def holds(genes: bytes) -> None:
         nonlocal done
-        path = data.draw(st.sampled_from(paths))
+        path = paths[genes[0] % len(paths)]
         valid = path.read_bytes()
-        broken = data.draw(reader.mutations(path.suffix))(valid)
+        broken = mutated(path.suffix, valid, genes[1], genes[2:])
         path.write_bytes(broken)
         try:
             attempt(lambda: reader.read(root), str(root) if reader.named else "")
@@ -145,25 +144,39 @@ def attempt(read: Callable[[], Any], named: str = "") -> str:
     return complaint
 
 
+def mutated(suffix: str, content: bytes, family: int, genes: bytes) -> bytes:
+    """A file with up to five changes of its bytes, or of what a file with that suffix is made of."""
+    families: list[Callable[[bytes, bytes], bytes]] = [bytes_changed]
+    if suffix in (".json", ".yaml"):
+        families += [json_changed, json_changed]
+    if suffix in (".npy", ".npz", ".mat"):
+        families += [lambda content, gene: array_changed(suffix, content, gene)]
+    if suffix in (".txt", ".list", ".yaml"):
+        families += [line_changed]
+    change = families[family % len(families)]
+    for at in range(0, len(genes), GENES):
+        gene = genes[at : at + GENES].ljust(GENES, b"\0")
+        try:
+            content = change(content, gene)
+        except Exception:  # the change before has left no JSON, or no array
+            content = bytes_changed(content, gene)
+    return content
+
+
+def _place(gene: bytes, size: int) -> int:
+    """0 to size."""
+    return int.from_bytes(gene, "big") * (size + 1) >> 8 * len(gene)
+
+
 # ---- bytes ----------------------------------------------------------------------------------------
 
 
-def bytes_mutated() -> st.SearchStrategy[Mutation]:
-    """One to four changes of a file's bytes."""
-    kinds = st.sampled_from((_flip, _cut, _insert, _remove, _swap, _fill))
-    pieces = st.one_of(st.sampled_from(PIECES), st.binary(min_size=1, max_size=8))
-    places = st.integers(0, 2**16 - 1)
-    changes = st.lists(st.tuples(kinds, places, places, pieces), min_size=1, max_size=4)
-
-    def mutation(chosen: list[Any]) -> Mutation:
-        def mutate(content: bytes) -> bytes:
-            for change, first, second, piece in chosen:
-                content = change(content, first * len(content) >> 16, second * len(content) >> 16, piece)
-            return content
-
-        return mutate
-
-    return changes.map(mutation)
+def bytes_changed(content: bytes, gene: bytes) -> bytes:
+    """Flipped, cut off, inserted, removed, swapped or overwritten bytes."""
+    first, second = _place(gene[1:3], len(content)), _place(gene[3:5], len(content))
+    change = (_flip, _cut, _insert, _remove, _swap, _fill)[gene[0] % 6]
+    piece = gene[6:] if gene[5] % 2 else PIECES[gene[6] % len(PIECES)]
+    return change(content, first, second, piece)
 
 
 def _flip(content: bytes, at: int, bit: int, piece: bytes) -> bytes:
@@ -201,31 +214,19 @@ def _fill(content: bytes, at: int, _: int, piece: bytes) -> bytes:
 # ---- JSON -----------------------------------------------------------------------------------------
 
 
-def json_mutated() -> st.SearchStrategy[Mutation]:
-    """One to three nodes of a JSON document replaced, deleted, duplicated or renamed."""
-    values = st.one_of(
-        st.sampled_from(VALUES),
-        st.recursive(
-            st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
-            lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner)),
-            max_leaves=4,
-        ),
-    )
-    kinds = st.sampled_from(("replace", "replace", "replace", "delete", "duplicate", "rename"))
-    changes = st.lists(st.tuples(kinds, st.integers(0, 2**16 - 1), values), min_size=1, max_size=3)
+def as_json(value: Any) -> str:
+    """One node a line, so that lines can be replaced too."""
+    return json.dumps(value, indent=1)
 
-    def mutation(chosen: list[Any]) -> Mutation:
-        def mutate(content: bytes) -> bytes:
-            document = {"": json.loads(content)}
-            for kind, place, value in chosen:
-                nodes = list(_places(document))
-                if nodes:
-                    _change(*nodes[place * len(nodes) >> 16], kind, value)
-            return json.dumps(document.get("")).encode()
 
-        return mutate
-
-    return changes.map(mutation)
+def json_changed(content: bytes, gene: bytes) -> bytes:
+    """A node of a JSON document replaced, deleted, duplicated or renamed."""
+    document = {"": json.loads(content)}
+    nodes = list(_places(document))
+    container, key = nodes[_place(gene[1:3], len(nodes) - 1)]
+    kind = ("replace", "replace", "replace", "delete", "duplicate", "rename")[gene[0] % 6]
+    _change(container, key, kind, VALUES[gene[3] % len(VALUES)])
+    return as_json(document.get("")).encode()
 
 
 def _places(node: Any) -> Iterator[tuple[Any, Any]]:
@@ -236,7 +237,6 @@ def _places(node: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _change(container: Any, key: Any, kind: str, value: Any) -> None:
-    # Documents are written out after every input: two places may share a value.
     if kind == "delete" and key != "":
         del container[key]
     elif kind == "duplicate" and isinstance(container, list):
@@ -250,31 +250,23 @@ def _change(container: Any, key: Any, kind: str, value: Any) -> None:
 # ---- arrays and text ------------------------------------------------------------------------------
 
 
-def arrays_mutated(suffix: str) -> st.SearchStrategy[Mutation]:
+def array_changed(suffix: str, content: bytes, gene: bytes) -> bytes:
     """An array of a ``.npy``, ``.npz`` or ``.mat`` with another type, shape, order or other values."""
     dtypes = ("f2", ">f4", "f8", "g", "i1", "u8", ">i8", "?", "c8", "U3", "S2", "M8[D]", "V4", "O")
-    changes = st.tuples(
-        st.integers(0, 2**16 - 1),
-        st.sampled_from(("dtype", "dtype", "shape", "value", "order")),
-        st.sampled_from(dtypes),
-        st.sampled_from(((-1,), (1, -1), (-1, 1), (0, 3), (3, 0), (1, 1, -1), (1,) * 5 + (-1,))),
-        st.sampled_from((np.nan, np.inf, -np.inf, 1e300, -1.0, 0.5, 2.0**63, 0.0)),
-    )
-
-    def mutation(chosen: Any) -> Mutation:
-        def mutate(content: bytes) -> bytes:
-            return _repacked(suffix, content, lambda arrays: _array_changed(arrays, *chosen))
-
-        return mutate
-
-    return changes.map(mutation)
+    shapes = ((-1,), (1, -1), (-1, 1), (0, 3), (3, 0), (1, 1, -1), (1,) * 5 + (-1,))
+    values = (np.nan, np.inf, -np.inf, 1e300, -1.0, 0.5, 2.0**63, 0.0)
+    place, kind = int.from_bytes(gene[1:3], "big"), ("dtype", "dtype", "shape", "value", "order")[gene[0] % 5]
+    dtype, shape, value = (all[gene[3] % len(all)] for all in (dtypes, shapes, values))
+    return _repacked(suffix, content, lambda arrays: _array_changed(arrays, place, kind, dtype, shape, value))
 
 
 def _array_changed(
     arrays: dict[str, Any], place: int, kind: str, dtype: str, shape: tuple[int, ...], value: float
 ) -> None:
-    name = sorted(arrays)[place * len(arrays) >> 16]
+    name = sorted(arrays)[place % len(arrays)]
     array = arrays[name]
+    if array.dtype.kind in "US":
+        array = np.arange(array.size).reshape(array.shape)
     with np.errstate(all="ignore"):
         if kind == "dtype":
             arrays[name] = array.astype("V4") if dtype == "V4" else _converted(array, dtype)
@@ -315,27 +307,9 @@ def _repacked(suffix: str, content: bytes, change: Callable[[dict[str, Any]], No
     return target.getvalue()
 
 
-def lines_mutated() -> st.SearchStrategy[Mutation]:
+def line_changed(content: bytes, gene: bytes) -> bytes:
     """A line of a text file replaced by something else."""
-    texts = st.one_of(st.sampled_from(TEXTS), st.text(max_size=20))
-
-    def mutation(chosen: tuple[int, str]) -> Mutation:
-        def mutate(content: bytes) -> bytes:
-            lines = content.split(b"\n")
-            lines[chosen[0] * len(lines) >> 16] = chosen[1].encode("utf-8", "surrogatepass")
-            return b"\n".join(lines)
-
-        return mutate
-
-    return st.tuples(st.integers(0, 2**16 - 1), texts).map(mutation)
-
-
-def by_suffix(suffix: str) -> st.SearchStrategy[Mutation]:
-    """Bytes, or what a file of that suffix is made of."""
-    if suffix == ".json":
-        return st.one_of(bytes_mutated(), json_mutated(), json_mutated())
-    if suffix in (".npy", ".npz", ".mat"):
-        return st.one_of(bytes_mutated(), arrays_mutated(suffix))
-    if suffix in (".txt", ".list", ".yaml"):
-        return st.one_of(bytes_mutated(), lines_mutated())
-    return bytes_mutated()
+    lines = content.split(b"\n")
+    text = TEXTS[gene[3] % len(TEXTS)]
+    lines[_place(gene[1:3], len(lines) - 1)] = text.encode("utf-8", "surrogatepass")
+    return b"\n".join(lines)

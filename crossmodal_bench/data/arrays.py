@@ -81,7 +81,7 @@ def _read(path: Path, key: str) -> NDArray[Any]:
     if path.suffix == ".npz":
         names = names_in_npz(path)
         if key not in names:
-            raise BadInput(f"{path} has no array '{key}'{nearest(key, names)}")
+            raise BadInput(f"{path} has no array '{key}'{nearest(key, names) or '; save it under that name'}")
         return load_npz(path, [key])[key]
     if path.suffix == ".mat":
         return load_mat(path, key)

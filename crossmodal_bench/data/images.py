@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 from crossmodal_bench.errors import BadInput, MissingInput
 from crossmodal_bench.files import first_line
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 """Not all that Pillow knows: for some it starts another program."""
 LARGEST, LONGEST = 50_000_000, 100
 """Pixels of a picture (150 MB in RGB, whatever its file has), and times that one side may have the other: the

@@ -35,7 +35,7 @@ def load_mat(path: Path, key: str) -> NDArray[Any]:
         _check_compressed(path)
         found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
         if key not in found:
-            raise BadInput(f"{path} has no array '{key}'{nearest(key, found)}")
+            raise BadInput(f"{path} has no array '{key}'{nearest(key, found) or '; save it under that name'}")
         shape, kind = found[key]
         if kind not in BYTES:
             raise BadInput(f"{path}:{key} is a MATLAB {kind}; save it as one numeric matrix")

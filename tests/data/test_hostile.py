@@ -55,6 +55,10 @@ def corpus(reader: DatasetReader) -> Callable[[Path], Corpus]:
     return read
 
 
+def pictured(root: Path) -> None:
+    fakes.write_karpathy(root, entries=fakes.karpathy_entries({"train": 4, "val": 2, "test": 2}))
+
+
 def labelled(root: Path) -> None:
     entries = fakes.karpathy_entries(
         {"train": 4, "val": 1, "restval": 1, "test": 2},
@@ -171,7 +175,7 @@ def read_tokenizer(root: Path) -> None:
 
 
 READERS = {
-    "karpathy": Reader(fakes.write_karpathy, corpus(Karpathy("flickr8k")), "*.json", inputs=2000),
+    "karpathy": Reader(pictured, corpus(Karpathy("flickr8k")), "*.json", inputs=1500),
     "karpathy, several labels": Reader(labelled, corpus(Karpathy("flickr8k")), "*.json", inputs=1500),
     "karpathy, one label": Reader(singly_labelled, corpus(Karpathy("flickr8k")), "*.json", inputs=1000),
     "acmr_coco": Reader(fakes.write_coco, corpus(AcmrCoco(train=9, test=3)), "*.json", inputs=500),
@@ -215,7 +219,6 @@ READERS = {
             ".bmp": {},
             ".gif": {},
             ".webp": {},
-            ".tif": {"compression": "tiff_lzw"},
         }.items()
     },
     "feature store": Reader(
@@ -226,8 +229,8 @@ READERS = {
         write_weights, lambda root: backbones.load_state(nn.Linear(3, 2), root / "tiny.pth", "tiny"), "*.pth"
     ),
     "captions": Reader(write_captions, read_captions, "*.txt", inputs=400, named=False),
-    "tokenizer": Reader(write_tokenizer, read_tokenizer, "*.json", inputs=250),
-    "vocabulary": Reader(write_vocabulary, read_tokenizer, "*.*", inputs=150),
+    "tokenizer": Reader(write_tokenizer, read_tokenizer, "*.json", inputs=250, named=False),
+    "vocabulary": Reader(write_vocabulary, read_tokenizer, "*.*", inputs=150, named=False),
 }
 
 
