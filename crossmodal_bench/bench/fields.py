@@ -59,6 +59,8 @@ class Fields:
         found = self.objects(name)
         for key, curve in found.items():
             lists = [one for one in curve.values() if isinstance(one, list)]
+            if key.endswith("precision_scope") and not {"scope", "precision"} <= curve.keys():
+                raise damaged(self.path, f"field '{self.prefix}{name}.{key}' lacks 'scope' or 'precision'")
             numbers = all(_is_number(value) for one in lists for value in one)
             if len(lists) < len(curve) or not numbers or len({len(one) for one in lists}) > 1:
                 raise damaged(

@@ -9,7 +9,7 @@ from crossmodal_bench.errors import BadInput, nearest
 from crossmodal_bench.files import shown
 
 PRESETS = ("smoke", "small", "paper", "controlled")
-_PARTS = {"*": dict}
+_PARTS = {"model": {"init_args": dict, "*": object}, "*": dict}
 _PRESETS = {preset: _PARTS for preset in PRESETS}
 _ROW = {"method!": str, "overrides": dict, "label": str, "*": object}
 SHAPES: dict[str, dict[str, Any]] = {

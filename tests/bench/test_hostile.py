@@ -150,7 +150,7 @@ def readers(content: Callable[..., dict[str, Any]]) -> dict[str, Reader]:
         "checkpoint": Reader(
             trained(content), lambda root: model.trained_weights(read_record(root)), "*.ckpt"
         ),
-        "experiments": Reader(write_experiments, read_experiments, "*.yaml", inputs=700),
+        "experiments": Reader(write_experiments, read_experiments, "*.yaml", inputs=700, named=False),
         "--config": Reader(write_config, read_config, "*.yaml", inputs=800, named=False),
         "--set": Reader(write_setting, read_setting, "*.txt", inputs=1500, named=False),
     }
