@@ -105,6 +105,14 @@ class _Loader(yaml.SafeLoader):
         super().__init__(stream)
         self._flat: set[yaml.MappingNode] = set()
 
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        # Its time grows with the square of the depth.
+        if self.flow_level > DEEPEST:
+            raise yaml.scanner.ScannerError(
+                problem=f"more than {DEEPEST} levels deep", problem_mark=self.get_mark()
+            )
+        super().fetch_flow_collection_start(token)
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if node in self._flat:
             return

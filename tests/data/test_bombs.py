@@ -82,11 +82,9 @@ def test_a_compressed_archive_expands_in_proportion(tmp_path: Path) -> None:
 def test_an_archive_with_another_packing_is_no_matlab_file(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, a=np.ones(3))
-    path.write_bytes(
-        path.read_bytes().replace(
-            b"PK\x01\x02\x14\x03\x14\x00\x00\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x00\x00\x63\x00"
-        )
-    )
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 10] = 99
+    path.write_bytes(content)
     assert "is truncated or not a .npz file" in complaint(lambda: load_array(path, "a"))
 
 
@@ -101,7 +99,7 @@ def test_a_packed_matlab_file_expands_in_proportion(tmp_path: Path) -> None:
     packed = b"".join(packer.compress(bytes(MEGABYTE)) for _ in range(600)) + packer.flush()
     header = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
     path.write_bytes(header + struct.pack("<II", 15, len(packed)) + packed)
-    assert "its compressed part takes" in complaint(lambda: load_array(path, "a"))
+    assert "its compressed part takes" in complaint(lambda: load_array(path, "a"), megabytes=100)
 
 
 def test_a_sparse_matrix_expands_in_proportion(tmp_path: Path) -> None:
@@ -176,7 +174,8 @@ def test_what_no_json_is(tmp_path: Path, text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: &a [*a, *a]", "levels deep"),
+        ("a: &a [*a, *a]", "its references stand for more than"),
+        ("a: &a [*a]", "levels deep"),
         (
             "a: &a [x, x, x]\n"
             + "".join(
