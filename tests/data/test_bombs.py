@@ -288,6 +288,7 @@ def test_code_in_a_tokenizers_folder_is_not_run(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
+@pytest.mark.slow  # a process of its own loads torch
 def test_bombs_go_off_in_no_process_of_half_a_gigabyte_more(tmp_path: Path) -> None:
     """The limit is the system's own: what libraries allocate behind Python's back counts as well."""
     (tmp_path / "a.npy").write_bytes(npy_header("(100000000000,)"))

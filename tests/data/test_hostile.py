@@ -36,7 +36,7 @@ from crossmodal_bench.data.pixels import normalised_pixels
 from crossmodal_bench.data.text import SPLITTERS, Vocabulary
 from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
 
-FEW = 12
+FEW = 8
 SOURCE = FeatureSource("tiny", "none", "0" * 16, 3, 16, "crop")
 
 
