@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from crossmodal_bench.bench.fields import Fields, damaged
 from crossmodal_bench.errors import BadInput
@@ -17,7 +17,6 @@ from crossmodal_bench.files import is_unicode, parse_json
 
 SCHEMA = 1
 """Version of the layout below; a record of another version is refused, not guessed at."""
-
 FILE = "record.json"
 
 
@@ -276,14 +275,14 @@ def _numbers(fields: Fields) -> Numbers:
 
 
 def _features(data: Fields) -> dict[str, Any] | None:
-    """What made the features; those of an ensemble's members stand in a list, with None for given ones."""
-    found: dict[str, Any] | None = data.get("features", dict, optional=True)
+    """What made the features; an ensemble's stand in a list, with None for given ones."""
+    found = data.get("features", dict, optional=True)
     sources = found.get("members", [found]) if found else []
     if not isinstance(sources, list) or not all(isinstance(one, dict | None) for one in sources):
         raise damaged(data.path, "field 'data.features.members' is not a list of objects")
     if not all(isinstance(one.get("pooled"), dict | None) for one in sources if one):
         raise damaged(data.path, "field 'data.features.pooled' is not an object")
-    return found
+    return cast(dict[str, Any] | None, found)
 
 
 def _run(fields: Fields) -> dict[str, str]:
