@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crossmodal_bench.errors import BadInput, MissingInput, nearest
+from crossmodal_bench.files import first_line
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def load_network(name: str, weights: str, data_root: Path, **settings: Any) -> t
             ) from error
         label = str(enum["DEFAULT"])
     elif weights != "none":
-        _load_state(network, Path(weights), name)
+        load_state(network, Path(weights), name)
         label = Path(weights).name
     digest = hashlib.sha256()
     for key, value in network.state_dict().items():
@@ -180,7 +181,8 @@ def _calibrate(network: nn.Module) -> None:
         norm.momentum = momentum
 
 
-def _load_state(network: nn.Module, path: Path, name: str) -> None:
+def load_state(network: nn.Module, path: Path, name: str) -> None:
+    """Give a network the state dict in a file; ``name`` of the network, for the sentence of a BadInput."""
     if not path.is_file():
         raise MissingInput(
             f"weights {path} are missing; give the path of a {name} state dict, DEFAULT or none"
@@ -195,7 +197,8 @@ def _load_state(network: nn.Module, path: Path, name: str) -> None:
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     try:
         network.load_state_dict(state)
-    except (RuntimeError, AttributeError, TypeError) as error:
+    # Whatever a state dict's keys and values may be instead of names and tensors.
+    except Exception as error:
         raise BadInput(
-            f"{path} holds no weights of {name} ({str(error).splitlines()[0]}); name the right file"
+            f"{path} holds no weights of {name} ({first_line(error)}); name the right file"
         ) from error

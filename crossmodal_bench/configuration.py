@@ -48,7 +48,9 @@ def check_keys(config: Mapping[str, Any]) -> None:
         for key, value in section.values.items():
             path = f"{section.path}.{key}".lstrip(".")
             if key not in section.keys:
-                raise BadInput(f"configuration key '{path}' is unknown{nearest(str(key), section.keys)}")
+                raise BadInput(
+                    f"configuration key '{path}' is unknown{nearest(str(key), section.keys) or '; remove it'}"
+                )
             hint = section.hints.get(key, Any)
             if value is None and hint is not Any and NoneType not in (hint, *get_args(hint)):
                 raise BadInput(f"configuration key '{path}' is empty; give {_readable(hint)}")
@@ -133,7 +135,8 @@ def _imported(path: str, name: Any, base: type) -> type:
     where, _, last = str(name).rpartition(".")
     try:
         found = getattr(importlib.import_module(where or home), last, None)
-    except ImportError:
+    # What is no name of a module at all, too.
+    except (ImportError, TypeError, ValueError):
         found = None
     if found is None:
         raise BadInput(f"configuration key '{path}': '{name}' cannot be imported{nearest(str(name), known)}")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 2000
+"""Characters of a sentence; a name that it quotes may be a whole file."""
+
 
 class BadInput(Exception):
     """Input that cannot be used; the message is one sentence that names the file, the field and the fix.
@@ -16,7 +19,25 @@ class BadInput(Exception):
         # A loader's worker process hands its exception over as a traceback that ends in "Class: sentence".
         if message.startswith("Caught "):
             message = message.strip().splitlines()[-1].partition(": ")[2]
-        super().__init__(message)
+        if len(message) > LONGEST:
+            message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """The text on one line; what a terminal would obey instead of showing (or cannot show) as its escape.
+
+    Names and captions come from files, and are quoted in messages and tables.
+    """
+    if text.isprintable():
+        return text
+    plain = (one if one.isprintable() else _escaped(one) for one in text)
+    return "".join(plain)
+
+
+def _escaped(one: str) -> str:
+    # Spaces of other widths are fine, and line ends are where sentences meet.
+    return " " if one.isspace() else one.encode("unicode_escape").decode("ascii")
 
 
 class MissingInput(BadInput):

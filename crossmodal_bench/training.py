@@ -10,7 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import yaml
 from jsonargparse import ArgumentError
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -18,6 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from crossmodal_bench.configuration import check_keys, explain
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.files import read_yaml
 from crossmodal_bench.interruption import ASKING, Interrupted, StopRequest
 from crossmodal_bench.methods import RetrievalMethod
 
@@ -146,10 +146,9 @@ def _files(words: list[str]) -> dict[str, Any]:
             continue
         path = Path(name if equals else following)
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise BadInput(f"--config {path} cannot be read ({reason}); name a YAML file") from error
+            content = read_yaml(path)
+        except BadInput as error:
+            raise BadInput(f"--config {error}") from error
         if not isinstance(content, dict):
             raise BadInput(f"--config {path} holds no keys; write model, data and trainer there")
         merged = merge(merged, content)

@@ -236,7 +236,7 @@ def test_fit_and_test_run_a_resolved_configuration(folder: Path, capsys: pytest.
         ("fit --config config.yaml --model.init_args.k 0", "encoder_steps 0 must be at least 1"),
         ("test --config config.yaml --ckpt_path gone.ckpt", "--ckpt_path gone.ckpt is missing"),
         ("fit --config nowhere.yaml", "--config nowhere.yaml cannot be read (No such file or directory)"),
-        ("fit --config broken.yaml", "--config broken.yaml cannot be read ("),
+        ("fit --config broken.yaml", "--config broken.yaml is not valid YAML (line "),
         ("fit --config empty.yaml", "--config empty.yaml holds no keys"),
         ("fit --config", "--config . cannot be read"),
         ("test", "key 'data.dataset' is missing"),

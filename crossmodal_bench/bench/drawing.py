@@ -10,11 +10,15 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+from crossmodal_bench.errors import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#B8A900")
+LONGEST, MOST_LINES = 300, 60
+"""Characters of a line of text, and lines of one text."""
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -56,9 +60,18 @@ def legend(figure: Figure, axis: Axes, below: bool = True) -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """The figure as a PNG file.
 
+    What was written on it comes from files: a dollar sign is one, and no formula; long texts are cut.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if written := text.get_text():
+            # The ticks of a logarithmic axis, which are formulas, are not written yet.
+            text.set_parse_math(False)
+            text.set_text("\n".join(printable(line[:LONGEST]) for line in written.split("\n")[:MOST_LINES]))
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()

@@ -8,32 +8,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import crossmodal_bench
+from crossmodal_bench.bench.shapes import PRESETS, SHAPES, check_shape
 from crossmodal_bench.data.datasets.karpathy import is_karpathy_folder
 from crossmodal_bench.data.datasets.precomputed import FAMILIAR, precomputed_folder
 from crossmodal_bench.errors import BadInput, nearest
+from crossmodal_bench.files import read_yaml, stays_below
 
 Config = dict[str, Any]
 KARPATHY = "crossmodal_bench.data.datasets.Karpathy"
 PRECOMPUTED = "crossmodal_bench.data.datasets.Precomputed"
-PRESETS = ("smoke", "small", "paper", "controlled")
-METHOD_KEYS = {"base", "class_path", "title", "twin", "parents", *PRESETS, "datasets", "override"}
-DATASET_KEYS = {"data", "protocols", "methods", *PRESETS}
-SUITE_KEYS = {
-    "description",
-    "datasets",
-    "protocols",
-    "methods",
-    "seeds",
-    "presets",
-    "evaluate",
-    "overrides",
-    "rows",
-    "sweep",
-    "ensembles",
-}
 DEFAULT_METHODS = ("cca", "acmr", "timam_no_adversary", "timam", "scan", "addr_scan", "gxn_finetune", "gxn")
 
 
@@ -58,16 +42,10 @@ def default_methods() -> list[str]:
 @cache
 def _file(kind: str, name: str) -> Config:
     path = experiments_folder() / kind / f"{name}.yaml"
-    if not path.is_file():
+    if name not in names(kind):
         raise BadInput(f"{kind[:-1]} '{name}' is unknown{nearest(name, names(kind))}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path} is not valid YAML ({str(error).splitlines()[0]}); mend it") from error
-    allowed = {"methods": METHOD_KEYS, "datasets": DATASET_KEYS, "suites": SUITE_KEYS}[kind]
-    for key in content:
-        if key not in allowed:
-            raise BadInput(f"{path}: key '{key}' is unknown{nearest(key, allowed)}")
+    content: Config = read_yaml(path) or {}
+    check_shape(path, content, SHAPES[kind])
     return content
 
 
@@ -129,7 +107,7 @@ def expand(overrides: dict[str, Any]) -> Config:
 
 def dataset_settings(name: str, root: Path) -> Config:
     """The data set's file; ``synthetic-N`` and folders in Karpathy's layout, or with regions, need none."""
-    if name in ("", ".", "..") or Path(name).name != name:
+    if Path(name).name != name or not stays_below(name):
         raise BadInput(
             f"data set '{name}' is a path or empty; give the folder's name, and the folder that holds it "
             "as DATA_ROOT"
@@ -184,9 +162,10 @@ def method_settings(method: str, dataset: str, preset: str) -> Config:
     ``class_path`` beside it, the model is of that class and keeps the base's arguments (ADDR on a host).
     """
     content = _file("methods", method)
+    _check_bases(method)
     config = method_settings(content["base"], dataset, preset) if "base" in content else {}
     if "class_path" in content:
-        config["model"]["class_path"] = content["class_path"]
+        config.setdefault("model", {})["class_path"] = content["class_path"]
     dataset = FAMILIAR.get(dataset, dataset)
     family = dataset.split("-")[0]
     sections = [content.get("paper", {})]
@@ -199,6 +178,14 @@ def method_settings(method: str, dataset: str, preset: str) -> Config:
     for section in sections:
         config = merge(config, section)
     return config
+
+
+def _check_bases(method: str) -> None:
+    line = [method]
+    while (base := _file("methods", line[-1]).get("base")) is not None:
+        if base in line:
+            raise BadInput(f"{_path(method)}: base '{base}' rests on itself; name another one")
+        line.append(base)
 
 
 def twin_of(method: str) -> str | None:

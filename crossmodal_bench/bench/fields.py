@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, cast
 
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.files import shown, stays_below
+
+LARGEST = 2**63
+"""Whole numbers below it are numbers to everyone who reads them further on."""
 
 
 def damaged(path: Path, what: str) -> BadInput:
@@ -28,11 +32,42 @@ class Fields:
             return None
         if not isinstance(value, kind) or isinstance(value, bool):
             raise damaged(self.path, f"field '{self.prefix}{name}' is missing or not of type {kind.__name__}")
+        if isinstance(value, int) and abs(value) >= LARGEST:
+            raise damaged(self.path, f"field '{self.prefix}{name}' is beyond {LARGEST}")
         return value
 
     def text(self, name: str) -> str:
         """A string."""
         return cast(str, self.get(name, str))
+
+    def name(self, name: str) -> str:
+        """A string that a folder can have for its name: it stands in paths that are written and removed."""
+        text = self.text(name)
+        if not stays_below(text) or len(PureWindowsPath(text).parts) > 1 or any(c in text for c in "*?["):
+            raise damaged(self.path, f"field '{self.prefix}{name}' is {shown(text)}, which is no name")
+        return text
+
+    def objects(self, name: str) -> dict[str, dict[str, Any]]:
+        """An object of objects; empty where it is missing."""
+        if self.get(name, dict, optional=True) is None:
+            return {}
+        part = self.part(name)
+        return {key: part.get(key, dict) for key in part.content}
+
+    def curves(self, name: str) -> dict[str, dict[str, list[float]]]:
+        """An object of curves: lists of numbers, by what is measured along them, all of one length."""
+        found = self.objects(name)
+        for key, curve in found.items():
+            lists = [one for one in curve.values() if isinstance(one, list)]
+            if key.endswith("precision_scope") and not {"scope", "precision"} <= curve.keys():
+                raise damaged(self.path, f"field '{self.prefix}{name}.{key}' lacks 'scope' or 'precision'")
+            numbers = all(_is_number(value) for one in lists for value in one)
+            if len(lists) < len(curve) or not numbers or len({len(one) for one in lists}) > 1:
+                raise damaged(
+                    self.path,
+                    f"field '{self.prefix}{name}.{shown(key)}' holds no lists of numbers of one length",
+                )
+        return found
 
     def part(self, name: str) -> Fields:
         """An object."""
@@ -72,8 +107,14 @@ class Fields:
         for key, value in values.items():
             if value is None:
                 continue
-            if not isinstance(value, int | float) or isinstance(value, bool):
+            if not _is_number(value):
                 raise damaged(self.path, f"field '{self.prefix}{name}.{key}' is not a number")
             if math.isfinite(value):
                 numbers[key] = float(value)
         return numbers
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < LARGEST
+    return isinstance(value, float)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,8 @@ from crossmodal_bench.bench import drawing
 from crossmodal_bench.bench.aggregate import Row
 from crossmodal_bench.bench.record import Record
 from crossmodal_bench.bench.sweeps import Sweep, short
+from crossmodal_bench.data.arrays import check_finite
+from crossmodal_bench.data.npy import load_npz
 from crossmodal_bench.errors import BadInput
 from crossmodal_bench.evaluation.statistics import t_interval
 
@@ -134,12 +135,13 @@ def _mean_curve(curves: Sequence[Mapping[str, Sequence[float]]]) -> tuple[list[f
 
 
 def _read_projection(path: Path) -> dict[str, np.ndarray]:
-    names = ("image", "text", "image_labels", "text_labels")
+    names = ["image", "text", "image_labels", "text_labels"]
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            points = {name: stored[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path} cannot be read ({error}): delete it and run the bench again") from error
+        points = load_npz(path, names)
+        for name in names:
+            check_finite(points[name], f"{path}:{name}")
+    except BadInput as error:
+        raise BadInput(f"{error}; or delete it and run the bench again") from error
     if any(points[name].ndim != 2 or points[name].shape[1] != 2 for name in names[:2]):
         raise BadInput(
             f"{path}: 'image' and 'text' must have the shape (n, 2); delete it and run the bench again"

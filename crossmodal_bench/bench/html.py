@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from html import escape as escaped
+
+from crossmodal_bench.errors import printable
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de;
@@ -82,6 +84,11 @@ def page(title: str, summary: str, sections: Iterable[Section]) -> str:
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         f'<h1>{escape(title)}</h1>\n<p class="soft">{escape(summary)}</p>\n{body}\n</body>\n</html>\n'
     )
+
+
+def escape(text: str) -> str:
+    """Plain text as HTML, without characters that HTML has no place for."""
+    return escaped(printable(text))
 
 
 def _section(section: Section) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from crossmodal_bench.bench.checkpoints import RESUME, chosen_checkpoint, made_by
+from crossmodal_bench.bench.fields import damaged
 from crossmodal_bench.bench.inputs import corpus_key, fitting_protocols
 from crossmodal_bench.bench.record import Record
 from crossmodal_bench.bench.state import is_locked, read_json
@@ -20,6 +20,7 @@ from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.errors import BadInput
 from crossmodal_bench.evaluation import Protocol
 from crossmodal_bench.evaluation.ensemble import Member
+from crossmodal_bench.files import read_yaml
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training import instantiate
 
@@ -107,7 +108,10 @@ def trained_weights(record: Record) -> dict[str, Tensor]:
     """The state dictionary of a record's model, on the CPU; BadInput as ``check_model``."""
     check_model(record)
     checkpoint = chosen_checkpoint(record.directory, record.selection.metric)
-    return dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    try:
+        return dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    except Exception as error:
+        raise BadInput(f"{checkpoint} cannot be read; delete the record and run that job again") from error
 
 
 def protocol_names(record: Record) -> list[str]:
@@ -130,7 +134,10 @@ def protocols_of(record: Record, corpus: Corpus) -> list[Protocol]:
 
 
 def _config(record: Record, data_root: Path, cache: Path) -> dict[str, Any]:
-    config = yaml.safe_load((record.directory / "config.yaml").read_text(encoding="utf-8"))
+    path = record.directory / "config.yaml"
+    config = read_yaml(path)
+    if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
+        raise damaged(path, "it has no 'data'")
     config["data"] = {**config["data"], "root": str(data_root), "cache": str(cache)}
     # One device will do, whatever it was trained on; its precision stays.
     chosen = config.get("trainer", {}).items()

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.files import parse_yaml
 
 LAUNCHERS = ("local", "slurm")
 
@@ -112,8 +113,8 @@ def _pair(word: str, option: str, example: str) -> tuple[str, Any]:
     try:
         # YAML 1.1 takes 1e-3 for a word.
         number = re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value)
-        return key, float(value) if number else yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return key, float(value) if number else parse_yaml(value)
+    except ValueError as error:
         raise BadInput(
             f"{option} {word}: '{value}' is not a YAML value; quote it, or close its brackets"
         ) from error

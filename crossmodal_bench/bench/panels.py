@@ -59,7 +59,7 @@ def captions_panel(corpus: Corpus, split: str, ranks: Ranks, written: Sequence[s
         if written:
             lines.append(f"writes: {written[query]}")
         text = "\n".join(textwrap.fill(one, 90, subsequent_indent="    ") for one in lines)
-        line[1].text(0, 0.5, _plain(text), va="center", fontsize=8, transform=line[1].transAxes)
+        line[1].text(0, 0.5, text, va="center", fontsize=8, transform=line[1].transAxes)
     return drawing.png(figure)
 
 
@@ -79,7 +79,7 @@ def pictures_panel(corpus: Corpus, split: str, ranks: Ranks, drawn: Tensor | Non
     for place, (line, query) in enumerate(zip(axes, queries, strict=True)):
         own = int(corpus.caption_image[captions[query]])
         _picture(line[0], corpus, own)
-        name = _plain(textwrap.shorten(corpus.captions[captions[query]], 110))
+        name = textwrap.shorten(corpus.captions[captions[query]], 110)
         # It stands above all of them, and must not make room for itself beside its own.
         line[0].text(0, 1.06, name, fontsize=8, transform=line[0].transAxes).set_in_layout(False)
         for axis in line[1:]:
@@ -106,9 +106,7 @@ def words_panel(vocabulary: Vocabulary, vectors: NDArray[np.floating]) -> bytes 
     figure, (axis,) = drawing.figure(1, width=6.4, height=4.8)
     axis.plot(*points.T, ".", color=drawing.PALETTE[0], markersize=4)
     for row, (x, y) in zip(content, points, strict=True):
-        axis.annotate(
-            _plain(vocabulary.words[row]), (x, y), fontsize=7, xytext=(2, 2), textcoords="offset points"
-        )
+        axis.annotate(vocabulary.words[row], (x, y), fontsize=7, xytext=(2, 2), textcoords="offset points")
     axis.set(xlabel="first component", ylabel="second component")
     return drawing.png(figure)
 
@@ -129,8 +127,3 @@ def _picture(axis: Axes, corpus: Corpus, row: int, marked: bool = False) -> None
     axis.spines[:].set_visible(marked)
     for side in axis.spines.values():
         side.set(color=drawing.PALETTE[2], linewidth=3)
-
-
-def _plain(text: str) -> str:
-    """Text that Matplotlib does not read as a formula."""
-    return text.replace("$", r"\$")

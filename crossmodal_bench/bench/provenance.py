@@ -14,7 +14,7 @@ import crossmodal_bench
 PARTS = ("data", "networks", "similarity", "losses", "rewards", "methods", "evaluation", "callbacks")
 """Packages whose sources decide a result; the bench, its reports and the command line do not."""
 
-BESIDE = ("backbones.py", "distributed.py", "encoding.py", "training.py")
+BESIDE = ("backbones.py", "distributed.py", "encoding.py", "files.py", "training.py")
 """Modules that do."""
 
 AROUND = ("root", "cache", "seed")

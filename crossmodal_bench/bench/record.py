@@ -7,15 +7,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from crossmodal_bench.bench.fields import Fields, damaged
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.files import is_unicode, parse_json
 from crossmodal_bench.storage import replace_file
 
 SCHEMA = 1
 """Version of the layout below; a record of another version is refused, not guessed at."""
-
 FILE = "record.json"
 
 
@@ -170,7 +170,9 @@ def read_record(path: str | Path) -> Record:
     if path.is_dir():
         path = path / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
+        if not is_unicode(json.dumps(content, ensure_ascii=False)):
+            raise ValueError("half a character")
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}): run the bench again to make it") from error
     except ValueError as error:
@@ -213,9 +215,9 @@ def _parse(path: Path, content: Any) -> Record:
     return Record(
         directory=path.parent,
         job=Job(
-            id=job.text("id"),
-            method=job.text("method"),
-            dataset=job.text("dataset"),
+            id=job.name("id"),
+            method=job.name("method"),
+            dataset=job.name("dataset"),
             protocol=job.text("protocol"),
             preset=job.text("preset"),
             seed=job.get("seed", int),
@@ -227,9 +229,9 @@ def _parse(path: Path, content: Any) -> Record:
         data=Data(
             fingerprint=data.text("fingerprint"),
             split_hash=data.text("split_hash"),
-            counts=data.get("counts", dict),
+            counts=data.objects("counts"),
             labels=data.get("labels", dict),
-            features=data.get("features", dict, optional=True),
+            features=_features(data),
         ),
         source_fingerprint=fields.text("source_fingerprint"),
         selection=Selection(
@@ -243,15 +245,26 @@ def _parse(path: Path, content: Any) -> Record:
         environment=fields.get("environment", dict),
         started_at=fields.text("started_at"),
         finished_at=fields.text("finished_at"),
-        also={name: _numbers(fields.part("also").part(name)) for name in content.get("also") or {}},
+        also={name: _numbers(fields.part("also").part(name)) for name in fields.objects("also")},
         ensemble=tuple(_member(member) for member in fields.parts("ensemble")),
-        parents={name: _run(fields.part("parents").part(name)) for name in content.get("parents") or {}},
+        parents={name: _run(fields.part("parents").part(name)) for name in fields.objects("parents")},
         content=content,
     )
 
 
 def _numbers(fields: Fields) -> Numbers:
-    return Numbers(fields.numbers("metrics"), fields.intervals("bootstrap"), fields.get("curves", dict))
+    return Numbers(fields.numbers("metrics"), fields.intervals("bootstrap"), fields.curves("curves"))
+
+
+def _features(data: Fields) -> dict[str, Any] | None:
+    """What made the features; an ensemble's stand in a list, with None for given ones."""
+    found = data.get("features", dict, optional=True)
+    sources = found.get("members", [found]) if found else []
+    if not isinstance(sources, list) or not all(isinstance(one, dict | None) for one in sources):
+        raise damaged(data.path, "field 'data.features.members' is not a list of objects")
+    if not all(isinstance(one.get("pooled"), dict | None) for one in sources if one):
+        raise damaged(data.path, "field 'data.features.pooled' is not an object")
+    return cast(dict[str, Any] | None, found)
 
 
 def _run(fields: Fields) -> dict[str, str]:

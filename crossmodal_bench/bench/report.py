@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pandas as pd
 
@@ -28,7 +28,7 @@ from crossmodal_bench.bench.layout import (
 from crossmodal_bench.bench.record import Record, read_records
 from crossmodal_bench.bench.sweeps import sweeps
 from crossmodal_bench.bench.terminal import print_tables
-from crossmodal_bench.errors import BadInput, nearest
+from crossmodal_bench.errors import BadInput, nearest, printable
 
 FORMATS = ("terminal", "markdown", "csv", "html")
 
@@ -59,7 +59,7 @@ def build_report(runs: str | Path, formats: Sequence[str] = FORMATS) -> Report:
         print_tables(found)
     writers: dict[str, tuple[str, Callable[[list[Table]], str]]] = {
         "markdown": ("leaderboard.md", markdown),
-        "csv": ("leaderboard.csv", lambda found: frame(found).to_csv(index=False)),
+        "csv": ("leaderboard.csv", csv),
         "html": ("leaderboard.html", html),
     }
     files = []
@@ -82,14 +82,14 @@ def markdown(found: Sequence[Table]) -> str:
     parts = ["# Leaderboard\n"]
     for table in found:
         headers, lines = _grid(table)
-        parts.append(f"## {title(table)}\n")
-        rows = [headers, ["---", *["---:"] * (len(headers) - 1)]]
+        parts.append(f"## {_cell_text(title(table))}\n")
+        rows = [[_cell_text(header) for header in headers], ["---", *["---:"] * (len(headers) - 1)]]
         for line in lines:
             name = f"*{_cell_text(line.name)}*" if line.paper else _cell_text(line.name)
             rows.append([name, *(_markdown_value(value) for value in line.values)])
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
-        parts.append("\n".join([f"- **Warning: {text}**" for text in warnings(table)]))
-        parts.append("\n".join(f"- {text}" for text in notes(table)) + "\n")
+        parts.append("\n".join([f"- **Warning: {_cell_text(text)}**" for text in warnings(table)]))
+        parts.append("\n".join(f"- {_cell_text(text)}" for text in notes(table)) + "\n")
     return "\n".join(part for part in parts if part)
 
 
@@ -117,6 +117,11 @@ def frame(found: Sequence[Table]) -> pd.DataFrame:
                     {**head, "metric": f"cost/{name}", "mean": value, "n": len(row.seeds), "best": False}
                 )
     return pd.DataFrame(lines)
+
+
+def csv(found: Sequence[Table]) -> str:
+    """``frame`` as a file, in which no text is a formula to a spreadsheet: an apostrophe goes before it."""
+    return frame(found).map(_no_formula).to_csv(index=False)
 
 
 def html(found: Sequence[Table]) -> str:
@@ -155,13 +160,19 @@ def _optional(metric: str, value: float | None) -> Value:
 
 
 def _markdown_value(value: Value) -> str:
-    text = f"{value.text} {value.interval}".strip().replace("*", "\\*")
+    text = _cell_text(f"{value.text} {value.interval}")
     return f"**{text}**" if value.best else text
 
 
 def _cell_text(text: str) -> str:
-    """Plain text that Markdown leaves alone inside a table cell."""
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
+    """Plain text that Markdown leaves alone, in a table's cell and elsewhere."""
+    return re.sub(r"([\\`*_|<>\[\]$&~])", r"\\\1", " ".join(printable(text).split()))
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return f"'{printable(value)}" if value.lstrip().startswith(("=", "+", "-", "@")) else printable(value)
 
 
 def _numbers(cell: Cell) -> dict[str, float | int | str | None]:

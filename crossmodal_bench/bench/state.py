@@ -18,6 +18,7 @@ from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.provenance import source_fingerprint
 from crossmodal_bench.bench.record import FILE, Record, read_record
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.files import parse_json
 from crossmodal_bench.storage import replace_file
 
 ERROR, PROGRESS, LOCK, LOG = "error.json", "progress.json", "lock", "log.txt"
@@ -142,7 +143,7 @@ def holder(directory: Path) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A small JSON file, or {} where it is missing or half-written."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

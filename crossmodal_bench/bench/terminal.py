@@ -22,6 +22,7 @@ from crossmodal_bench.bench.layout import (
     title,
     warnings,
 )
+from crossmodal_bench.errors import printable
 
 PLAIN_WIDTH = 100
 
@@ -53,22 +54,24 @@ def print_tables(found: Sequence[Table], stream: TextIO | None = None, *, with_n
 
 
 def _wrapped(text: str, width: int) -> str:
-    return textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
+    return textwrap.fill(printable(text), width, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _terminal_table(table: Table) -> RichTable:
     metrics = main_metrics(table)
-    shown = RichTable(title=title(table), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    shown = RichTable(
+        title=printable(title(table)), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0)
+    )
     shown.add_column("method\npreset, seeds", overflow="fold", min_width=14)
     for metric in (*metrics, f"paper/{table.primary.rpartition('/')[2]}", "params/train"):
         first, _, second = metric.rpartition("/")
-        shown.add_column(f"{first}\n{second}", justify="right", no_wrap=True)
+        shown.add_column(f"{printable(first)}\n{printable(second)}", justify="right", no_wrap=True)
     for row in table.rows:
         cells = [_stacked(row, metric) for metric in metrics]
         published = row.published.value
         paper = "–" if published is None else number(table.primary, published)
         cost = "\n".join(quantity(row.cost.get(name)) for name in ("parameters", "train_samples_per_second"))
-        name = f"{row_name(row)}\n  {row.preset}, n={len(row.seeds)}"
+        name = f"{printable(row_name(row))}\n  {printable(row.preset)}, n={len(row.seeds)}"
         shown.add_row(name, *cells, paper, cost, style="bold" if row.best else None)
     return shown
 

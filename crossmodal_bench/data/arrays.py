@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crossmodal_bench.data.mat import load_mat
+from crossmodal_bench.data.npy import load_npy, load_npz, names_in_npz
 from crossmodal_bench.errors import BadInput, MissingInput, nearest
 
 SUFFIXES = (".npy", ".npz", ".mat")
@@ -34,7 +36,8 @@ def load_array(
         rows: number of rows that it must have.
 
     Raises:
-        BadInput: missing, truncated, pickled or wrong-shaped file, unknown key, NaN or infinite value.
+        BadInput: missing, truncated, pickled or wrong-shaped file, unknown key, or a value that is NaN
+            or infinite in float32.
     """
     if not path.is_file():
         raise MissingInput(f"{path} is missing; put the file there or correct the data root")
@@ -42,12 +45,8 @@ def load_array(
         raise BadInput(
             f"{path} is a pickle, which can run code; save its array with numpy.save(path, array) instead"
         )
-    array = np.asarray(_read(path, key))
+    array = _read(path, key)
     where = f"{path}:{key}" if key else str(path)
-    if array.dtype == object:
-        raise BadInput(
-            f"{where} is an object array (a pickle); save it with one numeric dtype, e.g. .astype('float32')"
-        )
     if array.dtype.kind not in "biuf":
         raise BadInput(f"{where} holds {array.dtype} values; save it with a real numeric dtype")
     if array.ndim == 0:
@@ -61,49 +60,29 @@ def load_array(
 
 
 def check_finite(array: NDArray[Any], where: str) -> None:
-    """Raise BadInput that names the first row holding NaN or infinity."""
+    """Raise BadInput that names the first row holding NaN, infinity, or what float32 would make infinite."""
     if array.dtype.kind == "f" and array.size:
-        finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
-        if not finite.all():
-            raise BadInput(
-                f"{where} holds NaN or infinite values, first in row {int(np.argmin(finite))}; mend that row"
-            )
+        rows = array.reshape(len(array), -1)
+        for what, fine in (("NaN or infinite values", np.isfinite), ("values beyond float32", _is_float32)):
+            good = fine(rows).all(axis=1)
+            if not good.all():
+                raise BadInput(f"{where} holds {what}, first in row {int(np.argmin(good))}; mend that row")
 
 
-def _read(path: Path, key: str) -> Any:
-    try:
-        if path.suffix == ".npy":
-            # Truncation shows only when the bytes are asked for, so the memory map is not used here.
-            return np.load(path, allow_pickle=False)
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                _check_key(path, key, archive.files)
-                return archive[key]
-        if path.suffix == ".mat":
-            import scipy.io
-            import scipy.sparse
+def _is_float32(values: NDArray[Any]) -> NDArray[np.bool_]:
+    limit = np.finfo(np.float32).max
+    return (values <= limit) & (values >= -limit)
 
-            content = scipy.io.loadmat(path)
-            _check_key(path, key, [name for name in content if not name.startswith("__")])
-            return content[key].toarray() if scipy.sparse.issparse(content[key]) else content[key]
-    except BadInput:
-        raise
-    except NotImplementedError as error:
-        raise BadInput(
-            f"{path} is a MATLAB 7.3 file; save it again with save(..., '-v7') or as .npz"
-        ) from error
-    except Exception as error:
-        if "allow_pickle" in str(error):
-            raise BadInput(
-                f"{path} is a pickle or an object array; save it again with one numeric dtype"
-            ) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(
-            f"{path} is truncated or not a {path.suffix} file ({reason}); copy it again"
-        ) from error
+
+def _read(path: Path, key: str) -> NDArray[Any]:
+    if path.suffix == ".npy":
+        # Truncation shows only when the bytes are asked for, so the memory map is not used here.
+        return load_npy(path)
+    if path.suffix == ".npz":
+        names = names_in_npz(path)
+        if key not in names:
+            raise BadInput(f"{path} has no array '{key}'{nearest(key, names) or '; save it under that name'}")
+        return load_npz(path, [key])[key]
+    if path.suffix == ".mat":
+        return load_mat(path, key)
     raise BadInput(f"{path} has the suffix '{path.suffix}'; use .npy, .npz or .mat")
-
-
-def _check_key(path: Path, key: str, names: list[str]) -> None:
-    if key not in names:
-        raise BadInput(f"{path} has no array '{key}'{nearest(key, names)}")

@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from crossmodal_bench.data.images import ImageSource
 from crossmodal_bench.data.regions import RegionSource
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.files import is_unicode
 
 SPLITS = ("train", "val", "test")
+LONGEST_CAPTION = 10_000
+"""Characters; about 1,700 words, of which the longest captions in use have a few hundred."""
 LabelKind = Literal["real", "content words", "none"]
 
 
@@ -204,6 +207,9 @@ def _check(corpus: Corpus) -> None:
                     )
                     raise BadInput(f"{where}: {kind} '{name}' stands in {both}; keep it once")
                 seen[name] = str(part)
+    for what, names in (("image", corpus.image_ids), ("label", corpus.label_names)):
+        if half := next((name for name in names if not is_unicode(name)), None):
+            raise BadInput(f"{where}: {what} '{half}' is not valid Unicode (half a character); rename it")
     unknown = set(np.unique(corpus.split).tolist()) - set(SPLITS)
     if unknown:
         raise BadInput(f"{where}: unknown split '{min(unknown)}'; use train, val or test")
@@ -220,7 +226,12 @@ def _check(corpus: Corpus) -> None:
         for name, caption in zip(corpus.caption_ids, corpus.captions, strict=True):
             if not caption.strip():
                 raise BadInput(f"{where}: caption '{name}' is empty; write it or drop it")
-            if not caption.isascii() and not _is_unicode(caption):
+            if len(caption) > LONGEST_CAPTION:
+                raise BadInput(
+                    f"{where}: caption '{name}' has {len(caption)} characters; give at most "
+                    f"{LONGEST_CAPTION}, as a batch makes room for its longest one"
+                )
+            if not is_unicode(caption):
                 raise BadInput(f"{where}: caption '{name}' is not valid Unicode (half a character); mend it")
     for what, array, rows in (
         ("labels", corpus.labels, n),
@@ -247,12 +258,3 @@ def _check_identities(corpus: Corpus, identities: NDArray[np.int64], where: str)
                 f"also that of '{corpus.image_ids[other]}' (split '{corpus.split[other]}'); "
                 "keep each identity in one split"
             )
-
-
-def _is_unicode(text: str) -> bool:
-    """JSON can escape one half of a surrogate pair, which no encoding and no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -22,9 +22,11 @@ from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.detector import load_detector
 from crossmodal_bench.data.images import ImageSource
 from crossmodal_bench.data.loader import outlive_signals
+from crossmodal_bench.data.npy import map_npy
 from crossmodal_bench.data.pixels import ImageFit, normalised_pixels, plain_pixels
 from crossmodal_bench.data.regions import RegionFiles
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.files import read_json
 from crossmodal_bench.storage import replace_file
 
 Extracted = Literal["grid", "detector"]
@@ -60,7 +62,13 @@ class FeatureStore:
 
     def array(self) -> NDArray[np.float32]:
         """The memory map; workers share its pages."""
-        return np.load(self.path, mmap_mode="r", allow_pickle=False)
+        array = map_npy(self.path)
+        per_image = self.shapes(0)[".npy"][1:]
+        if array.dtype != np.float32 or not array.ndim or array.shape[1:] != per_image:
+            raise BadInput(
+                f"{self.path} holds no features of {self.source.network}; delete it, to extract anew"
+            )
+        return array
 
     def regions(self) -> RegionFiles:
         """The regions of the images, in the corpus's order."""
@@ -168,8 +176,7 @@ def _extract(
     shapes, note = store.shapes(len(images)), store.path.with_suffix(".json")
     partial = [store.path.with_suffix(suffix.replace("npy", "partial")) for suffix in shapes]
     # The note is written after its rows are flushed: what it counts is on the disk.
-    begun = all(path.is_file() for path in (note, *partial))
-    done = int(json.loads(note.read_text())["done"]) if begun else 0
+    done = _begun(note, partial, list(shapes.values()))
     arrays: list[Any] = [
         np.lib.format.open_memmap(path, mode="r+" if done else "w+", dtype=np.float32, shape=shape)
         for path, shape in zip(partial, shapes.values(), strict=True)
@@ -201,6 +208,17 @@ def _extract(
     # The store's own file last: where it is, the others are.
     for path, suffix in reversed(list(zip(partial, shapes, strict=True))):
         os.replace(path, store.path.with_suffix(suffix))
+
+
+def _begun(note: Path, partial: list[Path], shapes: list[tuple[int, ...]]) -> int:
+    """How many images an earlier run has noted; 0 where what it left is not whole."""
+    try:
+        noted = read_json(note)
+        fits = all(map_npy(path).shape == shape for path, shape in zip(partial, shapes, strict=True))
+    except BadInput:
+        return 0
+    done = noted.get("done") if isinstance(noted, dict) else None
+    return done if fits and isinstance(done, int) and 0 <= done <= shapes[0][0] else 0
 
 
 class _Pixels(torch.utils.data.Dataset[Tensor]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from crossmodal_bench.errors import BadInput, MissingInput
+from crossmodal_bench.files import first_line
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+"""Not all that Pillow knows: for some it starts another program."""
+LARGEST, LONGEST = 50_000_000, 100
+"""Pixels of a picture (150 MB in RGB, whatever its file has), and times that one side may have the other: the
+shorter one is enlarged to what a network reads."""
+BAD_IMAGE = "replace it, or pass --on-bad-image skip"
 
 
 class ImageSource(Protocol):
@@ -38,7 +47,7 @@ class ImageFiles:
     @classmethod
     def within(cls, folder: Path, names: list[str]) -> ImageFiles:
         """The files ``names`` below ``folder``; raises MissingInput that names the first one missing."""
-        present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        present = _files_in(folder) if folder.is_dir() else set()
         for name in names:
             if name not in present and not (folder / name).is_file():
                 raise MissingInput(
@@ -53,12 +62,14 @@ class ImageFiles:
     def __getitem__(self, row: int) -> Image.Image:
         path = self.paths[row]
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
+                _check_size(path, image.size)
                 return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BadInput(
-                f"{path} cannot be read as an image ({error}); replace it, or pass --on-bad-image skip"
-            ) from error
+        except BadInput:
+            raise
+        # A damaged picture can end in nearly any exception.
+        except Exception as error:
+            raise BadInput(f"{path} cannot be read as an image ({first_line(error)}); {BAD_IMAGE}") from error
 
     def subset(self, rows: NDArray[np.int64]) -> ImageFiles:
         """The files ``rows``, in that order."""
@@ -70,6 +81,24 @@ class ImageFiles:
         for path in self.paths:
             digest.update(f"{path.name}:{path.stat().st_size}\n".encode())
         return digest.hexdigest()
+
+
+def _files_in(folder: Path) -> set[str]:
+    with os.scandir(folder) as found:
+        return {entry.name for entry in found if entry.is_file()}
+
+
+def _check_size(path: Path, size: tuple[int, int]) -> None:
+    width, height = size
+    if not min(size):
+        raise BadInput(f"{path} has {width} x {height} pixels; {BAD_IMAGE}")
+    if width * height > LARGEST:
+        raise BadInput(f"{path} has {width} x {height} pixels, more than {LARGEST:,}; shrink or {BAD_IMAGE}")
+    if max(size) > LONGEST * min(size):
+        raise BadInput(
+            f"{path} has {width} x {height} pixels, one side more than {LONGEST} times the other; crop or "
+            f"{BAD_IMAGE}"
+        )
 
 
 def unreadable(images: ImageSource) -> dict[int, str]:

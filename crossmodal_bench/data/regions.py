@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from crossmodal_bench.data.npy import map_npy
 from crossmodal_bench.errors import BadInput, MissingInput
 
 LOOKED_AT = 3
@@ -85,7 +87,7 @@ class RegionFiles:
         return len(self.rows)
 
     def __getitem__(self, row: int) -> NDArray[np.float32]:
-        return np.array(self.maps[self.files[row]][self.rows[row]], dtype=np.float32)
+        return _float32(self.maps[self.files[row]][self.rows[row]])
 
     def subset(self, rows: NDArray[np.int64]) -> RegionFiles:
         """The regions of the images ``rows``, in that order."""
@@ -110,18 +112,9 @@ def map_regions(path: Path) -> NDArray[Any]:
     """
     if not path.is_file():
         raise MissingInput(f"{path} is missing; put the file of (images, regions, width) floats there")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        if "pickle" in str(error) or "Python objects" in str(error):
-            raise BadInput(
-                f"{path} is a pickle or an object array, which can run code; save it with "
-                "numpy.save(path, array.astype('float32'))"
-            ) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"{path} is truncated or not a .npy file ({reason}); copy it again") from error
-    if not isinstance(array, np.memmap):
+    if zipfile.is_zipfile(path):
         raise BadInput(f"{path} is an archive of arrays; save the one array with numpy.save")
+    array = map_npy(path)
     if array.dtype.kind != "f":
         raise BadInput(f"{path} holds {array.dtype} values; save it with .astype('float32')")
     if array.ndim != 3:
@@ -130,6 +123,11 @@ def map_regions(path: Path) -> NDArray[Any]:
         if size == 0:
             raise BadInput(f"{path} has shape {array.shape}, so no {what}; extract it again")
     for row in (*range(LOOKED_AT), *range(len(array) - LOOKED_AT, len(array))):
-        if 0 <= row < len(array) and not np.isfinite(array[row]).all():
+        if 0 <= row < len(array) and not np.isfinite(_float32(array[row])).all():
             raise BadInput(f"{path} holds NaN or infinite values in row {row}; extract that image again")
     return array
+
+
+def _float32(regions: NDArray[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        return np.array(regions, dtype=np.float32)

@@ -7,6 +7,7 @@ from typing import Any
 
 from crossmodal_bench.data.tokens import TokenRows
 from crossmodal_bench.errors import BadInput
+from crossmodal_bench.files import first_line
 
 SPECIAL = {
     "unk_token": "[UNK]",
@@ -58,7 +59,9 @@ def _pretrained(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        # Code that a folder brings along is never run.
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer.model_max_length = min(int(tokenizer.model_max_length), _positions(name))
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
@@ -70,7 +73,6 @@ def _pretrained(name: str) -> Any:
         raise BadInput(
             f"data.text.tokenizer: '{name}' holds no vocabulary; put its tokenizer.json or vocab.txt there"
         )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(name))
     return tokenizer
 
 
@@ -79,13 +81,27 @@ def _positions(name: str) -> int:
     from transformers import AutoConfig
 
     try:
-        return int(AutoConfig.from_pretrained(name).max_position_embeddings)
-    except (OSError, ValueError, AttributeError):
+        return int(AutoConfig.from_pretrained(name, trust_remote_code=False).max_position_embeddings)
+    # A folder may have no configuration, or whatever a configuration can be.
+    except Exception:
         return 2**30
 
 
 def encode_wordpieces(tokenizer: Any, captions: Sequence[str]) -> tuple[TokenRows, int]:
-    """The captions in ids, special tokens included, and how many were cut to the tokenizer's limit."""
+    """The captions in ids, special tokens included, and how many were cut to the tokenizer's limit.
+
+    Raises:
+        BadInput: the tokenizer's files lack what it needs.
+    """
+    try:
+        return _encoded(tokenizer, captions)
+    except Exception as error:
+        raise BadInput(
+            f"data.text.tokenizer cannot split the captions ({first_line(error)}); mend its files"
+        ) from error
+
+
+def _encoded(tokenizer: Any, captions: Sequence[str]) -> tuple[TokenRows, int]:
     rows = tokenizer(list(captions), verbose=False)["input_ids"]
     limit = tokenizer.model_max_length
     long = [row for row, ids in enumerate(rows) if len(ids) > limit]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossmodal_bench.data.npy import load_npz, names_in_npz
 from crossmodal_bench.errors import BadInput, MissingInput
 from crossmodal_bench.evaluation.positives import CaptionImage, Identities, galleries
 from crossmodal_bench.evaluation.tiles import NonFiniteScore
@@ -55,17 +55,20 @@ class Ranks:
     @classmethod
     def load(cls, path: Path | str) -> Ranks:
         """Read what ``save`` wrote; MissingInput without the file, BadInput if it holds no ranks."""
-        with _open(path) as stored:
-            missing = [field.name for field in fields(cls) if field.name not in stored]
-            if missing:
-                raise BadInput(f"{path} has no '{missing[0]}': it was written for a protocol without ranks")
-            return cls(**{field.name: stored[field.name] for field in fields(cls)})
+        names = [field.name for field in fields(cls)]
+        stored = _stored(path, names)
+        missing = next((name for name in names if name not in stored), None)
+        if missing:
+            raise BadInput(f"{path} has no '{missing}': it was written for a protocol without ranks")
+        return cls(**stored)
 
     @staticmethod
     def load_ids(path: Path | str) -> tuple[list[str], list[str]]:
         """(image_ids, caption_ids) of a file that ``save`` wrote."""
-        with _open(path) as stored:
-            return stored["image_ids"].tolist(), stored["caption_ids"].tolist()
+        stored = _stored(path, ["image_ids", "caption_ids"])
+        if len(stored) < 2:
+            raise BadInput(f"{path} has no ids of its queries; delete it and run the job again")
+        return stored["image_ids"].tolist(), stored["caption_ids"].tolist()
 
 
 def retrieval_ranks(
@@ -156,17 +159,18 @@ def write_results(
     replace_file(target, lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays, **ids))
 
 
-def _open(path: Path | str) -> np.lib.npyio.NpzFile:
-    unusable = f"{path} is not an .npz of per-query results; delete it and run the job again"
+def _stored(path: Path | str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Those of the arrays ``names`` that are there."""
+    path = Path(path)
+    if not path.is_file():
+        raise MissingInput(f"{path} is not there; the job that writes it has not finished")
     try:
-        stored = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise MissingInput(f"{path} is not there; the job that writes it has not finished") from error
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise BadInput(unusable) from error
-    if not isinstance(stored, np.lib.npyio.NpzFile):
-        raise BadInput(unusable)
-    return stored
+        there = names_in_npz(path)
+        return load_npz(path, [name for name in names if name in there])
+    except BadInput as error:
+        raise BadInput(
+            f"{path} is not an .npz of per-query results ({error}); delete it and run the job again"
+        ) from error
 
 
 def _direction(

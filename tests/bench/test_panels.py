@@ -56,7 +56,7 @@ def test_captions_are_marked_where_they_are_the_images_own(
             own = corpus.caption_image[captions[row]] == corpus.image_rows("test")[query]
             first = " ".join(corpus.captions[captions[row]].split()[:4])
             assert f"{'✓' if own else '–'} {first}" in " ".join(block.split())
-        assert f"writes: nothing like \\$ {query}" in block
+        assert f"writes: nothing like $ {query}" in block
     drawn.clear()
     panels.captions_panel(corpus, "test", ranks, [])
     assert "writes" not in texts(drawn[0])

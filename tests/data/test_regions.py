@@ -99,7 +99,7 @@ def write_archive(path: Path) -> None:
 
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "is missing; put the file"),
-    "text": (lambda path: path.write_text("<html> a page, no array"), "is a pickle or an object array"),
+    "text": (lambda path: path.write_text("<html> a page, no array"), "is truncated or not a .npy file ("),
     "pickle": (lambda path: path.write_bytes(pickle.dumps([1])), "is a pickle or an object array"),
     "objects": (
         lambda path: np.save(path, np.array([[["a", 1]]], dtype=object), allow_pickle=True),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from pathlib import Path, PureWindowsPath
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
-from crossmodal_bench.data.corpus import Corpus
+import numpy as np
+from numpy.typing import NDArray
+
+from crossmodal_bench.data.corpus import SPLITS, Corpus
 from crossmodal_bench.errors import BadInput, MissingInput
 
 
@@ -35,26 +37,12 @@ def folder_below(root: Path, name: str, contents: str) -> Path:
     return folder
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file, with or without a byte order mark; BadInput that names the first byte that is none."""
-    try:
-        return path.read_text(encoding="utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+def split_names(splits: Sequence[str], path: Path) -> NDArray[np.str_]:
+    """The splits that a file names, as an array; BadInput for a name that is none of SPLITS.
 
-
-def read_json(path: Path) -> Any:
-    """A JSON file's content; BadInput that names the line where it is none."""
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise BadInput(
-            f"{path} is not valid JSON (line {error.lineno}: {error.msg}); copy it again"
-        ) from error
-
-
-def stays_below(name: str) -> bool:
-    """Whether a relative path read from a file, joined to a folder, cannot lead out of that folder."""
-    # Windows' rules know both kinds of slash and drive letters.
-    path = PureWindowsPath(name)
-    return not path.anchor and ".." not in path.parts
+    Checked beforehand, as an array gives every row the width of the longest name.
+    """
+    unknown = set(splits).difference(SPLITS)
+    if unknown:
+        raise BadInput(f"{path}: unknown split '{min(unknown)}'; use train, val or test")
+    return np.array(splits, dtype=np.str_)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, read_json, stays_below
+from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, split_names
 from crossmodal_bench.data.images import ImageFiles
 from crossmodal_bench.errors import BadInput, MissingInput
+from crossmodal_bench.files import read_json, shown, stays_below
 
 WITH_SPLIT, WITHOUT_SPLIT = "reid_raw.json", "caption_all.json"
 KINDS = {"id": "an integer", "file_path": "a non-empty text", "captions": "a non-empty list of texts"}
@@ -61,7 +62,7 @@ class CuhkPedes(DatasetReader):
                 f"{name}#{k}" for name, of in zip(names, captions, strict=True) for k in range(len(of))
             ),
             caption_image=np.repeat(np.arange(len(names)), [len(of) for of in captions]),
-            split=np.array(split, dtype=np.str_),
+            split=split_names(split, path),
             captions=tuple(caption for of in captions for caption in of),
             identities=np.array(identities, dtype=np.int64),
             images=ImageFiles.within(images, names),
@@ -99,7 +100,7 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     for row, entry in enumerate(entries):
         for field, kind in KINDS.items():
             if field not in entry or not _is_valid(field, entry[field]):
-                found = repr(entry[field])[:60] if field in entry else "missing"
+                found = shown(entry[field]) if field in entry else "missing"
                 image = f" ('{entry['file_path']}')" if field == "captions" else ""
                 raise BadInput(f"{path}: entry {row}{image}: '{field}' is {found}; it must be {kind}")
         if not stays_below(entry["file_path"]):

@@ -96,13 +96,14 @@ def _load(folder: Path, stem: str, ndim: int | None, rows: int | None) -> np.nda
 def _classes(labels: np.ndarray, where: str, rows: int) -> np.ndarray:
     if labels.ndim == 2 and 1 in labels.shape:
         labels = labels.reshape(-1)
-    if labels.ndim > 2 or (labels != labels.astype(np.int64)).any():
+    with np.errstate(invalid="ignore"):
+        whole = labels.astype(np.int64)
+    if labels.ndim > 2 or (labels != whole).any():
         raise BadInput(
             f"{where} has shape {labels.shape} or fractions; give (n,) class numbers or (n, C) zeros and ones"
         )
     if len(labels) != rows:
         raise BadInput(f"{where} has {len(labels)} rows for {rows} images; the counts must agree")
-    labels = labels.astype(np.int64)
-    if labels.ndim == 2 and not np.isin(labels, (0, 1)).all():
+    if whole.ndim == 2 and not np.isin(whole, (0, 1)).all():
         raise BadInput(f"{where} is a matrix with values beside 0 and 1; give zeros and ones")
-    return labels
+    return whole

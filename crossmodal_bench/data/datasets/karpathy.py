@@ -9,10 +9,14 @@ import numpy as np
 
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets.attached import attach_regions
-from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, read_json
+from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, split_names
 from crossmodal_bench.data.datasets.precomputed import precomputed_folder
 from crossmodal_bench.data.images import ImageFiles
 from crossmodal_bench.errors import BadInput, MissingInput
+from crossmodal_bench.files import read_json, shown, stays_below
+
+MOST_LABELS = 4096
+"""Different values of ``labels``: every image has a number for each of them."""
 
 
 class Karpathy(DatasetReader):
@@ -42,9 +46,7 @@ class Karpathy(DatasetReader):
         caption_ids: list[str] = []
         caption_image: list[int] = []
         for number, entry in enumerate(entries):
-            name = _field(entry, "filename", str, path, number)
-            if entry.get("filepath"):
-                name = f"{entry['filepath']}/{name}"
+            name = _name(entry, path, number)
             split = _field(entry, "split", str, path, number)
             sentences = _field(entry, "sentences", list, path, number)
             names.append(name)
@@ -66,7 +68,7 @@ class Karpathy(DatasetReader):
             image_ids=tuple(names),
             caption_ids=tuple(caption_ids),
             caption_image=np.array(caption_image, dtype=np.int64),
-            split=np.array(splits, dtype=np.str_),
+            split=split_names(splits, path),
             captions=tuple(captions),
             labels=labels,
             label_names=label_names,
@@ -103,11 +105,22 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def _name(entry: dict[str, Any], path: Path, number: int) -> str:
+    name: str = _field(entry, "filename", str, path, number)
+    if entry.get("filepath"):
+        name = f"{_field(entry, 'filepath', str, path, number)}/{name}"
+    if not stays_below(name):
+        raise BadInput(
+            f"{path}: images[{number}]: '{name}' leads out of the folder of images; give a path below it"
+        )
+    return name
+
+
 def _field(entry: dict[str, Any], name: str, kind: type, path: Path, number: int) -> Any:
     value = entry.get(name)
     if not isinstance(value, kind) or not value:
         raise BadInput(
-            f"{path}: images[{number}].{name} is {value!r}; it must be a non-empty {kind.__name__}"
+            f"{path}: images[{number}].{name} is {shown(value)}; it must be a non-empty {kind.__name__}"
         )
     return value
 
@@ -124,14 +137,24 @@ def _labels(entries: list[dict[str, Any]], path: Path) -> tuple[np.ndarray | Non
         )
     multi = any(b is not None for b in several)
     sets = [
-        [str(one) for one in (b if isinstance(b, list) else [b if b is not None else a])]
-        for a, b in zip(single, several, strict=True)
+        [_label(one, path, number) for one in (b if isinstance(b, list) else [b if b is not None else a])]
+        for number, (a, b) in enumerate(zip(single, several, strict=True))
     ]
     names = tuple(sorted({one for found in sets for one in found}))
     column = {name: i for i, name in enumerate(names)}
     if not multi:
         return np.array([column[found[0]] for found in sets], dtype=np.int64), names
+    if len(names) > MOST_LABELS:
+        raise BadInput(
+            f"{path}: the field 'labels' has {len(names)} different values; give at most {MOST_LABELS}"
+        )
     labels = np.zeros((len(sets), len(names)), dtype=np.int64)
     for row, found in enumerate(sets):
         labels[row, [column[one] for one in found]] = 1
     return labels, names
+
+
+def _label(value: Any, path: Path, number: int) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadInput(f"{path}: images[{number}] has the label {shown(value)}; give a name or a number")
+    return str(value)

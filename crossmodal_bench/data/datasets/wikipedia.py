@@ -9,8 +9,9 @@ import numpy as np
 
 from crossmodal_bench.data.arrays import find_array_file, load_array
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, read_text
+from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
 from crossmodal_bench.errors import BadInput, MissingInput
+from crossmodal_bench.files import read_text
 
 CATEGORIES = (
     "art & architecture",
@@ -24,6 +25,7 @@ CATEGORIES = (
     "sport & recreation",
     "warfare",
 )
+NUMBERS = {str(number): number - 1 for number in range(1, len(CATEGORIES) + 1)}
 PARTS = {
     "train": ("I_tr", "T_tr", "trainset_txt_img_cat.list"),
     "test": ("I_te", "T_te", "testset_txt_img_cat.list"),
@@ -97,11 +99,11 @@ def _read_list(path: Path) -> list[tuple[str, int]]:
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         cells = line.split()
-        if len(cells) != 3 or not cells[2].isdecimal() or not 1 <= int(cells[2]) <= len(CATEGORIES):
+        if len(cells) != 3 or cells[2].lstrip("0") not in NUMBERS:
             raise BadInput(
                 f"{path}, line {number}: '{line[:60]}' is not 'text id, image id, category 1..10'; mend it"
             )
-        rows.append((f"{cells[0]}/{cells[1]}", int(cells[2]) - 1))
+        rows.append((f"{cells[0]}/{cells[1]}", NUMBERS[cells[2].lstrip("0")]))
     return rows
 
 

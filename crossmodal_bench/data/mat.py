@@ -1,0 +1,77 @@
+"""Matrices in MATLAB files (up to version 7), by SciPy, which trusts them more than one should."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossmodal_bench.data.npy import check_expansion
+from crossmodal_bench.errors import BadInput, nearest
+from crossmodal_bench.files import first_line
+
+BYTES = {"double": 8, "single": 4, "logical": 1, "sparse": 8} | {
+    f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+"""Classes of matrices, and what an element of one takes."""
+HEADER, COMPRESSED, CHUNK = 128, 15, 2**14
+
+
+def load_mat(path: Path, key: str) -> NDArray[Any]:
+    """The matrix ``key``; a sparse one is made dense.
+
+    Raises:
+        BadInput: truncated or no such file, no matrix of that name, one of objects, or one that expands
+            beyond all proportion.
+    """
+    import scipy.io
+    import scipy.sparse
+
+    try:
+        _check_compressed(path)
+        found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
+        if key not in found:
+            raise BadInput(f"{path} has no array '{key}'{nearest(key, found) or '; save it under that name'}")
+        shape, kind = found[key]
+        if kind not in BYTES:
+            raise BadInput(f"{path}:{key} is a MATLAB {kind}; save it as one numeric matrix")
+        if any(one < 0 for one in shape):
+            raise ValueError(f"a matrix of {shape}")
+        check_expansion(path, key, math.prod(shape) * BYTES[kind])
+        matrix = scipy.io.loadmat(path, variable_names=[key])[key]
+        if not scipy.sparse.issparse(matrix):
+            return np.asarray(matrix)
+        # Unchecked, SciPy writes wherever the file's indices point to.
+        if matrix.format in ("csc", "csr"):
+            matrix.check_format(full_check=True)
+        return np.asarray(matrix.toarray())
+    except BadInput:
+        raise
+    except NotImplementedError as error:
+        raise BadInput(
+            f"{path} is a MATLAB 7.3 file; save it again with save(..., '-v7') or as .npz"
+        ) from error
+    # A damaged file can end in nearly any exception.
+    except Exception as error:
+        raise BadInput(
+            f"{path} is truncated or not a .mat file ({first_line(error)}); copy it again"
+        ) from error
+
+
+def _check_compressed(path: Path) -> None:
+    """Refuse compressed parts that expand beyond all proportion, before SciPy unpacks them."""
+    with path.open("rb") as stream:
+        order = {b"IM": "little", b"MI": "big"}.get(stream.read(HEADER)[126:])
+        while order is not None and len(tag := stream.read(8)) == 8:
+            kind, size = (int.from_bytes(tag[at : at + 4], order) for at in (0, 4))  # type: ignore[arg-type]
+            following = stream.tell() + size
+            if kind == COMPRESSED:
+                expanded, unpack = 0, zlib.decompressobj()
+                while packed := stream.read(max(0, min(following - stream.tell(), CHUNK))):
+                    expanded += len(unpack.decompress(packed))
+                    check_expansion(path, "its compressed part", expanded)
+            stream.seek(following)
