@@ -8,6 +8,7 @@ import pytest
 
 import crossmodal_bench
 from crossmodal_bench import cli
+from crossmodal_bench.bench.options import read_options
 from crossmodal_bench.cli import main
 
 
@@ -40,6 +41,10 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("bench --seeds 0", "SEEDS is 0"),
         ("bench --devices none", "DEVICES is 'none'; give auto, cpu or a number from 1"),
         ("bench --devices 0", "DEVICES is '0'"),
+        ("bench --jobs 0", "JOBS is 0; give how many jobs run at a time, at least 1"),
+        ("bench --slurm time=60", "SLURM has no effect with LAUNCHER=local"),
+        ("bench --launcher slurm --slurm time=", "--slurm time= is not KEY=VALUE"),
+        ("bench --launcher slurm --slurm lost.yaml", "--slurm lost.yaml cannot be read (No such file"),
         ("bench --wandb of", "did you mean 'off'"),
         ("bench --set trainer.max_epochs", "is not KEY=VALUE"),
         ("bench --set =5", "is not KEY=VALUE"),
@@ -82,7 +87,7 @@ def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
         "bench --dataset d --data-root r --methods m --seeds 2 --preset p --runs u --devices 3 --wandb off "
         "--network n --weights w --rerun stale --on-bad-image skip --set a.b=1e-3 --set c=[1,2]"
     )
-    options = vars(cli._options(cli._parser().parse_args(words.split())))
+    options = vars(read_options(cli._parser().parse_args(words.split())))
     assert options == {
         "dataset": "d",
         "data_root": Path("r"),
