@@ -85,6 +85,7 @@ def test_the_parser_refuses_with_the_same_status(words: str, capsys: pytest.Capt
 def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
     words = (
         "bench --dataset d --data-root r --methods m --seeds 2 --preset p --runs u --devices 3 --wandb off "
+        "--jobs 2 --launcher slurm --slurm time=9 "
         "--network n --weights w --rerun stale --on-bad-image skip --set a.b=1e-3 --set c=[1,2]"
     )
     options = vars(read_options(cli._parser().parse_args(words.split())))
@@ -96,6 +97,9 @@ def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
         "preset": "p",
         "runs": Path("u"),
         "devices": "3",
+        "jobs": 2,
+        "launcher": "slurm",
+        "slurm": {"time": 9},
         "wandb": "off",
         "network": "n",
         "weights": "w",

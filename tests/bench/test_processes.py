@@ -10,11 +10,13 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
+from threadpoolctl import threadpool_info
 
 from crossmodal_bench.bench import processes
 from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
-from crossmodal_bench.bench.processes import Worker, can_fork, follow, from_json, guarded, to_json
-from crossmodal_bench.bench.state import ERROR, LOG, is_locked, read_json
+from crossmodal_bench.bench.processes import TAKEN, Worker, can_fork, follow, from_json, guarded, to_json
+from crossmodal_bench.bench.state import ERROR, LOG, State, is_locked, locked, read_json
 from crossmodal_bench.errors import BadInput
 
 
@@ -89,6 +91,34 @@ def test_a_worker_starts_clean_and_writes_its_log(one: PlannedJob, monkeypatch: 
     assert not (one.directory / ERROR).exists() and not (one.directory / "progress.json").exists()
 
 
+def test_a_worker_has_the_environment_and_the_threads_that_it_is_given(
+    one: PlannedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(planned: PlannedJob, devices: str) -> int:
+        limits = [pool["num_threads"] for pool in threadpool_info()]
+        os.write(1, f"{os.environ['GIVEN']} with {torch.get_num_threads()} {set(limits)} threads\n".encode())
+        return 0
+
+    monkeypatch.setattr(processes, "guarded", look)
+    worker = Worker(one, "cpu", {"GIVEN": "gpu 3", processes.THREADS: "2"})
+    assert worker.wait(20) and worker.exit_code == 0
+    assert (one.directory / LOG).read_text().endswith("gpu 3 with 2 {2} threads\n")
+    assert "GIVEN" not in os.environ
+
+
+def test_a_job_that_another_process_has_or_has_had_is_left_alone(
+    one: PlannedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(planned: PlannedJob, devices: str) -> None:
+        raise AssertionError("it was run")
+
+    with locked(one.directory):
+        assert guarded(one, "cpu", fail) == TAKEN
+    monkeypatch.setattr(processes, "state_of", lambda planned: State("done"))
+    assert guarded(one, "cpu", fail) == TAKEN
+    assert not (one.directory / ERROR).exists()
+
+
 def test_a_worker_ignores_ctrl_c_and_can_be_stopped(one: PlannedJob, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = one.directory / "ready"
 
@@ -148,8 +178,9 @@ def test_a_job_process_needs_no_bench(one: PlannedJob, monkeypatch: pytest.Monke
             return 0
 
     monkeypatch.setattr(processes.subprocess, "Popen", Fake)
-    worker = Worker(one, "2")
+    worker = Worker(one, "2", {"CUDA_VISIBLE_DEVICES": "4,5"})
     assert worker.wait(1) and worker.exit_code == 0
     assert started["command"][1:] == ["-m", "crossmodal_bench.bench.job", str(one.directory), "2"]  # type: ignore[index]
+    assert started["env"]["CUDA_VISIBLE_DEVICES"] == "4,5"  # type: ignore[index]
     assert started["env"][processes.PARENT] == str(os.getpid())  # type: ignore[index]
     assert from_json(read_json(one.directory / processes.PLANNED)) == replace(one, corpus=None)

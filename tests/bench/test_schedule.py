@@ -168,6 +168,17 @@ def test_a_failed_job_frees_its_place_and_holds_back_what_starts_from_it(
     assert place.started == ["first", "other"] and failed == ["first"]
 
 
+def test_another_benchs_stale_job_is_waited_for_and_not_run_here(
+    job: Callable[..., PlannedJob], schedule: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crossmodal_bench.bench import schedule as module
+    from crossmodal_bench.bench.state import State
+
+    monkeypatch.setattr(module, "state_of", lambda planned: State("stale", "the data differ"))
+    place, failed, _ = schedule([job("a")], 1)
+    assert place.started == [] and failed == []
+
+
 def test_a_worker_that_comes_second_is_no_failure(
     job: Callable[..., PlannedJob], schedule: Callable[..., Any]
 ) -> None:
