@@ -79,6 +79,8 @@ class SlurmJob:
         if status is None and time.monotonic() - self._over_since < self.grace:
             return False
         cut_off = status == INTERRUPTED or state in CUT_OFF
+        if state == "FAILED" and status is None:
+            cut_off = self._cluster.ended_by_notice(self._identity)
         if not cut_off or (state == "CANCELLED" and self._cluster.cancelled_by_hand(self._identity)):
             hint = "; ask for more with --slurm mem" if state == "OUT_OF_MEMORY" else ""
             return self._fail(f"SLURM job {self._identity} has ended as {state}{hint}")

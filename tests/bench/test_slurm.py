@@ -34,7 +34,7 @@ class Queue(Slurm):
     def __init__(self, by_hand: bool = False) -> None:
         self.states: dict[str, str] = {}
         self.submitted = 0
-        self.by_hand = by_hand
+        self.by_hand, self.notice = by_hand, False
         self.said: list[str] = []
         super().__init__(BenchOptions(), self.said.append)
 
@@ -48,6 +48,9 @@ class Queue(Slurm):
 
     def ask(self, identities: set[str]) -> dict[str, str] | None:
         return {one: state for one, state in self.states.items() if one in identities}
+
+    def ended_by_notice(self, identity: str) -> bool:
+        return self.notice
 
     def cancelled_by_hand(self, identity: str) -> bool:
         return self.by_hand
@@ -126,6 +129,39 @@ def test_a_job_that_was_cancelled_or_broke_is_not(
     queue.by_hand = False
     end(planned, queue, "2", "CANCELLED", status)
     assert not again.wait(0) and queue.submitted == 3
+
+
+def test_a_notice_that_comes_too_early_to_be_heeded_is_no_failure(planned: PlannedJob) -> None:
+    queue = Queue()
+    job = SlurmJob(planned, queue)
+    queue.notice = True
+    end(planned, queue, "1", "FAILED")
+    assert not job.wait(0) and queue.submitted == 2
+
+
+@pytest.mark.parametrize(
+    ("shown", "notice"),
+    [
+        ("JobState=FAILED ExitCode=140:0 x", True),
+        ("ExitCode=0:12", True),
+        ("ExitCode=1:0", False),
+        ("ExitCode=0:11", False),
+        ("", False),
+    ],
+)
+def test_a_notice_is_told_from_a_crash(monkeypatch: pytest.MonkeyPatch, shown: str, notice: bool) -> None:
+    monkeypatch.setattr(slurm, "_output", lambda command: shown)
+    assert Slurm.ended_by_notice(Queue(), "7") is notice
+
+
+def test_who_cancelled_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    for said, by_hand in (
+        (f"CANCELLED by {os.getuid()}", True),
+        (f"CANCELLED by {os.getuid() + 1}", False),
+        ("", True),
+    ):
+        monkeypatch.setattr(slurm, "_output", lambda command, said=said: said)
+        assert Slurm.cancelled_by_hand(Queue(), "7") is by_hand
 
 
 def test_a_job_is_found_again_by_the_next_bench_and_by_one_beside_it(planned: PlannedJob) -> None:
