@@ -2,7 +2,7 @@
 # `make bench` create .venv, install into it and run; the second time they start at once.
 # Needed beforehand: Python 3.11 to 3.13, GNU make, a POSIX shell and a package registry.
 
-BENCH_VARIABLES := DATASET DATA_ROOT METHODS SEEDS PRESET RUNS DEVICES WANDB NETWORK WEIGHTS RERUN
+BENCH_VARIABLES := DATASET DATA_ROOT METHODS SEEDS PRESET RUNS DEVICES JOBS LAUNCHER SLURM WANDB NETWORK WEIGHTS RERUN
 
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -95,7 +95,10 @@ help: ## This text
 #   SEEDS: number of seeds
 #   PRESET: size of the models and length of the training (auto: what the devices allow)
 #   RUNS: folder that records and reports are written to (runs)
-#   DEVICES: devices to train on (auto)
+#   DEVICES: devices of one job: auto (one), cpu, or a number (auto)
+#   JOBS: how many jobs run at a time (as many as there are GPUs for; 1 on a CPU, whose threads they share)
+#   LAUNCHER: where jobs run: local, or slurm: each as a job of a cluster (local)
+#   SLURM: that cluster's options, 'partition=gpu time=600 gpus_per_node=1', or a YAML file
 #   WANDB: Weights & Biases: auto, online, offline or off (auto: online when logged in)
 #   NETWORK: image network whose features are used
 #   WEIGHTS: file that holds that network's weights
@@ -128,10 +131,10 @@ lint: $(STAMP) types ## Check style, format and types
 types: $(STAMP) ## Check types
 	$(python) -m mypy
 
-smoke: $(STAMP) ## Train every method on tiny synthetic data and check that it beats chance (5 minutes)
+smoke: $(STAMP) ## Train every method on tiny synthetic data and check that it beats chance (JOBS at a time: 2)
 	@runs=$$(mktemp -d) && echo "Records go to $$runs, which is removed when all is well" && \
 	$(VENV)/bin/crossmodal-bench bench --dataset synthetic-tiny --methods all --preset smoke \
-	  --wandb off --runs "$$runs" --check-chance && rm -rf "$$runs"
+	  --jobs $(if $(JOBS),$(call quoted,JOBS),2) --wandb off --runs "$$runs" --check-chance && rm -rf "$$runs"
 
 docker-install-check: $(STAMP) ## Run the Dockerfiles' pip lines in a fresh environment (minutes)
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 1' INT TERM && \

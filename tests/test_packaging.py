@@ -25,8 +25,8 @@ from crossmodal_bench.cli import main
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = [ROOT / "docker" / "Dockerfile", ROOT / "docker" / "Dockerfile.cpu"]
-BENCH_VARIABLES = ["DATASET", "DATA_ROOT", "METHODS", "SEEDS", "PRESET", "RUNS", "DEVICES", "WANDB"]
-BENCH_VARIABLES += ["NETWORK", "WEIGHTS", "RERUN"]
+BENCH_VARIABLES = ["DATASET", "DATA_ROOT", "METHODS", "SEEDS", "PRESET", "RUNS", "DEVICES", "JOBS"]
+BENCH_VARIABLES += ["LAUNCHER", "SLURM", "WANDB", "NETWORK", "WEIGHTS", "RERUN"]
 
 # Stands in for a Python: makes environments and installs in no time, and keeps a log of what it was asked.
 FAKE_PYTHON = """\

@@ -22,7 +22,9 @@ def trainer_arguments(ddp_strategy: str = "ddp") -> dict[str, Any]:
     Without them it takes a bench within an allocation for one of SLURM's tasks, and a time limit's signal for
     its own business.
     """
-    if TASK not in os.environ or "SLURM_NTASKS" not in os.environ:
+    if "SLURM_NTASKS" not in os.environ:
+        return {}
+    if TASK not in os.environ:
         return {"plugins": [LightningEnvironment()]}
     nodes = int(os.environ.get("SLURM_NNODES", "1"))
     several = {"num_nodes": nodes, "strategy": ddp_strategy} if nodes > 1 else {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ from crossmodal_bench.bench.slurm_task import FOLDER, ended_file, task
 from crossmodal_bench.bench.state import State, read_json, write_json
 from crossmodal_bench.errors import BadInput
 
+NOTICES = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM}
 MOST = 1000
 """Jobs in the queue at a time, where JOBS does not say; the cluster may have a limit of its own."""
 
@@ -92,8 +95,6 @@ class Slurm:
 
     def cancelled_by_hand(self, identity: str) -> bool:
         """Whether this user, or nobody knows who, has cancelled a job."""
-        if shutil.which("sacct") is None:
-            return True
         command = [
             "sacct",
             "--allocations",
@@ -104,6 +105,12 @@ class Slurm:
         ]
         user = _output(command).partition(" by ")[2].strip()
         return not user.isdigit() or int(user) == os.getuid()
+
+    def ended_by_notice(self, identity: str) -> bool:
+        """Whether a signal that comes before a time limit has ended a job, which was still starting."""
+        shown = _output(["scontrol", "--oneliner", "show", "job", identity])
+        code = re.search(r"\bExitCode=(\d+):(\d+)", shown)
+        return code is not None and bool(NOTICES & {int(code[2]), int(code[1]) - 128})
 
     def submit(self, planned: PlannedJob) -> str:
         """Put a job into the queue; its id there."""
@@ -150,7 +157,10 @@ def squeue(identities: set[str]) -> dict[str, str] | None:
 
 
 def _output(command: Sequence[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 def queued(plan: Sequence[PlannedJob]) -> dict[str, State]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.schedule import name_of
-from crossmodal_bench.bench.slurm_task import FOLDER, ended_file
+from crossmodal_bench.bench.slurm_task import FOLDER, INTERRUPTED, ended_file
 from crossmodal_bench.bench.state import ERROR, PROGRESS, read_json, write_json
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ FINAL = {
 """States that a job does not leave; GONE is ours, for one that SLURM has forgotten."""
 CUT_OFF = {"BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT", "GONE"}
 """Those that say nothing against the job itself."""
-INTERRUPTED = 75
 MOST_IN_VAIN = 3
 """SLURM jobs in a row that may be cut off without having come further."""
 
@@ -80,6 +79,8 @@ class SlurmJob:
         if status is None and time.monotonic() - self._over_since < self.grace:
             return False
         cut_off = status == INTERRUPTED or state in CUT_OFF
+        if state == "FAILED" and status is None:
+            cut_off = self._cluster.ended_by_notice(self._identity)
         if not cut_off or (state == "CANCELLED" and self._cluster.cancelled_by_hand(self._identity)):
             hint = "; ask for more with --slurm mem" if state == "OUT_OF_MEMORY" else ""
             return self._fail(f"SLURM job {self._identity} has ended as {state}{hint}")
@@ -87,14 +88,12 @@ class SlurmJob:
         self._in_vain = self._in_vain + 1 if in_vain else 0
         if self._in_vain == MOST_IN_VAIN:
             return self._fail(
-                f"SLURM has cut off {MOST_IN_VAIN} jobs in a row ({self._identity} as {state}) in which"
-                " nothing was finished; ask for more time with --slurm time"
+                f"SLURM has cut off {MOST_IN_VAIN} jobs in a row ({self._identity} as {state}) in which "
+                "nothing was finished; ask for more time with --slurm time"
             )
-        before = self._identity
+        before = f"SLURM job {self._identity} was cut off ({state})"
         self._submit()
-        self._cluster.say(
-            f"{name_of(self.planned)}: SLURM job {before} was cut off ({state}); job {self._identity} goes on"
-        )
+        self._cluster.say(f"{name_of(self.planned)}: {before}, job {self._identity} goes on")
         return False
 
     def _leave(self, status: int) -> bool:

@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 from crossmodal_bench.bench.process_group import TASK, global_rank
 from crossmodal_bench.bench.processes import PLANNED, from_json, guarded, limit_threads
 from crossmodal_bench.bench.state import LOG, read_json, write_json
 
+INTERRUPTED = 75
 FOLDER = "slurm"
 """In a job's directory: submitit's files, and exit statuses."""
 
@@ -25,9 +27,9 @@ def task(folder: str, devices: str) -> int:
 
     Leaves with the job's exit status if that is not 0, so that SLURM ends the job's other processes.
     """
-    # submitit's handlers would have SLURM start the job again from its beginning.
+    # In place of submitit's, which would queue the job again by itself. Training may put its own there.
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, _interrupt)
     os.environ[TASK] = "slurm"
     if "SLURM_CPUS_PER_TASK" in os.environ:
         limit_threads(int(os.environ["SLURM_CPUS_PER_TASK"]))
@@ -42,10 +44,15 @@ def task(folder: str, devices: str) -> int:
     try:
         status = guarded(from_json(read_json(directory / PLANNED)), devices)
     except SystemExit as leaving:
-        status = leaving.code if isinstance(leaving.code, int) else 1
+        # Lightning leaves without a status where it was told to end.
+        status = leaving.code if isinstance(leaving.code, int) else INTERRUPTED
     finally:
         write_json(ended_file(directory, _identity()), {"status": status})
     return _leave(status)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(INTERRUPTED)
 
 
 def _leave(status: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -463,10 +462,10 @@ def test_what_needs_a_failed_parent_is_not_started(
     assert "skipped: last on synthetic-20 seed 0: needs left, which failed" in said
 
 
-def work_a_second(planned: PlannedJob, ready: Any) -> None:
+def work_until(planned: PlannedJob, ready: Any, told: Any) -> None:
     with locked(planned.directory):
         ready.set()
-        time.sleep(1)
+        told.wait(60)
 
 
 def test_what_needs_a_stale_parent_is_not_started_and_a_busy_one_is_waited_for(
@@ -492,15 +491,23 @@ def test_what_needs_a_stale_parent_is_not_started_and_a_busy_one_is_waited_for(
     (first.directory / "record.json").unlink()
     monkeypatch.setattr(runner, "_settle", lambda plan: None)
     context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    other = context.Process(target=work_a_second, args=(first, ready))
+    ready, told = context.Event(), context.Event()
+    other = context.Process(target=work_until, args=(first, ready, told))
     other.start()
     assert ready.wait(10)
+    busy: list[str] = []
+
+    def hear(line: str) -> None:
+        said.append(line)
+        if "is being worked on by" in line:
+            busy.append(line)
+            told.set()
+
     said.clear()
-    assert runner.bench(words, say=said.append) == 0
+    assert runner.bench(words, say=hear) == 0
     other.join()
-    assert in_place == DIAMOND and "4 of 4 jobs done" in said
-    assert any(line.startswith("first on synthetic-20 seed 0 is being worked on by process") for line in said)
+    assert in_place == DIAMOND and "4 of 4 jobs done" in said and len(busy) == 1
+    assert busy[0].startswith(f"first on synthetic-20 seed 0 is being worked on by process {other.pid} on ")
 
 
 def test_a_method_without_parents_has_nothing_to_inherit() -> None:

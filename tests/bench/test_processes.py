@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from threadpoolctl import threadpool_info
 
 from crossmodal_bench.bench import processes
 from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
-from crossmodal_bench.bench.processes import Worker, can_fork, follow, from_json, guarded, to_json
-from crossmodal_bench.bench.state import ERROR, LOG, is_locked, read_json
+from crossmodal_bench.bench.processes import TAKEN, Worker, can_fork, follow, from_json, guarded, to_json
+from crossmodal_bench.bench.state import ERROR, LOG, State, is_locked, locked, read_json
 from crossmodal_bench.errors import BadInput
 from crossmodal_bench.interruption import AGAIN, StopRequest
 
@@ -110,6 +112,34 @@ def test_a_worker_starts_clean_and_writes_its_log(one: PlannedJob, monkeypatch: 
     assert not (one.directory / ERROR).exists() and not (one.directory / "progress.json").exists()
 
 
+def test_a_worker_has_the_environment_and_the_threads_that_it_is_given(
+    one: PlannedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(planned: PlannedJob, devices: str) -> int:
+        limits = [pool["num_threads"] for pool in threadpool_info()]
+        os.write(1, f"{os.environ['GIVEN']} with {torch.get_num_threads()} {set(limits)} threads\n".encode())
+        return 0
+
+    monkeypatch.setattr(processes, "guarded", look)
+    worker = Worker(one, "cpu", {"GIVEN": "gpu 3", processes.THREADS: "2"})
+    assert worker.wait(20) and worker.exit_code == 0
+    assert (one.directory / LOG).read_text().endswith("gpu 3 with 2 {2} threads\n")
+    assert "GIVEN" not in os.environ
+
+
+def test_a_job_that_another_process_has_or_has_had_is_left_alone(
+    one: PlannedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(planned: PlannedJob, devices: str) -> None:
+        raise AssertionError("it was run")
+
+    with locked(one.directory):
+        assert guarded(one, "cpu", fail) == TAKEN
+    monkeypatch.setattr(processes, "state_of", lambda planned: State("done"))
+    assert guarded(one, "cpu", fail) == TAKEN
+    assert not (one.directory / ERROR).exists()
+
+
 def test_a_worker_ignores_ctrl_c_and_can_be_stopped(one: PlannedJob, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = one.directory / "ready"
 
@@ -157,7 +187,8 @@ RANKS = """
 import json, os, signal, sys, time
 rank = int(os.environ["LOCAL_RANK"])
 assert os.environ["MASTER_PORT"] and os.environ["NODE_RANK"] == "0"
-print(f"process {rank} of parent {os.environ['CROSSMODAL_BENCH_PARENT']} in {sys.argv[1]}", flush=True)
+parent, gpus = os.environ["CROSSMODAL_BENCH_PARENT"], os.environ["CUDA_VISIBLE_DEVICES"]
+print(f"process {rank} of parent {parent} on {gpus} in {sys.argv[1]}", flush=True)
 what = json.loads(os.environ["STATUSES"])[rank]
 if what == "wait":
     time.sleep(60)
@@ -181,7 +212,7 @@ def ranks(one: PlannedJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> C
         monkeypatch.setenv("STATUSES", json.dumps(statuses))
         monkeypatch.setattr(processes, "PATIENCE", 0.3)
         (one.directory / LOG).unlink(missing_ok=True)
-        return Worker(one, str(len(statuses)))
+        return Worker(one, str(len(statuses)), {"CUDA_VISIBLE_DEVICES": "4,5"})
 
     return start
 
@@ -190,7 +221,7 @@ def test_several_devices_are_several_processes(one: PlannedJob, ranks: Callable[
     worker = ranks(0, 0, 0)
     assert worker.wait(20) and worker.exit_code == 0
     said = sorted((one.directory / LOG).read_text().splitlines())
-    expected = [f"process {rank} of parent {os.getpid()} in {one.directory}" for rank in range(3)]
+    expected = [f"process {rank} of parent {os.getpid()} on 4,5 in {one.directory}" for rank in range(3)]
     assert said == expected
     assert from_json(read_json(one.directory / processes.PLANNED)) == replace(one, corpus=None)
 

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from crossmodal_bench.bench import progress
-from crossmodal_bench.bench.progress import StatusLine, clock
+from crossmodal_bench.bench.progress import StatusLine, clock, doing, seconds_left
 
 
 class Terminal(io.StringIO):
@@ -42,3 +42,22 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None
         line.show(f"second {second}")
     line.clear()
     assert stream.getvalue() == "second 15\nsecond 30\n"
+
+
+def test_what_a_job_does_and_how_long_it_will() -> None:
+    training = {
+        "phase": "training",
+        "epoch": 4,
+        "epochs": 10,
+        "batch": 1,
+        "batches": 2,
+        "seconds_per_epoch": 2,
+    }
+    assert doing({}) == "starting" and doing({"phase": "testing"}) == "testing"
+    assert doing(training) == "training, epoch 5/10"
+    assert seconds_left(training, 100) == pytest.approx(2 * 10 * 0.55)
+    # In the first epoch nothing else is known than how long the job has taken so far.
+    assert seconds_left({**training, "seconds_per_epoch": 0.0}, 9) == pytest.approx(9 / 0.45 - 9)
+    extraction = {"phase": "extracting features", "done": 3, "total": 8, "seconds_left": 5}
+    assert doing(extraction) == "extracting features 3/8" and seconds_left(extraction, 1) == 5
+    assert seconds_left({"phase": "testing"}, 1) is None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,15 @@ def test_a_lock_lives_as_long_as_its_process(tmp_path: Path) -> None:
     holder = context.Process(target=hold, args=(tmp_path, ready))
     holder.start()
     assert ready.wait(10)
-    assert state_of(planned(tmp_path)).name == "running"
-    with pytest.raises(BadInput, match="another process"), locked(tmp_path):
+    state_now = state_of(planned(tmp_path))
+    assert state_now.name == "running"
+    assert state_now.why.startswith(f"process {holder.pid} on {socket.gethostname()} since 2")
+    with (
+        pytest.raises(
+            BadInput, match=rf"another process \(process {holder.pid} on .*; wait for it or stop it"
+        ),
+        locked(tmp_path),
+    ):
         raise AssertionError("two processes hold the lock")
     assert holder.pid is not None
     os.kill(holder.pid, signal.SIGKILL)
@@ -85,6 +93,11 @@ def test_a_lock_lives_as_long_as_its_process(tmp_path: Path) -> None:
     with locked(tmp_path):
         assert is_locked(tmp_path)
     assert not is_locked(tmp_path)
+
+
+def test_a_lock_of_an_earlier_version_says_nothing_of_its_holder(tmp_path: Path) -> None:
+    (tmp_path / LOCK).touch()
+    assert state.holder(tmp_path) == ""
 
 
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -180,6 +181,25 @@ def test_a_probe_that_nobody_waits_for_is_ended(tmp_path: Path, monkeypatch: pyt
     assert time.monotonic() - start < 30
     with pytest.raises(ProcessLookupError):
         os.kill(children[0], 0)
+
+
+def test_as_many_probes_run_at_a_time_as_jobs_will(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def meet(planned: PlannedJob, tell: Any) -> float:
+        (tmp_path / planned.job.method).touch()
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if planned.job.method == "sm":
+            raise ValueError("the job will say it")
+        return float(torch.get_num_threads())
+
+    monkeypatch.setattr(probing, "probe", meet)
+    jobs = [job(tmp_path / "runs", methods=method) for method in ("cca", "sm")]
+    shutil.rmtree(tmp_path / "runs")
+    slots = [Slot("cpu", {"OMP_NUM_THREADS": "3"})] * 2
+    found = probing.look_ahead({probing.kind_of(one): one for one in jobs}, slots, lambda *state: None)
+    assert [found[probing.kind_of(one)] for one in jobs] == [3.0, 0.0]
+    assert probing.look_ahead({probing.kind_of(one): one for one in jobs}, [Slot("2")], print) == {}
 
 
 def test_devices_become_trainer_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
