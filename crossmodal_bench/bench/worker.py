@@ -180,7 +180,7 @@ def _write(
 
 def _trained_with(trainer: pl.Trainer, data: CrossModalDataModule) -> dict[str, str]:
     """What decides a step beside the configuration: several processes see more pairs at the same rates."""
-    rates = dict.fromkeys(f"{optimiser.defaults['lr']:g}" for optimiser in trainer.optimizers)
+    rates = dict.fromkeys(f"{rate:g}" for one in trainer.optimizers if (rate := one.defaults.get("lr")))
     return {
         "precision": str(trainer.precision),
         "processes": str(trainer.world_size),

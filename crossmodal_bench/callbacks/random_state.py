@@ -50,7 +50,8 @@ class RandomState(pl.Callback):
         """Restore, or start with a state of one's own."""
         restored, self._restored = self._restored, None
         if restored is not None and len(restored["torch"]) == trainer.world_size:
-            _restore({name: states[trainer.global_rank] for name, states in restored.items()})
+            # A copy: torch reads a state from the start of its memory, wherever the view begins.
+            _restore({name: states[trainer.global_rank].clone() for name, states in restored.items()})
         elif trainer.global_rank > 0:
             seed = (torch.initial_seed() + trainer.global_rank) % 2**32
             random.seed(seed)

@@ -133,3 +133,28 @@ def test_a_held_state_is_what_is_saved() -> None:
     check_equal(callback.state_dict(), before)
     callback.release()
     assert not torch.equal(callback.state_dict()["torch"], before["torch"])
+
+
+class SecondOfTwo:
+    """What the callback asks a trainer."""
+
+    world_size, global_rank = 2, 1
+
+
+def test_every_process_has_the_state_that_was_its_own() -> None:
+    first = RandomState().state_dict()
+    drawn()
+    second = RandomState().state_dict()
+    expected = drawn()
+    callback = RandomState()
+    callback.load_state_dict({name: torch.cat([first[name], second[name]]) for name in first})
+    callback.on_train_start(SecondOfTwo(), pl.LightningModule())  # type: ignore[arg-type]
+    assert drawn() == expected
+
+
+def test_a_second_process_starts_with_noise_of_its_own() -> None:
+    torch.manual_seed(3)
+    first = torch.rand(4)
+    torch.manual_seed(3)
+    RandomState().on_train_start(SecondOfTwo(), pl.LightningModule())  # type: ignore[arg-type]
+    assert not torch.equal(torch.rand(4), first)
