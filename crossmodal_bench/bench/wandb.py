@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import netrc
 import os
@@ -98,7 +99,18 @@ def log_record(record: Record, directory: str | Path, mode: str) -> str | None:
         reason = (str(error).strip().splitlines() or [""])[-1]
         what = f"{type(error).__name__}: {reason}"
         return f"W&B has no run for job {record.job.id} ({what}); its record is safe in {record.directory}"
+    finally:
+        _let_go()
     return None
+
+
+def _let_go() -> None:
+    # The bench forks its workers: they must not inherit W&B's threads and sockets. A run that could not be
+    # begun would keep its name, too.
+    with contextlib.suppress(Exception):
+        import wandb
+
+        wandb.teardown()
 
 
 def _write_run(record: Record, directory: Path, mode: str) -> None:
@@ -141,9 +153,6 @@ def _write_run(record: Record, directory: Path, mode: str) -> None:
         raise
     else:
         run.finish()
-    finally:
-        # The bench forks its workers: they must not inherit W&B's threads and sockets.
-        wandb.teardown()
 
 
 def _config(record: Record) -> dict[str, Any]:
