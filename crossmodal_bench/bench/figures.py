@@ -142,9 +142,12 @@ def _read_projection(path: Path) -> dict[str, np.ndarray]:
             check_finite(points[name], f"{path}:{name}")
     except BadInput as error:
         raise BadInput(f"{error}; or delete it and run the bench again") from error
-    if any(points[name].ndim != 2 or points[name].shape[1] != 2 for name in names[:2]):
+    shaped = all(points[name].shape[1:] == (2,) for name in names[:2])
+    shaped &= all(points[name].ndim == 1 for name in names[2:])
+    if not shaped or any(points[name].dtype.kind not in "fiu" for name in names):
         raise BadInput(
-            f"{path}: 'image' and 'text' must have the shape (n, 2); delete it and run the bench again"
+            f"{path}: 'image' and 'text' must be numbers of the shape (n, 2), their labels numbers of the shape "
+            "(n,); delete it and run the bench again"
         )
     return points
 

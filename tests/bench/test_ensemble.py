@@ -207,7 +207,7 @@ def test_members_must_be_whole(jobs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"last\.ckpt is missing; .*run that job again"):
         read_members([first, solved])
     best.write_bytes(content[:200])
-    with pytest.raises(BadInput, match=r"best\.ckpt cannot be read"):
+    with pytest.raises(BadInput, match=r"best\.ckpt is damaged"):
         read_members([first, second])
     best.write_bytes(content)
     with (

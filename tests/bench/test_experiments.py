@@ -68,7 +68,9 @@ def test_sections_apply_in_order(folder: Path) -> None:
     assert list(method_settings("m", "other", "paper")["trainer"].values()) == ["paper"] * 4 + ["override"]
     assert method_settings("child", "other", "paper")["trainer"]["a"] == "child"
     variant, over = {"trainer": {"a": "variant", "f": "variant"}}, {"trainer.b": "set"}
-    (folder / "datasets" / "wiki.yaml").write_text("data: {}\nsmall: {trainer: {f: preset, g: preset}}\n")
+    (folder / "datasets" / "wiki.yaml").write_text(
+        "data: {dataset: {class_path: Wiki}}\nsmall: {trainer: {f: preset, g: preset}}\n"
+    )
     trainer = resolve("m", "wiki", variant, "small", over, folder)["trainer"]
     assert [trainer[key] for key in "abcfg"] == ["paper", "set", "family", "variant", "preset"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hostile import Reader
 from crossmodal_bench import cli, training
 from crossmodal_bench.bench import ensemble_rows, experiments, figures, model
 from crossmodal_bench.bench.aggregate import leaderboard, tables
+from crossmodal_bench.bench.options import read_options
 from crossmodal_bench.bench.record import read_record, read_records, write_record
 from crossmodal_bench.bench.report import csv, html, markdown
 from crossmodal_bench.bench.terminal import print_tables
@@ -101,7 +103,8 @@ def write_experiments(root: Path) -> None:
     for needed in sorted((ours / "methods").glob("*.yaml")):
         path = root / "methods" / needed.name
         if not path.is_file():
-            path.symlink_to(needed)
+            # A copy: what is broken here must not be ours.
+            shutil.copyfile(needed, path)
 
 
 def read_experiments(root: Path) -> None:
@@ -135,7 +138,7 @@ def write_setting(root: Path) -> None:
 
 def read_setting(root: Path) -> None:
     word = (root / "set.txt").read_bytes().decode("utf-8", "surrogateescape")
-    overrides = cli._options(cli._parser().parse_args(["bench", f"--set={word}"])).overrides
+    overrides = read_options(cli._parser().parse_args(["bench", f"--set={word}"])).overrides
     assert hostile.as_json(overrides) and experiments.expand(overrides)
 
 

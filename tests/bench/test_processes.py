@@ -242,3 +242,9 @@ def test_when_one_of_several_is_told_to_stop_the_job_goes_on_another_time(
     (one.directory / ERROR).write_text('{"message": "connection closed by peer"}')
     assert worker.wait(20) and worker.exit_code == AGAIN
     assert not (one.directory / ERROR).exists()
+
+
+def test_how_a_process_ended() -> None:
+    assert processes.ended(-9) == "killed by SIGKILL; the system may have run out of memory"
+    assert processes.ended(-15) == "killed by SIGTERM"
+    assert processes.ended(3) == "ended with status 3"

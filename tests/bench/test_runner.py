@@ -299,9 +299,3 @@ def test_a_stale_job_that_fails_again_is_no_success(tmp_path: Path, monkeypatch:
     said: list[str] = []
     assert runner.bench(options, say=said.append) == 1
     assert any("failed: ValueError: again" in line for line in said)
-
-
-def test_how_a_process_ended() -> None:
-    assert runner.ended(-9) == "killed by SIGKILL; the system may have run out of memory"
-    assert runner.ended(-15) == "killed by SIGTERM"
-    assert runner.ended(3) == "ended with status 3"

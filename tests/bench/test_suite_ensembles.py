@@ -167,7 +167,7 @@ def test_a_failing_ensemble_is_said_and_costs_nothing_else(
         ("    label: both\n", "", "suite pair, ensemble 2: key 'label' is missing; add it"),
         ("seed: 1}", "sed: 1}", "ensemble 1, member 2: key 'sed' is unknown; did you mean 'seed'"),
         (", {method: acmr, seed: 1}]", "]", "ensemble 1: 'members' lists 1; an ensemble needs at least two"),
-        ("[{method: acmr, seed: 0},", "[acmr,", "member 1 is 'acmr'; give it the keys method"),
+        ("[{method: acmr, seed: 0},", "[acmr,", "members\\[0\\] is 'acmr'; give keys and values"),
     ],
 )
 def test_a_faulty_ensemble_is_refused_with_its_place(suite: Path, old: str, new: str, sentence: str) -> None:

@@ -84,9 +84,7 @@ def run(method: str, path: Path, ask: Ask | None = None, every_seconds: float | 
     save = SaveWhenAsked(path, StopRequest(), every_seconds)
     asking = [ask] if ask else []
     callbacks = [history, RetrievalEvaluation(), RandomState(), *inheritance, *asking, save]
-    on_disk = {"enable_checkpointing": True, "default_root_dir": str(path.parent)}
-    cli = fitted(config_of(method), callbacks, last, **on_disk)
-    return Run(cli, history)
+    return Run(fitted(config_of(method), callbacks, last), history)
 
 
 @cache
