@@ -146,8 +146,8 @@ def _read_projection(path: Path) -> dict[str, np.ndarray]:
     shaped &= all(points[name].ndim == 1 for name in names[2:])
     if not shaped or any(points[name].dtype.kind not in "fiu" for name in names):
         raise BadInput(
-            f"{path}: 'image' and 'text' must be numbers of the shape (n, 2), their labels numbers of the shape "
-            "(n,); delete it and run the bench again"
+            f"{path}: 'image' and 'text' must be numbers of the shape (n, 2), and their labels (n,); "
+            "delete it and run the bench again"
         )
     return points
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 PARTS = ("parameters", "first", "second", "steps")
@@ -59,6 +60,7 @@ def run(folder: Path, world: int, checkpoint: Path | str = "", epochs: int = 1) 
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_bank_and_it_resumes_on_one_and_on_three(tmp_path: Path) -> None:
     left = {path.name for path in Path("/dev/shm").glob("crossmodal-bench-*")}
     first, second = run(tmp_path / "two", 2)
