@@ -234,6 +234,7 @@ def test_all_are_told_to_end_before_one_is_waited_for(
     assert place.told == ["terminate b", "terminate c", "stop b", "stop c"]
 
 
+@pytest.mark.slow
 def test_two_benches_in_one_folder_both_end_well_and_with_the_same_table(
     start: Start, data_root: Path, tmp_path: Path
 ) -> None:
