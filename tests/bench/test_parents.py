@@ -377,7 +377,7 @@ def test_what_a_parent_lacks_its_children_lack(family: Path, tmp_path: Path) -> 
         ),
         (
             lambda folder: torch.save({"epoch": 1}, folder / "best.ckpt"),
-            r"best\.ckpt is damaged .*; delete the record and run that job again",
+            r"best\.ckpt cannot be read; delete the record and run that job again",
         ),
         (
             lambda folder: write_json(folder / "resume.json", {"sources": "newer", "data": "d"}),

@@ -184,14 +184,6 @@ def test_what_no_json_is(tmp_path: Path, text: str, said: str) -> None:
             ),
             "its references stand for more than 100000 values",
         ),
-        (
-            "a: &a {k: 1}\n"
-            + "".join(
-                f"{n}: &{n} {{<<: [{', '.join([f'*{m}'] * 9)}]}}\n"
-                for m, n in zip("abcdefgh", "bcdefghi", strict=True)
-            ),
-            "merges more than 10000 keys",
-        ),
         ("a: 1\na: 2", "line 2: the key 'a' stands twice"),
         ("a: 2001-99-99", "month must be in 1..12"),
         ("a: 2001-09-09", "is a date; put it in quotation marks"),
@@ -204,6 +196,22 @@ def test_what_no_json_is(tmp_path: Path, text: str, said: str) -> None:
 def test_what_no_yaml_is(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
     assert said in complaint(lambda: read_yaml(tmp_path / "a.yaml"))
+
+
+def test_merging_of_merged_mappings_stays_small(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "a: &a {k: 1}\n"
+        + "".join(
+            f"{n}: &{n} {{<<: [{', '.join([f'*{m}'] * 9)}]}}\n"
+            for m, n in zip("abcdefgh", "bcdefghi", strict=True)
+        )
+    )
+    try:
+        # PyYAML itself takes a merged key once since 6.0.4.
+        assert read_yaml(path) == {name: {"k": 1} for name in "abcdefghi"}
+    except BadInput as error:
+        assert "merges more than 10000 keys" in str(error)
 
 
 def test_long_names_of_splits_do_not_make_every_row_as_wide(tmp_path: Path) -> None:
