@@ -103,6 +103,7 @@ def distinct_jobs(root: Path, captions: Path, runs: Path) -> dict[str, PlannedJo
     return found
 
 
+@pytest.mark.slow
 def test_every_suite_runs_on_fake_data(data_root: Path, tmp_path: Path) -> None:
     fakes.write_karpathy(tmp_path / "data")
     jobs = distinct_jobs(data_root, tmp_path / "data", tmp_path)

@@ -257,6 +257,7 @@ def launch(out: str) -> int:
     return len(hung) + sum(process.exitcode != 0 for process in processes)
 
 
+@pytest.mark.slow
 def test_two_processes_train_alike_and_evaluate_as_one(tmp_path: Path) -> None:
     out = tmp_path / "rank"
     paths = [str(Path(crossmodal_bench.__file__).parents[1]), str(Path(__file__).parents[1])]

@@ -127,6 +127,7 @@ def work(rank: int, folder: str) -> None:
         bank.step(torch.arange(rank, N, 2), torch.ones(len(range(rank, N, 2)), D + 1) * (rank + 1), 0.1)
 
 
+@pytest.mark.slow
 def test_processes_of_a_machine_share_it() -> None:
     path = shared_file(
         f"test-{multiprocessing.current_process().pid}", create=True, size=CriticBank.size(N, D)
