@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ from matplotlib.figure import Figure
 
 from crossmodal_bench.bench import drawing
 from crossmodal_bench.bench.record import Record, read_record, write_record
-from crossmodal_bench.interruption import ASKING
 
 MAP = {"i2t/mAP": 0.5, "t2i/mAP": 0.4, "mAP": 0.45, "i2t/mAP@50": 0.55, "t2i/mAP@50": 0.45, "mAP@50": 0.5}
 RECALL = {f"{side}/R@{k}": 10.0 + k for side in ("i2t", "t2i") for k in (1, 5, 10)} | {"rsum": 92.0}
@@ -219,12 +217,3 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_arrays(root)
     return root
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """A job that runs in the tests' own process listens to signals."""
-    before = {number: signal.getsignal(number) for number in ASKING}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,14 +89,6 @@ def run(method: str, path: Path, ask: Ask | None = None, every_seconds: float | 
 @cache
 def unbroken(method: str) -> Run:
     return run(method, Path("nothing is saved here"))
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in ASKING}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def check_same(found: Run, method: str) -> None:
