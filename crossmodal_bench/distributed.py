@@ -46,6 +46,15 @@ def gather(tensor: Tensor) -> Tensor:
     return tensor if world_size() == 1 else _Gather.apply(tensor)
 
 
+def gather_objects(mine: Any) -> list[Any]:
+    """What all processes hand over, in their order; anything that can be pickled, without gradients."""
+    if world_size() == 1:
+        return [mine]
+    everyone: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(everyone, mine)
+    return everyone
+
+
 def gather_encoding(encoding: Encoding) -> Encoding:
     """All processes' items, in the order of ``gather``; packed fragments stay packed."""
     lengths = None if encoding.lengths is None else gather(encoding.lengths)

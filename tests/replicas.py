@@ -22,7 +22,7 @@ import torch.distributed
 from tiny import QUIET, configuration
 from torch import Tensor
 
-from crossmodal_bench.callbacks import RetrievalEvaluation
+from crossmodal_bench.callbacks import BatchStatistics, RandomState, RetrievalEvaluation
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.distributed import (
     gather,
@@ -247,18 +247,17 @@ def one_step(
 
 
 class Fingerprints(pl.Callback):
-    """Of all parameters, and ADDR's discriminators, behind each step; each process has noise of its own."""
+    """Of all weights and statistics behind each step; a checkpoint behind one of them."""
 
-    def __init__(self, rank: int) -> None:
-        self.rank, self.seen = rank, list[str]()
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        torch.manual_seed(100 + self.rank)
+    def __init__(self, save: Path | None = None, step: int = 0) -> None:
+        self.save, self.step, self.seen = save, step, list[str]()
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.seen.append(fingerprint(pl_module.parameters()))
+        self.seen.append(fingerprint([*pl_module.parameters(), *pl_module.buffers()]))
+        if self.save is not None and len(self.seen) == self.step:
+            trainer.save_checkpoint(self.save)
 
 
 def fingerprint(tensors: Any) -> str:
@@ -268,21 +267,33 @@ def fingerprint(tensors: Any) -> str:
     return digest.hexdigest()
 
 
-def many_steps(made: Made, world: int, rank: int, batches: int) -> dict[str, Any]:
-    """Two epochs of so many batches of pairs, with all noise; discriminators are looked at in the end."""
+def many_steps(made: Made, world: int, batches: int, save: Path) -> dict[str, Any]:
+    """Two epochs of so many batches of pairs, with all noise, and again from the middle of the second.
+
+    Discriminators are looked at in the end.
+    """
     model, data = made.model, made.data
     model.float().load_state_dict(made.weights)
     model.train()
     model.hparams["gather_negatives"] = True
     data.batch_size, data.steps_per_phase, data.sampling = 4, batches, "caption"
-    watch = Fingerprints(rank)
-    trainer(made, world, watch, max_epochs=2).fit(model, datamodule=data)
-    bank = getattr(model, "critics", None)
-    return {
-        "fingerprints": watch.seen,
-        "bank": "" if bank is None else fingerprint([bank.parameters, bank.first, bank.second, bank.steps]),
-        "noise": float(torch.rand(())),
-    }
+    found = {}
+    torch.manual_seed(100)
+    for name, watch, start in (
+        ("whole", Fingerprints(save, len(model.phases) * batches + batches // 2), None),
+        ("resumed", Fingerprints(), str(save)),
+    ):
+        running = trainer(made, world, RandomState(), BatchStatistics(), watch, max_epochs=2)
+        running.fit(model, datamodule=data, ckpt_path=start, weights_only=True)
+        bank = getattr(model, "critics", None)
+        critics = [] if bank is None else [bank.parameters, bank.first, bank.second, bank.steps]
+        found[name] = {
+            "fingerprints": watch.seen,
+            "bank": fingerprint(critics),
+            "logged": {metric: float(value) for metric, value in running.callback_metrics.items()},
+            "noise": float(torch.rand(())),
+        }
+    return found
 
 
 def metrics(made: Made, world: int, checkpoint: Path) -> dict[str, float]:
@@ -349,7 +360,7 @@ def work(rank: int, world: int, folder: Path, made: dict[str, Made]) -> None:
         if chosen.summed and world == 2:
             mine["summed"] = one_step(one, world, False)
         if chosen.batches and world == 2:
-            mine["replicas"] = many_steps(one, world, rank, chosen.batches)
+            mine["replicas"] = many_steps(one, world, chosen.batches, checkpoint.with_suffix(".middle"))
         if chosen.tested:
             mine["metrics"] = metrics(one, world, checkpoint)
         found[name] = mine

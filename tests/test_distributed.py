@@ -80,12 +80,20 @@ def check_the_step(found: Found, name: str) -> None:
 
 
 def check_replicas(found: Found, name: str) -> None:
-    first, second = (found[2, rank][name]["replicas"] for rank in range(2))
+    first, second = (found[2, rank][name]["replicas"]["whole"] for rank in range(2))
     for step, (mine, theirs) in enumerate(zip(first["fingerprints"], second["fingerprints"], strict=True)):
-        assert mine == theirs, f"parameters differ behind step {step}"
+        assert mine == theirs, f"weights or statistics differ behind step {step}"
     assert first["bank"] == second["bank"]
     assert len(set(first["fingerprints"])) >= 2 * case(name).batches - 1, "they move"
     assert first["noise"] != second["noise"], "though noise is another on each"
+
+
+def check_resuming(found: Found, name: str) -> None:
+    for rank in range(2):
+        whole, resumed = (found[2, rank][name]["replicas"][which] for which in ("whole", "resumed"))
+        steps = len(resumed["fingerprints"])
+        assert whole["logged"] and 0 < steps < len(whole["fingerprints"]) / 2, "from the middle of the second epoch"
+        assert resumed == {**whole, "fingerprints": whole["fingerprints"][-steps:]}, f"process {rank}"
 
 
 def check_metrics(found: Found, name: str) -> None:
@@ -114,6 +122,11 @@ def test_without_gathering_the_gradients_of_own_batches_add_up(found: Found, nam
 @pytest.mark.parametrize("name", [name for name in CASES if case(name).batches])
 def test_replicas_stay_equal_to_the_bit(found: Found, name: str) -> None:
     check_replicas(found, name)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if case(name).batches])
+def test_two_processes_go_on_in_mid_epoch_as_if_nothing_had_happened(found: Found, name: str) -> None:
+    check_resuming(found, name)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if case(name).tested])
@@ -171,3 +184,4 @@ def test_every_other_method_is_as_exact(others: Found, name: str) -> None:
     if case(name).exact:
         check_the_step(others, name)
         check_replicas(others, name)
+        check_resuming(others, name)

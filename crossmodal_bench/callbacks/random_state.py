@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import torch.distributed
 from torch import Tensor
+
+from crossmodal_bench.distributed import gather_objects
 
 
 class RandomState(pl.Callback):
@@ -28,10 +29,7 @@ class RandomState(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """(processes, ...) tensors, which load without running code; a collective call of all processes."""
         mine = self._held or _current()
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return {name: state[None] for name, state in mine.items()}
-        everyone: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(everyone, mine)
+        everyone = gather_objects(mine)
         return {name: torch.stack([state[name] for state in everyone]) for name in mine}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

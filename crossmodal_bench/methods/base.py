@@ -14,6 +14,7 @@ from torch import Tensor
 from crossmodal_bench.backbones import BackboneSource
 from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.data.loader import Phase
+from crossmodal_bench.distributed import gather_objects, rank, world_size
 from crossmodal_bench.encoding import Encoding
 from crossmodal_bench.errors import Diverged
 
@@ -90,13 +91,21 @@ class RetrievalMethod(pl.LightningModule, ABC):
         """Keep the sizes, so that a checkpoint can be loaded without its data."""
         if self.data_spec is not None:
             checkpoint["data_spec"] = {**asdict(self.data_spec), "weights_root": None}
-        checkpoint["train_sums"] = dict(self._sums)
+        # Each process has its own, of which Lightning would save the first's.
+        everyone = gather_objects({name: (total.cpu(), count) for name, (total, count) in self._sums.items()})
+        checkpoint["train_sums_of_processes"] = everyone
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build before the weights are loaded."""
         if "data_spec" in checkpoint:
             self.prepare(DataSpec(**checkpoint["data_spec"]))
-        self._sums = dict(checkpoint.get("train_sums", {}))
+        self._sums = {}
+        everyone = checkpoint.get("train_sums_of_processes", [])
+        # Of other processes than today's, all their samples together.
+        for sums in everyone[rank() : rank() + 1] if len(everyone) == world_size() else everyone:
+            for name, (total, count) in sums.items():
+                others, their_count = self._sums.get(name, (torch.zeros(()), 0))
+                self._sums[name] = (total + others, count + their_count)
 
     def log_means(self, values: dict[str, Tensor], batch_size: int) -> None:
         """Log means over the epoch's samples, once at its end.
