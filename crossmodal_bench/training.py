@@ -117,10 +117,10 @@ def command_line(words: list[str]) -> None:
         BadInput: as ``instantiate``, and a file that cannot be read.
         Interrupted: the process was asked to stop.
     """
-    from crossmodal_bench.callbacks import BatchStatistics, RandomState, RetrievalEvaluation, SaveWhenAsked
+    from crossmodal_bench.callbacks import RetrievalEvaluation, SaveWhenAsked, exact_resumption
 
     save = SaveWhenAsked(None, StopRequest((signal.SIGINT, *ASKING)))
-    callbacks = [RetrievalEvaluation(), RandomState(), BatchStatistics(), save]
+    callbacks = [RetrievalEvaluation(), *exact_resumption(), save]
     try:
         _CLI(
             _files(words),

@@ -22,7 +22,7 @@ import torch.distributed
 from tiny import QUIET, configuration
 from torch import Tensor
 
-from crossmodal_bench.callbacks import BatchStatistics, RandomState, RetrievalEvaluation
+from crossmodal_bench.callbacks import RetrievalEvaluation, exact_resumption
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.distributed import (
     gather,
@@ -88,7 +88,7 @@ class Case(NamedTuple):
     """A method in a form of its own, and what is done with it.
 
     exact: one step on the same pairs. summed: the same without gathered negatives. batches: of each of two
-    epochs on two processes. tested: metrics of a checkpoint.
+    epochs on so many processes as ``replicas`` says. tested: metrics of a checkpoint.
     """
 
     method: str
@@ -96,12 +96,13 @@ class Case(NamedTuple):
     exact: bool = True
     summed: bool = False
     batches: int = 0
+    replicas: tuple[int, ...] = (2,)
     tested: bool = False
 
 
 CASES = {
     "timam": Case("timam", SMALL_TIMAM, batches=25, tested=True),
-    "acmr": Case("acmr", SMALL_ACMR, batches=25, tested=True),
+    "acmr": Case("acmr", SMALL_ACMR, batches=25, replicas=(2, 3), tested=True),
     "acmr_demo": Case("acmr", {**SMALL_ACMR, "triplet_form": "demo", "negative_weight": 0.5}),
     "vse": Case("vse", SMALL_HOST, tested=True),
     "bfan": Case("bfan", {**SMALL_HOST, "hardest": True}, summed=True, tested=True),
@@ -113,7 +114,7 @@ CASES = {
         batches=18,
         tested=True,
     ),
-    "united_scan": Case("united_scan", SMALL_HOST, batches=5),
+    "united_scan": Case("united_scan", SMALL_HOST, batches=5, replicas=(2, 3)),
     "gxn": Case("gxn", {**SMALL_GXN, **CAPTIONS, **PICTURES}, batches=13, tested=True),
     "gxn_i2t_xe": Case("gxn_i2t_xe", {**SMALL_GXN, **CAPTIONS, "captions.init_args.reinforce_from": None}),
     "cca": Case("cca", {"dim": 8}, exact=False, tested=True),
@@ -126,7 +127,7 @@ def case(name: str) -> Case:
     if name in CASES:
         return CASES[name]
     trained = name != "sm"
-    return Case(name, {}, exact=trained, batches=3 if trained else 0, tested=True)
+    return Case(name, {}, exact=trained, batches=3 if trained else 0, replicas=(2, 3), tested=True)
 
 
 class Made(NamedTuple):
@@ -283,7 +284,7 @@ def many_steps(made: Made, world: int, batches: int, save: Path) -> dict[str, An
         ("whole", Fingerprints(save, len(model.phases) * batches + batches // 2), None),
         ("resumed", Fingerprints(), str(save)),
     ):
-        running = trainer(made, world, RandomState(), BatchStatistics(), watch, max_epochs=2)
+        running = trainer(made, world, *exact_resumption(), watch, max_epochs=2)
         running.fit(model, datamodule=data, ckpt_path=start, weights_only=True)
         bank = getattr(model, "critics", None)
         critics = [] if bank is None else [bank.parameters, bank.first, bank.second, bank.steps]
@@ -359,8 +360,8 @@ def work(rank: int, world: int, folder: Path, made: dict[str, Made]) -> None:
             mine["halves"] = [one_step(one, world, False, slice(half, None, 2)) for half in range(2)]
         if chosen.summed and world == 2:
             mine["summed"] = one_step(one, world, False)
-        if chosen.batches and world == 2:
-            mine["replicas"] = many_steps(one, world, chosen.batches, checkpoint.with_suffix(".middle"))
+        if chosen.batches and world in chosen.replicas:
+            mine["replicas"] = many_steps(one, world, chosen.batches, folder / f"{name}-{world}.ckpt")
         if chosen.tested:
             mine["metrics"] = metrics(one, world, checkpoint)
         found[name] = mine

@@ -30,7 +30,7 @@ from crossmodal_bench.bench.provenance import environment, source_fingerprint
 from crossmodal_bench.bench.record import write_record
 from crossmodal_bench.bench.results import device_name, identities_of, peak_memory_mb, results
 from crossmodal_bench.bench.state import PROGRESS, write_json
-from crossmodal_bench.callbacks import BatchStatistics, History, RandomState, RetrievalEvaluation
+from crossmodal_bench.callbacks import History, RetrievalEvaluation, exact_resumption
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.interruption import StopRequest
@@ -64,7 +64,7 @@ def run_job(planned: PlannedJob, devices: str = "auto", request: StopRequest | N
     inheritance = [Inheritance(parent_weights(planned))] if parents and last is None else []
     cli = instantiate(
         planned.config,
-        [history, retrieval, RandomState(), BatchStatistics(), *inheritance, *checkpoints],
+        [history, retrieval, *exact_resumption(), *inheritance, *checkpoints],
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=str(directory),
