@@ -25,7 +25,7 @@ from crossmodal_bench.interruption import AGAIN
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 TINY = ("bench", "--dataset", "synthetic-20", "--wandb", "off")
-ACMR = (*TINY, "--methods", "acmr", "--set", "trainer.max_epochs=12")
+ACMR = (*TINY, "--methods", "acmr", "--set", "trainer.max_epochs=30")
 TIMES = ("train_seconds", "evaluation_seconds", "train_samples_per_second", "peak_memory_mb")
 Start = Callable[..., Any]
 
@@ -52,9 +52,10 @@ def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def in_epoch(runs: Path, epoch: int) -> bool:
-    """Whether a job is that far."""
-    return any(read_json(path).get("epoch", -1) >= epoch for path in runs.glob(f"*/*/*/{PROGRESS}"))
+def in_epoch(runs: Path, epoch: int, since: float = 0.0) -> bool:
+    """Whether a job is that far, by what it has noted after ``since``."""
+    paths = [path for path in runs.glob(f"*/*/*/{PROGRESS}") if path.stat().st_mtime > since]
+    return any(read_json(path).get("epoch", -1) >= epoch for path in paths)
 
 
 def bench(*words: object, folder: Path, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -97,9 +98,10 @@ def test_asked_to_stop_a_bench_saves_ends_with_75_and_goes_on_to_the_same_number
 ) -> None:
     assert start(*ACMR, "--runs", "undisturbed", folder=tmp_path).wait() == 0
     runs = tmp_path / "runs"
-    for epoch, number in ((2, signal.SIGTERM), (5, signal.SIGUSR1), (8, signal.SIGINT)):
+    for epoch, number in ((5, signal.SIGTERM), (12, signal.SIGUSR1), (20, signal.SIGINT)):
+        began = time.time()
         command = start(*ACMR, "--runs", "runs", folder=tmp_path)
-        wait_for(lambda epoch=epoch: in_epoch(runs, epoch))
+        wait_for(lambda epoch=epoch, began=began: in_epoch(runs, epoch, began))
         command.signal(number)
         assert command.wait(60) == AGAIN
         assert "run the same command again" in command.out.read_text()

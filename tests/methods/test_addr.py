@@ -22,6 +22,7 @@ from crossmodal_bench.losses import (
     triplet_ranking_loss,
 )
 from crossmodal_bench.methods import ADDR
+from crossmodal_bench.methods.critic_bank import CriticBank
 from crossmodal_bench.methods.hosts import SCAN
 from crossmodal_bench.training import instantiate
 
@@ -295,8 +296,6 @@ def test_weights_alone_come_without_the_discriminators(tmp_path: Path) -> None:
 
 
 def test_the_next_batchs_rows_are_fetched_beside_the_step_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crossmodal_bench.methods.critic_bank import CriticBank
-
     copies: list[str] = []
     copied = CriticBank._copied
 
@@ -307,5 +306,32 @@ def test_the_next_batchs_rows_are_fetched_beside_the_step_and_used(monkeypatch: 
     monkeypatch.setattr(CriticBank, "_copied", counted)
     fitted(settings(**{"trainer.max_epochs": 1}), [])
     assert len(copies) == 3 + 13, "once for each batch"
-    # Not across the phases: what the last discriminator step changes may be what the first pairs need.
-    assert copies.count("MainThread") == 2
+    # Not across the phases: what the last discriminator step changes may be what the first pairs need, and
+    # what other processes' steps change is not there yet when the second ones could be fetched.
+    assert copies.count("MainThread") == 3
+
+
+def test_no_pairs_rows_are_fetched_before_all_processes_discriminators_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+    prefetch, settle, step = CriticBank.prefetch, ADDR._settle, CriticBank.step
+
+    def prefetched(self: Any, *words: Any) -> None:
+        seen.append("prefetch")
+        prefetch(self, *words)
+
+    def settled(self: Any) -> None:
+        seen.append("settle")
+        settle(self)
+
+    def stepped(self: Any, *words: Any) -> None:
+        seen.append("step")
+        step(self, *words)
+
+    monkeypatch.setattr(CriticBank, "prefetch", prefetched)
+    monkeypatch.setattr(CriticBank, "step", stepped)
+    monkeypatch.setattr(ADDR, "_settle", settled)
+    fitted(settings(**{"trainer.max_epochs": 2}), [])
+    epoch = ["prefetch", "step", "prefetch", "step", "step", "settle", *["prefetch"] * 11]
+    assert seen == 2 * epoch
