@@ -8,8 +8,10 @@ types of an array, and captions.
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +128,14 @@ def check(reader: Reader, root: Path, inputs: int) -> int:
             path.write_bytes(valid)
         done += 1
 
-    holds()
+    # What libraries say of broken files may hold what no encoding can write, not even pytest's own.
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            holds()
+    finally:
+        logging.disable(logging.NOTSET)
     return done
 
 
