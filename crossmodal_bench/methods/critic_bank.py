@@ -246,7 +246,8 @@ def machine_bank(
     """
     path = None
     if rows > 1 and trainer.world_size > 1:
-        token = str(trainer.strategy.broadcast(uuid.uuid4().hex))
+        # By the node's number too: two containers of one machine may share its memory.
+        token = f"{trainer.strategy.broadcast(uuid.uuid4().hex)}-{trainer.node_rank}"
         path = agreed_file(token, CriticBank.size(rows, dim), trainer.local_rank, trainer.world_size)
     bank = CriticBank(rows, dim, betas, name=name, shared=path)
     if state is not None and (path is None or trainer.local_rank == 0):
