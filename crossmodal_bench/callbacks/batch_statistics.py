@@ -30,7 +30,9 @@ class BatchStatistics(pl.Callback):
         statistics = [
             tensor
             for module in pl_module.modules()
-            if isinstance(module, _BatchNorm) and not isinstance(module, torch.nn.SyncBatchNorm)
+            # A frozen network has the statistics that it came with, to the last bit.
+            if isinstance(module, _BatchNorm) and module.training
+            if not isinstance(module, torch.nn.SyncBatchNorm)
             for tensor in (module.running_mean, module.running_var)
             if tensor is not None
         ]
