@@ -58,12 +58,17 @@ class _CLI(LightningCLI):
             raise BadInput(explain(self._given, error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Lightning's, with the strategy that the method asks for on several devices, unless one is given."""
+        """Lightning's; unless given, the method's strategy on several devices, and repeatable on CPUs."""
         given = self._get(self.config_init, "trainer", default={})
         model: Any = self.model
         if given.get("strategy") == "auto" and several_devices(given):
             kwargs["strategy"] = model.ddp_strategy
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if given.get("deterministic") is None and trainer.strategy.root_device.type == "cpu":
+            # Several threads add up the gradients of rows that were picked twice in whatever order they come.
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        return trainer
 
     def instantiate_classes(self) -> None:
         try:

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from pytorch_lightning.strategies import DDPStrategy
-from tiny import QUIET, SMALL_ACMR, configuration
+from tiny import QUIET, SMALL_ACMR, configuration, fitted
 
 from crossmodal_bench.bench.experiments import expand, names
 from crossmodal_bench.cli import main
@@ -296,3 +296,26 @@ def test_on_several_devices_the_method_says_how(method: str, devices: int, unuse
         {**config, "trainer": {**config["trainer"], "strategy": "ddp"}}, accelerator="cpu", devices=2
     )
     assert not given.trainer.strategy._ddp_kwargs.get("find_unused_parameters", False)
+
+
+@pytest.mark.parametrize(("given", "repeatable"), [(None, True), (False, False)])
+def test_training_on_a_cpu_is_repeatable_unless_asked_otherwise(given: bool | None, repeatable: bool) -> None:
+    torch.use_deterministic_algorithms(False)
+    try:
+        instantiate(changed("trainer.deterministic", given))
+        assert torch.are_deterministic_algorithms_enabled() is repeatable
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_two_threads_take_the_same_steps_twice() -> None:
+    """ADDR picks rows of others, whose gradients several threads would add up in any order."""
+    config = configuration("addr_scan", **{"trainer.max_epochs": 2, "trainer.limit_val_batches": 0})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, second = (fitted(config, []).model.state_dict() for _ in range(2))
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(second[name], weight) for name, weight in first.items())
