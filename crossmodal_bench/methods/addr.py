@@ -170,10 +170,9 @@ class ADDR(Matching):
         self._look_ahead()
 
     def _prefetch(self, batch: PairBatch | GroupBatch, following: PairBatch | GroupBatch) -> None:
-        # The last discriminator step may change what the first pairs need, and every one a single row; other
-        # processes' steps are in the bank when the first pairs are trained on, which is behind this.
-        settled = isinstance(following, GroupBatch) or not self._exchange_due
-        if self.critics is not None and self.critics.rows > 1 and type(batch) is type(following) and settled:
+        # Rows change between the phases until all processes' steps are in the bank; a single one always.
+        stays = isinstance(batch, GroupBatch) or not self._exchange_due
+        if self.critics is not None and self.critics.rows > 1 and type(batch) is type(following) and stays:
             self.critics.prefetch(self._rows(following), self.device)
 
     def _rows(self, batch: PairBatch | GroupBatch) -> Tensor:
