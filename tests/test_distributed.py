@@ -80,7 +80,7 @@ def check_the_step(found: Found, name: str) -> None:
 
 
 def check_replicas(found: Found, name: str) -> None:
-    for world in case(name).replicas:
+    for world in WORLDS[1:]:
         first, *others = (found[world, rank][name]["replicas"]["whole"] for rank in range(world))
         for other in others:
             both = zip(first["fingerprints"], other["fingerprints"], strict=True)
@@ -93,7 +93,7 @@ def check_replicas(found: Found, name: str) -> None:
 
 
 def check_resuming(found: Found, name: str) -> None:
-    for place in ((world, rank) for world in case(name).replicas for rank in range(world)):
+    for place in SEVERAL:
         whole, resumed = (found[place][name]["replicas"][which] for which in ("whole", "resumed"))
         steps = len(resumed["fingerprints"])
         assert whole["logged"] and 0 < steps < len(whole["fingerprints"]), "from the middle"
