@@ -10,28 +10,47 @@ from html import escape as escaped
 from crossmodal_bench.errors import printable
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de;
-  --page: #ffffff; --card: #f6f8fa; --mark: #0b5cad; --warn: #9a3412; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9da7b3; --line: #30363d;
-  --page: #0d1117; --card: #161b22; --mark: #79b8ff; --warn: #ffab70; } }
+:root {
+  color-scheme: light dark;
+  --ink: #1b1f24; --soft: #57606a; --line: #d0d7de;
+  --page: #ffffff; --card: #f6f8fa; --mark: #0b5cad; --warn: #9a3412;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ink: #e6edf3; --soft: #9da7b3; --line: #30363d;
+    --page: #0d1117; --card: #161b22; --mark: #79b8ff; --warn: #ffab70;
+  }
+}
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 78rem; padding: 1rem; background: var(--page); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; }
+body {
+  margin: 0 auto; max-width: 92rem; padding: 1rem;
+  background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif;
+}
 h1 { font-size: 1.5rem; margin: .5rem 0; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .25rem; overflow-wrap: anywhere; }
-p { margin: .25rem 0; } .soft, li, figcaption { color: var(--soft); font-size: .875rem; }
-li { overflow-wrap: anywhere; } ul { padding-left: 1.2rem; } .warning { color: var(--warn); font-weight: 600;
-} .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .5rem; margin: .75rem 0; } table {
-border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .875rem; } th, td {
-padding: .4rem .6rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line); } thead th {
-border-top: 0; background: var(--card); vertical-align: bottom; } th:first-child { text-align: left; position:
-sticky; left: 0; background: var(--card); max-width: 45vw; white-space: normal; overflow-wrap: anywhere; }
-tbody th { font-weight: 600; } small { color: var(--soft); } td small { margin-left: .25rem; } tr.paper th,
-tr.paper td { border-top: 0; padding-top: 0; color: var(--soft); font-style: italic; } tr.paper th {
-font-weight: 400; padding-left: 1.4rem; } .best { color: var(--mark); font-weight: 700; } .figures { display:
-flex; flex-wrap: wrap; gap: 1rem; } figure { margin: .5rem 0; max-width: 100%; } img { display: block;
-max-width: 100%; height: auto; background: #fff; border-radius: .5rem; } summary { cursor: pointer; color:
-var(--mark); margin: .5rem 0; }
+p { margin: .25rem 0; }
+.soft, li, figcaption { color: var(--soft); font-size: .875rem; }
+ul { padding-left: 1.2rem; }
+li { overflow-wrap: anywhere; }
+.warning { color: var(--warn); font-weight: 600; }
+.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .5rem; margin: .75rem 0; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .875rem; }
+th, td { padding: .4rem .6rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line); }
+thead th { border-top: 0; background: var(--card); vertical-align: bottom; }
+th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); }
+/* A name stands on one line. One that lists many overrides is cut, and whole on hover and in the details. */
+th:first-child > span { display: block; max-width: min(36rem, 50vw); overflow: hidden; text-overflow: ellipsis; }
+@media (max-width: 40rem) { th:first-child { position: static; } th:first-child > span { max-width: 75vw; } }
+tbody th { font-weight: 600; }
+small { color: var(--soft); }
+td small { margin-left: .25rem; }
+tr.paper th, tr.paper td { border-top: 0; padding-top: 0; color: var(--soft); font-style: italic; }
+tr.paper th { font-weight: 400; padding-left: 1.4rem; }
+.best { color: var(--mark); font-weight: 700; }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: .5rem 0; max-width: 100%; }
+img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: .5rem; }
+summary { cursor: pointer; color: var(--mark); margin: .5rem 0; }
 """
 
 
@@ -115,7 +134,9 @@ def _table(headers: Sequence[str], lines: Iterable[Line]) -> str:
 
 def _line(line: Line) -> str:
     kind = ' class="paper"' if line.paper else ""
-    return f'<tr{kind}><th scope="row">{escape(line.name)}</th>{"".join(_value(v) for v in line.values)}</tr>'
+    name = escape(line.name)
+    values = "".join(_value(value) for value in line.values)
+    return f'<tr{kind}><th scope="row"><span title="{name}">{name}</span></th>{values}</tr>'
 
 
 def _value(value: Value) -> str:

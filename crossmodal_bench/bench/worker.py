@@ -171,21 +171,20 @@ def _write(
                 "peak_memory_mb": peak_memory_mb(),
                 "world_size": trainer.world_size,
             },
-            "environment": {**environment(device), **_trained_with(trainer, data)},
+            "environment": {**environment(device), **_trained_with(trainer, data, history)},
             "started_at": started.isoformat(timespec="seconds"),
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
 
 
-def _trained_with(trainer: pl.Trainer, data: CrossModalDataModule) -> dict[str, str]:
+def _trained_with(trainer: pl.Trainer, data: CrossModalDataModule, history: History) -> dict[str, str]:
     """What decides a step beside the configuration: several processes see more pairs at the same rates."""
-    rates = dict.fromkeys(f"{rate:g}" for one in trainer.optimizers if (rate := one.defaults.get("lr")))
     return {
         "precision": str(trainer.precision),
         "processes": str(trainer.world_size),
         "batch_size_per_process": str(data.batch_size),
-        "learning_rates": ", ".join(rates),
+        "learning_rates": ", ".join(dict.fromkeys(f"{rate:g}" for rate in history.learning_rates)),
     }
 
 

@@ -15,7 +15,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class History(pl.Callback):
-    """One dictionary of metrics per epoch, the seconds and samples that training took; kept in checkpoints.
+    """Metrics per epoch, the seconds and samples that training took, its learning rates; kept in checkpoints.
 
     A sample is a pair that encoders were trained on: a phase that trains critics alone costs seconds and
     counts none.
@@ -29,6 +29,7 @@ class History(pl.Callback):
         self.epochs: list[dict[str, float]] = []
         self.train_seconds = 0.0
         self.samples = 0
+        self.learning_rates: list[float] = []
         self.report = report
         self.seconds_per_epoch = 0.0
         self._start = self._lap = self._reported = 0.0
@@ -40,6 +41,7 @@ class History(pl.Callback):
             "train_seconds": self.train_seconds,
             "seconds_per_epoch": self.seconds_per_epoch,
             "samples": self.samples,
+            "learning_rates": self.learning_rates,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -47,10 +49,19 @@ class History(pl.Callback):
         self.epochs = list(state_dict["epochs"])
         self.train_seconds, self.samples = state_dict["train_seconds"], state_dict["samples"]
         self.seconds_per_epoch = state_dict["seconds_per_epoch"]
+        self.learning_rates = list(state_dict["learning_rates"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock here too: Lightning skips the start of an epoch that it resumes."""
+        """Start the clock here too: Lightning skips the start of an epoch that it resumes.
+
+        Notes the learning rates before any schedule touches them. Those of the parameter groups, as an
+        optimiser's defaults may be none of theirs.
+        """
         self._start = self._lap = time.perf_counter()
+        if not self.learning_rates:
+            self.learning_rates = [
+                group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups
+            ]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
