@@ -20,11 +20,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.losses import domain_risks, hardest_negatives, triplet_ranking_loss
 from crossmodal_bench.methods import ADDR
-from crossmodal_bench.methods.critic_bank import CriticBank
+from crossmodal_bench.methods.addr.discriminators import CriticBank
 from crossmodal_bench.methods.hosts import SCAN
 
 BATCH, REGIONS, CAPTIONS, WORDS, FEATURES, VOCABULARY = 128, 36, 5, 15, 2048, 8481

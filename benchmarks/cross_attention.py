@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.evaluation import streamed_ranks
 from crossmodal_bench.losses import triplet_ranking_loss
 from crossmodal_bench.similarity import bfan_similarity, scan_similarity

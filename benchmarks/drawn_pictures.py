@@ -21,10 +21,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from crossmodal_bench.bench.model import encode
-from crossmodal_bench.bench.record import read_records
 from crossmodal_bench.data.pixels import small_picture
 from crossmodal_bench.evaluation.statistics import t_interval
+from crossmodal_bench.jobs.record import read_records
+from crossmodal_bench.training.trained_model import encode
 
 SIDE = 16
 

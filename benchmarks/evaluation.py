@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.evaluation import streamed_ranks
 
 

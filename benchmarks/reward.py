@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from crossmodal_bench.rewards import CiderD
+from crossmodal_bench.caption_metrics import CiderD
 
 BATCH, SAMPLES, REFERENCES, WORDS, EOS = 128, 5, 5, 16, 0
 Ngram = tuple[int, ...]

@@ -22,7 +22,7 @@ import scipy.io
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.core.errors import BadInput
 
 PATIENCE = 5.0
 """Seconds of this process's own time for one input of a kilobyte or so."""

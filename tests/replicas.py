@@ -22,9 +22,7 @@ import torch.distributed
 from tiny import QUIET, configuration
 from torch import Tensor
 
-from crossmodal_bench.callbacks import RetrievalEvaluation, exact_resumption
-from crossmodal_bench.data import CrossModalDataModule
-from crossmodal_bench.distributed import (
+from crossmodal_bench.core.distributed import (
     gather,
     gather_encoding,
     gather_interleaved,
@@ -32,8 +30,10 @@ from crossmodal_bench.distributed import (
     own_rows,
     sum_over_all,
 )
-from crossmodal_bench.encoding import Encoding
-from crossmodal_bench.training import TRAINER_DEFAULTS, instantiate
+from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.data import CrossModalDataModule
+from crossmodal_bench.training.callbacks import RetrievalEvaluation, exact_resumption
+from crossmodal_bench.training.lightning_cli import TRAINER_DEFAULTS, instantiate
 
 WORLDS = (1, 2, 3)
 PAIRS, IMAGES = 48, 49  # pairs divide by every world size; images, of which discriminators learn, do not

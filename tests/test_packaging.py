@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 import crossmodal_bench
-from crossmodal_bench.bench import report
-from crossmodal_bench.cli import main
+from crossmodal_bench.cli.main import main
+from crossmodal_bench.reporting import report
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = [ROOT / "docker" / "Dockerfile", ROOT / "docker" / "Dockerfile.cpu"]

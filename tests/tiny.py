@@ -9,9 +9,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LightningCLI
 
-from crossmodal_bench.bench import experiments
 from crossmodal_bench.data import CrossModalDataModule
-from crossmodal_bench.training import instantiate
+from crossmodal_bench.jobs import experiments
+from crossmodal_bench.training.lightning_cli import instantiate
 
 QUIET = {
     "accelerator": "cpu",

@@ -1,1 +1,1 @@
-"""Many jobs, one table: plan, run, record, report."""
+"""Many jobs: the plan, the schedule, where jobs run, and ensembles of what they trained."""

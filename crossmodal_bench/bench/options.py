@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from crossmodal_bench.errors import BadInput
-from crossmodal_bench.files import parse_yaml
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.files import parse_yaml
 
 LAUNCHERS = ("local", "slurm")
 

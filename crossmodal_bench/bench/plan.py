@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from crossmodal_bench.bench import experiments, process_group
-from crossmodal_bench.bench.ensemble_rows import with_members
-from crossmodal_bench.bench.experiments import Config
-from crossmodal_bench.bench.inputs import Inputs, read_inputs
 from crossmodal_bench.bench.options import BenchOptions
-from crossmodal_bench.bench.record import Job
-from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.data.derived import lacking
-from crossmodal_bench.errors import BadInput, nearest
-from crossmodal_bench.evaluation.protocols import Protocol
+from crossmodal_bench.core import process_group
+from crossmodal_bench.core.errors import BadInput, nearest
+from crossmodal_bench.data.view_builders import lacking
+from crossmodal_bench.jobs import experiments
+from crossmodal_bench.jobs.directory import JobDirectory
+from crossmodal_bench.jobs.experiments import Config
+from crossmodal_bench.jobs.inputs import Inputs, read_inputs
+from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.jobs.record import Job
+from crossmodal_bench.jobs.suite_ensembles import with_members
 from crossmodal_bench.methods import RetrievalMethod
-from crossmodal_bench.training import instantiate
+from crossmodal_bench.training.lightning_cli import instantiate
 
 GIVEN_ELSEWHERE = {
     "seed_everything": "SEEDS",
@@ -29,31 +29,6 @@ GIVEN_ELSEWHERE = {
     "data.cache": "RUNS",
 }
 """Configuration keys that the bench sets itself, and the variable that decides them."""
-
-
-@dataclass(frozen=True)
-class PlannedJob:
-    """One job with its complete configuration.
-
-    ``evaluate`` is the split that its numbers come from: ``val`` in suites that choose hyperparameters.
-    ``missing`` says which input it lacks, and which command or download makes it. ``corpus`` is what the
-    planning process has read, for workers that are forked from it. ``ddp_strategy`` and ``gpu_precision`` are
-    what the method asks for. ``parents`` are the jobs whose trained weights it starts from, by method.
-    """
-
-    job: Job
-    config: Config
-    protocols: list[Protocol]
-    evaluate: str
-    directory: Path
-    split_hash: str
-    data_fingerprint: str
-    counts: dict[str, dict[str, int]]
-    missing: str = ""
-    ddp_strategy: str = "ddp"
-    gpu_precision: str = "32-true"
-    parents: dict[str, PlannedJob] = field(default_factory=dict, repr=False)
-    corpus: Corpus | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -269,7 +244,7 @@ def _jobs(
             config=seeded,
             protocols=data.protocols,
             evaluate=row.evaluate,
-            directory=options.runs / row.dataset / row.method / identity,
+            directory=JobDirectory.of(options.runs, row.dataset, row.method, identity).path,
             split_hash=data.split_hash,
             data_fingerprint=data.fingerprint,
             counts=data.counts,

@@ -9,25 +9,28 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from crossmodal_bench.bench import slurm, suite_ensembles
-from crossmodal_bench.bench import wandb as wandb_runs
-from crossmodal_bench.bench.launching import Launcher
-from crossmodal_bench.bench.local import Local
+from crossmodal_bench.bench import planned_ensembles as suite_ensembles
+from crossmodal_bench.bench.launchers import slurm
+from crossmodal_bench.bench.launchers.base import Launcher
+from crossmodal_bench.bench.launchers.local import Local
+from crossmodal_bench.bench.launchers.slurm_options import asks_for_gpus
+from crossmodal_bench.bench.launchers.subprocesses import ended as how_it_ended
 from crossmodal_bench.bench.options import BenchOptions
-from crossmodal_bench.bench.plan import PlannedJob, make_plan
-from crossmodal_bench.bench.probe import estimates
-from crossmodal_bench.bench.processes import ended as how_it_ended
-from crossmodal_bench.bench.processes import has_accelerator
+from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.bench.progress import StatusLine
-from crossmodal_bench.bench.record import FILE, read_record
-from crossmodal_bench.bench.report import print_leaderboard
-from crossmodal_bench.bench.schedule import Schedule, name_of
-from crossmodal_bench.bench.slurm_options import asks_for_gpus
-from crossmodal_bench.bench.state import ERROR, LOG, is_locked, read_json, state_of, write_json
+from crossmodal_bench.bench.runtime_estimate import estimates
+from crossmodal_bench.bench.schedule import Schedule
 from crossmodal_bench.bench.summary import conclude, describe_plan, records_of
-from crossmodal_bench.bench.wandb_sender import tell_wandb
-from crossmodal_bench.errors import BadInput
-from crossmodal_bench.interruption import AGAIN, ASKING, Interrupted
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.signals import AGAIN, ASKING, Interrupted
+from crossmodal_bench.jobs.locks import is_locked
+from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.jobs.record import read_record
+from crossmodal_bench.jobs.state import state_of
+from crossmodal_bench.reporting import wandb as wandb_runs
+from crossmodal_bench.reporting.report import print_leaderboard
+from crossmodal_bench.reporting.wandb_sender import tell_wandb
+from crossmodal_bench.training.devices import has_accelerator
 
 OK, FAILED = 0, 1
 
@@ -36,7 +39,7 @@ def bench(
     options: BenchOptions,
     *,
     check_chance: bool = False,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     launcher: Launcher | None = None,
 ) -> int:
     """Run what is missing of a bench.
@@ -44,7 +47,7 @@ def bench(
     Args:
         options: the command's words.
         check_chance: fail where a model is not clearly above chance.
-        say: prints a line.
+        log: prints a line.
         launcher: where jobs run; None for what ``options.launcher`` names.
 
     Returns:
@@ -58,15 +61,15 @@ def bench(
     try:
         mode = wandb_runs.resolve_mode(options.wandb)
         if launcher is None:
-            launcher = slurm.Slurm(options, say) if options.launcher == "slurm" else Local(options)
+            launcher = slurm.Slurm(options, log) if options.launcher == "slurm" else Local(options)
         plan = _plan(options)
         _settle(plan)
-        to_run = describe_plan(plan, options, say, slurm.queued(plan))
+        to_run = describe_plan(plan, options, log, slurm.queued(plan))
         if all(state_of(planned).name == "skipped" for planned in plan):
             raise BadInput(plan[0].missing)
-        failed = _run(to_run, plan, options, launcher, mode, line, say)
-        summed = suite_ensembles.make_ensembles(plan, options, mode, say)
-        well = conclude(plan, failed, options, check_chance, say)
+        failed = _run(to_run, plan, options, launcher, mode, line, log)
+        summed = suite_ensembles.make_ensembles(plan, options, mode, log)
+        well = conclude(plan, failed, options, check_chance, log)
         if well and summed:
             return OK
         # Jobs that were told to stop, when the bench was not, have not failed.
@@ -75,7 +78,7 @@ def bench(
     except Interrupted:
         line.clear()
         stays = launcher.parting() if launcher is not None else ""
-        say(
+        log(
             "Interrupted. Everything is kept: run the same command again to go on."
             + (f" {stays}" if stays else "")
         )
@@ -102,13 +105,13 @@ def _run(
     launcher: Launcher,
     mode: str,
     line: StatusLine,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> list[PlannedJob]:
     """Run jobs, and wait for those that other benches run in the same folder; those that failed."""
-    seconds = estimates(to_run, launcher.slots, line, say) if launcher.looks_ahead else {}
+    seconds = estimates(to_run, launcher.slots, line, log) if launcher.looks_ahead else {}
 
     def ended(planned: PlannedJob, status: int | None, more: bool) -> bool:
-        well = _after(planned, status, mode, say)
+        well = _after(planned, status, mode, log)
         if not well:
             # What lets one job fail may be the disk, and would let all others fail.
             check_writable(options)
@@ -118,7 +121,7 @@ def _run(
 
     asked = {planned.job.id for planned in to_run}
     jobs = [one for one in plan if one.job.id in asked or is_locked(one.directory)]
-    schedule = Schedule(jobs, options, launcher, seconds, ended, line, say)
+    schedule = Schedule(jobs, options, launcher, seconds, ended, line, log)
     try:
         return schedule.run()
     except BaseException:
@@ -136,22 +139,21 @@ def _settle(plan: Sequence[PlannedJob]) -> None:
         time.sleep(0.1)
 
 
-def _after(planned: PlannedJob, status: int | None, mode: str, say: Callable[[str], None]) -> bool:
+def _after(planned: PlannedJob, status: int | None, mode: str, log: Callable[[str], None]) -> bool:
     """Tell W&B of a finished job, or say why it failed; whether it finished."""
-    if status == 0 and (planned.directory / FILE).is_file():
-        record = read_record(planned.directory / FILE)
+    if status == 0 and planned.files.is_done():
+        record = read_record(planned.directory)
         warning = tell_wandb(record, planned.directory, mode)
         if warning:
-            say(warning)
+            log(warning)
         return True
     if status == AGAIN:
-        say(f"{name_of(planned)} was interrupted; run the same command again to go on with it")
+        log(f"{planned.title} was interrupted; run the same command again to go on with it")
         return False
-    if not (planned.directory / ERROR).is_file():
-        why = {"kind": "error", "message": how_it_ended(status)}
-        write_json(planned.directory / ERROR, why)
-    message = read_json(planned.directory / ERROR).get("message", "")
-    say(f"{name_of(planned)} failed: {message} (log: {planned.directory / LOG})")
+    if not planned.files.error.is_file():
+        planned.files.write_error("error", how_it_ended(status))
+    message = planned.files.read_error().get("message", "")
+    log(f"{planned.title} failed: {message} (log: {planned.files.log})")
     return False
 
 
@@ -159,10 +161,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted
 
 
-def status(options: BenchOptions, say: Callable[[str], None] = print) -> int:
+def status(options: BenchOptions, log: Callable[[str], None] = print) -> int:
     """Print every job of a bench with its state; nothing is run."""
     plan = _plan(options)
-    describe_plan(plan, options, say, slurm.queued(plan))
+    describe_plan(plan, options, log, slurm.queued(plan))
     return OK
 
 

@@ -6,21 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from crossmodal_bench.bench.launching import Launched, Launcher, Slot
+from crossmodal_bench.bench.dependencies import needs
+from crossmodal_bench.bench.launchers.base import Launched, Launcher, Slot
+from crossmodal_bench.bench.launchers.subprocesses import TAKEN
 from crossmodal_bench.bench.options import BenchOptions
-from crossmodal_bench.bench.parents import needs
-from crossmodal_bench.bench.plan import PlannedJob
-from crossmodal_bench.bench.probe import Kind, kind_of
-from crossmodal_bench.bench.processes import TAKEN
 from crossmodal_bench.bench.progress import StatusLine, clock, doing, seconds_left
-from crossmodal_bench.bench.state import (
-    PROGRESS,
-    holder,
-    is_locked,
-    read_json,
-    state_of,
-    unfinished_parents,
-)
+from crossmodal_bench.bench.runtime_estimate import Kind, kind_of
+from crossmodal_bench.jobs.locks import holder, is_locked
+from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.jobs.state import state_of, unfinished_parents
 
 POLL, LOOK = 0.2, 1.0
 """Seconds between two looks at the running jobs, and at those that cannot start yet."""
@@ -43,7 +37,7 @@ class Schedule:
         launcher: where they run.
         seconds: of a job of each kind, as far as known.
         ended: told of every job that has ended, with its exit status; whether it finished.
-        line, say: where the state is shown, and sentences are printed.
+        line, log: where the state is shown, and sentences are printed.
     """
 
     def __init__(
@@ -54,7 +48,7 @@ class Schedule:
         seconds: Mapping[Kind, float],
         ended: Callable[[PlannedJob, int | None, bool], bool],
         line: StatusLine,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
         self.failed: list[PlannedJob] = []
         self._waiting = list(jobs)
@@ -63,7 +57,7 @@ class Schedule:
         self._others: dict[str, str] = {}
         self._total = len(jobs)
         self._options, self._launcher, self._seconds = options, launcher, seconds
-        self._ended, self._line, self._say = ended, line, say
+        self._ended, self._line, self._log = ended, line, log
 
     def run(self) -> list[PlannedJob]:
         """Run them all; those that failed, here or in another bench meanwhile."""
@@ -97,14 +91,14 @@ class Schedule:
             if state.name == "done" or (state.name == "stale" and self._options.rerun != "stale"):
                 continue
             if state.name == "failed" and planned.job.id in self._others:
-                self._say(f"{name_of(planned)} failed in another bench: {state.why}")
+                self._log(f"{planned.title} failed in another bench: {state.why}")
                 self.failed.append(planned)
                 continue
             if needs(planned, {one.job.id for one in self.failed}, self._options):
                 # The end of the bench says so.
                 continue
             if planned.parents:
-                self._say(f"{name_of(planned)} starts from {', '.join(planned.parents)}")
+                self._log(f"{planned.title} starts from {', '.join(planned.parents)}")
             slot = self._free.pop(0)
             worker = self._launcher.start(planned, slot)
             self._running.append(_Running(planned, worker, slot, time.monotonic()))
@@ -116,7 +110,7 @@ class Schedule:
         if self._others.get(planned.job.id) != who:
             self._others[planned.job.id] = who
             self._line.clear()
-            self._say(f"{name_of(planned)} is being worked on by {who}: waiting for it")
+            self._log(f"{planned.title} is being worked on by {who}: waiting for it")
         return True
 
     def _waits(self, planned: PlannedJob) -> bool:
@@ -143,7 +137,7 @@ class Schedule:
                 self._waiting.insert(0, one.planned)
                 continue
             self._line.clear()
-            (one.planned.directory / PROGRESS).unlink(missing_ok=True)
+            one.planned.files.progress.unlink(missing_ok=True)
             more = bool(self._waiting or self._running)
             if not self._ended(one.planned, status, more):
                 self.failed.append(one.planned)
@@ -152,7 +146,7 @@ class Schedule:
     def _text(self) -> str:
         """What runs, on one line."""
         now = time.monotonic()
-        progress = [read_json(one.planned.directory / PROGRESS) for one in self._running]
+        progress = [one.planned.files.read_progress() for one in self._running]
         left = [
             seconds_left(state, now - one.since) for one, state in zip(self._running, progress, strict=True)
         ]
@@ -162,7 +156,7 @@ class Schedule:
         number = self._total - len(self._waiting)
         if len(self._running) == 1:
             (one,), (state,), (seconds,) = self._running, progress, left
-            text = f"job {number}/{self._total} {name_of(one.planned)}: {doing(state)}"
+            text = f"job {number}/{self._total} {one.planned.title}: {doing(state)}"
             if seconds is not None:
                 text += f", {clock(seconds)} left"
             return text + (f", {rest} in all" if "epoch" in state else "")
@@ -174,10 +168,4 @@ class Schedule:
             in_all = f" ({rest} in all)" if any(one is not None for one in left) else ""
             return f"jobs {number}/{self._total}{in_all}: {'; '.join(jobs)}"
         others = [(one, self._others.get(one.job.id)) for one in self._waiting]
-        return f"waiting for {', '.join(f'{name_of(one)} ({who})' for one, who in others if who)}"
-
-
-def name_of(planned: PlannedJob) -> str:
-    """How a job is called in a line of the terminal."""
-    job = planned.job
-    return f"{job.method} on {job.dataset} seed {job.seed}"
+        return f"waiting for {', '.join(f'{one.title} ({who})' for one, who in others if who)}"

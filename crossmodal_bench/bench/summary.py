@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from crossmodal_bench.bench import suite_ensembles
-from crossmodal_bench.bench.chance import below_chance
+from crossmodal_bench.bench import planned_ensembles as suite_ensembles
+from crossmodal_bench.bench.dependencies import held_back, needs, waits_in_vain
 from crossmodal_bench.bench.options import BenchOptions
-from crossmodal_bench.bench.parents import held_back, needs, waits_in_vain
-from crossmodal_bench.bench.plan import PlannedJob
-from crossmodal_bench.bench.record import FILE, Record, read_record
-from crossmodal_bench.bench.report import build_report, print_leaderboard
-from crossmodal_bench.bench.schedule import name_of
-from crossmodal_bench.bench.state import ERROR, State, read_json, state_of
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.jobs.record import Record, read_record
+from crossmodal_bench.jobs.state import State, state_of
+from crossmodal_bench.reporting.chance import below_chance
+from crossmodal_bench.reporting.report import build_report, print_leaderboard
 
 
 def describe_plan(
     plan: Sequence[PlannedJob],
     options: BenchOptions,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     queued: Mapping[str, State],
 ) -> list[PlannedJob]:
     """Print every job with its state; return those that will run.
@@ -27,21 +26,21 @@ def describe_plan(
     Args:
         plan: the jobs, parents first.
         options: the bench's words.
-        say: prints a line.
+        log: prints a line.
         queued: by their ids, the states of the jobs that a cluster has in its queue, or runs.
     """
     to_run: list[PlannedJob] = []
     presets = sorted({planned.job.preset for planned in plan})
-    say(f"{len(plan)} job{'s' * (len(plan) != 1)}, preset {', '.join(presets)}, records in {options.runs}/")
+    log(f"{len(plan)} job{'s' * (len(plan) != 1)}, preset {', '.join(presets)}, records in {options.runs}/")
     if "small" in presets:
-        say(
+        log(
             "PRESET small: small networks and frozen features, sized for a CPU; "
             "these are not the papers' settings."
         )
     corpora = {one.corpus.name: one.corpus for one in plan if one.corpus is not None}
     for name, corpus in corpora.items():
         if corpus.skipped:
-            say(f"{name}: {len(corpus.skipped)} unreadable images are skipped: {', '.join(corpus.skipped)}")
+            log(f"{name}: {len(corpus.skipped)} unreadable images are skipped: {', '.join(corpus.skipped)}")
     for planned in plan:
         state = state_of(planned)
         if state.name != "done":
@@ -59,14 +58,14 @@ def describe_plan(
             why = ": runs again"
         elif state.name == "stale" and options.rerun != "stale":
             why += "; RERUN=stale runs it again"
-        say(f"  {name:34s} {job.protocol:22s} seed {job.seed}  {state.name}{why}")
-    suite_ensembles.describe(plan, options, say)
+        log(f"  {name:34s} {job.protocol:22s} seed {job.seed}  {state.name}{why}")
+    suite_ensembles.describe(plan, options, log)
     return to_run
 
 
 def records_of(plan: Sequence[PlannedJob]) -> list[Record]:
     """The records that are there."""
-    return [read_record(one.directory / FILE) for one in plan if (one.directory / FILE).is_file()]
+    return [read_record(one.directory) for one in plan if one.files.is_done()]
 
 
 def conclude(
@@ -74,7 +73,7 @@ def conclude(
     failed: Sequence[PlannedJob],
     options: BenchOptions,
     check_chance: bool,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> bool:
     """Print the table, what is not done and why, and write the report; whether all is well.
 
@@ -88,16 +87,16 @@ def conclude(
     for planned, state in zip(plan, states, strict=True):
         shown = held_back(planned, {one.job.id for one in failed}, options) or state
         if shown.name in ("failed", "skipped", "running"):
-            say(f"{shown.name}: {name_of(planned)}{f': {shown.why}' if shown.why else ''}")
+            log(f"{shown.name}: {planned.title}{f': {shown.why}' if shown.why else ''}")
     done = sum(state.name in ("done", "stale") for state in states)
-    say(f"{done} of {len(plan)} jobs done")
+    log(f"{done} of {len(plan)} jobs done")
     poor = [sentence for record in records for sentence in below_chance(record)] if check_chance else []
     for sentence in poor:
-        say(f"not above chance: {sentence}")
+        log(f"not above chance: {sentence}")
     if records:
         report = build_report(options.runs, ("markdown", "csv", "html"))
-        say(f"Report: {', '.join(str(path) for path in report.files)}")
-    errors = [read_json(planned.directory / ERROR) for planned in failed]
+        log(f"Report: {', '.join(str(path) for path in report.files)}")
+    errors = [planned.files.read_error() for planned in failed]
     if errors and not done and all(error.get("kind") == "bad input" for error in errors):
         raise BadInput(str(errors[0]["message"]))
     return done == len(plan) and not failed and not poor

@@ -1,16 +1,23 @@
 """From files to batches: Corpus, views, loaders, CrossModalDataModule."""
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch
-from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.data.datamodule import CrossModalDataModule
-from crossmodal_bench.data.text import TextSettings
+from __future__ import annotations
 
-__all__ = [
-    "Corpus",
-    "CrossModalDataModule",
-    "DataSpec",
-    "ImageBatch",
-    "PairBatch",
-    "TextBatch",
-    "TextSettings",
-]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crossmodal_bench.data.corpus import Corpus
+    from crossmodal_bench.data.datamodule import CrossModalDataModule
+    from crossmodal_bench.data.text import TextSettings
+
+__all__ = ["Corpus", "CrossModalDataModule", "TextSettings"]
+
+_HOMES = {"Corpus": "corpus", "CrossModalDataModule": "datamodule", "TextSettings": "text"}
+
+
+def __getattr__(name: str) -> Any:
+    # The data module brings Lightning along, which tokenizing a caption or reading a record does not need.
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

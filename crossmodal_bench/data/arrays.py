@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crossmodal_bench.core.errors import BadInput, MissingInput, nearest
+from crossmodal_bench.core.npy import load_npy, load_npz, names_in_npz
 from crossmodal_bench.data.mat import load_mat
-from crossmodal_bench.data.npy import load_npy, load_npz, names_in_npz
-from crossmodal_bench.errors import BadInput, MissingInput, nearest
 
 SUFFIXES = (".npy", ".npz", ".mat")
 

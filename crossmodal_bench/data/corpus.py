@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.files import is_unicode
 from crossmodal_bench.data.images import ImageSource
 from crossmodal_bench.data.regions import RegionSource
-from crossmodal_bench.errors import BadInput
-from crossmodal_bench.files import is_unicode
 
 SPLITS = ("train", "val", "test")
 LONGEST_CAPTION = 10_000

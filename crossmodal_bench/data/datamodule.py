@@ -13,10 +13,16 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 
-from crossmodal_bench.data.batch import DataSpec
+from crossmodal_bench.core.batch import DataSpec
+from crossmodal_bench.core.errors import BadInput, MissingInput, nearest
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets import DatasetReader
-from crossmodal_bench.data.derived import (
+from crossmodal_bench.data.features import Extracted, FeatureStore, Progress, extract_features
+from crossmodal_bench.data.images import unreadable
+from crossmodal_bench.data.loader import BatchLoader, BatchOrder, Phase, PhaseOrder
+from crossmodal_bench.data.pixels import Augmentation, ImageFit
+from crossmodal_bench.data.text import TextSettings, Vocabulary
+from crossmodal_bench.data.view_builders import (
     bags_of_words,
     check_words,
     described_labels,
@@ -28,14 +34,8 @@ from crossmodal_bench.data.derived import (
     train_captions,
     training_labels,
 )
-from crossmodal_bench.data.features import Extracted, FeatureStore, Progress, extract_features
-from crossmodal_bench.data.images import unreadable
-from crossmodal_bench.data.loader import BatchLoader, BatchOrder, Phase, PhaseOrder
-from crossmodal_bench.data.pixels import Augmentation, ImageFit
-from crossmodal_bench.data.text import TextSettings, Vocabulary
 from crossmodal_bench.data.views import VIEWS, ImageDataset, PhasedDataset, TextDataset, Views
 from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
-from crossmodal_bench.errors import BadInput, MissingInput, nearest
 
 
 class CrossModalDataModule(pl.LightningDataModule):
@@ -56,7 +56,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         text: how sentences become numbers.
         network: image network for the view ``features`` where the data set gives none, or instead of its own;
             also of a grid of regions, and of methods that train on pixels and name none.
-        weights: see crossmodal_bench.backbones.load_backbone; of a detector, too.
+        weights: see crossmodal_bench.networks.backbones.load_backbone; of a detector, too.
         regions: ``auto``: the data set's own, or those of its folder ``*_precomp``; ``grid``, ``detector``:
             extracted on first use, see crossmodal_bench.data.features.
         image_size, image_fit: of pixels, and for extraction; see crossmodal_bench.data.pixels.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossmodal_bench.backbones import BackboneSource, load_network
+from crossmodal_bench.networks.backbones import BackboneSource, load_network
 
 NETWORK = "fasterrcnn_resnet50_fpn_v2"
 DIM = 1024
@@ -74,7 +74,7 @@ def load_detector(weights: str, data_root: Path, count: int) -> tuple[nn.Module,
     """The detector in eval mode, and its source.
 
     Args:
-        weights, data_root: see crossmodal_bench.backbones.load_backbone, which says what is raised.
+        weights, data_root: see crossmodal_bench.networks.backbones.load_backbone, which says what is raised.
         count: regions per image.
     """
     network, label, checksum = load_network(NETWORK, weights, data_root, **SETTINGS)

@@ -17,17 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crossmodal_bench.backbones import BackboneSource, load_backbone
+from crossmodal_bench.core.atomic_files import replace_file
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.files import read_json
+from crossmodal_bench.core.npy import map_npy
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.detector import load_detector
 from crossmodal_bench.data.images import ImageSource
 from crossmodal_bench.data.loader import outlive_signals
-from crossmodal_bench.data.npy import map_npy
 from crossmodal_bench.data.pixels import ImageFit, normalised_pixels, plain_pixels
 from crossmodal_bench.data.regions import RegionFiles
-from crossmodal_bench.errors import BadInput
-from crossmodal_bench.files import read_json
-from crossmodal_bench.storage import replace_file
+from crossmodal_bench.networks.backbones import BackboneSource, load_backbone
 
 Extracted = Literal["grid", "detector"]
 GRID, BOXES = 6, 36
@@ -105,7 +105,7 @@ def extract_features(
     Args:
         corpus: with pixels.
         cache: folder of the stores.
-        network, weights: see crossmodal_bench.backbones.load_backbone; a detector's network is given.
+        network, weights: see networks.backbones.load_backbone; a detector's network is given.
         data_root: where weights are looked for.
         regions: which kind to extract; None for one vector per image.
         image_size, image_fit: see crossmodal_bench.data.pixels.normalised_pixels; a detector takes images as

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from crossmodal_bench.errors import BadInput, MissingInput
-from crossmodal_bench.files import first_line
+from crossmodal_bench.core.errors import BadInput, MissingInput
+from crossmodal_bench.core.files import first_line
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 """Not all that Pillow knows: for some it starts another program."""

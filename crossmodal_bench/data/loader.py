@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.core.errors import BadInput
 
 Phase = Literal["pairs", "groups"]
 """What a part of an epoch trains on: image-caption pairs, or images with all their captions."""

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossmodal_bench.data.npy import check_expansion
-from crossmodal_bench.errors import BadInput, nearest
-from crossmodal_bench.files import first_line
+from crossmodal_bench.core.errors import BadInput, nearest
+from crossmodal_bench.core.files import first_line
+from crossmodal_bench.core.npy import check_expansion
 
 BYTES = {"double": 8, "single": 4, "logical": 1, "sparse": 8} | {
     f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)

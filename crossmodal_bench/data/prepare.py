@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datamodule import CrossModalDataModule
-from crossmodal_bench.data.derived import train_captions
 from crossmodal_bench.data.images import unreadable
 from crossmodal_bench.data.text import Vocabulary
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.data.view_builders import train_captions
 
 
 def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from crossmodal_bench.data.npy import map_npy
-from crossmodal_bench.errors import BadInput, MissingInput
+from crossmodal_bench.core.errors import BadInput, MissingInput
+from crossmodal_bench.core.npy import map_npy
 
 LOOKED_AT = 3
 """So many rows at either end of a file are checked for NaN: all of them may be 60 GB."""

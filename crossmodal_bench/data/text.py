@@ -15,7 +15,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.core.errors import BadInput
 
 PAD, UNKNOWN, START, END = SPECIAL = "<pad>", "<unk>", "<start>", "<end>"
 Words = Literal["plain", "treebank"]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from crossmodal_bench.data.batch import GroupBatch, ImageBatch, PairBatch, TextBatch, long_tensor
+from crossmodal_bench.core.batch import GroupBatch, ImageBatch, PairBatch, TextBatch, long_tensor
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.loader import BatchRows, Phase
 from crossmodal_bench.data.pixels import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.files import first_line
 from crossmodal_bench.data.tokens import TokenRows
-from crossmodal_bench.errors import BadInput
-from crossmodal_bench.files import first_line
 
 SPECIAL = {
     "unk_token": "[UNK]",

@@ -29,7 +29,7 @@ from crossmodal_bench.evaluation.statistics import (
     paired_randomisation,
     t_interval,
 )
-from crossmodal_bench.evaluation.sweep import streamed_ranks
+from crossmodal_bench.evaluation.streaming import streamed_ranks
 
 if TYPE_CHECKING:
     from crossmodal_bench.evaluation.bank import RetrievalBank

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding
 
 
 class RetrievalBank(Metric):

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from crossmodal_bench.rewards.bleu import Bleu, BleuCounts
-from crossmodal_bench.rewards.cider import CiderD
+from crossmodal_bench.caption_metrics.bleu import Bleu, BleuCounts
+from crossmodal_bench.caption_metrics.cider import CiderD
 
 _PADDING = -1
 

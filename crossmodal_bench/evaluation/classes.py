@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossmodal_bench.encoding import Encoding, Scorer
+from crossmodal_bench.core.encoding import Encoding, Scorer
 from crossmodal_bench.evaluation.positives import CaptionImage, caption_owners
 from crossmodal_bench.evaluation.precision import Labels, relevance_in_rank_order
-from crossmodal_bench.evaluation.sweep import Reduce, all_reduce_sum, maximum
+from crossmodal_bench.evaluation.streaming import Reduce, all_reduce_sum, maximum
 from crossmodal_bench.evaluation.tiles import NonFiniteScore, ScoreTiles
 
 CUTOFF = 50

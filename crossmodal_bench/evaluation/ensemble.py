@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossmodal_bench.encoding import Encoding, Scorer
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.core.encoding import Encoding, Scorer
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate
 from crossmodal_bench.evaluation.positives import CaptionImage, Identities
 from crossmodal_bench.evaluation.precision import Labels

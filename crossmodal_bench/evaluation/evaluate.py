@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crossmodal_bench.encoding import Encoding, Scorer
+from crossmodal_bench.core.encoding import Encoding, Scorer
 from crossmodal_bench.evaluation.classes import ClassRetrieval, class_retrieval
 from crossmodal_bench.evaluation.metrics import fold_metrics, fold_slices
 from crossmodal_bench.evaluation.positives import CaptionImage, Identities, caption_owners
 from crossmodal_bench.evaluation.precision import LabelPrecision, Labels, label_precision
 from crossmodal_bench.evaluation.protocols import Protocol
 from crossmodal_bench.evaluation.ranks import Ranks, write_results
-from crossmodal_bench.evaluation.sweep import Reduce, streamed_ranks
+from crossmodal_bench.evaluation.streaming import Reduce, streamed_ranks
 
 _CUTOFFS = ((None, "mAP"), (50, "mAP@50"))
 

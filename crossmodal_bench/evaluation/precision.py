@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossmodal_bench.encoding import Encoding, Scorer
-from crossmodal_bench.evaluation.sweep import Reduce, all_reduce_sum
+from crossmodal_bench.core.encoding import Encoding, Scorer
+from crossmodal_bench.evaluation.streaming import Reduce, all_reduce_sum
 from crossmodal_bench.evaluation.tiles import NonFiniteScore, ScoreTiles
 
 Labels = NDArray[Any] | Tensor | Sequence[int]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from crossmodal_bench.errors import BadInput, nearest
+from crossmodal_bench.core.errors import BadInput, nearest
 
 _COUNTS_ONLY = "No hash of the split is known: the counts alone are checked."
 _COCO_CAPTIONS = (25010, 25000)

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossmodal_bench.data.npy import load_npz, names_in_npz
-from crossmodal_bench.errors import BadInput, MissingInput
+from crossmodal_bench.core.atomic_files import replace_file
+from crossmodal_bench.core.errors import BadInput, MissingInput
+from crossmodal_bench.core.npy import load_npz, names_in_npz
 from crossmodal_bench.evaluation.positives import CaptionImage, Identities, galleries
 from crossmodal_bench.evaluation.tiles import NonFiniteScore
 from crossmodal_bench.evaluation.top import ordered_top
-from crossmodal_bench.storage import replace_file
 
 _BLOCK = 4_000_000  # scores looked at together
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from crossmodal_bench.encoding import Encoding, Scorer
+from crossmodal_bench.core.encoding import Encoding, Scorer
 
 _ALIGNMENT = 64  # bytes; a vector kernel may round differently on data that starts elsewhere
 _GRAIN = 16  # items; tile sizes are multiples of it, so that no item meets a kernel's remainder loop

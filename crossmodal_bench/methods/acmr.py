@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch, require
-from crossmodal_bench.distributed import gather_interleaved, sum_over_all
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch, require
+from crossmodal_bench.core.distributed import gather_interleaved, sum_over_all
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.losses.acmr import (
     acmr_triplet_loss,
     frobenius_penalty,

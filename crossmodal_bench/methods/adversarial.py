@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossmodal_bench.data.batch import PairBatch
+from crossmodal_bench.core.batch import PairBatch
 from crossmodal_bench.methods.base import RetrievalMethod
 
 

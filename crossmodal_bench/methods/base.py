@@ -11,12 +11,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from crossmodal_bench.backbones import BackboneSource
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
+from crossmodal_bench.core.distributed import gather_objects, rank, world_size
+from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.errors import Diverged
 from crossmodal_bench.data.loader import Phase
-from crossmodal_bench.distributed import gather_objects, rank, world_size
-from crossmodal_bench.encoding import Encoding
-from crossmodal_bench.errors import Diverged
+from crossmodal_bench.networks.backbones import BackboneSource
 
 
 class RetrievalMethod(pl.LightningModule, ABC):

@@ -10,8 +10,8 @@ from sklearn.cross_decomposition import PLSSVD
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch, require
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch, require
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.methods.closed_form import ClosedFormMethod
 from crossmodal_bench.similarity import cosine_similarity
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crossmodal_bench.data.batch import DataSpec, PairBatch
+from crossmodal_bench.core.batch import DataSpec, PairBatch
 from crossmodal_bench.methods.base import RetrievalMethod
 
 

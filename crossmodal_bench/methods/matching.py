@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch
-from crossmodal_bench.distributed import gather, pair_scores, sum_over_all
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch
+from crossmodal_bench.core.distributed import gather, pair_scores, sum_over_all
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.losses import triplet_ranking_loss
 from crossmodal_bench.methods.base import RetrievalMethod
 from crossmodal_bench.methods.hosts import Encoded, Host

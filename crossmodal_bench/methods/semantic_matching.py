@@ -12,9 +12,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch, require
-from crossmodal_bench.encoding import Encoding
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch, require
+from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.methods.closed_form import ClosedFormMethod
 from crossmodal_bench.similarity import cosine_similarity
 from crossmodal_bench.similarity.vectors import centred

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from crossmodal_bench.backbones import BackboneSource
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch, require
-from crossmodal_bench.distributed import gather
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch, require
+from crossmodal_bench.core.distributed import gather
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.losses import (
     cmpc_loss,
     cmpm_loss,
@@ -22,7 +21,14 @@ from crossmodal_bench.losses import (
 )
 from crossmodal_bench.methods.adversarial import AdversarialMethod
 from crossmodal_bench.methods.plateau import Plateau
-from crossmodal_bench.networks import Freezable, ImageEncoder, Perceptron, TextEncoder, reverse_gradient
+from crossmodal_bench.networks import (
+    Freezable,
+    ImageEncoder,
+    Perceptron,
+    TextEncoder,
+    reverse_gradient,
+)
+from crossmodal_bench.networks.backbones import BackboneSource
 from crossmodal_bench.networks.embedding import single
 from crossmodal_bench.similarity import cosine_similarity
 

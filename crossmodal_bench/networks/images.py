@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from crossmodal_bench.backbones import BackboneSource, load_backbone
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, require
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, require
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.networks.backbones import BackboneSource, load_backbone
 from crossmodal_bench.networks.embedding import single
 from crossmodal_bench.networks.freezing import Freezable, Freeze
 from crossmodal_bench.networks.perceptron import Perceptron
@@ -39,7 +39,7 @@ class ConvNetEncoder(ImageEncoder):
     Args:
         network: resnet18, resnet50, resnet101, resnet152, mobilenet_v2 or vgg19 (fc7); None for the data
             module's.
-        weights: see crossmodal_bench.backbones.load_backbone; None for the data module's.
+        weights: see crossmodal_bench.networks.backbones.load_backbone; None for the data module's.
         freeze: whether and how long the network stays as it was loaded.
     """
 

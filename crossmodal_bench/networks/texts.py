@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from crossmodal_bench.data.batch import DataSpec, TextBatch, require
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.core.batch import DataSpec, TextBatch, require
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.networks.embedding import single
 from crossmodal_bench.networks.freezing import Freezable, Freeze
 

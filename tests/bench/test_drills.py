@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossmodal_bench.bench.record import read_record, read_records
-from crossmodal_bench.bench.state import PROGRESS, read_json
-from crossmodal_bench.interruption import AGAIN
+from crossmodal_bench.core.signals import AGAIN
+from crossmodal_bench.jobs.directory import read_json
+from crossmodal_bench.jobs.record import read_record, read_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 TINY = ("bench", "--dataset", "synthetic-20", "--wandb", "off")
@@ -54,7 +54,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
 
 def in_epoch(runs: Path, epoch: int, since: float = 0.0) -> bool:
     """Whether a job is that far, by what it has noted after ``since``."""
-    paths = [path for path in runs.glob(f"*/*/*/{PROGRESS}") if path.stat().st_mtime > since]
+    paths = [path for path in runs.glob("*/*/*/progress.json") if path.stat().st_mtime > since]
     return any(read_json(path).get("epoch", -1) >= epoch for path in paths)
 
 
@@ -136,7 +136,7 @@ def test_when_a_rank_dies_the_job_ends_with_a_sentence_and_resumes(start: Start,
     runs = tmp_path / "runs"
     command = start(*words, "--runs", "runs", folder=tmp_path)
     wait_for(lambda: in_epoch(runs, 3))
-    (progress,) = runs.glob(f"*/*/*/{PROGRESS}")
+    (progress,) = runs.glob("*/*/*/progress.json")
     ranks = ranks_of(progress.parent.relative_to(tmp_path))
     assert len(ranks) == 2
     killed = time.monotonic()
@@ -243,7 +243,7 @@ def test_a_clock_that_jumps_changes_nothing_but_dates(
     for name, clock in (("steady", now), ("jumping", jumping)):
         monkeypatch.setattr(time, "time", clock)
         options = BenchOptions("synthetic-20", methods="acmr", runs=tmp_path / name, wandb="off")
-        assert run_bench(options, say=lambda line: None) == 0
+        assert run_bench(options, log=lambda line: None) == 0
     monkeypatch.setattr(time, "time", now)
     assert results(tmp_path / "jumping") == results(tmp_path / "steady")
     (record,) = read_records(tmp_path / "jumping")

@@ -15,15 +15,19 @@ import torch
 import yaml
 from hostile import Reader
 
-from crossmodal_bench import cli, training
-from crossmodal_bench.bench import ensemble_rows, experiments, figures, model
-from crossmodal_bench.bench.aggregate import leaderboard, tables
 from crossmodal_bench.bench.options import read_options
-from crossmodal_bench.bench.record import read_record, read_records, write_record
-from crossmodal_bench.bench.report import csv, html, markdown
-from crossmodal_bench.bench.terminal import print_tables
-from crossmodal_bench.configuration import check_keys
+from crossmodal_bench.cli import main as cli
 from crossmodal_bench.evaluation import Ranks, retrieval_ranks
+from crossmodal_bench.jobs import experiments
+from crossmodal_bench.jobs import suite_ensembles as ensemble_rows
+from crossmodal_bench.jobs.record import read_record, read_records, write_record
+from crossmodal_bench.reporting import figures
+from crossmodal_bench.reporting.leaderboard import leaderboard, tables
+from crossmodal_bench.reporting.report import csv, html, markdown
+from crossmodal_bench.reporting.terminal import print_tables
+from crossmodal_bench.training import lightning_cli as training
+from crossmodal_bench.training import trained_model as model
+from crossmodal_bench.training.configuration import check_keys
 
 FEW = {"page": 3, "projection": 4}
 MEMBER = {"id": "a", "method": "acmr", "seed": 0, "overrides": {}, "directory": "x", "finished_at": "y"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from crossmodal_bench.bench.options import BenchOptions, add_options, read_options
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.core.errors import BadInput
 
 
 def options(*words: object) -> BenchOptions:

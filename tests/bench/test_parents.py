@@ -14,17 +14,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossmodal_bench.bench import experiments, local, probe, runner
-from crossmodal_bench.bench.aggregate import leaderboard, tables
-from crossmodal_bench.bench.layout import notes
-from crossmodal_bench.bench.model import check_model
-from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
-from crossmodal_bench.bench.processes import from_json, guarded, to_json
-from crossmodal_bench.bench.record import Record, read_record
-from crossmodal_bench.bench.state import ERROR, State, locked, read_json, state_of, write_json
-from crossmodal_bench.bench.worker import run_job
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.bench import runner
+from crossmodal_bench.bench import runtime_estimate as probe
+from crossmodal_bench.bench.launchers import local
+from crossmodal_bench.bench.launchers.subprocesses import guarded
+from crossmodal_bench.bench.options import BenchOptions
+from crossmodal_bench.bench.plan import make_plan
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs import experiments
+from crossmodal_bench.jobs.directory import read_json, write_json
+from crossmodal_bench.jobs.locks import locked
+from crossmodal_bench.jobs.planned import PlannedJob, from_json, to_json
+from crossmodal_bench.jobs.record import Record, read_record
+from crossmodal_bench.jobs.state import State, state_of
 from crossmodal_bench.methods import ACMR, CCA, RetrievalMethod
+from crossmodal_bench.reporting.layout import notes
+from crossmodal_bench.reporting.leaderboard import leaderboard, tables
+from crossmodal_bench.training.trained_model import check_model
+from crossmodal_bench.training.worker import run_job
 
 Weights = Mapping[str, Tensor]
 
@@ -136,7 +143,7 @@ def in_place(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def __init__(self, planned: PlannedJob, devices: str, environment: Any) -> None:
             started.append(planned.job.method)
             planned.directory.mkdir(parents=True, exist_ok=True)
-            (planned.directory / ERROR).unlink(missing_ok=True)
+            planned.files.error.unlink(missing_ok=True)
             self.exit_code = guarded(planned, devices)
 
         def wait(self, seconds: float) -> bool:
@@ -291,7 +298,7 @@ def test_what_is_solved_has_weights_too(family: Path, tmp_path: Path) -> None:
     child.directory.mkdir(parents=True)
     # CCA's are not ACMR's.
     assert guarded(child, "cpu") == 2
-    message = read_json(child.directory / ERROR)["message"]
+    message = read_json(child.files.error)["message"]
     assert message.startswith("the trained weights of cca do not fit Heir as it is configured; give them")
 
 
@@ -405,7 +412,7 @@ def test_a_look_ahead_needs_no_weights(family: Path, tmp_path: Path) -> None:
 
 def test_a_bench_runs_parents_first_and_once(family: Path, tmp_path: Path, in_place: list[str]) -> None:
     said: list[str] = []
-    assert runner.bench(options(tmp_path), say=said.append) == 0
+    assert runner.bench(options(tmp_path), log=said.append) == 0
     assert in_place == DIAMOND
     plan_lines = [line.split("seed 0  ")[1] for line in said if "seed 0  " in line]
     assert plan_lines == [
@@ -416,7 +423,7 @@ def test_a_bench_runs_parents_first_and_once(family: Path, tmp_path: Path, in_pl
     starts = [line for line in said if "starts from" in line]
     assert starts[0] == "left on synthetic-20 seed 0 starts from first" and len(starts) == 3
     assert starts[2].endswith("starts from left, right") and "4 of 4 jobs done" in said
-    assert runner.bench(options(tmp_path), say=said.append) == 0
+    assert runner.bench(options(tmp_path), log=said.append) == 0
     assert in_place == DIAMOND
 
     # Stale parents run again first, then what starts from them, and only when told.
@@ -424,10 +431,10 @@ def test_a_bench_runs_parents_first_and_once(family: Path, tmp_path: Path, in_pl
     ids = {name: one["job"] for name, one in read_record(others[-1].directory).parents.items()}
     change(first, source_fingerprint="old")
     said.clear()
-    assert runner.bench(options(tmp_path), say=said.append) == 0
+    assert runner.bench(options(tmp_path), log=said.append) == 0
     assert in_place == DIAMOND and sum("; RERUN=stale runs it again" in line for line in said) == 4
     said.clear()
-    assert runner.bench(options(tmp_path, rerun="stale"), say=said.append) == 0
+    assert runner.bench(options(tmp_path, rerun="stale"), log=said.append) == 0
     assert in_place == DIAMOND * 2 and sum(line.endswith("stale: runs again") for line in said) == 4
     assert {name: one["job"] for name, one in read_record(others[-1].directory).parents.items()} == ids
     assert [state_of(one).name for one in (first, *others)] == ["done"] * 4
@@ -441,7 +448,7 @@ def test_what_needs_a_failed_parent_is_not_started(
     in_the_way = left.directory / "ranks.npz"
     in_the_way.mkdir(parents=True)
     said: list[str] = []
-    assert runner.bench(words, say=said.append) == 1
+    assert runner.bench(words, log=said.append) == 1
     assert in_place == ["first", "left", "right", "cca"]
     assert "skipped: last on synthetic-20 seed 0: needs left, which failed" in said
     assert any(line.startswith("failed: left on synthetic-20 seed 0: IsADirectoryError") for line in said)
@@ -450,14 +457,14 @@ def test_what_needs_a_failed_parent_is_not_started(
     # A failed job runs again, and then what waited for it.
     in_the_way.rmdir()
     said.clear()
-    assert runner.bench(words, say=said.append) == 0
+    assert runner.bench(words, log=said.append) == 0
     assert in_place[4:] == ["left", "last"] and "5 of 5 jobs done" in said
 
     # Whoever fails anew in spite of an old record holds back what would start from it.
     change(first, source_fingerprint="old")
     monkeypatch.setattr(Heir, "fails_in", 0)
     said.clear()
-    assert runner.bench(replace(words, rerun="stale"), say=said.append) == 1
+    assert runner.bench(replace(words, rerun="stale"), log=said.append) == 1
     assert in_place[6:] == ["first", "left", "right"]
     assert "skipped: last on synthetic-20 seed 0: needs left, which failed" in said
 
@@ -476,14 +483,14 @@ def test_what_needs_a_stale_parent_is_not_started_and_a_busy_one_is_waited_for(
     run(first)
     change(first, source_fingerprint="old")
     said: list[str] = []
-    assert runner.status(words, say=said.append) == 0
+    assert runner.status(words, log=said.append) == 0
     stale = "needs first, which is stale; RERUN=stale runs it again"
     assert [line.split("seed 0  ")[1] for line in said[2:]] == [
         *[f"not started: {stale}"] * 2,
         "not started: needs left, which is skipped",
     ]
     said.clear()
-    assert runner.bench(words, say=said.append) == 1
+    assert runner.bench(words, log=said.append) == 1
     assert in_place == [] and f"skipped: left on synthetic-20 seed 0: {stale}" in said
     assert "skipped: last on synthetic-20 seed 0: needs left, which is skipped" in said
 
@@ -504,7 +511,7 @@ def test_what_needs_a_stale_parent_is_not_started_and_a_busy_one_is_waited_for(
             told.set()
 
     said.clear()
-    assert runner.bench(words, say=hear) == 0
+    assert runner.bench(words, log=hear) == 0
     other.join()
     assert in_place == DIAMOND and "4 of 4 jobs done" in said and len(busy) == 1
     assert busy[0].startswith(f"first on synthetic-20 seed 0 is being worked on by process {other.pid} on ")

@@ -8,9 +8,12 @@ from typing import Any
 import fakes
 import pytest
 
-from crossmodal_bench.bench import experiments, plan
-from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.bench import plan
+from crossmodal_bench.bench.options import BenchOptions
+from crossmodal_bench.bench.plan import make_plan
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs import experiments
+from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.methods import CCA
 
 METHODS = experiments.names("methods")

@@ -11,10 +11,16 @@ from typing import Any
 
 import pytest
 
-from crossmodal_bench.bench import local, probe, runner, summary
-from crossmodal_bench.bench.plan import BenchOptions, PlannedJob, make_plan
-from crossmodal_bench.bench.state import State, is_locked, write_json
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.bench import runner, summary
+from crossmodal_bench.bench import runtime_estimate as probe
+from crossmodal_bench.bench.launchers import local
+from crossmodal_bench.bench.options import BenchOptions
+from crossmodal_bench.bench.plan import make_plan
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs.directory import write_json
+from crossmodal_bench.jobs.locks import is_locked
+from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.jobs.state import State
 
 Start = Callable[..., Any]
 EPOCHS = 40
@@ -274,7 +280,7 @@ def test_a_disk_that_fills_up_ends_the_bench_with_one_sentence(
     monkeypatch.setattr(local, "Worker", full)
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(BadInput, match=r"No space left on device.*free space"):
-        runner.bench(options, say=lambda text: None)
+        runner.bench(options, log=lambda text: None)
     assert signal.getsignal(signal.SIGINT) is not runner._interrupt
 
 
@@ -297,5 +303,5 @@ def test_a_stale_job_that_fails_again_is_no_success(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(probe, "look_ahead", lambda *arguments: {})
     monkeypatch.setattr(local, "Worker", Failing)
     said: list[str] = []
-    assert runner.bench(options, say=said.append) == 1
+    assert runner.bench(options, log=said.append) == 1
     assert any("failed: ValueError: again" in line for line in said)

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from crossmodal_bench.bench.launching import Slot
+from crossmodal_bench.bench.launchers.base import Slot
+from crossmodal_bench.bench.launchers.subprocesses import TAKEN
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import PlannedJob
-from crossmodal_bench.bench.processes import TAKEN
 from crossmodal_bench.bench.progress import StatusLine
-from crossmodal_bench.bench.record import Job
 from crossmodal_bench.bench.schedule import Schedule
-from crossmodal_bench.bench.state import ERROR, locked, write_json
+from crossmodal_bench.jobs.directory import write_json
+from crossmodal_bench.jobs.locks import locked
+from crossmodal_bench.jobs.record import Job
 
 Start = Callable[..., Any]
 
@@ -95,8 +96,8 @@ def schedule(
 ) -> Callable[..., tuple[Place, list[str], list[str]]]:
     """Runs jobs in a ``Place``: it, the methods that failed, and what was said."""
     from crossmodal_bench.bench import schedule as module
-    from crossmodal_bench.bench.provenance import source_fingerprint
-    from crossmodal_bench.bench.record import write_record
+    from crossmodal_bench.jobs.provenance import source_fingerprint
+    from crossmodal_bench.jobs.record import write_record
 
     monkeypatch.setattr(module, "POLL", 0.01)
     monkeypatch.setattr(module, "LOOK", 0.02)
@@ -108,7 +109,7 @@ def schedule(
         write_record(planned.directory, make_content(**vars(planned.job), **changes))
 
     def parent_run(parent: PlannedJob) -> dict[str, str]:
-        from crossmodal_bench.bench.record import read_record
+        from crossmodal_bench.jobs.record import read_record
 
         return read_record(parent.directory).run
 
@@ -172,7 +173,7 @@ def test_another_benchs_stale_job_is_waited_for_and_not_run_here(
     job: Callable[..., PlannedJob], schedule: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from crossmodal_bench.bench import schedule as module
-    from crossmodal_bench.bench.state import State
+    from crossmodal_bench.jobs.state import State
 
     monkeypatch.setattr(module, "state_of", lambda planned: State("stale", "the data differ"))
     place, failed, _ = schedule([job("a")], 1)
@@ -191,7 +192,7 @@ def hold(planned: PlannedJob, ready: Any, told: Any, fails: bool) -> None:
         ready.set()
         told.wait(30)
         if fails:
-            write_json(planned.directory / ERROR, {"kind": "error", "message": "ValueError: there"})
+            write_json(planned.files.error, {"kind": "error", "message": "ValueError: there"})
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -212,7 +213,7 @@ def test_what_another_bench_runs_is_waited_for_and_taken_over_when_that_one_dies
         if "is being worked on" in line:
             told.set()
 
-    place, failed, _ = schedule([taken, child, free], 2, say=hear)
+    place, failed, _ = schedule([taken, child, free], 2, log=hear)
     other.join()
     assert f"is being worked on by process {other.pid} on {os.uname().nodename} since 2" in said[0]
     if fails:
@@ -230,7 +231,7 @@ def test_all_are_told_to_end_before_one_is_waited_for(
 
     parent = job("parent")
     jobs = [parent, job("b"), job("c"), job("child", parent)]
-    place, _, _ = schedule(jobs, 3, say=interrupt, looks={"b": 1000, "c": 1000})
+    place, _, _ = schedule(jobs, 3, log=interrupt, looks={"b": 1000, "c": 1000})
     assert place.told == ["terminate b", "terminate c", "stop b", "stop c"]
 
 

@@ -12,8 +12,8 @@ import pytest
 import scipy.io
 import scipy.sparse
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.arrays import find_array_file, load_array
-from crossmodal_bench.errors import BadInput, MissingInput
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 

@@ -23,13 +23,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from crossmodal_bench import backbones
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.files import read_json, read_yaml
 from crossmodal_bench.data.arrays import load_array
 from crossmodal_bench.data.datasets import Karpathy
 from crossmodal_bench.data.images import LARGEST, ImageFiles
 from crossmodal_bench.data.regions import map_regions
-from crossmodal_bench.errors import BadInput
-from crossmodal_bench.files import read_json, read_yaml
+from crossmodal_bench.networks import backbones
 
 MEGABYTE = 2**20
 
@@ -308,7 +308,7 @@ import resource, sys
 from pathlib import Path
 from crossmodal_bench.data.arrays import load_array
 from crossmodal_bench.data.images import ImageFiles
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.core.errors import BadInput
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**29,) * 2)
 folder, said = Path({str(tmp_path)!r}), 0

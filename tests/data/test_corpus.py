@@ -11,10 +11,10 @@ import fakes
 import numpy as np
 import pytest
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data import Corpus
 from crossmodal_bench.data.images import ImageFiles
 from crossmodal_bench.data.regions import RegionFiles
-from crossmodal_bench.errors import BadInput
 
 UNEVEN = (1, 3, 2, 5, 1, 2, 4, 1, 2, 2, 3)
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from crossmodal_bench.bench import experiments
+from crossmodal_bench.core.batch import GroupBatch, PairBatch
+from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data import Corpus, CrossModalDataModule, TextSettings, datamodule
-from crossmodal_bench.data.batch import GroupBatch, PairBatch
 from crossmodal_bench.data.datasets import DatasetReader, Karpathy, NUSWide10K, Precomputed, Synthetic
 from crossmodal_bench.data.views import VIEWS
-from crossmodal_bench.errors import BadInput, MissingInput
+from crossmodal_bench.jobs import experiments
 
 PER_IMAGE = (1, 3, 2, 2, 1, 2, 4, 1, 2, 2, 3)
 IMAGE_FIELDS = {

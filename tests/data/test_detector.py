@@ -13,12 +13,12 @@ import torch
 import torchvision.models
 from torch import Tensor, nn
 
-from crossmodal_bench.backbones import BackboneSource
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data import detector, features
 from crossmodal_bench.data.datasets import Karpathy
 from crossmodal_bench.data.detector import Detector, load_detector
 from crossmodal_bench.data.features import FeatureStore, extract_features
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.networks.backbones import BackboneSource
 
 CORNERS = [[0, 0, 10, 10], [1, 0, 10, 10], [20, 0, 30, 10], [0, 20, 10, 30], [20, 20, 60, 30]]
 

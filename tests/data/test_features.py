@@ -15,12 +15,12 @@ import torch
 import torchvision.models
 from torch import Tensor, nn
 
-from crossmodal_bench import backbones
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data import Corpus, features
 from crossmodal_bench.data.datasets import Karpathy
 from crossmodal_bench.data.features import FeatureStore, extract_features
 from crossmodal_bench.data.pixels import normalised_pixels
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.networks import backbones
 
 DIM = 5
 TINY = backbones.Network(backbones._resnet, DIM, backbones._stages, DIM)

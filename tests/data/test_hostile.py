@@ -16,7 +16,6 @@ from hostile import Reader
 from PIL import Image
 from torch import nn
 
-from crossmodal_bench import backbones
 from crossmodal_bench.data import Corpus, features
 from crossmodal_bench.data.datasets import (
     CUB,
@@ -29,12 +28,13 @@ from crossmodal_bench.data.datasets import (
     Precomputed,
     Wikipedia,
 )
-from crossmodal_bench.data.derived import bags_of_words, training_labels
 from crossmodal_bench.data.features import FeatureSource, FeatureStore
 from crossmodal_bench.data.images import ImageFiles
 from crossmodal_bench.data.pixels import normalised_pixels
 from crossmodal_bench.data.text import SPLITTERS, Vocabulary
+from crossmodal_bench.data.view_builders import bags_of_words, training_labels
 from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
+from crossmodal_bench.networks import backbones
 
 FEW = 8
 SOURCE = FeatureSource("tiny", "none", "0" * 16, 3, 16, "crop")

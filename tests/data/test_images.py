@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.images import ImageFiles, unreadable
-from crossmodal_bench.errors import BadInput, MissingInput
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.loader import BatchLoader, BatchOrder, BatchRows, PhaseOrder
-from crossmodal_bench.errors import BadInput
 
 SIZES = [(1, 4), (2, 2), (7, 3), (10, 3), (12, 4), (13, 4), (65, 64), (3, 64)]
 

@@ -9,6 +9,7 @@ from typing import Any
 import fakes
 import pytest
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data import CrossModalDataModule, TextSettings
 from crossmodal_bench.data.datasets import (
     CuhkPedes,
@@ -19,7 +20,6 @@ from crossmodal_bench.data.datasets import (
     Synthetic,
 )
 from crossmodal_bench.data.prepare import extract, prepare
-from crossmodal_bench.errors import BadInput
 
 
 def module(root: Path, reader: DatasetReader, **settings: Any) -> CrossModalDataModule:

@@ -10,8 +10,8 @@ import fakes
 import numpy as np
 import pytest
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.regions import RegionFiles, map_regions
-from crossmodal_bench.errors import BadInput, MissingInput
 
 
 @pytest.fixture

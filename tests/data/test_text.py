@@ -8,8 +8,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from crossmodal_bench.data.text import BagOfWords, Vocabulary, content_word_labels, tokenize, treebank
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.data.text import (
+    BagOfWords,
+    Vocabulary,
+    content_word_labels,
+    tokenize,
+    treebank,
+)
 
 CAPTIONS = [
     "A dog runs; the dog barks.",

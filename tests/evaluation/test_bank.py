@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics import Metric
 
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.evaluation import RetrievalBank
 
 

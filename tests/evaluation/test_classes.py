@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.evaluation import ClassRetrieval, class_retrieval
 from crossmodal_bench.evaluation.classes import class_means
 

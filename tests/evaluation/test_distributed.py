@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import crossmodal_bench
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.evaluation import Protocol, RetrievalBank, evaluate
 
 WORLD_SIZE = 3

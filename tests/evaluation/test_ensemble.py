@@ -8,9 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossmodal_bench.encoding import Encoding
-from crossmodal_bench.errors import BadInput
-from crossmodal_bench.evaluation import PROTOCOLS, Evaluation, evaluate, get_protocol, retrieval_ranks
+from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.evaluation import (
+    PROTOCOLS,
+    Evaluation,
+    evaluate,
+    get_protocol,
+    retrieval_ranks,
+)
 from crossmodal_bench.evaluation.ensemble import Member, evaluate_ensemble, summed
 
 N_IMAGES, N_TEXTS = 150, 460

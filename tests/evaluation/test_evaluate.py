@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossmodal_bench.encoding import Encoding
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation import (
     Protocol,
     Ranks,

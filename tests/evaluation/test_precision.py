@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.evaluation import label_precision
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "acmr_map.npz"

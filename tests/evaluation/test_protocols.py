@@ -4,8 +4,14 @@ import hashlib
 
 import pytest
 
-from crossmodal_bench.errors import BadInput
-from crossmodal_bench.evaluation import PROTOCOLS, Protocol, get_protocol, resolve_protocols, split_hash
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.evaluation import (
+    PROTOCOLS,
+    Protocol,
+    get_protocol,
+    resolve_protocols,
+    split_hash,
+)
 from crossmodal_bench.evaluation.protocols import primary_metric
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from crossmodal_bench.errors import BadInput, MissingInput
+from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.evaluation import Ranks, recall_at_k, retrieval_ranks
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "retrieval_eval.npz"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.evaluation import (
     Protocol,
     bootstrap_interval,

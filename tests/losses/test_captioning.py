@@ -10,7 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossmodal_bench.losses import caption_cross_entropy, ramp, self_critical_loss, sentence_mask
+from crossmodal_bench.losses import (
+    caption_cross_entropy,
+    ramp,
+    self_critical_loss,
+    sentence_mask,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "self_critical.npz"
 

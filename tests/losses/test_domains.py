@@ -9,7 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossmodal_bench.losses import domain_regularisation, domain_risks, domains, negatives_risks
+from crossmodal_bench.losses import (
+    domain_regularisation,
+    domain_risks,
+    domains,
+    negatives_risks,
+)
 
 B, R, D = 5, 3, 4
 LENGTHS = torch.tensor([2, 6, 1, 3, 4])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch
 from crossmodal_bench.losses import (
     acmr_triplet_loss,
     frobenius_penalty,

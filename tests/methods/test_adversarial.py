@@ -11,8 +11,8 @@ import torch
 from tiny import SMALL_ACMR, configuration, fitted
 from torch import Tensor
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.methods.adversarial import AdversarialMethod
 from crossmodal_bench.networks import reverse_gradient
 

@@ -10,8 +10,8 @@ import scipy.linalg
 import torch
 from numpy.typing import NDArray
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.methods import CCA
 
 N, IMAGE_DIM, TEXT_DIM = 60, 7, 5

@@ -13,14 +13,14 @@ import torch
 from pytorch_lightning.cli import LightningCLI
 from tiny import configuration, fitted
 
-from crossmodal_bench.bench.experiments import names, parents_of
-from crossmodal_bench.bench.parents import Inheritance
-from crossmodal_bench.callbacks import RetrievalEvaluation
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data import CrossModalDataModule
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.data.views import VIEWS
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.jobs.experiments import names, parents_of
 from crossmodal_bench.methods import RetrievalMethod
+from crossmodal_bench.training.callbacks import RetrievalEvaluation
+from crossmodal_bench.training.warm_start import Inheritance
 
 IMAGES, CAPTIONS, PER_IMAGE = 48, 144, 3
 SIZE_OF_VIEW = {

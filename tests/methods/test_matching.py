@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny import configuration, fitted
 
-from crossmodal_bench.callbacks import History
-from crossmodal_bench.data.batch import PairBatch
+from crossmodal_bench.core.batch import PairBatch
 from crossmodal_bench.losses import triplet_ranking_loss
 from crossmodal_bench.methods import Matching
 from crossmodal_bench.methods.hosts import SCAN
+from crossmodal_bench.training.callbacks import History
 
 SMALL = {
     "model.init_args.host.init_args.dim": 8,

@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.methods import SemanticMatching
 
 N = 60

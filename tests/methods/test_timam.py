@@ -12,10 +12,9 @@ import torch
 from tiny import QUIET, configuration
 from torch import Tensor
 
-from crossmodal_bench.bench.experiments import expand, merge
-from crossmodal_bench.callbacks import History, RetrievalEvaluation
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, PairBatch, TextBatch
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch
+from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.jobs.experiments import expand, merge
 from crossmodal_bench.losses import (
     cmpc_loss,
     cmpm_loss,
@@ -31,7 +30,8 @@ from crossmodal_bench.networks import (
     LanguageModelEncoder,
     WordEncoder,
 )
-from crossmodal_bench.training import instantiate
+from crossmodal_bench.training.callbacks import History, RetrievalEvaluation
+from crossmodal_bench.training.lightning_cli import instantiate
 
 B, V, C = 6, 9, 5
 SPEC = DataSpec(20, 40, feature_dim=V, vocabulary_size=30, n_identities=C, weights_root=".")

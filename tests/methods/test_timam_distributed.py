@@ -30,7 +30,7 @@ def work(rank: int, folder: str) -> None:
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     from test_timam import settings
 
-    from crossmodal_bench.training import instantiate
+    from crossmodal_bench.training.lightning_cli import instantiate
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group(

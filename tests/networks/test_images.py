@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision.models
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch
+from crossmodal_bench.core.batch import DataSpec, ImageBatch
 from crossmodal_bench.networks import ConvNetEncoder, FeatureEncoder
 
 INDEX = torch.arange(3)

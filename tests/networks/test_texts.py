@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from crossmodal_bench.data.batch import DataSpec, TextBatch
-from crossmodal_bench.errors import BadInput
+from crossmodal_bench.core.batch import DataSpec, TextBatch
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.networks import LanguageModelEncoder, WordEncoder
 from crossmodal_bench.networks.texts import SequencePooling
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets.base import DatasetReader
 from crossmodal_bench.data.datasets.karpathy import Karpathy
-from crossmodal_bench.errors import BadInput
 
 
 class AcmrCoco(DatasetReader):

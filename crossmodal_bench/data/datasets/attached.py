@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.corpus import SPLITS, Corpus
 from crossmodal_bench.data.datasets.precomputed import read_precomputed
-from crossmodal_bench.errors import BadInput
 
 _NOISE = re.compile(r"[\W_]+")
 

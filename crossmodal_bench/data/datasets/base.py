@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.corpus import SPLITS, Corpus
-from crossmodal_bench.errors import BadInput, MissingInput
 
 
 class DatasetReader(ABC):

@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
+from crossmodal_bench.core.files import read_text, stays_below
 from crossmodal_bench.data.corpus import SPLITS, Corpus
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
 from crossmodal_bench.data.images import ImageFiles
-from crossmodal_bench.errors import BadInput, MissingInput
-from crossmodal_bench.files import read_text, stays_below
 
 
 class ClassFolders(DatasetReader):

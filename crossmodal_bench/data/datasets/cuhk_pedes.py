@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
+from crossmodal_bench.core.files import read_json, shown, stays_below
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, split_names
 from crossmodal_bench.data.images import ImageFiles
-from crossmodal_bench.errors import BadInput, MissingInput
-from crossmodal_bench.files import read_json, shown, stays_below
 
 WITH_SPLIT, WITHOUT_SPLIT = "reid_raw.json", "caption_all.json"
 KINDS = {"id": "an integer", "file_path": "a non-empty text", "captions": "a non-empty list of texts"}

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
+from crossmodal_bench.core.files import read_json, shown, stays_below
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets.attached import attach_regions
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, split_names
 from crossmodal_bench.data.datasets.precomputed import precomputed_folder
 from crossmodal_bench.data.images import ImageFiles
-from crossmodal_bench.errors import BadInput, MissingInput
-from crossmodal_bench.files import read_json, shown, stays_below
 
 MOST_LABELS = 4096
 """Different values of ``labels``: every image has a number for each of them."""

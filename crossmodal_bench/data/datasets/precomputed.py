@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
+from crossmodal_bench.core.files import read_text
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
 from crossmodal_bench.data.regions import RegionFiles, map_regions
-from crossmodal_bench.errors import BadInput, MissingInput
-from crossmodal_bench.files import read_text
 
 CONTENTS = "{train,dev,test}_ims.npy and {train,dev,test}_caps.txt"
 FAMILIAR = {"f30k_precomp": "flickr30k", "coco_precomp": "coco"}

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets.base import DatasetReader
-from crossmodal_bench.errors import BadInput
 
 GENERATOR = 1
 """Raise when the drawing or the wording changes: it is part of the fingerprint."""

@@ -7,11 +7,11 @@ from typing import Literal
 
 import numpy as np
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
+from crossmodal_bench.core.files import read_text
 from crossmodal_bench.data.arrays import find_array_file, load_array
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
-from crossmodal_bench.errors import BadInput, MissingInput
-from crossmodal_bench.files import read_text
 
 CATEGORIES = (
     "art & architecture",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch, require
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch, require
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.methods.hosts.base import Encoded, Host
 from crossmodal_bench.networks import UnitEmbedding, WordStates, unit
 from crossmodal_bench.similarity import bfan_similarity, scan_similarity

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
+from crossmodal_bench.core.encoding import Encoding
 
 
 class Encoded(NamedTuple):

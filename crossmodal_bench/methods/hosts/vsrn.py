@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch, require
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch, require
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.methods.hosts.base import Encoded, Host
 from crossmodal_bench.networks.captioning import CaptionGenerator
 from crossmodal_bench.networks.embedding import unit

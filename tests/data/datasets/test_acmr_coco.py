@@ -8,9 +8,9 @@ import fakes
 import numpy as np
 import pytest
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data import Corpus
 from crossmodal_bench.data.datasets import AcmrCoco, Karpathy
-from crossmodal_bench.errors import BadInput
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import fakes
 import numpy as np
 import pytest
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.datasets import AcmrCoco, Karpathy
-from crossmodal_bench.errors import BadInput
 
 COUNTS = {"train": 5, "restval": 2, "val": 2, "test": 3}
 ROWS: dict[str, Sequence[int]] = {"train": [5, 2, 0, 6, 4, 3, 1], "dev": [8, 7], "test": [10, 11, 9]}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.datasets import CUB
-from crossmodal_bench.errors import BadInput, MissingInput
 
 ANI, ALBATROSS = "004.Groove_billed_Ani", "001.Black_footed_Albatross"
 

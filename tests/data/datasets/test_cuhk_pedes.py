@@ -11,8 +11,8 @@ import fakes
 import numpy as np
 import pytest
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.datasets import CuhkPedes
-from crossmodal_bench.errors import BadInput, MissingInput
 
 Entries = list[dict[str, Any]]
 COUNTS = {"train": 3, "val": 2, "test": 2}

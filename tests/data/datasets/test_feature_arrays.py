@@ -9,9 +9,9 @@ import fakes
 import numpy as np
 import pytest
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data import Corpus
 from crossmodal_bench.data.datasets import NUSWide10K, PascalSentence
-from crossmodal_bench.errors import BadInput, MissingInput
 
 SUFFIXES = [".npy", ".npz", ".mat"]
 COUNTS = {"train": 12, "test": 8}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.datasets import Flowers
-from crossmodal_bench.errors import BadInput, MissingInput
 
 
 @pytest.fixture

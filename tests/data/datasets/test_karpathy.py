@@ -11,9 +11,9 @@ import fakes
 import numpy as np
 import pytest
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.datasets import Karpathy
 from crossmodal_bench.data.datasets.karpathy import is_karpathy_folder
-from crossmodal_bench.errors import BadInput, MissingInput
 
 Entries = list[dict[str, Any]]
 COUNTS = {"train": 6, "val": 2, "test": 3}

@@ -10,9 +10,9 @@ import fakes
 import numpy as np
 import pytest
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.datasets import Precomputed
 from crossmodal_bench.data.datasets.precomputed import precomputed_folder
-from crossmodal_bench.errors import BadInput
 
 
 def complaint(root: Path, **settings: Any) -> str:

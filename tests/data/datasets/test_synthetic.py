@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data import Corpus
 from crossmodal_bench.data.datasets import Synthetic
 from crossmodal_bench.data.datasets.synthetic import (
@@ -23,7 +24,6 @@ from crossmodal_bench.data.datasets.synthetic import (
     grid_descriptor,
 )
 from crossmodal_bench.data.text import BagOfWords, tokenize
-from crossmodal_bench.errors import BadInput
 
 
 @pytest.fixture(scope="module")

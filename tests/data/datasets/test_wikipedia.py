@@ -9,9 +9,9 @@ import fakes
 import numpy as np
 import pytest
 
+from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.datasets import Wikipedia
 from crossmodal_bench.data.datasets.wikipedia import CATEGORIES
-from crossmodal_bench.errors import BadInput, MissingInput
 
 
 def complaint(root: Path, **settings: Any) -> str:

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from crossmodal_bench.data.batch import DataSpec, ImageBatch, TextBatch
-from crossmodal_bench.encoding import Encoding
+from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.methods.hosts import VSRN, Encoded
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "vsrn.npz"

@@ -1,0 +1,237 @@
+"""Finished jobs as one model: their test similarities are summed, and a record of its own is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.evaluation.ensemble import evaluate_ensemble
+from crossmodal_bench.jobs.directory import JobDirectory
+from crossmodal_bench.jobs.locks import locked
+from crossmodal_bench.jobs.provenance import environment
+from crossmodal_bench.jobs.record import (
+    Job,
+    Member,
+    Record,
+    read_record,
+    row_name,
+    write_record,
+)
+from crossmodal_bench.training.results import device_name, identities_of, owners, peak_memory_mb, results
+from crossmodal_bench.training.trained_model import check_model, encode, protocol_names, protocols_of
+
+_MUST_AGREE: dict[str, Callable[[Record], Any]] = {
+    "data set": lambda record: record.job.dataset,
+    "data fingerprint": lambda record: record.data.fingerprint,
+    "test split": lambda record: record.data.split_hash,
+    "evaluated split": lambda record: record.evaluated_on,
+    "protocol": lambda record: " + ".join(protocol_names(record)),
+    "preset": lambda record: record.job.preset,
+}
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Finished jobs to be summed, and the job that they are together."""
+
+    job: Job
+    members: tuple[Record, ...]
+    directory: Path
+
+    def existing(self) -> Record | None:
+        """Its record, if it is there and its members have not run again since."""
+        if not JobDirectory(self.directory).is_done():
+            return None
+        record = read_record(self.directory)
+        then = {(member.id, member.finished_at) for member in record.ensemble}
+        now = {(member.job.id, member.finished_at) for member in self.members}
+        return record if then == now else None
+
+
+def read_members(paths: Sequence[str | Path]) -> list[Record]:
+    """The records in job directories, or in the files ``record.json`` themselves.
+
+    Raises BadInput where they cannot be summed: fewer than two, one of them twice or itself an ensemble,
+    records of other data, splits, protocols or presets, and a model that is not there (any more).
+    """
+    records = [read_record(path) for path in paths]
+    if len(records) < 2:
+        raise BadInput(
+            f"an ensemble needs at least two records, and {len(records)} is given; name another one"
+        )
+    for record in records:
+        if record.ensemble:
+            raise BadInput(f"{record.directory} is itself an ensemble; name its members instead")
+    seen: dict[str, Record] = {}
+    for record in records:
+        if record.job.id in seen:
+            raise BadInput(
+                f"{record.directory} is named twice, as an ensemble's members differ; name it once"
+            )
+        seen[record.job.id] = record
+    first = records[0]
+    for what, read in _MUST_AGREE.items():
+        for other in records[1:]:
+            if read(other) != read(first):
+                raise BadInput(
+                    f"{other.directory} has {what} {read(other)} and {first.directory} {read(first)}; "
+                    "sum records that were measured alike"
+                )
+    for record in records:
+        check_model(record)
+    return records
+
+
+def plan_ensemble(
+    members: Sequence[Record],
+    runs: Path,
+    *,
+    method: str | None = None,
+    label: str | None = None,
+    suite: str | None = None,
+) -> Ensemble:
+    """What the members are together; nothing is loaded.
+
+    Its method is their common one or "a+b", unless a suite names it; it has their common overrides and
+    their common seed, or the smallest.
+
+    Args:
+        members: as ``read_members`` gives them.
+        runs: the folder of the records.
+        method, label, suite: of a suite's ensemble.
+    """
+    jobs = [record.job for record in members]
+    method = method or "+".join(dict.fromkeys(job.method for job in jobs))
+    shared = {
+        key: value
+        for key, value in jobs[0].overrides.items()
+        if all(key in job.overrides and job.overrides[key] == value for job in jobs)
+    }
+    job = replace(
+        jobs[0],
+        id=ensemble_id(method, [job.id for job in jobs]),
+        method=method,
+        seed=min(job.seed for job in jobs),
+        suite=suite,
+        label=f"ensemble of {label or _described(jobs, shared)}",
+        overrides=shared,
+    )
+    return Ensemble(job, tuple(members), JobDirectory.of(runs, job.dataset, method, job.id).path)
+
+
+def ensemble_id(method: str, members: Sequence[str]) -> str:
+    """16 hex digits over the members' ids, in any order, and the method that they are together."""
+    return hashlib.sha256(json.dumps(["ensemble", method, *sorted(members)]).encode()).hexdigest()[:16]
+
+
+def run_ensemble(
+    ensemble: Ensemble, data_root: Path, cache: Path, corpora: Mapping[str, Corpus] | None = None
+) -> Record:
+    """Encode the members' split with each model, rank by the summed similarities, write the record.
+
+    Args:
+        ensemble: what to sum.
+        data_root: where the data are today.
+        cache: where feature stores are kept.
+        corpora: by ``corpus_key``, what has been read already.
+
+    Raises:
+        BadInput: the data on disk are not those of the records, or a model cannot be loaded.
+    """
+    started = datetime.now(UTC)
+    known = dict(corpora or {})
+    with locked(ensemble.directory):
+        encoded = [encode(record, data_root, cache, known) for record in ensemble.members]
+        corpus, split = encoded[0].corpus, ensemble.members[0].evaluated_on
+        for other, record in zip(encoded[1:], ensemble.members[1:], strict=True):
+            if other.items(split) != encoded[0].items(split):
+                raise BadInput(
+                    f"{record.directory} was evaluated on other items of {split} than the first record; "
+                    "sum records of one data.validation"
+                )
+        protocols = protocols_of(ensemble.members[0], corpus)
+        real = corpus.labels is not None and corpus.label_kind == "real"
+        device = encoded[0].device
+        evaluations = [
+            evaluate_ensemble(
+                protocol if split == "test" else protocol.of_any_size(),
+                [one.member for one in encoded],
+                owners(corpus, split),
+                corpus.labels[corpus.image_rows(split)] if real and corpus.labels is not None else None,
+                identities_of(corpus, split),
+                device=device,
+            )
+            for protocol in protocols
+        ]
+        measured = results(ensemble.directory, corpus, split, evaluations)
+        write_record(ensemble.directory, {**_head(ensemble), **measured, **_tail(ensemble, device, started)})
+    return read_record(ensemble.directory)
+
+
+def _described(jobs: Sequence[Job], shared: Mapping[str, Any]) -> str:
+    """Seeds of one thing, else the things by what tells them apart, with how many there are of each."""
+    counts = Counter(
+        row_name(
+            job.method, job.label, {key: job.overrides[key] for key in job.overrides if key not in shared}
+        )
+        for job in jobs
+    )
+    if len(counts) == 1:
+        return f"{len(jobs)} seeds"
+    return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items())
+
+
+def _head(ensemble: Ensemble) -> dict[str, Any]:
+    members = ensemble.members
+    data = dict(members[0].content["data"])
+    features = [record.data.features for record in members]
+    if any(one != features[0] for one in features):
+        data["features"] = {"members": features}
+    sources = "".join(sorted(record.source_fingerprint for record in members))
+    return {
+        "job": vars(ensemble.job),
+        "evaluated_on": members[0].evaluated_on,
+        "data": data,
+        "source_fingerprint": hashlib.sha256(sources.encode()).hexdigest()[:16],
+        "selection": {"metric": None, "epoch": None, "rule": "each member's own"},
+        "ensemble": [
+            asdict(
+                Member(
+                    id=record.job.id,
+                    method=record.job.method,
+                    seed=record.job.seed,
+                    overrides=record.job.overrides,
+                    directory="/".join(record.directory.resolve().parts[-3:]),
+                    finished_at=record.finished_at,
+                )
+            )
+            for record in members
+        ],
+        "history": [],
+    }
+
+
+def _tail(ensemble: Ensemble, device: torch.device, started: datetime) -> dict[str, Any]:
+    def total(name: str) -> float:
+        return sum(record.cost.get(name, 0.0) for record in ensemble.members)
+
+    precisions = dict.fromkeys(record.environment.get("precision", "") for record in ensemble.members)
+    return {
+        "cost": {
+            **{name: total(name) for name in ("parameters", "train_seconds", "evaluation_seconds")},
+            "peak_memory_mb": peak_memory_mb(),
+        },
+        "environment": {**environment(device_name(device)), "precision": ", ".join(precisions)},
+        "started_at": started.isoformat(timespec="seconds"),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

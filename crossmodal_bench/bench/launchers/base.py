@@ -1,0 +1,51 @@
+"""What the bench asks of the place where its jobs run: this machine, or a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from crossmodal_bench.jobs.planned import PlannedJob
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Room for one job: DEVICES of its workers, and the variables of their environment."""
+
+    devices: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Launched(Protocol):
+    """A job that runs somewhere."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit status, once it has ended; negative for a signal."""
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended within that time."""
+
+    def terminate(self) -> None:
+        """Tell it to end."""
+
+    def stop(self) -> None:
+        """End it, or leave it where it runs without this bench."""
+
+
+class Launcher(Protocol):
+    """Where jobs run."""
+
+    slots: list[Slot]
+    looks_ahead: bool
+    """Whether this machine is like those that jobs run on, so that steps may be timed here."""
+
+    def start(self, planned: PlannedJob, slot: Slot) -> Launched:
+        """Start a job, or go on following one that runs."""
+
+    def adopts(self, planned: PlannedJob) -> bool:
+        """Whether a job that somebody works on is followed from here."""
+
+    def parting(self) -> str:
+        """What goes on when this bench is interrupted, as a sentence."""

@@ -1,0 +1,14 @@
+"""`python -m crossmodal_bench.bench.launchers.job DIRECTORY DEVICES`: a job in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from crossmodal_bench.bench.launchers.subprocesses import PARENT, follow, guarded
+from crossmodal_bench.jobs.planned import PlannedJob
+
+if __name__ == "__main__":
+    follow(int(os.environ.get(PARENT, os.getppid())))
+    sys.exit(guarded(PlannedJob.load(Path(sys.argv[1])), sys.argv[2]))

@@ -1,0 +1,184 @@
+"""Jobs on a SLURM cluster: what a bench needs there, what it submits, and what SLURM says of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from crossmodal_bench.bench.launchers.base import Slot
+from crossmodal_bench.bench.launchers.slurm_job import FINAL, SlurmJob
+from crossmodal_bench.bench.launchers.slurm_options import executor_parameters, tasks_per_node
+from crossmodal_bench.bench.launchers.slurm_task import task
+from crossmodal_bench.bench.options import BenchOptions
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs.directory import read_json
+from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.jobs.state import State
+
+NOTICES = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM}
+MOST = 1000
+"""Jobs in the queue at a time, where JOBS does not say; the cluster may have a limit of its own."""
+
+
+class Slurm:
+    """Submits jobs to the cluster of this machine.
+
+    Args:
+        options: the bench's words.
+        log: prints a line.
+
+    Raises:
+        BadInput: submitit or SLURM is not there, or the options contradict each other.
+    """
+
+    looks_ahead = False
+    ask_every = 5.0
+
+    def __init__(self, options: BenchOptions, log: Callable[[str], None] = print) -> None:
+        if importlib.util.find_spec("submitit") is None:
+            raise BadInput("LAUNCHER=slurm needs submitit; pip install 'crossmodal-bench[slurm]'")
+        self.check()
+        self.options, self.log = options, log
+        self.devices = "cpu" if options.devices == "cpu" else str(tasks_per_node(options))
+        executor_parameters(options, "check")
+        self.slots = [Slot(self.devices)] * (options.jobs or MOST)
+        self.following: set[str] = set()
+        self._states: dict[str, str] = {}
+        self._asked = float("-inf")
+
+    def check(self) -> None:
+        """Raise BadInput where there is no cluster to submit to."""
+        for command in ("sbatch", "srun", "squeue"):
+            if shutil.which(command) is None:
+                raise BadInput(
+                    f"LAUNCHER=slurm needs {command}, which is not in PATH; "
+                    "start the bench on a cluster's login node, or leave LAUNCHER out"
+                )
+
+    def start(self, planned: PlannedJob, slot: Slot) -> SlurmJob:
+        """Submit the job, or follow the one that an earlier bench has submitted."""
+        return SlurmJob(planned, self)
+
+    def adopts(self, planned: PlannedJob) -> bool:
+        """Whether SLURM has the job."""
+        identity = read_json(planned.files.slurm_launch).get("slurm_job")
+        return identity is not None and self.state(identity) not in FINAL
+
+    def parting(self) -> str:
+        """What stays in the queue when the bench is interrupted."""
+        if not self.following:
+            return ""
+        identities = " ".join(sorted(self.following, key=int))
+        return f"SLURM goes on with what it has; to end that too: scancel {identities}"
+
+    def state(self, identity: str) -> str:
+        """A job's state, as SLURM names it; seconds old."""
+        now = time.monotonic()
+        if identity not in self._states or now - self._asked >= self.ask_every:
+            found = self.ask({identity, *self.following})
+            if found is not None:
+                self._states |= {one: found.get(one, "GONE") for one in (identity, *self.following)}
+            self._asked = now
+        # A controller that does not answer has not lost its jobs.
+        return self._states.get(identity, "UNKNOWN")
+
+    def ask(self, identities: set[str]) -> dict[str, str] | None:
+        """The states of those jobs that SLURM remembers; None where it does not answer."""
+        return squeue(identities)
+
+    def cancelled_by_hand(self, identity: str) -> bool:
+        """Whether this user, or nobody knows who, has cancelled a job."""
+        command = [
+            "sacct",
+            "--allocations",
+            "--noheader",
+            "--parsable2",
+            "--format=State",
+            f"--jobs={identity}",
+        ]
+        user = _output(command).partition(" by ")[2].strip()
+        return not user.isdigit() or int(user) == os.getuid()
+
+    def ended_by_notice(self, identity: str) -> bool:
+        """Whether a signal that comes before a time limit has ended a job, which was still starting."""
+        shown = _output(["scontrol", "--oneliner", "show", "job", identity])
+        code = re.search(r"\bExitCode=(\d+):(\d+)", shown)
+        return code is not None and bool(NOTICES & {int(code[2]), int(code[1]) - 128})
+
+    def submit(self, planned: PlannedJob) -> str:
+        """Put a job into the queue; its id there."""
+        from submitit.core.utils import FailedJobError
+
+        planned.save()
+        try:
+            job = self.executor(planned).submit(task, str(planned.directory.resolve()), self.devices)
+        except (FailedJobError, subprocess.SubprocessError, OSError) as error:
+            said = [line for line in str(error).splitlines() if "sbatch:" in line] or [str(error).strip()]
+            raise BadInput(
+                f"SLURM has refused a job ({said[0].strip()}); change the --slurm options, "
+                "or submit fewer at a time with --jobs"
+            ) from error
+        return str(job.job_id)
+
+    def executor(self, planned: PlannedJob) -> Any:
+        """submitit's, set up for a job."""
+        import submitit
+
+        executor = submitit.SlurmExecutor(planned.files.slurm.resolve(), max_num_timeout=0)
+        executor.update_parameters(
+            **executor_parameters(self.options, f"{planned.job.method}-{planned.job.seed}")
+        )
+        return executor
+
+
+def squeue(identities: set[str]) -> dict[str, str] | None:
+    """The states of those jobs that SLURM remembers; None where it does not answer."""
+    command = [
+        "squeue",
+        "--noheader",
+        "--states=all",
+        "--format=%i %T",
+        f"--jobs={','.join(sorted(identities))}",
+    ]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if answer.returncode and "Invalid job id" not in answer.stderr:
+        return None
+    return dict(line.split(maxsplit=1) for line in answer.stdout.splitlines() if line.strip())
+
+
+def _output(command: Sequence[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def queued(plan: Sequence[PlannedJob]) -> dict[str, State]:
+    """By their ids, the jobs that SLURM has, with what it says of them."""
+    launched = {
+        planned.job.id: identity
+        for planned in plan
+        if (identity := read_json(planned.files.slurm_launch).get("slurm_job")) is not None
+        and not planned.files.slurm_exit(identity).is_file()
+    }
+    if not launched:
+        return {}
+    states = squeue(set(launched.values()))
+    if states is None:
+        why = "SLURM job {}, of which squeue says nothing here"
+        return {job: State("queued", why.format(identity)) for job, identity in launched.items()}
+    here = {job: identity for job, identity in launched.items() if states.get(identity, "GONE") not in FINAL}
+    return {
+        job: State("queued" if states[identity] == "PENDING" else "running", f"SLURM job {identity}")
+        for job, identity in here.items()
+    }

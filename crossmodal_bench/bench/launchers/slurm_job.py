@@ -1,0 +1,153 @@
+"""One job of a bench on the cluster, which may be several jobs of SLURM's, one behind the other."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from typing import Any, Protocol
+
+from crossmodal_bench.core.signals import AGAIN
+from crossmodal_bench.jobs.directory import read_json, write_json
+from crossmodal_bench.jobs.planned import PlannedJob
+
+FINAL = {
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
+    *("PREEMPTED", "REVOKED", "TIMEOUT", "GONE"),
+}
+"""States that a job does not leave; GONE is ours, for one that SLURM has forgotten."""
+CUT_OFF = {"BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT", "GONE"}
+"""Those that say nothing against the job itself."""
+MOST_IN_VAIN = 3
+"""SLURM jobs in a row that may be cut off without having come further."""
+
+
+class Cluster(Protocol):
+    """What a job asks of the cluster that it runs on."""
+
+    following: set[str]
+    """Ids of the SLURM jobs that this bench follows."""
+
+    def log(self, line: str) -> None:
+        """Print a line."""
+
+    def submit(self, planned: PlannedJob) -> str:
+        """Put a job into the queue; its id there."""
+
+    def state(self, identity: str) -> str:
+        """A job's state, as SLURM names it."""
+
+    def adopts(self, planned: PlannedJob) -> bool:
+        """Whether SLURM has the job."""
+
+    def cancelled_by_hand(self, identity: str) -> bool:
+        """Whether its user has cancelled a job."""
+
+    def ended_by_notice(self, identity: str) -> bool:
+        """Whether a signal that comes before a time limit has ended a job."""
+
+
+class SlurmJob:
+    """Submitted, or found in the queue; and again where SLURM cuts it off, until it has ended by itself.
+
+    What a worker is on this machine, but ``terminate`` and ``stop`` end nothing: what is in the queue stays
+    there, and the next bench goes on with it.
+    """
+
+    grace = 10.0
+    """Seconds in which a shared folder shows what a job has written before it ended."""
+
+    def __init__(self, planned: PlannedJob, cluster: Cluster) -> None:
+        self.planned, self._cluster = planned, cluster
+        self.exit_code: int | None = None
+        self._over_since: float | None = None
+        self._in_vain = 0
+        self._identity = ""
+        self._submit()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended, now or after that time."""
+        if self._ended():
+            return True
+        if seconds:
+            time.sleep(seconds)
+        return bool(seconds) and self._ended()
+
+    def terminate(self) -> None:
+        """Leave it in the queue."""
+        self._cluster.log(f"{self.planned.title} stays with SLURM as job {self._identity}")
+
+    def stop(self) -> None:
+        """See ``terminate``."""
+
+    def _ended(self) -> bool:
+        if self.exit_code is not None:
+            return True
+        files = self.planned.files
+        status = read_json(files.slurm_exit(self._identity)).get("status")
+        if status is not None and status != AGAIN:
+            return self._leave(int(status))
+        state = self._cluster.state(self._identity)
+        if state not in FINAL:
+            self._over_since = None
+            return False
+        if self._over_since is None:
+            self._over_since = time.monotonic()
+        if status is None and time.monotonic() - self._over_since < self.grace:
+            return False
+        cut_off = status == AGAIN or state in CUT_OFF
+        if state == "FAILED" and status is None:
+            cut_off = self._cluster.ended_by_notice(self._identity)
+        if not cut_off or (state == "CANCELLED" and self._cluster.cancelled_by_hand(self._identity)):
+            hint = "; ask for more with --slurm mem" if state == "OUT_OF_MEMORY" else ""
+            return self._fail(f"SLURM job {self._identity} has ended as {state}{hint}")
+        in_vain = self._mark() == read_json(files.slurm_launch).get("mark")
+        self._in_vain = self._in_vain + 1 if in_vain else 0
+        if self._in_vain == MOST_IN_VAIN:
+            return self._fail(
+                f"SLURM has cut off {MOST_IN_VAIN} jobs in a row ({self._identity} as {state}) in which "
+                "nothing was finished; ask for more time with --slurm time"
+            )
+        before = f"SLURM job {self._identity} was cut off ({state})"
+        self._submit()
+        self._cluster.log(f"{self.planned.title}: {before}, job {self._identity} goes on")
+        return False
+
+    def _leave(self, status: int) -> bool:
+        self.exit_code = status
+        self._cluster.following.discard(self._identity)
+        launch = self.planned.files.slurm_launch
+        if read_json(launch).get("slurm_job") == self._identity:
+            launch.unlink(missing_ok=True)
+        return True
+
+    def _fail(self, message: str) -> bool:
+        self.planned.files.write_error("error", message)
+        return self._leave(1)
+
+    def _submit(self) -> None:
+        files = self.planned.files
+        files.slurm.mkdir(parents=True, exist_ok=True)
+        self._cluster.following.discard(self._identity)
+        # Two benches that follow one job must not both submit it again.
+        with files.slurm_lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            queued = read_json(files.slurm_launch).get("slurm_job")
+            if queued is not None and queued != self._identity and self._cluster.adopts(self.planned):
+                self._cluster.log(f"{self.planned.title} is in the queue as SLURM job {queued}")
+                self._identity = queued
+            else:
+                mark = self._mark()
+                files.forget_last_run()
+                self._identity = self._cluster.submit(self.planned)
+                write_json(files.slurm_launch, {"slurm_job": self._identity, "mark": mark})
+                files.write_progress(f"in the queue (SLURM job {self._identity})")
+        self._cluster.following.add(self._identity)
+        self._over_since = None
+
+    def _mark(self) -> list[Any]:
+        """What differs once a job has come further: its checkpoints, or how much of its features there is."""
+        files = self.planned.files
+        saved = [(path.name, path.stat().st_mtime_ns) for path in files.checkpoints()]
+        state = files.read_progress()
+        # As it comes back from JSON.
+        return [*map(list, saved), [state.get("done"), state.get("epoch")]]

@@ -1,0 +1,61 @@
+"""What runs on the cluster: one process of a job, which leaves its exit status where the bench finds it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from crossmodal_bench.bench.launchers.subprocesses import guarded, limit_threads
+from crossmodal_bench.core.process_group import TASK, global_rank
+from crossmodal_bench.core.signals import AGAIN
+from crossmodal_bench.jobs.directory import JobDirectory, write_json
+from crossmodal_bench.jobs.planned import PlannedJob
+
+
+def task(folder: str, devices: str) -> int:
+    """Run one process of the job whose plan lies in ``folder``.
+
+    Leaves with the job's exit status if that is not 0, so that SLURM ends the job's other processes.
+    """
+    # In place of submitit's, which would queue the job again by itself. Training may put its own there.
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, _interrupt)
+    os.environ[TASK] = "slurm"
+    if "SLURM_CPUS_PER_TASK" in os.environ:
+        limit_threads(int(os.environ["SLURM_CPUS_PER_TASK"]))
+    directory = Path(folder)
+    if global_rank() > 0:
+        return _leave(guarded(PlannedJob.load(directory), devices))
+    files = JobDirectory(directory)
+    with files.log.open("a") as log:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(log.fileno(), stream.fileno())
+    status = 1
+    try:
+        status = guarded(PlannedJob.load(directory), devices)
+    except SystemExit as leaving:
+        # Lightning leaves without a status where it was told to end.
+        status = leaving.code if isinstance(leaving.code, int) else AGAIN
+    finally:
+        write_json(files.slurm_exit(_identity()), {"status": status})
+    return _leave(status)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(AGAIN)
+
+
+def _leave(status: int) -> int:
+    if status:
+        sys.exit(status)
+    return status
+
+
+def _identity() -> str:
+    from submitit import JobEnvironment
+
+    return JobEnvironment().job_id

@@ -1,0 +1,257 @@
+"""Workers: forked from the parent that has everything imported, or fresh processes where there is no fork."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from crossmodal_bench.core.atomic_files import NO_ROOM
+from crossmodal_bench.core.errors import BadInput, Diverged
+from crossmodal_bench.core.process_group import global_rank
+from crossmodal_bench.core.signals import AGAIN, Interrupted, StopRequest
+from crossmodal_bench.jobs.directory import ErrorKind, JobDirectory
+from crossmodal_bench.jobs.locks import Taken, locked
+from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.jobs.state import state_of
+from crossmodal_bench.training.devices import can_fork
+
+PARENT = "CROSSMODAL_BENCH_PARENT"
+"""Environment variable with the process that a fresh worker must not outlive."""
+THREADS = "OMP_NUM_THREADS"
+"""Environment variable with the threads of a process."""
+TAKEN = 3
+"""Exit status of a worker whose job is, or was just, another's."""
+PATIENCE = 15.0
+"""Seconds that the other processes of a job have to notice that one has failed."""
+TIME_TO_SAVE = 60.0
+"""Seconds that a process has to save a checkpoint before it is killed."""
+Run = Callable[[PlannedJob, str, StopRequest], None]
+
+
+class Worker:
+    """A job's process, or one for each of its devices; their output goes to ``log.txt`` in its directory.
+
+    Where one of several fails, the others wait for it in vain: they are ended soon after.
+
+    Args:
+        planned: the job.
+        devices: as for ``run_job``.
+        environment: variables of the process: the GPUs that it sees, its number of threads.
+    """
+
+    def __init__(
+        self, planned: PlannedJob, devices: str, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.planned = planned
+        planned.directory.mkdir(parents=True, exist_ok=True)
+        planned.files.forget_last_run()
+        self._processes: list[Any] = []
+        self._failed: tuple[int, int] | None = None
+        self._failed_at = 0.0
+        if can_fork(devices):
+            context = multiprocessing.get_context("fork")
+            arguments = (planned, devices, os.getpid(), environment)
+            self._processes = [context.Process(target=_forked, args=arguments)]
+            self._processes[0].start()
+            return
+        planned.save()
+        command = [
+            sys.executable,
+            "-m",
+            "crossmodal_bench.bench.launchers.job",
+            str(planned.directory),
+            devices,
+        ]
+        with planned.files.log.open("a") as log:
+            for place in _places(int(devices) if devices.isdigit() else 1):
+                variables = {**os.environ, **environment, PARENT: str(os.getpid()), **place}
+                self._processes.append(
+                    subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=variables)
+                )
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended within that time."""
+        deadline = time.monotonic() + seconds
+        while True:
+            statuses = [_status(process) for process in self._processes]
+            if self._failed is None:
+                self._failed = next(((n, status) for n, status in enumerate(statuses) if status), None)
+                self._failed_at = time.monotonic()
+            if None not in statuses:
+                self._explain()
+                return True
+            if self._failed is not None and time.monotonic() - self._failed_at > PATIENCE:
+                self._signal(signal.SIGKILL)
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit status, of several the first that failed; negative for a signal, None while it runs."""
+        if any(_status(process) is None for process in self._processes):
+            return None
+        return 0 if self._failed is None else self._failed[1]
+
+    def terminate(self) -> None:
+        """Tell it to end, and do not wait until it has."""
+        self._signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """End it, with time to save a checkpoint."""
+        self.terminate()
+        if not self.wait(TIME_TO_SAVE):
+            self._signal(signal.SIGKILL)
+            self.wait(10)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            if _status(process) is None:
+                os.kill(process.pid, number)
+
+    def _explain(self) -> None:
+        """Say which of several processes has failed: what the others complain of is that it is gone."""
+        if len(self._processes) == 1 or self._failed is None:
+            return
+        number, status = self._failed
+        if status == AGAIN:
+            self.planned.files.error.unlink(missing_ok=True)
+        elif status < 0:
+            sentence = f"process {number + 1} of {len(self._processes)} was {ended(status)}"
+            self.planned.files.write_error("error", sentence)
+
+
+def ended(status: int | None) -> str:
+    """How a process ended that left no word."""
+    if status is not None and status < 0:
+        hint = "; the system may have run out of memory" if status == -signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-status).name}{hint}"
+    return f"ended with status {status}"
+
+
+def _status(process: Any) -> int | None:
+    """Its exit status, None while it runs."""
+    status = process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
+    return None if status is None else int(status)
+
+
+def _places(count: int) -> list[dict[str, str]]:
+    """What Lightning reads from the environment of each of ``count`` processes on this machine."""
+    if count == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
+    return [{**group, "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def _forked(planned: PlannedJob, devices: str, parent: int, environment: Mapping[str, str]) -> None:
+    follow(parent)
+    os.environ.update(environment)
+    if THREADS in environment:
+        limit_threads(int(environment[THREADS]))
+    with planned.files.log.open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.exit(guarded(planned, devices))
+
+
+def limit_threads(threads: int) -> None:
+    """For a process that has its libraries loaded: for it, THREADS comes too late."""
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+
+
+def follow(parent: int) -> None:
+    """Make this process end with its parent, and leave the terminal's Ctrl-C to it.
+
+    Ctrl-C reaches the whole group, and the parent decides what it means. A worker that outlives a killed
+    bench would hold its job's lock against the next one: it saves what it has and ends.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(TIME_TO_SAVE)
+    os._exit(1)
+
+
+def guarded(planned: PlannedJob, devices: str, run: Run | None = None) -> int:
+    """Run the job under its lock; what goes wrong lands in ``error.json`` and in the exit status.
+
+    Returns:
+        0; 1 where it failed; 2 where its input was bad; 75 where it was asked to stop and goes on next time;
+        ``TAKEN`` where it is another process's, or was.
+    """
+    request = StopRequest()
+    request.listen()
+    if run is None:
+        from crossmodal_bench.reporting.qualitative import save_panels
+        from crossmodal_bench.training.worker import run_job
+
+        run = partial(run_job, illustrate=save_panels)
+    try:
+        if global_rank() > 0:
+            run(planned, devices, request)
+        else:
+            with locked(planned.directory):
+                if state_of(planned).name == "done":
+                    # By another bench, since this one had last looked.
+                    return TAKEN
+                run(planned, devices, request)
+    except Interrupted:
+        print("interrupted; what was trained is saved", file=sys.stderr)
+        return AGAIN
+    except Taken as error:
+        print(error, file=sys.stderr)
+        return TAKEN
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        _note(planned.directory, "bad input", str(error))
+        return 2
+    except Diverged as error:
+        print(error, file=sys.stderr)
+        _note(planned.directory, "error", str(error))
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            sentence = f"{planned.directory} cannot be written ({error.strerror}); free space and run again"
+            _note(planned.directory, "bad input", sentence)
+            return 2
+        lines = str(error).strip().splitlines() or ["no message"]
+        _note(planned.directory, "error", f"{type(error).__name__}: {lines[0]}")
+        return 1
+    return 0
+
+
+def _note(directory: Path, kind: ErrorKind, message: str) -> None:
+    files = JobDirectory(directory)
+    if files.error.is_file():
+        # Of several processes the first to fail knows why.
+        return
+    try:
+        files.write_error(kind, message)
+    except OSError:
+        print(f"{files.error} cannot be written: {message}", file=sys.stderr)

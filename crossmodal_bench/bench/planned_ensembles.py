@@ -1,0 +1,151 @@
+"""The ensembles of a suite in a bench: each is made once its members are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from crossmodal_bench.bench.ensembles import (
+    Ensemble,
+    ensemble_id,
+    plan_ensemble,
+    read_members,
+    run_ensemble,
+)
+from crossmodal_bench.bench.options import BenchOptions
+from crossmodal_bench.bench.plan import command_overrides
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs import experiments
+from crossmodal_bench.jobs.directory import JobDirectory
+from crossmodal_bench.jobs.inputs import corpus_key
+from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.jobs.record import Record, read_record, row_name
+from crossmodal_bench.jobs.state import state_of
+from crossmodal_bench.jobs.suite_ensembles import EnsembleRow, ensemble_rows, key
+from crossmodal_bench.reporting.wandb_sender import tell_wandb
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PlannedEnsemble:
+    """One ensemble of a suite, of the bench's jobs ``members``."""
+
+    row: EnsembleRow
+    suite: str
+    members: tuple[PlannedJob, ...]
+
+    @property
+    def name(self) -> str:
+        """How it is called in a line of the terminal."""
+        return f"{self.row.method} (ensemble of {self.row.label})"
+
+    @property
+    def seed(self) -> int:
+        """The members' seed, or the smallest."""
+        return min(planned.job.seed for planned in self.members)
+
+    def waits_for(self) -> PlannedJob | None:
+        """The first member that is not done."""
+        return next((one for one in self.members if state_of(one).name != "done"), None)
+
+    def record(self) -> Record | None:
+        """Its record, whatever it was made of; None where there is none."""
+        first = self.members[0]
+        identity = ensemble_id(self.row.method, [planned.job.id for planned in self.members])
+        files = JobDirectory.of(first.directory.parents[2], first.job.dataset, self.row.method, identity)
+        return read_record(files.path) if files.is_done() else None
+
+    def ensemble(self, options: BenchOptions) -> Ensemble:
+        """What its members, all of them finished, are together."""
+        found = [read_record(planned.directory) for planned in self.members]
+        row = self.row
+        return plan_ensemble(found, options.runs, method=row.method, label=row.label, suite=self.suite)
+
+
+def planned_ensembles(plan: Sequence[PlannedJob], options: BenchOptions) -> list[PlannedEnsemble]:
+    """Those that a bench's jobs can make: one for each seed that all members have, or for their own seeds."""
+    if options.methods not in experiments.names("suites"):
+        return []
+    found: dict[tuple[str, ...], PlannedEnsemble] = {}
+    for row in ensemble_rows(options.methods):
+        for members in _members(row, plan, options):
+            identity = (row.method, *sorted(planned.job.id for planned in members))
+            found.setdefault(identity, PlannedEnsemble(row, options.methods, members))
+    return list(found.values())
+
+
+def describe(plan: Sequence[PlannedJob], options: BenchOptions, log: Log) -> None:
+    """Print every ensemble with its state, and those that lack a job."""
+    ensembles = planned_ensembles(plan, options)
+    for one in ensembles:
+        state = "waits for its members"
+        if one.waits_for() is None:
+            state = "not made" if one.ensemble(options).existing() is None else "done"
+        log(f"  {one.name:34s} {one.members[0].job.protocol:22s} seed {one.seed}  {state}")
+    if options.methods in experiments.names("suites"):
+        made = [one.row for one in ensembles]
+        for row in ensemble_rows(options.methods):
+            if row not in made:
+                log(f"  {row.method} (ensemble of {row.label}): some member's seed is not among these jobs")
+
+
+def make_ensembles(plan: Sequence[PlannedJob], options: BenchOptions, mode: str, log: Log) -> bool:
+    """Make what is missing of a suite's ensembles; whether none failed.
+
+    One whose members are not done is left for the next bench. ``mode`` is W&B's.
+    """
+    well = True
+    corpora = {
+        corpus_key(planned.config["data"]): planned.corpus for planned in plan if planned.corpus is not None
+    }
+    for one in planned_ensembles(plan, options):
+        what = f"{one.name} on {one.members[0].job.dataset} seed {one.seed}"
+        waits = one.waits_for()
+        if waits is not None:
+            job, state = waits.job, state_of(waits).name
+            log(f"{what} waits for {row_name(job.method, job.label, {})} seed {job.seed}, which is {state}")
+            continue
+        try:
+            ensemble = one.ensemble(options)
+            existing = ensemble.existing()
+            if existing is not None and existing.job == ensemble.job:
+                continue
+            log(f"{what}: {len(one.members)} models are summed")
+            read_members([planned.directory for planned in one.members])
+            record = run_ensemble(ensemble, options.data_root, options.runs / "cache", corpora)
+        except BadInput as error:
+            log(f"{what} failed: {error}")
+            well = False
+            continue
+        except Exception as error:
+            first = (str(error).strip().splitlines() or ["no message"])[0]
+            log(f"{what} failed: {type(error).__name__}: {first}")
+            well = False
+            continue
+        warning = tell_wandb(record, record.directory, mode)
+        if warning:
+            log(warning)
+    return well
+
+
+def ensemble_records(plan: Sequence[PlannedJob], options: BenchOptions) -> list[Record]:
+    """The records of a bench's ensembles that are there."""
+    return [record for one in planned_ensembles(plan, options) if (record := one.record()) is not None]
+
+
+def _members(
+    row: EnsembleRow, plan: Sequence[PlannedJob], options: BenchOptions
+) -> Iterator[tuple[PlannedJob, ...]]:
+    extra = command_overrides(options)
+    jobs = {
+        (one.job.dataset, one.job.protocol, key(one.job.method, one.job.overrides), one.job.seed): one
+        for one in plan
+    }
+    for dataset, protocol, seed in dict.fromkeys((at[0], at[1], at[3]) for at in jobs):
+        wanted = [
+            (dataset, protocol, key(m.method, {**m.overrides, **extra}), seed if m.seed is None else m.seed)
+            for m in row.members
+        ]
+        if all(at in jobs for at in wanted):
+            yield tuple(jobs[at] for at in wanted)

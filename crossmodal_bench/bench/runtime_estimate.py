@@ -1,0 +1,199 @@
+"""A look at each kind of job before the first one starts: its input is whole, and a few steps are timed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from crossmodal_bench.bench.launchers.base import Slot
+from crossmodal_bench.bench.launchers.subprocesses import THREADS, follow, limit_threads
+from crossmodal_bench.bench.progress import StatusLine, clock
+from crossmodal_bench.core import process_group
+from crossmodal_bench.core.batch import GroupBatch, PairBatch
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs.experiments import merge
+from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.methods.base import RetrievalMethod
+from crossmodal_bench.training.devices import can_fork
+from crossmodal_bench.training.lightning_cli import instantiate
+
+STEPS = 6
+Tell = Callable[[str, int, int], None]
+Kind = tuple[str, str, str, str]
+
+
+class _Clock(pl.Callback):
+    def __init__(self) -> None:
+        self.times: dict[type, list[float]] = {}
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: PairBatch | GroupBatch,
+        batch_idx: int,
+    ) -> None:
+        self.times.setdefault(type(batch), []).append(time.perf_counter())
+
+    def step(self, kind: type) -> float:
+        """The quickest step between two batches of a kind; 0 where there are no two."""
+        return min((b - a for a, b in pairwise(self.times.get(kind, []))), default=0.0)
+
+
+def kind_of(planned: PlannedJob) -> Kind:
+    """Equal for jobs that take equally long."""
+    job = planned.job
+    return job.dataset, job.protocol, job.method, job.preset
+
+
+def estimates(
+    to_run: Sequence[PlannedJob], slots: Sequence[Slot], line: StatusLine, log: Callable[[str], None]
+) -> dict[Kind, float]:
+    """Seconds of a job of each kind, 0 where they are not known; says how long all of them take.
+
+    Raises:
+        BadInput: what would have stopped a job.
+    """
+    start = time.monotonic()
+
+    def tell(what: str, done: int, total: int) -> None:
+        left = (time.monotonic() - start) / max(done, 1) * (total - done)
+        line.show(f"{what}: {done}/{total}" + (f", {clock(left)} left" if done else ""))
+
+    kinds: dict[Kind, PlannedJob] = {}
+    for planned in to_run:
+        kinds.setdefault(kind_of(planned), planned)
+    seconds = look_ahead(kinds, slots, tell)
+    line.clear()
+    if to_run:
+        at_once = min(len(slots), len(to_run))
+        total = sum(seconds.get(kind_of(planned), 0.0) for planned in to_run) / at_once
+        together = f", {at_once} at a time" if at_once > 1 else ""
+        log(f"{len(to_run)} to run{together}" + (f", about {clock(total)} from timed steps" if total else ""))
+    return seconds
+
+
+def probe(planned: PlannedJob, tell: Tell | None = None) -> float:
+    """Build the job's data and time a few steps, from fresh weights; the estimated seconds of the whole job.
+
+    Raises:
+        BadInput: what would have stopped the job, hours later.
+    """
+    start = time.perf_counter()
+    clock = _Clock()
+    # The configuration wins over the arguments, so that what shortens the training must be in it.
+    short = {"trainer": {"max_epochs": 1, "limit_val_batches": 0}}
+    cli = instantiate(
+        merge(planned.config, short),
+        [clock],
+        accelerator="cpu",
+        devices=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        **process_group.trainer_arguments(),
+    )
+    assert isinstance(cli.model, RetrievalMethod)
+    if planned.corpus is not None:
+        cli.datamodule.hand_over(planned.corpus)
+    epochs = planned.config.get("trainer", {}).get("max_epochs", 1000)
+    if tell is not None:
+        cli.datamodule.progress = lambda done, total: tell("extracting features", done, total)
+    cli.datamodule.build(cli.model.requires)
+    ready = time.perf_counter() - start
+    if cli.model.deterministic:
+        return ready
+    cli.datamodule.steps_per_phase = STEPS
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    epoch = sum(
+        order.whole * clock.step(PairBatch if phase == "pairs" else GroupBatch)
+        for phase, order in cli.datamodule.train_dataloader().order.orders.items()
+    )
+    return ready + epochs * epoch * 1.3
+
+
+def look_ahead(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell) -> dict[Kind, float]:
+    """``probe`` of a job of each kind, in forked processes, so that this one stays fit for forking.
+
+    As many at a time as jobs will run, with as many threads. Nothing is known where there is no fork, and 0
+    where the job itself will fail: it keeps its log then, and the others shall run.
+
+    Raises:
+        BadInput: what would have stopped a job.
+    """
+    if not can_fork(slots[0].devices):
+        return {}
+    seconds: dict[Kind, float] = {}
+    waiting, looks = list(kinds.items()), dict[Connection, tuple[Kind, Any]]()
+    try:
+        while waiting or looks:
+            while waiting and len(looks) < len(slots):
+                kind, planned = waiting.pop(0)
+                tell(f"looking at {planned.job.method} on {planned.job.dataset}", len(seconds), len(kinds))
+                receiver, process = _look(planned, slots[0])
+                looks[receiver] = kind, process
+            ready = wait(list(looks))
+            for receiver in [one for one in looks if one in ready]:
+                kind, process = looks[receiver]
+                answer, value = _received(receiver)
+                if answer == "progress":
+                    tell(*value)
+                    continue
+                if answer == "bad input":
+                    raise BadInput(value)
+                seconds[kind] = float(value) if answer == "seconds" else 0.0
+                del looks[receiver]
+                _end(receiver, process)
+    finally:
+        for receiver, (_, process) in looks.items():
+            _end(receiver, process)
+    return seconds
+
+
+def _look(planned: PlannedJob, slot: Slot) -> tuple[Connection, Any]:
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    arguments = (planned, slot, sender, os.getpid())
+    process = multiprocessing.get_context("fork").Process(target=_answer, args=arguments)
+    process.start()
+    sender.close()
+    return receiver, process
+
+
+def _received(receiver: Connection) -> tuple[str, Any]:
+    try:
+        return receiver.recv()
+    except EOFError:
+        return "error", "it ended"
+
+
+def _end(receiver: Connection, process: Any) -> None:
+    receiver.close()
+    # It has answered, or nobody waits for its answer any more.
+    process.kill()
+    process.join()
+
+
+def _answer(planned: PlannedJob, slot: Slot, sender: Connection, parent: int) -> None:
+    follow(parent)
+    if THREADS in slot.environment:
+        limit_threads(int(slot.environment[THREADS]))
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            seconds = probe(planned, lambda *state: sender.send(("progress", state)))
+            sender.send(("seconds", seconds))
+        except BadInput as error:
+            sender.send(("bad input", str(error)))
+        except Exception as error:
+            sender.send(("error", str(error)))
+        os._exit(0)

@@ -1,0 +1,5 @@
+"""The command line."""
+
+from crossmodal_bench.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,61 @@
+"""`crossmodal-bench doctor`: what this machine can do, what is missing for what, and how each is mended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from importlib import import_module
+
+from crossmodal_bench.cli.doctor.findings import Check, Finding, Place, guarded, within
+from crossmodal_bench.cli.doctor.listing import as_json, print_area, print_end
+
+DISK = 5.0
+"""Seconds for a check of a disk, which may be a network's and gone."""
+
+AREAS: dict[str, tuple[str, dict[str, float | None]]] = {
+    "Software": ("software", {"versions": None, "torchvision": None, "driver": None, "encoding": None}),
+    "Devices": ("devices", {"cores": None, "memory": None, "accelerators": None, "choices": None}),
+    "Communication": ("communication", {"gloo": None, "nccl": None, "hosts": None, "launchers": None}),
+    "Limits": ("limits", {"shared_memory": None, "open_files": None, "processes": None}),
+    "Disk": ("disk", {"runs": DISK, "cache": DISK, "temporary": DISK}),
+    "Data": ("data", {"data_sets": None}),
+    "Weights": ("weights", {"networks": DISK, "language_models": DISK, "offline": None}),
+    "Records": ("records", {"jobs": DISK, "clock": DISK, "wandb": DISK, "uploads": DISK}),
+}
+"""Each area's module and its checks, with the seconds after which one is given up."""
+
+
+def diagnose(place: Place) -> Iterator[tuple[str, list[Finding]]]:
+    """Every area with its findings, one after another; never raises."""
+    for area, (module, checks) in AREAS.items():
+        found: list[Finding] = []
+        for name, seconds in checks.items():
+            run = partial(_run, module, name, place)
+            found += guarded(name, run) if seconds is None else within(seconds, name, run)
+        yield area, found
+
+
+def _run(module: str, name: str, place: Place) -> Iterator[Finding]:
+    # Imported here: a library that cannot be imported is a finding too.
+    check: Check = getattr(import_module(f"{__name__}.{module}"), name)
+    yield from check(place)
+
+
+def doctor(place: Place, *, machine_readable: bool = False) -> int:
+    """Print all findings, as a listing or as JSON.
+
+    Returns:
+        0; 1 where there is a problem. Warnings are allowed.
+    """
+    begun, areas = time.monotonic(), {}
+    for area, found in diagnose(place):
+        areas[area] = found
+        if not machine_readable:
+            print_area(area, found)
+    every = [one for found in areas.values() for one in found]
+    if machine_readable:
+        print(as_json(areas))
+    else:
+        print_end(every, time.monotonic() - begun)
+    return int(any(one.status == "problem" for one in every))

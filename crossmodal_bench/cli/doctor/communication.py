@@ -1,0 +1,159 @@
+"""Whether processes can train together: gloo, NCCL, names of hosts, and who starts the processes."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from typing import Any
+
+from crossmodal_bench.cli.doctor.findings import Finding, Place, resolved
+
+PATIENCE = 8.0
+"""Seconds that two processes may take to find each other."""
+
+
+def gloo(place: Place) -> Iterator[Finding]:
+    """Two processes that form a group over the loopback and add two numbers."""
+    begun = time.monotonic()
+    failure = loopback_failure()
+    if failure:
+        fix = (
+            "let processes of this machine connect over 127.0.0.1 (firewall, sandbox); "
+            "GLOO_SOCKET_IFNAME=lo chooses the interface. One device needs none of it"
+        )
+        yield Finding("gloo", "problem", f"two processes cannot form a group: {failure}", fix)
+    else:
+        yield Finding("gloo", "ok", f"two processes found each other in {time.monotonic() - begun:.1f} s")
+
+
+def loopback_failure(patience: float = PATIENCE) -> str:
+    """Why two processes could not form a group and add two numbers; empty where they could."""
+    # Torch is imported here already, and a forked process has it.
+    context: Any = multiprocessing.get_context("fork" if sys.platform.startswith("linux") else "spawn")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    receiver, sender = context.Pipe(duplex=False)
+    workers = [
+        context.Process(target=_meet, args=(rank, port, patience, sender), daemon=True) for rank in (0, 1)
+    ]
+    for worker in workers:
+        worker.start()
+    sender.close()
+    deadline = time.monotonic() + patience + 2
+    try:
+        for _ in workers:
+            if not receiver.poll(max(0.0, deadline - time.monotonic())):
+                return f"nothing happened for {patience + 2:.0f} s"
+            said = str(receiver.recv())
+            if said:
+                return said
+    except EOFError:
+        return "a process ended without a word"
+    finally:
+        for worker in workers:
+            worker.join(max(0.0, min(1.0, deadline - time.monotonic())))
+            worker.kill()
+    return ""
+
+
+def _meet(rank: int, port: int, patience: float, sender: Connection) -> None:
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    said = ""
+    try:
+        wait = timedelta(seconds=patience)
+        store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 0, timeout=wait)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=wait)
+        number = torch.tensor([rank + 1.0])
+        dist.all_reduce(number)
+        if number.item() != 3.0:
+            said = f"1 + 2 was {number.item():g}"
+        # The first process holds the store: it must not leave before the other is done.
+        dist.barrier()
+        dist.destroy_process_group()
+    except Exception as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+    sender.send(said)
+
+
+def nccl(place: Place) -> Iterator[Finding]:
+    """NCCL, which several GPUs need."""
+    import torch
+
+    if not torch.cuda.is_available():
+        yield Finding("NCCL", "information", "not needed: no CUDA GPU")
+    elif torch.distributed.is_nccl_available():
+        number = ".".join(map(str, torch.cuda.nccl.version()))
+        yield Finding("NCCL", "ok", number)
+    else:
+        fix = "install a torch build with it, or train on one device (DEVICES=1)"
+        status = "problem" if torch.cuda.device_count() > 1 else "warning"
+        yield Finding("NCCL", status, "torch was built without it", fix)  # type: ignore[arg-type]
+
+
+def hosts(place: Place) -> Iterator[Finding]:
+    """Whether this machine's name, and that of the first process's machine, have an address."""
+    master, name = os.environ.get("MASTER_ADDR"), socket.gethostname()
+    if master is not None:
+        address = resolved(master)
+        if address is None:
+            fix = "set MASTER_ADDR to a name or an address that every machine of the job can reach"
+            yield Finding("MASTER_ADDR", "problem", f"'{master}' has no address", fix)
+        else:
+            yield Finding("MASTER_ADDR", "ok", f"{master} is {address}")
+    address = resolved(name)
+    if address is None:
+        fix = f"add '127.0.1.1 {name}' to /etc/hosts, or set GLOO_SOCKET_IFNAME to the interface to use"
+        yield Finding("host name", "warning", f"'{name}' has no address, which gloo looks up", fix)
+    else:
+        yield Finding("host name", "ok", f"{name} is {address}")
+
+
+def launchers(place: Place) -> Iterator[Finding]:
+    """Who has started this process, and whether jobs can be handed to SLURM."""
+    yield launched_by(os.environ)
+    can_submit, has_module = (
+        shutil.which("sbatch") is not None,
+        importlib.util.find_spec("submitit") is not None,
+    )
+    if can_submit and has_module:
+        yield Finding("SLURM", "ok", "sbatch and submitit are here: bench --launcher slurm hands jobs over")
+    elif can_submit:
+        fix = "pip install 'crossmodal-bench[slurm]' (in a checkout: pip install -e '.[slurm]')"
+        yield Finding(
+            "SLURM", "warning", "sbatch is here and submitit is not: --launcher slurm cannot work", fix
+        )
+    else:
+        yield Finding("SLURM", "information", "no sbatch here: jobs run on this machine")
+
+
+def launched_by(environment: Mapping[str, str]) -> Finding:
+    """Which launcher's environment is seen; half of one makes a training wait for others that never come."""
+    if "TORCHELASTIC_RUN_ID" in environment:
+        rank, world = environment.get("RANK", "?"), environment.get("WORLD_SIZE", "?")
+        return Finding("launcher", "information", f"torchrun: process {rank} of {world}")
+    if "SLURM_JOB_ID" in environment:
+        number, tasks = environment["SLURM_JOB_ID"], int(environment.get("SLURM_NTASKS", "1"))
+        if tasks > 1 and "SLURM_STEP_ID" not in environment:
+            text = f"SLURM job {number} has {tasks} tasks and this process is none of them"
+            fix = "start with srun, one process for each task"
+            return Finding("launcher", "warning", text, fix)
+        return Finding("launcher", "information", f"SLURM job {number}, {tasks} tasks")
+    left = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK") if name in environment]
+    if left:
+        text = f"{', '.join(left)} set, by neither torchrun nor SLURM"
+        return Finding(
+            "launcher", "warning", text, f"unset {' '.join(left)}, unless you start the others yourself"
+        )
+    return Finding("launcher", "information", "none: Lightning starts the processes")

@@ -1,0 +1,182 @@
+"""Whether RUNS, its cache and TMPDIR have room, and write, rename, sync and lock as the bench needs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from crossmodal_bench.cli.doctor.findings import Finding, Place, existing, size
+
+LITTLE, TOO_LITTLE = 10 * 2**30, 2**29
+"""Bytes: less than the first is a warning (regions of 31,000 images take 9 GB), than the second a problem."""
+FEW_FILES = 10_000
+"""Inodes; a job writes a dozen files."""
+NETWORKED = (
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "afs",
+    "9p",
+    "glusterfs",
+)
+LOCAL_LOCKS = ("nolock", "localflock", "local_lock=all", "local_lock=flock")
+"""Mount options under which a lock is not seen by other machines."""
+
+
+def runs(place: Place) -> Iterator[Finding]:
+    """RUNS: room, writing, renaming, syncing and locking."""
+    yield from folder_findings("RUNS", place.runs)
+    yield from locking("RUNS", place.runs)
+
+
+def cache(place: Place) -> Iterator[Finding]:
+    """RUNS/cache, which may be a link to another disk."""
+    folder = place.runs / "cache"
+    if folder.is_symlink() and not folder.exists():
+        text = f"{folder} is a link to {os.readlink(folder)}, which is not there"
+        yield Finding("cache", "problem", text, f"make that folder, or remove the link: rm '{folder}'")
+    elif not folder.exists():
+        # What is wrong with RUNS stands there.
+        if existing(folder).is_dir():
+            yield Finding("cache", "ok", "in RUNS, made on first use")
+    else:
+        yield from folder_findings("cache", folder)
+
+
+def temporary(place: Place) -> Iterator[Finding]:
+    """TMPDIR, which Python leaves without a word where it cannot be used."""
+    named = os.environ.get("TMPDIR")
+    try:
+        used = Path(tempfile.gettempdir())
+    except OSError as error:
+        fix = "free space there, or export TMPDIR=folder"
+        yield Finding("TMPDIR", "problem", f"no temporary folder can be written ({error})", fix)
+        return
+    if named and Path(named).absolute() != used.absolute():
+        fix = f"make it writable (mkdir -p '{named}'), or export TMPDIR=folder"
+        yield Finding("TMPDIR", "warning", f"{named} cannot be used; {used} is used instead", fix)
+    yield from folder_findings("TMPDIR", used)
+
+
+def folder_findings(name: str, folder: Path) -> Iterator[Finding]:
+    """Whether files can be written, renamed and synced in a folder, and how much room it has.
+
+    A folder that is not there is judged by the one that it would be made in; nothing stays behind.
+    """
+    there = existing(folder)
+    elsewhere = f"name another folder with {'--runs (RUNS=)' if name != 'TMPDIR' else 'export TMPDIR='}"
+    if not there.is_dir():
+        yield Finding(name, "problem", f"{there} is a file, not a folder", elsewhere)
+        return
+    found = os.statvfs(there)
+    room, files = found.f_bavail * found.f_frsize, found.f_favail
+    text = f"{folder}: {size(room)} free"
+    if found.f_files and files < FEW_FILES:
+        fix = f"remove files there, or {elsewhere}"
+        status = "problem" if files < 100 else "warning"
+        yield Finding(name, status, f"{folder} has room for only {files} more files", fix)  # type: ignore[arg-type]
+    try:
+        probe(there)
+    except OSError as error:
+        fix = f"make it writable (see ls -ld '{there}' and df '{there}'), or {elsewhere}"
+        yield Finding(name, "problem", f"{there} cannot be written ({error.strerror or error})", fix)
+        return
+    if room < LITTLE:
+        status = "problem" if room < TOO_LITTLE else "warning"
+        yield Finding(name, status, text, f"free space there, or {elsewhere}")  # type: ignore[arg-type]
+    else:
+        yield Finding(name, "ok", f"{text}, writing, renaming and syncing work")
+
+
+def probe(folder: Path) -> None:
+    """Write a file, sync it, and rename it over another, as records and checkpoints are; leaves nothing.
+
+    Raises:
+        OSError: one of these does not work, or the file does not hold what was written.
+    """
+
+    def work(inside: Path) -> None:
+        old, new = inside / "old", inside / "new"
+        old.write_bytes(b"before")
+        with new.open("wb") as handle:
+            handle.write(b"x" * 4096)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(new, old)
+        if new.exists() or old.read_bytes() != b"x" * 4096:
+            raise OSError("a renamed file does not hold what was written")
+
+    _inside(folder, work)
+
+
+def _inside(folder: Path, work: Callable[[Path], None]) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix=".crossmodal-bench-doctor-", dir=folder))
+    try:
+        work(scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def locking(name: str, folder: Path) -> Iterator[Finding]:
+    """Whether a lock keeps a second process off, on this machine and, as far as can be seen, on others."""
+    there = existing(folder)
+    kind, options = file_system(there)
+    fix = "choose a RUNS on a file system with locks (mount NFS 4, or Lustre with -o flock)"
+    title = f"locks in {name}"
+
+    def work(inside: Path) -> None:
+        with (inside / "lock").open("a+") as first, (inside / "lock").open("a+") as second:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+        raise OSError("two holders of one lock at a time")
+
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return
+    try:
+        _inside(there, work)
+    except OSError as error:
+        text = f"{there} ({kind}) does not lock files ({error.strerror or error}): two benches would collide"
+        yield Finding(title, "problem", text, fix)
+        return
+    if kind in NETWORKED and (local := sorted(set(options) & set(LOCAL_LOCKS))):
+        text = f"{there} is on {kind} with {', '.join(local)}: other machines do not see this one's locks"
+        yield Finding(title, "warning", text, f"{fix}, or run benches on one machine at a time")
+    elif kind in NETWORKED:
+        yield Finding(title, "ok", f"work here; {there} is on {kind}, shared with other machines")
+    else:
+        yield Finding(title, "ok", f"work ({kind or 'unknown file system'})")
+
+
+def file_system(folder: Path, table: str | None = None) -> tuple[str, list[str]]:
+    """The type of the file system that a folder is on, and its mount options; empty where not known.
+
+    Args:
+        folder: exists.
+        table: the text of Linux's mountinfo; None for this process's.
+    """
+    try:
+        lines = (table or Path("/proc/self/mountinfo").read_text(encoding="utf-8")).splitlines()
+    except OSError:
+        return "", []
+    folder, best = folder.resolve(), ("", "", [""])
+    for line in lines:
+        mount, _, rest = line.partition(" - ")
+        point = mount.split()[4].replace("\\040", " ")
+        # A later line for the same place covers the earlier one.
+        if folder.is_relative_to(point) and len(point) >= len(best[0]):
+            kind, _, over = rest.split(" ", 2)
+            best = (point, kind, [*mount.split()[5].split(","), *over.split(",")])
+    return best[1], best[2]

@@ -1,0 +1,110 @@
+"""Shared memory, open files and processes: what loader processes and ADDR's discriminators need of them."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+from crossmodal_bench.cli.doctor.devices import free_memory, memory_limit
+from crossmodal_bench.cli.doctor.findings import Finding, Place, size
+
+SHARED = Path("/dev/shm")
+LOADERS, AHEAD, BATCH, SIDE = 8, 2, 64, 224
+"""Most loader processes, batches that each has ready, the pictures in one, and their pixels of a side."""
+FEW_FILES, TOO_FEW_FILES = 1024, 256
+FEW_PROCESSES = 256
+
+
+def shared_memory(place: Place) -> Iterator[Finding]:
+    """/dev/shm against what loader processes hand over in it."""
+    import torch
+
+    if not SHARED.is_dir():
+        yield Finding("shared memory", "information", f"this system has no {SHARED}")
+        return
+    found = os.statvfs(SHARED)
+    loaders = min(os.cpu_count() or 1, LOADERS) if torch.cuda.is_available() else 0
+    yield judged_shared_memory(found.f_bavail * found.f_frsize, loaders)
+
+
+def judged_shared_memory(free: int, loaders: int) -> Finding:
+    """Whether so many free bytes do for that many loader processes; without a GPU there are none."""
+    need = loaders * AHEAD * BATCH * 3 * SIDE**2 * 4
+    text = f"{SHARED} has {size(free)} free"
+    if free < need:
+        fix = "enlarge it (docker run --shm-size=4g, or --ipc=host), or --set data.num_workers=0"
+        return Finding(
+            "shared memory", "warning", f"{text}; {loaders} loader processes need {size(need)}", fix
+        )
+    what = (
+        f"{loaders} loader processes need {size(need)}"
+        if loaders
+        else "without a GPU no loader process needs it"
+    )
+    return Finding("shared memory", "ok", f"{text}; {what}")
+
+
+def critics(dataset: str, rows: int, dim: int, several: bool) -> Finding:
+    """Whether ADDR's discriminators, one for each of ``rows`` training images, find room.
+
+    Args:
+        dataset: its name.
+        rows: training images.
+        dim: width of a region or a word.
+        several: whether several devices train, whose processes share the discriminators in /dev/shm; one has
+            them in its own memory.
+    """
+    from crossmodal_bench.methods.addr.discriminators import CriticBank
+
+    need = CriticBank.size(rows, dim)
+    text = f"ADDR's {rows:,} discriminators of {dim} numbers take {size(need)}"
+    name = f"{dataset}: ADDR"
+    if several and SHARED.is_dir():
+        found = os.statvfs(SHARED)
+        free = found.f_bavail * found.f_frsize
+        where, fix = (
+            str(SHARED),
+            "enlarge it (docker run --shm-size, mount -o remount,size=), or use DEVICES=1",
+        )
+    else:
+        free = min(one for one in (free_memory(), memory_limit(), 2**62) if one is not None)
+        where, fix = "memory", "free memory, raise the job's limit, or choose METHODS without addr_*"
+    if need > free:
+        return Finding(name, "warning", f"{text}, {where} has {size(free)} free", fix)
+    return Finding(name, "ok", f"{text} of {where}")
+
+
+def open_files(place: Place) -> Iterator[Finding]:
+    """How many files a process may have open; loader processes and their queues take hundreds."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= FEW_FILES:
+        yield Finding("open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"up to {soft}")
+        return
+    may = hard == resource.RLIM_INFINITY or hard >= FEW_FILES
+    fix = f"ulimit -n {FEW_FILES * 4 if hard == resource.RLIM_INFINITY else min(hard, FEW_FILES * 4)}"
+    if not may:
+        fix = f"ask for a limit of {FEW_FILES} (limits.conf; docker run --ulimit nofile={FEW_FILES * 4})"
+    status = "problem" if soft < TOO_FEW_FILES else "warning"
+    yield Finding("open files", status, f"at most {soft}", fix)  # type: ignore[arg-type]
+
+
+def processes(place: Place) -> Iterator[Finding]:
+    """How many processes and threads the user may have, and the cgroup."""
+    from crossmodal_bench.cli.doctor.devices import cgroup_values
+
+    limits = [
+        int(text) for name in ("pids.max", "pids/pids.max") for text in cgroup_values(name) if text.isdigit()
+    ]
+    if hasattr(resource, "RLIMIT_NPROC"):
+        soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+        limits += [soft] if soft != resource.RLIM_INFINITY else []
+    least = min(limits, default=None)
+    if least is None:
+        yield Finding("processes", "ok", "no limit")
+    elif least < FEW_PROCESSES:
+        fix = "ulimit -u 4096 (limits.conf; docker run --pids-limit=-1), and export OMP_NUM_THREADS=1"
+        yield Finding("processes", "warning", f"at most {least}, of which every thread is one", fix)
+    else:
+        yield Finding("processes", "ok", f"up to {least}")

@@ -1,0 +1,136 @@
+"""What lies in RUNS: jobs that were left, damaged records, dates in the future, runs that wait for W&B."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from crossmodal_bench.cli.doctor.findings import Finding, Place, existing
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs.directory import JobDirectory
+
+SKEW = 5.0
+"""Seconds that a file server's clock may be off."""
+SHOWN = 3
+
+
+def jobs(place: Place) -> Iterator[Finding]:
+    """Jobs that run, that failed, that were cut off, and records that cannot be read."""
+    from crossmodal_bench.jobs.locks import is_locked
+    from crossmodal_bench.jobs.record import read_record
+
+    running, failed, left, damaged, foreign, done = [], [], [], [], [], 0
+    for files in _job_directories(place.runs):
+        folder = files.path
+        if files.is_done():
+            try:
+                read_record(folder)
+                done += 1
+            except BadInput as error:
+                damaged.append(str(error))
+            continue
+        try:
+            locked = is_locked(folder)
+        except OSError:
+            foreign.append(folder)
+            continue
+        if locked:
+            running.append(folder)
+        elif files.error.is_file():
+            failed.append(f"{folder}: {files.read_error().get('message', '')}")
+        elif files.progress.is_file():
+            left.append(folder)
+    yield Finding(
+        "jobs", "ok", f"{done} finished in {place.runs}" if done else f"none finished in {place.runs}"
+    )
+    again = "run the same bench again"
+    if running:
+        yield Finding("running", "information", f"{_some(running)}: a process holds the lock")
+    if left:
+        text = f"{_some(left)}: cut off in the middle, by a kill or a power cut"
+        yield Finding("left behind", "warning", text, f"{again}: it goes on behind the last finished epoch")
+    if failed:
+        yield Finding("failed", "warning", _some(failed), f"mend what the message says, and {again}")
+    if foreign:
+        text = f"{_some(foreign)}: the lock of another user, which cannot be opened"
+        yield Finding(
+            "locks", "problem", text, f"let that user run chmod -R g+rwX '{place.runs}', or use other RUNS"
+        )
+    for sentence in damaged[:SHOWN]:
+        yield Finding("damaged record", "problem", sentence, f"remove that file, and {again}")
+
+
+def clock(place: Place) -> Iterator[Finding]:
+    """This machine's clock against the disk's, and against what lies in RUNS."""
+    there = existing(place.runs)
+    if there.is_dir() and os.access(there, os.W_OK):
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".crossmodal-bench-doctor-") as probe:
+            off = os.stat(probe.name).st_mtime - time.time()
+        if abs(off) > SKEW:
+            text = f"the clock of {there}'s server is {off:+.0f} s from this machine's"
+            yield Finding("clock", "warning", text, "let both machines set their clocks (chrony, ntpd)")
+            return
+    now = time.time() + SKEW
+    future = [
+        path
+        for files in _job_directories(place.runs)
+        for path in files.path.iterdir()
+        if path.is_file() and path.stat().st_mtime > now
+    ]
+    if future:
+        text = f"{_some(future)}: dated after {datetime.now():%Y-%m-%d %H:%M}, this machine's now"
+        fix = "set the clock (timedatectl set-ntp true), or touch these files where the clock is right"
+        yield Finding("clock", "warning", text, fix)
+    else:
+        yield Finding("clock", "ok", f"{datetime.now():%Y-%m-%d %H:%M}, and nothing in RUNS is dated later")
+
+
+def wandb(place: Place) -> Iterator[Finding]:
+    """Whether W&B is logged in, and what WANDB=auto gives."""
+    from crossmodal_bench.reporting.wandb import logged_in, resolve_mode
+
+    known = logged_in()
+    try:
+        mode = resolve_mode("auto")
+    except BadInput as error:
+        fix = "unset WANDB_MODE, or set it to offline; or give WANDB=off"
+        yield Finding("W&B", "problem", str(error), fix)
+    else:
+        state = "logged in" if known else "not logged in (wandb login)"
+        yield Finding("W&B", "ok" if known else "information", f"{state}; WANDB=auto is {mode}")
+
+
+def uploads(place: Place) -> Iterator[Finding]:
+    """Runs that were written offline and have not been uploaded."""
+    waiting = [
+        run
+        for files in _job_directories(place.runs)
+        for run in files.offline_wandb_runs()
+        if not _uploaded(run)
+    ]
+    if waiting:
+        text = f"{len(waiting)} offline runs have not been uploaded"
+        yield Finding("W&B runs", "information", text, f"wandb sync {place.runs}/*/*/*/wandb/offline-run-*")
+
+
+def _uploaded(folder: Path) -> bool:
+    return any(folder.glob("*.synced"))
+
+
+def _job_directories(runs: Path) -> list[JobDirectory]:
+    """Those that are there; features and reports lie as deep."""
+    return [
+        files
+        for files in JobDirectory.all_below(runs)
+        if files.path.is_dir() and files.path.parts[-3] not in ("cache", "report")
+    ]
+
+
+def _some(found: list[Path] | list[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return ", ".join(str(one) for one in found[:SHOWN]) + more

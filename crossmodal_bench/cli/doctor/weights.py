@@ -1,0 +1,110 @@
+"""Weights of image networks and language models: which are here, and which would be downloaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from crossmodal_bench.cli.doctor.devices import gpu_visible
+from crossmodal_bench.cli.doctor.findings import Finding, Place
+
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "WANDB_MODE")
+
+
+def networks(place: Place) -> Iterator[Finding]:
+    """The image networks that the default methods take on the known data sets, by preset."""
+    automatic = _automatic_preset()
+    for preset in dict.fromkeys((automatic, "paper")):
+        for network in sorted(wanted(preset)[0]):
+            name = f"{network} ({preset})"
+            found = weights_of(network, place.data_root)
+            if found is not None:
+                yield Finding(name, "ok", str(found))
+                continue
+            text = (
+                f"neither in {place.data_root / 'weights'} nor in torch's cache: downloaded when it is needed"
+            )
+            fix = (
+                f"without a network, put a state dict at {place.data_root / 'weights' / network}_NAME.pth, "
+                "or give WEIGHTS=path"
+            )
+            yield Finding(name, "warning" if preset == automatic else "information", text, fix)
+
+
+def language_models(place: Place) -> Iterator[Finding]:
+    """The pre-trained language models of the papers' settings."""
+    automatic = _automatic_preset()
+    for model in sorted(wanted("paper")[1]):
+        if Path(model).is_dir():
+            yield Finding(model, "ok", "a local folder")
+            continue
+        found = cached_model(model)
+        if found is not None:
+            yield Finding(model, "ok", str(found))
+            continue
+        offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+        what = "and HF_HUB_OFFLINE forbids to download it" if offline else "downloaded when it is needed"
+        fix = (
+            f"hf download {model} on a machine with a network, and copy its cache (HF_HOME); "
+            "or --set data.text.tokenizer=folder"
+        )
+        status = "warning" if automatic == "paper" else "information"
+        yield Finding(model, status, f"not in the cache of Hugging Face, {what}", fix)  # type: ignore[arg-type]
+
+
+def offline(place: Place) -> Iterator[Finding]:
+    """Variables that forbid downloads and uploads."""
+    given = [f"{name}={os.environ[name]}" for name in OFFLINE if name in os.environ]
+    text = ", ".join(given) if given else f"none of {', '.join(OFFLINE)} is set: downloads are allowed"
+    yield Finding("offline", "information", text)
+
+
+@cache
+def wanted(preset: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Image networks and language models of a preset, over the default methods and all real data sets."""
+    from crossmodal_bench.jobs import experiments
+
+    images, texts = set(), set()
+    for dataset in experiments.names("datasets"):
+        if dataset == "synthetic":
+            continue
+        base = experiments.dataset_settings(dataset, Path()).get(preset, {})
+        for method in experiments.default_methods():
+            settings = experiments.merge(base, experiments.method_settings(method, dataset, preset))
+            data = settings.get("data", {})
+            images.add(data.get("network"))
+            texts.add((data.get("text") or {}).get("tokenizer"))
+    return frozenset(filter(None, images)), frozenset(filter(None, texts))
+
+
+def weights_of(network: str, data_root: Path) -> Path | None:
+    """The file that WEIGHTS=auto finds; None where torchvision would download."""
+    import torch
+    import torchvision.models
+
+    found = sorted((data_root / "weights").glob(f"{network}_*.pth"))
+    if found:
+        return found[0]
+    url = torchvision.models.get_model_weights(network)["DEFAULT"].url
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    return cached if cached.is_file() else None
+
+
+def cached_model(name: str) -> Path | None:
+    """The folder of a language model in Hugging Face's cache, with its settings and its weights; or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    files = [
+        try_to_load_from_cache(name, one) for one in ("config.json", "model.safetensors", "pytorch_model.bin")
+    ]
+    there = [Path(one) for one in files if isinstance(one, str)]
+    complete = isinstance(files[0], str) and len(there) > 1
+    return there[0].parent if complete else None
+
+
+def _automatic_preset() -> str:
+    from crossmodal_bench.bench.plan import preset_for
+
+    return preset_for("auto", "flickr30k", gpu_visible(), {})

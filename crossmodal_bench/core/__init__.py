@@ -1,0 +1,1 @@
+"""What every package may use: errors, files, batches, encodings, processes, signals; imports none of them."""

@@ -1,0 +1,205 @@
+"""Text, JSON and YAML that others wrote: whatever the bytes are, a value or one sentence; never more.
+
+What is refused here: bytes that are no UTF-8, anything but a plain file (a pipe would be waited for), JSON
+and YAML whose nesting or references would exhaust whoever walks over them, a key that stands twice in one
+object (its first value would be lost), and names that lead out of the folder that they belong to.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Hashable, Iterator, Mapping
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import yaml
+
+from crossmodal_bench.core.errors import BadInput
+
+DEEPEST = 64
+"""Levels of lists and objects in one another; files that mean something have a handful."""
+MOST_NODES = 100_000
+"""Values in a YAML document once its references are followed: nine lines can stand for 10^9 of them."""
+LONGEST_NAME, LONGEST_PATH = 255, 1024
+"""Bytes of one part of a path, on every file system in use, and of a path below a data set's folder."""
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file, with or without a byte order mark; BadInput that names the first byte that is none."""
+    try:
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path} cannot be read (it is no file); put the file there")
+        return path.read_text(encoding="utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path} cannot be read ({reason}); mend it or copy it again") from error
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content; BadInput that names the line where it is none."""
+    try:
+        return parse_json(read_text(path))
+    except ValueError as error:
+        raise BadInput(f"{path} is not valid JSON ({error}); copy it again") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file's content; BadInput that names the line where it is none."""
+    try:
+        return parse_yaml(read_text(path))
+    except ValueError as error:
+        raise BadInput(f"{path} is not valid YAML ({error}); mend it") from error
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text, at most DEEPEST levels of lists and objects.
+
+    Raises:
+        ValueError: what is wrong with it, in a few words; NaN and Infinity are no JSON, and a key stands once
+            in an object.
+    """
+    try:
+        content = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno}: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError(f"more than {DEEPEST} levels deep") from error
+    level = [content]
+    for _ in range(DEEPEST + 1):
+        level = [one for node in level for one in _children(node) if isinstance(one, dict | list)]
+        if not level:
+            return content
+    raise ValueError(f"more than {DEEPEST} levels deep")
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text, made of what JSON has too: mappings with names, lists, texts, numbers, null.
+
+    Raises:
+        ValueError: what is wrong with it, in a few words.
+    """
+    try:
+        content = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise ValueError(f"line {mark.line + 1}: {reason}" if mark else reason) from error
+    except RecursionError as error:
+        raise ValueError(f"more than {DEEPEST} levels deep") from error
+    # A date of the 99th month, a whole number of 5,000 digits.
+    except (ValueError, TypeError, AttributeError, OverflowError, LookupError) as error:
+        raise ValueError(first_line(error)) from error
+    for number, _ in enumerate(_nodes(content)):
+        if number >= MOST_NODES:
+            raise ValueError(f"its references stand for more than {MOST_NODES} values")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that takes no key twice, and no merging ("<<") of merged mappings without end."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._flat: set[yaml.MappingNode] = set()
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        # Its time grows with the square of the depth.
+        if self.flow_level > DEEPEST:
+            raise yaml.scanner.ScannerError(
+                problem=f"more than {DEEPEST} levels deep", problem_mark=self.get_mark()
+            )
+        super().fetch_flow_collection_start(token)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if node in self._flat:
+            return
+        self._flat.add(node)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {shown(key.value)} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_NODES // 10:
+            raise yaml.constructor.ConstructorError(
+                problem=f"it merges more than {MOST_NODES // 10} keys", problem_mark=node.start_mark
+            )
+
+
+def stays_below(name: str) -> bool:
+    """Whether a relative path read from a file names something below the folder that it is joined to.
+
+    Symbolic links are the user's own and are followed: ``images`` may well lie on another disk.
+    """
+    # Windows' rules know both kinds of slash and drive letters.
+    path = PureWindowsPath(name)
+    if path.anchor or ".." in path.parts or not path.parts or "\0" in name or not is_unicode(name):
+        return False
+    longest = max(len(part.encode()) for part in path.parts)
+    return longest <= LONGEST_NAME and len(name.encode()) <= LONGEST_PATH
+
+
+def is_unicode(text: str) -> bool:
+    """False with half a surrogate pair, which JSON and file systems can hold and no encoding takes."""
+    return text.isascii() or not any("\ud800" <= one <= "\udfff" for one in text)
+
+
+def shown(value: Any, longest: int = 60) -> str:
+    """A value out of a file as a sentence can show it: short, on one line."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxstring = 2, longest
+    return brief.repr(value)[:longest]
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, on one short line."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for at, name in enumerate(names) if name in names[:at])
+        raise ValueError(f"the key {shown(twice)} stands twice in one object")
+    return found
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _children(node: Any) -> Any:
+    return node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+
+
+def _nodes(content: Any) -> Iterator[Any]:
+    """Every value, level by level, as often as it is referred to; ValueError for one that JSON lacks."""
+    level = [content]
+    for _ in range(DEEPEST + 2):
+        below: list[Any] = []
+        for node in level:
+            yield node
+            if isinstance(node, Mapping):
+                _check_keys(node)
+            elif node is not None and not isinstance(node, list | str | int | float):
+                raise ValueError(f"{shown(node)} is a {type(node).__name__}; put it in quotation marks")
+            below.extend(_children(node))
+            if len(below) > MOST_NODES:
+                raise ValueError(f"its references stand for more than {MOST_NODES} values")
+        if not below:
+            return
+        level = below
+    raise ValueError(f"more than {DEEPEST} levels deep")
+
+
+def _check_keys(node: Mapping[Hashable, Any]) -> None:
+    for key in node:
+        if not isinstance(key, str):
+            raise ValueError(f"the key {shown(key)} is no text; put it in quotation marks")

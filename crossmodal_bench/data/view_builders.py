@@ -1,0 +1,177 @@
+"""What views need and a data set may not give: features, regions, bags of words, labels, identities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import asdict
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.features import Extracted, FeatureStore
+from crossmodal_bench.data.regions import RegionSource
+from crossmodal_bench.data.text import SPECIAL, BagOfWords, content_word_labels
+from crossmodal_bench.data.tokens import TokenRows
+
+Extract = Callable[[Extracted | None], FeatureStore]
+NEEDS: dict[str, tuple[str, Callable[[Corpus], object]]] = {
+    "pixels": ("images", lambda corpus: corpus.images),
+    "pictures": ("images", lambda corpus: corpus.images),
+    "features": (
+        "image features, nor images to extract them from",
+        lambda corpus: corpus.images if corpus.image_features is None else True,
+    ),
+    "words": ("captions", lambda corpus: corpus.captions),
+    "wordpieces": ("captions", lambda corpus: corpus.captions),
+    "bow": (
+        "captions or text features",
+        lambda corpus: corpus.captions if corpus.text_features is None else True,
+    ),
+    "labels": (
+        "labels, nor captions to take content words from",
+        lambda corpus: corpus.captions if corpus.labels is None else True,
+    ),
+}
+"""What each view is made of, in words, and where a corpus has it."""
+
+
+def lacking(corpus: Corpus, requires: Collection[str], regions: str = "auto") -> str:
+    """Why the views cannot be built, in one sentence; empty where they can.
+
+    ``regions`` is the data module's word for where they come from.
+    """
+    if "regions" in requires and (why := _no_regions(corpus, regions)):
+        return why
+    for view, (what, of) in NEEDS.items():
+        if view in requires and of(corpus) is None:
+            return f"{corpus.name} has no {what}: the view '{view}' cannot be built from it"
+    return ""
+
+
+def _no_regions(corpus: Corpus, regions: str) -> str:
+    if (corpus.regions if regions == "auto" else corpus.images) is not None:
+        return ""
+    if regions != "auto":
+        instead = "; set data.regions to auto to use its own" if corpus.regions is not None else ""
+        return f"{corpus.name} has no images to extract regions from{instead}"
+    if corpus.images is None:
+        return f"{corpus.name} has no regions of its images: the view 'regions' cannot be built from it"
+    return (
+        f"{corpus.name} has no regions of its images; put a folder *_precomp beside them, as SCAN's authors "
+        "published theirs, or set data.regions to grid or detector (crossmodal-bench extract "
+        f"{corpus.name} --regions grid --network mobilenet_v2 extracts them beforehand)"
+    )
+
+
+def image_features(corpus: Corpus, network: str | None, extract: Extract) -> tuple[Any, list[dict[str, Any]]]:
+    """(N, D): the data set's own, or those of a network where one is named, and what made them, if it did."""
+    if network is None and corpus.image_features is not None:
+        return corpus.image_features, []
+    if corpus.images is None:
+        raise BadInput(
+            f"{corpus.name} has no images to run '{network}' on; "
+            "leave NETWORK out to use the features that it gives"
+        )
+    if network is None:
+        raise BadInput(
+            f"{corpus.name} gives no image features; name a network to extract them with (NETWORK=...)"
+        )
+    store = extract(None)
+    return store.array(), [asdict(store.source)]
+
+
+def image_regions(
+    corpus: Corpus, kind: Literal["auto", "grid", "detector"], extract: Extract
+) -> tuple[RegionSource, list[dict[str, Any]]]:
+    """The data set's own regions, or extracted ones, and what made them, unless it draws its own."""
+    if kind != "auto":
+        store = extract(kind)
+        return store.regions(), [asdict(store.source)]
+    regions = corpus.regions
+    assert regions is not None
+    source = {
+        "regions": "precomputed",
+        "count": regions.count,
+        "dim": regions.dim,
+        "network": "precomputed",
+        "weights": regions.origin,
+        "weights_sha256": regions.fingerprint()[:16],
+    }
+    return regions, [source] if regions.origin else []
+
+
+def joined_sources(sources: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What made the regions and the features of a record: the first, with the second under ``pooled``."""
+    if not sources:
+        return None
+    first, *others = sources
+    return {**first, "pooled": others[0]} if others else first
+
+
+def check_words(corpus: Corpus, captions: TokenRows) -> None:
+    """Raise BadInput for a caption in which no word is one of the vocabulary's."""
+    known = np.add.reduceat(captions.ids >= len(SPECIAL), captions.starts[:-1], dtype=np.int64)
+    bad = np.flatnonzero(known == 0)
+    if len(bad):
+        raise BadInput(
+            f"{corpus.name}: caption '{corpus.caption_ids[int(bad[0])]}' has no word of the vocabulary "
+            f"({len(bad)} such caption{'s' * (len(bad) > 1)} in all); lower data.text.min_count, mend the "
+            "caption, or set data.text.unknown_captions to keep"
+        )
+
+
+def train_captions(corpus: Corpus) -> list[str]:
+    """The training captions."""
+    assert corpus.captions is not None
+    return [corpus.captions[row] for row in corpus.caption_rows("train")]
+
+
+def bags_of_words(corpus: Corpus, size: int) -> Any:
+    """(M, D): the data set's own text features, or the TF-IDF of ``size`` words, fitted on train."""
+    if corpus.text_features is not None:
+        return corpus.text_features
+    assert corpus.captions is not None
+    return BagOfWords(size).fit(train_captions(corpus)).transform(corpus.captions)
+
+
+def training_labels(corpus: Corpus, content_labels: int) -> NDArray[np.int64]:
+    """(N,) or (N, C): the data set's own labels, or the most frequent content words of train."""
+    if corpus.labels is not None:
+        return corpus.labels
+    assert corpus.captions is not None
+    labels, names = content_word_labels(
+        corpus.captions,
+        corpus.caption_image,
+        corpus.caption_rows("train"),
+        len(corpus.image_ids),
+        content_labels,
+    )
+    if not names:
+        raise BadInput(f"{corpus.name}: the training captions hold no content word; give the images labels")
+    return labels
+
+
+def described_labels(corpus: Corpus, labels: NDArray[np.int64] | None) -> dict[str, Any]:
+    """What a record says of the labels: the data set's, or those of ``training_labels`` where it has none."""
+    if labels is None or corpus.labels is not None:
+        return {"kind": corpus.label_kind, "count": corpus.n_labels, "rule": corpus.label_rule}
+    count = labels.shape[1]
+    rule = f"the {count} most frequent content words of the training captions; they serve training only"
+    return {"kind": "content words", "count": count, "rule": rule}
+
+
+def identity_numbers(corpus: Corpus) -> tuple[NDArray[np.int64], int]:
+    """(N,) whole numbers that are equal for images of one identity, and how many the training split has.
+
+    Those of the training split come first. Where a data set has no identities, every image is its own (as
+    TIMAM has it for Flickr30K).
+    """
+    given = np.arange(len(corpus.image_ids)) if corpus.identities is None else corpus.identities
+    values, first, numbers = np.unique(given, return_index=True, return_inverse=True)
+    elsewhere = corpus.split[first] != "train"
+    order = np.empty(len(values), dtype=np.int64)
+    order[np.argsort(elsewhere, kind="stable")] = np.arange(len(values))
+    return order[numbers], int((~elsewhere).sum())

@@ -1,0 +1,1 @@
+"""What a job is: its configuration, its directory and its record."""

@@ -1,0 +1,202 @@
+"""A job's directory: the one place that knows the names of its files, and how each is read and written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from crossmodal_bench.core.atomic_files import replace_file
+from crossmodal_bench.core.files import parse_json
+
+ErrorKind = Literal["error", "bad input"]
+
+
+@dataclass(frozen=True)
+class JobDirectory:
+    """The files of one job, below ``RUNS/<data set>/<method>/<job id>/``.
+
+    A job has finished when ``record`` is there: it is written last, and whole or not at all. What else lies
+    in the directory either belongs to a run that is under way (``progress``, ``lock``, ``resume``), says why
+    one has failed (``error``, ``log``), or is what the record was measured from.
+
+    Args:
+        path: the directory, which need not exist.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, runs: Path, dataset: str, method: str, job_id: str) -> JobDirectory:
+        """The directory of the job with that id."""
+        return cls(runs / dataset / method / job_id)
+
+    @classmethod
+    def all_below(cls, runs: Path) -> Iterator[JobDirectory]:
+        """Every directory where a job's may be, sorted; not all of them need to be one."""
+        return (cls(path) for path in sorted(runs.glob("*/*/*")))
+
+    # ---- what a finished job leaves -------------------------------------------------------------------
+
+    @property
+    def record(self) -> Path:
+        """The record, see ``jobs.record``."""
+        return self.path / "record.json"
+
+    @property
+    def ranks(self) -> Path:
+        """Per-query results of the test split, see ``evaluation.ranks``."""
+        return self.path / "ranks.npz"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration; `crossmodal-bench fit --config` takes it."""
+        return self.path / "config.yaml"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The newest checkpoint, which training resumes from."""
+        return self.path / "last.ckpt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The checkpoint of the epoch that was best on validation."""
+        return self.path / "best.ckpt"
+
+    @property
+    def projection(self) -> Path:
+        """t-SNE coordinates of images and texts, see ``training.projection``."""
+        return self.path / "projection.npz"
+
+    @property
+    def written_captions(self) -> Path:
+        """The captions that the model has written, by image."""
+        return self.path / "captions.json"
+
+    @property
+    def captions_panel(self) -> Path:
+        """A picture of captions that were retrieved and written, see ``reporting.qualitative``."""
+        return self.path / "panel_captions.png"
+
+    @property
+    def pictures_panel(self) -> Path:
+        """A picture of images that were retrieved and drawn, see ``reporting.qualitative``."""
+        return self.path / "panel_pictures.png"
+
+    @property
+    def words_panel(self) -> Path:
+        """A picture of the model's word vectors, see ``reporting.qualitative``."""
+        return self.path / "panel_words.png"
+
+    # ---- what a running or failed job leaves ----------------------------------------------------------
+
+    @property
+    def log(self) -> Path:
+        """What the job's processes have printed."""
+        return self.path / "log.txt"
+
+    @property
+    def lock(self) -> Path:
+        """The file that a process locks while it works here, see ``jobs.locks``."""
+        return self.path / "lock"
+
+    @property
+    def planned(self) -> Path:
+        """The planned job, for a process that was not forked from the one that planned it."""
+        return self.path / "planned.json"
+
+    @property
+    def resume(self) -> Path:
+        """What the checkpoints rest on: fingerprints of sources and data, and parents."""
+        return self.path / "resume.json"
+
+    @property
+    def error(self) -> Path:
+        """Why the job has failed."""
+        return self.path / "error.json"
+
+    @property
+    def progress(self) -> Path:
+        """What the job is doing."""
+        return self.path / "progress.json"
+
+    # ---- what other programs leave --------------------------------------------------------------------
+
+    @property
+    def slurm(self) -> Path:
+        """Folder of submitit's files and of exit statuses."""
+        return self.path / "slurm"
+
+    @property
+    def slurm_lock(self) -> Path:
+        """Held while a SLURM job is submitted."""
+        return self.slurm / "lock"
+
+    @property
+    def slurm_launch(self) -> Path:
+        """The SLURM job that the job has become; gone when that has ended."""
+        return self.path / "launch.json"
+
+    def slurm_exit(self, slurm_job: str) -> Path:
+        """Where the first process of a SLURM job leaves its exit status; one that was killed leaves none."""
+        return self.slurm / f"{slurm_job}.json"
+
+    @property
+    def wandb_log(self) -> Path:
+        """What sending the W&B run had to say."""
+        return self.path / "wandb.txt"
+
+    def offline_wandb_runs(self, job_id: str = "*") -> list[Path]:
+        """W&B runs that were written here and may not have been synced; of one job, or of any."""
+        return sorted(self.path.glob(f"wandb/offline-run-*-{job_id}"))
+
+    # ---- reading and writing --------------------------------------------------------------------------
+
+    def is_done(self) -> bool:
+        """Whether the record is there."""
+        return self.record.is_file()
+
+    def chosen_checkpoint(self, metric: str | None) -> Path:
+        """The checkpoint behind a record whose selection was by ``metric``; by none, the last one."""
+        return self.last_checkpoint if metric is None else self.best_checkpoint
+
+    def checkpoints(self) -> list[Path]:
+        """Every checkpoint that is there, the ones before the newest included."""
+        return sorted(self.path.glob("*.ckpt"))
+
+    def read_error(self) -> dict[str, Any]:
+        """``kind`` and ``message`` of the failure; empty where there is none."""
+        return read_json(self.error)
+
+    def write_error(self, kind: ErrorKind, message: str) -> None:
+        """Say why the job has failed."""
+        write_json(self.error, {"kind": kind, "message": message})
+
+    def read_progress(self) -> dict[str, Any]:
+        """What the job is doing; empty where it does not say."""
+        return read_json(self.progress)
+
+    def write_progress(self, phase: str, **state: Any) -> None:
+        """Say what the job is doing."""
+        write_json(self.progress, {**state, "phase": phase})
+
+    def forget_last_run(self) -> None:
+        """Remove what an earlier run says of its failure and its progress."""
+        for path in (self.error, self.progress):
+            path.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A small JSON file, or {} where it is missing or half-written."""
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Atomically, without waiting for the disk."""
+    replace_file(path, lambda stream: stream.write(json.dumps(content).encode()), durable=False)

@@ -1,0 +1,263 @@
+"""The YAML files of ``experiments/``: method, data set, preset and suite as one configuration."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import crossmodal_bench
+from crossmodal_bench.core.errors import BadInput, nearest
+from crossmodal_bench.core.files import read_yaml, stays_below
+from crossmodal_bench.data.datasets.karpathy import is_karpathy_folder
+from crossmodal_bench.data.datasets.precomputed import FAMILIAR, precomputed_folder
+from crossmodal_bench.jobs.schema import PRESETS, SHAPES, check_shape
+
+Config = dict[str, Any]
+KARPATHY = "crossmodal_bench.data.datasets.Karpathy"
+PRECOMPUTED = "crossmodal_bench.data.datasets.Precomputed"
+DEFAULT_METHODS = ("cca", "acmr", "timam_no_adversary", "timam", "scan", "addr_scan", "gxn_finetune", "gxn")
+
+
+def experiments_folder() -> Path:
+    """The folder of YAML files: at the top of a checkout, inside an installed package."""
+    package = Path(crossmodal_bench.__file__).parent
+    inside = package / "experiments"
+    return inside if inside.is_dir() else package.parent / "experiments"
+
+
+def names(kind: str) -> list[str]:
+    """Names of all ``methods``, ``datasets`` or ``suites``."""
+    return sorted(path.stem for path in (experiments_folder() / kind).glob("*.yaml"))
+
+
+def default_methods() -> list[str]:
+    """The default leaderboard, as far as its methods exist: each method beside its non-adversarial twin."""
+    known = names("methods")
+    return [name for name in DEFAULT_METHODS if name in known]
+
+
+@cache
+def _file(kind: str, name: str) -> Config:
+    path = experiments_folder() / kind / f"{name}.yaml"
+    if name not in names(kind):
+        raise BadInput(f"{kind[:-1]} '{name}' is unknown{nearest(name, names(kind))}")
+    content: Config = read_yaml(path) or {}
+    check_shape(path, content, SHAPES[kind])
+    return content
+
+
+def suite(name: str) -> Config:
+    """The suite file ``name``."""
+    return copy.deepcopy(_file("suites", name))
+
+
+def suite_rows(content: Config) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """(method, overrides, label) of a suite's rows, as listed.
+
+    A sweep varies one key at a time and leaves the others at the method's values.
+    """
+    common = content.get("overrides", {})
+    for row in content.get("rows", []):
+        yield row["method"], {**common, **row.get("overrides", {})}, row.get("label", "")
+    for method in content.get("methods", []):
+        yield method, dict(common), ""
+    sweep = content.get("sweep", {})
+    for key, values in sweep.get("keys", {}).items():
+        for value in values:
+            yield sweep["method"], {**common, key: value}, f"{key.split('.')[-1]} = {value}"
+
+
+def overrides_of(suite_name: str | None, method: str, label: str) -> dict[str, Any]:
+    """What a suite's row of ``method`` and ``label`` overrides; empty where there is no such row any more."""
+    if suite_name is None or not label or suite_name not in names("suites"):
+        return {}
+    rows = suite_rows(suite(suite_name))
+    return next((over for name, over, found in rows if (name, found) == (method, label)), {})
+
+
+def merge(base: Config, over: Config) -> Config:
+    """``over`` on top of ``base``, key by key; a new ``class_path`` drops the old one's arguments."""
+    merged = copy.deepcopy(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            other_class = "class_path" in value and value["class_path"] != old.get("class_path")
+            merged[key] = copy.deepcopy(value) if other_class else merge(old, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def expand(overrides: dict[str, Any]) -> Config:
+    """{"a.b": 1} as {"a": {"b": 1}}."""
+    nested: Config = {}
+    for path, value in overrides.items():
+        *parents, last = path.split(".")
+        here = nested
+        for parent in parents:
+            here = here.setdefault(parent, {})
+            if not isinstance(here, dict):
+                raise BadInput(f"--set {path} contradicts --set {parent}={here}; give one of the two")
+        here[last] = value
+    return nested
+
+
+def dataset_settings(name: str, root: Path) -> Config:
+    """The data set's file; ``synthetic-N`` and folders in Karpathy's layout, or with regions, need none."""
+    if Path(name).name != name or not stays_below(name):
+        raise BadInput(
+            f"data set '{name}' is a path or empty; give the folder's name, and the folder that holds it "
+            "as DATA_ROOT"
+        )
+    if _only_regions(root / name):
+        known = FAMILIAR.get(name, name)
+        settings = copy.deepcopy(_file("datasets", known if known in names("datasets") else "flickr8k"))
+        if settings["data"]["dataset"]["class_path"] == KARPATHY:
+            return _of_regions(settings, name)
+    if name not in names("datasets"):
+        size = name.removeprefix("synthetic-")
+        if size != name:
+            settings = copy.deepcopy(_file("datasets", "synthetic"))
+            settings["data"]["dataset"]["init_args"]["size"] = size
+            return settings
+        if is_karpathy_folder(root / name):
+            settings = copy.deepcopy(_file("datasets", "flickr8k"))
+            settings["data"]["dataset"]["init_args"]["folder"] = name
+            settings.pop("protocols", None)
+            return settings
+        choices = [*names("datasets"), "synthetic-tiny", "synthetic-small"]
+        raise BadInput(
+            f"data set '{name}' is unknown and {root / name} holds no dataset*.json, nor a folder *_precomp"
+            f"{nearest(name, choices)}"
+        )
+    return copy.deepcopy(_file("datasets", name))
+
+
+def _only_regions(folder: Path) -> bool:
+    """Whether a folder has regions, and no JSON that says which pictures they are of."""
+    return not is_karpathy_folder(folder) and precomputed_folder(folder) is not None
+
+
+def _of_regions(settings: Config, folder: str) -> Config:
+    """The settings for a folder without pictures, of which nothing can be extracted."""
+    settings["data"]["dataset"] = {"class_path": PRECOMPUTED, "init_args": {"folder": folder}}
+    for preset in PRESETS:
+        for key in ("network", "regions"):
+            settings.get(preset, {}).get("data", {}).pop(key, None)
+    return settings
+
+
+def protocols_of(settings: Config) -> dict[str, Config]:
+    """Which configurations of a data set to run, by the protocol that each is meant for."""
+    return dict(settings.get("protocols") or {"": {}})
+
+
+def method_settings(method: str, dataset: str, preset: str) -> Config:
+    """The configuration of a method on a data set: ``paper``, changed by preset, data set and override.
+
+    A method that names a ``base`` is that method's configuration with its own sections on top. With a
+    ``class_path`` beside it, the model is of that class and keeps the base's arguments (ADDR on a host).
+    """
+    content = _file("methods", method)
+    _check_bases(method)
+    config = method_settings(content["base"], dataset, preset) if "base" in content else {}
+    if "class_path" in content:
+        config.setdefault("model", {})["class_path"] = content["class_path"]
+    dataset = FAMILIAR.get(dataset, dataset)
+    family = dataset.split("-")[0]
+    sections = [content.get("paper", {})]
+    if preset != "paper":
+        sections.append(content.get(preset, {}))
+    specific = content.get("datasets", {})
+    for name in dict.fromkeys((family, dataset)):
+        sections += [specific.get(name, {}).get(section, {}) for section in ("all", preset)]
+    sections.append(content.get("override", {}))
+    for section in sections:
+        config = merge(config, section)
+    return config
+
+
+def _check_bases(method: str) -> None:
+    line = [method]
+    while (base := _file("methods", line[-1]).get("base")) is not None:
+        if base in line:
+            raise BadInput(f"{_path(method)}: base '{base}' rests on itself; name another one")
+        line.append(base)
+
+
+def twin_of(method: str) -> str | None:
+    """The method's twin without an adversary, if its file names one."""
+    return _file("methods", method).get("twin")
+
+
+def parents_of(method: str) -> list[str]:
+    """The methods whose trained weights a method starts from; its ``base``'s are not its own.
+
+    Raises BadInput for a name that is no method, and where a method would start from itself.
+    """
+
+    def walk(name: str, line: list[str]) -> None:
+        for parent in _named_parents(name):
+            if parent in line:
+                circle = " -> ".join([*line[line.index(parent) :], parent])
+                raise BadInput(f"{_path(name)}: '{parent}' would start from itself ({circle}); drop a parent")
+            walk(parent, [*line, parent])
+
+    walk(method, [method])
+    return _named_parents(method)
+
+
+def _named_parents(method: str) -> list[str]:
+    named = _file("methods", method).get("parents") or []
+    if not isinstance(named, list):
+        raise BadInput(f"{_path(method)}: parents is {named!r}; give a list of methods")
+    known = names("methods")
+    for name in named:
+        if name not in known:
+            raise BadInput(f"{_path(method)}: parent '{name}' is unknown{nearest(str(name), known)}")
+    return list(dict.fromkeys(named))
+
+
+def _path(method: str) -> Path:
+    return experiments_folder() / "methods" / f"{method}.yaml"
+
+
+def applicable(overrides: dict[str, Any], method: str, dataset: str, preset: str) -> dict[str, Any]:
+    """Those overrides that are not of a part of the model which the method does not have."""
+    has = method_settings(method, dataset, preset).get("model", {}).get("init_args", {})
+    inside = "model.init_args."
+    return {
+        path: value
+        for path, value in overrides.items()
+        if not path.startswith(inside)
+        or path.count(".") == inside.count(".")
+        or has.get(path.removeprefix(inside).split(".")[0]) is not None
+    }
+
+
+def resolve(
+    method: str,
+    dataset: str,
+    variant: Config,
+    preset: str,
+    overrides: dict[str, Any],
+    root: Path,
+) -> Config:
+    """One complete configuration: {"model", "data", "trainer"}."""
+    settings = dataset_settings(dataset, root)
+    config: Config = {"data": settings["data"]}
+    config = merge(config, settings.get(preset, {}))
+    config = merge(config, variant)
+    config = merge(config, method_settings(method, dataset, preset))
+    config = merge(config, expand(overrides))
+    for name, part in config.get("model", {}).get("init_args", {}).items():
+        # Without this, the part would be made with defaults for all else.
+        if isinstance(part, dict) and "init_args" in part and "class_path" not in part:
+            raise BadInput(
+                f"method '{method}' has no model.init_args.{name}, so nothing in it can be set; "
+                "choose methods that have it, or give its class_path too"
+            )
+    return config

@@ -1,0 +1,87 @@
+"""A planned job: what is to be run, complete, and how it travels to the process that runs it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.evaluation.protocols import Protocol
+from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json
+from crossmodal_bench.jobs.experiments import Config
+from crossmodal_bench.jobs.record import Job
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """One job with its complete configuration.
+
+    ``evaluate`` is the split that its numbers come from: ``val`` in suites that choose hyperparameters.
+    ``missing`` says which input it lacks, and which command or download makes it. ``corpus`` is what the
+    planning process has read, for workers that are forked from it. ``ddp_strategy`` and ``gpu_precision`` are
+    what the method asks for. ``parents`` are the jobs whose trained weights it starts from, by method.
+    """
+
+    job: Job
+    config: Config
+    protocols: list[Protocol]
+    evaluate: str
+    directory: Path
+    split_hash: str
+    data_fingerprint: str
+    counts: dict[str, dict[str, int]]
+    missing: str = ""
+    ddp_strategy: str = "ddp"
+    gpu_precision: str = "32-true"
+    parents: dict[str, PlannedJob] = field(default_factory=dict, repr=False)
+    corpus: Corpus | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def files(self) -> JobDirectory:
+        """The files in its directory."""
+        return JobDirectory(self.directory)
+
+    @property
+    def title(self) -> str:
+        """How it is called in a line of the terminal."""
+        return f"{self.job.method} on {self.job.dataset} seed {self.job.seed}"
+
+    def save(self) -> None:
+        """Leave it in its directory for another process, which reads the corpus itself."""
+        write_json(self.files.planned, to_json(self))
+
+    @classmethod
+    def load(cls, directory: Path) -> PlannedJob:
+        """What ``save`` has left there."""
+        return from_json(read_json(JobDirectory(directory).planned))
+
+
+def to_json(planned: PlannedJob) -> dict[str, Any]:
+    """A planned job without its corpus, as JSON."""
+    content = {
+        one.name: getattr(planned, one.name)
+        for one in fields(planned)
+        if one.name not in ("corpus", "parents")
+    }
+    plain = json.loads(json.dumps(content, default=lambda value: getattr(value, "__dict__", str(value))))
+    return {**plain, "parents": {name: to_json(parent) for name, parent in planned.parents.items()}}
+
+
+def from_json(content: dict[str, Any]) -> PlannedJob:
+    """The inverse of ``to_json``."""
+    return PlannedJob(
+        **{
+            **content,
+            "job": Job(**content["job"]),
+            "protocols": [_protocol(one) for one in content["protocols"]],
+            "directory": Path(content["directory"]),
+            "parents": {name: from_json(parent) for name, parent in content["parents"].items()},
+        }
+    )
+
+
+def _protocol(content: dict[str, Any]) -> Protocol:
+    captions = content["captions"]
+    return Protocol(**{**content, "captions": tuple(captions) if isinstance(captions, list) else captions})

@@ -1,0 +1,263 @@
+"""GXN's two ways to imagine: a caption from an image's grounded vector, a picture from a caption's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from crossmodal_bench.caption_metrics import Bleu, CiderD
+from crossmodal_bench.core.batch import DataSpec, TextBatch, require
+from crossmodal_bench.core.distributed import gather_interleaved, mean_over_all, rank, world_size
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.losses import (
+    caption_cross_entropy,
+    condition_kl,
+    picture_critic_loss,
+    picture_generator_loss,
+    ramp,
+    self_critical_loss,
+    sentence_mask,
+    wrong_pairs,
+)
+from crossmodal_bench.networks import (
+    CaptionDecoder,
+    ConditionAugmentation,
+    PictureCritic,
+    PictureGenerator,
+)
+
+WRITTEN_AT_A_TIME = 256
+
+
+class CaptionPath(nn.Module):
+    """Image to text (section 3.3): cross entropy, and from some epoch on its mixture with a reward.
+
+    Words below the vocabulary's cut-off are one word to the reward, as in self-critical training's code.
+
+    Args:
+        hidden: units of the decoder.
+        embedding: width of its word vectors.
+        dropout: of word vectors and states.
+        sampling: scheduled sampling's share of own words in the last epoch; it grows from 0.
+        reinforce_from: the epoch from which Eq. 7 is minimised, Eq. 4 before; None: never.
+        gamma_first, gamma_last: gamma of Eq. 7 in that epoch and in the last one, growing evenly between.
+        reward: ``cider`` (CIDEr-D, the paper's) or ``bleu`` (BLEU-4), of the training captions.
+        samples: captions that are drawn per image and step.
+        max_words: of a drawn caption, its end counted.
+    """
+
+    def __init__(
+        self,
+        hidden: int = 1024,
+        embedding: int = 300,
+        dropout: float = 0.0,
+        sampling: float = 0.25,
+        reinforce_from: int | None = None,
+        gamma_first: float = 0.05,
+        gamma_last: float = 0.95,
+        reward: Literal["cider", "bleu"] = "cider",
+        samples: int = 1,
+        max_words: int = 20,
+    ) -> None:
+        super().__init__()
+        for name, share in (("sampling", sampling), ("gamma_first", gamma_first), ("gamma_last", gamma_last)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"captions.{name} is {share}; it must be from 0 to 1")
+        least = (
+            ("samples", samples, 1),
+            ("max_words", max_words, 1),
+            ("reinforce_from", reinforce_from or 0, 0),
+        )
+        for name, value, smallest in least:
+            if value < smallest:
+                raise ValueError(f"captions.{name} is {value}; it must be at least {smallest}")
+        self.hidden, self.embedding, self.dropout, self.sampling = hidden, embedding, dropout, sampling
+        self.reinforce_from, self.gammas = reinforce_from, (gamma_first, gamma_last)
+        self.reward_name, self.samples, self.max_words = reward, samples, max_words
+        self._reward: CiderD | Bleu | None = None
+        self._images = torch.zeros(0, dtype=torch.int64)
+
+    def build(self, spec: DataSpec, dim: int) -> None:
+        """The decoder of vectors of ``dim`` numbers."""
+        self.decoder = CaptionDecoder(
+            spec.vocabulary_size, dim, self.hidden, self.embedding, dropout=self.dropout
+        )
+
+    def learn_from(self, images: Tensor, references: Sequence[Sequence[Sequence[int]]]) -> None:
+        """Take the training captions for the reward.
+
+        Args:
+            images: (N,) the images' rows in the corpus, ascending.
+            references: the captions of each, ids without start.
+        """
+        self._images = images
+        self._reward = (CiderD if self.reward_name == "cider" else Bleu)(references, eos_id=self.decoder.end)
+
+    def gamma(self, epoch: int, epochs: int) -> float:
+        """The reward's share of the loss in an epoch; 0 while cross entropy is alone."""
+        if self.reinforce_from is None or epoch < self.reinforce_from:
+            return 0.0
+        return ramp(*self.gammas, epoch - self.reinforce_from, epochs - self.reinforce_from)
+
+    def loss(
+        self, vectors: Tensor, texts: TextBatch, epoch: int, epochs: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Eq. 7 (Eq. 4 where gamma is 0), and what is to be logged.
+
+        Args:
+            vectors: (B, dim) grounded image vectors.
+            texts: their captions.
+            epoch, epochs: where training is.
+        """
+        words, lengths = require(texts.words, "words")[:, 1:], require(texts.lengths, "lengths") - 1
+        mask = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
+        own = ramp(0.0, self.sampling, epoch, epochs)
+        entropy = caption_cross_entropy(self.decoder.log_likelihoods(vectors, words, mask, own), mask)
+        entropy = mean_over_all(entropy, mask.sum())
+        logged = {"train/loss_caption": entropy}
+        gamma = self.gamma(epoch, epochs)
+        if not gamma:
+            return entropy, logged
+        reinforced, reward = self._reinforced(vectors, texts.image)
+        logged |= {"train/loss_reinforcement": reinforced, "train/reward": reward}
+        return (1 - gamma) * entropy + gamma * reinforced, logged
+
+    @torch.no_grad()
+    def write(self, vectors: Tensor, beam: int = 1) -> Tensor:
+        """(N, dim) to (N, n) ids of captions, padded, on the CPU; ``beam`` hypotheses each, 1: greedy."""
+        decoder, most = self.decoder, self.max_words
+        written = torch.zeros(len(vectors), most, dtype=torch.int64)
+        for part, lines in zip(
+            vectors.split(WRITTEN_AT_A_TIME), written.split(WRITTEN_AT_A_TIME), strict=True
+        ):
+            part = part.to(decoder.out.weight.device)
+            ids = decoder.greedy(part, most) if beam == 1 else decoder.beam(part, most, beam)
+            lines[:, : ids.shape[1]] = ids.cpu()
+        return written
+
+    def _reinforced(self, vectors: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Eq. 6 and the samples' mean reward; ``images`` (B,) are rows of the corpus.
+
+        The baseline reads the same vectors as the samples; dropout acts on neither.
+        """
+        assert self._reward is not None, "learn_from has not been called"
+        images = torch.searchsorted(self._images.to(images.device), images)
+        repeated = vectors.repeat_interleave(self.samples, 0)
+        drawn = self.decoder.sample(repeated, self.max_words)
+        baseline = self._reward(self.decoder.greedy(vectors, self.max_words), images)
+        reward = self._reward(drawn, images.repeat_interleave(self.samples))
+        mask = sentence_mask(drawn, self.decoder.end)
+        likelihoods = self.decoder.log_likelihoods(repeated, drawn, mask, dropout=False)
+        advantage = reward - baseline.repeat_interleave(self.samples)
+        reinforced = mean_over_all(self_critical_loss(likelihoods, advantage, mask), mask.sum())
+        return reinforced, reward.mean().to(vectors.dtype)
+
+
+def training_references(corpus: Corpus, words: Any) -> tuple[Tensor, list[list[list[int]]]]:
+    """The training images' rows (N,), ascending, and the captions of each, as ids without start."""
+    rows, captions = corpus.image_rows("train"), corpus.caption_rows("train")
+    references: list[list[list[int]]] = [[] for _ in rows]
+    for caption, place in zip(captions, np.searchsorted(rows, corpus.caption_image[captions]), strict=True):
+        references[place].append(words[int(caption)][1:].tolist())
+    return torch.from_numpy(rows), references
+
+
+class PicturePath(nn.Module):
+    """Text to image (section 3.4): StackGAN's first stage, on the grounded vector of a caption.
+
+    Args:
+        noise_dim: width of z; not in the paper.
+        condition_dim: width of t_c; not in the paper.
+        generator_channels, critic_channels: StackGAN's GF and DF; not in the paper.
+        beta_fake, beta_wrong: of Eq. 11.
+        beta_condition: beta_s of Eq. 12.
+        form: ``non_saturating``, as StackGAN's code, or ``minimax``, as Eq. 12 prints it.
+        condition_reduction: ``mean`` over batch and dimensions, as StackGAN's code; ``sum`` over dimensions.
+        learning_rate: of the generator's and the critic's Adam.
+        adam_beta1: of both; the paper says momentum 0.9, StackGAN has 0.5.
+    """
+
+    def __init__(
+        self,
+        noise_dim: int = 100,
+        condition_dim: int = 128,
+        generator_channels: int = 192,
+        critic_channels: int = 96,
+        beta_fake: float = 0.5,
+        beta_wrong: float = 0.5,
+        beta_condition: float = 2.0,
+        form: Literal["non_saturating", "minimax"] = "non_saturating",
+        condition_reduction: Literal["mean", "sum"] = "mean",
+        learning_rate: float = 2e-4,
+        adam_beta1: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.noise_dim, self.condition_dim = noise_dim, condition_dim
+        self.channels = (generator_channels, critic_channels)
+        self.beta_fake, self.beta_wrong, self.beta_condition = beta_fake, beta_wrong, beta_condition
+        self.form: Literal["non_saturating", "minimax"] = form
+        self.condition_reduction: Literal["mean", "sum"] = condition_reduction
+        self.learning_rate, self.adam_beta1 = learning_rate, adam_beta1
+
+    def build(self, dim: int) -> None:
+        """The three networks, for vectors of ``dim`` numbers."""
+        self.augmentation = ConditionAugmentation(dim, self.condition_dim)
+        self.generator = PictureGenerator(self.condition_dim, self.noise_dim, self.channels[0])
+        self.critic = PictureCritic(self.condition_dim, self.channels[1])
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """Of the generator with its condition, and of the critic."""
+        generator = [*self.augmentation.parameters(), *self.generator.parameters()]
+        adam: dict[str, Any] = {"lr": self.learning_rate, "betas": (self.adam_beta1, 0.999)}
+        return [torch.optim.Adam(generator, **adam), torch.optim.Adam(self.critic.parameters(), **adam)]
+
+    def draw(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, dim) to (B, 3, 64, 64) pictures and mean and log variance of their conditions."""
+        mean, log_variance = self.augmentation(vectors)
+        condition = self.augmentation.sample(mean, log_variance, torch.randn_like(mean))
+        noise = torch.randn(len(mean), self.noise_dim, device=mean.device, dtype=mean.dtype)
+        return self.generator(condition, noise), mean, log_variance
+
+    def critic_loss(
+        self, pictures: Tensor, drawn: Tensor, condition: Tensor, images: Tensor, everywhere: bool = False
+    ) -> Tensor:
+        """Eq. 11, to be minimised; of it, only the critic has a gradient.
+
+        Args:
+            pictures: (B, 3, 64, 64) real ones.
+            drawn: (B, 3, 64, 64) what the generator made of their captions.
+            condition: (B, condition_dim) the captions' mean conditions.
+            images: (B,) which image each is; another image's caption is a wrong one.
+            everywhere: whether it may be another process's, the next one in the batch of all.
+        """
+        others = condition = condition.detach()
+        seen, fakes = self.critic.features(pictures), self.critic.features(drawn.detach())
+        if everywhere:
+            others, images = gather_interleaved(condition), gather_interleaved(images)
+        of_pictures, of_captions = wrong_pairs(images)
+        if everywhere:
+            own = of_pictures % world_size() == rank()
+            of_pictures, of_captions = of_pictures[own] // world_size(), of_captions[own]
+        # Each kind with batch statistics of its own, in the order of StackGAN's code.
+        real = self.critic.logits(seen, condition)
+        wrong = self.critic.logits(seen[of_pictures], others[of_captions])
+        fake = self.critic.logits(fakes, condition)
+        # Not all processes have as many wrong pairs.
+        beta_wrong = mean_over_all(real.new_tensor(self.beta_wrong), len(wrong))
+        return picture_critic_loss(real, fake, wrong, self.beta_fake, beta_wrong)
+
+    def generator_loss(
+        self, drawn: Tensor, mean: Tensor, log_variance: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Eq. 12, and what is to be logged; the critic has no gradient of it."""
+        fixed = {name: one.detach() for name, one in self.critic.named_parameters()}
+        judged = functional_call(self.critic, fixed, (drawn, mean.detach()))
+        fooling = picture_generator_loss(judged, self.form)
+        spread = condition_kl(mean, log_variance, self.condition_reduction)
+        logged = {"train/loss_generator": fooling, "train/loss_condition": spread}
+        return fooling + self.beta_condition * spread, logged

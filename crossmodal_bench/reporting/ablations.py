@@ -1,0 +1,62 @@
+"""What an adversary adds: a method's primary metric minus that of its twin without one, seed by seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from crossmodal_bench.evaluation.statistics import t_interval
+from crossmodal_bench.jobs import experiments
+from crossmodal_bench.reporting.leaderboard import Row, Table
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Mean difference over the ``n`` seeds that both rows have; ``half_width`` of its 95 % t-interval.
+
+    nan with one seed.
+    """
+
+    row: Row
+    twin: Row
+    metric: str
+    mean: float
+    half_width: float
+    n: int
+
+    def __str__(self) -> str:
+        digits = 3 if self.metric.startswith("mAP") else 1
+        interval = "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
+        seeds = f"{self.n} seeds, paired" if self.n > 1 else "one seed, no interval"
+        seeds += ", on top of its parents' training" if self.row.records[0].parents else ""
+        return (
+            f"{self.row.name} minus {self.twin.name} ({self.row.preset}): "
+            f"{self.metric} {self.mean:+.{digits}f}{interval} ({seeds})"
+        )
+
+
+def effects(table: Table) -> Iterator[Effect]:
+    """An effect for each row of the table whose method names a ``twin`` in its YAML, if the twin is there.
+
+    The twin has the same preset and overrides; or, in a suite, the label "base": the twin in that training.
+    """
+    known = experiments.names("methods")
+    for row in table.rows:
+        twin = experiments.twin_of(row.method) if row.method in known else None
+        found = [
+            other
+            for other in table.rows
+            if (other.method, other.preset, other.ensemble) == (twin, row.preset, row.ensemble)
+            and (other.overrides == row.overrides or other.label == "base")
+        ]
+        # Where a suite has trained the twin alike, that one is meant.
+        for other in sorted(found, key=lambda one: one.label != "base")[:1]:
+            values = {record.job.seed: record.metrics.get(table.primary) for record in other.records}
+            pairs = [
+                (record.metrics.get(table.primary), values.get(record.job.seed)) for record in row.records
+            ]
+            differences = [a - b for a, b in pairs if a is not None and b is not None]
+            if differences:
+                mean, half_width, n = t_interval(differences)
+                yield Effect(row, other, table.primary, mean, half_width, n)

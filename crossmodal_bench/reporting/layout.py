@@ -1,0 +1,154 @@
+"""What every form of a leaderboard shows: which metrics, how printed, what must stand beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.ablations import effects
+from crossmodal_bench.reporting.leaderboard import Cell, Row, Table, differences, features_text, labels_text
+
+RECALLS = ("i2t/R@1", "i2t/R@5", "i2t/R@10", "t2i/R@1", "t2i/R@5", "t2i/R@10", "rsum")
+IDENTITIES = ("t2i/R@1", "t2i/R@5", "t2i/R@10", "i2t/R@1", "i2t/R@5", "i2t/R@10")
+CLASSES = ("t2i/AP@50", "i2t/R@1")
+PRECISIONS = ("i2t/mAP", "t2i/mAP", "mAP", "i2t/mAP@50", "t2i/mAP@50", "mAP@50")
+
+COST = {
+    "parameters": "parameters",
+    "train_samples_per_second": "training samples/s",
+    "train_seconds": "training s",
+    "evaluation_seconds": "evaluation s",
+    "peak_memory_mb": "peak memory MB",
+}
+"""The costs that are columns, with their units."""
+
+PRESET_NOTES = {
+    "paper": "preset paper: the paper's own settings",
+    "controlled": "preset controlled: one encoder, one set of features and one budget for every objective, "
+    "not the paper's setting",
+    "small": "preset small: small networks and frozen features, NOT the paper's setting",
+    "smoke": "preset smoke: minutes of training to show that everything runs, NOT a result",
+}
+
+INTERVAL_NOTE = (
+    "± is the 95 % t-interval of the mean over n seeds; with *, one seed only: half of the 95 % bootstrap "
+    "interval over test images (clustered by image, or by identity where positives go by it; AP@50: over "
+    "classes), blind to other seeds; ★ is the table's best"
+)
+
+
+def notes(table: Table) -> list[str]:
+    """What a reader must know: intervals, presets, data, features, labels, selection, which weights training
+    started from, the papers' numbers; and what each adversary adds.
+    """
+    presets = dict.fromkeys(row.preset for row in table.rows)
+    lines = [INTERVAL_NOTE, *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
+    lines += _distinct(table, "data", _data_text)
+    lines += _distinct(table, "features", features_text)
+    lines += _distinct(table, "labels", labels_text)
+    lines += _distinct(table, "checkpoint", lambda record: record.selection.rule)
+    started: dict[str, list[str]] = {}
+    for row in table.rows:
+        parents = dict.fromkeys(name for record in row.records for name in record.parents)
+        if parents:
+            started.setdefault(", ".join(parents), []).append(row.name)
+    lines += [
+        f"start ({_names(names)}): from the trained weights of {parents}, whose training comes on top"
+        for parents, names in started.items()
+    ]
+    papers: dict[str, list[str]] = {}
+    for row in table.rows:
+        papers.setdefault(_paper_text(row), []).append(row.name)
+    lines += [f"paper ({_names(names)}): {text}" for text, names in papers.items()]
+    return lines + [f"adversary: {effect}" for effect in effects(table)]
+
+
+def warnings(table: Table) -> list[str]:
+    """Where seeds of one row, or rows of the table, rest on different measurements."""
+    lines = [
+        f"{row.name} ({row.preset}) averages seeds of {text}"
+        for row in table.rows
+        for text in differences(row.records)
+    ]
+    across = differences(table.records, ("data fingerprints", "split hashes"))
+    return lines + [f"the rows do not rest on the same data, {text}" for text in across]
+
+
+def main_metrics(table: Table) -> list[str]:
+    """The metrics that a table shows: the primary metric's family, and the other family's summary."""
+    family: tuple[str, ...] = (*RECALLS, "mAP")
+    if table.primary in PRECISIONS:
+        family = (*PRECISIONS, "rsum")
+    elif table.primary in ("t2i/R@1", "t2i/AP@50"):
+        family = IDENTITIES if table.primary == "t2i/R@1" else CLASSES
+    return [metric for metric in family if metric in table.metrics]
+
+
+def number(metric: str, value: float) -> str:
+    """A metric as printed: mAP with three decimals, everything else with one."""
+    return f"{value:.3f}" if metric in PRECISIONS else f"{value:.1f}"
+
+
+def interval(metric: str, cell: Cell) -> str:
+    """± with the t-interval over seeds or, marked with *, the bootstrap interval of one seed; or nothing."""
+    if not math.isnan(cell.half_width):
+        return f"±{number(metric, cell.half_width)}"
+    if cell.low is not None and cell.high is not None:
+        return f"±{number(metric, (cell.high - cell.low) / 2)}*"
+    return ""
+
+
+def title(table: Table) -> str:
+    """The table's heading: data set, protocol, split and the metric that ranks it."""
+    return f"{table.dataset} · {table.protocol} · {table.evaluated_on} · ranked by {table.primary}"
+
+
+def row_name(row: Row) -> str:
+    """The row's name, with a star on the table's best."""
+    return f"★ {row.name}" if row.best else row.name
+
+
+def quantity(value: float | None, suffix: str = "") -> str:
+    """A cost with three digits and k, M or G; a dash where it was not measured."""
+    if value is None:
+        return "–"
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{unit}{suffix}"
+    return f"{value:.3g}{suffix}"
+
+
+def _distinct(table: Table, what: str, read: Callable[[Record], str]) -> list[str]:
+    """One line for what all rows share, else one for each variant with the methods that have it."""
+    variants: dict[str, dict[str, None]] = {}
+    for row in table.rows:
+        for record in row.records:
+            variants.setdefault(read(record), {})[row.name] = None
+    if len(variants) == 1:
+        return [f"{what}: {next(iter(variants))}"]
+    return [f"{what} ({_names(names)}): {text}" for text, names in variants.items()]
+
+
+def _paper_text(row: Row) -> str:
+    published = row.published
+    if published.value is not None:
+        return f"{row.primary} {published.value:g} is {published.source}. {published.note}".rstrip(" .")
+    reason = str(published.reason)
+    # Which method is not published stands in front of the sentence, so that one sentence does for many.
+    return "no published number" if reason.startswith("not published") else reason
+
+
+def _names(names: Iterable[str]) -> str:
+    """Up to four names, and how many more there are."""
+    distinct = list(dict.fromkeys(names))
+    more = f" and {len(distinct) - 4} more" if len(distinct) > 4 else ""
+    return ", ".join(distinct[:4]) + more
+
+
+def _data_text(record: Record) -> str:
+    counts = (
+        f"{split} {numbers.get('images')} images / {numbers.get('captions')} captions"
+        for split, numbers in record.data.counts.items()
+    )
+    return f"{', '.join(counts)} (fingerprint {record.data.fingerprint[:12]}, split {record.data.split_hash})"

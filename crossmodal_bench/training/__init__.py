@@ -1,0 +1,1 @@
+"""One job to one record: configuration, trainer, callbacks, checkpoints, warm start."""

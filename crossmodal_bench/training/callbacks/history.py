@@ -1,0 +1,103 @@
+"""What happened in each epoch, kept across kills."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+
+from crossmodal_bench.core.batch import GroupBatch
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class History(pl.Callback):
+    """Metrics per epoch, the seconds and samples that training took, its learning rates; kept in checkpoints.
+
+    A sample is a pair that encoders were trained on: a phase that trains critics alone costs seconds and
+    counts none.
+
+    Args:
+        report: told {"epoch", "epochs", "batch", "batches", "seconds_per_epoch"} a few times a second, the
+            last being what the latest epoch took with its validation, 0 in the first.
+    """
+
+    def __init__(self, report: Report | None = None) -> None:
+        self.epochs: list[dict[str, float]] = []
+        self.train_seconds = 0.0
+        self.samples = 0
+        self.learning_rates: list[float] = []
+        self.report = report
+        self.seconds_per_epoch = 0.0
+        self._start = self._lap = self._reported = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "epochs": self.epochs,
+            "train_seconds": self.train_seconds,
+            "seconds_per_epoch": self.seconds_per_epoch,
+            "samples": self.samples,
+            "learning_rates": self.learning_rates,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """All of it."""
+        self.epochs = list(state_dict["epochs"])
+        self.train_seconds, self.samples = state_dict["train_seconds"], state_dict["samples"]
+        self.seconds_per_epoch = state_dict["seconds_per_epoch"]
+        self.learning_rates = list(state_dict["learning_rates"])
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock here too: Lightning skips the start of an epoch that it resumes.
+
+        Notes the learning rates before any schedule touches them. Those of the parameter groups, as an
+        optimiser's defaults may be none of theirs.
+        """
+        self._start = self._lap = time.perf_counter()
+        if not self.learning_rates:
+            self.learning_rates = [
+                group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups
+            ]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._start = self._lap = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validation is not training."""
+        self._lap = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count samples over all ranks; report now and then."""
+        if not isinstance(batch, GroupBatch):
+            self.samples += len(batch) * trainer.world_size
+        now = time.perf_counter()
+        self.train_seconds += now - self._lap
+        self._lap = now
+        if self.report is not None and now - self._reported > 0.3:
+            self._reported = now
+            self.report(
+                {
+                    "epoch": trainer.current_epoch,
+                    "epochs": trainer.max_epochs,
+                    "batch": batch_idx + 1,
+                    "batches": int(trainer.num_training_batches),
+                    "seconds_per_epoch": self.seconds_per_epoch,
+                }
+            )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the epoch. Lightning runs validation before this hook, so its metrics are there."""
+        self.seconds_per_epoch = time.perf_counter() - self._start
+        row: dict[str, float] = {"epoch": trainer.current_epoch}
+        for name, value in trainer.callback_metrics.items():
+            number = float(value)
+            if math.isfinite(number):
+                row[name] = number
+        self.epochs.append(row)

@@ -1,0 +1,121 @@
+"""Saves a checkpoint when the process is asked to stop, and now and then; training goes on right there."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from crossmodal_bench.core.checkpoint_files import CheckpointFiles
+from crossmodal_bench.core.signals import StopRequest
+from crossmodal_bench.training.callbacks.random_state import RandomState
+
+NOTHING, SAVE, STOP = 0, 1, 2
+
+
+class SaveWhenAsked(pl.Callback):
+    """Saves after a batch when a signal asks to stop, and stops; saves every so often besides.
+
+    A request during an epoch's last batch, or during the validation behind it, is answered at a batch of
+    that validation, which starts over when training goes on; one behind it, at the next epoch's first batch.
+    All processes save and stop together, whichever was asked.
+
+    It must be the last of the callbacks, so that what others note of a batch is in the checkpoint; Lightning
+    puts its own checkpoint callbacks behind it, which note nothing there.
+
+    Args:
+        path: the checkpoint, whose predecessor is kept; None: ``interrupted.ckpt`` in the trainer's folder.
+        request: of this process.
+        every_seconds: between two checkpoints within an epoch; None for none.
+    """
+
+    def __init__(self, path: Path | None, request: StopRequest, every_seconds: float | None = 600.0) -> None:
+        self.path, self.request, self.every_seconds = path, request, every_seconds
+        self._saved = time.monotonic()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Have all checkpoints written whole, and the one before this one's kept."""
+        self.path = self.path or Path(trainer.default_root_dir) / "interrupted.ckpt"
+        trainer.strategy.checkpoint_io = CheckpointFiles((self.path.name,))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen, in place of Lightning, whose handlers wait for other processes in the middle of a step."""
+        self.request.listen()
+        self.request.deferred = True
+        self._saved = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        """Save between two batches. Lightning takes an epoch whose last batch is done for validated."""
+        if not trainer.is_last_batch:
+            self._answer(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the random states that this validation starts from: it may start over."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RandomState):
+                callback.hold()
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        """Save, as if no batch of this validation had been seen."""
+        if not trainer.sanity_checking:
+            self._answer(trainer, validating=True)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """It will not start over."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RandomState):
+                callback.release()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Everything is saved."""
+        self._end()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Nothing more will be saved."""
+        self.request.deferred = False
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen: a test starts over, and has nothing to save."""
+        self.request.listen()
+        self._end()
+
+    def _end(self) -> None:
+        self.request.deferred = False
+        if self.request.made:
+            self.request.answer()
+
+    def _answer(self, trainer: pl.Trainer, validating: bool = False) -> None:
+        agreed = self._agreed(trainer)
+        if agreed == NOTHING:
+            return
+        progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+        seen = progress.state_dict()
+        if validating:
+            # What Lightning takes for a validation to be finished, here from its first batch.
+            progress.total.reset()
+            progress.increment_ready()
+            progress.increment_started()
+            progress.current.reset()
+        assert self.path is not None
+        trainer.save_checkpoint(self.path)
+        progress.load_state_dict(seen)
+        self._saved = time.monotonic()
+        if agreed == STOP:
+            self.request.answer()
+
+    def _agreed(self, trainer: pl.Trainer) -> int:
+        """What the processes do now: stop where one was asked to, save when the first's clock says so."""
+        mine = NOTHING
+        if self.request.made:
+            mine = STOP
+        elif trainer.is_global_zero and self.every_seconds is not None:
+            mine = SAVE if time.monotonic() - self._saved > self.every_seconds else NOTHING
+        if trainer.world_size == 1:
+            return mine
+        word = torch.tensor(mine, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(word, reduce_op="max"))

@@ -1,0 +1,173 @@
+"""Exact retrieval evaluation on validation and on test: every image and every caption is encoded once."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+
+from crossmodal_bench.core.batch import ImageBatch, TextBatch
+from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.data import CrossModalDataModule
+from crossmodal_bench.evaluation import Evaluation, Protocol, RetrievalBank, evaluate
+from crossmodal_bench.evaluation.protocols import resolve_protocols
+from crossmodal_bench.methods.base import RetrievalMethod
+
+
+class RetrievalEvaluation(pl.Callback):
+    """Collects what ``validation_step`` and ``test_step`` return and evaluates complete galleries only.
+
+    Logs ``val/<metric>`` after each validation epoch, and as ``val/primary`` the one that picks the
+    checkpoint; keeps the test's evaluations.
+
+    Args:
+        protocols: what to compute; by default every protocol that the test split matches. On validation,
+            whose size is another, their counts and folds do not apply; the first one's metrics are computed
+            there. With none, the test's encodings are collected and not evaluated.
+        test_split: the split that ``test`` runs on; ``val`` for tuning, where test must not be looked at.
+    """
+
+    def __init__(self, protocols: list[Protocol] | None = None, test_split: str = "test") -> None:
+        self.protocols = protocols
+        self.test_split = test_split
+        self.results: dict[str, Evaluation] = {}
+        self.encodings: tuple[Encoding, Encoding] | None = None
+        self.seconds = 0.0
+        self._banks: list[RetrievalBank] = []
+        self._rows: tuple[NDArray[np.int64], NDArray[np.int64]] = (
+            np.zeros(0, np.int64),
+            np.zeros(0, np.int64),
+        )
+        self._start = 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find the protocols; have the test loaders read the split."""
+        _data(trainer).test_split = self.test_split
+        if self.protocols is None:
+            corpus = _data(trainer).corpus
+            test = corpus.image_rows("test")
+            self.protocols = resolve_protocols(
+                corpus.name,
+                [corpus.image_ids[row] for row in test],
+                len(corpus.caption_rows("test")),
+                corpus.label_kind == "real",
+                corpus.identities is not None,
+            )
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Empty the banks."""
+        self._open(trainer, "val")
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Empty the banks."""
+        self._open(trainer, self.test_split)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch."""
+        self._keep(batch, outputs, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch."""
+        self._keep(batch, outputs, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the first protocol's metrics, on validation."""
+        if trainer.sanity_checking:
+            return
+        assert self.protocols is not None
+        first = self.protocols[0]
+        result = self._evaluate(trainer, pl_module, [first.of_any_size()])[first.name]
+        logged = {f"val/{name}": value for name, value in result.metrics.items()}
+        logged["val/primary"] = result.metrics[first.primary]
+        logged |= self._losses(trainer, pl_module)
+        pl_module.log_dict(logged, sync_dist=False)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep every protocol's evaluation and log the first's metrics."""
+        assert self.protocols is not None
+        fitting = self.protocols if self.test_split == "test" else [p.of_any_size() for p in self.protocols]
+        self.results = self._evaluate(trainer, pl_module, fitting)
+        self.seconds = time.perf_counter() - self._start
+        for protocol in self.protocols[:1]:
+            first = self.results[protocol.name].metrics
+            pl_module.log_dict({f"test/{name}": value for name, value in first.items()}, sync_dist=False)
+
+    def _losses(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
+        """The method's losses on validation; every process holds all of it and computes the same."""
+        assert isinstance(module, RetrievalMethod) and self.encodings is not None
+        corpus = _data(trainer).corpus
+        image_rows, caption_rows = self._rows
+        owner = np.searchsorted(image_rows, corpus.caption_image[caption_rows])
+        identities = np.arange(len(image_rows))
+        if corpus.identities is not None:
+            identities = corpus.identities[image_rows]
+        found = module.validation_losses(
+            *self.encodings, torch.from_numpy(owner), torch.from_numpy(identities)
+        )
+        return {f"val/{name}": float(loss) for name, loss in found.items()}
+
+    def _open(self, trainer: pl.Trainer, split: str) -> None:
+        self._start = time.perf_counter()
+        corpus = _data(trainer).corpus
+        self._rows = (corpus.image_rows(split), corpus.caption_rows(split))
+        self._banks = [RetrievalBank(len(rows)) for rows in self._rows]
+
+    def _keep(self, batch: ImageBatch | TextBatch, encoding: Encoding, loader: int) -> None:
+        positions = np.searchsorted(self._rows[loader], batch.index.cpu().numpy())
+        self._banks[loader].update(torch.from_numpy(positions), encoding)
+
+    def _evaluate(
+        self, trainer: pl.Trainer, module: pl.LightningModule, protocols: list[Protocol]
+    ) -> dict[str, Evaluation]:
+        assert isinstance(module, RetrievalMethod)
+        corpus = _data(trainer).corpus
+        image_rows, caption_rows = self._rows
+        images, texts = (bank.gathered()[1] for bank in self._banks)
+        self.encodings = (images, texts)
+        caption_image = np.searchsorted(image_rows, corpus.caption_image[caption_rows])
+        labels = (
+            corpus.labels[image_rows] if corpus.labels is not None and corpus.label_kind == "real" else None
+        )
+        identities = None if corpus.identities is None else corpus.identities[image_rows]
+        return {
+            protocol.name: evaluate(
+                protocol,
+                images,
+                texts,
+                module.score,
+                caption_image,
+                labels,
+                identities,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+                # Others than CUDA do not count in double precision.
+                device=module.device if module.device.type == "cuda" else None,
+            )
+            for protocol in protocols
+        }
+
+
+def _data(trainer: pl.Trainer) -> CrossModalDataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, CrossModalDataModule)
+    return data

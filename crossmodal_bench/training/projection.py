@@ -1,0 +1,50 @@
+"""Where images and texts lie in the common space, in two dimensions (ACMR, Figure 4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.data.corpus import Corpus
+
+MOST = 1000
+"""Images, and texts, that are projected."""
+
+
+def save_projection(path: Path, images: Encoding, texts: Encoding, corpus: Corpus, split: str) -> None:
+    """Write t-SNE coordinates of up to 1,000 images and texts each, with their labels.
+
+    Only where items have one real label and encodings are vectors: then the figure shows whether the
+    modalities mix and the labels part.
+
+    Args:
+        path: of the ``.npz``: ``image`` and ``text`` (n, 2), ``image_labels`` and ``text_labels`` (n,).
+        images, texts: of the split, whole and in its order.
+        corpus, split: whose they are.
+    """
+    if corpus.labels is None or corpus.labels.ndim != 1 or corpus.label_kind != "real":
+        return
+    if images.values.ndim != 2 or texts.lengths is not None or texts.values.ndim != 2:
+        return
+    from sklearn.manifold import TSNE
+
+    image_rows, caption_rows = corpus.image_rows(split), corpus.caption_rows(split)
+    rng = np.random.default_rng(0)
+    some_images = np.sort(rng.permutation(len(image_rows))[:MOST])
+    some_texts = np.sort(rng.permutation(len(caption_rows))[:MOST])
+    both = np.concatenate(
+        [images.values[some_images].float().numpy(), texts.values[some_texts].float().numpy()]
+    )
+    if len(both) < 20 or not both.std():
+        return
+    tsne = TSNE(perplexity=min(30, len(both) // 4), random_state=0, init="pca", max_iter=500)
+    points = tsne.fit_transform(both)
+    np.savez_compressed(
+        path,
+        image=points[: len(some_images)],
+        text=points[len(some_images) :],
+        image_labels=corpus.labels[image_rows][some_images],
+        text_labels=corpus.labels[corpus.caption_image[caption_rows]][some_texts],
+    )

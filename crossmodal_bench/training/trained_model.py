@@ -1,0 +1,146 @@
+"""A finished job's model, out of its directory, and what it makes of the split that it was tested on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crossmodal_bench.core.checkpoint_files import damage
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.files import read_yaml
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.evaluation import Protocol
+from crossmodal_bench.evaluation.ensemble import Member
+from crossmodal_bench.jobs.directory import read_json
+from crossmodal_bench.jobs.fields import damaged
+from crossmodal_bench.jobs.inputs import corpus_key, fitting_protocols
+from crossmodal_bench.jobs.locks import is_locked
+from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.methods import RetrievalMethod
+from crossmodal_bench.training.callbacks import RetrievalEvaluation
+from crossmodal_bench.training.checkpoints import made_by
+from crossmodal_bench.training.lightning_cli import instantiate
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A model with the encodings of its record's split, on the device where it scores."""
+
+    member: Member
+    corpus: Corpus
+    device: torch.device
+    model: RetrievalMethod
+
+    def items(self, split: str) -> tuple[list[str], list[str]]:
+        """The ids of a split's images and captions, in order."""
+        images, captions = self.corpus.image_rows(split), self.corpus.caption_rows(split)
+        ids = [self.corpus.image_ids[row] for row in images]
+        return ids, [self.corpus.caption_ids[row] for row in captions]
+
+
+def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corpus]) -> Encoded:
+    """The tested model of a finished job, and what it makes of the split that it was tested on.
+
+    ``corpora`` holds what has been read, by ``corpus_key``, and gets what is read here.
+
+    Raises:
+        BadInput: the data below ``data_root`` are not those of the record, or the checkpoint does not fit.
+    """
+    config = _config(record, data_root, cache)
+    collect = RetrievalEvaluation([], record.evaluated_on)
+    cli = instantiate(
+        config,
+        [collect],
+        accelerator="auto",
+        devices=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=str(record.directory),
+    )
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    assert isinstance(model, RetrievalMethod)
+    key = corpus_key(config["data"])
+    if key in corpora:
+        data.hand_over(corpora[key])
+    corpus = corpora[key] = data.corpus
+    if corpus.fingerprint != record.data.fingerprint:
+        raise BadInput(
+            f"the data of {record.directory} have changed below {data_root} (fingerprint "
+            f"{corpus.fingerprint[:12]}, in its record {record.data.fingerprint[:12]}); run that job again"
+        )
+    checkpoint = record.files.chosen_checkpoint(record.selection.metric)
+    try:
+        trainer.test(model, datamodule=data, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise BadInput(
+            f"{checkpoint} does not fit {record.job.method} as it is built today; run that job again"
+        ) from error
+    assert collect.encodings is not None
+    images, texts = collect.encodings
+    # Lightning has moved it to the CPU, and no other accelerator than CUDA scores in double precision.
+    device = trainer.strategy.root_device if torch.cuda.is_available() else torch.device("cpu")
+    return Encoded(Member(images, texts, model.to(device).score), corpus, device, model)
+
+
+def check_model(record: Record) -> None:
+    """Raise BadInput where a record's model is not there, cannot be read, or is being trained anew."""
+    checkpoint = record.files.chosen_checkpoint(record.selection.metric)
+    for path in (checkpoint, record.files.config):
+        if not path.is_file():
+            raise BadInput(f"{path} is missing; delete the record and run that job again")
+    if is_locked(record.directory):
+        raise BadInput(f"{record.directory} is being worked on by another process; wait for it or stop it")
+    noted = read_json(record.files.resume)
+    if noted and noted != made_by(record.source_fingerprint, record.data.fingerprint, record.parents):
+        raise BadInput(f"{checkpoint} is of another run than the record beside it; run that job to its end")
+    wrong = damage(checkpoint)
+    if wrong:
+        raise BadInput(f"{checkpoint} is damaged ({wrong}); delete the record and run that job again")
+
+
+def trained_weights(record: Record) -> dict[str, Tensor]:
+    """The state dictionary of a record's model, on the CPU; BadInput as ``check_model``."""
+    check_model(record)
+    checkpoint = record.files.chosen_checkpoint(record.selection.metric)
+    try:
+        return dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    except Exception as error:
+        raise BadInput(f"{checkpoint} cannot be read; delete the record and run that job again") from error
+
+
+def protocol_names(record: Record) -> list[str]:
+    """Every protocol that a record has numbers of, its main one first."""
+    return [record.job.protocol, *record.also]
+
+
+def protocols_of(record: Record, corpus: Corpus) -> list[Protocol]:
+    """The protocols of ``protocol_names``; BadInput where the corpus meets others by now."""
+    names = protocol_names(record)
+    found = fitting_protocols(corpus)
+    if names[0].endswith("-unverified"):
+        found = [replace(one, name=names[0]) for one in found]
+    if [one.name for one in found] != names:
+        raise BadInput(
+            f"{record.directory} was measured under {' + '.join(names)} and would be under "
+            f"{' + '.join(one.name for one in found)} today; run that job again"
+        )
+    return found
+
+
+def _config(record: Record, data_root: Path, cache: Path) -> dict[str, Any]:
+    path = record.files.config
+    config = read_yaml(path)
+    if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
+        raise damaged(path, "it has no 'data'")
+    config["data"] = {**config["data"], "root": str(data_root), "cache": str(cache)}
+    # One device will do, whatever it was trained on; its precision stays.
+    chosen = config.get("trainer", {}).items()
+    elsewhere = ("accelerator", "devices", "strategy", "num_nodes")
+    return {**config, "trainer": {name: value for name, value in chosen if name not in elsewhere}}

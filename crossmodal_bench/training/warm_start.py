@@ -1,0 +1,80 @@
+"""Training that starts from other jobs' trained weights: which runs those are, and what they hand on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.jobs.record import read_record
+from crossmodal_bench.methods import RetrievalMethod
+from crossmodal_bench.training.trained_model import trained_weights
+
+
+class Inheritance(pl.Callback):
+    """Hands the parents' weights to a model as soon as its networks are made.
+
+    Not for a training that goes on from a checkpoint.
+
+    Args:
+        weights: state dictionaries by method.
+    """
+
+    def __init__(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self._weights = weights
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Build, inherit, and let go of the weights; BadInput where they do not fit.
+
+        Before the model is moved to its device and its optimisers are made.
+        """
+        if stage != "fit" or not self._weights:
+            return
+        assert isinstance(pl_module, RetrievalMethod)
+        pl_module.prepare(trainer.datamodule.spec)  # type: ignore[attr-defined]
+        try:
+            pl_module.inherit(self._weights)
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            raise BadInput(
+                f"the trained weights of {', '.join(self._weights)} do not fit {type(pl_module).__name__} as "
+                "it is configured; give them the same networks and the same text settings"
+            ) from error
+        self._weights = {}
+
+
+def parent_runs(planned: PlannedJob) -> dict[str, dict[str, str]]:
+    """By method, the runs that a job starts from today: ``Record.run`` of each.
+
+    Raises BadInput where a parent has no record, or a damaged one.
+    """
+    runs = {}
+    for name, parent in planned.parents.items():
+        with _naming(planned, name):
+            runs[name] = read_record(parent.directory).run
+    return runs
+
+
+def parent_weights(planned: PlannedJob) -> dict[str, dict[str, Tensor]]:
+    """By method, the state dictionaries that a job starts from: those behind the parents' records.
+
+    Raises BadInput where one is not there, cannot be read, or is of another run than its record.
+    """
+    weights = {}
+    for name, parent in planned.parents.items():
+        with _naming(planned, name):
+            weights[name] = trained_weights(read_record(parent.directory))
+    return weights
+
+
+@contextmanager
+def _naming(planned: PlannedJob, parent: str) -> Iterator[None]:
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{planned.job.method} starts from {parent}, and {error}") from error

@@ -1,0 +1,181 @@
+"""One job in one process: train (or go on training), choose the checkpoint, test, write the record."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import yaml
+
+from crossmodal_bench.core import process_group
+from crossmodal_bench.core.signals import StopRequest
+from crossmodal_bench.data import CrossModalDataModule
+from crossmodal_bench.data.features import Progress
+from crossmodal_bench.jobs.directory import JobDirectory, write_json
+from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.jobs.provenance import environment, source_fingerprint
+from crossmodal_bench.jobs.record import write_record
+from crossmodal_bench.methods import RetrievalMethod
+from crossmodal_bench.training.callbacks import History, RetrievalEvaluation, exact_resumption
+from crossmodal_bench.training.checkpoints import (
+    checkpoint_callbacks,
+    made_by,
+    resumable,
+    selected,
+)
+from crossmodal_bench.training.devices import trainer_devices
+from crossmodal_bench.training.generated_outputs import Illustrate, generate, written_caption_metrics
+from crossmodal_bench.training.lightning_cli import instantiate
+from crossmodal_bench.training.projection import save_projection
+from crossmodal_bench.training.results import device_name, identities_of, peak_memory_mb, results
+from crossmodal_bench.training.warm_start import Inheritance, parent_runs, parent_weights
+
+
+def run_job(
+    planned: PlannedJob,
+    devices: str = "auto",
+    request: StopRequest | None = None,
+    illustrate: Illustrate | None = None,
+) -> None:
+    """Run a job to its record.
+
+    Goes on from its last checkpoint where that was with today's data, sources and parents.
+
+    Args:
+        planned: the job.
+        devices: ``auto``, ``cpu``, or how many of the accelerator's (or of CPU processes).
+        request: whether the process has been asked to stop.
+        illustrate: draws what the tested model generates; None draws nothing.
+
+    Raises:
+        BadInput: among others, the trained weights that it starts from are not there, or do not fit.
+        Interrupted: the process was asked to stop; the last checkpoint is of this moment.
+    """
+    started = datetime.now(UTC)
+    files = planned.files
+    history = History(lambda state: files.write_progress("training", **state))
+    retrieval = RetrievalEvaluation(planned.protocols, planned.evaluate)
+    checkpoints = checkpoint_callbacks(planned, request or StopRequest())
+    on_devices = trainer_devices(devices, planned.ddp_strategy, planned.gpu_precision)
+    parents = parent_runs(planned)
+    sources = made_by(source_fingerprint(planned.config), planned.data_fingerprint, parents)
+    last = resumable(planned.directory, sources)
+    inheritance = [Inheritance(parent_weights(planned))] if parents and last is None else []
+    cli = instantiate(
+        planned.config,
+        [history, retrieval, *exact_resumption(), *inheritance, *checkpoints],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=str(planned.directory),
+        **{**on_devices, **process_group.trainer_arguments(planned.ddp_strategy)},
+    )
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    assert isinstance(model, RetrievalMethod)
+    data.progress = _report_extraction(files)
+    if planned.corpus is not None:
+        data.hand_over(planned.corpus)
+    if trainer.is_global_zero:
+        # With what the method asked for here, so that `fit` on this file does the same, from fresh weights.
+        asked = {
+            key: on_devices[key] for key in ("strategy", "precision", "sync_batchnorm") if key in on_devices
+        }
+        config = {**planned.config, "trainer": {**asked, **planned.config.get("trainer", {})}}
+        files.config.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        write_json(files.resume, sources)
+    trainer.fit(model, datamodule=data, ckpt_path=str(last) if last else None, weights_only=True)
+    if model.deterministic:
+        # Lightning's checkpoint callback saves nothing where no optimiser has stepped.
+        trainer.save_checkpoint(files.last_checkpoint)
+    files.write_progress("testing")
+    selection = selected(checkpoints, planned, history, model.deterministic)
+    checkpoint = files.chosen_checkpoint(selection["metric"])
+    trainer.test(model, datamodule=data, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
+    if trainer.is_global_zero:
+        _write(planned, parents, trainer, model, data, history, retrieval, selection, started, illustrate)
+
+
+def _write(
+    planned: PlannedJob,
+    parents: dict[str, dict[str, str]],
+    trainer: pl.Trainer,
+    model: RetrievalMethod,
+    data: CrossModalDataModule,
+    history: History,
+    retrieval: RetrievalEvaluation,
+    selection: dict[str, Any],
+    started: datetime,
+    illustrate: Illustrate | None,
+) -> None:
+    corpus, split = data.corpus, planned.evaluate
+    evaluations = [retrieval.results[protocol.name] for protocol in planned.protocols]
+    main, identities = evaluations[0], identities_of(corpus, split)
+    described = data.describe()
+    if model.backbone is not None:
+        described["features"] = {
+            **asdict(model.backbone),
+            "image_size": data.image_size,
+            "image_fit": data.image_fit,
+            "inside_the_model": True,
+        }
+    # What random scores would reach depends on how many there are to choose from.
+    if main.protocol.positives == "identity" and identities is not None:
+        described["counts"][split]["identities"] = len(np.unique(identities))
+    if main.classes is not None:
+        described["counts"][split]["classes"] = len(main.classes.classes)
+    measured = results(planned.directory, corpus, split, evaluations)
+    outputs = generate(planned.files, model, data, split, retrieval, main.ranks)
+    measured["metrics"] |= written_caption_metrics(outputs)
+    if illustrate is not None:
+        illustrate(outputs)
+    if planned.job.seed == 0:
+        assert retrieval.encodings is not None
+        save_projection(planned.files.projection, *retrieval.encodings, corpus, split)
+    device = device_name(trainer.strategy.root_device)
+    write_record(
+        planned.directory,
+        {
+            "job": vars(planned.job),
+            "evaluated_on": split,
+            "data": {**described, "split_hash": planned.split_hash},
+            "source_fingerprint": source_fingerprint(planned.config),
+            "selection": selection,
+            "parents": parents,
+            **measured,
+            "history": history.epochs,
+            "cost": {
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "train_samples_per_second": history.samples / max(history.train_seconds, 1e-9),
+                "train_seconds": history.train_seconds,
+                "evaluation_seconds": retrieval.seconds,
+                "peak_memory_mb": peak_memory_mb(),
+                "world_size": trainer.world_size,
+            },
+            "environment": {**environment(device), **_trained_with(trainer, data, history)},
+            "started_at": started.isoformat(timespec="seconds"),
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def _trained_with(trainer: pl.Trainer, data: CrossModalDataModule, history: History) -> dict[str, str]:
+    """What decides a step beside the configuration: several processes see more pairs at the same rates."""
+    return {
+        "precision": str(trainer.precision),
+        "processes": str(trainer.world_size),
+        "batch_size_per_process": str(data.batch_size),
+        "learning_rates": ", ".join(dict.fromkeys(f"{rate:g}" for rate in history.learning_rates)),
+    }
+
+
+def _report_extraction(files: JobDirectory) -> Progress:
+    start = time.perf_counter()
+
+    def report(done: int, total: int) -> None:
+        left = (time.perf_counter() - start) / max(done, 1) * (total - done)
+        files.write_progress("extracting features", done=done, total=total, seconds_left=left)
+
+    return report

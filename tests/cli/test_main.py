@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import crossmodal_bench
+from crossmodal_bench.bench.options import read_options
+from crossmodal_bench.cli import commands as actions
+from crossmodal_bench.cli import main as cli
+from crossmodal_bench.cli.main import main
+
+
+def test_the_module_answers_at_once_without_heavy_imports() -> None:
+    code = (
+        "import sys, crossmodal_bench.cli.main\n"
+        "heavy = {'torch', 'wandb', 'pytorch_lightning', 'numpy', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "crossmodal_bench", "--version"], check=True, capture_output=True, text=True
+    )
+    assert shown.stdout.strip() == crossmodal_bench.__version__
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for command in ("bench", "status", "ensemble", "report", "prepare", "extract", "doctor", "fit", "test"):
+        assert f"    {command} " in text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("bench --methods cca,acmrr", "did you mean 'acmr"),
+        ("bench --seeds 0", "SEEDS is 0"),
+        ("bench --devices none", "DEVICES is 'none'; give auto, cpu or a number from 1"),
+        ("bench --devices 0", "DEVICES is '0'"),
+        ("bench --jobs 0", "JOBS is 0; give how many jobs run at a time, at least 1"),
+        ("bench --slurm time=60", "SLURM has no effect with LAUNCHER=local"),
+        ("bench --launcher slurm --slurm time=", "--slurm time= is not KEY=VALUE"),
+        ("bench --launcher slurm --slurm lost.yaml", "--slurm lost.yaml cannot be read (No such file"),
+        ("bench --wandb of", "did you mean 'off'"),
+        ("bench --set trainer.max_epochs", "is not KEY=VALUE"),
+        ("bench --set =5", "is not KEY=VALUE"),
+        ("bench --set a=[1", "'[1' is not a YAML value"),
+        ("bench --dataset wikipedia", "set DATA_ROOT"),
+        ("status --dataset nowhere", "data set 'nowhere' is unknown"),
+        ("report", "runs is missing; run crossmodal-bench bench first"),
+        ("ensemble nowhere", "nowhere cannot be read"),
+        ("ensemble nowhere --wandb of", "did you mean 'off'"),
+        ("prepare flickr8k", "set DATA_ROOT"),
+        ("prepare wikipedai", "did you mean 'wikipedia'"),
+    ],
+)
+def test_bad_input_is_one_sentence_on_stderr(
+    words: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("crossmodal-bench: ") and message.count("\n") == 1
+    assert sentence in message
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["runs"])
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize("words", ["bench --rerun all", "bench --seeds two", "benhc", ""])
+def test_the_parser_refuses_with_the_same_status(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words.split())
+    assert end.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
+    words = (
+        "bench --dataset d --data-root r --methods m --seeds 2 --preset p --runs u --devices 3 --wandb off "
+        "--network n --weights w --rerun stale --on-bad-image skip --set a.b=1e-3 --set c=[1,2] "
+        "--jobs 4 --launcher slurm --slurm time=60"
+    )
+    options = vars(read_options(cli._parser().parse_args(words.split())))
+    assert options == {
+        "dataset": "d",
+        "data_root": Path("r"),
+        "methods": "m",
+        "seeds": 2,
+        "preset": "p",
+        "runs": Path("u"),
+        "devices": "3",
+        "jobs": 4,
+        "launcher": "slurm",
+        "slurm": {"time": 60},
+        "wandb": "off",
+        "network": "n",
+        "weights": "w",
+        "rerun": "stale",
+        "on_bad_image": "skip",
+        "overrides": {"a.b": 1e-3, "c": [1, 2]},
+    }
+
+
+def test_ctrl_c_asks_to_run_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(actions, "report", interrupted)
+    assert main(["report"]) == 75
+    assert "same command again" in capsys.readouterr().err
+
+
+def test_a_report_without_records_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--runs", str(tmp_path)]) == 2
+    assert "has no finished job" in capsys.readouterr().err
+
+
+def test_prepare_describes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "synthetic-20", "--data-root", str(tmp_path), "--runs", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "train 20 images, 100 captions, 5 per image" in text
+    assert "vocabulary" in text and "fingerprint" in text and "8 (" in text
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("", "--network is missing; name the network to run"),
+        ("--regions detector --network vgg19", "--network has no effect on a detector; leave it out"),
+        ("--regions detector --image-size 64", "--image-size has no effect on a detector"),
+        ("--regions detector --batch-size 4", "--batch-size has no effect on a detector"),
+    ],
+)
+def test_options_of_extract_that_do_not_go_together(
+    words: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["extract", "synthetic-20", *words.split()]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_extract_makes_a_grid_of_regions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["extract", "synthetic-20", "--regions", "grid", "--weights", "none"]
+    assert main([*words, "--image-size", "32", "--device", "cpu", "--runs", str(tmp_path)]) == 0
+    (store,) = (tmp_path / "cache" / "features").glob("*.npy")
+    text = capsys.readouterr().out.replace("\n", "")
+    assert store.name.endswith("-32-grid36.npy") and "28 x 36 x 1280, mobilenet_v2, weights none" in text
+
+
+def test_extract_runs_once_and_names_its_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["extract", "synthetic-20", "--network", "mobilenet_v2", "--weights", "none"]
+    words += ["--image-size", "32", "--device", "cpu"]
+    assert main([*words, "--runs", str(tmp_path)]) == 0
+    first = capsys.readouterr().out
+    (store,) = (tmp_path / "cache" / "features").glob("*.npy")
+    before = store.stat().st_mtime_ns
+    assert main([*words, "--runs", str(tmp_path)]) == 0
+    for text in (first, capsys.readouterr().out):
+        flat = text.replace("\n", "")
+        assert str(store) in flat and "28 x 1280, mobilenet_v2, weights none" in flat
+    assert store.stat().st_mtime_ns == before

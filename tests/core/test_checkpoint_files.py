@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from crossmodal_bench.core.checkpoint_files import CheckpointFiles, damage, previous
+
+CONTENT = {"epoch": 3, "weights": torch.arange(20.0), "names": ["a", "b"]}
+FULL = """
+import resource, signal, sys, torch
+from pathlib import Path
+from crossmodal_bench.core.checkpoint_files import CheckpointFiles
+
+# A file system that is full at 100 KB.
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+CheckpointFiles(("last.ckpt",)).save_checkpoint({"weights": torch.ones(100_000)}, Path(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    CheckpointFiles().save_checkpoint(CONTENT, tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt"
+
+
+def test_the_one_before_is_kept_where_asked_for(path: Path) -> None:
+    CheckpointFiles().save_checkpoint({"epoch": 4}, path)
+    assert not previous(path).exists()
+    CheckpointFiles(("last.ckpt",)).save_checkpoint({"epoch": 5}, path)
+    found = [torch.load(one, weights_only=True)["epoch"] for one in (path, previous(path))]
+    assert found == [5, 4]
+    assert CheckpointFiles().load_checkpoint(path, weights_only=True) == {"epoch": 5}
+
+
+def test_every_flipped_bit_is_found_or_changes_nothing(path: Path) -> None:
+    whole = path.read_bytes()
+    assert damage(path) == ""
+    found = 0
+    # What no checksum covers is the zip file's own: padding, dates and the like.
+    for position in range(0, len(whole), 5):
+        broken = bytearray(whole)
+        broken[position] ^= 1 << position % 8
+        path.write_bytes(broken)
+        if damage(path):
+            found += 1
+        else:
+            loaded = torch.load(path, weights_only=True)
+            assert torch.equal(loaded.pop("weights"), CONTENT["weights"])
+            assert loaded == {"epoch": 3, "names": ["a", "b"]}
+    assert found > len(whole) / 5 / 2
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, -1])
+def test_a_truncated_file_is_found(path: Path, length: int) -> None:
+    path.write_bytes(path.read_bytes()[:length])
+    assert damage(path)
+
+
+def test_a_file_that_would_run_code_is_damaged(path: Path) -> None:
+    torch.save({"x": subprocess.Popen}, path)
+    assert damage(path)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_the_last_checkpoint(path: Path) -> None:
+    finished = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True)
+    assert finished.returncode == 1
+    last_line = finished.stderr.strip().splitlines()[-1]
+    assert "BadInput" in last_line and f"{path} cannot be written (File too large)" in last_line
+    assert [one.name for one in path.parent.iterdir()] == ["last.ckpt"]
+    assert damage(path) == ""

@@ -1,0 +1,49 @@
+"""The sentence that a user reads when an input is bad."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from torch._utils import ExceptionWrapper
+
+from crossmodal_bench.core.errors import BadInput, MissingInput, nearest
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "expected"),
+    [
+        ("acrm", ["cca", "acmr", "sm"], "; did you mean 'acmr'?"),
+        ("zzzzzz", ["cca", "acmr", "sm"], "; choose one of acmr, cca, sm"),
+        ("zzzzzz", [], ""),
+        ("zzzzzz", [f"option{i}" for i in range(41)], ""),
+        ("acrm", ["acmr", *(f"option{i}" for i in range(41))], "; did you mean 'acmr'?"),
+    ],
+)
+def test_nearest_names_the_neighbour_or_a_short_list_of_choices(
+    name: str, choices: list[str], expected: str
+) -> None:
+    assert nearest(name, choices) == expected
+
+
+def test_missing_input_is_bad_input_and_survives_a_process_boundary() -> None:
+    error = pickle.loads(pickle.dumps(MissingInput("a.json is missing; put it there")))
+    assert isinstance(error, BadInput)
+    assert type(error) is MissingInput
+    assert str(error) == "a.json is missing; put it there"
+
+
+@pytest.mark.parametrize("kind", [BadInput, MissingInput])
+def test_what_a_loader_process_raised_is_the_sentence_without_the_traceback(kind: type[BadInput]) -> None:
+    sentence = "x/y.jpg cannot be read as an image (broken: here); replace it"
+    try:
+        try:
+            raise OSError("broken: here")
+        except OSError as cause:
+            raise kind(sentence) from cause
+    except BadInput:
+        carried = ExceptionWrapper(where="in DataLoader worker process 0")
+    assert "Traceback" in carried.exc_msg
+    with pytest.raises(kind) as raised:
+        carried.reraise()
+    assert str(raised.value) == sentence

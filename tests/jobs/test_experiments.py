@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import fakes
+import pytest
+
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs import experiments
+from crossmodal_bench.jobs.experiments import (
+    dataset_settings,
+    expand,
+    merge,
+    method_settings,
+    names,
+    resolve,
+)
+
+METHODS = names("methods")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder of experiments in place of the real one."""
+    monkeypatch.setattr(experiments, "experiments_folder", lambda: tmp_path)
+    experiments._file.cache_clear()
+    for kind in ("methods", "datasets", "suites"):
+        (tmp_path / kind).mkdir()
+    yield tmp_path
+    experiments._file.cache_clear()
+
+
+def test_merge_goes_key_by_key_and_leaves_its_arguments() -> None:
+    base = {"a": {"b": 1, "c": [1]}, "d": 2}
+    merged = merge(base, {"a": {"b": 3}, "e": {"f": 4}})
+    assert merged == {"a": {"b": 3, "c": [1]}, "d": 2, "e": {"f": 4}}
+    merged["a"]["c"].append(2)
+    assert base == {"a": {"b": 1, "c": [1]}, "d": 2}
+
+
+def test_another_class_drops_the_arguments_of_the_old_one() -> None:
+    base = {"model": {"class_path": "A", "init_args": {"x": 1}}}
+    assert merge(base, {"model": {"class_path": "B"}}) == {"model": {"class_path": "B"}}
+    same = merge(base, {"model": {"class_path": "A", "init_args": {"y": 2}}})
+    assert same["model"]["init_args"] == {"x": 1, "y": 2}
+
+
+def test_overrides_expand_and_must_not_contradict() -> None:
+    assert expand({"a.b.c": 1, "a.d": 2, "e": 3}) == {"a": {"b": {"c": 1}, "d": 2}, "e": 3}
+    with pytest.raises(BadInput, match=r"--set a\.b contradicts --set a=1"):
+        expand({"a": 1, "a.b": 2})
+
+
+def test_sections_apply_in_order(folder: Path) -> None:
+    (folder / "methods" / "m.yaml").write_text(
+        "paper: {trainer: {a: paper, b: paper, c: paper, d: paper, e: paper}}\n"
+        "small: {trainer: {b: small, c: small, d: small, e: small}}\n"
+        "datasets:\n"
+        "  wiki: {all: {trainer: {c: family, d: family, e: family}}}\n"
+        "  wiki-tiny: {small: {trainer: {d: exact, e: exact}}}\n"
+        "override: {trainer: {e: override}}\n"
+    )
+    (folder / "methods" / "child.yaml").write_text("base: m\npaper: {trainer: {a: child}}\n")
+    values = ["paper", "small", "family", "exact", "override"]
+    assert list(method_settings("m", "wiki-tiny", "small")["trainer"].values()) == values
+    assert list(method_settings("m", "other", "paper")["trainer"].values()) == ["paper"] * 4 + ["override"]
+    assert method_settings("child", "other", "paper")["trainer"]["a"] == "child"
+    variant, over = {"trainer": {"a": "variant", "f": "variant"}}, {"trainer.b": "set"}
+    (folder / "datasets" / "wiki.yaml").write_text(
+        "data: {dataset: {class_path: Wiki}}\nsmall: {trainer: {f: preset, g: preset}}\n"
+    )
+    trainer = resolve("m", "wiki", variant, "small", over, folder)["trainer"]
+    assert [trainer[key] for key in "abcfg"] == ["paper", "set", "family", "variant", "preset"]
+
+
+@pytest.mark.parametrize("kind", ["methods", "datasets", "suites"])
+def test_a_misspelt_key_or_broken_yaml_names_the_file(folder: Path, kind: str) -> None:
+    (folder / kind / "bad.yaml").write_text("protocolls: {}\npapers: {}\n")
+    with pytest.raises(BadInput, match=r"bad\.yaml: key 'protocolls' is unknown"):
+        experiments._file(kind, "bad")
+    (folder / kind / "broken.yaml").write_text("a: [1\n")
+    with pytest.raises(BadInput, match=r"broken\.yaml is not valid YAML"):
+        experiments._file(kind, "broken")
+
+
+def test_unknown_names_come_with_the_nearest() -> None:
+    with pytest.raises(BadInput, match=r"method 'acmrr' is unknown; did you mean 'acmr"):
+        method_settings("acmrr", "synthetic", "small")
+    with pytest.raises(BadInput, match=r"did you mean 'wikipedia'"):
+        dataset_settings("wikipedai", Path("data"))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/abs", "flickr8k/"])
+def test_a_data_set_is_a_name_and_not_a_path(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is a path or empty; give the folder's name"):
+        dataset_settings(name, tmp_path)
+
+
+def test_a_folder_in_karpathys_layout_needs_no_file(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "dataset_mine.json").write_text(json.dumps({"images": []}))
+    settings = dataset_settings("mine", tmp_path)
+    assert settings["data"]["dataset"]["init_args"]["folder"] == "mine"
+    assert experiments.protocols_of(settings) == {"": {}}
+    assert dataset_settings("flickr8k", tmp_path)["data"]["dataset"]["init_args"]["folder"] == "flickr8k"
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("flickr30k/f30k_precomp", "flickr30k"),
+        ("f30k_precomp", "f30k_precomp"),
+        ("mine/x_precomp", "mine"),
+        ("mine", "mine"),
+        ("my_precomp", "my_precomp"),
+    ],
+)
+def test_a_folder_of_regions_needs_neither_a_file_nor_a_network(
+    tmp_path: Path, place: str, name: str
+) -> None:
+    fakes.write_precomputed(tmp_path, place)
+    reader = {"class_path": "crossmodal_bench.data.datasets.Precomputed", "init_args": {"folder": name}}
+    assert dataset_settings(name, tmp_path)["data"]["dataset"] == reader
+    data = resolve("acmr", name, {}, "small", {}, tmp_path)["data"]
+    assert data["dataset"] == reader and "network" not in data and "regions" not in data
+
+
+def test_regions_beside_a_json_leave_it_the_say(tmp_path: Path) -> None:
+    folder = fakes.write_karpathy(tmp_path, "flickr30k", images=False)
+    fakes.write_precomputed(folder)
+    data = resolve("acmr", "flickr30k", {}, "small", {}, tmp_path)["data"]
+    assert data["dataset"]["class_path"] == "crossmodal_bench.data.datasets.Karpathy"
+    assert (data["network"], data["regions"]) == ("mobilenet_v2", "grid")
+
+
+def test_regions_in_another_kind_of_data_set_are_not_its_captions(tmp_path: Path) -> None:
+    fakes.write_precomputed(tmp_path, "cub/x_precomp")
+    assert dataset_settings("cub", tmp_path)["data"]["dataset"]["class_path"].endswith(".CUB")
+
+
+@pytest.mark.parametrize("name", ["flickr8k", "flickr30k", "coco"])
+def test_regions_are_extracted_where_a_preset_says_so(name: str, tmp_path: Path) -> None:
+    found = [
+        resolve("cca", name, {}, preset, {}, tmp_path)["data"].get("regions")
+        for preset in experiments.PRESETS
+    ]
+    assert dict(zip(experiments.PRESETS, found, strict=True)) == {
+        "smoke": "grid",
+        "small": "grid",
+        "paper": None,
+        "controlled": "grid",
+    }
+
+
+def test_a_familiar_folder_has_the_methods_settings_of_its_data_set(folder: Path) -> None:
+    (folder / "methods" / "m.yaml").write_text(
+        "paper: {trainer: {a: 1}}\ndatasets: {flickr30k: {all: {trainer: {a: 2}}}}\n"
+    )
+    assert method_settings("m", "f30k_precomp", "small")["trainer"]["a"] == 2
+    assert method_settings("m", "x_precomp", "small")["trainer"]["a"] == 1
+
+
+def test_a_synthetic_size_is_part_of_the_name() -> None:
+    assert dataset_settings("synthetic-37", Path())["data"]["dataset"]["init_args"]["size"] == "37"
+
+
+def test_default_methods_exist() -> None:
+    found = experiments.default_methods()
+    assert found and set(found) <= set(METHODS)
+
+
+@pytest.mark.parametrize("preset", experiments.PRESETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_model_in_every_preset(method: str, preset: str) -> None:
+    config = resolve(method, "synthetic", {}, preset, {}, Path())
+    assert config["model"]["class_path"].startswith("crossmodal_bench.methods.")
+    assert config["trainer"]["max_epochs"] >= 1
+    assert experiments._file("methods", method)["title"]
+
+
+@pytest.mark.parametrize("name", names("suites"))
+def test_suites_name_what_there_is(name: str) -> None:
+    content = experiments.suite(name)
+    assert content["description"]
+    assert set(content["datasets"]) <= set(names("datasets"))
+    methods = [*content.get("methods", []), *(row["method"] for row in content.get("rows", []))]
+    if "sweep" in content:
+        methods.append(content["sweep"]["method"])
+    for row in content.get("ensembles", []):
+        methods += [row["method"], *(member["method"] for member in row["members"])]
+    assert methods and set(methods) <= set(METHODS)
+
+
+def test_a_part_that_a_method_does_not_have_cannot_be_half_set() -> None:
+    path = "model.init_args.pictures.init_args.form"
+    found = experiments.resolve("gxn_t2i", "synthetic-20", {}, "smoke", {path: "minimax"}, Path("data"))
+    assert found["model"]["init_args"]["pictures"]["init_args"]["form"] == "minimax"
+    with pytest.raises(BadInput, match=r"'gxn_finetune' has no model\.init_args\.pictures, so nothing in it"):
+        experiments.resolve("gxn_finetune", "synthetic-20", {}, "smoke", {path: "minimax"}, Path("data"))
+
+
+def test_what_applies_to_a_parent_is_what_it_has() -> None:
+    over = {
+        "model.init_args.pictures.init_args.form": "minimax",
+        "model.init_args.captions.init_args.samples": 2,
+        "model.init_args.margin": 0.1,
+        "trainer.max_epochs": 3,
+    }
+    assert list(experiments.applicable(over, "gxn_t2i", "synthetic", "smoke")) == [
+        list(over)[i] for i in (0, 2, 3)
+    ]
+    assert list(experiments.applicable(over, "gxn_finetune", "synthetic", "smoke")) == list(over)[2:]

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossmodal_bench.bench.plan import PlannedJob
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs import state
+from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json
+from crossmodal_bench.jobs.locks import is_locked, locked
+from crossmodal_bench.jobs.provenance import source_fingerprint
+from crossmodal_bench.jobs.record import Job, Record
+from crossmodal_bench.jobs.state import state_of
+
+CONFIG = {"data": {"batch_size": 4}}
+
+
+def planned(directory: Path, missing: str = "", fingerprint: str = "data") -> PlannedJob:
+    job = Job("0" * 16, "acmr", "wikipedia", "wikipedia-2173-map", "small", 0, None, "", {})
+    return PlannedJob(job, CONFIG, [], "test", directory, "split", fingerprint, {}, missing)
+
+
+@pytest.fixture
+def finished(make_record: Callable[..., Record], make_content: Callable[..., dict[str, Any]]) -> Path:
+    data = {**make_content()["data"], "fingerprint": "data"}
+    return make_record(data=data, source_fingerprint=source_fingerprint(CONFIG)).directory
+
+
+def hold(directory: Path, ready: Any) -> None:
+    with locked(directory):
+        ready.set()
+        signal.pause()
+
+
+def test_nothing_there_is_not_started_or_skipped(tmp_path: Path) -> None:
+    assert state_of(planned(tmp_path / "none")).name == "not started"
+    skipped = state_of(planned(tmp_path / "none", missing="data/x is missing; put it there"))
+    assert (skipped.name, skipped.why) == ("skipped", "data/x is missing; put it there")
+
+
+def test_a_failed_job_says_why(tmp_path: Path) -> None:
+    write_json(JobDirectory(tmp_path).error, {"kind": "error", "message": "ValueError: no"})
+    assert state_of(planned(tmp_path)) == state.State("failed", "ValueError: no")
+    (JobDirectory(tmp_path).error).write_text('{"kind": "er')
+    assert state_of(planned(tmp_path)) == state.State("failed", "")
+
+
+def test_done_and_stale(finished: Path) -> None:
+    assert state_of(planned(finished)).name == "done"
+    assert state_of(planned(finished, missing="gone", fingerprint="")).name == "done"
+    data = state_of(planned(finished, fingerprint="others"))
+    assert data.name == "stale" and "data differ" in data.why
+    one = planned(finished)
+    one.config["data"]["batch_size"] = 5
+    assert "sources or settings" in state_of(one).why
+    one.config["data"]["batch_size"] = 4
+
+
+def test_a_damaged_record_is_named_not_guessed_at(finished: Path) -> None:
+    path = finished / "record.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(BadInput, match=r"record\.json is damaged .*delete it"):
+        state_of(planned(finished))
+
+
+def test_a_lock_lives_as_long_as_its_process(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    holder = context.Process(target=hold, args=(tmp_path, ready))
+    holder.start()
+    assert ready.wait(10)
+    state_now = state_of(planned(tmp_path))
+    assert state_now.name == "running"
+    assert state_now.why.startswith(f"process {holder.pid} on {socket.gethostname()} since 2")
+    with (
+        pytest.raises(
+            BadInput, match=rf"another process \(process {holder.pid} on .*; wait for it or stop it"
+        ),
+        locked(tmp_path),
+    ):
+        raise AssertionError("two processes hold the lock")
+    assert holder.pid is not None
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    assert (JobDirectory(tmp_path).lock).is_file()
+    assert not is_locked(tmp_path)
+    assert state_of(planned(tmp_path)).name == "not started"
+    with locked(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+
+
+def test_a_lock_of_an_earlier_version_says_nothing_of_its_holder(tmp_path: Path) -> None:
+    (JobDirectory(tmp_path).lock).touch()
+    assert state.holder(tmp_path) == ""
+
+
+def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("in the way")
+    with pytest.raises(BadInput, match="cannot be written"), locked(tmp_path / "runs" / "job"):
+        raise AssertionError("locked a folder that is not there")
+
+
+def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    assert read_json(path) == {}
+    write_json(path, {"a": 1})
+    path.with_name("list.json").write_text("[1]")
+    assert read_json(path) == {"a": 1} and read_json(path.with_name("list.json")) == {}
+
+    def full(*arguments: Any) -> None:
+        raise OSError("full")
+
+    monkeypatch.setattr(state.os, "replace", full)
+    with pytest.raises(OSError, match="full"):
+        write_json(path, {"a": 2})
+    assert read_json(path) == {"a": 1}

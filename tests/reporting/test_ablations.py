@@ -1,0 +1,83 @@
+"""What an adversary adds: differences between a method and its twin, seed by seed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+
+import pytest
+from scipy import stats
+
+from crossmodal_bench.jobs import experiments
+from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.ablations import Effect, effects
+from crossmodal_bench.reporting.layout import notes
+from crossmodal_bench.reporting.leaderboard import leaderboard, tables
+
+Maker = Callable[..., Record]
+
+
+def found(records: list[Record]) -> list[Effect]:
+    return [effect for table in tables(leaderboard(records)) for effect in effects(table)]
+
+
+def rows(make: Maker, method: str, values: dict[int, float], **changes: object) -> list[Record]:
+    return [
+        make(method=method, seed=seed, metrics={"rsum": value}, **changes) for seed, value in values.items()
+    ]
+
+
+def test_differences_are_paired_by_seed(make_recall_record: Maker) -> None:
+    with_critics = rows(make_recall_record, "addr_scan", {0: 210.0, 1: 206.0, 2: 220.0, 3: 999.0})
+    alone = rows(make_recall_record, "scan", {0: 205.0, 1: 207.0, 2: 214.0})
+    (effect,) = found(with_critics + alone)
+    differences = [5.0, -1.0, 6.0]
+    assert (effect.row.method, effect.twin.method, effect.n) == ("addr_scan", "scan", 3)
+    assert effect.mean == pytest.approx(statistics.fmean(differences))
+    half = stats.t.ppf(0.975, 2) * statistics.stdev(differences) / math.sqrt(3)
+    assert effect.half_width == pytest.approx(half)
+    assert str(effect) == f"addr_scan minus scan (small): rsum +3.3 ± {half:.1f} (3 seeds, paired)"
+
+
+def test_one_seed_has_no_interval(make_recall_record: Maker) -> None:
+    (effect,) = found(
+        [
+            *rows(make_recall_record, "timam", {0: 9.0}),
+            *rows(make_recall_record, "timam_no_adversary", {0: 10.0}),
+        ]
+    )
+    assert str(effect) == "timam minus timam_no_adversary (small): rsum -1.0 (one seed, no interval)"
+
+
+def test_only_what_was_trained_alike_is_a_twin(make_recall_record: Maker) -> None:
+    addr = rows(make_recall_record, "addr_scan", {0: 9.0})
+    assert not found(addr)
+    assert not found([*addr, *rows(make_recall_record, "scan", {0: 8.0}, preset="paper")])
+    assert not found([*addr, *rows(make_recall_record, "scan", {1: 8.0})])
+    changed = {"overrides": {"trainer.max_epochs": 3}}
+    assert not found([*addr, *rows(make_recall_record, "scan", {0: 8.0}, **changed)])
+    base = rows(make_recall_record, "scan", {0: 7.0}, label="base", **changed)
+    (effect,) = found([*addr, *base, *rows(make_recall_record, "scan", {0: 8.0})])
+    assert effect.mean == 2.0, "a suite's base row is the host in the same training"
+
+
+def test_it_stands_below_the_table(make_recall_record: Maker) -> None:
+    records = rows(make_recall_record, "addr_bfan", {0: 9.0}) + rows(
+        make_recall_record, "bfan_prob", {0: 8.0}
+    )
+    (table,) = tables(leaderboard(records))
+    assert "adversary: addr_bfan minus bfan_prob (small): rsum +1.0 (one seed, no interval)" in notes(table)
+
+
+@pytest.mark.parametrize("method", experiments.names("methods"))
+def test_twins_exist(method: str) -> None:
+    twin = experiments.twin_of(method)
+    assert twin is None or twin in experiments.names("methods")
+    adversarial = method.startswith(("addr_", "united_", "multiple_")) or method in (
+        "acmr",
+        "timam",
+        "gxn",
+        "gxn_t2i",
+    )
+    assert (twin is not None) == adversarial

@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from scipy import stats
+
+from crossmodal_bench.jobs import experiments
+from crossmodal_bench.jobs.published import Comparison, published_rows
+from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.leaderboard import features_text, leaderboard, tables
+
+Maker = Callable[..., Record]
+
+
+def test_seeds_become_one_row_with_mean_deviation_and_interval(make_recall_record: Maker) -> None:
+    values = [90.0, 96.0, 93.0]
+    records = [make_recall_record(seed=seed, metrics={"rsum": value}) for seed, value in enumerate(values)]
+    (row,) = leaderboard(records)
+    cell = row.cells["rsum"]
+    assert row.seeds == (0, 1, 2)
+    assert cell.n == 3
+    assert cell.mean == pytest.approx(93.0)
+    assert cell.sd == pytest.approx(statistics.stdev(values))
+    assert cell.half_width == pytest.approx(stats.t.ppf(0.975, 2) * statistics.stdev(values) / math.sqrt(3))
+    assert row.cost["train_seconds"] == pytest.approx(12.5)
+
+
+def test_one_seed_has_no_interval_over_seeds_but_one_over_images(make_record: Maker) -> None:
+    (row,) = leaderboard([make_record(method="cca")])
+    cell = row.cells["mAP"]
+    assert cell.n == 1
+    assert math.isnan(cell.half_width) and math.isnan(cell.sd)
+    assert (cell.low, cell.high) == pytest.approx((0.43, 0.49))
+
+
+def test_bootstrap_bounds_are_averaged_over_the_seeds_that_have_them(make_record: Maker) -> None:
+    bounds = ({"mAP": [0.2, 0.4]}, {"mAP": [0.3, 0.6]}, {})
+    (row,) = leaderboard([make_record(seed=seed, bootstrap=bound) for seed, bound in enumerate(bounds)])
+    assert (row.cells["mAP"].low, row.cells["mAP"].high) == pytest.approx((0.25, 0.5))
+    assert row.cells["i2t/mAP"].low is None
+
+
+def test_a_metric_that_a_seed_lacks_is_averaged_over_the_others(make_record: Maker) -> None:
+    records = [
+        make_record(seed=0, metrics={"mAP": 0.4, "mAP@50": 0.6}),
+        make_record(seed=1, metrics={"mAP": 0.5}),
+    ]
+    (row,) = leaderboard(records)
+    assert (row.cells["mAP"].n, row.cells["mAP@50"].n) == (2, 1)
+    assert "i2t/mAP" not in row.cells
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preset": "paper"},
+        {"method": "cca"},
+        {"label": "wide"},
+        {"overrides": {"model.init_args.alpha": 0.1}},
+        {"protocol": "wikipedia-1300-map"},
+        {"dataset": "pascal"},
+        {"evaluated_on": "val"},
+    ],
+)
+def test_what_differs_in_more_than_the_seed_is_another_row(
+    make_record: Maker, change: dict[str, object]
+) -> None:
+    rows = leaderboard([make_record(seed=0), make_record(seed=1), make_record(seed=0, **change)])
+    assert sorted(len(row.seeds) for row in rows) == [1, 2]
+    own_table = bool({"protocol", "dataset", "evaluated_on"} & change.keys())
+    assert len(tables(rows)) == (2 if own_table else 1)
+
+
+def test_a_seed_counts_once_and_the_last_one_finished_counts(make_record: Maker) -> None:
+    old = make_record(id="a" * 16, suite="one", metrics={"mAP": 0.1}, finished_at="2026-01-01T00:00:00+00:00")
+    new = make_record(id="b" * 16, suite="two", metrics={"mAP": 0.9}, finished_at="2026-01-02T00:00:00+00:00")
+    for order in ([old, new], [new, old]):
+        (row,) = leaderboard(order)
+        assert row.cells["mAP"].n == 1
+        assert row.cells["mAP"].mean == 0.9
+
+
+def test_protocols_never_share_a_table_not_even_one_runs(make_recall_record: Maker) -> None:
+    also = {"coco-1k-5fold": {"metrics": {"rsum": 400.0}, "bootstrap": {}, "curves": {}}}
+    record = make_recall_record(dataset="coco", protocol="coco-5k", metrics={"rsum": 300.0}, also=also)
+    found = tables(leaderboard([record]))
+    assert [(table.protocol, table.rows[0].cells["rsum"].mean) for table in found] == [
+        ("coco-1k-5fold", 400.0),
+        ("coco-5k", 300.0),
+    ]
+
+
+def test_rows_stand_by_preset_then_best_first_and_the_best_is_marked(make_recall_record: Maker) -> None:
+    records = [
+        make_recall_record(method="cca", by=-5),
+        make_recall_record(method="scan", by=5),
+        make_recall_record(method="vse", by=1),
+        make_recall_record(method="gru", preset="paper", by=0),
+        make_recall_record(method="bfan", metrics={"i2t/R@1": 99.0}),
+    ]
+    rows = leaderboard(records)
+    assert [row.method for row in rows] == ["gru", "scan", "vse", "cca", "bfan"]
+    assert [row.method for row in rows if row.best] == ["scan"]
+    assert {row.primary for row in rows} == {"rsum"}
+
+
+def test_a_protocol_is_ranked_by_its_own_metric(make_record: Maker) -> None:
+    both = {"rsum": 100.0, "mAP": 0.1}, {"rsum": 50.0, "mAP": 0.2}
+    records = [
+        make_record(method=name, metrics=metrics) for name, metrics in zip(("cca", "sm"), both, strict=True)
+    ]
+    assert [row.method for row in leaderboard(records)] == ["sm", "cca"]
+    own = [
+        make_record(method=name, metrics=metrics, dataset="mine", protocol="mine-test")
+        for name, metrics in zip(("cca", "sm"), both, strict=True)
+    ]
+    assert [row.method for row in leaderboard(own)] == ["cca", "sm"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "protocol", "primary"),
+    [
+        ("cuhk_pedes", "cuhk-pedes", "t2i/R@1"),
+        ("cuhk_pedes", "cuhk_pedes-test", "t2i/R@1"),
+        ("cub", "cub-ap50", "t2i/AP@50"),
+        ("flowers", "flowers-test", "t2i/AP@50"),
+    ],
+)
+def test_persons_and_species_are_ranked_by_their_own_metric(
+    make_record: Maker, dataset: str, protocol: str, primary: str
+) -> None:
+    own = {"dataset": dataset, "protocol": protocol, "bootstrap": {}}
+    records = [
+        make_record(method=name, metrics={primary: value, "i2t/R@1": 50 - value, "rsum": 200 - value}, **own)
+        for name, value in (("cca", 10.0), ("timam", 20.0))
+    ]
+    rows = leaderboard(records)
+    assert [row.method for row in rows if row.best] == ["timam"]
+    (table,) = tables(rows)
+    assert table.primary == primary
+    assert table.metrics == ["i2t/R@1", primary, "rsum"]
+
+
+def test_rank_metrics_are_best_when_low(make_record: Maker) -> None:
+    own = {"dataset": "mine", "protocol": "mine-test", "bootstrap": {}}
+    records = [
+        make_record(method=name, metrics={"i2t/MedR": r}, **own) for name, r in (("cca", 9.0), ("sm", 2.0))
+    ]
+    assert [(row.method, row.best) for row in leaderboard(records)] == [("sm", True), ("cca", False)]
+
+
+def test_the_papers_number_stands_only_where_it_is_comparable(make_record: Maker) -> None:
+    comparable = {"protocol": "wikipedia-1300-map", "preset": "paper"}
+    (row,) = leaderboard([make_record(**comparable)])
+    assert row.published.value is not None
+    assert "ACMR" in str(row.published.source)
+    for change in (
+        {"protocol": "wikipedia-2173-map"},
+        {"evaluated_on": "val"},
+        {"overrides": {"model.init_args.alpha": 1}},
+    ):
+        (row,) = leaderboard([make_record(**(comparable | change))])
+        assert row.published.value is None
+        assert "not comparable" in str(row.published.reason)
+
+
+def test_a_suites_row_stands_beside_its_own_published_row(make_record: Maker) -> None:
+    def published(label: str, **more: object) -> Comparison:
+        overrides = experiments.overrides_of("timam_table4", "timam_no_adversary", label)
+        assert overrides
+        (row,) = leaderboard(
+            [
+                make_record(
+                    method="timam_no_adversary",
+                    dataset="cuhk_pedes",
+                    protocol="cuhk-pedes",
+                    preset="paper",
+                    suite="timam_table4",
+                    label=label,
+                    overrides={**overrides, **more},
+                    metrics={"t2i/R@1": 30.0},
+                    bootstrap={},
+                )
+            ]
+        )
+        return row.cells["t2i/R@1"].published
+
+    assert [published(label).value for label in ("L_I", "L_M", "L_I + L_M")] == [40.1, 44.9, 49.8]
+    changed = published("L_I", **{"trainer.max_epochs": 1})
+    assert changed.value is None and "overrides change" in str(changed.reason)
+
+
+def test_every_label_of_the_papers_numbers_is_a_suites() -> None:
+    rows = [
+        one for name in experiments.names("suites") for one in experiments.suite_rows(experiments.suite(name))
+    ]
+    known = {(method, label) for method, _, label in rows}
+    labelled = {(row.ours, row.label) for row in published_rows() if row.label}
+    assert len(labelled) == 10 and labelled <= known
+
+
+def test_addrs_base_row_is_each_hosts_own(make_recall_record: Maker) -> None:
+    def published(method: str) -> float | None:
+        coco = {"dataset": "coco", "protocol": "coco-1k-5fold", "preset": "paper", "suite": "addr_table1"}
+        overrides = experiments.overrides_of("addr_table1", method, "base")
+        (row,) = leaderboard([make_recall_record(method=method, label="base", overrides=overrides, **coco)])
+        return row.cells["rsum"].published.value
+
+    assert [published(method) for method in ("scan", "bfan_prob", "vsrn")] == [500.6, 504.8, 506.6]
+
+
+def _summed(make: Maker, members: list[tuple[str, int, dict[str, object]]], **changes: object) -> Comparison:
+    ensemble = [
+        {
+            "id": f"{at}" * 16,
+            "method": method,
+            "seed": seed,
+            "overrides": overrides,
+            "directory": f"coco/{method}/{at}",
+            "finished_at": "2026-01-01T00:00:00+00:00",
+        }
+        for at, (method, seed, overrides) in enumerate(members)
+    ]
+    coco = {"dataset": "coco", "protocol": "coco-5k", "preset": "paper", "label": "ensemble of two"}
+    (row,) = leaderboard([make(**{**coco, "ensemble": ensemble, **changes})])
+    return row.cells["rsum"].published
+
+
+def test_an_ensemble_stands_beside_the_papers_only_as_the_suites(make_recall_record: Maker) -> None:
+    def published(*members: tuple[str, int, dict[str, object]], **changes: object) -> Comparison:
+        return _summed(make_recall_record, list(members), **changes)
+
+    t2i, i2t = ("scan", 1, {}), ("scan_i2t", 1, {})
+    assert published(t2i, i2t, method="scan").value == published(i2t, t2i, method="scan").value == 410.9
+    assert published(("vsrn", 0, {}), ("vsrn", 1, {}), method="vsrn").value == 415.7
+    fold = {"protocol": "coco-1k-5fold", "method": "scan"}
+    assert published(t2i, i2t, **fold).value == 507.9
+    for members, changes in (
+        ((t2i, ("scan_i2t", 2, {})), {}),
+        ((t2i, ("scan", 2, {})), {}),
+        ((t2i, ("scan_i2t", 1, {"trainer.max_epochs": 1})), {}),
+        ((t2i, i2t, ("bfan", 1, {})), {}),
+        ((t2i, i2t), {"method": "scan+scan_i2t"}),
+        ((t2i, i2t), {"dataset": "flickr8k", "protocol": "flickr8k-1k"}),
+    ):
+        found = published(*members, **{"method": "scan", **changes})
+        assert found.value is None and "no suite sums these models" in str(found.reason)
+    small = published(t2i, i2t, method="scan", preset="small")
+    assert small.value is None and "preset small" in str(small.reason)
+
+
+def test_an_ensemble_and_a_single_model_are_never_one_row(make_recall_record: Maker) -> None:
+    member = {"id": "a", "method": "acmr", "seed": 0, "overrides": {}, "directory": "x", "finished_at": "y"}
+    records = [
+        make_recall_record(seed=0, label="same"),
+        make_recall_record(seed=1, label="same"),
+        make_recall_record(id="e" * 16, seed=0, label="same", ensemble=[member, {**member, "id": "b"}]),
+    ]
+    rows = leaderboard(records)
+    assert sorted((row.ensemble, row.seeds) for row in rows) == [(False, (0, 1)), (True, (0,))]
+
+
+@pytest.mark.parametrize("kind", ["grid", "detector"])
+def test_regions_of_ones_own_never_stand_beside_bottom_up_ones(make_recall_record: Maker, kind: str) -> None:
+    def published(features: dict[str, object], metric: str = "rsum", **changes: object) -> Comparison:
+        coco = {"dataset": "coco", "protocol": "coco-1k-5fold", "preset": "paper"}
+        record = make_recall_record(**{"method": "addr_scan", **coco, **changes})
+        changed = replace(record, data=replace(record.data, features=features))
+        return leaderboard([changed])[0].cells[metric].published
+
+    cut = {"regions": kind, "network": "resnet152"}
+    given = {"regions": "precomputed", "network": "precomputed", "count": 36, "dim": 2048}
+    assert published(given).value == 509.5
+    for other in ({"count": 49}, {"dim": 512}):
+        assert "ours are " in str(published({**given, **other}).reason), "no bottom-up regions"
+    for features in (cut, {"members": [None, cut]}):
+        assert published(features).reason == (
+            f"not comparable: published with bottom-up region features, ours are {kind} regions of resnet152"
+        )
+    other = published(cut, "sum", method="gxn", metrics={"sum": 300.0})
+    assert "published with ResNet-152, fine-tuned, ours are" in str(other.reason)
+    nothing = published(cut, dataset="flickr8k", protocol="flickr8k-1k")
+    assert "not published" in str(nothing.reason)
+
+
+def test_names_tell_rows_apart(make_record: Maker) -> None:
+    rows = leaderboard(
+        [
+            make_record(),
+            make_record(label="wide"),
+            make_record(overrides={"model.init_args.alpha": 0.1, "model.init_args.beta": 2}),
+        ]
+    )
+    assert {row.name for row in rows} == {"acmr", "acmr (wide)", "acmr (alpha=0.1, beta=2)"}
+
+
+def test_features_inside_the_model_and_squashed_pictures_are_said(make_record: Maker) -> None:
+    source = {"network": "resnet101", "weights": "w.pth", "weights_sha256": "ab", "image_size": 224}
+    record = make_record()
+    changed = replace(record, data=replace(record.data, features={**source, "image_fit": "crop"}))
+    assert features_text(changed) == "resnet101, weights w.pth (sha256 ab), 224 px"
+    inside = {**source, "image_fit": "squash", "inside_the_model": True}
+    changed = replace(record, data=replace(record.data, features=inside))
+    assert (
+        features_text(changed) == "resnet101, weights w.pth (sha256 ab), 224 px, squashed, inside the model"
+    )
+
+
+def test_regions_are_said_with_what_made_them(make_record: Maker) -> None:
+    def text(**features: object) -> str:
+        record = make_record()
+        return features_text(replace(record, data=replace(record.data, features=features)))
+
+    source = {"weights": "w.pth", "weights_sha256": "ab", "count": 36, "dim": 1280}
+    grid = {**source, "network": "mobilenet_v2", "regions": "grid", "image_size": 224, "image_fit": "crop"}
+    assert text(**grid) == "36 grid regions of mobilenet_v2, weights w.pth (sha256 ab), 224 px"
+    found = {**source, "network": "frcnn", "regions": "detector", "image_size": None, "image_fit": None}
+    assert text(**found) == "36 detector regions of frcnn, weights w.pth (sha256 ab)"
+    given = {"regions": "precomputed", "count": 36, "dim": 2048, "weights": "f30k_precomp"}
+    pooled = {**grid, "regions": None, "count": 1}
+    assert text(**given) == "36 precomputed regions of f30k_precomp, 2048 wide"
+    both = text(**given, pooled=pooled)
+    assert both == f"{text(**given)}, and mobilenet_v2, weights w.pth (sha256 ab), 224 px"

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting import wandb as runs_in_wandb
+
+Maker = Callable[..., Record]
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody is logged in, whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+
+
+def _log_entries(path: Path) -> Iterator[Any]:
+    """The entries of a .wandb file: LevelDB's log format (blocks of 32 KiB) around protocol buffers."""
+    from wandb.proto.wandb_internal_pb2 import Record as Entry
+
+    data, at, parts = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        # Kinds 1 and 4: a whole entry, the last part of one.
+        if kind in (1, 4):
+            entry = Entry()
+            entry.ParseFromString(parts)
+            parts = b""
+            yield entry
+
+
+def _items(items: Any) -> dict[str, Any]:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def test_a_job_becomes_one_finished_offline_run_without_a_word(
+    make_record: Maker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    also = {"other-protocol": {"metrics": {"rsum": 100.0}, "bootstrap": {}, "curves": {}}}
+    record = make_record(
+        id="0123456789abcdef", suite="figure6", overrides={"model.init_args.k": 5}, also=also
+    )
+    for _ in ("first", "again"):
+        assert runs_in_wandb.log_record(record, tmp_path / "job", "offline") is None
+    assert capfd.readouterr() == ("", "")
+    assert not [thread for thread in threading.enumerate() if "wandb" in thread.name.lower()]
+    (log,) = (tmp_path / "job" / "wandb").glob("offline-run-*/run-0123456789abcdef.wandb")
+    entries = list(_log_entries(log))
+
+    (run,) = [entry.run for entry in entries if entry.WhichOneof("record_type") == "run"][:1]
+    assert (run.run_id, run.project, run.display_name) == ("0123456789abcdef", "crossmodal-bench", "acmr-0")
+    assert run.run_group == "wikipedia/wikipedia-2173-map"
+    assert set(run.tags) == {"small", "figure6"}
+    assert not run.HasField("git") or not run.git.remote_url
+    config = _items(run.config.update)
+    assert config["job"]["overrides"] == {"model.init_args.k": 5}
+    assert config["data"]["fingerprint"] == "d" * 64
+    assert config["environment"]["device"] == "cpu"
+
+    steps = [_items(entry.history.item) for entry in entries if entry.WhichOneof("record_type") == "history"]
+    losses = {step["epoch"]: step["train/loss_embedding"] for step in steps if "train/loss_embedding" in step}
+    assert losses == {epoch: pytest.approx(1 / (1 + epoch)) for epoch in range(4)}
+
+    summary: dict[str, Any] = {}
+    for entry in entries:
+        if entry.WhichOneof("record_type") == "summary":
+            summary |= _items(entry.summary.update)
+    assert summary["mAP"] == 0.45
+    assert summary["bootstrap/mAP/high"] == pytest.approx(0.49)
+    assert summary["cost/train_seconds"] == 12.5
+    (exit_entry,) = [entry.exit for entry in entries if entry.WhichOneof("record_type") == "exit"]
+    assert exit_entry.exit_code == 0
+
+    (table,) = log.parent.glob("files/media/table/leaderboard*.json")
+    board = json.loads(table.read_text())
+    rows = [dict(zip(board["columns"], row, strict=True)) for row in board["data"]]
+    assert [(row["protocol"], row["mAP"], row["rsum"]) for row in rows] == [
+        ("other-protocol", None, 100.0),
+        ("wikipedia-2173-map", 0.45, None),
+    ]
+    assert list(log.parent.glob("files/media/images/figures/precision_scope*.png"))
+    assert not list(log.parent.glob("files/code/*"))
+
+
+def test_an_ensemble_is_a_run_of_its_own_name_with_its_members(make_record: Maker, tmp_path: Path) -> None:
+    members = [
+        {
+            "id": f"{seed}",
+            "method": "acmr",
+            "seed": seed,
+            "overrides": {},
+            "directory": "d",
+            "finished_at": "t",
+        }
+        for seed in (0, 1)
+    ]
+    label = f"ensemble of {'acmr (a=1), ' * 8}acmr"
+    record = make_record(id="e" * 16, label=label, history=[], ensemble=members)
+    assert runs_in_wandb.log_record(record, tmp_path / "job", "offline") is None
+    (log,) = (tmp_path / "job" / "wandb").glob("offline-run-*/run-eeeeeeeeeeeeeeee.wandb")
+    (run,) = [one.run for one in _log_entries(log) if one.WhichOneof("record_type") == "run"][:1]
+    assert run.display_name == "acmr-ensemble-0"
+    assert set(run.tags) == {"small", label[:64]}
+    assert _items(run.config.update)["ensemble"] == members
+
+
+def test_off_writes_nothing(make_record: Maker, tmp_path: Path) -> None:
+    assert runs_in_wandb.log_record(make_record(), tmp_path / "job", "off") is None
+    assert not (tmp_path / "job").exists()
+
+
+def test_what_goes_wrong_is_a_warning_and_the_run_is_marked_failed(
+    make_record: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int | None] = []
+
+    class Run:
+        def __init__(self) -> None:
+            self.summary: dict[str, float] = {}
+
+        def log(self, entry: dict[str, Any], step: int | None = None) -> None:
+            raise RuntimeError("first line\nthe server is on fire")
+
+        def finish(self, exit_code: int | None = None) -> None:
+            ended.append(exit_code)
+
+    fake = types.ModuleType("wandb")
+    vars(fake).update(init=lambda **_: Run(), Settings=lambda **_: None, teardown=lambda: ended.append(None))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    record = make_record()
+    warning = runs_in_wandb.log_record(record, tmp_path / "job", "online")
+    assert warning is not None and "\n" not in warning
+    assert "RuntimeError: the server is on fire" in warning
+    assert str(record.directory) in warning
+    assert ended == [1, None]
+
+
+def test_a_broken_installation_is_a_warning(
+    make_record: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    warning = runs_in_wandb.log_record(make_record(), tmp_path, "offline")
+    assert warning is not None and "wandb" in warning
+
+
+@pytest.mark.parametrize(
+    ("setting", "environment", "key", "mode"),
+    [
+        ("auto", {}, False, "offline"),
+        ("auto", {}, True, "online"),
+        ("auto", {"WANDB_MODE": "offline"}, True, "offline"),
+        ("auto", {"WANDB_MODE": "disabled"}, True, "off"),
+        ("auto", {"WANDB_MODE": "online"}, True, "online"),
+        ("offline", {"WANDB_MODE": "online"}, True, "offline"),
+        ("online", {"WANDB_MODE": "offline"}, True, "online"),
+        ("off", {"WANDB_MODE": "online"}, True, "off"),
+    ],
+)
+def test_modes(
+    setting: str, environment: dict[str, str], key: bool, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (environment | ({"WANDB_API_KEY": "k" * 40} if key else {})).items():
+        monkeypatch.setenv(name, value)
+    assert runs_in_wandb.resolve_mode(setting) == mode
+
+
+def test_modes_that_cannot_be_are_refused_before_anything_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="did you mean 'offline'"):
+        runs_in_wandb.resolve_mode("ofline")
+    with pytest.raises(BadInput, match="wandb login"):
+        runs_in_wandb.resolve_mode("online")
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(BadInput, match=r"WANDB_MODE.*did you mean 'online'"):
+        runs_in_wandb.resolve_mode("auto")
+
+
+def test_a_netrc_entry_counts_for_the_host_that_wandb_talks_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://tracker.example:8080")
+    netrc = Path(os.environ["NETRC"])
+    netrc.write_text("machine elsewhere.example login user password " + "p" * 40 + "\n")
+    assert not runs_in_wandb.logged_in()
+    netrc.write_text("machine tracker.example:8080 login user password " + "p" * 40 + "\n")
+    assert runs_in_wandb.logged_in()
+    netrc.write_text("machine tracker.example:8080 nonsense\n")
+    assert not runs_in_wandb.logged_in()

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+import torch
+
+from crossmodal_bench.bench import runtime_estimate as probing
+from crossmodal_bench.bench.launchers.base import Slot
+from crossmodal_bench.bench.options import BenchOptions
+from crossmodal_bench.bench.plan import make_plan
+from crossmodal_bench.bench.runtime_estimate import probe
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs import experiments
+from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.jobs.record import read_record
+from crossmodal_bench.training.worker import run_job, trainer_devices
+
+METHODS = experiments.names("methods")
+
+
+def job(runs: Path, **words: Any) -> PlannedJob:
+    options = {"dataset": "synthetic-20", "runs": runs, "overrides": {"trainer.max_epochs": 1}, **words}
+    planned = make_plan(BenchOptions(**options), gpu=False)[-1]
+    planned.directory.mkdir(parents=True, exist_ok=True)
+    return planned
+
+
+def run_with_parents(planned: PlannedJob) -> None:
+    for parent in planned.parents.values():
+        if not (parent.directory / "record.json").is_file():
+            run_with_parents(parent)
+    planned.directory.mkdir(parents=True, exist_ok=True)
+    run_job(planned, "cpu")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_to_a_whole_record(method: str, tmp_path: Path) -> None:
+    planned = job(tmp_path, methods=method)
+    run_with_parents(planned)
+    record = read_record(planned.directory)
+    assert record.job == planned.job and record.evaluated_on == "test"
+    assert record.data.counts == planned.counts and record.data.split_hash == planned.split_hash
+    assert record.data.fingerprint == planned.data_fingerprint
+    quality = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr")
+    unbounded = {f"{side}/{rank}" for side in ("i2t", "t2i") for rank in ("MedR", "MeanR")}
+    unbounded |= {f"{name}{at}" for name in quality for at in ("", "@2", "@3", "@4", "@5")}
+    writes, draws = ("captions" in planned.config["model"]["init_args"], method in ("gxn", "gxn_t2i"))
+    if writes:
+        unbounded |= {f"written/{name}" for name in quality}
+        captions = json.loads((planned.directory / "captions.json").read_text())
+        assert list(captions) == [planned.corpus.image_ids[i] for i in planned.corpus.image_rows("test")]
+    assert set(record.metrics) - set(record.bootstrap) == unbounded
+    shown = {path.name for path in planned.directory.glob("panel_*.png")}
+    imagines = {"panel_captions.png", "panel_pictures.png"} if writes or draws else set()
+    assert shown == imagines | ({"panel_words.png"} if method.startswith(("gxn", "gru")) else set())
+    assert {"rsum", "mAP", "i2t/R@1"} <= set(record.metrics)
+    assert all(low <= record.metrics[name] <= high for name, (low, high) in record.bootstrap.items())
+    assert len(record.history) == 1
+    assert record.cost["world_size"] == 1 and record.cost["peak_memory_mb"] > 10
+    with np.load(planned.directory / "ranks.npz") as ranks:
+        assert set(ranks["image_ids"]) == {
+            planned.corpus.image_ids[i] for i in planned.corpus.image_rows("test")
+        }
+    assert (planned.directory / "config.yaml").is_file() and (planned.directory / "last.ckpt").is_file()
+    assert {path.suffix for path in planned.directory.iterdir()}.isdisjoint({".tmp", ".partial"})
+
+
+def distinct_jobs(root: Path, captions: Path, runs: Path) -> dict[str, PlannedJob]:
+    """One job of each kind that the suites ask for, on fakes of Pascal Sentence and of Flickr8K."""
+    found = {}
+    for suite in experiments.names("suites"):
+        rows = experiments.suite(suite)
+        dataset = "pascal_sentence" if suite.startswith("acmr") else "flickr8k"
+        overrides = {"trainer.max_epochs": 1, "data.image_size": 16}
+        if suite.startswith("addr"):
+            host = "model.init_args.host.init_args"
+            overrides |= {f"{host}.dim": 16, f"{host}.embedding": 16}
+        options = BenchOptions(
+            dataset,
+            captions,
+            suite,
+            1,
+            runs=runs,
+            network="mobilenet_v2",
+            weights="none",
+            overrides=overrides,
+        )
+        if dataset == "pascal_sentence":
+            options = replace(options, data_root=root, network=None, weights=None)
+        jobs = make_plan(options, gpu=False)
+        assert jobs, f"{suite} has no job on another data set than its own"
+        for planned in jobs:
+            found[f"{planned.job.method} {rows.get('evaluate', 'test')} {sorted(planned.job.overrides)}"] = (
+                planned
+            )
+    return found
+
+
+@pytest.mark.slow
+def test_every_suite_runs_on_fake_data(data_root: Path, tmp_path: Path) -> None:
+    fakes.write_karpathy(tmp_path / "data")
+    jobs = distinct_jobs(data_root, tmp_path / "data", tmp_path)
+    assert len(jobs) >= 9
+    for planned in jobs.values():
+        run_with_parents(planned)
+        record = read_record(planned.directory)
+        assert record.evaluated_on == planned.evaluate
+        assert record.metrics[planned.protocols[0].primary] > 0
+        with np.load(planned.directory / "ranks.npz") as ranks:
+            shown = set(ranks["image_ids"])
+        rows = planned.corpus.image_rows(planned.evaluate)
+        assert shown == {planned.corpus.image_ids[row] for row in rows}
+        if record.job.dataset == "flickr8k":
+            assert record.selection.rule == "best epoch by val/rsum"
+        elif planned.evaluate == "val":
+            # Test must stay unseen, and no epoch be chosen on what is reported.
+            rules = {"last epoch: validation is what is reported", "solved in closed form"}
+            assert record.selection.rule in rules
+            assert record.data.counts["val"]["images"] == 12
+        elif record.selection.epoch is not None:
+            assert record.selection.rule == "last epoch: no validation split"
+            assert record.selection.epoch == 0
+
+
+def test_a_label_protocol_has_a_map_of_its_space(tmp_path: Path, data_root: Path) -> None:
+    planned = job(tmp_path, methods="cca", dataset="pascal_sentence", data_root=data_root)
+    run_job(planned, "cpu")
+    with np.load(planned.directory / "projection.npz") as projection:
+        assert projection["image"].shape == projection["text"].shape == (20, 2)
+        assert projection["image_labels"].tolist() == projection["text_labels"].tolist()
+    second = replace(planned, job=replace(planned.job, seed=1), directory=tmp_path / "second")
+    second.directory.mkdir()
+    run_job(second, "cpu")
+    assert not (second.directory / "projection.npz").exists()
+
+
+def test_a_probe_trains_six_steps_whatever_the_job_is_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crossmodal_bench.methods import ACMR
+
+    steps = []
+    original = ACMR.training_step
+    monkeypatch.setattr(ACMR, "training_step", lambda self, *words: steps.append(1) or original(self, *words))
+    long = job(tmp_path, methods="acmr", overrides={"trainer.max_epochs": 1000, "data.batch_size": 4})
+    seconds = probe(long)
+    assert len(steps) == 6
+    short = job(tmp_path, methods="acmr", overrides={"trainer.max_epochs": 10, "data.batch_size": 4})
+    assert seconds > 5 * probe(short) > 0
+    assert not list(long.directory.iterdir())
+
+
+def test_a_probe_finds_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"lost\.pth"):
+        probe(job(tmp_path, methods="cca", network="vgg19", weights="lost.pth"))
+
+
+def test_a_probe_that_nobody_waits_for_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(planned: PlannedJob, tell: Any) -> float:
+        tell("extracting features", os.getpid(), 10)
+        time.sleep(60)
+        return 1.0
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if what == "extracting features":
+            children.append(done)
+            raise KeyboardInterrupt
+
+    children: list[int] = []
+    monkeypatch.setattr(probing, "probe", slow)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        one = job(tmp_path, methods="cca")
+        probing.look_ahead({probing.kind_of(one): one}, [Slot("cpu")], interrupt)
+    assert time.monotonic() - start < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(children[0], 0)
+
+
+def test_as_many_probes_run_at_a_time_as_jobs_will(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def meet(planned: PlannedJob, tell: Any) -> float:
+        (tmp_path / planned.job.method).touch()
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if planned.job.method == "sm":
+            raise ValueError("the job will say it")
+        return float(torch.get_num_threads())
+
+    monkeypatch.setattr(probing, "probe", meet)
+    jobs = [job(tmp_path / "runs", methods=method) for method in ("cca", "sm")]
+    shutil.rmtree(tmp_path / "runs")
+    slots = [Slot("cpu", {"OMP_NUM_THREADS": "3"})] * 2
+    found = probing.look_ahead({probing.kind_of(one): one for one in jobs}, slots, lambda *state: None)
+    assert [found[probing.kind_of(one)] for one in jobs] == [3.0, 0.0]
+    assert probing.look_ahead({probing.kind_of(one): one for one in jobs}, [Slot("2")], print) == {}
+
+
+def test_devices_become_trainer_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trainer_devices("auto") == {"accelerator": "auto", "devices": 1}
+    assert trainer_devices("cpu") == {"accelerator": "cpu", "devices": 1}
+    assert trainer_devices("1") == {"accelerator": "auto", "devices": 1}
+    assert trainer_devices("2") == {"accelerator": "auto", "devices": 2, "strategy": "ddp"}
+    unused = "ddp_find_unused_parameters_true"
+    assert trainer_devices("2", unused)["strategy"] == unused
+    assert "precision" not in trainer_devices("1", unused, "bf16-mixed")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    on_gpus = {"accelerator": "gpu", "devices": -1, "strategy": "ddp", "sync_batchnorm": True}
+    assert trainer_devices("auto") == on_gpus
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert trainer_devices("1", unused, "bf16-mixed")["precision"] == "bf16-mixed"
+    assert "precision" not in trainer_devices("cpu", unused, "bf16-mixed")
+    assert "precision" not in trainer_devices("1", unused, "32-true")
+
+
+def test_batch_statistics_are_shared_on_several_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "sync_batchnorm" not in trainer_devices("2"), "CPU processes have no such batch norm"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert trainer_devices("2")["sync_batchnorm"] is True
+    assert "sync_batchnorm" not in trainer_devices("1") and "sync_batchnorm" not in trainer_devices("cpu")
