@@ -60,13 +60,13 @@ PICTURES: dict[str, Any] = {
         "noise_dim": 4,
         "condition_dim": 5,
         "generator_channels": 2,
-        "critic_channels": 2,
+        "discriminator_channels": 2,
     }.items()
 }
 SMALL_ACMR: dict[str, Any] = {
     "image_hidden": [16],
     "text_hidden": [16],
-    "critic_hidden": [8],
+    "discriminator_hidden": [8],
     "dim": 8,
     "regularisation": 0.1,
 }
@@ -75,7 +75,7 @@ SMALL_TIMAM: dict[str, Any] = {
     "text_encoder.init_args.embedding": 6,
     "text_encoder.init_args.hidden": 6,
     "dim": 8,
-    "critic_hidden": [6],
+    "discriminator_hidden": [6],
 }
 SMALL_VSRN: dict[str, Any] = {
     "host.init_args.blocks": 1,
@@ -215,9 +215,9 @@ def one_step(
     model.double().train()
     model.hparams.update(gather_negatives=gathered, gradient_clip=None)
     data.batch_size, data.steps_per_phase = PAIRS // world, 1
-    if hasattr(model, "critics"):
+    if hasattr(model, "discriminators"):
         n, dim = (model.data_spec.n_train_images, model.host.fragment_dim)
-        n = 1 if model.hparams["critics"] == "one" else n
+        n = 1 if model.hparams["discriminators"] == "one" else n
         drawn = torch.randn(n, dim + 1, generator=torch.Generator().manual_seed(1))
         # Discriminators that know nothing have no gradient to give.
         model._restored = {
@@ -239,8 +239,8 @@ def one_step(
     found: dict[str, Any] = {"gradients": gradients.seen, "strategy": model.ddp_strategy}
     found["logged"] = {name: float(value) for name, value in running.callback_metrics.items()}
     found["weights"] = {name: p.detach().clone() for name, p in model.named_parameters()}
-    if hasattr(model, "critics"):
-        found["discriminators"] = model.critics.first.clone()
+    if hasattr(model, "discriminators"):
+        found["discriminators"] = model.discriminators.first.clone()
     if save is not None:
         running.save_checkpoint(save)
     del model.on_after_batch_transfer
@@ -287,11 +287,11 @@ def many_steps(made: Made, world: int, batches: int, save: Path) -> dict[str, An
     ):
         running = trainer(made, world, *exact_resumption(), watch, max_epochs=2)
         running.fit(model, datamodule=data, ckpt_path=start, weights_only=True)
-        bank = getattr(model, "critics", None)
-        critics = [] if bank is None else [bank.parameters, bank.first, bank.second, bank.steps]
+        bank = getattr(model, "discriminators", None)
+        discriminators = [] if bank is None else [bank.parameters, bank.first, bank.second, bank.steps]
         found[name] = {
             "fingerprints": watch.seen,
-            "bank": fingerprint(critics),
+            "bank": fingerprint(discriminators),
             "logged": {metric: float(value) for metric, value in running.callback_metrics.items()},
             "noise": float(torch.rand(())),
         }

@@ -62,8 +62,10 @@ def test_two_machines_train_to_the_bit_as_two_processes_of_one(method: str, tmp_
     for name, weight in one["state_dict"].items():
         assert torch.equal(two["state_dict"][name], weight), name
     # Machines have banks of their own, whose changes they exchange.
-    assert ("critics" in one) == (method == "addr_scan")
-    for name, part in one.get("critics", {}).items():
+    assert ("discriminators" in one) == (method == "addr_scan")
+    for name, part in one.get("discriminators", {}).items():
         assert (
-            torch.equal(two["critics"][name], part) if torch.is_tensor(part) else two["critics"][name] == part
+            torch.equal(two["discriminators"][name], part)
+            if torch.is_tensor(part)
+            else two["discriminators"][name] == part
         )

@@ -23,7 +23,7 @@ QUIET = {
 SMALL_ACMR = {
     "model.init_args.image_hidden": [16],
     "model.init_args.text_hidden": [16],
-    "model.init_args.critic_hidden": [8],
+    "model.init_args.discriminator_hidden": [8],
     "model.init_args.dim": 8,
     "data.batch_size": 32,
 }

@@ -108,7 +108,7 @@ def _run(
     log: Callable[[str], None],
 ) -> list[PlannedJob]:
     """Run jobs, and wait for those that other benches run in the same folder; those that failed."""
-    seconds = estimates(to_run, launcher.slots, line, log) if launcher.looks_ahead else {}
+    seconds = estimates(to_run, launcher.slots, line, log) if launcher.allows_dry_runs else {}
 
     def ended(planned: PlannedJob, status: int | None, more: bool) -> bool:
         well = _after(planned, status, mode, log)

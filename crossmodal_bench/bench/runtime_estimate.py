@@ -72,7 +72,7 @@ def estimates(
     kinds: dict[Kind, PlannedJob] = {}
     for planned in to_run:
         kinds.setdefault(kind_of(planned), planned)
-    seconds = look_ahead(kinds, slots, tell)
+    seconds = dry_runs(kinds, slots, tell)
     line.clear()
     if to_run:
         at_once = min(len(slots), len(to_run))
@@ -82,7 +82,7 @@ def estimates(
     return seconds
 
 
-def probe(planned: PlannedJob, tell: Tell | None = None) -> float:
+def dry_run(planned: PlannedJob, tell: Tell | None = None) -> float:
     """Build the job's data and time a few steps, from fresh weights; the estimated seconds of the whole job.
 
     Raises:
@@ -121,8 +121,8 @@ def probe(planned: PlannedJob, tell: Tell | None = None) -> float:
     return ready + epochs * epoch * 1.3
 
 
-def look_ahead(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell) -> dict[Kind, float]:
-    """``probe`` of a job of each kind, in forked processes, so that this one stays fit for forking.
+def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell) -> dict[Kind, float]:
+    """``dry_run`` of a job of each kind, in forked processes, so that this one stays fit for forking.
 
     As many at a time as jobs will run, with as many threads. Nothing is known where there is no fork, and 0
     where the job itself will fail: it keeps its log then, and the others shall run.
@@ -139,7 +139,7 @@ def look_ahead(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Te
             while waiting and len(looks) < len(slots):
                 kind, planned = waiting.pop(0)
                 tell(f"looking at {planned.job.method} on {planned.job.dataset}", len(seconds), len(kinds))
-                receiver, process = _look(planned, slots[0])
+                receiver, process = _start_dry_run(planned, slots[0])
                 looks[receiver] = kind, process
             ready = wait(list(looks))
             for receiver in [one for one in looks if one in ready]:
@@ -159,7 +159,7 @@ def look_ahead(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Te
     return seconds
 
 
-def _look(planned: PlannedJob, slot: Slot) -> tuple[Connection, Any]:
+def _start_dry_run(planned: PlannedJob, slot: Slot) -> tuple[Connection, Any]:
     receiver, sender = multiprocessing.Pipe(duplex=False)
     arguments = (planned, slot, sender, os.getpid())
     process = multiprocessing.get_context("fork").Process(target=_answer, args=arguments)
@@ -190,7 +190,7 @@ def _answer(planned: PlannedJob, slot: Slot, sender: Connection, parent: int) ->
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
         try:
-            seconds = probe(planned, lambda *state: sender.send(("progress", state)))
+            seconds = dry_run(planned, lambda *state: sender.send(("progress", state)))
             sender.send(("seconds", seconds))
         except BadInput as error:
             sender.send(("bad input", str(error)))

@@ -94,7 +94,7 @@ def class_retrieval(
     means = class_means(texts, own[owner], len(classes))
     tiles = ScoreTiles(images, means, score, text_tile=size, device=device)
     total = reduce if reduce is not None else (all_reduce_sum if world_size > 1 else None)
-    precision, hits = _sweep(tiles, own.to(tiles.device), len(classes), rank, world_size, total)
+    precision, hits = _rank_classes(tiles, own.to(tiles.device), len(classes), rank, world_size, total)
     return ClassRetrieval(classes.long().numpy(), precision.cpu().numpy(), hits.double().cpu().numpy())
 
 
@@ -106,7 +106,7 @@ def class_means(texts: Encoding, text_class: Tensor, n_classes: int) -> Encoding
     return Encoding(means.to(torch.promote_types(texts.values.dtype, torch.float32)))
 
 
-def _sweep(
+def _rank_classes(
     tiles: ScoreTiles, own: Tensor, n_classes: int, rank: int, world_size: int, total: Reduce | None
 ) -> tuple[Tensor, Tensor]:
     """(n_classes,) precision among the best 50 images and (n_images,) whether the own class comes first."""

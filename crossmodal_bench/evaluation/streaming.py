@@ -1,4 +1,4 @@
-"""Exact ranks in both directions from one sweep over score tiles, without the full matrix."""
+"""Exact ranks in both directions from one pass over score tiles, without the full matrix."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def streamed_ranks(
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} is not one of {world_size} processes")
     total = reduce if reduce is not None else (all_reduce_sum if world_size > 1 else _alone)
-    sweep = _Sweep(images, texts, score, caption_image, image_identity, top_k, image_tile, text_tile, device)
+    sweep = _StreamingRanks(
+        images, texts, score, caption_image, image_identity, top_k, image_tile, text_tile, device
+    )
     mine = range(rank, len(sweep.tiles.rows), world_size)
 
     def together(step: Callable[[], None]) -> None:
@@ -101,7 +103,7 @@ def streamed_ranks(
     return sweep.ranks(total, mine, rank, world_size)
 
 
-class _Sweep:
+class _StreamingRanks:
     """The state of one sweep on one process; items are numbered in the galleries' order.
 
     i2t_best, t2i_best: the best positive's score of each query, -inf before any was seen.

@@ -34,7 +34,10 @@ def names(kind: str) -> list[str]:
 
 
 def default_methods() -> list[str]:
-    """The default leaderboard, as far as its methods exist: each method beside its non-adversarial twin."""
+    """The default leaderboard, as far as its methods exist.
+
+    Each method beside its non-adversarial ablation.
+    """
     known = names("methods")
     return [name for name in DEFAULT_METHODS if name in known]
 
@@ -188,9 +191,9 @@ def _check_bases(method: str) -> None:
         line.append(base)
 
 
-def twin_of(method: str) -> str | None:
-    """The method's twin without an adversary, if its file names one."""
-    return _file("methods", method).get("twin")
+def ablation_of(method: str) -> str | None:
+    """The method's ablation without an adversary, if its file names one."""
+    return _file("methods", method).get("ablation")
 
 
 def parents_of(method: str) -> list[str]:

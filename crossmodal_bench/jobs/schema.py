@@ -17,7 +17,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "base": str,
         "class_path": str,
         "title": str,
-        "twin": str,
+        "ablation": str,
         "parents": object,
         "override": _PARTS,
         "datasets": {"*": {"*": _PARTS}},

@@ -15,7 +15,7 @@ from crossmodal_bench.losses.captioning import (
 from crossmodal_bench.losses.domains import domain_regularisation, domain_risks, negatives_risks
 from crossmodal_bench.losses.generation import (
     condition_kl,
-    picture_critic_loss,
+    picture_discriminator_loss,
     picture_generator_loss,
     wrong_pairs,
 )
@@ -40,7 +40,7 @@ __all__ = [
     "modality_fooling_loss",
     "negatives_risks",
     "norm_softmax_loss",
-    "picture_critic_loss",
+    "picture_discriminator_loss",
     "picture_generator_loss",
     "ramp",
     "self_critical_loss",

@@ -99,7 +99,7 @@ def negatives_risks(
     reduction: Reduction = "mean",
     rows: slice = slice(None),
 ) -> Tensor:
-    """(B, B) risks that ``domain_regularisation`` reads: of pairs with their own and each other's critics.
+    """(B, B) risks that ``domain_regularisation`` reads: of pairs, by their own and others' discriminators.
 
     Other entries are 0. Arguments as in ``domain_risks``, with one discriminator per pair: weight (B, D),
     bias (B,). With ``rows``, those rows alone, of which ``regions``, ``words`` and ``lengths`` are.

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def picture_critic_loss(
+def picture_discriminator_loss(
     real_logits: Tensor,
     fake_logits: Tensor,
     wrong_logits: Tensor,
     beta_fake: float = 0.5,
     beta_wrong: float | Tensor = 0.5,
 ) -> Tensor:
-    """The critic's side, Eq. 9 and 11 negated, to be minimised.
+    """The discriminator's side, Eq. 9 and 11 negated, to be minimised.
 
     -mean log D(real) - beta_fake mean log(1 - D(fake)) - beta_wrong mean log(1 - D(wrong)), each mean over
     its own pairs. Fakes are to be detached from what generated them.
@@ -42,10 +42,11 @@ def picture_critic_loss(
 def picture_generator_loss(
     fake_logits: Tensor, form: Literal["non_saturating", "minimax"] = "non_saturating"
 ) -> Tensor:
-    """The generator's side, to be minimised; the critic must be held fixed.
+    """The generator's side, to be minimised; the discriminator must be held fixed.
 
     ``non_saturating``: -mean log D(fake), as in StackGAN's code. ``minimax``: mean log(1 - D(fake)), Eq. 10
-    and the first term of Eq. 12 as printed, whose gradient vanishes where the critic is sure of the fakes.
+    and the first term of Eq. 12 as printed, whose gradient vanishes where the discriminator is sure of the
+    fakes.
 
     Eq. 8 adds this to Eq. 9, which has the same term already and so counts it twice; we keep to the two
     separate losses of Algorithm 1.
@@ -89,7 +90,7 @@ def condition_kl(mu: Tensor, log_variance: Tensor, reduction: Literal["mean", "s
 
 
 def wrong_pairs(image_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pictures of a batch to show the critic with which texts, as wrong ones (t' of Eq. 9).
+    """Which pictures of a batch to show the discriminator with which texts, as wrong ones (t' of Eq. 9).
 
     Each picture with the next row's text, as in StackGAN's code; the last one has no next and is left out.
     Left out is, too, a picture whose next text describes the same image, which that code would call wrong.

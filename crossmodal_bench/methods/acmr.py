@@ -50,13 +50,13 @@ class ACMR(AdversarialMethod):
         image_hidden: hidden widths of the image projector.
         text_hidden: hidden widths of the text projector.
         dim: width of the common space.
-        critic_hidden: hidden widths of the modality classifier.
+        discriminator_hidden: hidden widths of the modality classifier.
         last: activation of the projectors' last layer.
         dropout: in the projectors.
         standardise: whether inputs are standardised by batch statistics.
         learning_rate: of Adam, for all parts.
         adam_beta1: of Adam; 0.5 in the code.
-        critic_learning_rate: of the modality classifier, or None for ``learning_rate``.
+        discriminator_learning_rate: of the modality classifier, or None for ``learning_rate``.
         gather_negatives: on several devices, whether L_imi is that of all their batches, as if one had the
             whole batch; else each has its own.
     """
@@ -78,16 +78,16 @@ class ACMR(AdversarialMethod):
         image_hidden: Sequence[int] = (2000,),
         text_hidden: Sequence[int] = (500,),
         dim: int = 200,
-        critic_hidden: Sequence[int] = (50,),
+        discriminator_hidden: Sequence[int] = (50,),
         last: Literal["tanh", "relu", "identity"] = "tanh",
         dropout: float = 0.0,
         standardise: bool = False,
         learning_rate: float = 1e-4,
         adam_beta1: float = 0.5,
-        critic_learning_rate: float | None = None,
+        discriminator_learning_rate: float | None = None,
         gather_negatives: bool = False,
     ) -> None:
-        super().__init__(encoder_steps=k, critic_steps=1)
+        super().__init__(encoder_steps=k, discriminator_steps=1)
         self.save_hyperparameters()
 
     def build(self, spec: DataSpec) -> None:
@@ -97,7 +97,7 @@ class ACMR(AdversarialMethod):
         self.image_projector = Perceptron((spec.feature_dim, *p.image_hidden, p.dim), **common)
         self.text_projector = Perceptron((spec.bow_dim, *p.text_hidden, p.dim), **common)
         self.label_classifier = nn.Linear(p.dim, spec.n_labels)
-        self.modality_classifier = Perceptron((p.dim, *p.critic_hidden, 2), activation="tanh")
+        self.modality_classifier = Perceptron((p.dim, *p.discriminator_hidden, 2), activation="tanh")
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the projectors and the label classifier; another for the modality classifier."""
@@ -108,10 +108,12 @@ class ACMR(AdversarialMethod):
             *self.label_classifier.parameters(),
         ]
         betas = (p.adam_beta1, 0.999)
-        critic_rate = p.learning_rate if p.critic_learning_rate is None else p.critic_learning_rate
+        discriminator_rate = (
+            p.learning_rate if p.discriminator_learning_rate is None else p.discriminator_learning_rate
+        )
         return [
             torch.optim.Adam(encoders, p.learning_rate, betas, fused=True),
-            torch.optim.Adam(self.modality_classifier.parameters(), critic_rate, betas, fused=True),
+            torch.optim.Adam(self.modality_classifier.parameters(), discriminator_rate, betas, fused=True),
         ]
 
     def joint_loss(self, batch: PairBatch) -> Tensor:
@@ -135,7 +137,7 @@ class ACMR(AdversarialMethod):
                 "train/loss_invariance": invariance,
                 "train/loss_labels": discrimination,
                 "train/loss_adversarial": adversarial,
-                "train/critic_accuracy": right.float().mean(),
+                "train/discriminator_accuracy": right.float().mean(),
             },
             len(batch),
         )

@@ -1,4 +1,4 @@
-"""The manual-optimisation loop of encoders and a critic that are trained in turns."""
+"""The manual-optimisation loop of encoders and a discriminator that are trained in turns."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from crossmodal_bench.methods.base import RetrievalMethod
 
 
 class AdversarialMethod(RetrievalMethod):
-    """Encoders and critic share one backward pass and step in turns.
+    """Encoders and discriminator share one backward pass and step in turns.
 
-    A cycle is ``encoder_steps`` steps of the encoders' optimisers and ``critic_steps`` of the critic's. Every
-    batch has one backward pass through everything; only the optimisers whose turn it is step, so every
-    parameter has a gradient at every step and plain DDP holds. Where in the cycle training is lies in a
-    buffer, so that a checkpoint continues it.
+    A cycle is ``encoder_steps`` steps of the encoders' optimisers and ``discriminator_steps`` of the
+    discriminator's. Every batch has one backward pass through everything; only the optimisers whose turn it
+    is step, so every parameter has a gradient at every step and plain DDP holds. Where in the cycle training
+    is lies in a buffer, so that a checkpoint continues it.
 
-    ``configure_optimizers`` must return the encoders' optimisers first and the critic's last.
+    ``configure_optimizers`` must return the encoders' optimisers first and the discriminator's last.
 
     Args:
         encoder_steps: a cycle's steps of the encoders, at least 1.
-        critic_steps: a cycle's steps of the critic.
-        same_batches: False: the critic's steps follow the encoders', each on a fresh batch (the two share
-            one loss behind a gradient reversal). True: both start with the cycle's first batch, so that at
-            1:1 every batch moves both; the encoders' loss then sees the critic as the batch before left it,
-            which is the usual alternation on one batch, encoders first.
+        discriminator_steps: a cycle's steps of the discriminator.
+        same_batches: False: the discriminator's steps follow the encoders', each on a fresh batch (the two
+            share one loss behind a gradient reversal). True: both start with the cycle's first batch, so that
+            at 1:1 every batch moves both; the encoders' loss then sees the discriminator as the batch before
+            left it, which is the usual alternation on one batch, encoders first.
         gradient_clip: largest gradient norm of each optimiser's parameters, or None.
     """
 
@@ -37,39 +37,43 @@ class AdversarialMethod(RetrievalMethod):
     def __init__(
         self,
         encoder_steps: int,
-        critic_steps: int,
+        discriminator_steps: int,
         gradient_clip: float | None = None,
         same_batches: bool = False,
     ) -> None:
         super().__init__()
-        if encoder_steps < 1 or critic_steps < 0:
+        if encoder_steps < 1 or discriminator_steps < 0:
             raise ValueError(
-                f"encoder_steps {encoder_steps} must be at least 1 and critic_steps {critic_steps} at least 0"
+                f"encoder_steps {encoder_steps} must be at least 1 and discriminator_steps {discriminator_steps} at least 0"
             )
         self.automatic_optimization = False
-        self.encoder_steps, self.critic_steps, self.gradient_clip = encoder_steps, critic_steps, gradient_clip
+        self.encoder_steps, self.discriminator_steps, self.gradient_clip = (
+            encoder_steps,
+            discriminator_steps,
+            gradient_clip,
+        )
         self.same_batches = same_batches
         self.register_buffer("cycle_position", torch.zeros((), dtype=torch.int64))
 
     @abstractmethod
     def joint_loss(self, batch: PairBatch) -> Tensor:
-        """One scalar whose gradient is the encoders' in their parameters and the critic's in its own."""
+        """One scalar whose gradient is the encoders' in their parameters and the discriminator's in its own."""
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
         """One backward pass; those whose turn it is step."""
         optimisers: Any = self.optimizers()
-        *encoders, critic = optimisers
+        *encoders, discriminator = optimisers
         self.manual_backward(self.joint_loss(batch))
         position = int(self.cycle_position)
         stepping = encoders if position < self.encoder_steps else []
-        critics_turn = position - (0 if self.same_batches else self.encoder_steps)
-        if 0 <= critics_turn < self.critic_steps:
-            stepping = [*stepping, critic]
+        discriminators_turn = position - (0 if self.same_batches else self.encoder_steps)
+        if 0 <= discriminators_turn < self.discriminator_steps:
+            stepping = [*stepping, discriminator]
         for optimiser in stepping:
             if self.gradient_clip is not None:
                 self.clip_gradients(optimiser, self.gradient_clip, "norm")
             optimiser.step()
         for optimiser in optimisers:
             optimiser.zero_grad()
-        turns = (self.encoder_steps, self.critic_steps)
+        turns = (self.encoder_steps, self.discriminator_steps)
         self.cycle_position.add_(1).remainder_(max(turns) if self.same_batches else sum(turns))

@@ -62,14 +62,15 @@ class TIMAM(AdversarialMethod):
             ``gradient_reversal``: the discriminator's own gradient, its smoothing and noise included.
         classification: ``norm_softmax`` (Eq. 1), or ``cmpc``: CMPM's classification of projected features.
         shared_classifier: one set of class weights for both modalities; else one each (norm_softmax only).
-        critic_hidden: hidden widths of the discriminator ("two fully connected layers").
+        discriminator_hidden: hidden widths of the discriminator ("two fully connected layers").
         label_smoothing: one-sided, of the discriminator's images.
-        critic_noise: deviation of Gaussian noise on the discriminator's input, falling to 0 over training.
+        discriminator_noise: deviation of Gaussian noise on the discriminator's input, falling to 0 over
+            training.
         encoder_steps: steps of the encoders in a cycle.
-        critic_steps: steps of the discriminator in a cycle.
+        discriminator_steps: steps of the discriminator in a cycle.
         learning_rate: of all optimisers that have none of their own.
         image_learning_rate: of the image encoder, or None.
-        critic_learning_rate: of the discriminator, or None.
+        discriminator_learning_rate: of the discriminator, or None.
         image_optimizer: of the image encoder. The discriminator always has SGD, the text encoder and the
             class weights Adam. A discriminator with Adam makes the game diverge.
         momentum: of SGD.
@@ -99,14 +100,14 @@ class TIMAM(AdversarialMethod):
         adversarial_form: Literal["non_saturating", "minimax", "gradient_reversal"] = "non_saturating",
         classification: Literal["norm_softmax", "cmpc"] = "norm_softmax",
         shared_classifier: bool = True,
-        critic_hidden: Sequence[int] = (256,),
+        discriminator_hidden: Sequence[int] = (256,),
         label_smoothing: float = 0.1,
-        critic_noise: float = 0.0,
+        discriminator_noise: float = 0.0,
         encoder_steps: int = 1,
-        critic_steps: int = 1,
+        discriminator_steps: int = 1,
         learning_rate: float = 2e-4,
         image_learning_rate: float | None = None,
-        critic_learning_rate: float | None = None,
+        discriminator_learning_rate: float | None = None,
         image_optimizer: Literal["sgd", "adam"] = "sgd",
         momentum: float = 0.9,
         weight_decay: float = 4e-4,
@@ -118,7 +119,7 @@ class TIMAM(AdversarialMethod):
         gradient_clip: float | None = None,
         gather_negatives: bool = False,
     ) -> None:
-        super().__init__(encoder_steps, critic_steps, gradient_clip, same_batches=True)
+        super().__init__(encoder_steps, discriminator_steps, gradient_clip, same_batches=True)
         if classification == "cmpc" and not shared_classifier:
             raise ValueError("shared_classifier is false, but CMPC has one classifier; leave it true")
         self.save_hyperparameters()
@@ -142,7 +143,7 @@ class TIMAM(AdversarialMethod):
         self.text_scale = nn.BatchNorm1d(p.dim, affine=False) if p.standardise else nn.Identity()
         self.classifier = nn.Linear(p.dim, spec.n_identities, bias=p.classification == "norm_softmax")
         self.text_classifier = None if p.shared_classifier else nn.Linear(p.dim, spec.n_identities)
-        self.critic = Perceptron((p.dim, *p.critic_hidden, 1), "leaky_relu")
+        self.discriminator = Perceptron((p.dim, *p.discriminator_hidden, 1), "leaky_relu")
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         """SGD for the image encoder, Adam for the text encoder and the classes, SGD for the discriminator."""
@@ -159,7 +160,9 @@ class TIMAM(AdversarialMethod):
             if p.image_optimizer == "sgd"
             else torch.optim.Adam(images, **decay),
             torch.optim.Adam(texts, **decay),
-            torch.optim.SGD(self.critic.parameters(), p.critic_learning_rate or p.learning_rate, **sgd),
+            torch.optim.SGD(
+                self.discriminator.parameters(), p.discriminator_learning_rate or p.learning_rate, **sgd
+            ),
         ]
         schedulers = [
             torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -205,7 +208,7 @@ class TIMAM(AdversarialMethod):
                 "train/loss_identification": identification,
                 "train/loss_matching": matching,
                 "train/loss_adversarial": discriminator,
-                "train/critic_accuracy": accuracy,
+                "train/discriminator_accuracy": accuracy,
             },
             len(batch),
         )
@@ -237,18 +240,20 @@ class TIMAM(AdversarialMethod):
             self._noisy(reverse_gradient(one, p.adversary) if by_reversal else one.detach())
             for one in (images, texts)
         ]
-        image_logits, text_logits = self.critic(seen[0]), self.critic(seen[1])
+        image_logits, text_logits = self.discriminator(seen[0]), self.discriminator(seen[1])
         loss = modality_discriminator_loss(image_logits, text_logits, p.label_smoothing)
         accuracy = torch.cat([image_logits > 0, text_logits <= 0]).float().mean()
         fooling = loss.new_zeros(())
         if p.adversary and not by_reversal:
-            fixed = {name: one.detach() for name, one in self.critic.named_parameters()}
-            image_guess, text_guess = (functional_call(self.critic, fixed, (one,)) for one in (images, texts))
+            fixed = {name: one.detach() for name, one in self.discriminator.named_parameters()}
+            image_guess, text_guess = (
+                functional_call(self.discriminator, fixed, (one,)) for one in (images, texts)
+            )
             fooling = p.adversary * modality_fooling_loss(image_guess, text_guess, p.adversarial_form)
         return loss, fooling, accuracy
 
     def _noisy(self, features: Tensor) -> Tensor:
-        deviation = self.hparams["critic_noise"]
+        deviation = self.hparams["discriminator_noise"]
         if not deviation:
             return features
         left = max(0.0, 1 - self.trainer.current_epoch / max(self.trainer.max_epochs or 1, 1))

@@ -5,7 +5,7 @@ from crossmodal_bench.networks.embedding import UnitEmbedding, unit
 from crossmodal_bench.networks.freezing import Freezable
 from crossmodal_bench.networks.images import ConvNetEncoder, FeatureEncoder, ImageEncoder
 from crossmodal_bench.networks.perceptron import Perceptron
-from crossmodal_bench.networks.pictures import ConditionAugmentation, PictureCritic, PictureGenerator
+from crossmodal_bench.networks.pictures import ConditionAugmentation, PictureDiscriminator, PictureGenerator
 from crossmodal_bench.networks.reversal import reverse_gradient
 from crossmodal_bench.networks.texts import LanguageModelEncoder, TextEncoder, WordEncoder
 from crossmodal_bench.networks.words import WordStates
@@ -19,7 +19,7 @@ __all__ = [
     "ImageEncoder",
     "LanguageModelEncoder",
     "Perceptron",
-    "PictureCritic",
+    "PictureDiscriminator",
     "PictureGenerator",
     "TextEncoder",
     "UnitEmbedding",

@@ -1,4 +1,4 @@
-"""Pictures from texts, and their critic: GXN's text-to-image path (Gu et al., CVPR 2018, section 3.4).
+"""Pictures from texts, and their discriminator: GXN's text-to-image path (Gu et al., CVPR 2018, section 3.4).
 
 The paper gives the pictures' size and no layers. All layers, sizes and first weights are those of StackGAN's
 stage I on COCO (Zhang et al., ICCV 2017, and its code), from which the path comes.
@@ -93,7 +93,7 @@ class PictureGenerator(nn.Module):
         return single(self.last(hidden)).tanh()
 
 
-class PictureCritic(nn.Module):
+class PictureDiscriminator(nn.Module):
     """D(i, t): whether a picture is real and of this text, in two parts.
 
     ``features`` reads pictures alone, so that real ones are read once for their own and for wrong texts, and

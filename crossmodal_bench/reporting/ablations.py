@@ -1,4 +1,4 @@
-"""What an adversary adds: a method's primary metric minus that of its twin without one, seed by seed."""
+"""What an adversary adds: a method's primary metric minus that of its ablation without one, seed by seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Effect:
     """
 
     row: Row
-    twin: Row
+    ablation: Row
     metric: str
     mean: float
     half_width: float
@@ -31,26 +31,27 @@ class Effect:
         seeds = f"{self.n} seeds, paired" if self.n > 1 else "one seed, no interval"
         seeds += ", on top of its parents' training" if self.row.records[0].parents else ""
         return (
-            f"{self.row.name} minus {self.twin.name} ({self.row.preset}): "
+            f"{self.row.name} minus {self.ablation.name} ({self.row.preset}): "
             f"{self.metric} {self.mean:+.{digits}f}{interval} ({seeds})"
         )
 
 
 def effects(table: Table) -> Iterator[Effect]:
-    """An effect for each row of the table whose method names a ``twin`` in its YAML, if the twin is there.
+    """An effect for each row of the table whose method names an ``ablation`` in its YAML, if that is there.
 
-    The twin has the same preset and overrides; or, in a suite, the label "base": the twin in that training.
+    The ablation has the same preset and overrides; or, in a suite, the label "base": the ablation in that
+    training.
     """
     known = experiments.names("methods")
     for row in table.rows:
-        twin = experiments.twin_of(row.method) if row.method in known else None
+        ablation = experiments.ablation_of(row.method) if row.method in known else None
         found = [
             other
             for other in table.rows
-            if (other.method, other.preset, other.ensemble) == (twin, row.preset, row.ensemble)
+            if (other.method, other.preset, other.ensemble) == (ablation, row.preset, row.ensemble)
             and (other.overrides == row.overrides or other.label == "base")
         ]
-        # Where a suite has trained the twin alike, that one is meant.
+        # Where a suite has trained the ablation alike, that one is meant.
         for other in sorted(found, key=lambda one: one.label != "base")[:1]:
             values = {record.job.seed: record.metrics.get(table.primary) for record in other.records}
             pairs = [

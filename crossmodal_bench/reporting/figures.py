@@ -16,7 +16,7 @@ from crossmodal_bench.evaluation.statistics import t_interval
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting import drawing
 from crossmodal_bench.reporting.leaderboard import Row
-from crossmodal_bench.reporting.parameter_sweeps import Sweep, short
+from crossmodal_bench.reporting.parameter_sweeps import ParameterSweep, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +72,7 @@ def projection(record: Record) -> bytes | None:
     return drawing.png(figure)
 
 
-def parameter_sweep(sweep: Sweep) -> bytes:
+def parameter_sweep(sweep: ParameterSweep) -> bytes:
     """mAP (the table's primary metric where there is none) against the override that a sweep varies (ACMR,
     Figure 6).
 
@@ -108,7 +108,7 @@ def parameter_sweep(sweep: Sweep) -> bytes:
     return drawing.png(figure)
 
 
-def _sweep_lines(sweep: Sweep, metric: str) -> Iterator[tuple[str, str, Sequence[Row]]]:
+def _sweep_lines(sweep: ParameterSweep, metric: str) -> Iterator[tuple[str, str, Sequence[Row]]]:
     if len(sweep.lines) > 1:
         yield from ((rest or "nothing else changed", metric, rows) for rest, rows in sweep.lines.items())
         return

@@ -11,7 +11,7 @@ from crossmodal_bench.reporting.leaderboard import Row
 
 
 @dataclass(frozen=True)
-class Sweep:
+class ParameterSweep:
     """Rows of one suite, method and preset in which ``key`` varies; ``lines`` by the other overrides."""
 
     suite: str
@@ -31,7 +31,7 @@ class Sweep:
         return _values(self.rows, self.key)
 
 
-def sweeps(rows: Sequence[Row]) -> list[Sweep]:
+def sweeps(rows: Sequence[Row]) -> list[ParameterSweep]:
     """The sweeps among one table's rows: at least two values of one override, all else equal.
 
     Only single models that a suite made count, and only rows that state the override: a row without it stands
@@ -51,7 +51,7 @@ def sweeps(rows: Sequence[Row]) -> list[Sweep]:
     for (suite, method, preset, key), lines in groups.items():
         varied = {rest: members for rest, members in lines.items() if len(_values(members, key)) > 1}
         if varied:
-            found.append(Sweep(suite, method, preset, key, varied))
+            found.append(ParameterSweep(suite, method, preset, key, varied))
     return found
 
 

@@ -243,7 +243,10 @@ def _figures(table: Table) -> list[Figure]:
     # What does not depend on the protocol is shown once, with the protocol that the job is named by.
     mains = [row for row in methods if row.records[0].is_main]
     drawn += [
-        (training_figures.critic_accuracy(mains), "Critic accuracy over the epochs, mean over seeds"),
+        (
+            training_figures.discriminator_accuracy(mains),
+            "Discriminator accuracy over the epochs, mean over seeds",
+        ),
         (
             training_figures.validation_curves(mains),
             "Validation over the epochs, mean over seeds: how often the best-scored caption is right "
@@ -257,7 +260,7 @@ def _figures(table: Table) -> list[Figure]:
     ]
     for row in mains:
         label = f"{row.name}, preset {row.preset}"
-        curves = "losses and critic accuracy over the epochs (as ACMR, Figure 5)"
+        curves = "losses and discriminator accuracy over the epochs (as ACMR, Figure 5)"
         drawn.append((training_figures.training_curves(row), f"{label}: {curves}"))
         # One seed's map is enough: t-SNE coordinates of different runs cannot be compared or averaged.
         maps = (figures.projection(record) for record in row.records)

@@ -16,15 +16,15 @@ PANELS = {
     "train/loss_ranking": "ranking loss",
     "train/loss_caption": "caption loss",
     "train/loss_adversarial": "adversarial loss",
-    "train/critic_accuracy": "critic accuracy",
+    "train/discriminator_accuracy": "discriminator accuracy",
 }
 
 
 def training_curves(row: Row) -> bytes | None:
-    """The method's losses and its critic's accuracy over the epochs (ACMR, Figure 5).
+    """The method's losses and its discriminator's accuracy over the epochs (ACMR, Figure 5).
 
-    One panel for each of PANELS that the row's histories have, one line per seed; None without any. Critic
-    accuracy is a fraction, its chance level (two modalities, equally frequent) the dotted line.
+    One panel for each of PANELS that the row's histories have, one line per seed; None without any.
+    Discriminator accuracy is a fraction, its chance level (two modalities, equally frequent) the dotted line.
     """
     panels = {
         key: title
@@ -56,13 +56,13 @@ def training_curves(row: Row) -> bytes | None:
     return drawing.png(figure)
 
 
-def critic_accuracy(rows: Sequence[Row]) -> bytes | None:
-    """How well each row's critic tells the modalities apart, its seeds averaged; None without a critic.
+def discriminator_accuracy(rows: Sequence[Row]) -> bytes | None:
+    """How well each row's discriminator tells the modalities apart, seeds averaged; None without any.
 
-    A row beside its twin without adversary says whether the encoders have learnt to hide the modality.
+    A row beside its ablation without adversary says whether the encoders have learnt to hide the modality.
     """
-    lines = [(f"{row.name}, {row.preset}", _by_epoch(row, "train/critic_accuracy")) for row in rows]
-    return _over_epochs(lines, "critic accuracy (fraction right)", chance=0.5)
+    lines = [(f"{row.name}, {row.preset}", _by_epoch(row, "train/discriminator_accuracy")) for row in rows]
+    return _over_epochs(lines, "discriminator accuracy (fraction right)", chance=0.5)
 
 
 def validation_curves(rows: Sequence[Row]) -> bytes | None:

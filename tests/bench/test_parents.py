@@ -14,8 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossmodal_bench.bench import runner
-from crossmodal_bench.bench import runtime_estimate as probe
+from crossmodal_bench.bench import runner, runtime_estimate
 from crossmodal_bench.bench.launchers import local
 from crossmodal_bench.bench.launchers.subprocesses import guarded
 from crossmodal_bench.bench.options import BenchOptions
@@ -150,7 +149,7 @@ def in_place(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return True
 
     monkeypatch.setattr(local, "Worker", Worker)
-    monkeypatch.setattr(probe, "look_ahead", lambda *arguments: {})
+    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: {})
     return started
 
 
@@ -406,7 +405,7 @@ def test_a_parent_that_cannot_be_started_from_is_named(
 
 def test_a_look_ahead_needs_no_weights(family: Path, tmp_path: Path) -> None:
     last = planned(tmp_path)[-1]
-    assert probe.probe(last) > 0
+    assert runtime_estimate.dry_run(last) > 0
     assert not Heir.inherited
 
 

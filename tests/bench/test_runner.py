@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from crossmodal_bench.bench import runner, summary
-from crossmodal_bench.bench import runtime_estimate as probe
+from crossmodal_bench.bench import runner, runtime_estimate, summary
 from crossmodal_bench.bench.launchers import local
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
@@ -276,7 +275,7 @@ def test_a_disk_that_fills_up_ends_the_bench_with_one_sentence(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     options = BenchOptions(dataset="synthetic-20", methods="cca", runs=tmp_path / "runs", wandb="off")
-    monkeypatch.setattr(probe, "look_ahead", lambda *arguments: {})
+    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: {})
     monkeypatch.setattr(local, "Worker", full)
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(BadInput, match=r"No space left on device.*free space"):
@@ -300,7 +299,7 @@ def test_a_stale_job_that_fails_again_is_no_success(tmp_path: Path, monkeypatch:
     planned.directory.mkdir(parents=True)
     for module in (runner, summary):
         monkeypatch.setattr(module, "state_of", lambda planned: State("stale", "the data differ"))
-    monkeypatch.setattr(probe, "look_ahead", lambda *arguments: {})
+    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: {})
     monkeypatch.setattr(local, "Worker", Failing)
     said: list[str] = []
     assert runner.bench(options, log=said.append) == 1

@@ -26,7 +26,7 @@ Start = Callable[..., Any]
 class Place:
     """Where jobs end after so many looks at them and leave a record; keeps the order of their starts."""
 
-    looks_ahead = False
+    allows_dry_runs = False
 
     def __init__(
         self, slots: int, looks: dict[str, int], statuses: dict[str, list[int]], record: Any

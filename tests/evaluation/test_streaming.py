@@ -95,8 +95,8 @@ def test_ragged_fragments_against_the_full_matrix() -> None:
 
 
 def test_a_positive_is_compared_with_the_digits_of_its_own_tile() -> None:
-    # Captions are their image's own vector and each image has a twin: recomputing the positive by another
-    # kernel would make half of the twins win. Here they tie exactly, and ties count against the query.
+    # Captions are their image's own vector and each image has a ablation: recomputing the positive by another
+    # kernel would make half of the ablations win. Here they tie exactly, and ties count against the query.
     base = torch.nn.functional.normalize(
         torch.randn(300, 200, generator=torch.Generator().manual_seed(3)), dim=1
     )

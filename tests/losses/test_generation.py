@@ -13,7 +13,7 @@ from torch.distributions import Normal, kl_divergence
 
 from crossmodal_bench.losses.generation import (
     condition_kl,
-    picture_critic_loss,
+    picture_discriminator_loss,
     picture_generator_loss,
     wrong_pairs,
 )
@@ -32,15 +32,15 @@ def sigmoid(x: float) -> float:
 
 
 @pytest.mark.parametrize("betas", [(0.5, 0.5), (0.3, 0.9), (0.0, 1.0)])
-def test_the_critics_side_is_equation_9_negated(betas: tuple[float, float]) -> None:
+def test_the_discriminators_side_is_equation_9_negated(betas: tuple[float, float]) -> None:
     real, fake, wrong = logits(6, 6, 5)
     value = sum(math.log(sigmoid(x)) for x in real.tolist()) / 6
     value += betas[0] * sum(math.log(1 - sigmoid(x)) for x in fake.tolist()) / 6
     value += betas[1] * sum(math.log(1 - sigmoid(x)) for x in wrong.tolist()) / 5
-    loss = picture_critic_loss(real, fake, wrong, *betas)
+    loss = picture_discriminator_loss(real, fake, wrong, *betas)
     assert loss.item() == pytest.approx(-value, rel=1e-12)
     if betas == (0.5, 0.5):
-        assert torch.equal(picture_critic_loss(real, fake, wrong), loss)
+        assert torch.equal(picture_discriminator_loss(real, fake, wrong), loss)
 
 
 def test_the_generators_side_is_by_hand() -> None:
@@ -51,7 +51,7 @@ def test_the_generators_side_is_by_hand() -> None:
     assert picture_generator_loss(fake).item() == pytest.approx(swapped, rel=1e-12)
 
 
-def test_only_the_non_saturating_form_pushes_where_the_critic_is_sure() -> None:
+def test_only_the_non_saturating_form_pushes_where_the_discriminator_is_sure() -> None:
     sizes = {}
     for form in ("non_saturating", "minimax"):
         sure = torch.tensor([-12.0], requires_grad=True)
@@ -63,7 +63,7 @@ def test_only_the_non_saturating_form_pushes_where_the_critic_is_sure() -> None:
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
-    assert torch.autograd.gradcheck(picture_critic_loss, logits(4, 4, 3))
+    assert torch.autograd.gradcheck(picture_discriminator_loss, logits(4, 4, 3))
     for form in ("non_saturating", "minimax"):
         assert torch.autograd.gradcheck(lambda x, f=form: picture_generator_loss(x, f), logits(4))
     mu, log_variance = (one.reshape(3, 2) for one in logits(6, 6))
@@ -89,14 +89,14 @@ def test_the_divergence_is_stackgans() -> None:
 
 def test_without_wrong_pairs_their_term_is_zero() -> None:
     real, fake, wrong = logits(3, 3, 0)
-    loss = picture_critic_loss(real, fake, wrong, 0.5, 9.0)
-    assert torch.equal(loss, picture_critic_loss(real, fake, fake, 0.5, 0.0))
+    loss = picture_discriminator_loss(real, fake, wrong, 0.5, 9.0)
+    assert torch.equal(loss, picture_discriminator_loss(real, fake, fake, 0.5, 0.0))
     assert all(one.isfinite().all() for one in torch.autograd.grad(loss, (real, fake, wrong)))
 
 
 def test_extreme_logits_stay_finite() -> None:
     far = torch.tensor([1e4], requires_grad=True)
-    loss = picture_critic_loss(-far, far, far) + picture_generator_loss(-far)
+    loss = picture_discriminator_loss(-far, far, far) + picture_generator_loss(-far)
     assert loss.item() == pytest.approx(3e4)
     assert torch.autograd.grad(loss, far)[0].isfinite().all()
 
@@ -105,7 +105,7 @@ def test_extreme_logits_stay_finite() -> None:
 def test_half_precision_logits_are_averaged_in_single(dtype: torch.dtype) -> None:
     halves = [one.detach().to(dtype) for one in logits(300, 300, 299)]
     singles = [one.float() for one in halves]
-    assert torch.equal(picture_critic_loss(*halves), picture_critic_loss(*singles))
+    assert torch.equal(picture_discriminator_loss(*halves), picture_discriminator_loss(*singles))
     for form in ("non_saturating", "minimax"):
         found = picture_generator_loss(halves[1], form)  # type: ignore[arg-type]
         assert torch.equal(found, picture_generator_loss(singles[1], form))  # type: ignore[arg-type]
@@ -137,7 +137,7 @@ def test_bad_arguments_are_refused() -> None:
     real, fake, wrong = logits(3, 3, 2)
     for some in ((real[:0], fake), (real, fake[:0])):
         with pytest.raises(ValueError, match=r"and fake_logits \(\d,\) must not be empty"):
-            picture_critic_loss(*some, wrong)
+            picture_discriminator_loss(*some, wrong)
     with pytest.raises(ValueError, match="form is 'printed'; use 'non_saturating' or 'minimax'"):
         picture_generator_loss(fake, "printed")  # type: ignore[arg-type]
     for shape in ((3, 3), (2,)):

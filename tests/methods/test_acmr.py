@@ -21,8 +21,8 @@ from crossmodal_bench.methods import ACMR
 
 B, V, T, C = 6, 9, 7, 4
 SPEC = DataSpec(20, 40, n_labels=C, feature_dim=V, bow_dim=T)
-TINY = {"image_hidden": (5,), "text_hidden": (5,), "critic_hidden": (6,), "dim": 3}
-TERMS = ("loss_embedding", "loss_invariance", "loss_labels", "loss_adversarial", "critic_accuracy")
+TINY = {"image_hidden": (5,), "text_hidden": (5,), "discriminator_hidden": (6,), "dim": 3}
+TERMS = ("loss_embedding", "loss_invariance", "loss_labels", "loss_adversarial", "discriminator_accuracy")
 
 
 def batch(multi_hot: bool = False) -> PairBatch:
@@ -69,17 +69,18 @@ def test_default_sizes_are_the_papers() -> None:
     assert sizes(made.text_projector) == [(3000, 500), (500, 200)]
     assert sizes(made.label_classifier) == [(200, 10)]
     assert sizes(made.modality_classifier) == [(200, 50), (50, 2)]
-    assert (made.encoder_steps, made.critic_steps) == (5, 1)
+    assert (made.encoder_steps, made.discriminator_steps) == (5, 1)
     assert made.hparams.negative_weight == 0.05
 
 
 def test_optimisers_have_the_rates_that_were_asked_for() -> None:
-    encoders, critic = model(learning_rate=0.3, adam_beta1=0.7).configure_optimizers()
+    encoders, discriminator = model(learning_rate=0.3, adam_beta1=0.7).configure_optimizers()
     assert all(
-        one.defaults["lr"] == 0.3 and one.defaults["betas"] == (0.7, 0.999) for one in (encoders, critic)
+        one.defaults["lr"] == 0.3 and one.defaults["betas"] == (0.7, 0.999)
+        for one in (encoders, discriminator)
     )
-    encoders, critic = model(learning_rate=0.3, critic_learning_rate=0.0).configure_optimizers()
-    assert (encoders.defaults["lr"], critic.defaults["lr"]) == (0.3, 0.0)
+    encoders, discriminator = model(learning_rate=0.3, discriminator_learning_rate=0.0).configure_optimizers()
+    assert (encoders.defaults["lr"], discriminator.defaults["lr"]) == (0.3, 0.0)
 
 
 @pytest.mark.parametrize("multi_hot", [False, True])

@@ -1,4 +1,4 @@
-"""Who steps when: the loop of encoders and critic, on a method small enough to follow by hand."""
+"""Who steps when: the loop of encoders and discriminator, on a method small enough to follow by hand."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from crossmodal_bench.networks import reverse_gradient
 
 
 class TwoNumbers(AdversarialMethod):
-    """Encoder e, critic c, loss 10 e + e' c: the gradients are 10 - c for e and e for c."""
+    """Encoder e, discriminator c, loss 10 e + e' c: the gradients are 10 - c for e and e for c."""
 
-    def __init__(self, encoder_steps: int, critic_steps: int, gradient_clip: float | None = None) -> None:
-        super().__init__(encoder_steps, critic_steps, gradient_clip)
+    def __init__(
+        self, encoder_steps: int, discriminator_steps: int, gradient_clip: float | None = None
+    ) -> None:
+        super().__init__(encoder_steps, discriminator_steps, gradient_clip)
         self.encoder = torch.nn.Parameter(torch.tensor([2.0]))
-        self.critic = torch.nn.Parameter(torch.tensor([3.0]))
+        self.discriminator = torch.nn.Parameter(torch.tensor([3.0]))
         self.steps: list[tuple[float, float]] = []
 
     def build(self, spec: DataSpec) -> None:
         raise AssertionError("has its networks")
 
     def configure_optimizers(self) -> Any:
-        return [torch.optim.SGD([self.encoder], 0.1), torch.optim.SGD([self.critic], 0.1)]
+        return [torch.optim.SGD([self.encoder], 0.1), torch.optim.SGD([self.discriminator], 0.1)]
 
     def joint_loss(self, batch: PairBatch) -> Tensor:
-        self.steps.append((self.encoder.item(), self.critic.item()))
-        return (10 * self.encoder + reverse_gradient(self.encoder) * self.critic).sum()
+        self.steps.append((self.encoder.item(), self.discriminator.item()))
+        return (10 * self.encoder + reverse_gradient(self.encoder) * self.discriminator).sum()
 
     def encode_images(self, batch: ImageBatch) -> Encoding:
         raise NotImplementedError
@@ -59,16 +61,18 @@ def run(model: TwoNumbers, batches: int) -> list[tuple[float, float]]:
     )
     trainer.fit(model, torch.utils.data.DataLoader(range(batches)))  # type: ignore[arg-type]
     assert trainer.global_step == batches
-    return [*model.steps, (model.encoder.item(), model.critic.item())]
+    return [*model.steps, (model.encoder.item(), model.discriminator.item())]
 
 
-@pytest.mark.parametrize(("encoder_steps", "critic_steps"), [(5, 1), (2, 1), (1, 2), (1, 0)])
-def test_each_step_is_the_right_ones_and_by_the_right_gradient(encoder_steps: int, critic_steps: int) -> None:
-    found = run(TwoNumbers(encoder_steps, critic_steps), 8)
+@pytest.mark.parametrize(("encoder_steps", "discriminator_steps"), [(5, 1), (2, 1), (1, 2), (1, 0)])
+def test_each_step_is_the_right_ones_and_by_the_right_gradient(
+    encoder_steps: int, discriminator_steps: int
+) -> None:
+    found = run(TwoNumbers(encoder_steps, discriminator_steps), 8)
     e, c = 2.0, 3.0
     for step in range(8):
         assert found[step] == pytest.approx((e, c)), step
-        if step % (encoder_steps + critic_steps) < encoder_steps:
+        if step % (encoder_steps + discriminator_steps) < encoder_steps:
             e -= 0.1 * (10 - c)
         else:
             c -= 0.1 * e
@@ -89,10 +93,10 @@ def test_where_it_is_in_the_cycle_lies_in_the_state() -> None:
     assert int(other.cycle_position) == 8 % 6
 
 
-@pytest.mark.parametrize(("encoder_steps", "critic_steps"), [(0, 1), (-1, 1), (1, -1)])
-def test_impossible_cycles_are_refused(encoder_steps: int, critic_steps: int) -> None:
+@pytest.mark.parametrize(("encoder_steps", "discriminator_steps"), [(0, 1), (-1, 1), (1, -1)])
+def test_impossible_cycles_are_refused(encoder_steps: int, discriminator_steps: int) -> None:
     with pytest.raises(ValueError, match=f"encoder_steps {encoder_steps} must be at least 1"):
-        TwoNumbers(encoder_steps, critic_steps)
+        TwoNumbers(encoder_steps, discriminator_steps)
 
 
 def test_acmr_steps_its_parts_in_turns() -> None:
@@ -117,10 +121,10 @@ def test_acmr_steps_its_parts_in_turns() -> None:
     cycle = [encoders, encoders, {"modality_classifier"}]
     assert len(watch.changed) == 8
     assert watch.changed == [cycle[step % 3] for step in range(8)]
-    together, critic = cli.trainer.optimizers
+    together, discriminator = cli.trainer.optimizers
     held = {id(p) for group in together.param_groups for p in group["params"]}
     assert held == {id(p) for name, p in cli.model.named_parameters() if name.split(".")[0] in encoders}
-    assert sum(len(group["params"]) for group in critic.param_groups) == 4
+    assert sum(len(group["params"]) for group in discriminator.param_groups) == 4
 
 
 def test_means_are_over_samples_and_logged_once_at_the_end() -> None:

@@ -50,7 +50,7 @@ def model(seed: int = 0, **settings: Any) -> Any:
     """With its networks and a stand-in for the trainer; ``logged`` are the terms of the latest batch."""
     torch.manual_seed(seed)
     made: Any = TIMAM(
-        FeatureEncoder(), WordEncoder(6, "gru", 5), **{"dim": 4, "critic_hidden": (3,), **settings}
+        FeatureEncoder(), WordEncoder(6, "gru", 5), **{"dim": 4, "discriminator_hidden": (3,), **settings}
     )
     made.prepare(SPEC)
     made._trainer = SimpleNamespace(current_epoch=0, max_epochs=10)
@@ -79,7 +79,7 @@ def expected_encoders(made: Any, form: str, adversary: float) -> Tensor:
     total = cmpm_loss(images, texts, identities)
     total = total + norm_softmax_loss(images, head.weight, head.bias, identities)
     total = total + norm_softmax_loss(texts, head.weight, head.bias, identities)
-    logits = made.critic(images), made.critic(texts)
+    logits = made.discriminator(images), made.discriminator(texts)
     if form == "gradient_reversal":
         return total - adversary * modality_discriminator_loss(*logits, 0.1)
     return total + adversary * modality_fooling_loss(*logits, form)  # type: ignore[arg-type]
@@ -92,13 +92,15 @@ def test_one_backward_pass_gives_each_side_its_own_gradient(form: str, adversary
     found = gradients(made, made.joint_loss(batch()))
     encoders = gradients(made, expected_encoders(made, form, adversary))
     images, texts = parts(made)
-    critic_loss = modality_discriminator_loss(made.critic(images.detach()), made.critic(texts.detach()), 0.1)
-    critic = gradients(made, critic_loss)
+    discriminator_loss = modality_discriminator_loss(
+        made.discriminator(images.detach()), made.discriminator(texts.detach()), 0.1
+    )
+    discriminator = gradients(made, discriminator_loss)
     for name, gradient in found.items():
-        wanted = critic[name] if name.startswith("critic") else encoders[name]
+        wanted = discriminator[name] if name.startswith("discriminator") else encoders[name]
         assert gradient is not None and wanted is not None and wanted.abs().sum() > 0, name
         torch.testing.assert_close(gradient, wanted, msg=name)
-    assert made.logged["train/loss_adversarial"] == pytest.approx(float(critic_loss.detach()))
+    assert made.logged["train/loss_adversarial"] == pytest.approx(float(discriminator_loss.detach()))
 
 
 def test_what_each_weight_switches() -> None:
@@ -129,7 +131,7 @@ def test_projected_classification_and_a_classifier_for_each_modality() -> None:
 
 
 def test_noise_reaches_the_discriminator_alone_and_fades() -> None:
-    quiet, noisy = model(), model(critic_noise=5.0)
+    quiet, noisy = model(), model(discriminator_noise=5.0)
     for made in (quiet, noisy):
         made.joint_loss(batch())
     assert noisy.logged["train/loss_adversarial"] != quiet.logged["train/loss_adversarial"]
@@ -140,20 +142,20 @@ def test_noise_reaches_the_discriminator_alone_and_fades() -> None:
 
 
 def test_the_papers_optimisers() -> None:
-    made = model(image_learning_rate=0.5, critic_learning_rate=0.25)
-    (images, texts, critic), schedulers = made.configure_optimizers()
-    assert [type(one).__name__ for one in (images, texts, critic)] == ["SGD", "Adam", "SGD"]
-    assert [one.param_groups[0]["lr"] for one in (images, texts, critic)] == [0.5, 2e-4, 0.25]
-    assert {one.param_groups[0]["weight_decay"] for one in (images, texts, critic)} == {4e-4}
-    assert images.param_groups[0]["momentum"] == critic.param_groups[0]["momentum"] == 0.9
+    made = model(image_learning_rate=0.5, discriminator_learning_rate=0.25)
+    (images, texts, discriminator), schedulers = made.configure_optimizers()
+    assert [type(one).__name__ for one in (images, texts, discriminator)] == ["SGD", "Adam", "SGD"]
+    assert [one.param_groups[0]["lr"] for one in (images, texts, discriminator)] == [0.5, 2e-4, 0.25]
+    assert {one.param_groups[0]["weight_decay"] for one in (images, texts, discriminator)} == {4e-4}
+    assert images.param_groups[0]["momentum"] == discriminator.param_groups[0]["momentum"] == 0.9
     steered = [
-        id(p) for one in (images, texts, critic) for group in one.param_groups for p in group["params"]
+        id(p) for one in (images, texts, discriminator) for group in one.param_groups for p in group["params"]
     ]
     assert sorted(steered) == sorted(id(p) for p in made.parameters())
     for _ in range(20):
         for scheduler in schedulers:
             scheduler.step(1.0)
-    rates = [one.param_groups[0]["lr"] for one in (images, texts, critic)]
+    rates = [one.param_groups[0]["lr"] for one in (images, texts, discriminator)]
     assert rates == pytest.approx([0.5e-2, 2e-6, 0.25e-2])
 
 

@@ -1,4 +1,4 @@
-"""What an adversary adds: differences between a method and its twin, seed by seed."""
+"""What an adversary adds: differences between a method and its ablation, seed by seed."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def rows(make: Maker, method: str, values: dict[int, float], **changes: object) 
 
 
 def test_differences_are_paired_by_seed(make_recall_record: Maker) -> None:
-    with_critics = rows(make_recall_record, "addr_scan", {0: 210.0, 1: 206.0, 2: 220.0, 3: 999.0})
+    with_discriminators = rows(make_recall_record, "addr_scan", {0: 210.0, 1: 206.0, 2: 220.0, 3: 999.0})
     alone = rows(make_recall_record, "scan", {0: 205.0, 1: 207.0, 2: 214.0})
-    (effect,) = found(with_critics + alone)
+    (effect,) = found(with_discriminators + alone)
     differences = [5.0, -1.0, 6.0]
-    assert (effect.row.method, effect.twin.method, effect.n) == ("addr_scan", "scan", 3)
+    assert (effect.row.method, effect.ablation.method, effect.n) == ("addr_scan", "scan", 3)
     assert effect.mean == pytest.approx(statistics.fmean(differences))
     half = stats.t.ppf(0.975, 2) * statistics.stdev(differences) / math.sqrt(3)
     assert effect.half_width == pytest.approx(half)
@@ -72,12 +72,12 @@ def test_it_stands_below_the_table(make_recall_record: Maker) -> None:
 
 @pytest.mark.parametrize("method", experiments.names("methods"))
 def test_twins_exist(method: str) -> None:
-    twin = experiments.twin_of(method)
-    assert twin is None or twin in experiments.names("methods")
+    ablation = experiments.ablation_of(method)
+    assert ablation is None or ablation in experiments.names("methods")
     adversarial = method.startswith(("addr_", "united_", "multiple_")) or method in (
         "acmr",
         "timam",
         "gxn",
         "gxn_t2i",
     )
-    assert (twin is not None) == adversarial
+    assert (ablation is not None) == adversarial

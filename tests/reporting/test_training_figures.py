@@ -15,7 +15,7 @@ Maker = Callable[..., Record]
 
 def test_training_curves_have_a_panel_per_measured_key(make_record: Maker, drawn: list[Figure]) -> None:
     history = [{"epoch": epoch, "train/loss_embedding": 1.0 / (1 + epoch)} for epoch in range(3)]
-    history[2]["train/critic_accuracy"] = 0.5
+    history[2]["train/discriminator_accuracy"] = 0.5
     (row,) = leaderboard([make_record(seed=seed, history=history) for seed in (0, 1)])
     assert is_picture(figures.training_curves(row))
     losses, accuracy = drawn[0].axes
@@ -25,9 +25,11 @@ def test_training_curves_have_a_panel_per_measured_key(make_record: Maker, drawn
     assert all(axis.get_xlabel() == "epoch" and axis.get_ylabel() for axis in drawn[0].axes)
 
 
-def test_critics_of_all_methods_share_one_picture(make_record: Maker, drawn: list[Figure]) -> None:
+def test_discriminators_of_all_methods_share_one_picture(make_record: Maker, drawn: list[Figure]) -> None:
     def history(*accuracy: float) -> list[dict[str, float]]:
-        return [{"epoch": epoch, "train/critic_accuracy": value} for epoch, value in enumerate(accuracy)]
+        return [
+            {"epoch": epoch, "train/discriminator_accuracy": value} for epoch, value in enumerate(accuracy)
+        ]
 
     rows = leaderboard(
         [
@@ -37,12 +39,12 @@ def test_critics_of_all_methods_share_one_picture(make_record: Maker, drawn: lis
             make_record(method="cca", history=[{"epoch": 0}]),
         ]
     )
-    assert is_picture(figures.critic_accuracy(rows))
+    assert is_picture(figures.discriminator_accuracy(rows))
     lines = {str(line.get_label()).split(",")[0]: line.get_xydata() for line in drawn[0].axes[0].lines}
     assert set(lines) == {"timam", "timam_no_adversary", "chance"}
     np.testing.assert_allclose(lines["timam"], [[1, 0.8], [2, 0.5]])
     np.testing.assert_allclose(lines["timam_no_adversary"], [[1, 0.8], [2, 0.9], [3, 1.0]])
-    assert figures.critic_accuracy([row for row in rows if row.method == "cca"]) is None
+    assert figures.discriminator_accuracy([row for row in rows if row.method == "cca"]) is None
 
 
 def _lines(figure: Figure) -> dict[str, list[list[float]]]:
@@ -88,4 +90,4 @@ def test_risks_have_two_lines_a_row(make_record: Maker, drawn: list[Figure]) -> 
 def test_without_history_there_is_no_figure(make_record: Maker) -> None:
     rows = leaderboard([make_record(history=[{"epoch": 0, "val/mAP": 0.1}])])
     assert figures.training_curves(rows[0]) is None
-    assert figures.critic_accuracy(rows) is None
+    assert figures.discriminator_accuracy(rows) is None

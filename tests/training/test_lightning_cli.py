@@ -88,7 +88,7 @@ def complaint(config: dict[str, Any]) -> str:
             "dmeo",
             "'model.init_args.triplet_form' is 'dmeo'; did you mean 'demo'?",
         ),
-        ("model.init_args.critic_learning_rate", "x", "is 'x'; give a number or null"),
+        ("model.init_args.discriminator_learning_rate", "x", "is 'x'; give a number or null"),
         ("data.batch_size", "many", "key 'data.batch_size' is 'many'; give a whole number"),
         ("data.sampling", "captions", "key 'data.sampling' is 'captions'; did you mean 'caption'?"),
         ("data.on_bad_image", "x", "key 'data.on_bad_image' is 'x'; choose one of fail, skip"),

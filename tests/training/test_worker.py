@@ -17,7 +17,7 @@ from crossmodal_bench.bench import runtime_estimate as probing
 from crossmodal_bench.bench.launchers.base import Slot
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
-from crossmodal_bench.bench.runtime_estimate import probe
+from crossmodal_bench.bench.runtime_estimate import dry_run
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.planned import PlannedJob
@@ -152,16 +152,16 @@ def test_a_probe_trains_six_steps_whatever_the_job_is_long(
     original = ACMR.training_step
     monkeypatch.setattr(ACMR, "training_step", lambda self, *words: steps.append(1) or original(self, *words))
     long = job(tmp_path, methods="acmr", overrides={"trainer.max_epochs": 1000, "data.batch_size": 4})
-    seconds = probe(long)
+    seconds = dry_run(long)
     assert len(steps) == 6
     short = job(tmp_path, methods="acmr", overrides={"trainer.max_epochs": 10, "data.batch_size": 4})
-    assert seconds > 5 * probe(short) > 0
+    assert seconds > 5 * dry_run(short) > 0
     assert not list(long.directory.iterdir())
 
 
 def test_a_probe_finds_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"lost\.pth"):
-        probe(job(tmp_path, methods="cca", network="vgg19", weights="lost.pth"))
+        dry_run(job(tmp_path, methods="cca", network="vgg19", weights="lost.pth"))
 
 
 def test_a_probe_that_nobody_waits_for_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,11 +176,11 @@ def test_a_probe_that_nobody_waits_for_is_ended(tmp_path: Path, monkeypatch: pyt
             raise KeyboardInterrupt
 
     children: list[int] = []
-    monkeypatch.setattr(probing, "probe", slow)
+    monkeypatch.setattr(probing, "dry_run", slow)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         one = job(tmp_path, methods="cca")
-        probing.look_ahead({probing.kind_of(one): one}, [Slot("cpu")], interrupt)
+        probing.dry_runs({probing.kind_of(one): one}, [Slot("cpu")], interrupt)
     assert time.monotonic() - start < 30
     with pytest.raises(ProcessLookupError):
         os.kill(children[0], 0)
@@ -196,13 +196,13 @@ def test_as_many_probes_run_at_a_time_as_jobs_will(tmp_path: Path, monkeypatch: 
             raise ValueError("the job will say it")
         return float(torch.get_num_threads())
 
-    monkeypatch.setattr(probing, "probe", meet)
+    monkeypatch.setattr(probing, "dry_run", meet)
     jobs = [job(tmp_path / "runs", methods=method) for method in ("cca", "sm")]
     shutil.rmtree(tmp_path / "runs")
     slots = [Slot("cpu", {"OMP_NUM_THREADS": "3"})] * 2
-    found = probing.look_ahead({probing.kind_of(one): one for one in jobs}, slots, lambda *state: None)
+    found = probing.dry_runs({probing.kind_of(one): one for one in jobs}, slots, lambda *state: None)
     assert [found[probing.kind_of(one)] for one in jobs] == [3.0, 0.0]
-    assert probing.look_ahead({probing.kind_of(one): one for one in jobs}, [Slot("2")], print) == {}
+    assert probing.dry_runs({probing.kind_of(one): one for one in jobs}, [Slot("2")], print) == {}
 
 
 def test_devices_become_trainer_arguments(monkeypatch: pytest.MonkeyPatch) -> None:

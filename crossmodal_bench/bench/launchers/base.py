@@ -38,7 +38,7 @@ class Launcher(Protocol):
     """Where jobs run."""
 
     slots: list[Slot]
-    looks_ahead: bool
+    allows_dry_runs: bool
     """Whether this machine is like those that jobs run on, so that steps may be timed here."""
 
     def start(self, planned: PlannedJob, slot: Slot) -> Launched:

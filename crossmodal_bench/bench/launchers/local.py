@@ -23,7 +23,7 @@ class Local:
         BadInput: more devices are asked for than there are.
     """
 
-    looks_ahead = True
+    allows_dry_runs = True
 
     def __init__(self, options: BenchOptions) -> None:
         # Counting GPUs for a bench on the CPU might start their driver, after which nothing may fork.

@@ -38,7 +38,7 @@ class Slurm:
         BadInput: submitit or SLURM is not there, or the options contradict each other.
     """
 
-    looks_ahead = False
+    allows_dry_runs = False
     ask_every = 5.0
 
     def __init__(self, options: BenchOptions, log: Callable[[str], None] = print) -> None:

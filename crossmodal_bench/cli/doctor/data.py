@@ -15,7 +15,7 @@ from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.cli.doctor.devices import gpu_visible
 from crossmodal_bench.cli.doctor.findings import IMPATIENT, Finding, Place, Status, guarded, told, within
-from crossmodal_bench.cli.doctor.limits import critics
+from crossmodal_bench.cli.doctor.limits import discriminators
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.corpus import SPLITS, Corpus
 from crossmodal_bench.data.datasets.karpathy import is_karpathy_folder
@@ -135,9 +135,9 @@ def examined(name: str, place: Place, several: bool) -> Iterator[Finding]:
     yield from _pictures(name, corpus)
     yield from _methods(name, plan)
     for planned in plan:
-        dim = None if planned.missing else _critics_dim(planned.config)
+        dim = None if planned.missing else _discriminators_dim(planned.config)
         if dim is not None:
-            yield critics(name, planned.counts["train"]["images"], dim, several)
+            yield discriminators(name, planned.counts["train"]["images"], dim, several)
             break
 
 
@@ -180,11 +180,14 @@ def _methods(name: str, plan: list[PlannedJob]) -> Iterator[Finding]:
         yield Finding(found.name, found.status, text, found.fix)
 
 
-def _critics_dim(config: dict[str, Any]) -> int | None:
+def _discriminators_dim(config: dict[str, Any]) -> int | None:
     """The width of ADDR's discriminators, where a configuration has one for each pair."""
     model = config.get("model", {})
     arguments = model.get("init_args", {})
-    if not str(model.get("class_path", "")).endswith(".ADDR") or arguments.get("critics", "pairs") != "pairs":
+    if (
+        not str(model.get("class_path", "")).endswith(".ADDR")
+        or arguments.get("discriminators", "pairs") != "pairs"
+    ):
         return None
     dim = (arguments.get("host") or {}).get("init_args", {}).get("dim")
     return int(dim) if dim is not None else None

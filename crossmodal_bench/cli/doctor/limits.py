@@ -46,7 +46,7 @@ def judged_shared_memory(free: int, loaders: int) -> Finding:
     return Finding("shared memory", "ok", f"{text}; {what}")
 
 
-def critics(dataset: str, rows: int, dim: int, several: bool) -> Finding:
+def discriminators(dataset: str, rows: int, dim: int, several: bool) -> Finding:
     """Whether ADDR's discriminators, one for each of ``rows`` training images, find room.
 
     Args:
@@ -56,9 +56,9 @@ def critics(dataset: str, rows: int, dim: int, several: bool) -> Finding:
         several: whether several devices train, whose processes share the discriminators in /dev/shm; one has
             them in its own memory.
     """
-    from crossmodal_bench.methods.addr.discriminators import CriticBank
+    from crossmodal_bench.methods.addr.discriminators import DiscriminatorBank
 
-    need = CriticBank.size(rows, dim)
+    need = DiscriminatorBank.size(rows, dim)
     text = f"ADDR's {rows:,} discriminators of {dim} numbers take {size(need)}"
     name = f"{dataset}: ADDR"
     if several and SHARED.is_dir():

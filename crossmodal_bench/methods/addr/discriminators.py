@@ -21,7 +21,7 @@ _EXCHANGED = 2**24
 """Numbers that are summed over the machines at a time: 64 MiB."""
 
 
-class CriticBank:
+class DiscriminatorBank:
     """N discriminators of D weights and a bias, each trained by an Adam of its own.
 
     The rows of a batch are gathered, and after a step scattered back: neither the accelerator nor a dense
@@ -233,12 +233,12 @@ def machine_bank(
     betas: tuple[float, float],
     name: str,
     state: dict[str, Any] | None,
-) -> CriticBank:
+) -> DiscriminatorBank:
     """A bank, which the processes of a machine share where it has more rows than one.
 
     Args:
         trainer: of the run.
-        rows, dim, betas, name: see CriticBank.
+        rows, dim, betas, name: see DiscriminatorBank.
         state: what is to lie in it, or None.
 
     Raises:
@@ -248,8 +248,8 @@ def machine_bank(
     if rows > 1 and trainer.world_size > 1:
         # By the node's number too: two containers of one machine may share its memory.
         token = f"{trainer.strategy.broadcast(uuid.uuid4().hex)}-{trainer.node_rank}"
-        path = agreed_file(token, CriticBank.size(rows, dim), trainer.local_rank, trainer.world_size)
-    bank = CriticBank(rows, dim, betas, name=name, shared=path)
+        path = agreed_file(token, DiscriminatorBank.size(rows, dim), trainer.local_rank, trainer.world_size)
+    bank = DiscriminatorBank(rows, dim, betas, name=name, shared=path)
     if state is not None and (path is None or trainer.local_rank == 0):
         bank.load_state_dict(state)
     if path is not None:

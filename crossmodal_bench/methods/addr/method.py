@@ -19,7 +19,7 @@ from crossmodal_bench.losses import (
     negatives_risks,
 )
 from crossmodal_bench.losses.domains import Reduction
-from crossmodal_bench.methods.addr.discriminators import CriticBank, machine_bank
+from crossmodal_bench.methods.addr.discriminators import DiscriminatorBank, machine_bank
 from crossmodal_bench.methods.hosts import Encoded, Host
 from crossmodal_bench.methods.matching import Matching
 
@@ -38,15 +38,15 @@ class ADDR(Matching):
 
     Args:
         host: the networks and the similarity.
-        critics: ``pairs``, or ``one``: one discriminator for all pairs.
+        discriminators: ``pairs``, or ``one``: one discriminator for all pairs.
         beta: weight of L_adv in the encoders' loss.
         gamma: weight of L_reg in the discriminators' loss.
         alpha: margin of L_reg.
         reduction: of a risk over regions and words; see crossmodal_bench.losses.domain_risks.
         regularise_encoders: whether the encoders minimise gamma L_reg as well, as the paper's text says;
             its Eq. 11 and Algorithm 1 do not.
-        critic_learning_rate: of the discriminators' Adam; None: the encoders'. Decays alike.
-        critic_beta1: of the discriminators' Adam.
+        discriminator_learning_rate: of the discriminators' Adam; None: the encoders'. Decays alike.
+        discriminator_beta1: of the discriminators' Adam.
         margin, hardest, hardest_from_epoch, mask_same_image_negatives, learning_rate, adam_beta1,
             decay_factor, decay_epochs, decay_every, minimum_rate, gradient_clip: see Matching.
         gather_negatives: see Matching; the discriminators' q and r come from all devices then, too.
@@ -57,14 +57,14 @@ class ADDR(Matching):
     def __init__(
         self,
         host: Host,
-        critics: Literal["pairs", "one"] = "pairs",
+        discriminators: Literal["pairs", "one"] = "pairs",
         beta: float = 0.1,
         gamma: float = 0.4,
         alpha: float = 0.05,
         reduction: Reduction = "mean",
         regularise_encoders: bool = False,
-        critic_learning_rate: float | None = None,
-        critic_beta1: float = 0.5,
+        discriminator_learning_rate: float | None = None,
+        discriminator_beta1: float = 0.5,
         margin: float = 0.2,
         hardest: bool = True,
         hardest_from_epoch: int = 0,
@@ -93,11 +93,11 @@ class ADDR(Matching):
             gradient_clip,
             gather_negatives,
         )
-        if critics == "one" and gamma:
+        if discriminators == "one" and gamma:
             raise ValueError(f"gamma is {gamma}, but one discriminator has no others to compare with; set 0")
         if regularise_encoders and not gamma:
             raise ValueError("regularise_encoders is true, but gamma is 0; give gamma, or set it false")
-        self.critics: CriticBank | None = None
+        self.discriminators: DiscriminatorBank | None = None
         self._restored: dict[str, Any] | None = None
         self._position = torch.zeros(0, dtype=torch.int64)
         self._exchange_due = False
@@ -111,25 +111,25 @@ class ADDR(Matching):
         self._position = torch.full((len(corpus.image_ids),), -1)
         self._position[rows] = torch.arange(len(rows))
         assert self.data_spec is not None
-        self.critics = machine_bank(
+        self.discriminators = machine_bank(
             self.trainer,
-            self._n_critics(self.data_spec),
+            self._n_discriminators(self.data_spec),
             self.host.fragment_dim,
-            (self.hparams["critic_beta1"], 0.999),
+            (self.hparams["discriminator_beta1"], 0.999),
             self.data_spec.dataset_fingerprint,
             self._restored,
         )
         self._restored = None
 
-    def _n_critics(self, spec: DataSpec) -> int:
-        return spec.n_train_images if self.hparams["critics"] == "pairs" else 1
+    def _n_discriminators(self, spec: DataSpec) -> int:
+        return spec.n_train_images if self.hparams["discriminators"] == "pairs" else 1
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The whole bank, in checkpoints that training can resume from."""
         super().on_save_checkpoint(checkpoint)
-        if self.critics is not None and "optimizer_states" in checkpoint:
+        if self.discriminators is not None and "optimizer_states" in checkpoint:
             self._settle()
-            checkpoint["critics"] = self.critics.state_dict()
+            checkpoint["discriminators"] = self.discriminators.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the bank's state until there is a bank.
@@ -139,19 +139,19 @@ class ADDR(Matching):
         """
         super().on_load_checkpoint(checkpoint)
         fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        if fitting and "critics" in checkpoint and self.data_spec is not None:
-            self._restored = checkpoint["critics"]
+        if fitting and "discriminators" in checkpoint and self.data_spec is not None:
+            self._restored = checkpoint["discriminators"]
             # Here, because other data have other words: the host's weights would not fit, and not say why.
-            rows, name = self._n_critics(self.data_spec), self.data_spec.dataset_fingerprint
-            CriticBank.check(checkpoint["critics"], rows, self.host.fragment_dim, name)
+            rows, name = self._n_discriminators(self.data_spec), self.data_spec.dataset_fingerprint
+            DiscriminatorBank.check(checkpoint["discriminators"], rows, self.host.fragment_dim, name)
 
     def _settle(self) -> None:
         """Wait until every process's updates are in every machine's bank."""
-        if self.trainer.world_size == 1 or self.critics is None or self.critics.rows == 1:
+        if self.trainer.world_size == 1 or self.discriminators is None or self.discriminators.rows == 1:
             return
         self.trainer.strategy.barrier()
         if self.trainer.num_nodes > 1:
-            self.critics.exchange(self._total, keep=self.trainer.local_rank == 0)
+            self.discriminators.exchange(self._total, keep=self.trainer.local_rank == 0)
             self.trainer.strategy.barrier()
 
     def _total(self, tensor: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ class ADDR(Matching):
         summed: Tensor = self.trainer.strategy.reduce(tensor.to(self.device), reduce_op="sum")
         return summed.to(tensor.device)
 
-    def _look_ahead(self) -> None:
+    def _announce_batches(self) -> None:
         loader = self.trainer.train_dataloader
         if isinstance(loader, BatchLoader):
             loader.ahead = self._prefetch
@@ -167,22 +167,27 @@ class ADDR(Matching):
     def on_train_start(self) -> None:
         """Look ahead; Lightning skips the start of an epoch that it resumes."""
         super().on_train_start()
-        self._look_ahead()
+        self._announce_batches()
 
     def on_train_epoch_start(self) -> None:
         """Start the means, and look ahead in new loaders too."""
         super().on_train_epoch_start()
-        self._look_ahead()
+        self._announce_batches()
 
     def _prefetch(self, batch: PairBatch | GroupBatch, following: PairBatch | GroupBatch) -> None:
         # Rows change between the phases until all processes' steps are in the bank; a single one always.
         stays = isinstance(batch, GroupBatch) or not self._exchange_due
-        if self.critics is not None and self.critics.rows > 1 and type(batch) is type(following) and stays:
-            self.critics.prefetch(self._rows(following), self.device)
+        if (
+            self.discriminators is not None
+            and self.discriminators.rows > 1
+            and type(batch) is type(following)
+            and stays
+        ):
+            self.discriminators.prefetch(self._rows(following), self.device)
 
     def _rows(self, batch: PairBatch | GroupBatch) -> Tensor:
         """(B,) the batch's discriminators, on the CPU."""
-        if self.hparams["critics"] == "one":
+        if self.hparams["discriminators"] == "one":
             return torch.zeros(1, dtype=torch.int64)
         return self._position[batch.images.index.cpu()]
 
@@ -192,30 +197,30 @@ class ADDR(Matching):
         """A step of the discriminators, or of the host."""
         if isinstance(batch, GroupBatch):
             self._exchange_due = True
-            self.train_critics(batch)
+            self.train_discriminators(batch)
             return
         if self._exchange_due:
             self._settle()
             self._exchange_due = False
         super().training_step(batch, batch_idx)
 
-    def train_critics(self, batch: GroupBatch) -> None:
+    def train_discriminators(self, batch: GroupBatch) -> None:
         """One step of the batch's discriminators, Eq. 10, given the features as they are."""
-        assert self.critics is not None
+        assert self.discriminators is not None
         images, texts, q, r = self._seen(batch)
         index = self._rows(batch)
-        rows = self.critics.gather(index, self.device).to(texts.values.dtype).requires_grad_()
-        loss, logged = self.critics_loss(images.fragments, texts, rows, q, r)
+        rows = self.discriminators.gather(index, self.device).to(texts.values.dtype).requires_grad_()
+        loss, logged = self.discriminators_loss(images.fragments, texts, rows, q, r)
         (gradient,) = torch.autograd.grad(loss, rows)
         # DDP knows nothing of the discriminators: what it does for parameters is done here. Each process has
         # rows of its own, whose gradient is whole, or W times that where they have been gathered.
-        if self.hparams["critics"] == "one" and self.trainer.world_size > 1:
+        if self.hparams["discriminators"] == "one" and self.trainer.world_size > 1:
             gradient = self._total(gradient) / self.trainer.world_size
         elif self.hparams["gather_negatives"]:
             gradient = gradient / self.trainer.world_size
-        rate = self.hparams["critic_learning_rate"]
+        rate = self.hparams["discriminator_learning_rate"]
         rate = self.hparams["learning_rate"] if rate is None else rate
-        self.critics.step(index, gradient, self.decayed(rate))
+        self.discriminators.step(index, gradient, self.decayed(rate))
         self.log_means(logged, len(batch.images))
 
     @torch.no_grad()
@@ -229,7 +234,7 @@ class ADDR(Matching):
         self.host.eval()
         images, texts = self.host.images(batch.images), self.host.texts(batch.texts)
         q = r = torch.arange(len(batch.images), device=self.device)
-        if self.hparams["critics"] == "pairs":
+        if self.hparams["discriminators"] == "pairs":
             chosen = texts.scored.take(batch.chosen)
             everywhere = self.hparams["gather_negatives"]
             q, rivals = hardest_negatives(pair_scores(self.host.score, images.scored, chosen, everywhere))
@@ -242,7 +247,7 @@ class ADDR(Matching):
         lengths = torch.zeros_like(batch.counts).index_add_(0, owner, words.lengths)
         return images, Encoding(words.values, lengths), q, r
 
-    def critics_loss(
+    def discriminators_loss(
         self, regions: Encoding, words: Encoding, rows: Tensor, q: Tensor, r: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. 10 summed over the pairs (a mean, for one discriminator), and what is logged.
@@ -254,7 +259,7 @@ class ADDR(Matching):
             q, r: (B,) hard negatives.
         """
         p: Any = self.hparams
-        if p.critics == "one":
+        if p.discriminators == "one":
             own = self._own_risks(regions, words, rows.expand(len(regions), -1))
             mean = mean_over_all(own.mean(), len(own))
             return mean, {"train/risk_own": mean}
@@ -270,11 +275,11 @@ class ADDR(Matching):
 
     def loss(self, images: Encoded, texts: Encoded, batch: PairBatch) -> Tensor:
         """Eq. 11: the host's loss minus beta L_adv, the discriminators held fixed."""
-        assert self.critics is not None
+        assert self.discriminators is not None
         p: Any = self.hparams
         total = super().loss(images, texts, batch)
         seen = (images.fragments, texts.fragments)
-        rows = self.critics.gather(self._rows(batch), self.device).to(seen[0].values.dtype)
+        rows = self.discriminators.gather(self._rows(batch), self.device).to(seen[0].values.dtype)
         own = self._own_risks(*seen, rows.expand(len(batch), -1))
         if p.regularise_encoders:
             with torch.no_grad():

@@ -17,7 +17,7 @@ from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.losses import (
     caption_cross_entropy,
     condition_kl,
-    picture_critic_loss,
+    picture_discriminator_loss,
     picture_generator_loss,
     ramp,
     self_critical_loss,
@@ -27,7 +27,7 @@ from crossmodal_bench.losses import (
 from crossmodal_bench.networks import (
     CaptionDecoder,
     ConditionAugmentation,
-    PictureCritic,
+    PictureDiscriminator,
     PictureGenerator,
 )
 
@@ -173,12 +173,12 @@ class PicturePath(nn.Module):
     Args:
         noise_dim: width of z; not in the paper.
         condition_dim: width of t_c; not in the paper.
-        generator_channels, critic_channels: StackGAN's GF and DF; not in the paper.
+        generator_channels, discriminator_channels: StackGAN's GF and DF; not in the paper.
         beta_fake, beta_wrong: of Eq. 11.
         beta_condition: beta_s of Eq. 12.
         form: ``non_saturating``, as StackGAN's code, or ``minimax``, as Eq. 12 prints it.
         condition_reduction: ``mean`` over batch and dimensions, as StackGAN's code; ``sum`` over dimensions.
-        learning_rate: of the generator's and the critic's Adam.
+        learning_rate: of the generator's and the discriminator's Adam.
         adam_beta1: of both; the paper says momentum 0.9, StackGAN has 0.5.
     """
 
@@ -187,7 +187,7 @@ class PicturePath(nn.Module):
         noise_dim: int = 100,
         condition_dim: int = 128,
         generator_channels: int = 192,
-        critic_channels: int = 96,
+        discriminator_channels: int = 96,
         beta_fake: float = 0.5,
         beta_wrong: float = 0.5,
         beta_condition: float = 2.0,
@@ -198,7 +198,7 @@ class PicturePath(nn.Module):
     ) -> None:
         super().__init__()
         self.noise_dim, self.condition_dim = noise_dim, condition_dim
-        self.channels = (generator_channels, critic_channels)
+        self.channels = (generator_channels, discriminator_channels)
         self.beta_fake, self.beta_wrong, self.beta_condition = beta_fake, beta_wrong, beta_condition
         self.form: Literal["non_saturating", "minimax"] = form
         self.condition_reduction: Literal["mean", "sum"] = condition_reduction
@@ -208,13 +208,16 @@ class PicturePath(nn.Module):
         """The three networks, for vectors of ``dim`` numbers."""
         self.augmentation = ConditionAugmentation(dim, self.condition_dim)
         self.generator = PictureGenerator(self.condition_dim, self.noise_dim, self.channels[0])
-        self.critic = PictureCritic(self.condition_dim, self.channels[1])
+        self.discriminator = PictureDiscriminator(self.condition_dim, self.channels[1])
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
-        """Of the generator with its condition, and of the critic."""
+        """Of the generator with its condition, and of the discriminator."""
         generator = [*self.augmentation.parameters(), *self.generator.parameters()]
         adam: dict[str, Any] = {"lr": self.learning_rate, "betas": (self.adam_beta1, 0.999)}
-        return [torch.optim.Adam(generator, **adam), torch.optim.Adam(self.critic.parameters(), **adam)]
+        return [
+            torch.optim.Adam(generator, **adam),
+            torch.optim.Adam(self.discriminator.parameters(), **adam),
+        ]
 
     def draw(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, dim) to (B, 3, 64, 64) pictures and mean and log variance of their conditions."""
@@ -223,10 +226,10 @@ class PicturePath(nn.Module):
         noise = torch.randn(len(mean), self.noise_dim, device=mean.device, dtype=mean.dtype)
         return self.generator(condition, noise), mean, log_variance
 
-    def critic_loss(
+    def discriminator_loss(
         self, pictures: Tensor, drawn: Tensor, condition: Tensor, images: Tensor, everywhere: bool = False
     ) -> Tensor:
-        """Eq. 11, to be minimised; of it, only the critic has a gradient.
+        """Eq. 11, to be minimised; of it, only the discriminator has a gradient.
 
         Args:
             pictures: (B, 3, 64, 64) real ones.
@@ -236,7 +239,7 @@ class PicturePath(nn.Module):
             everywhere: whether it may be another process's, the next one in the batch of all.
         """
         others = condition = condition.detach()
-        seen, fakes = self.critic.features(pictures), self.critic.features(drawn.detach())
+        seen, fakes = self.discriminator.features(pictures), self.discriminator.features(drawn.detach())
         if everywhere:
             others, images = gather_interleaved(condition), gather_interleaved(images)
         of_pictures, of_captions = wrong_pairs(images)
@@ -244,19 +247,19 @@ class PicturePath(nn.Module):
             own = of_pictures % world_size() == rank()
             of_pictures, of_captions = of_pictures[own] // world_size(), of_captions[own]
         # Each kind with batch statistics of its own, in the order of StackGAN's code.
-        real = self.critic.logits(seen, condition)
-        wrong = self.critic.logits(seen[of_pictures], others[of_captions])
-        fake = self.critic.logits(fakes, condition)
+        real = self.discriminator.logits(seen, condition)
+        wrong = self.discriminator.logits(seen[of_pictures], others[of_captions])
+        fake = self.discriminator.logits(fakes, condition)
         # Not all processes have as many wrong pairs.
         beta_wrong = mean_over_all(real.new_tensor(self.beta_wrong), len(wrong))
-        return picture_critic_loss(real, fake, wrong, self.beta_fake, beta_wrong)
+        return picture_discriminator_loss(real, fake, wrong, self.beta_fake, beta_wrong)
 
     def generator_loss(
         self, drawn: Tensor, mean: Tensor, log_variance: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 12, and what is to be logged; the critic has no gradient of it."""
-        fixed = {name: one.detach() for name, one in self.critic.named_parameters()}
-        judged = functional_call(self.critic, fixed, (drawn, mean.detach()))
+        """Eq. 12, and what is to be logged; the discriminator has no gradient of it."""
+        fixed = {name: one.detach() for name, one in self.discriminator.named_parameters()}
+        judged = functional_call(self.discriminator, fixed, (drawn, mean.detach()))
         fooling = picture_generator_loss(judged, self.form)
         spread = condition_kl(mean, log_variance, self.condition_reduction)
         logged = {"train/loss_generator": fooling, "train/loss_condition": spread}

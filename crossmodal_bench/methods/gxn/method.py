@@ -34,8 +34,8 @@ class GXN(RetrievalMethod):
     with ``pictures`` the caption's to draw the image; without either this is the paper's GXN (fine-tune).
 
     Training is Algorithm 1: on each batch a step of the image-to-text path, then one of the text-to-image
-    path behind one of its critic. What a path imagines and the ranking share one backward pass and one step,
-    where the algorithm takes two: an image network would run twice for the same vectors.
+    path behind one of its discriminator. What a path imagines and the ranking share one backward pass and one
+    step, where the algorithm takes two: an image network would run twice for the same vectors.
 
     Not in the paper: vectors are of unit length and absolute value, as in order embeddings, and the two paths
     read them, scaled to numbers of order one.
@@ -53,7 +53,7 @@ class GXN(RetrievalMethod):
         margin: alpha of Eq. 2.
         balance: lambda of Eq. 3, the share of the abstract vectors.
         dropout: of word vectors and of text encoders' states.
-        learning_rate: of Adam, for all but the generator and the critic of ``pictures``.
+        learning_rate: of Adam, for all but the generator and the discriminator of ``pictures``.
         adam_beta1: of the same.
         decay_factor: what all rates are multiplied by,
         decay_epochs: every so many epochs (never, if None).
@@ -152,7 +152,10 @@ class GXN(RetrievalMethod):
         return self.image_encoder.source
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam over encoders and decoder; with pictures, one for their generator and one for their critic."""
+        """Adam over encoders and decoder.
+
+        With pictures, one for their generator and one for their discriminator.
+        """
         p: Any = self.hparams
         of_pictures = () if self.pictures is None else self.pictures.parameters()
         elsewhere = {id(one) for one in of_pictures}
@@ -200,16 +203,16 @@ class GXN(RetrievalMethod):
             self._pictures_step(self.pictures, batch, main, *of_pictures)
 
     def _pictures_step(
-        self, path: PicturePath, batch: PairBatch, main: Any, generator: Any, critic: Any
+        self, path: PicturePath, batch: PairBatch, main: Any, generator: Any, discriminator: Any
     ) -> None:
-        """Gen_t2i: the critic's step, then the generator's together with the encoders'."""
+        """Gen_t2i: the discriminator's step, then the generator's together with the encoders'."""
         images, texts = self.encode_images(batch.images), self.encode_texts(batch.texts)
         drawn, mean, log_variance = path.draw(self._grounded(texts))
         real = require(batch.images.pictures, "pictures").to(drawn.dtype)
         everywhere = self.hparams["gather_negatives"]
-        judging = path.critic_loss(real, drawn, mean, batch.images.index, everywhere)
-        self.log_means({"train/loss_critic": judging}, len(batch))
-        self._step(judging, None, critic)
+        judging = path.discriminator_loss(real, drawn, mean, batch.images.index, everywhere)
+        self.log_means({"train/loss_discriminator": judging}, len(batch))
+        self._step(judging, None, discriminator)
         ranking = self._ranking(images, texts)
         imagined, logged = path.generator_loss(drawn, mean, log_variance)
         self.log_means({**logged, "train/loss_ranking": ranking}, len(batch))

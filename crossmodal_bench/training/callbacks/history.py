@@ -17,8 +17,8 @@ Report = Callable[[dict[str, Any]], None]
 class History(pl.Callback):
     """Metrics per epoch, the seconds and samples that training took, its learning rates; kept in checkpoints.
 
-    A sample is a pair that encoders were trained on: a phase that trains critics alone costs seconds and
-    counts none.
+    A sample is a pair that encoders were trained on: a phase that trains discriminators alone costs seconds
+    and counts none.
 
     Args:
         report: told {"epoch", "epochs", "batch", "batches", "seconds_per_epoch"} a few times a second, the

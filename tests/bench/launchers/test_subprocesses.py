@@ -30,6 +30,7 @@ from crossmodal_bench.jobs.directory import read_json
 from crossmodal_bench.jobs.locks import is_locked, locked
 from crossmodal_bench.jobs.planned import PlannedJob, from_json, to_json
 from crossmodal_bench.jobs.state import State
+from crossmodal_bench.training import devices
 from crossmodal_bench.training.devices import can_fork
 
 
@@ -50,9 +51,9 @@ def test_a_job_survives_the_way_to_another_process(one: PlannedJob) -> None:
 
 
 def test_who_may_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "has_accelerator", lambda: False)
+    monkeypatch.setattr(devices, "has_accelerator", lambda: False)
     assert [can_fork(word) for word in ("auto", "cpu", "1", "2")] == [True, True, True, False]
-    monkeypatch.setattr(processes, "has_accelerator", lambda: True)
+    monkeypatch.setattr(devices, "has_accelerator", lambda: True)
     assert [can_fork(word) for word in ("auto", "cpu", "1", "2")] == [False, True, False, False]
 
 

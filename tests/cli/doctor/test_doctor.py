@@ -279,7 +279,10 @@ def test_shared_memory_must_hold_what_loader_processes_have_ready(
 
 @pytest.mark.parametrize("several", [False, True])
 def test_room_for_the_discriminators(several: bool) -> None:
-    fits, bursts = limits.critics("x", 10, 8, several), limits.critics("x", 10**10, 1024, several)
+    fits, bursts = (
+        limits.discriminators("x", 10, 8, several),
+        limits.discriminators("x", 10**10, 1024, several),
+    )
     assert fits.status == "ok" and "1.09 KiB" in fits.text
     assert bursts.status == "warning" and "10,000,000,000 discriminators" in bursts.text
 

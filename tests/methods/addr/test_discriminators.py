@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.methods.addr.discriminators import CriticBank, shared_file
+from crossmodal_bench.methods.addr.discriminators import DiscriminatorBank, shared_file
 
 N, D = 7, 5
 
@@ -27,14 +27,14 @@ def gradients(steps: int, batch: int, seed: int = 0) -> list[tuple[Tensor, Tenso
     ]
 
 
-def trained(bank: CriticBank, steps: int = 40) -> CriticBank:
+def trained(bank: DiscriminatorBank, steps: int = 40) -> DiscriminatorBank:
     for index, gradient in gradients(steps, batch=4):
         bank.step(index, gradient, 0.02)
     return bank
 
 
 def test_it_is_n_independent_adams_with_their_own_step_counts() -> None:
-    bank = CriticBank(N, D)
+    bank = DiscriminatorBank(N, D)
     rows = [torch.zeros(D + 1, requires_grad=True) for _ in range(N)]
     adams = [torch.optim.Adam([row], 0.02, betas=(0.5, 0.999)) for row in rows]
     for step, (index, gradient) in enumerate(gradients(60, batch=4)):
@@ -53,7 +53,7 @@ def test_it_learns_logistic_regressions() -> None:
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(N, 20, D, generator=generator)
     labels = (points[..., 0] > 0.3).float()
-    bank = CriticBank(N, D)
+    bank = DiscriminatorBank(N, D)
     for _ in range(300):
         rows = bank.gather(torch.arange(N)).requires_grad_()
         logits = (points * rows[:, None, :-1]).sum(2) + rows[:, None, -1]
@@ -63,7 +63,7 @@ def test_it_learns_logistic_regressions() -> None:
 
 
 def test_only_the_rows_of_a_step_change() -> None:
-    bank = trained(CriticBank(N, D))
+    bank = trained(DiscriminatorBank(N, D))
     before = {name: one.clone() for name, one in bank.state_dict().items() if isinstance(one, Tensor)}
     bank.step(torch.tensor([4, 1]), torch.ones(2, D + 1), 0.1)
     for name, one in before.items():
@@ -73,11 +73,11 @@ def test_only_the_rows_of_a_step_change() -> None:
 
 def test_a_row_twice_in_a_step_is_refused() -> None:
     with pytest.raises(ValueError, match="stands twice"):
-        CriticBank(N, D).step(torch.tensor([2, 2]), torch.ones(2, D + 1), 0.1)
+        DiscriminatorBank(N, D).step(torch.tensor([2, 2]), torch.ones(2, D + 1), 0.1)
 
 
 def test_prefetched_rows_are_those_that_were_asked_for() -> None:
-    bank = trained(CriticBank(N, D))
+    bank = trained(DiscriminatorBank(N, D))
     bank.prefetch(torch.tensor([3, 0]))
     assert torch.equal(bank.gather(torch.tensor([3, 0])), bank.parameters[[3, 0]])
     for rows in ([3, 0], [5, 1], [2, 4]):
@@ -92,9 +92,9 @@ def test_prefetched_rows_are_those_that_were_asked_for() -> None:
 
 
 def test_a_state_goes_on_where_it_was(tmp_path: Path) -> None:
-    whole = trained(CriticBank(N, D, name="data"), 40)
-    torch.save(trained(CriticBank(N, D, name="data"), 20).state_dict(), tmp_path / "bank.pt")
-    again = CriticBank(N, D, name="data")
+    whole = trained(DiscriminatorBank(N, D, name="data"), 40)
+    torch.save(trained(DiscriminatorBank(N, D, name="data"), 20).state_dict(), tmp_path / "bank.pt")
+    again = DiscriminatorBank(N, D, name="data")
     again.load_state_dict(torch.load(tmp_path / "bank.pt", weights_only=True))
     for index, gradient in gradients(40, batch=4)[20:]:
         again.step(index, gradient, 0.02)
@@ -103,26 +103,26 @@ def test_a_state_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_state_of_other_data_or_size_is_refused() -> None:
-    state = CriticBank(N, D, name="aaaa").state_dict()
+    state = DiscriminatorBank(N, D, name="aaaa").state_dict()
     with pytest.raises(BadInput, match="fingerprint aaaa, this data set has bbbb"):
-        CriticBank(N, D, name="bbbb").load_state_dict(state)
+        DiscriminatorBank(N, D, name="bbbb").load_state_dict(state)
     with pytest.raises(BadInput, match=r"the checkpoint has \(7, 6\) discriminators, this model \(7, 9\)"):
-        CriticBank(N, 8, name="aaaa").load_state_dict(state)
+        DiscriminatorBank(N, 8, name="aaaa").load_state_dict(state)
 
 
 def test_its_memory_is_what_it_says() -> None:
-    bank = CriticBank(N, D)
-    assert CriticBank.size(N, D) == 4 * sum(
+    bank = DiscriminatorBank(N, D)
+    assert DiscriminatorBank.size(N, D) == 4 * sum(
         one.numel() for one in (bank.parameters, bank.first, bank.second, bank.steps)
     )
-    assert CriticBank.size(113_287, 1024) <= 1.45e9
+    assert DiscriminatorBank.size(113_287, 1024) <= 1.45e9
 
 
 def work(rank: int, folder: str) -> None:
     """A process that maps the bank and trains the rows of its own."""
     sys.path.insert(0, str(Path(__file__).parent))
     torch.set_num_threads(1)
-    bank = CriticBank(N, D, shared=Path(folder))
+    bank = DiscriminatorBank(N, D, shared=Path(folder))
     for _ in range(5):
         bank.step(torch.arange(rank, N, 2), torch.ones(len(range(rank, N, 2)), D + 1) * (rank + 1), 0.1)
 
@@ -130,10 +130,10 @@ def work(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_processes_of_a_machine_share_it() -> None:
     path = shared_file(
-        f"test-{multiprocessing.current_process().pid}", create=True, size=CriticBank.size(N, D)
+        f"test-{multiprocessing.current_process().pid}", create=True, size=DiscriminatorBank.size(N, D)
     )
     try:
-        bank = CriticBank(N, D, shared=path)
+        bank = DiscriminatorBank(N, D, shared=path)
         context = multiprocessing.get_context("spawn")
         workers = [context.Process(target=work, args=(rank, str(path))) for rank in range(2)]
         for worker in workers:
@@ -144,7 +144,7 @@ def test_processes_of_a_machine_share_it() -> None:
     finally:
         path.unlink()
     assert (bank.steps == 5).all()
-    alone = CriticBank(N, D)
+    alone = DiscriminatorBank(N, D)
     for _ in range(5):
         for rank in range(2):
             rows = torch.arange(rank, N, 2)
@@ -158,13 +158,13 @@ def test_no_room_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_machines_exchange_what_they_have_changed() -> None:
-    banks, changed = [CriticBank(N, D), CriticBank(N, D)], [[0, 3], [1, 6]]
-    whole = CriticBank(N, D)
+    banks, changed = [DiscriminatorBank(N, D), DiscriminatorBank(N, D)], [[0, 3], [1, 6]]
+    whole = DiscriminatorBank(N, D)
     for bank, rows, factor in zip(banks, changed, (1.0, -2.0), strict=True):
         for one in (bank, whole):
             one.step(torch.tensor(rows), factor * torch.ones(2, D + 1), 0.1)
 
-    def exchanged(bank: CriticBank, replies: list[Tensor], keep: bool) -> list[Tensor]:
+    def exchanged(bank: DiscriminatorBank, replies: list[Tensor], keep: bool) -> list[Tensor]:
         """What a bank sends, when it is told ``replies`` for the sums over all."""
         sent: list[Tensor] = []
         bank.exchange(lambda tensor: (sent.append(tensor.clone()), replies[len(sent) - 1])[1], keep)

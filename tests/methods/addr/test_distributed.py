@@ -38,7 +38,7 @@ def work(rank: int, world: int, folder: str, checkpoint: str, epochs: int) -> No
     cli = instantiate(config, [], strategy=instantiate(config).model.ddp_strategy, **quiet)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint or None, weights_only=True)
     cli.trainer.save_checkpoint(f"{folder}/saved.ckpt")
-    held = {name: getattr(cli.model.critics, name).clone() for name in PARTS}
+    held = {name: getattr(cli.model.discriminators, name).clone() for name in PARTS}
     host = torch.cat([p.detach().flatten() for p in cli.model.parameters()])
     torch.save({**held, "host": host}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -68,7 +68,7 @@ def test_two_processes_share_the_bank_and_it_resumes_on_one_and_on_three(tmp_pat
     assert first["parameters"].any(1).all()
     for name in (*PARTS, "host"):
         assert torch.equal(first[name], second[name]), name
-    saved = torch.load(tmp_path / "two" / "saved.ckpt", weights_only=True)["critics"]
+    saved = torch.load(tmp_path / "two" / "saved.ckpt", weights_only=True)["discriminators"]
     assert all(torch.equal(saved[name], first[name]) for name in PARTS)
     for world in (1, 3):
         ranks = run(tmp_path / str(world), world, tmp_path / "two" / "saved.ckpt", epochs=2)

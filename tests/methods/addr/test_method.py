@@ -21,7 +21,7 @@ from crossmodal_bench.losses import (
     triplet_ranking_loss,
 )
 from crossmodal_bench.methods import ADDR
-from crossmodal_bench.methods.addr.discriminators import CriticBank
+from crossmodal_bench.methods.addr.discriminators import DiscriminatorBank
 from crossmodal_bench.methods.hosts import SCAN
 from crossmodal_bench.training.callbacks import History, RandomState, RetrievalEvaluation
 from crossmodal_bench.training.lightning_cli import instantiate
@@ -40,7 +40,7 @@ def settings(method: str = "addr_scan", **changes: Any) -> dict[str, Any]:
 
 
 class Watch(pl.Callback):
-    """What each step changed: 'critics' (rows), 'host' (parameters and buffers)."""
+    """What each step changed: 'discriminators' (rows), 'host' (parameters and buffers)."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[str, list[int], bool]] = []
@@ -49,7 +49,7 @@ class Watch(pl.Callback):
     @staticmethod
     def state(module: Any) -> tuple[Tensor, Tensor]:
         host = torch.cat([one.detach().flatten().double() for one in module.host.state_dict().values()])
-        return module.critics.parameters.clone(), host
+        return module.discriminators.parameters.clone(), host
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._before = self.state(pl_module)
@@ -77,7 +77,7 @@ def test_phases_train_the_discriminators_of_the_batch_or_the_host_and_nothing_el
         assert sorted(row for _, rows, _ in epoch for row in rows) == list(range(IMAGES)), (
             "each once an epoch"
         )
-    assert (cli.model.critics.steps == 2).all()
+    assert (cli.model.discriminators.steps == 2).all()
     assert int(cli.model.iterations) == len(pairs)
     assert cli.model.host.training
 
@@ -85,10 +85,10 @@ def test_phases_train_the_discriminators_of_the_batch_or_the_host_and_nothing_el
 def test_one_discriminator_for_all_pairs() -> None:
     watch = Watch()
     cli = fitted(settings("united_scan"), [watch])
-    assert cli.model.critics.rows == 1 and int(cli.model.critics.steps) == 2 * 3
+    assert cli.model.discriminators.rows == 1 and int(cli.model.discriminators.steps) == 2 * 3
     assert [rows for kind, rows, _ in watch.steps if kind == "GroupBatch"] == [[0]] * 6
     with pytest.raises(ValueError, match=r"gamma is 0\.4, but one discriminator has no others"):
-        ADDR(SCAN(), critics="one", gamma=0.4)
+        ADDR(SCAN(), discriminators="one", gamma=0.4)
 
 
 def batches(cli: Any) -> tuple[GroupBatch, PairBatch]:
@@ -101,7 +101,7 @@ def batches(cli: Any) -> tuple[GroupBatch, PairBatch]:
 
 
 def trained(**changes: Any) -> Any:
-    cli = fitted(settings(**{"model.init_args.critic_learning_rate": 0.5, **changes}), [])
+    cli = fitted(settings(**{"model.init_args.discriminator_learning_rate": 0.5, **changes}), [])
     cli.model.log_means = lambda values, n: cli.model.__dict__.setdefault("logged", {}).update(values)
     return cli
 
@@ -112,7 +112,7 @@ def risks(model: Any, batch: GroupBatch) -> Tensor:
         images, texts = model.host.images(batch.images), model.host.texts(batch.texts)
         words = texts.fragments.values.split(texts.fragments.lengths.tolist())
         index = model._rows(batch)
-        rows = model.critics.parameters[index]
+        rows = model.discriminators.parameters[index]
         table, start = [], 0
         for one, count in zip(images.fragments.values, batch.counts.tolist(), strict=True):
             own = torch.cat(words[start : start + count])
@@ -144,8 +144,8 @@ def test_discriminators_minimise_equation_10_with_the_hosts_own_hard_negatives(g
     seen, words, found_q, found_r = model._seen(batch)
     assert torch.equal(found_q, q)
     assert torch.equal(found_r, r if gamma else torch.arange(len(r))), "r is looked for where it counts"
-    rows = model.critics.gather(model._rows(batch))
-    loss, logged = model.critics_loss(seen.fragments, words, rows, found_q, found_r)
+    rows = model.discriminators.gather(model._rows(batch))
+    loss, logged = model.discriminators_loss(seen.fragments, words, rows, found_q, found_r)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(logged["train/risk_own"], table.diagonal().mean())
     torch.testing.assert_close(logged["train/risk_other"], table[torch.arange(len(q)), q].mean())
@@ -160,7 +160,7 @@ def test_encoders_minimise_equation_11(beta: float) -> None:
     own = []
     words = texts.fragments.values.split(texts.fragments.lengths.tolist())
     for regions, said, row in zip(images.fragments.values, words, model._rows(batch), strict=True):
-        weight, bias = model.critics.parameters[row, :-1], model.critics.parameters[row, -1]
+        weight, bias = model.discriminators.parameters[row, :-1], model.discriminators.parameters[row, -1]
         wrong = -torch.sigmoid(regions @ weight + bias).log().mean()
         own.append(wrong - (1 - torch.sigmoid(said @ weight + bias)).log().mean())
     expected = ranking - beta * torch.stack(own).sum()
@@ -180,7 +180,7 @@ def test_the_encoders_can_be_regularised_too() -> None:
     model.hparams["regularise_encoders"] = False
     alone = model.loss(images, texts, batch)
     q, r = hardest_negatives(model.host.score(images.scored, texts.scored), batch.texts.image)
-    rows, words = model.critics.parameters[model._rows(batch)], texts.fragments.values
+    rows, words = model.discriminators.parameters[model._rows(batch)], texts.fragments.values
     spoken = words.split(texts.fragments.lengths.tolist())
     table = torch.stack(
         [
@@ -214,7 +214,7 @@ def test_regions_and_words_come_to_be_told_apart_and_their_own_discriminator_doe
         "model.init_args.beta": 0.0,
         "model.init_args.hardest": False,
         "model.init_args.decay_epochs": None,
-        "model.init_args.critic_learning_rate": 0.5,
+        "model.init_args.discriminator_learning_rate": 0.5,
         "trainer.max_epochs": 8,
     }
     fitted(settings(**changes), [history])
@@ -265,7 +265,9 @@ def test_resuming_in_either_phase_is_exact_in_the_discriminators_too(tmp_path: P
     for name, value in whole.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
     for name in ("parameters", "first", "second", "steps"):
-        assert torch.equal(getattr(again.model.critics, name), getattr(whole.model.critics, name)), name
+        assert torch.equal(
+            getattr(again.model.discriminators, name), getattr(whole.model.discriminators, name)
+        ), name
 
 
 def test_a_checkpoint_of_other_data_is_refused_before_training(tmp_path: Path) -> None:
@@ -283,8 +285,8 @@ def test_weights_alone_come_without_the_discriminators(tmp_path: Path) -> None:
     whole, weights = (
         torch.load(tmp_path / name, weights_only=True) for name in ("whole.ckpt", "weights.ckpt")
     )
-    assert "critics" not in weights
-    assert torch.equal(whole["critics"]["parameters"], cli.model.critics.parameters)
+    assert "discriminators" not in weights
+    assert torch.equal(whole["discriminators"]["parameters"], cli.model.discriminators.parameters)
     fresh = instantiate(settings(), [RetrievalEvaluation()], **QUIET)
     fresh.trainer.test(
         fresh.model,
@@ -297,13 +299,13 @@ def test_weights_alone_come_without_the_discriminators(tmp_path: Path) -> None:
 
 def test_the_next_batchs_rows_are_fetched_beside_the_step_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
     copies: list[str] = []
-    copied = CriticBank._copied
+    copied = DiscriminatorBank._copied
 
     def counted(self: Any, index: Tensor, device: torch.device) -> Tensor:
         copies.append(threading.current_thread().name)
         return copied(self, index, device)
 
-    monkeypatch.setattr(CriticBank, "_copied", counted)
+    monkeypatch.setattr(DiscriminatorBank, "_copied", counted)
     fitted(settings(**{"trainer.max_epochs": 1}), [])
     assert len(copies) == 3 + 13, "once for each batch"
     # Not across the phases: what the last discriminator step changes may be what the first pairs need, and
@@ -315,7 +317,7 @@ def test_no_pairs_rows_are_fetched_before_all_processes_discriminators_are_there
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[str] = []
-    prefetch, settle, step = CriticBank.prefetch, ADDR._settle, CriticBank.step
+    prefetch, settle, step = DiscriminatorBank.prefetch, ADDR._settle, DiscriminatorBank.step
 
     def prefetched(self: Any, *words: Any) -> None:
         seen.append("prefetch")
@@ -329,8 +331,8 @@ def test_no_pairs_rows_are_fetched_before_all_processes_discriminators_are_there
         seen.append("step")
         step(self, *words)
 
-    monkeypatch.setattr(CriticBank, "prefetch", prefetched)
-    monkeypatch.setattr(CriticBank, "step", stepped)
+    monkeypatch.setattr(DiscriminatorBank, "prefetch", prefetched)
+    monkeypatch.setattr(DiscriminatorBank, "step", stepped)
     monkeypatch.setattr(ADDR, "_settle", settled)
     fitted(settings(**{"trainer.max_epochs": 2}), [])
     epoch = ["prefetch", "step", "prefetch", "step", "step", "settle", *["prefetch"] * 11]

@@ -37,7 +37,7 @@ PICTURES: dict[str, Any] = {
         ("noise_dim", 4),
         ("condition_dim", 5),
         ("generator_channels", 2),
-        ("critic_channels", 2),
+        ("discriminator_channels", 2),
     )
 }
 CAPTIONS: dict[str, Any] = {
@@ -54,7 +54,11 @@ OF_METHOD = {
     "gxn_t2i": PICTURES,
     "gxn": {**CAPTIONS, **PICTURES},
 }
-PATHS = {"captions": "captions.", "generator": "pictures.generator.", "critic": "pictures.critic."}
+PATHS = {
+    "captions": "captions.",
+    "generator": "pictures.generator.",
+    "discriminator": "pictures.discriminator.",
+}
 
 
 def small(method: str, **more: Any) -> dict[str, Any]:
@@ -126,11 +130,11 @@ def test_each_step_moves_what_it_should_and_nothing_else(method: str) -> None:
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     everything = {name for name, _ in cli.model.named_parameters()}
     pictures = {name for name in everything if name.startswith("pictures.")}
-    critic = {name for name in everything if name.startswith("pictures.critic.")}
+    discriminator = {name for name in everything if name.startswith("pictures.discriminator.")}
     captions = {name for name in everything if name.startswith("captions.")}
     expected = {
-        "gxn_t2i": [critic, everything - critic],
-        "gxn": [everything - pictures, critic, everything - critic - captions],
+        "gxn_t2i": [discriminator, everything - discriminator],
+        "gxn": [everything - pictures, discriminator, everything - discriminator - captions],
     }.get(method, [everything])
     # A word that no caption of the batch has does not move; tables of words move as a whole or not at all.
     assert steps.moved == expected
@@ -233,33 +237,33 @@ def test_a_wrong_caption_is_another_images() -> None:
     path, batch = model.pictures, batch_of(data)
     condition = torch.eye(8)[:, :5]
     seen: list[Tensor] = []
-    logits = path.critic.logits
-    path.critic.logits = lambda features, given: seen.append(given) or logits(features, given)
-    path.critic_loss(batch.images.pictures, batch.images.pictures, condition, batch.images.index)
+    logits = path.discriminator.logits
+    path.discriminator.logits = lambda features, given: seen.append(given) or logits(features, given)
+    path.discriminator_loss(batch.images.pictures, batch.images.pictures, condition, batch.images.index)
     real, wrong, fake = seen
     assert torch.equal(real, condition) and torch.equal(fake, condition)
     assert torch.equal(wrong, condition[1:])
     seen.clear()
     # All of one image: no caption of the batch is wrong.
-    path.critic_loss(batch.images.pictures, batch.images.pictures, condition, torch.zeros(8))
+    path.discriminator_loss(batch.images.pictures, batch.images.pictures, condition, torch.zeros(8))
     assert len(seen[1]) == 0
 
 
-def test_the_generators_loss_reaches_the_captions_and_not_the_critic() -> None:
+def test_the_generators_loss_reaches_the_captions_and_not_the_discriminator() -> None:
     model, data = built("gxn_t2i", **small("gxn_t2i"))
     batch = batch_of(data)
     texts = model.encode_texts(batch.texts)
     loss, _ = model.pictures.generator_loss(*model.pictures.draw(model._grounded(texts)))
     loss.backward()
     reached = {name for name, one in model.named_parameters() if one.grad is not None and one.grad.any()}
-    assert not any(name.startswith("pictures.critic.") for name in reached)
+    assert not any(name.startswith("pictures.discriminator.") for name in reached)
     assert {"words.weight", "grounded.projection.weight"} <= reached
     assert not any(name.startswith(("abstract.", "image_encoder.")) for name in reached)
     model.zero_grad()
     drawn, mean, _ = model.pictures.draw(model._grounded(model.encode_texts(batch.texts)))
-    model.pictures.critic_loss(batch.images.pictures, drawn, mean, batch.images.index).backward()
+    model.pictures.discriminator_loss(batch.images.pictures, drawn, mean, batch.images.index).backward()
     reached = {name for name, one in model.named_parameters() if one.grad is not None and one.grad.any()}
-    assert reached and all(name.startswith("pictures.critic.") for name in reached)
+    assert reached and all(name.startswith("pictures.discriminator.") for name in reached)
 
 
 def test_captions_and_pictures_of_a_gallery(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,11 +290,11 @@ def test_captions_and_pictures_of_a_gallery(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_loss_that_is_no_number_stops_the_training_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     config = configuration("gxn_t2i", **small("gxn_t2i", **{"trainer.max_epochs": 1}))
-    original = PicturePath.critic_loss
-    monkeypatch.setattr(PicturePath, "critic_loss", lambda *given: original(*given) * torch.nan)
+    original = PicturePath.discriminator_loss
+    monkeypatch.setattr(PicturePath, "discriminator_loss", lambda *given: original(*given) * torch.nan)
     kept: list[Any] = []
     monkeypatch.setattr(GXN, "on_fit_start", lambda self: kept.append(self))
-    with pytest.raises(Diverged, match=r"train/loss_critic is nan in epoch 1: training has diverged"):
+    with pytest.raises(Diverged, match=r"train/loss_discriminator is nan in epoch 1: training has diverged"):
         fitted(config, [], limit_val_batches=0)
     assert all(one.isfinite().all() for one in kept[0].parameters()), "no step was taken with it"
 
@@ -398,10 +402,10 @@ def test_paths_of_the_papers_size_take_a_step() -> None:
     assert set(logged) == {"train/loss_caption", "train/loss_reinforcement", "train/reward"}
     drawn, mean, log_variance = pictures.draw(vectors)
     assert drawn.shape == (2, 3, 64, 64) and mean.shape == log_variance.shape == (2, 128)
-    judging = pictures.critic_loss(torch.rand(2, 3, 64, 64), drawn, mean, index)
+    judging = pictures.discriminator_loss(torch.rand(2, 3, 64, 64), drawn, mean, index)
     judging.backward()
-    generator, critic = pictures.optimisers()
-    critic.step()
+    generator, discriminator = pictures.optimisers()
+    discriminator.step()
     (loss + pictures.generator_loss(drawn, mean, log_variance)[0]).backward()
     generator.step()
     assert all(one.isfinite().all() for one in (*captions.parameters(), *pictures.parameters()))

@@ -24,7 +24,7 @@ LANGUAGE_MODEL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads
 GXN: dict[str, Any] = {"data.batch_size": 8, "model.init_args.captions.init_args.max_words": 6}
 PICTURES: dict[str, Any] = {
     "model.init_args.pictures.init_args.generator_channels": 2,
-    "model.init_args.pictures.init_args.critic_channels": 2,
+    "model.init_args.pictures.init_args.discriminator_channels": 2,
 }
 CHANGES: dict[str, dict[str, Any]] = {
     # k = 2 puts epochs and cycles out of step, dropout needs the generators' state.
@@ -37,8 +37,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         },
         "model.init_args.image_encoder.init_args.hidden": [],
         "model.init_args.dim": 6,
-        "model.init_args.critic_noise": 1.0,
-        "model.init_args.critic_steps": 2,
+        "model.init_args.discriminator_noise": 1.0,
+        "model.init_args.discriminator_steps": 2,
         "model.init_args.unfreeze_epoch": 1,
         "model.init_args.plateau_patience": 0,
     },
@@ -96,9 +96,9 @@ def check_same(found: Run, method: str) -> None:
     check_equal(found.cli.model.state_dict(), expected.cli.model.state_dict())
     for one, other in zip(found.cli.trainer.optimizers, expected.cli.trainer.optimizers, strict=True):
         check_equal(one.state_dict(), other.state_dict())
-    critics = getattr(found.cli.model, "critics", None)
-    if critics is not None:
-        check_equal(critics.state_dict(), expected.cli.model.critics.state_dict())
+    discriminators = getattr(found.cli.model, "discriminators", None)
+    if discriminators is not None:
+        check_equal(discriminators.state_dict(), expected.cli.model.discriminators.state_dict())
     check_equal(found.history.epochs, expected.history.epochs)
     assert found.history.samples == expected.history.samples
     assert found.cli.trainer.global_step == expected.cli.trainer.global_step

@@ -1,6 +1,6 @@
 """What ADDR's discriminators cost: memory and seconds of the bank, and the share of a step beside SCAN's.
 
-    python benchmarks/critics.py
+    python benchmarks/discriminators.py
 
 A bank of MS-COCO's size; a step of 128 pairs, each an image of 36 regions with five captions of 15 words,
 given
@@ -24,7 +24,7 @@ from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.losses import domain_risks, hardest_negatives, triplet_ranking_loss
 from crossmodal_bench.methods import ADDR
-from crossmodal_bench.methods.addr.discriminators import CriticBank
+from crossmodal_bench.methods.addr.discriminators import DiscriminatorBank
 from crossmodal_bench.methods.hosts import SCAN
 
 BATCH, REGIONS, CAPTIONS, WORDS, FEATURES, VOCABULARY = 128, 36, 5, 15, 2048, 8481
@@ -58,7 +58,7 @@ def main() -> None:
 
     before = resident_mb()
     start = time.perf_counter()
-    bank = CriticBank(options.rows, options.dim)
+    bank = DiscriminatorBank(options.rows, options.dim)
     allocated = time.perf_counter() - start
     for rows in torch.arange(options.rows).split(512):
         bank.step(rows, torch.ones(len(rows), options.dim + 1), 1e-3)
@@ -93,10 +93,10 @@ def main() -> None:
         q, r = hardest_negatives(host.score(host.images(images).scored, host.texts(texts).scored))
     hub = torch.zeros(BATCH, dtype=torch.int64)
 
-    def critic_step(q: Tensor = q, r: Tensor = r) -> None:
+    def discriminator_step(q: Tensor = q, r: Tensor = r) -> None:
         chosen = torch.randperm(options.rows)[:BATCH]
         rows = bank.gather(chosen).requires_grad_()
-        loss, _ = method.critics_loss(Encoding(regions), said, rows, q, r)
+        loss, _ = method.discriminators_loss(Encoding(regions), said, rows, q, r)
         bank.step(chosen, torch.autograd.grad(loss, rows)[0], 1e-3)
 
     seen = regions.clone().requires_grad_()
@@ -110,8 +110,8 @@ def main() -> None:
 
     steps: dict[str, Callable[[], object]] = {
         "scan": scan_step,
-        "critics": critic_step,
-        "hub": lambda: critic_step(hub, hub),
+        "discriminators": discriminator_step,
+        "hub": lambda: discriminator_step(hub, hub),
         "adversary": adversary,
     }
     for step in steps.values():
@@ -133,7 +133,7 @@ def main() -> None:
     print(f"{BATCH} pairs, medians of {options.repeats}")
     print(f"  SCAN step                     {1000 * median['scan']:8.1f} ms")
     for name, text in (
-        ("critics", "discriminators' step         "),
+        ("discriminators", "discriminators' step         "),
         ("hub", "the same, one pair all others'"),
         ("adversary", "their part of an encoder step"),
     ):
