@@ -44,7 +44,8 @@ class AdversarialMethod(RetrievalMethod):
         super().__init__()
         if encoder_steps < 1 or discriminator_steps < 0:
             raise ValueError(
-                f"encoder_steps {encoder_steps} must be at least 1 and discriminator_steps {discriminator_steps} at least 0"
+                f"encoder_steps {encoder_steps} must be at least 1 and discriminator_steps "
+                f"{discriminator_steps} at least 0"
             )
         self.automatic_optimization = False
         self.encoder_steps, self.discriminator_steps, self.gradient_clip = (
@@ -57,7 +58,7 @@ class AdversarialMethod(RetrievalMethod):
 
     @abstractmethod
     def joint_loss(self, batch: PairBatch) -> Tensor:
-        """One scalar whose gradient is the encoders' in their parameters and the discriminator's in its own."""
+        """One scalar whose gradient is the encoders' in their parameters, the discriminator's in its own."""
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
         """One backward pass; those whose turn it is step."""
