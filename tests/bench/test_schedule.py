@@ -114,7 +114,7 @@ def schedule(
         return read_record(parent.directory).run
 
     def run(
-        jobs: Sequence[PlannedJob], slots: int, say: Callable[[str], None] | None = None, **words: Any
+        jobs: Sequence[PlannedJob], slots: int, log: Callable[[str], None] | None = None, **words: Any
     ) -> tuple[Place, list[str], list[str]]:
         place = Place(slots, words.get("looks", {}), words.get("statuses", {}), record)
         said: list[str] = []
@@ -122,7 +122,7 @@ def schedule(
         def ended(planned: PlannedJob, status: int | None, more: bool) -> bool:
             return status == 0
 
-        one = Schedule(jobs, BenchOptions(), place, {}, ended, StatusLine(), say or said.append)
+        one = Schedule(jobs, BenchOptions(), place, {}, ended, StatusLine(), log or said.append)
         try:
             failed = one.run()
         except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import read_record
+from crossmodal_bench.reporting.qualitative import save_panels
 from crossmodal_bench.training.worker import run_job, trainer_devices
 
 METHODS = experiments.names("methods")
@@ -39,7 +40,7 @@ def run_with_parents(planned: PlannedJob) -> None:
         if not (parent.directory / "record.json").is_file():
             run_with_parents(parent)
     planned.directory.mkdir(parents=True, exist_ok=True)
-    run_job(planned, "cpu")
+    run_job(planned, "cpu", illustrate=save_panels)
 
 
 @pytest.mark.parametrize("method", METHODS)
