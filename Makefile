@@ -124,9 +124,10 @@ test: $(STAMP) ## Run the tests
 test-slow: $(STAMP) ## Run the tests that take minutes too: kills, restarts, broken files by the thousand
 	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist worksteal -m "slow or not slow" --timeout 3600
 
-lint: $(STAMP) types ## Check style, format and types
+lint: $(STAMP) types ## Check style, format, types and which package imports which
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
+	$(VENV)/bin/lint-imports
 
 types: $(STAMP) ## Check types
 	$(python) -m mypy
@@ -146,5 +147,5 @@ docker-install-check: $(STAMP) ## Run the Dockerfiles' pip lines in a fresh envi
 	echo "The Dockerfiles' install lines work"
 
 clean: ## Remove .venv, caches and build outputs; never runs/ or data/
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find benchmarks crossmodal_bench experiments tests -type d -name __pycache__ -prune -exec rm -rf {} +
