@@ -165,7 +165,7 @@ def run_ensemble(
         evaluations = [
             evaluate_ensemble(
                 protocol if split == "test" else protocol.of_any_size(),
-                [one.member for one in encoded],
+                [model.member for model in encoded],
                 owners(corpus, split),
                 corpus.labels[corpus.image_rows(split)] if real and corpus.labels is not None else None,
                 identities_of(corpus, split),
@@ -195,7 +195,7 @@ def _head(ensemble: Ensemble) -> dict[str, Any]:
     members = ensemble.members
     data = dict(members[0].content["data"])
     features = [record.data.features for record in members]
-    if any(one != features[0] for one in features):
+    if any(source != features[0] for source in features):
         data["features"] = {"members": features}
     sources = "".join(sorted(record.source_fingerprint for record in members))
     return {

@@ -47,7 +47,7 @@ class PlannedEnsemble:
 
     def waits_for(self) -> PlannedJob | None:
         """The first member that is not done."""
-        return next((one for one in self.members if state_of(one).name != "done"), None)
+        return next((member for member in self.members if state_of(member).name != "done"), None)
 
     def record(self) -> Record | None:
         """Its record, whatever it was made of; None where there is none."""
@@ -58,33 +58,34 @@ class PlannedEnsemble:
 
     def ensemble(self, options: BenchOptions) -> Ensemble:
         """What its members, all of them finished, are together."""
-        found = [read_record(planned.directory) for planned in self.members]
-        row = self.row
-        return plan_ensemble(found, options.runs, method=row.method, label=row.label, suite=self.suite)
+        records = [read_record(planned.directory) for planned in self.members]
+        return plan_ensemble(
+            records, options.runs, method=self.row.method, label=self.row.label, suite=self.suite
+        )
 
 
 def planned_ensembles(plan: Sequence[PlannedJob], options: BenchOptions) -> list[PlannedEnsemble]:
     """Those that a bench's jobs can make: one for each seed that all members have, or for their own seeds."""
     if options.methods not in experiments.names("suites"):
         return []
-    found: dict[tuple[str, ...], PlannedEnsemble] = {}
+    ensembles: dict[tuple[str, ...], PlannedEnsemble] = {}
     for row in ensemble_rows(options.methods):
         for members in _members(row, plan, options):
             identity = (row.method, *sorted(planned.job.id for planned in members))
-            found.setdefault(identity, PlannedEnsemble(row, options.methods, members))
-    return list(found.values())
+            ensembles.setdefault(identity, PlannedEnsemble(row, options.methods, members))
+    return list(ensembles.values())
 
 
 def describe(plan: Sequence[PlannedJob], options: BenchOptions, log: Log) -> None:
     """Print every ensemble with its state, and those that lack a job."""
     ensembles = planned_ensembles(plan, options)
-    for one in ensembles:
+    for planned in ensembles:
         state = "waits for its members"
-        if one.waits_for() is None:
-            state = "not made" if one.ensemble(options).existing() is None else "done"
-        log(f"  {one.name:34s} {one.members[0].job.protocol:22s} seed {one.seed}  {state}")
+        if planned.waits_for() is None:
+            state = "not made" if planned.ensemble(options).existing() is None else "done"
+        log(f"  {planned.name:34s} {planned.members[0].job.protocol:22s} seed {planned.seed}  {state}")
     if options.methods in experiments.names("suites"):
-        made = [one.row for one in ensembles]
+        made = [planned.row for planned in ensembles]
         for row in ensemble_rows(options.methods):
             if row not in made:
                 log(f"  {row.method} (ensemble of {row.label}): some member's seed is not among these jobs")
@@ -99,20 +100,20 @@ def make_ensembles(plan: Sequence[PlannedJob], options: BenchOptions, mode: str,
     corpora = {
         corpus_key(planned.config["data"]): planned.corpus for planned in plan if planned.corpus is not None
     }
-    for one in planned_ensembles(plan, options):
-        what = f"{one.name} on {one.members[0].job.dataset} seed {one.seed}"
-        waits = one.waits_for()
+    for planned in planned_ensembles(plan, options):
+        what = f"{planned.name} on {planned.members[0].job.dataset} seed {planned.seed}"
+        waits = planned.waits_for()
         if waits is not None:
             job, state = waits.job, state_of(waits).name
             log(f"{what} waits for {row_name(job.method, job.label, {})} seed {job.seed}, which is {state}")
             continue
         try:
-            ensemble = one.ensemble(options)
+            ensemble = planned.ensemble(options)
             existing = ensemble.existing()
             if existing is not None and existing.job == ensemble.job:
                 continue
-            log(f"{what}: {len(one.members)} models are summed")
-            read_members([planned.directory for planned in one.members])
+            log(f"{what}: {len(planned.members)} models are summed")
+            read_members([member.directory for member in planned.members])
             record = run_ensemble(ensemble, options.data_root, options.runs / "cache", corpora)
         except BadInput as error:
             log(f"{what} failed: {error}")
@@ -131,7 +132,9 @@ def make_ensembles(plan: Sequence[PlannedJob], options: BenchOptions, mode: str,
 
 def ensemble_records(plan: Sequence[PlannedJob], options: BenchOptions) -> list[Record]:
     """The records of a bench's ensembles that are there."""
-    return [record for one in planned_ensembles(plan, options) if (record := one.record()) is not None]
+    return [
+        record for planned in planned_ensembles(plan, options) if (record := planned.record()) is not None
+    ]
 
 
 def _members(
@@ -139,8 +142,9 @@ def _members(
 ) -> Iterator[tuple[PlannedJob, ...]]:
     extra = command_overrides(options)
     jobs = {
-        (one.job.dataset, one.job.protocol, key(one.job.method, one.job.overrides), one.job.seed): one
-        for one in plan
+        (job.dataset, job.protocol, key(job.method, job.overrides), job.seed): planned
+        for planned in plan
+        for job in [planned.job]
     }
     for dataset, protocol, seed in dict.fromkeys((at[0], at[1], at[3]) for at in jobs):
         wanted = [

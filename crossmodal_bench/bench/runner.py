@@ -14,7 +14,7 @@ from crossmodal_bench.bench.launchers import slurm
 from crossmodal_bench.bench.launchers.base import Launcher
 from crossmodal_bench.bench.launchers.local import Local
 from crossmodal_bench.bench.launchers.slurm_options import asks_for_gpus
-from crossmodal_bench.bench.launchers.subprocesses import ended as how_it_ended
+from crossmodal_bench.bench.launchers.subprocesses import how_it_ended
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.bench.progress import StatusLine
@@ -32,7 +32,8 @@ from crossmodal_bench.reporting.report import print_leaderboard
 from crossmodal_bench.reporting.wandb_sender import tell_wandb
 from crossmodal_bench.training.devices import has_accelerator
 
-OK, FAILED = 0, 1
+OK = 0
+FAILED = 1
 
 
 def bench(
@@ -73,7 +74,7 @@ def bench(
         if well and summed:
             return OK
         # Jobs that were told to stop, when the bench was not, have not failed.
-        stopped = bool(failed) and all(state_of(one).name == "not started" for one in failed)
+        stopped = bool(failed) and all(state_of(planned).name == "not started" for planned in failed)
         return AGAIN if stopped and summed else FAILED
     except Interrupted:
         line.clear()
@@ -120,7 +121,7 @@ def _run(
         return well
 
     asked = {planned.job.id for planned in to_run}
-    jobs = [one for one in plan if one.job.id in asked or is_locked(one.directory)]
+    jobs = [planned for planned in plan if planned.job.id in asked or is_locked(planned.directory)]
     schedule = Schedule(jobs, options, launcher, seconds, ended, line, log)
     try:
         return schedule.run()
@@ -173,9 +174,9 @@ def check_writable(options: BenchOptions) -> None:
     try:
         options.runs.mkdir(parents=True, exist_ok=True)
         # Two benches may start in one folder at the same moment.
-        probe_file = options.runs / f".writable-{os.getpid()}"
-        probe_file.write_text("x" * 4096)
-        probe_file.unlink()
+        scratch = options.runs / f".writable-{os.getpid()}"
+        scratch.write_text("x" * 4096)
+        scratch.unlink()
     except OSError as error:
         raise BadInput(
             f"{options.runs} cannot be written ({error.strerror}); "

@@ -1,4 +1,4 @@
-"""A look at each kind of job before the first one starts: its input is whole, and a few steps are timed."""
+"""A dry run of each kind of job before the first one starts: its input is whole, and some steps are timed."""
 
 from __future__ import annotations
 
@@ -133,17 +133,18 @@ def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell
     if not can_fork(slots[0].devices):
         return {}
     seconds: dict[Kind, float] = {}
-    waiting, looks = list(kinds.items()), dict[Connection, tuple[Kind, Any]]()
+    waiting = list(kinds.items())
+    running: dict[Connection, tuple[Kind, Any]] = {}
     try:
-        while waiting or looks:
-            while waiting and len(looks) < len(slots):
+        while waiting or running:
+            while waiting and len(running) < len(slots):
                 kind, planned = waiting.pop(0)
                 tell(f"looking at {planned.job.method} on {planned.job.dataset}", len(seconds), len(kinds))
                 receiver, process = _start_dry_run(planned, slots[0])
-                looks[receiver] = kind, process
-            ready = wait(list(looks))
-            for receiver in [one for one in looks if one in ready]:
-                kind, process = looks[receiver]
+                running[receiver] = kind, process
+            ready = wait(list(running))
+            for receiver in [receiver for receiver in running if receiver in ready]:
+                kind, process = running[receiver]
                 answer, value = _received(receiver)
                 if answer == "progress":
                     tell(*value)
@@ -151,10 +152,10 @@ def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell
                 if answer == "bad input":
                     raise BadInput(value)
                 seconds[kind] = float(value) if answer == "seconds" else 0.0
-                del looks[receiver]
+                del running[receiver]
                 _end(receiver, process)
     finally:
-        for receiver, (_, process) in looks.items():
+        for receiver, (_, process) in running.items():
             _end(receiver, process)
     return seconds
 

@@ -16,8 +16,10 @@ from crossmodal_bench.jobs.locks import holder, is_locked
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.state import state_of, unfinished_parents
 
-POLL, LOOK = 0.2, 1.0
-"""Seconds between two looks at the running jobs, and at those that cannot start yet."""
+POLL = 0.2
+"""Seconds between two looks at the running jobs."""
+LOOK = 1.0
+"""Seconds between two looks at the jobs that cannot start yet."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,12 @@ class Schedule:
         self._free = list(launcher.slots)
         self._others: dict[str, str] = {}
         self._total = len(jobs)
-        self._options, self._launcher, self._seconds = options, launcher, seconds
-        self._ended, self._line, self._log = ended, line, log
+        self._options = options
+        self._launcher = launcher
+        self._seconds = seconds
+        self._ended = ended
+        self._line = line
+        self._log = log
 
     def run(self) -> list[PlannedJob]:
         """Run them all; those that failed, here or in another bench meanwhile."""
@@ -74,10 +80,10 @@ class Schedule:
 
     def stop(self) -> None:
         """End what runs: all are told before the first is waited for."""
-        for one in self._running:
-            one.worker.terminate()
-        for one in self._running:
-            one.worker.stop()
+        for running in self._running:
+            running.worker.terminate()
+        for running in self._running:
+            running.worker.stop()
 
     def _start(self) -> None:
         """Start what can be started, and forget what need not or cannot be."""
@@ -94,7 +100,7 @@ class Schedule:
                 self._log(f"{planned.title} failed in another bench: {state.why}")
                 self.failed.append(planned)
                 continue
-            if needs(planned, {one.job.id for one in self.failed}, self._options):
+            if needs(planned, {failed.job.id for failed in self.failed}, self._options):
                 # The end of the bench says so.
                 continue
             if planned.parents:
@@ -115,7 +121,8 @@ class Schedule:
 
     def _waits(self, planned: PlannedJob) -> bool:
         """Whether all that is unfinished of what a job starts from is still to come."""
-        coming = {one.job.id for one in self._waiting} | {one.planned.job.id for one in self._running}
+        coming = {waiting.job.id for waiting in self._waiting}
+        coming |= {running.planned.job.id for running in self._running}
         return bool(unfinished := unfinished_parents(planned)) and all(
             planned.parents[name].job.id in coming for name in unfinished
         )
@@ -126,46 +133,48 @@ class Schedule:
             time.sleep(POLL)
             return False
         self._running[0].worker.wait(POLL)
-        over = [one for one in self._running if one.worker.wait(0)]
-        for one in over:
-            self._running.remove(one)
-            self._free.append(one.slot)
-            status = one.worker.exit_code
+        ended = [running for running in self._running if running.worker.wait(0)]
+        for running in ended:
+            planned = running.planned
+            self._running.remove(running)
+            self._free.append(running.slot)
+            status = running.worker.exit_code
             if status == TAKEN:
                 # Another bench was faster: wait for what becomes of it.
-                self._others.setdefault(one.planned.job.id, "")
-                self._waiting.insert(0, one.planned)
+                self._others.setdefault(planned.job.id, "")
+                self._waiting.insert(0, planned)
                 continue
             self._line.clear()
-            one.planned.files.progress.unlink(missing_ok=True)
+            planned.files.progress.unlink(missing_ok=True)
             more = bool(self._waiting or self._running)
-            if not self._ended(one.planned, status, more):
-                self.failed.append(one.planned)
-        return bool(over)
+            if not self._ended(planned, status, more):
+                self.failed.append(planned)
+        return bool(ended)
 
     def _text(self) -> str:
         """What runs, on one line."""
         now = time.monotonic()
-        progress = [one.planned.files.read_progress() for one in self._running]
+        progress = [running.planned.files.read_progress() for running in self._running]
         left = [
-            seconds_left(state, now - one.since) for one, state in zip(self._running, progress, strict=True)
+            seconds_left(state, now - running.since)
+            for running, state in zip(self._running, progress, strict=True)
         ]
-        known = [self._seconds.get(kind_of(planned), 0.0) for planned in self._waiting]
+        still_to_come = [self._seconds.get(kind_of(planned), 0.0) for planned in self._waiting]
         at_once = min(len(self._launcher.slots), max(1, len(self._waiting) + len(self._running)))
-        rest = clock((sum(one or 0.0 for one in left) + sum(known)) / at_once)
+        rest = clock((sum(seconds or 0.0 for seconds in left) + sum(still_to_come)) / at_once)
         number = self._total - len(self._waiting)
         if len(self._running) == 1:
-            (one,), (state,), (seconds,) = self._running, progress, left
-            text = f"job {number}/{self._total} {one.planned.title}: {doing(state)}"
+            state, seconds = progress[0], left[0]
+            text = f"job {number}/{self._total} {self._running[0].planned.title}: {doing(state)}"
             if seconds is not None:
                 text += f", {clock(seconds)} left"
             return text + (f", {rest} in all" if "epoch" in state else "")
         if self._running:
             jobs = [
-                f"{one.planned.job.method} {one.planned.job.seed} {doing(state)}"
-                for one, state in zip(self._running, progress, strict=True)
+                f"{running.planned.job.method} {running.planned.job.seed} {doing(state)}"
+                for running, state in zip(self._running, progress, strict=True)
             ]
-            in_all = f" ({rest} in all)" if any(one is not None for one in left) else ""
+            in_all = f" ({rest} in all)" if any(seconds is not None for seconds in left) else ""
             return f"jobs {number}/{self._total}{in_all}: {'; '.join(jobs)}"
-        others = [(one, self._others.get(one.job.id)) for one in self._waiting]
-        return f"waiting for {', '.join(f'{one.title} ({who})' for one, who in others if who)}"
+        holders = [(planned.title, self._others.get(planned.job.id)) for planned in self._waiting]
+        return f"waiting for {', '.join(f'{title} ({who})' for title, who in holders if who)}"

@@ -37,7 +37,7 @@ def describe_plan(
             "PRESET small: small networks and frozen features, sized for a CPU; "
             "these are not the papers' settings."
         )
-    corpora = {one.corpus.name: one.corpus for one in plan if one.corpus is not None}
+    corpora = {planned.corpus.name: planned.corpus for planned in plan if planned.corpus is not None}
     for name, corpus in corpora.items():
         if corpus.skipped:
             log(f"{name}: {len(corpus.skipped)} unreadable images are skipped: {', '.join(corpus.skipped)}")
@@ -47,7 +47,7 @@ def describe_plan(
             state = queued.get(planned.job.id, state)
         again = state.name == "stale" and options.rerun == "stale"
         if again or planned.job.id in queued or state.name in ("not started", "failed"):
-            if waits_in_vain(planned, {one.job.id for one in to_run}):
+            if waits_in_vain(planned, {earlier.job.id for earlier in to_run}):
                 again, state = False, State(state.name, needs(planned, (), options))
             else:
                 to_run.append(planned)
@@ -65,7 +65,7 @@ def describe_plan(
 
 def records_of(plan: Sequence[PlannedJob]) -> list[Record]:
     """The records that are there."""
-    return [read_record(one.directory) for one in plan if one.files.is_done()]
+    return [read_record(planned.directory) for planned in plan if planned.files.is_done()]
 
 
 def conclude(
@@ -84,8 +84,9 @@ def conclude(
     records = records_of(plan) + suite_ensembles.ensemble_records(plan, options)
     if records:
         print_leaderboard(records)
+    failed_ids = {planned.job.id for planned in failed}
     for planned, state in zip(plan, states, strict=True):
-        shown = held_back(planned, {one.job.id for one in failed}, options) or state
+        shown = held_back(planned, failed_ids, options) or state
         if shown.name in ("failed", "skipped", "running"):
             log(f"{shown.name}: {planned.title}{f': {shown.why}' if shown.why else ''}")
     done = sum(state.name in ("done", "stale") for state in states)

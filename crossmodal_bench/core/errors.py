@@ -31,13 +31,12 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    plain = (one if one.isprintable() else _escaped(one) for one in text)
-    return "".join(plain)
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
 
 
-def _escaped(one: str) -> str:
+def _escaped(letter: str) -> str:
     # Spaces of other widths are fine, and line ends are where sentences meet.
-    return " " if one.isspace() else one.encode("unicode_escape").decode("ascii")
+    return " " if letter.isspace() else letter.encode("unicode_escape").decode("ascii")
 
 
 class MissingInput(BadInput):

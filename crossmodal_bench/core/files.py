@@ -21,8 +21,10 @@ DEEPEST = 64
 """Levels of lists and objects in one another; files that mean something have a handful."""
 MOST_NODES = 100_000
 """Values in a YAML document once its references are followed: nine lines can stand for 10^9 of them."""
-LONGEST_NAME, LONGEST_PATH = 255, 1024
-"""Bytes of one part of a path, on every file system in use, and of a path below a data set's folder."""
+LONGEST_NAME = 255
+"""Bytes of one part of a path, on every file system in use."""
+LONGEST_PATH = 1024
+"""Bytes of a path below a data set's folder."""
 
 
 def read_text(path: Path) -> str:
@@ -69,7 +71,7 @@ def parse_json(text: str) -> Any:
         raise ValueError(f"more than {DEEPEST} levels deep") from error
     level = [content]
     for _ in range(DEEPEST + 1):
-        level = [one for node in level for one in _children(node) if isinstance(one, dict | list)]
+        level = [child for node in level for child in _children(node) if isinstance(child, dict | list)]
         if not level:
             return content
     raise ValueError(f"more than {DEEPEST} levels deep")
@@ -146,7 +148,7 @@ def stays_below(name: str) -> bool:
 
 def is_unicode(text: str) -> bool:
     """False with half a surrogate pair, which JSON and file systems can hold and no encoding takes."""
-    return text.isascii() or not any("\ud800" <= one <= "\udfff" for one in text)
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def shown(value: Any, longest: int = 60) -> str:
@@ -163,12 +165,12 @@ def first_line(error: BaseException) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for at, name in enumerate(names) if name in names[:at])
         raise ValueError(f"the key {shown(twice)} stands twice in one object")
-    return found
+    return content
 
 
 def _no_number(name: str) -> Any:

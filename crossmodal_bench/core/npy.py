@@ -44,7 +44,7 @@ def map_npy(path: Path) -> NDArray[Any]:
 def names_in_npz(path: Path) -> list[str]:
     """The names of a ``.npz``'s arrays; BadInput where it is no archive."""
     with _sentences(path, ".npz"), zipfile.ZipFile(path) as archive:
-        return [one.removesuffix(".npy") for one in archive.namelist()]
+        return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 def load_npz(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
@@ -115,7 +115,7 @@ def _check_header(stream: IO[bytes], size: int) -> None:
     if dtype.hasobject:
         raise _ObjectArray
     wanted, there = math.prod(shape) * dtype.itemsize, size - stream.tell()
-    if any(one < 0 for one in shape) or wanted > there:
+    if any(length < 0 for length in shape) or wanted > there:
         raise ValueError(f"its shape {shape} needs {wanted:,} bytes and {there:,} follow")
     # Callers make something for each row.
     if len(shape) and shape[0] > MOST_EMPTY and not wanted:

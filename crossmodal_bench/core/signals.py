@@ -39,8 +39,8 @@ class StopRequest:
     def listen(self) -> None:
         """Handle the signals, in place of whoever did so far; in a process's main thread only."""
         if threading.current_thread() is threading.main_thread():
-            for one in self.signals:
-                signal.signal(one, self._receive)
+            for number in self.signals:
+                signal.signal(number, self._receive)
 
     def answer(self) -> None:
         """Stop, once: a second signal must not break off what the first one has put in order."""

@@ -54,7 +54,7 @@ Illustrate = Callable[[GeneratedOutputs], None]
 
 def shown_queries(count: int) -> list[int]:
     """Positions of the queries that are shown: evenly spread, the same for every model."""
-    return sorted({round(place) for place in np.linspace(0, count - 1, min(SHOWN, count))})
+    return sorted({round(position) for position in np.linspace(0, count - 1, min(SHOWN, count))})
 
 
 def generate(

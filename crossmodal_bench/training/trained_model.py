@@ -123,15 +123,15 @@ def protocol_names(record: Record) -> list[str]:
 def protocols_of(record: Record, corpus: Corpus) -> list[Protocol]:
     """The protocols of ``protocol_names``; BadInput where the corpus meets others by now."""
     names = protocol_names(record)
-    found = fitting_protocols(corpus)
+    protocols = fitting_protocols(corpus)
     if names[0].endswith("-unverified"):
-        found = [replace(one, name=names[0]) for one in found]
-    if [one.name for one in found] != names:
+        protocols = [replace(protocol, name=names[0]) for protocol in protocols]
+    if [protocol.name for protocol in protocols] != names:
         raise BadInput(
             f"{record.directory} was measured under {' + '.join(names)} and would be under "
-            f"{' + '.join(one.name for one in found)} today; run that job again"
+            f"{' + '.join(protocol.name for protocol in protocols)} today; run that job again"
         )
-    return found
+    return protocols
 
 
 def _config(record: Record, data_root: Path, cache: Path) -> dict[str, Any]:

@@ -82,9 +82,10 @@ class Slurm:
         """A job's state, as SLURM names it; seconds old."""
         now = time.monotonic()
         if identity not in self._states or now - self._asked >= self.ask_every:
-            found = self.ask({identity, *self.following})
-            if found is not None:
-                self._states |= {one: found.get(one, "GONE") for one in (identity, *self.following)}
+            asked = {identity, *self.following}
+            states = self.ask(asked)
+            if states is not None:
+                self._states |= {name: states.get(name, "GONE") for name in asked}
             self._asked = now
         # A controller that does not answer has not lost its jobs.
         return self._states.get(identity, "UNKNOWN")
@@ -120,9 +121,10 @@ class Slurm:
         try:
             job = self.executor(planned).submit(task, str(planned.directory.resolve()), self.devices)
         except (FailedJobError, subprocess.SubprocessError, OSError) as error:
-            said = [line for line in str(error).splitlines() if "sbatch:" in line] or [str(error).strip()]
+            complaints = [line for line in str(error).splitlines() if "sbatch:" in line]
+            complaint = complaints[0] if complaints else str(error)
             raise BadInput(
-                f"SLURM has refused a job ({said[0].strip()}); change the --slurm options, "
+                f"SLURM has refused a job ({complaint.strip()}); change the --slurm options, "
                 "or submit fewer at a time with --jobs"
             ) from error
         return str(job.job_id)

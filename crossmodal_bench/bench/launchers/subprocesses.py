@@ -78,8 +78,8 @@ class Worker:
             devices,
         ]
         with planned.files.log.open("a") as log:
-            for place in _places(int(devices) if devices.isdigit() else 1):
-                variables = {**os.environ, **environment, PARENT: str(os.getpid()), **place}
+            for variables in _process_variables(int(devices) if devices.isdigit() else 1):
+                variables = {**os.environ, **environment, PARENT: str(os.getpid()), **variables}
                 self._processes.append(
                     subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=variables)
                 )
@@ -132,11 +132,11 @@ class Worker:
         if status == AGAIN:
             self.planned.files.error.unlink(missing_ok=True)
         elif status < 0:
-            sentence = f"process {number + 1} of {len(self._processes)} was {ended(status)}"
+            sentence = f"process {number + 1} of {len(self._processes)} was {how_it_ended(status)}"
             self.planned.files.write_error("error", sentence)
 
 
-def ended(status: int | None) -> str:
+def how_it_ended(status: int | None) -> str:
     """How a process ended that left no word."""
     if status is not None and status < 0:
         hint = "; the system may have run out of memory" if status == -signal.SIGKILL else ""
@@ -150,7 +150,7 @@ def _status(process: Any) -> int | None:
     return None if status is None else int(status)
 
 
-def _places(count: int) -> list[dict[str, str]]:
+def _process_variables(count: int) -> list[dict[str, str]]:
     """What Lightning reads from the environment of each of ``count`` processes on this machine."""
     if count == 1:
         return [{}]

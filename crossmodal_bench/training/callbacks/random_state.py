@@ -59,8 +59,8 @@ class RandomState(pl.Callback):
 
 def _current() -> dict[str, Tensor]:
     _, words, gauss = random.getstate()
-    found: Any = np.random.get_state(legacy=True)
-    _, keys, position, has_gauss, cached = found
+    state: Any = np.random.get_state(legacy=True)
+    _, keys, position, has_gauss, cached = state
     states = {
         "torch": torch.random.get_rng_state(),
         "python": torch.tensor(words),

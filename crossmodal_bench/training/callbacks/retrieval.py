@@ -121,10 +121,10 @@ class RetrievalEvaluation(pl.Callback):
         identities = np.arange(len(image_rows))
         if corpus.identities is not None:
             identities = corpus.identities[image_rows]
-        found = module.validation_losses(
+        losses = module.validation_losses(
             *self.encodings, torch.from_numpy(owner), torch.from_numpy(identities)
         )
-        return {f"val/{name}": float(loss) for name, loss in found.items()}
+        return {f"val/{name}": float(loss) for name, loss in losses.items()}
 
     def _open(self, trainer: pl.Trainer, split: str) -> None:
         self._start = time.perf_counter()

@@ -256,6 +256,6 @@ def test_when_one_of_several_is_told_to_stop_the_job_goes_on_another_time(
 
 
 def test_how_a_process_ended() -> None:
-    assert processes.ended(-9) == "killed by SIGKILL; the system may have run out of memory"
-    assert processes.ended(-15) == "killed by SIGTERM"
-    assert processes.ended(3) == "ended with status 3"
+    assert processes.how_it_ended(-9) == "killed by SIGKILL; the system may have run out of memory"
+    assert processes.how_it_ended(-15) == "killed by SIGTERM"
+    assert processes.how_it_ended(3) == "ended with status 3"
