@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,8 +14,45 @@ from torch.nn.utils.rnn import pad_sequence
 
 from crossmodal_bench.caption_metrics.bleu import Bleu, BleuCounts
 from crossmodal_bench.caption_metrics.cider import CiderD
+from crossmodal_bench.data.text import tokenize
 
 _PADDING = -1
+
+
+@dataclass(frozen=True)
+class CaptionComparison:
+    """A caption for each image beside the image's own: what metrics of captions' quality are computed from.
+
+    candidates: one caption an image, its words lower-case and separated by spaces, without punctuation, as
+        the standard tools make them.
+    references: the captions of each image, likewise.
+    """
+
+    candidates: list[str]
+    references: list[list[str]]
+
+    @classmethod
+    def of(cls, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionComparison:
+        """The comparison of sentences as people write them."""
+        return cls(
+            candidates=[" ".join(tokenize(caption)) for caption in candidates],
+            references=[[" ".join(tokenize(caption)) for caption in captions] for captions in references],
+        )
+
+    @cached_property
+    def bleu_scores(self) -> list[float]:
+        """BLEU-1 to BLEU-4, which share their counts."""
+        return bleu_scores(self.candidates, self.references, order=4)
+
+
+def bleu(comparison: CaptionComparison, order: int) -> float:
+    """BLEU with n-grams of up to ``order`` words, a fraction."""
+    return comparison.bleu_scores[order - 1]
+
+
+def cider(comparison: CaptionComparison) -> float:
+    """CIDEr-D, from 0 to 10; the document frequencies are those of the references."""
+    return cider_score(comparison.candidates, comparison.references)[0]
 
 
 def bleu_scores(

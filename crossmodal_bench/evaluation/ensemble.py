@@ -44,7 +44,7 @@ def evaluate_ensemble(
     Raises BadInput for a protocol of classes, whose queries are means of texts, and ValueError for no
     members, members of different galleries, and whatever ``evaluate`` raises.
     """
-    if protocol.class_level:
+    if "class_level" in protocol.families:
         raise BadInput(
             f"protocol '{protocol.name}' averages the texts of a class, which differently encoded members do "
             "not share; make ensembles under protocols of images and texts"
