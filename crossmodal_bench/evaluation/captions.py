@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from crossmodal_bench.caption_metrics.bleu import Bleu, BleuCounts
 from crossmodal_bench.caption_metrics.cider import CiderD
-from crossmodal_bench.data.text import tokenize
 
 _PADDING = -1
 
@@ -30,14 +29,6 @@ class CaptionComparison:
 
     candidates: list[str]
     references: list[list[str]]
-
-    @classmethod
-    def of(cls, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionComparison:
-        """The comparison of sentences as people write them."""
-        return cls(
-            candidates=[" ".join(tokenize(caption)) for caption in candidates],
-            references=[[" ".join(tokenize(caption)) for caption in captions] for captions in references],
-        )
 
     @cached_property
     def bleu_scores(self) -> list[float]:

@@ -1,4 +1,4 @@
-"""What a model with random scores reaches: each metric's expected value, from the sizes of what is searched."""
+"""What a model with random scores reaches: metrics' expected values, from the sizes of what is searched."""
 
 from __future__ import annotations
 

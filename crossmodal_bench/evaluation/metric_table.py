@@ -1,7 +1,7 @@
 """Every metric that is computed, printed, plotted or compared: the one table that all other modules read.
 
-A new metric is a function and an entry in ``ENTRIES`` that names it. What the function is given depends on the
-entry's family:
+A new metric is a function, and an entry in ``ENTRIES`` that names it. What the function is given depends on
+the entry's family:
 
     ranks               (n,) int64, the 1-based rank of each query's best positive, in the entry's direction
     label_precision     ``precision.RankedRelevance``, a block of queries with their galleries in rank order
@@ -313,9 +313,7 @@ def of_family(family: Family) -> list[Metric]:
 def computed(family: Family, side: Side | None = None) -> list[Metric]:
     """The family's metrics that have functions, of one direction or of both."""
     return [
-        metric
-        for metric in of_family(family)
-        if metric.function is not None and side in (None, metric.side)
+        metric for metric in of_family(family) if metric.function is not None and side in (None, metric.side)
     ]
 
 
@@ -354,8 +352,8 @@ def in_order(keys: Collection[str]) -> list[str]:
 def main_columns(primary: str) -> list[str]:
     """The keys that a leaderboard shows which is ranked by ``primary``.
 
-    They are the main columns of its family. Where ``primary`` is of one direction, that direction comes first,
-    and only metrics of one direction are shown; else the summaries of the other families follow.
+    They are the main columns of its family. Where ``primary`` is of one direction, that direction comes
+    first, and only metrics of one direction are shown; else the summaries of the other families follow.
     """
     ranked_by = lookup(primary)
     family = [metric for metric in of_family(ranked_by.family) if metric.main_column]

@@ -40,7 +40,7 @@ class RankedRelevance:
 
     @cached_property
     def precision_at_hits(self) -> Tensor:
-        """(queries, gallery) float64 precision down to each rank that has a relevant item, 0 at the others."""
+        """(queries, gallery) float64 precision down to each rank with a relevant item, 0 at the others."""
         ranks = torch.arange(1, self.relevant.shape[1] + 1, dtype=torch.float64, device=self.relevant.device)
         return self.relevant * (self.hits / ranks)
 
@@ -167,9 +167,7 @@ def _direction(
     return table.cpu().numpy()
 
 
-def _block_results(
-    scores: Tensor, relevant: Tensor, measures: list[Measure], scopes: list[int]
-) -> Tensor:
+def _block_results(scores: Tensor, relevant: Tensor, measures: list[Measure], scopes: list[int]) -> Tensor:
     ranking = RankedRelevance(relevance_in_rank_order(scores, relevant))
     columns = [measure(ranking) for measure in measures]
     columns += [ranking.hits[:, scope - 1] / scope for scope in scopes]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from crossmodal_bench.data.text import tokenize
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.captions import CaptionComparison
 from crossmodal_bench.evaluation.metrics import fold_slices, mean_metrics
@@ -16,7 +17,7 @@ def written_caption_quality(
     candidates: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
     """The metrics of a caption that a model has written for each image, against the image's own captions."""
-    comparison = CaptionComparison.of(candidates, references)
+    comparison = _compared(candidates, references)
     return {metric.key: metric.value(comparison) for metric in metric_table.of_family("written_captions")}
 
 
@@ -49,8 +50,16 @@ def retrieved_caption_quality(
         if not metrics:
             continue
         retrieved = [captions[row] for row in rows]
-        comparisons = [CaptionComparison.of(retrieved[block], references[block]) for block in blocks]
+        comparisons = [_compared(retrieved[block], references[block]) for block in blocks]
         qualities |= mean_metrics(
             [{metric.key: metric.value(comparison) for metric in metrics} for comparison in comparisons]
         )
     return qualities
+
+
+def _compared(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionComparison:
+    """Sentences as people write them, as words."""
+    return CaptionComparison(
+        candidates=[" ".join(tokenize(caption)) for caption in candidates],
+        references=[[" ".join(tokenize(caption)) for caption in captions] for captions in references],
+    )

@@ -100,7 +100,9 @@ def parameter_sweep(sweep: ParameterSweep) -> bytes:
                 points.append((positions[value], mean, half_width))
         if points:
             x, y, half_widths = np.array(sorted(points)).T
-            axis.errorbar(x, y, yerr=np.nan_to_num(half_widths), label=label, capsize=3, **drawing.line(index))
+            axis.errorbar(
+                x, y, yerr=np.nan_to_num(half_widths), label=label, capsize=3, **drawing.line(index)
+            )
     if numeric:
         _scale(axis, sorted(positions.values()))
     else:

@@ -28,6 +28,7 @@ PRESET_NOTES = {
     "smoke": "preset smoke: minutes of training to show that everything runs, NOT a result",
 }
 
+
 def notes(table: Table) -> list[str]:
     """What a reader must know: intervals, presets, data, features, labels, selection, which weights training
     started from, the papers' numbers; and what each adversary adds.
@@ -104,8 +105,8 @@ def _interval_note() -> str:
     """What ± means; which queries the bootstrap draws depends on the metric."""
     over_classes = [metric.name for metric in metric_table.ENTRIES if metric.queries == "classes"]
     return (
-        "± is the 95 % t-interval of the mean over n seeds; with *, one seed only: half of the 95 % bootstrap "
-        "interval over test images (clustered by image, or by identity where positives go by it; "
+        "± is the 95 % t-interval of the mean over n seeds; with *, one seed only: half of the 95 % "
+        "bootstrap interval over test images (clustered by image, or by identity where positives go by it; "
         f"{', '.join(over_classes)}: over classes), blind to other seeds; ★ is the table's best"
     )
 

@@ -27,7 +27,9 @@ from crossmodal_bench.reporting.leaderboard import Row, Table
 PLAIN_WIDTH = 100
 
 
-def print_tables(leaderboards: Sequence[Table], stream: TextIO | None = None, *, with_notes: bool = True) -> None:
+def print_tables(
+    leaderboards: Sequence[Table], stream: TextIO | None = None, *, with_notes: bool = True
+) -> None:
     """Print tables with rich; without a terminal as plain text of at most ``PLAIN_WIDTH`` columns.
 
     Warnings are always printed; ``with_notes=False`` leaves out the notes, for the tables between two jobs.
