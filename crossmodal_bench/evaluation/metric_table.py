@@ -256,7 +256,7 @@ def _label_precision(
         name=name,
         family="label_precision",
         unit=FRACTION,
-        terms=tuple(one.key for one in directions),
+        terms=tuple(direction.key for direction in directions),
         combination="mean",
         main_column=True,
         summary=summary,

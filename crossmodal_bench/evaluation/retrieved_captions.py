@@ -46,7 +46,9 @@ def retrieved_caption_quality(
     qualities: dict[str, float] = {}
     blocks = fold_slices(len(top), folds)
     for rank, rows in enumerate(top.T, start=1):
-        metrics = [one for one in metric_table.of_family("retrieved_captions") if one.caption_rank == rank]
+        metrics = [
+            metric for metric in metric_table.of_family("retrieved_captions") if metric.caption_rank == rank
+        ]
         if not metrics:
             continue
         retrieved = [captions[row] for row in rows]

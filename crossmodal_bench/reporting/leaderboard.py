@@ -121,11 +121,11 @@ def leaderboard(records: Iterable[Record]) -> list[Row]:
 def tables(rows: Iterable[Row]) -> list[Table]:
     """The rows of a leaderboard as its tables, in order."""
     split = []
-    for key, together in itertools.groupby(
+    for (dataset, protocol, evaluated_on), together in itertools.groupby(
         rows, key=lambda row: (row.dataset, row.protocol, row.evaluated_on)
     ):
         members = tuple(together)
-        split.append(Table(*key, primary=members[0].primary, rows=members))
+        split.append(Table(dataset, protocol, evaluated_on, members[0].primary, members))
     return split
 
 
