@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from crossmodal_bench.evaluation.classes import ClassRetrieval, class_retrieval
-from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate
-from crossmodal_bench.evaluation.metrics import (
-    fold_metrics,
-    mean_rank,
-    median_rank,
-    recall_at_k,
-    recall_metrics,
-)
-from crossmodal_bench.evaluation.precision import LabelPrecision, label_precision
+from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate, fold_metrics, rank_metrics
+from crossmodal_bench.evaluation.metric_table import Metric
+from crossmodal_bench.evaluation.metrics import hits_at, mean_rank, median_rank
+from crossmodal_bench.evaluation.precision import LabelPrecision, average_precision, label_precision
 from crossmodal_bench.evaluation.protocols import (
     PROTOCOLS,
     Protocol,
@@ -39,22 +34,24 @@ __all__ = [
     "ClassRetrieval",
     "Evaluation",
     "LabelPrecision",
+    "Metric",
     "Protocol",
     "Ranks",
     "RetrievalBank",
+    "average_precision",
     "bootstrap_interval",
     "bootstrap_metrics",
     "class_retrieval",
     "evaluate",
     "fold_metrics",
     "get_protocol",
+    "hits_at",
     "holm",
     "label_precision",
     "mean_rank",
     "median_rank",
     "paired_randomisation",
-    "recall_at_k",
-    "recall_metrics",
+    "rank_metrics",
     "resolve_protocols",
     "retrieval_ranks",
     "split_hash",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,6 +16,34 @@ from crossmodal_bench.caption_metrics.bleu import Bleu, BleuCounts
 from crossmodal_bench.caption_metrics.cider import CiderD
 
 _PADDING = -1
+
+
+@dataclass(frozen=True)
+class CaptionComparison:
+    """A caption for each image beside the image's own: what metrics of captions' quality are computed from.
+
+    candidates: one caption an image, its words lower-case and separated by spaces, without punctuation, as
+        the standard tools make them.
+    references: the captions of each image, likewise.
+    """
+
+    candidates: list[str]
+    references: list[list[str]]
+
+    @cached_property
+    def bleu_scores(self) -> list[float]:
+        """BLEU-1 to BLEU-4, which share their counts."""
+        return bleu_scores(self.candidates, self.references, order=4)
+
+
+def bleu(comparison: CaptionComparison, order: int) -> float:
+    """BLEU with n-grams of up to ``order`` words, a fraction."""
+    return comparison.bleu_scores[order - 1]
+
+
+def cider(comparison: CaptionComparison) -> float:
+    """CIDEr-D, from 0 to 10; the document frequencies are those of the references."""
+    return cider_score(comparison.candidates, comparison.references)[0]
 
 
 def bleu_scores(
@@ -32,10 +62,10 @@ def bleu_scores(
     Raises:
         ValueError: no candidate, another number of references, an image without any, or an order below 1.
     """
-    words: dict[str, int] = {}
-    given = _references(references, "references", words)
+    vocabulary: dict[str, int] = {}
+    given = _references(references, "references", vocabulary)
     scorer = Bleu(given, order, eos_id=None, padding_id=_PADDING)
-    counts = scorer.counts(*_candidates(candidates, len(given), words))
+    counts = scorer.counts(*_candidates(candidates, len(given), vocabulary))
     scores: list[float] = BleuCounts(*(part.sum(0) for part in counts)).scores().tolist()
     return scores
 
@@ -59,29 +89,31 @@ def cider_score(
     Raises:
         ValueError: no candidate, another number of references, or an image without any.
     """
-    words: dict[str, int] = {}
-    given = _references(references, "references", words)
+    vocabulary: dict[str, int] = {}
+    given = _references(references, "references", vocabulary)
     corpus = document_frequency_corpus
-    frequent = None if corpus is None else _references(corpus, "document_frequency_corpus", words)
+    frequent = None if corpus is None else _references(corpus, "document_frequency_corpus", vocabulary)
     scorer = CiderD(given, frequent, eos_id=None, padding_id=_PADDING, dtype=torch.float64)
-    scores: NDArray[np.float64] = scorer(*_candidates(candidates, len(given), words)).numpy()
+    scores: NDArray[np.float64] = scorer(*_candidates(candidates, len(given), vocabulary)).numpy()
     return float(scores.mean()), scores
 
 
-def _candidates(captions: Sequence[str], images: int, words: dict[str, int]) -> tuple[Tensor, Tensor]:
+def _candidates(captions: Sequence[str], images: int, vocabulary: dict[str, int]) -> tuple[Tensor, Tensor]:
     """Padded (M, L) ids of captions, and the image of each."""
     if isinstance(captions, str) or len(captions) != images:
-        found = "is one string" if isinstance(captions, str) else f"has {len(captions)} captions"
-        raise ValueError(f"candidates {found}, but references has {images} images; give one for each")
-    ids = [torch.tensor(_ids(caption, words), dtype=torch.int64) for caption in captions]
+        fault = "is one string" if isinstance(captions, str) else f"has {len(captions)} captions"
+        raise ValueError(f"candidates {fault}, but references has {images} images; give one for each")
+    ids = [torch.tensor(_ids(caption, vocabulary), dtype=torch.int64) for caption in captions]
     return pad_sequence(ids, batch_first=True, padding_value=_PADDING), torch.arange(images)
 
 
-def _references(captions: Sequence[Sequence[str]], name: str, words: dict[str, int]) -> list[list[list[int]]]:
+def _references(
+    captions: Sequence[Sequence[str]], name: str, vocabulary: dict[str, int]
+) -> list[list[list[int]]]:
     if isinstance(captions, str) or any(isinstance(image, str) for image in captions):
         raise ValueError(f"{name} must hold a sequence of captions for each image, not a single string")
-    return [[_ids(caption, words) for caption in image] for image in captions]
+    return [[_ids(caption, vocabulary) for caption in image] for image in captions]
 
 
-def _ids(caption: str, words: dict[str, int]) -> list[int]:
-    return [words.setdefault(word, len(words)) for word in caption.split()]
+def _ids(caption: str, vocabulary: dict[str, int]) -> list[int]:
+    return [vocabulary.setdefault(word, len(vocabulary)) for word in caption.split()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,14 @@ from torch import Tensor
 
 from crossmodal_bench.core.encoding import Encoding, Scorer
 from crossmodal_bench.evaluation.positives import CaptionImage, caption_owners
-from crossmodal_bench.evaluation.precision import Labels, relevance_in_rank_order
+from crossmodal_bench.evaluation.precision import (
+    Labels,
+    Measure,
+    RankedRelevance,
+    relevance_in_rank_order,
+)
 from crossmodal_bench.evaluation.streaming import Reduce, all_reduce_sum, maximum
 from crossmodal_bench.evaluation.tiles import NonFiniteScore, ScoreTiles
-
-CUTOFF = 50
-"""The images that AP@50 looks at."""
 
 _BLOCK = 4_000_000  # class x image pairs that are ranked together
 
@@ -26,28 +29,18 @@ class ClassRetrieval:
     """Per-query results between images and classes.
 
     classes: (n_classes,) int64, ascending; the labels that the images have.
-    precision: (n_classes,) float64 in 0..1; share of a class's images among the 50 best-scored ones.
-    hits: (n_images,) float64, 1 where an image's own class scores above every other, else 0.
+    per_class: by measure, (n_classes,) float64 of each class's ranking of the images.
+    first: (n_images,) bool; whether an image's own class scores above every other.
     """
 
     classes: NDArray[np.int64]
-    precision: NDArray[np.float64]
-    hits: NDArray[np.float64]
+    per_class: dict[str, NDArray[np.float64]]
+    first: NDArray[np.bool_]
 
-    def metrics(self) -> dict[str, float]:
-        """'t2i/AP@50' and 'i2t/R@1', in percent."""
-        return {
-            f"t2i/AP@{CUTOFF}": 100 * float(self.precision.mean()),
-            "i2t/R@1": 100 * float(self.hits.mean()),
-        }
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """For a file of per-query results: the classes, and each metric's queries as 'class/<metric key>'."""
-        return {
-            "class/labels": self.classes,
-            f"class/t2i/AP@{CUTOFF}": self.precision,
-            "class/i2t/R@1": self.hits,
-        }
+def own_class_first(first: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(n_images,) hits: all that is kept of an image's ranking of the classes is whether its own leads it."""
+    return first
 
 
 def class_retrieval(
@@ -57,18 +50,19 @@ def class_retrieval(
     caption_image: CaptionImage,
     image_labels: Labels,
     *,
+    measures: Mapping[str, Measure],
     block: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     reduce: Reduce | None = None,
     device: torch.device | str | None = None,
 ) -> ClassRetrieval:
-    """AP@50 and R@1 of class-level retrieval (Reed et al., CVPR 2016, section 4; TIMAM, ICCV 2019, Table 3).
+    """Class-level retrieval (Reed et al., CVPR 2016, section 4; TIMAM, ICCV 2019, Table 3).
 
     A class is the mean of the encodings of all texts whose image has that label. Text to image, a class is
-    the query and all images are the gallery: the share of the 50 best-scored images (of all, where there are
-    fewer) that have the class. Image to text, an image is the query and the classes are the gallery. Ties
-    count against the query, and scores are compared in fp32 at least.
+    the query and all images are the gallery, and ``measures`` are taken of each class's ranking: AP@50 of the
+    papers is ``precision_at`` of the 50 best-scored images. Image to text, an image is the query and the
+    classes are the gallery. Ties count against the query, and scores are compared in fp32 at least.
 
     caption_image: (n_texts,) row of each text's image. image_labels: (n_images,) whole numbers. ``block``
     classes are scored at once against all images (default: by memory); process ``rank`` takes each
@@ -94,8 +88,11 @@ def class_retrieval(
     means = class_means(texts, own[owner], len(classes))
     tiles = ScoreTiles(images, means, score, text_tile=size, device=device)
     total = reduce if reduce is not None else (all_reduce_sum if world_size > 1 else None)
-    precision, hits = _rank_classes(tiles, own.to(tiles.device), len(classes), rank, world_size, total)
-    return ClassRetrieval(classes.long().numpy(), precision.cpu().numpy(), hits.double().cpu().numpy())
+    ranked, first = _rank_classes(
+        tiles, own.to(tiles.device), len(classes), list(measures.values()), rank, world_size, total
+    )
+    per_class = dict(zip(measures, ranked.cpu().numpy(), strict=True))
+    return ClassRetrieval(classes.long().numpy(), per_class, first.cpu().numpy())
 
 
 def class_means(texts: Encoding, text_class: Tensor, n_classes: int) -> Encoding:
@@ -107,12 +104,18 @@ def class_means(texts: Encoding, text_class: Tensor, n_classes: int) -> Encoding
 
 
 def _rank_classes(
-    tiles: ScoreTiles, own: Tensor, n_classes: int, rank: int, world_size: int, total: Reduce | None
+    tiles: ScoreTiles,
+    own: Tensor,
+    n_classes: int,
+    measures: list[Measure],
+    rank: int,
+    world_size: int,
+    total: Reduce | None,
 ) -> tuple[Tensor, Tensor]:
-    """(n_classes,) precision among the best 50 images and (n_images,) whether the own class comes first."""
+    """(measures, n_classes) of each class's ranking, and (n_images,) whether the own class comes first."""
     n_images = len(own)
     query = torch.arange(n_images, device=own.device)
-    precision = torch.zeros(n_classes, dtype=torch.float64, device=own.device)
+    measured = torch.zeros(len(measures), n_classes, dtype=torch.float64, device=own.device)
     right = torch.full((n_images,), -torch.inf, dtype=tiles.dtype, device=own.device)
     wrong = right.clone()
     # One row a process carries a failure to the others, which would otherwise wait in the sum for ever.
@@ -125,17 +128,18 @@ def _rank_classes(
             break
         start, stop = tiles.columns[column]
         relevant = torch.arange(start, stop, device=own.device)[:, None] == own[None, :]
-        hit = relevance_in_rank_order(scores.T, relevant)
-        precision[start:stop] = hit[:, :CUTOFF].double().mean(1)
+        ranking = RankedRelevance(relevance_in_rank_order(scores.T, relevant))
+        for row, measure in zip(measured, measures, strict=True):
+            row[start:stop] = measure(ranking)
         inside = query[(own >= start) & (own < stop)]
         right[inside] = scores[inside, own[inside] - start]
         rivals = scores.masked_fill(relevant.T, -torch.inf)
         wrong = torch.maximum(wrong, rivals.amax(1))
     if total is not None:
-        failed, precision = total(failed), total(precision)
+        failed, measured = total(failed), total(measured)
         right = maximum(total, right, rank, world_size)
         wrong = maximum(total, wrong, rank, world_size)
     for image, text in failed.tolist():
         if image:
             raise NonFiniteScore(image - 1, text)
-    return precision, right > wrong
+    return measured, right > wrong

@@ -44,7 +44,7 @@ def evaluate_ensemble(
     Raises BadInput for a protocol of classes, whose queries are means of texts, and ValueError for no
     members, members of different galleries, and whatever ``evaluate`` raises.
     """
-    if protocol.class_level:
+    if "class_level" in protocol.families:
         raise BadInput(
             f"protocol '{protocol.name}' averages the texts of a class, which differently encoded members do "
             "not share; make ensembles under protocols of images and texts"
@@ -67,9 +67,11 @@ def summed(members: Sequence[Member]) -> tuple[Encoding, Encoding, Scorer]:
     if len(sizes) != 1:
         raise ValueError(f"an ensemble needs members of one gallery, got (images, texts) {sorted(sizes)}")
     encodings = [encoding for member in members for encoding in (member.images, member.texts)]
-    vectors = all(one.lengths is None and one.values.ndim == 2 for one in encodings)
+    vectors = all(encoding.lengths is None and encoding.values.ndim == 2 for encoding in encodings)
     (n_images, n_texts) = sizes.pop()
-    double = max(n_images, n_texts) >= _EXACT or any(one.values.dtype == torch.float64 for one in encodings)
+    double = max(n_images, n_texts) >= _EXACT or any(
+        encoding.values.dtype == torch.float64 for encoding in encodings
+    )
 
     def numbers(count: int) -> Encoding:
         values = torch.arange(count, dtype=torch.float64 if double else torch.float32)
@@ -99,7 +101,7 @@ class _Sum:
 
 def _items(encoding: Encoding, numbers: Encoding) -> Encoding:
     rows = numbers.values.flatten().long().to(encoding.values.device)
-    found = encoding.take(rows).to(numbers.values.device)
+    items = encoding.take(rows).to(numbers.values.device)
     # As the tiles would widen it.
-    values = found.values if found.values.dtype == torch.float64 else found.values.float()
-    return Encoding(values, found.lengths)
+    values = items.values if items.values.dtype == torch.float64 else items.values.float()
+    return Encoding(values, items.lengths)

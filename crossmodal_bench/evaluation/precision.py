@@ -1,9 +1,10 @@
-"""Average precision when an item is relevant because it shares a label with the query."""
+"""Precision of rankings in which an item is relevant because it shares a label with the query."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,23 +25,61 @@ _SIDES = ("i2t", "t2i")
 
 
 @dataclass(frozen=True)
+class RankedRelevance:
+    """Which items are relevant, rank by rank, for a block of queries: what measures of rankings are given.
+
+    relevant: (queries, gallery) fp32, 1 where the item at this rank is relevant to the query, else 0.
+    """
+
+    relevant: Tensor
+
+    @cached_property
+    def hits(self) -> Tensor:
+        """(queries, gallery) how many relevant items there are down to each rank."""
+        return self.relevant.cumsum(1)
+
+    @cached_property
+    def precision_at_hits(self) -> Tensor:
+        """(queries, gallery) float64 precision down to each rank with a relevant item, 0 at the others."""
+        ranks = torch.arange(1, self.relevant.shape[1] + 1, dtype=torch.float64, device=self.relevant.device)
+        return self.relevant * (self.hits / ranks)
+
+
+Measure = Callable[[RankedRelevance], Tensor]
+"""(queries,) a number for each query of a block."""
+
+
+def average_precision(ranking: RankedRelevance, cutoff: int | None = None) -> Tensor:
+    """(queries,) AP of the first ``cutoff`` items, of the whole list by default.
+
+    AP over the whole list is the mean, over a query's relevant items, of the precision at their rank. AP at k
+    is the mean precision at the hits among the first k, 0 without a hit: what the authors' demo of ACMR (Wang
+    et al., ACM MM 2017) computes and calls mAP; it divides by the hits, not by min(k, relevant). A cutoff
+    beyond the gallery means the whole gallery.
+    """
+    gallery = ranking.relevant.shape[1]
+    last = gallery if cutoff is None else min(cutoff, gallery)
+    return ranking.precision_at_hits[:, :last].sum(1) / ranking.hits[:, last - 1].clamp(min=1)
+
+
+def precision_at(ranking: RankedRelevance, cutoff: int) -> Tensor:
+    """(queries,) float64 share of relevant items among the first ``cutoff``, or among all of fewer."""
+    return ranking.relevant[:, :cutoff].double().mean(1)
+
+
+@dataclass(frozen=True)
 class LabelPrecision:
     """Per-query results under label relevance; the keys of the outer dicts are 'i2t' and 't2i'.
 
-    average_precision[side][cutoff]: (n_queries,) float64 in 0..1, NaN for a query without a relevant item;
-        cutoff None is the whole list.
+    per_query[side][measure]: (n_queries,) float64, NaN for a query without a relevant item.
     scopes[side], precision[side]: mean precision of the first ``scope`` items, for each scope.
     dropped[side]: how many queries have no relevant item and count in no mean.
     """
 
-    average_precision: dict[str, dict[int | None, NDArray[np.float64]]]
+    per_query: dict[str, dict[str, NDArray[np.float64]]]
     scopes: dict[str, list[int]]
     precision: dict[str, list[float]]
     dropped: dict[str, int]
-
-    def mean(self, side: str, cutoff: int | None) -> float:
-        """mAP of one direction, over the queries that have a relevant item."""
-        return float(np.nanmean(self.average_precision[side][cutoff]))
 
 
 def label_precision(
@@ -50,7 +89,7 @@ def label_precision(
     image_labels: Labels,
     text_labels: Labels,
     *,
-    cutoffs: Sequence[int | None] = (50, None),
+    measures: Mapping[str, Measure],
     scopes: Sequence[int] = DEFAULT_SCOPES,
     block: int | None = None,
     rank: int = 0,
@@ -58,22 +97,20 @@ def label_precision(
     reduce: Reduce | None = None,
     device: torch.device | str | None = None,
 ) -> LabelPrecision:
-    """Average precision and precision-scope curves of both directions.
+    """Measures of each query's ranking, and precision-scope curves, of both directions.
 
-    AP over the whole list is the mean, over a query's relevant items, of the precision at their rank. AP at k
-    is the mean precision at the hits among the first k, 0 without a hit: what the authors' demo of ACMR (Wang
-    et al., ACM MM 2017) computes and calls mAP; it divides by the hits, not by min(k, relevant). Tied items
-    are ordered against the query, irrelevant first. Scores are compared in fp32.
+    Tied items are ordered against the query, irrelevant first. Scores are compared in fp32.
 
-    ``block`` queries are ranked at once against the whole gallery (default: by memory). Process ``rank``
-    takes each world_size-th block. Scopes and cutoffs beyond the gallery mean the whole gallery.
+    ``measures`` by name, such as ``average_precision``. ``block`` queries are ranked at once against the
+    whole gallery (default: by memory). Process ``rank`` takes each world_size-th block. Scopes beyond the
+    gallery mean the whole gallery.
 
     Raises ValueError for labels that don't fit, a non-finite score, or a direction in which no query has any
     relevant item.
     """
-    for number in (*scopes, *(cutoff for cutoff in cutoffs if cutoff is not None)):
-        if number < 1:
-            raise ValueError(f"scopes and cutoffs start at 1, got {number}")
+    for scope in scopes:
+        if scope < 1:
+            raise ValueError(f"scopes start at 1, got {scope}")
     total = reduce if reduce is not None else (all_reduce_sum if world_size > 1 else None)
     labels = _label_pair(image_labels, text_labels, len(images), len(texts), device or images.values.device)
     results = []
@@ -88,28 +125,27 @@ def label_precision(
             device=device,
         )
         kept = sorted({min(scope, gallery) for scope in scopes})
-        cuts = [gallery if cutoff is None else min(cutoff, gallery) for cutoff in cutoffs]
-        table = _direction(tiles, side, labels, cuts, kept, rank, world_size, total)
+        table = _direction(tiles, side, labels, list(measures.values()), kept, rank, world_size, total)
         results.append((kept, table))
-    return _summary(results, list(cutoffs))
+    return _summary(results, list(measures))
 
 
 def _direction(
     tiles: ScoreTiles,
     side: str,
     labels: tuple[Tensor, Tensor],
-    cuts: list[int],
+    measures: list[Measure],
     scopes: list[int],
     rank: int,
     world_size: int,
     total: Reduce | None,
 ) -> NDArray[np.float64]:
-    """(n_queries, cutoffs + scopes + 1): AP per cutoff, precision per scope, number of relevant items."""
+    """(n_queries, measures + scopes + 1): each measure, precision per scope, number of relevant items."""
     forward = side == "i2t"
     blocks = tiles.rows if forward else tiles.columns
     others = range(len(tiles.columns if forward else tiles.rows))
     queries, gallery = labels if forward else labels[::-1]
-    columns = len(cuts) + len(scopes) + 1
+    columns = len(measures) + len(scopes) + 1
     table = torch.zeros(len(queries), columns, dtype=torch.float64, device=tiles.device)
     # One more row carries a failure to the other processes, which would otherwise wait in the sum for ever.
     failed = torch.zeros(world_size, 2, dtype=torch.int64, device=tiles.device)
@@ -121,7 +157,7 @@ def _direction(
             break
         start, stop = blocks[number]
         table[start:stop] = _block_results(
-            torch.cat(parts, 1), _share(queries[start:stop], gallery), cuts, scopes
+            torch.cat(parts, 1), _share(queries[start:stop], gallery), measures, scopes
         )
     if total is not None:
         failed, table = total(failed), total(table)
@@ -131,14 +167,11 @@ def _direction(
     return table.cpu().numpy()
 
 
-def _block_results(scores: Tensor, relevant: Tensor, cuts: list[int], scopes: list[int]) -> Tensor:
-    hit = relevance_in_rank_order(scores, relevant)
-    hits = hit.cumsum(1)
-    position = torch.arange(1, hit.shape[1] + 1, dtype=torch.float64, device=hit.device)
-    at_hits = hit * (hits / position)
-    columns = [at_hits[:, :cut].sum(1) / hits[:, cut - 1].clamp(min=1) for cut in cuts]
-    columns += [hits[:, scope - 1] / scope for scope in scopes]
-    columns.append(hits[:, -1])
+def _block_results(scores: Tensor, relevant: Tensor, measures: list[Measure], scopes: list[int]) -> Tensor:
+    ranking = RankedRelevance(relevance_in_rank_order(scores, relevant))
+    columns = [measure(ranking) for measure in measures]
+    columns += [ranking.hits[:, scope - 1] / scope for scope in scopes]
+    columns.append(ranking.hits[:, -1])
     return torch.stack([column.double() for column in columns], 1)
 
 
@@ -187,10 +220,8 @@ def _label_pair(
     return pair[0], pair[1]
 
 
-def _summary(
-    results: list[tuple[list[int], NDArray[np.float64]]], cutoffs: list[int | None]
-) -> LabelPrecision:
-    average: dict[str, dict[int | None, NDArray[np.float64]]] = {}
+def _summary(results: list[tuple[list[int], NDArray[np.float64]]], measures: list[str]) -> LabelPrecision:
+    per_query: dict[str, dict[str, NDArray[np.float64]]] = {}
     scopes: dict[str, list[int]] = {}
     precision: dict[str, list[float]] = {}
     dropped: dict[str, int] = {}
@@ -199,8 +230,8 @@ def _summary(
         if not answerable.any():
             raise ValueError(f"no {side} query shares a label with any item of its gallery")
         table = np.where(answerable[:, None], table, np.nan)
-        average[side] = {cutoff: table[:, column].copy() for column, cutoff in enumerate(cutoffs)}
+        per_query[side] = {name: table[:, column].copy() for column, name in enumerate(measures)}
         scopes[side] = kept
-        precision[side] = table[answerable, len(cutoffs) : -1].mean(0).tolist()
+        precision[side] = table[answerable, len(measures) : -1].mean(0).tolist()
         dropped[side] = int((~answerable).sum())
-    return LabelPrecision(average, scopes, precision, dropped)
+    return LabelPrecision(per_query, scopes, precision, dropped)

@@ -3,62 +3,74 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from importlib import resources
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from crossmodal_bench.core.errors import BadInput, nearest
+from crossmodal_bench.core.files import parse_yaml, shown
+from crossmodal_bench.evaluation import metric_table
+from crossmodal_bench.evaluation.metric_table import LABELLED_FAMILIES
 
-_COUNTS_ONLY = "No hash of the split is known: the counts alone are checked."
-_COCO_CAPTIONS = (25010, 25000)
-_COCO_NOTE = f"All 25,010 captions, or 5 an image as published on precomputed regions. {_COUNTS_ONLY}"
+Positives = Literal["caption", "identity", "label"]
+RankedFamily = Literal["ranks", "label_precision", "class_level"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Protocol:
     """A test split, what counts as relevant on it, and what is reported.
 
-    images, captions: how many the gallery must have, exactly; None leaves it open, several are all allowed.
+    images: how many the gallery must have, exactly; None leaves it open.
+    captions: likewise; each of several numbers is allowed, and none leaves it open.
     positives: for the primary metric, 'caption' (the pairs themselves), 'identity' (all images and captions
         of one person, say) or 'label' (any shared label).
-    recall, label_precision: the groups of metrics that are computed.
+    families: which of the families of ``metric_table`` are computed.
+    primary: the metric that sorts a table and picks a checkpoint.
     folds: consecutive blocks of images, each with its own captions, that are evaluated apart and averaged.
     split_hash: ``split_hash`` of the test images' ids, where it is known.
-    primary: the metric that sorts a table and picks a checkpoint.
-    class_level: the group of AP@50 and R@1 between images and classes; not beside recall, whose R@1 is
-        another.
+    note: what a reader must know.
+
+    Raises ValueError for a primary metric that the families don't have or that is best when low, and for
+    families with different metrics of the same key.
     """
 
     name: str
     dataset: str
-    images: int | None
-    captions: int | tuple[int, ...] | None
-    positives: Literal["caption", "identity", "label"]
-    recall: bool
-    label_precision: bool
-    primary: Literal["rsum", "mAP", "t2i/R@1", "t2i/AP@50"]
+    images: int | None = None
+    captions: tuple[int, ...] = ()
+    positives: Positives
+    families: tuple[RankedFamily, ...]
+    primary: str
     folds: int = 1
     split_hash: str | None = None
     note: str = ""
-    class_level: bool = False
 
     def __post_init__(self) -> None:
-        if self.recall and self.class_level:
-            raise ValueError(f"protocol '{self.name}' has two kinds of i2t/R@1; choose recall or class_level")
+        metrics = [metric for family in self.families for metric in metric_table.of_family(family)]
+        keys = Counter(metric.key for metric in metrics)
+        for key, kinds in keys.items():
+            if kinds > 1:
+                families = " or ".join(self.families)
+                raise ValueError(f"protocol '{self.name}' has {kinds} kinds of {key}; choose {families}")
+        # Checkpoints are kept by the largest value.
+        rising = [metric.key for metric in metrics if not metric.lower_is_better]
+        if self.primary not in rising:
+            raise ValueError(
+                f"protocol '{self.name}' cannot be ranked by '{self.primary}'{nearest(self.primary, rising)}"
+            )
 
     @property
-    def image_counts(self) -> tuple[int, ...]:
-        """How many images the gallery may have; empty: any number."""
-        return () if self.images is None else (self.images,)
-
-    @property
-    def caption_counts(self) -> tuple[int, ...]:
-        """How many captions the gallery may have; empty: any number."""
-        return (self.captions,) if isinstance(self.captions, int) else self.captions or ()
+    def needs_labels(self) -> bool:
+        """Whether it computes anything from the images' labels."""
+        return any(family in LABELLED_FAMILIES for family in self.families)
 
     def of_any_size(self) -> Protocol:
         """The same metrics on any split: without counts, folds and the split's hash."""
-        return replace(self, images=None, captions=None, folds=1, split_hash=None)
+        return replace(self, images=None, captions=(), folds=1, split_hash=None)
 
     def fits(
         self,
@@ -70,8 +82,8 @@ class Protocol:
     ) -> bool:
         """Does this protocol describe exactly that test split?"""
         return (
-            (not self.image_counts or len(image_ids) in self.image_counts)
-            and (not self.caption_counts or n_captions in self.caption_counts)
+            self.images in (None, len(image_ids))
+            and (not self.captions or n_captions in self.captions)
             and self.measures(dataset, real_labels, identities)
             and self.split_hash in (None, split_hash(image_ids))
         )
@@ -80,7 +92,7 @@ class Protocol:
         """Can its metrics be computed on any split of that data set?"""
         return (
             dataset == self.dataset
-            and (real_labels or not (self.label_precision or self.class_level))
+            and (real_labels or not self.needs_labels)
             and (identities or self.positives != "identity")
         )
 
@@ -90,149 +102,80 @@ def split_hash(ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
 
 
-def _pairs(
-    name: str,
-    dataset: str,
-    images: int,
-    captions: int | tuple[int, ...],
-    note: str,
-    split: str | None = None,
-    folds: int = 1,
-) -> Protocol:
-    return Protocol(
-        name,
-        dataset,
-        images,
-        captions,
-        "caption",
-        True,
-        False,
-        "rsum",
-        folds=folds,
-        split_hash=split,
-        note=note,
-    )
+class _Entry(BaseModel):
+    """A protocol as ``protocols.yaml`` has it, where the fields are explained."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    dataset: Annotated[str, Field(min_length=1)]
+    images: PositiveInt | None = None
+    captions: list[PositiveInt] = []
+    positives: Positives
+    families: Annotated[list[RankedFamily], Field(min_length=1)]
+    primary: str
+    folds: PositiveInt = 1
+    split_hash: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = None
+    note: Annotated[str, Field(min_length=1)]
 
 
-def _classes(name: str, dataset: str, items: int, note: str, split: str | None = None) -> Protocol:
-    return Protocol(name, dataset, items, items, "label", False, True, "mAP", split_hash=split, note=note)
+def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
+    """The protocols of a YAML text, by name; BadInput that names ``source``, the protocol and the field."""
+    try:
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise BadInput(f"{source} is not valid YAML ({error}); mend it") from error
+    try:
+        entries = TypeAdapter(dict[str, _Entry]).validate_python(content)
+    except ValidationError as error:
+        raise BadInput(f"{source}: {_first_fault(error)}") from error
+    protocols: dict[str, Protocol] = {}
+    for name, entry in entries.items():
+        try:
+            protocols[name] = Protocol(
+                name=name,
+                dataset=entry.dataset,
+                images=entry.images,
+                captions=tuple(entry.captions),
+                positives=entry.positives,
+                families=tuple(entry.families),
+                primary=entry.primary,
+                folds=entry.folds,
+                split_hash=entry.split_hash,
+                note=entry.note,
+            )
+        except ValueError as error:
+            raise BadInput(f"{source}: {error}") from error
+        if entry.images is not None and entry.images % entry.folds:
+            raise BadInput(
+                f"{source}: protocol '{name}' cuts {entry.images} images into {entry.folds} folds; "
+                "give a number of folds that divides them"
+            )
+    return protocols
 
 
-def _species(name: str, dataset: str, images: int, captions: int, note: str) -> Protocol:
-    return Protocol(
-        name, dataset, images, captions, "label", False, False, "t2i/AP@50", note=note, class_level=True
-    )
+def _first_fault(error: ValidationError) -> str:
+    """What is wrong first, as a sentence that names the protocol, the field and the fix."""
+    fault = error.errors()[0]
+    if not fault["loc"]:
+        return f"expected protocols by name, found {shown(fault['input'])}; give each a name and its fields"
+    name, *field = fault["loc"]
+    if not field:
+        return f"protocol '{name}' is {shown(fault['input'])}; give it fields"
+    where = f"protocol '{name}', field '{'.'.join(map(str, field))}'"
+    if fault["type"] == "extra_forbidden":
+        return f"{where} is unknown{nearest(str(field[0]), _Entry.model_fields)}"
+    if fault["type"] == "missing":
+        return f"{where} is missing; add it"
+    return f"{where} is {shown(fault['input'])}: {fault['msg']}"
 
 
-def _synthetic(size: str, images: int, captions: int) -> Protocol:
-    return Protocol(
-        f"synthetic-{size}",
-        "synthetic",
-        images,
-        captions,
-        "caption",
-        True,
-        True,
-        "rsum",
-        note="Rendered from a seed; compares methods of this package with each other and with nothing else.",
-    )
+def _named() -> dict[str, Protocol]:
+    path = resources.files(__package__) / "protocols.yaml"
+    return parse_protocols(path.read_text(encoding="utf-8"), path.name)
 
 
-PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
-        _pairs(
-            "flickr30k-1k",
-            "flickr30k",
-            1000,
-            5000,
-            f"Karpathy's test split, 5 captions an image. {_COUNTS_ONLY}",
-        ),
-        _pairs(
-            "flickr8k-1k",
-            "flickr8k",
-            1000,
-            5000,
-            "The official test split, 5 captions an image; image ids are file names.",
-            split="dcb37c9f44f9c087",
-        ),
-        _pairs(
-            "coco-5k",
-            "coco",
-            5000,
-            _COCO_CAPTIONS,
-            f"Karpathy's test split, whole. {_COCO_NOTE}",
-        ),
-        _pairs(
-            "coco-1k-5fold",
-            "coco",
-            5000,
-            _COCO_CAPTIONS,
-            "Karpathy's test split cut, in the order of the file, into five consecutive folds of 1,000 "
-            "images, each with its own captions as its only gallery; every metric is the mean of the five. "
-            f"Easier than coco-5k and never comparable with it. {_COCO_NOTE}",
-            folds=5,
-        ),
-        Protocol(
-            "acmr-coco",
-            "acmr_coco",
-            16557,
-            None,
-            "caption",
-            True,
-            False,
-            "rsum",
-            note="ACMR's sizes, 66,226/16,557 of COCO train2014, in another draw; which metric its Table 4 "
-            f"prints is unknown, its baselines' are R@10. {_COUNTS_ONLY}",
-        ),
-        Protocol(
-            "cuhk-pedes",
-            "cuhk_pedes",
-            3074,
-            6156,
-            "identity",
-            True,
-            False,
-            "t2i/R@1",
-            note="The official test split, 1,000 persons; every image of the described person is right. "
-            f"{_COUNTS_ONLY}",
-        ),
-        _species(
-            "cub-ap50",
-            "cub",
-            2933,
-            29330,
-            "The 50 test classes of Reed et al., 10 captions an image; a class is the mean of its texts. "
-            f"{_COUNTS_ONLY}",
-        ),
-        _species(
-            "flowers-ap50",
-            "flowers",
-            1155,
-            11550,
-            "The 20 test classes of Reed et al., 10 captions an image; a class is the mean of its texts. "
-            f"{_COUNTS_ONLY}",
-        ),
-        _classes(
-            "wikipedia-2173-map",
-            "wikipedia",
-            693,
-            "The official 2,173/693 split, 10 classes, one text an image; image ids are the list file's.",
-            split="32130477596eadf2",
-        ),
-        _classes(
-            "wikipedia-1300-map",
-            "wikipedia",
-            1566,
-            "1,300/1,566 drawn with seed 0 from the same 2,866 pairs: ACMR's sizes, in another draw.",
-            split="63533bcd9a84d231",
-        ),
-        _classes("pascal-map", "pascal_sentence", 200, f"800/200 pairs, 20 classes. {_COUNTS_ONLY}"),
-        _classes("nuswide10k-map", "nuswide10k", 1000, f"8,000/1,000 pairs. {_COUNTS_ONLY}"),
-        _synthetic("tiny", 48, 144),
-        _synthetic("small", 400, 2000),
-    )
-}
+PROTOCOLS: dict[str, Protocol] = _named()
+"""The named protocols."""
 
 
 def get_protocol(name: str) -> Protocol:
@@ -244,7 +187,9 @@ def get_protocol(name: str) -> Protocol:
 
 def primary_metric(name: str, dataset: str) -> str | None:
     """The primary metric of a protocol, or of the data set's named ones for ``<dataset>-test``, if known."""
-    known = PROTOCOLS.get(name) or next((p for p in PROTOCOLS.values() if p.dataset == dataset), None)
+    known = PROTOCOLS.get(name) or next(
+        (protocol for protocol in PROTOCOLS.values() if protocol.dataset == dataset), None
+    )
     return None if known is None else known.primary
 
 
@@ -261,9 +206,8 @@ def resolve_protocols(
     may stand. ``real_labels``: the items have labels of their own, not words of their captions.
     ``identities``: several images may show the same person or species, and the data say which.
 
-    ``<dataset>-test`` reports what the data set's named protocols report. Where there are none, it has
-    recalls, and mAP with real labels; where each image then has one text (as Wikipedia), it is sorted by mAP,
-    else by rsum. Raises BadInput for an empty split or one with repeated ids.
+    ``<dataset>-test`` reports what the data set's named protocols report; where there are none, what
+    ``own_protocol`` does. Raises BadInput for an empty split or one with repeated ids.
     """
     if not len(image_ids) or n_captions < 1:
         raise BadInput(
@@ -272,29 +216,40 @@ def resolve_protocols(
         )
     if len(set(image_ids)) != len(image_ids):
         raise BadInput(f"the test split of '{dataset}' repeats an image id; give each image an id of its own")
-    alike = [p for p in PROTOCOLS.values() if p.measures(dataset, real_labels, identities)]
-    named = [p for p in alike if p.fits(dataset, image_ids, n_captions, real_labels, identities)]
+    alike = [
+        protocol for protocol in PROTOCOLS.values() if protocol.measures(dataset, real_labels, identities)
+    ]
+    named = [
+        protocol
+        for protocol in alike
+        if protocol.fits(dataset, image_ids, n_captions, real_labels, identities)
+    ]
     if named:
         return named
-    by_label = real_labels and n_captions == len(image_ids)
-    own = Protocol(
-        f"{dataset}-test",
-        dataset,
-        None,
-        None,
-        "label" if by_label else "caption",
-        True,
-        real_labels,
-        "mAP" if by_label else "rsum",
-    )
     return [
         replace(
-            alike[0] if alike else own,
-            name=own.name,
+            alike[0] if alike else own_protocol(dataset, real_labels, n_captions == len(image_ids)),
+            name=f"{dataset}-test",
             images=len(image_ids),
-            captions=n_captions,
+            captions=(n_captions,),
             folds=1,
             split_hash=split_hash(image_ids),
             note="Not a published split: no published number is comparable.",
         )
     ]
+
+
+def own_protocol(dataset: str, real_labels: bool = False, one_text_per_image: bool = False) -> Protocol:
+    """``<dataset>-test`` of a data set without named protocols, on a test split of any size.
+
+    It has recalls, and average precision with real labels; where each image then has one text (as
+    Wikipedia), it is sorted by the latter.
+    """
+    by_label = real_labels and one_text_per_image
+    return Protocol(
+        name=f"{dataset}-test",
+        dataset=dataset,
+        positives="label" if by_label else "caption",
+        families=("ranks", "label_precision") if real_labels else ("ranks",),
+        primary=metric_table.summary_of("label_precision" if by_label else "ranks").key,
+    )

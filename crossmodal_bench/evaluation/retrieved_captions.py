@@ -8,28 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossmodal_bench.data.text import tokenize
-from crossmodal_bench.evaluation.captions import bleu_scores, cider_score
-from crossmodal_bench.evaluation.metrics import fold_slices
+from crossmodal_bench.evaluation import metric_table
+from crossmodal_bench.evaluation.captions import CaptionComparison
+from crossmodal_bench.evaluation.metrics import fold_slices, mean_metrics
 
-RANKS = 5
 
-
-def caption_quality(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """BLEU-1 to BLEU-4 and CIDEr of a caption for each image with the image's own, in percent.
-
-    Words are lower-case, without punctuation, as the standard tools make them; document frequencies are
-    those of ``references``, likewise.
-    """
-    words = [" ".join(tokenize(one)) for one in candidates]
-    own = [[" ".join(tokenize(one)) for one in captions] for captions in references]
-    bleu = {f"BLEU-{n}": 100 * value for n, value in enumerate(bleu_scores(words, own), start=1)}
-    return {**bleu, "CIDEr": 100 * cider_score(words, own)[0]}
+def written_caption_quality(
+    candidates: Sequence[str], references: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """The metrics of a caption that a model has written for each image, against the image's own captions."""
+    comparison = _compared(candidates, references)
+    return {metric.key: metric.value(comparison) for metric in metric_table.of_family("written_captions")}
 
 
 def retrieved_caption_quality(
     top: NDArray[np.int64], captions: Sequence[str], owner: NDArray[np.int64], folds: int = 1
 ) -> dict[str, float]:
-    """``caption_quality`` of the captions at ranks 1 to 5, as ``BLEU-1`` and, from rank 2 on, ``BLEU-1@2``.
+    """The metrics of the captions at each of the first ranks, against all captions of the image.
 
     An image's references are all of its captions, the retrieved one included where it is one of them: the
     paper says "over five reference sentences".
@@ -48,11 +43,25 @@ def retrieved_caption_quality(
         references[image].append(captions[row])
     if not all(references):
         return {}
-    found: dict[str, float] = {}
+    qualities: dict[str, float] = {}
     blocks = fold_slices(len(top), folds)
-    for rank, rows in enumerate(top.T[:RANKS], start=1):
+    for rank, rows in enumerate(top.T, start=1):
+        metrics = [
+            metric for metric in metric_table.of_family("retrieved_captions") if metric.caption_rank == rank
+        ]
+        if not metrics:
+            continue
         retrieved = [captions[row] for row in rows]
-        parts = [caption_quality(retrieved[block], references[block]) for block in blocks]
-        means = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
-        found |= {name if rank == 1 else f"{name}@{rank}": value for name, value in means.items()}
-    return found
+        comparisons = [_compared(retrieved[block], references[block]) for block in blocks]
+        qualities |= mean_metrics(
+            [{metric.key: metric.value(comparison) for metric in metrics} for comparison in comparisons]
+        )
+    return qualities
+
+
+def _compared(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionComparison:
+    """Sentences as people write them, as words."""
+    return CaptionComparison(
+        candidates=[" ".join(tokenize(caption)) for caption in candidates],
+        references=[[" ".join(tokenize(caption)) for caption in captions] for captions in references],
+    )

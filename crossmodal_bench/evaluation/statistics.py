@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.evaluate import Evaluation
-from crossmodal_bench.evaluation.metrics import RECALL_CUTOFFS
 
 WeightedMetric = Callable[[NDArray[np.float64], NDArray[np.int64]], float]
 """(values, how often each was drawn) to a number."""
@@ -64,42 +64,41 @@ def bootstrap_metrics(
     n: int = 1000,
     seed: int = 0,
 ) -> dict[str, list[float]]:
-    """[low, high] of R@K, rsum, sum, mAP and AP@50: 95 % of what other test images would give.
+    """By key, [low, high] of every mean over queries and of their combinations.
+
+    They hold 95 % of what other test images would give.
 
     Queries are clustered by image, or by ``image_identity`` (n_images,): several images of one person are
     not independent. Image queries and text queries of a replicate come from the same draw, so that the
-    intervals of rsum and of averages over the directions hold. With folds the queries of all folds are drawn
-    together. AP@50 has classes as queries, which are drawn themselves.
+    intervals of sums and means over the directions hold. With folds the queries of all folds are drawn
+    together. Where the queries are classes, these are drawn themselves.
     """
     owner = np.asarray(caption_image, dtype=np.int64)
     n_images = evaluation.counts[0]
     identity = np.arange(n_images)
     if image_identity is not None:
         identity = np.unique(np.asarray(image_identity), return_inverse=True)[1].astype(np.int64)
-    columns: dict[str, dict[str, NDArray[np.float64]]] = {"i2t": {}, "t2i": {}}
-    if evaluation.ranks is not None:
-        for side, ranks in (("i2t", evaluation.ranks.i2t), ("t2i", evaluation.ranks.t2i)):
-            for k in RECALL_CUTOFFS:
-                columns[side][f"{side}/R@{k}"] = np.where(ranks <= k, 100.0, 0.0)
-    for key, precision in evaluation.average_precision.items():
-        columns[key.split("/")[0]][key] = precision
+    clusters = {"images": identity, "texts": identity[owner]}
+    families = evaluation.protocol.families
     intervals: dict[str, list[float]] = {}
-    if evaluation.classes is not None:
-        columns["i2t"]["i2t/R@1"] = 100 * evaluation.classes.hits
-        per_class = 100 * evaluation.classes.precision
-        drawn = bootstrap_interval(per_class, np.arange(len(per_class)), n=n, seed=seed)
-        intervals["t2i/AP@50"] = list(drawn)
-    queries = {side: np.stack(list(named.values()), 1) for side, named in columns.items() if named}
-    clusters = {"i2t": identity, "t2i": identity[owner]}
-    parts: dict[str, list[NDArray[np.float64]]] = {side: [] for side in queries}
+    columns: dict[str, dict[str, NDArray[np.float64]]] = {"images": {}, "texts": {}}
+    for metric in (metric for family in families for metric in metric_table.computed(family)):
+        if not metric.per_query:
+            continue
+        values = metric.unit.scale * evaluation.per_query[metric.key]
+        if metric.queries == "classes":
+            intervals[metric.key] = list(bootstrap_interval(values, np.arange(len(values)), n=n, seed=seed))
+        else:
+            columns[metric.queries][metric.key] = values
+    queries = {kind: np.stack(list(named.values()), 1) for kind, named in columns.items() if named}
+    parts: dict[str, list[NDArray[np.float64]]] = {kind: [] for kind in queries}
     for draws in _draws(int(identity.max()) + 1, n, seed):
-        for side, values in queries.items():
-            parts[side].append(_means(values, clusters[side], draws))
+        for kind, values in queries.items():
+            parts[kind].append(_means(values, clusters[kind], draws))
     replicates: dict[str, NDArray[np.float64]] = {}
-    for side, found in parts.items():
-        replicates |= dict(zip(columns[side], np.concatenate(found).T, strict=True))
-    for key, terms in _combined(replicates):
-        replicates[key] = terms
+    for kind, means in parts.items():
+        replicates |= dict(zip(columns[kind], np.concatenate(means).T, strict=True))
+    replicates |= dict(metric_table.combinations(replicates, families))
     return intervals | {key: list(_interval(values)) for key, values in replicates.items()}
 
 
@@ -145,18 +144,6 @@ def holm(pvalues: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(raw)
     adjusted[order] = np.minimum(stepped, 1.0)
     return adjusted.tolist()
-
-
-def _combined(replicates: dict[str, NDArray[np.float64]]) -> list[tuple[str, NDArray[np.float64]]]:
-    combined = []
-    for key, cutoffs in (("rsum", RECALL_CUTOFFS), ("sum", (1, 10))):
-        terms = [f"{side}/R@{k}" for side in ("i2t", "t2i") for k in cutoffs]
-        if all(term in replicates for term in terms):
-            combined.append((key, np.sum([replicates[term] for term in terms], axis=0)))
-    for key in ("mAP", "mAP@50"):
-        if f"i2t/{key}" in replicates:
-            combined.append((key, (replicates[f"i2t/{key}"] + replicates[f"t2i/{key}"]) / 2))
-    return combined
 
 
 def _clustered(values: ArrayLike, cluster: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -62,9 +62,9 @@ def _listed(tile: Tensor, better: Tensor, counts: Tensor) -> tuple[Tensor, Tenso
     row, column = torch.nonzero(better, as_tuple=True)
     first = torch.cumsum(counts, 0) - counts
     line = torch.repeat_interleave(torch.arange(len(counts), device=row.device), counts)
-    place = torch.arange(len(row), device=row.device) - first[line]
+    slot = torch.arange(len(row), device=row.device) - first[line]
     values = tile.new_full((len(counts), int(counts.max())), -torch.inf)
     indices = torch.zeros(values.shape, dtype=torch.int64, device=row.device)
-    values[line, place] = tile[row, column]
-    indices[line, place] = column
+    values[line, slot] = tile[row, column]
+    indices[line, slot] = column
     return values, indices

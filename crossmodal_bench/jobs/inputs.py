@@ -8,7 +8,13 @@ from typing import Any
 
 from crossmodal_bench.core.errors import MissingInput
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.evaluation.protocols import PROTOCOLS, Protocol, resolve_protocols, split_hash
+from crossmodal_bench.evaluation.protocols import (
+    PROTOCOLS,
+    Protocol,
+    own_protocol,
+    resolve_protocols,
+    split_hash,
+)
 from crossmodal_bench.jobs.experiments import Config
 
 
@@ -45,10 +51,11 @@ def read_inputs(
     except MissingInput as error:
         # The protocol that whole data would have: it is part of the job's id, by which a record is found.
         known = [
-            one for one in PROTOCOLS.values() if one.name == wanted or (not wanted and one.dataset == dataset)
+            protocol
+            for protocol in PROTOCOLS.values()
+            if protocol.name == wanted or (not wanted and protocol.dataset == dataset)
         ]
-        fallback = Protocol(f"{dataset}-test", dataset, None, None, "caption", True, False, "rsum")
-        corpora[key] = Inputs(known or [fallback], "", "", {}, str(error))
+        corpora[key] = Inputs(known or [own_protocol(dataset)], "", "", {}, str(error))
         return corpora[key]
     found = fitting_protocols(corpus)
     if wanted and wanted not in [one.name for one in found]:

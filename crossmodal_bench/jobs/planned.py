@@ -83,5 +83,6 @@ def from_json(content: dict[str, Any]) -> PlannedJob:
 
 
 def _protocol(content: dict[str, Any]) -> Protocol:
-    captions = content["captions"]
-    return Protocol(**{**content, "captions": tuple(captions) if isinstance(captions, list) else captions})
+    # JSON has no tuples.
+    sequences = {name: tuple(content[name]) for name in ("captions", "families")}
+    return Protocol(**{**content, **sequences})

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import yaml
 
 from crossmodal_bench.core.errors import BadInput, nearest
+from crossmodal_bench.evaluation.metric_table import published_keys
 
 METHODS = frozenset(
     [
@@ -25,13 +26,8 @@ METHODS = frozenset(
     ]
 )
 """Our canonical method names, the only ones that a row's ``ours`` may have."""
-_CAPTIONS = (*(f"BLEU-{n}" for n in (1, 2, 3, 4)), "CIDEr")
-_RETRIEVAL = ("R@1", "R@5", "R@10", "MedR", "MeanR", "mAP", "mAP@50", "AP@50")
-METRICS = frozenset(f"{side}/{metric}" for side in ("i2t", "t2i") for metric in _RETRIEVAL) | {
-    *("rsum", "sum", "mAP", "mAP@50"),
-    *(f"{metric}{at}" for metric in _CAPTIONS for at in ("", "@2", "@3", "@4", "@5")),
-}
-"""Recalls, AP@50, BLEU and CIDEr (BLEU-1@2: of captions at rank 2) in percent, mAP as a fraction."""
+METRICS = published_keys()
+"""The metrics that a table may have, in the units of the table of metrics."""
 
 _DEFAULTS: dict[str, Any] = {"ours": None, "label": "", "comparable": True, "note": "", "could_mean": {}}
 _INHERITED = ("columns", "protocol", "backbone", "ensemble", "comparable", "note", "could_mean")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from crossmodal_bench.evaluation.metric_table import lookup
 from crossmodal_bench.evaluation.statistics import t_interval
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.reporting.leaderboard import Row, Table
@@ -26,7 +27,7 @@ class Effect:
     n: int
 
     def __str__(self) -> str:
-        digits = 3 if self.metric.startswith("mAP") else 1
+        digits = lookup(self.metric).unit.digits
         interval = "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
         seeds = f"{self.n} seeds, paired" if self.n > 1 else "one seed, no interval"
         seeds += ", on top of its parents' training" if self.row.records[0].parents else ""
@@ -45,19 +46,23 @@ def effects(table: Table) -> Iterator[Effect]:
     known = experiments.names("methods")
     for row in table.rows:
         ablation = experiments.ablation_of(row.method) if row.method in known else None
-        found = [
+        counterparts = [
             other
             for other in table.rows
             if (other.method, other.preset, other.ensemble) == (ablation, row.preset, row.ensemble)
             and (other.overrides == row.overrides or other.label == "base")
         ]
         # Where a suite has trained the ablation alike, that one is meant.
-        for other in sorted(found, key=lambda one: one.label != "base")[:1]:
-            values = {record.job.seed: record.metrics.get(table.primary) for record in other.records}
+        for other in sorted(counterparts, key=lambda counterpart: counterpart.label != "base")[:1]:
+            theirs = {record.job.seed: record.metrics.get(table.primary) for record in other.records}
             pairs = [
-                (record.metrics.get(table.primary), values.get(record.job.seed)) for record in row.records
+                (record.metrics.get(table.primary), theirs.get(record.job.seed)) for record in row.records
             ]
-            differences = [a - b for a, b in pairs if a is not None and b is not None]
+            differences = [
+                with_adversary - without
+                for with_adversary, without in pairs
+                if with_adversary is not None and without is not None
+            ]
             if differences:
                 mean, half_width, n = t_interval(differences)
                 yield Effect(row, other, table.primary, mean, half_width, n)

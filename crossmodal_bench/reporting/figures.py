@@ -12,6 +12,7 @@ import numpy as np
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.npy import load_npz
 from crossmodal_bench.data.arrays import check_finite
+from crossmodal_bench.evaluation.metric_table import SIDES, Metric, lookup, summary_of
 from crossmodal_bench.evaluation.statistics import t_interval
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting import drawing
@@ -21,20 +22,18 @@ from crossmodal_bench.reporting.parameter_sweeps import ParameterSweep, short
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DIRECTIONS = {"i2t": "image → text", "t2i": "text → image"}
-
 SHOWN_LABELS = 16
 """Labels with a colour of their own in a projection, most frequent first; more cannot be told apart."""
 
 
 def precision_scope(rows: Sequence[Row]) -> bytes | None:
     """Precision against scope K for each row, its seeds averaged (ACMR, Figure 3); None without curves."""
-    names = [f"{direction}/precision_scope" for direction in DIRECTIONS]
+    names = [f"{direction}/precision_scope" for direction in SIDES]
     drawn = [row for row in rows if any(name in record.curves for record in row.records for name in names)]
     if not drawn:
         return None
     figure, axes = drawing.figure(2, width=4.4, height=3.6, sharey=True)
-    for axis, name, title in zip(axes, names, DIRECTIONS.values(), strict=True):
+    for axis, name, title in zip(axes, names, SIDES.values(), strict=True):
         for index, row in enumerate(drawn):
             scope, precision = _mean_curve([r.curves[name] for r in row.records if name in r.curves])
             axis.plot(scope, precision, label=f"{row.name}, {row.preset}", **drawing.line(index))
@@ -73,48 +72,59 @@ def projection(record: Record) -> bytes | None:
 
 
 def parameter_sweep(sweep: ParameterSweep) -> bytes:
-    """mAP (the table's primary metric where there is none) against the override that a sweep varies (ACMR,
-    Figure 6).
+    """Precision by label against the override that a sweep varies (ACMR, Figure 6).
 
-    Error bars are 95 % t-intervals over seeds. One line per setting of the other overrides, or one per
-    direction where there is only one such setting. The axis is logarithmic where the values span a factor of
-    ten or more.
+    Where there is none, it is the table's primary metric. Error bars are 95 % t-intervals over seeds. One
+    line per setting of the other overrides; where there is only one such setting, and the metric is the mean
+    of both directions, one for each direction and one for the mean. The axis is logarithmic where the values
+    span a factor of ten or more.
     """
     figure, axes = drawing.figure(1, width=5.2, height=3.6)
     axis = axes[0]
-    metric = "mAP" if any("mAP" in row.cells for row in sweep.rows) else sweep.rows[0].primary
+    metric = summary_of("label_precision")
+    if not any(metric.key in row.cells for row in sweep.rows):
+        metric = lookup(sweep.rows[0].primary)
     values = sweep.values
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    place = {json.dumps(value): float(value) if numeric else index for index, value in enumerate(values)}
-    for index, (label, name, rows) in enumerate(_sweep_lines(sweep, metric)):
+    positions = {json.dumps(value): float(value) if numeric else index for index, value in enumerate(values)}
+    for index, (label, key, rows) in enumerate(_sweep_lines(sweep, metric)):
         # Two labels of one setting are one point, their seeds pooled.
         pooled: dict[str, list[float]] = {}
         for row in rows:
-            measured = [r.metrics[name] for r in row.records if name in r.metrics]
+            measured = [record.metrics[key] for record in row.records if key in record.metrics]
             pooled.setdefault(json.dumps(row.overrides[sweep.key]), []).extend(measured)
-        points = sorted((place[value], *t_interval(seen)[:2]) for value, seen in pooled.items() if seen)
+        points = []
+        for value, measured in pooled.items():
+            if measured:
+                mean, half_width, _ = t_interval(measured)
+                points.append((positions[value], mean, half_width))
         if points:
-            x, y, half = np.array(points).T
-            axis.errorbar(x, y, yerr=np.nan_to_num(half), label=label, capsize=3, **drawing.line(index))
+            x, y, half_widths = np.array(sorted(points)).T
+            axis.errorbar(
+                x, y, yerr=np.nan_to_num(half_widths), label=label, capsize=3, **drawing.line(index)
+            )
     if numeric:
-        _scale(axis, sorted(place.values()))
+        _scale(axis, sorted(positions.values()))
     else:
         axis.set_xticks(range(len(values)), [str(value) for value in values])
     axis.set_xlabel(short(sweep.key))
-    units = {"mAP": "fraction", "rsum": "sum of six recalls in %"}
-    axis.set_ylabel(f"{metric} ({units.get(metric, '%')})")
+    axis.set_ylabel(metric.axis_label)
     axis.set_title(f"{sweep.method}, {sweep.suite}, preset {sweep.preset}", fontsize=11)
     drawing.legend(figure, axis)
     return drawing.png(figure)
 
 
-def _sweep_lines(sweep: ParameterSweep, metric: str) -> Iterator[tuple[str, str, Sequence[Row]]]:
+def _sweep_lines(sweep: ParameterSweep, metric: Metric) -> Iterator[tuple[str, str, Sequence[Row]]]:
+    """(label, metric key, rows) of each line."""
     if len(sweep.lines) > 1:
-        yield from ((rest or "nothing else changed", metric, rows) for rest, rows in sweep.lines.items())
-        return
-    if metric == "mAP":
-        yield from ((title, f"{name}/mAP", sweep.rows) for name, title in DIRECTIONS.items())
-    yield ("average" if metric == "mAP" else metric), metric, sweep.rows
+        for rest, rows in sweep.lines.items():
+            yield rest or "nothing else changed", metric.key, rows
+    elif metric.terms and metric.combination == "mean":
+        for term in map(lookup, metric.terms):
+            yield term.name if term.side is None else SIDES[term.side], term.key, sweep.rows
+        yield "average", metric.key, sweep.rows
+    else:
+        yield metric.key, metric.key, sweep.rows
 
 
 def _scale(axis: Axes, values: Sequence[float]) -> None:

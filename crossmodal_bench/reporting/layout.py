@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
+from crossmodal_bench.evaluation import metric_table
+from crossmodal_bench.evaluation.metric_table import formatted
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.ablations import effects
 from crossmodal_bench.reporting.leaderboard import Cell, Row, Table, differences, features_text, labels_text
-
-RECALLS = ("i2t/R@1", "i2t/R@5", "i2t/R@10", "t2i/R@1", "t2i/R@5", "t2i/R@10", "rsum")
-IDENTITIES = ("t2i/R@1", "t2i/R@5", "t2i/R@10", "i2t/R@1", "i2t/R@5", "i2t/R@10")
-CLASSES = ("t2i/AP@50", "i2t/R@1")
-PRECISIONS = ("i2t/mAP", "t2i/mAP", "mAP", "i2t/mAP@50", "t2i/mAP@50", "mAP@50")
 
 COST = {
     "parameters": "parameters",
@@ -31,19 +28,13 @@ PRESET_NOTES = {
     "smoke": "preset smoke: minutes of training to show that everything runs, NOT a result",
 }
 
-INTERVAL_NOTE = (
-    "± is the 95 % t-interval of the mean over n seeds; with *, one seed only: half of the 95 % bootstrap "
-    "interval over test images (clustered by image, or by identity where positives go by it; AP@50: over "
-    "classes), blind to other seeds; ★ is the table's best"
-)
-
 
 def notes(table: Table) -> list[str]:
     """What a reader must know: intervals, presets, data, features, labels, selection, which weights training
     started from, the papers' numbers; and what each adversary adds.
     """
     presets = dict.fromkeys(row.preset for row in table.rows)
-    lines = [INTERVAL_NOTE, *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
+    lines = [_interval_note(), *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
     lines += _distinct(table, "data", _data_text)
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
@@ -76,26 +67,17 @@ def warnings(table: Table) -> list[str]:
 
 
 def main_metrics(table: Table) -> list[str]:
-    """The metrics that a table shows: the primary metric's family, and the other family's summary."""
-    family: tuple[str, ...] = (*RECALLS, "mAP")
-    if table.primary in PRECISIONS:
-        family = (*PRECISIONS, "rsum")
-    elif table.primary in ("t2i/R@1", "t2i/AP@50"):
-        family = IDENTITIES if table.primary == "t2i/R@1" else CLASSES
-    return [metric for metric in family if metric in table.metrics]
-
-
-def number(metric: str, value: float) -> str:
-    """A metric as printed: mAP with three decimals, everything else with one."""
-    return f"{value:.3f}" if metric in PRECISIONS else f"{value:.1f}"
+    """The metrics that a table shows, as far as any row has them."""
+    measured = set(table.metrics)
+    return [metric for metric in metric_table.main_columns(table.primary) if metric in measured]
 
 
 def interval(metric: str, cell: Cell) -> str:
     """± with the t-interval over seeds or, marked with *, the bootstrap interval of one seed; or nothing."""
     if not math.isnan(cell.half_width):
-        return f"±{number(metric, cell.half_width)}"
+        return f"±{formatted(metric, cell.half_width)}"
     if cell.low is not None and cell.high is not None:
-        return f"±{number(metric, (cell.high - cell.low) / 2)}*"
+        return f"±{formatted(metric, (cell.high - cell.low) / 2)}*"
     return ""
 
 
@@ -117,6 +99,16 @@ def quantity(value: float | None, suffix: str = "") -> str:
         if abs(value) >= limit:
             return f"{value / limit:.3g}{unit}{suffix}"
     return f"{value:.3g}{suffix}"
+
+
+def _interval_note() -> str:
+    """What ± means; which queries the bootstrap draws depends on the metric."""
+    over_classes = [metric.name for metric in metric_table.ENTRIES if metric.queries == "classes"]
+    return (
+        "± is the 95 % t-interval of the mean over n seeds; with *, one seed only: half of the 95 % "
+        "bootstrap interval over test images (clustered by image, or by identity where positives go by it; "
+        f"{', '.join(over_classes)}: over classes), blind to other seeds; ★ is the table's best"
+    )
 
 
 def _distinct(table: Table, what: str, read: Callable[[Record], str]) -> list[str]:

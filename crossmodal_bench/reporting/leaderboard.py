@@ -10,18 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.protocols import primary_metric
 from crossmodal_bench.evaluation.statistics import t_interval
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.published import Comparison, comparison
 from crossmodal_bench.jobs.record import Record, row_name
 from crossmodal_bench.jobs.suite_ensembles import is_a_suites
-
-METRICS = (
-    *(f"{side}/{name}" for side in ("i2t", "t2i") for name in ("R@1", "R@5", "R@10", "MedR", "MeanR")),
-    *("t2i/AP@50", "rsum", "sum", "i2t/mAP", "t2i/mAP", "mAP", "i2t/mAP@50", "t2i/mAP@50", "mAP@50"),
-)
-"""The order in which metrics are shown; others follow alphabetically."""
 
 PRESETS = ("paper", "controlled", "small", "smoke")
 """Rows of different presets never mix; the papers' own settings come first."""
@@ -93,9 +88,8 @@ class Table:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that any row has, in the order of ``METRICS``."""
-        present = {metric for row in self.rows for metric in row.cells}
-        return [name for name in METRICS if name in present] + sorted(present.difference(METRICS))
+        """The metrics that any row has, in the order of the table of metrics."""
+        return metric_table.in_order({metric for row in self.rows for metric in row.cells})
 
     @property
     def records(self) -> list[Record]:
@@ -127,17 +121,12 @@ def leaderboard(records: Iterable[Record]) -> list[Row]:
 def tables(rows: Iterable[Row]) -> list[Table]:
     """The rows of a leaderboard as its tables, in order."""
     split = []
-    for key, together in itertools.groupby(
+    for (dataset, protocol, evaluated_on), together in itertools.groupby(
         rows, key=lambda row: (row.dataset, row.protocol, row.evaluated_on)
     ):
         members = tuple(together)
-        split.append(Table(*key, primary=members[0].primary, rows=members))
+        split.append(Table(dataset, protocol, evaluated_on, members[0].primary, members))
     return split
-
-
-def lower_is_better(metric: str) -> bool:
-    """True for the median and mean rank."""
-    return metric.endswith(("MedR", "MeanR"))
 
 
 def differences(records: Sequence[Record], names: Sequence[str] = ()) -> list[str]:
@@ -254,11 +243,11 @@ def _published(record: Record, metric: str) -> Comparison:
         # What a row's label says holds for the paper's encoders, which other presets replace.
         return Comparison(None, reason=f"not comparable: preset {job.preset}, and the paper's row is its own")
     label = "" if ensemble else job.label
-    found = comparison(job.method, job.protocol, metric, label=label, ensemble=ensemble)
+    published = comparison(job.method, job.protocol, metric, label=label, ensemble=ensemble)
     ours = _made_regions(record)
-    if found.value is None or not ours:
-        return found
-    theirs = "bottom-up region features" if "regions" in (found.backbone or "") else found.backbone
+    if published.value is None or not ours:
+        return published
+    theirs = "bottom-up region features" if "regions" in (published.backbone or "") else published.backbone
     reason = f"not comparable: published with {theirs or 'features not stated'}, ours are {ours}"
     return Comparison(None, reason=reason)
 
@@ -276,7 +265,7 @@ def _made_regions(record: Record) -> str:
 
 def _ranked(rows: Sequence[Row], protocol: str) -> list[Row]:
     primary = _primary(protocol, rows[0].dataset, {metric for row in rows for metric in row.cells})
-    sign = 1 if lower_is_better(primary) else -1
+    sign = 1 if metric_table.lookup(primary).lower_is_better else -1
 
     def cost(row: Row) -> float:
         return sign * row.cells[primary].mean if primary in row.cells else math.inf
@@ -294,5 +283,7 @@ def _ranked(rows: Sequence[Row], protocol: str) -> list[Row]:
 
 def _primary(protocol: str, dataset: str, present: set[str]) -> str:
     """The protocol's own metric; for one's own data, or where it was not measured, the first there is."""
-    order = (primary_metric(protocol, dataset) or "rsum", "rsum", "mAP", *METRICS)
-    return next((metric for metric in order if metric in present), "rsum")
+    summaries = [metric.key for metric in metric_table.summaries()]
+    own = primary_metric(protocol, dataset) or summaries[0]
+    preferred = [own, *summaries, *metric_table.in_order(present)]
+    return next((metric for metric in preferred if metric in present), summaries[0])

@@ -47,12 +47,12 @@ def sweeps(rows: Sequence[Row]) -> list[ParameterSweep]:
                     f"{short(name)} = {value}" for name, value in sorted(row.overrides.items()) if name != key
                 )
                 groups.setdefault((suite, row.method, row.preset, key), {}).setdefault(rest, []).append(row)
-    found = []
+    parameter_sweeps = []
     for (suite, method, preset, key), lines in groups.items():
         varied = {rest: members for rest, members in lines.items() if len(_values(members, key)) > 1}
         if varied:
-            found.append(ParameterSweep(suite, method, preset, key, varied))
-    return found
+            parameter_sweeps.append(ParameterSweep(suite, method, preset, key, varied))
+    return parameter_sweeps
 
 
 def short(key: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import pandas as pd
 
 from crossmodal_bench.core.errors import BadInput, nearest, printable
+from crossmodal_bench.evaluation.metric_table import formatted
 from crossmodal_bench.jobs.record import Record, read_records
 from crossmodal_bench.reporting import figures, training_figures
 from crossmodal_bench.reporting.html import Figure, Line, Section, Value, page
@@ -20,7 +21,6 @@ from crossmodal_bench.reporting.layout import (
     interval,
     main_metrics,
     notes,
-    number,
     quantity,
     row_name,
     title,
@@ -153,11 +153,11 @@ def _grid(table: Table) -> tuple[list[str], list[Line]]:
 
 def _value(row: Row, metric: str, best: bool) -> Value:
     cell = row.cells.get(metric)
-    return Value("–") if cell is None else Value(number(metric, cell.mean), interval(metric, cell), best)
+    return Value("–") if cell is None else Value(formatted(metric, cell.mean), interval(metric, cell), best)
 
 
 def _optional(metric: str, value: float | None) -> Value:
-    return Value("" if value is None else number(metric, value))
+    return Value("" if value is None else formatted(metric, value))
 
 
 def _markdown_value(value: Value) -> str:
@@ -224,13 +224,13 @@ def _section(table: Table) -> Section:
 
 
 def _detail(preset: str, metric: str, cell: Cell) -> list[Value]:
-    spread = ["–" if cell.n < 2 else number(metric, value) for value in (cell.sd, cell.half_width)]
+    spread = ["–" if cell.n < 2 else formatted(metric, value) for value in (cell.sd, cell.half_width)]
     bounds = "–"
     if cell.low is not None and cell.high is not None:
-        bounds = f"{number(metric, cell.low)} to {number(metric, cell.high)}"
+        bounds = f"{formatted(metric, cell.low)} to {formatted(metric, cell.high)}"
     published = cell.published
-    theirs = "–" if published.value is None else number(metric, published.value)
-    texts = [preset, metric, number(metric, cell.mean), *spread, str(cell.n), bounds, theirs]
+    theirs = "–" if published.value is None else formatted(metric, published.value)
+    texts = [preset, metric, formatted(metric, cell.mean), *spread, str(cell.n), bounds, theirs]
     return [Value(text) for text in (*texts, published.source or published.reason or "")]
 
 

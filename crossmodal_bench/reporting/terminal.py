@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from crossmodal_bench.core.errors import printable
+from crossmodal_bench.evaluation.metric_table import formatted
 from crossmodal_bench.reporting.layout import (
     interval,
     main_metrics,
     notes,
-    number,
     quantity,
     row_name,
     title,
@@ -27,7 +27,9 @@ from crossmodal_bench.reporting.leaderboard import Row, Table
 PLAIN_WIDTH = 100
 
 
-def print_tables(found: Sequence[Table], stream: TextIO | None = None, *, with_notes: bool = True) -> None:
+def print_tables(
+    leaderboards: Sequence[Table], stream: TextIO | None = None, *, with_notes: bool = True
+) -> None:
     """Print tables with rich; without a terminal as plain text of at most ``PLAIN_WIDTH`` columns.
 
     Warnings are always printed; ``with_notes=False`` leaves out the notes, for the tables between two jobs.
@@ -38,14 +40,14 @@ def print_tables(found: Sequence[Table], stream: TextIO | None = None, *, with_n
         file=stream, width=None if terminal else PLAIN_WIDTH, markup=False, highlight=False, emoji=False
     )
     with console.capture() as capture:
-        for table in found:
+        for table in leaderboards:
             console.print(_terminal_table(table))
             for warning in warnings(table):
                 console.print(_wrapped(f"WARNING: {warning}", console.width), style="bold red")
             for note in notes(table) if with_notes else ():
                 console.print(_wrapped(f"- {note}", console.width), style="dim")
             console.print()
-        if not found:
+        if not leaderboards:
             console.print("no finished job yet")
     encoding = getattr(stream, "encoding", None) or "utf-8"
     # A table must never be the reason why a bench stops: what the terminal cannot show becomes '?'.
@@ -69,7 +71,7 @@ def _terminal_table(table: Table) -> RichTable:
     for row in table.rows:
         cells = [_stacked(row, metric) for metric in metrics]
         published = row.published.value
-        paper = "–" if published is None else number(table.primary, published)
+        paper = "–" if published is None else formatted(table.primary, published)
         cost = "\n".join(quantity(row.cost.get(name)) for name in ("parameters", "train_samples_per_second"))
         name = f"{printable(row_name(row))}\n  {printable(row.preset)}, n={len(row.seeds)}"
         shown.add_row(name, *cells, paper, cost, style="bold" if row.best else None)
@@ -78,4 +80,4 @@ def _terminal_table(table: Table) -> RichTable:
 
 def _stacked(row: Row, metric: str) -> str:
     cell = row.cells.get(metric)
-    return "–" if cell is None else f"{number(metric, cell.mean)}\n{interval(metric, cell)}"
+    return "–" if cell is None else f"{formatted(metric, cell.mean)}\n{interval(metric, cell)}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from crossmodal_bench.evaluation.metric_table import SIDES, VALIDATION_CURVE, lookup
 from crossmodal_bench.reporting import drawing
 from crossmodal_bench.reporting.leaderboard import Row
 
@@ -38,13 +39,14 @@ def training_curves(row: Row) -> bytes | None:
     figure, axes = drawing.figure(len(panels), width=3.6, height=2.9)
     for axis, (key, title) in zip(axes, panels.items(), strict=True):
         for index, record in enumerate(row.records):
-            seen = [
-                (entry.get("epoch", at), entry[key])
-                for at, entry in enumerate(record.history)
+            points = [
+                (entry.get("epoch", number), entry[key])
+                for number, entry in enumerate(record.history)
                 if key in entry
             ]
-            look = {**drawing.line(index), "marker": "." if len(seen) < 30 else ""}
-            axis.plot(*np.array(seen).reshape(-1, 2).T, label=f"seed {record.job.seed}", **look)
+            style = {**drawing.line(index), "marker": "." if len(points) < 30 else ""}
+            epochs, values = np.array(points).reshape(-1, 2).T
+            axis.plot(epochs, values, label=f"seed {record.job.seed}", **style)
         axis.set(
             title=title, xlabel="epoch", ylabel="fraction right" if "accuracy" in key else "loss (no unit)"
         )
@@ -70,9 +72,11 @@ def validation_curves(rows: Sequence[Row]) -> bytes | None:
 
     None where no row has two epochs of it.
     """
-    lines = [(f"{row.name}, {row.preset}", _by_epoch(row, "val/i2t/R@1")) for row in rows]
+    metric = lookup(VALIDATION_CURVE)
+    assert metric.side is not None
+    lines = [(f"{row.name}, {row.preset}", _by_epoch(row, f"val/{metric.key}")) for row in rows]
     lines = [(name, values) for name, values in lines if len(values) > 1]
-    return _over_epochs(lines, "R@1 on validation, image → text (%)")
+    return _over_epochs(lines, f"{metric.name} on validation, {SIDES[metric.side]} ({metric.unit.text})")
 
 
 def pair_risks(rows: Sequence[Row]) -> bytes | None:

@@ -15,7 +15,7 @@ from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.evaluation import Ranks
-from crossmodal_bench.evaluation.retrieved_captions import caption_quality
+from crossmodal_bench.evaluation.retrieved_captions import written_caption_quality
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.callbacks import RetrievalEvaluation
@@ -98,7 +98,7 @@ def generate(
 
 
 def written_caption_metrics(outputs: GeneratedOutputs) -> dict[str, float]:
-    """``written/BLEU-1`` to ``written/CIDEr`` in percent; empty for a model that writes nothing."""
+    """The metrics of the captions that were written; empty for a model that writes nothing."""
     if not outputs.written:
         return {}
     corpus, split = outputs.corpus, outputs.split
@@ -106,5 +106,4 @@ def written_caption_metrics(outputs: GeneratedOutputs) -> dict[str, float]:
     references: list[list[str]] = [[] for _ in corpus.image_rows(split)]
     for row, image in zip(corpus.caption_rows(split), owners(corpus, split), strict=True):
         references[image].append(corpus.captions[row])
-    quality = caption_quality(outputs.written, references)
-    return {f"written/{name}": value for name, value in quality.items()}
+    return written_caption_quality(outputs.written, references)

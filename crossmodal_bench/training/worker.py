@@ -125,7 +125,7 @@ def _write(
     if main.protocol.positives == "identity" and identities is not None:
         described["counts"][split]["identities"] = len(np.unique(identities))
     if main.classes is not None:
-        described["counts"][split]["classes"] = len(main.classes.classes)
+        described["counts"][split]["classes"] = len(main.classes)
     measured = results(planned.directory, corpus, split, evaluations)
     outputs = generate(planned.files, model, data, split, retrieval, main.ranks)
     measured["metrics"] |= written_caption_metrics(outputs)

@@ -155,7 +155,16 @@ def test_every_protocol_and_the_split_that_was_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, folds in (("synthetic-a", 1), ("synthetic-b", 2)):
-        fitting = Protocol(name, "synthetic", 4, 20, "caption", True, False, "rsum", folds=folds)
+        fitting = Protocol(
+            name=name,
+            dataset="synthetic",
+            images=4,
+            captions=(20,),
+            positives="caption",
+            families=("ranks",),
+            primary="rsum",
+            folds=folds,
+        )
         monkeypatch.setitem(PROTOCOLS, name, fitting)
     record = summed(finished(tmp_path / "runs", methods="acmr", seeds=2), tmp_path / "runs")
     assert record.job.protocol == "synthetic-a" and set(record.also) == {"synthetic-b"}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +12,12 @@ from torch import Tensor
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.evaluation import ClassRetrieval, class_retrieval
 from crossmodal_bench.evaluation.classes import class_means
+from crossmodal_bench.evaluation.precision import precision_at
 
 Threads = Callable[[int, Callable[[int, Callable[[Tensor], Tensor]], ClassRetrieval]], list[ClassRetrieval]]
+
+
+MEASURES = {"precision": partial(precision_at, cutoff=50)}
 
 
 def dot(images: Encoding, texts: Encoding) -> Tensor:
@@ -60,14 +65,10 @@ def test_agrees_with_loops_over_queries(seed: int, block: int | None, n_images: 
     classes = np.unique(labels)
     means = np.stack([texts.values.numpy()[labels[owner] == label].mean(0) for label in classes])
     precision, hits = naive(images.values.numpy() @ means.T, labels)
-    found = class_retrieval(images, texts, dot, owner, labels, block=block)
+    found = class_retrieval(images, texts, dot, owner, labels, measures=MEASURES, block=block)
     assert found.classes.tolist() == classes.tolist()
-    np.testing.assert_allclose(found.precision, precision)
-    assert found.hits.tolist() == hits
-    assert found.metrics() == {
-        "t2i/AP@50": pytest.approx(100 * np.mean(precision)),
-        "i2t/R@1": pytest.approx(100 * np.mean(hits)),
-    }
+    np.testing.assert_allclose(found.per_class["precision"], precision)
+    assert found.first.tolist() == hits
 
 
 def test_by_hand() -> None:
@@ -82,11 +83,10 @@ def test_by_hand() -> None:
     sign = torch.from_numpy(np.where(labels == 3, 1.0, -1.0)).float()
     up, down = torch.stack([sign, sign + 20], 1), torch.stack([sign, -sign - 20], 1)
     texts = Encoding(torch.cat([up, down]))
-    found = class_retrieval(images, texts, dot, owner, labels)
+    found = class_retrieval(images, texts, dot, owner, labels, measures=MEASURES)
     # Class 3: the 10 astray come first, then 40 of its own. Class 8: its 30, then 20 of class 3.
-    assert found.precision.tolist() == [0.8, 0.6]
-    assert found.hits.tolist() == [1.0] * 90 + [0.0] * 10
-    assert found.metrics() == pytest.approx({"t2i/AP@50": 70.0, "i2t/R@1": 90.0})
+    assert found.per_class["precision"].tolist() == [0.8, 0.6]
+    assert found.first.tolist() == [1.0] * 90 + [0.0] * 10
 
 
 def test_texts_count_each_alike_and_half_precision_is_averaged_in_full() -> None:
@@ -104,33 +104,45 @@ def test_texts_count_each_alike_and_half_precision_is_averaged_in_full() -> None
 def test_a_collapsed_embedding_finds_nothing_that_it_need_not() -> None:
     ones = torch.ones(120, 3)
     labels = np.arange(120) % 2
-    found = class_retrieval(Encoding(ones), Encoding(ones), dot, np.arange(120), labels)
-    assert found.metrics() == {"t2i/AP@50": 0.0, "i2t/R@1": 0.0}
+    found = class_retrieval(Encoding(ones), Encoding(ones), dot, np.arange(120), labels, measures=MEASURES)
+    assert found.per_class["precision"].tolist() == [0.0, 0.0] and not found.first.any()
     # 10 images of one class: of the 20 there are, half are right in any order.
-    small = class_retrieval(Encoding(ones[:20]), Encoding(ones[:20]), dot, np.arange(20), labels[:20])
-    assert small.metrics() == {"t2i/AP@50": 50.0, "i2t/R@1": 0.0}
+    small = class_retrieval(
+        Encoding(ones[:20]), Encoding(ones[:20]), dot, np.arange(20), labels[:20], measures=MEASURES
+    )
+    assert small.per_class["precision"].tolist() == [0.5, 0.5] and not small.first.any()
 
 
 def test_a_single_class_is_always_right() -> None:
     images, texts, owner, _ = problem(0)
-    found = class_retrieval(images, texts, dot, owner, np.full(90, 4))
-    assert found.metrics() == {"t2i/AP@50": 100.0, "i2t/R@1": 100.0}
+    found = class_retrieval(images, texts, dot, owner, np.full(90, 4), measures=MEASURES)
+    assert found.per_class["precision"].tolist() == [1.0] and found.first.all()
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_world_sizes_give_the_same_digits(world_size: int, in_processes: Threads) -> None:
     images, texts, owner, labels = problem(5, n_images=103)
     images, texts = Encoding(images.values + 0.1), Encoding(texts.values + 0.3)
-    alone = class_retrieval(images, texts, dot, owner, labels, block=2)
+    alone = class_retrieval(images, texts, dot, owner, labels, measures=MEASURES, block=2)
 
     def work(rank: int, reduce: Callable[[Tensor], Tensor]) -> ClassRetrieval:
         return class_retrieval(
-            images, texts, dot, owner, labels, block=2, rank=rank, world_size=world_size, reduce=reduce
+            images,
+            texts,
+            dot,
+            owner,
+            labels,
+            measures=MEASURES,
+            block=2,
+            rank=rank,
+            world_size=world_size,
+            reduce=reduce,
         )
 
     for found in in_processes(world_size, work):
-        for name, values in found.arrays().items():
-            np.testing.assert_array_equal(values, alone.arrays()[name], err_msg=name)
+        np.testing.assert_array_equal(found.classes, alone.classes)
+        np.testing.assert_array_equal(found.per_class["precision"], alone.per_class["precision"])
+        np.testing.assert_array_equal(found.first, alone.first)
 
 
 def test_a_non_finite_score_raises_on_every_process(in_processes: Threads) -> None:
@@ -139,11 +151,20 @@ def test_a_non_finite_score_raises_on_every_process(in_processes: Threads) -> No
 
     def work(rank: int, reduce: Callable[[Tensor], Tensor]) -> ClassRetrieval:
         return class_retrieval(
-            images, texts, dot, owner, labels, block=6, rank=rank, world_size=3, reduce=reduce
+            images,
+            texts,
+            dot,
+            owner,
+            labels,
+            measures=MEASURES,
+            block=6,
+            rank=rank,
+            world_size=3,
+            reduce=reduce,
         )
 
     with pytest.raises(ValueError, match="row 41, column"):
-        class_retrieval(images, texts, dot, owner, labels)
+        class_retrieval(images, texts, dot, owner, labels, measures=MEASURES)
     with pytest.raises(ValueError, match="row 41, column"):
         in_processes(3, work)
 
@@ -152,9 +173,9 @@ def test_wrong_calls_raise() -> None:
     images, texts, owner, labels = problem(0)
     ragged = Encoding(texts.values, torch.full((90,), 3))
     with pytest.raises(ValueError, match="each text must be one vector"):
-        class_retrieval(images, ragged, dot, np.arange(90), labels)
+        class_retrieval(images, ragged, dot, np.arange(90), labels, measures=MEASURES)
     with pytest.raises(ValueError, match="each text must be one vector"):
-        class_retrieval(images, Encoding(texts.values[:, None]), dot, owner, labels)
+        class_retrieval(images, Encoding(texts.values[:, None]), dot, owner, labels, measures=MEASURES)
     for wrong in (labels[:-1], np.eye(90, 4, dtype=np.int64), labels.astype(np.float32)):
         with pytest.raises(ValueError, match="one whole number for each of 90 images"):
-            class_retrieval(images, texts, dot, owner, wrong)
+            class_retrieval(images, texts, dot, owner, wrong, measures=MEASURES)

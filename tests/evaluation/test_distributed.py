@@ -24,7 +24,15 @@ N_IMAGES, N_TEXTS = 37, 113  # neither divides by 2 or 3
 OWNER = np.concatenate(
     [np.arange(N_IMAGES), np.random.default_rng(0).integers(0, N_IMAGES, N_TEXTS - N_IMAGES)]
 )
-PROTOCOL = Protocol("x", "x", N_IMAGES, N_TEXTS, "caption", True, True, "rsum")
+PROTOCOL = Protocol(
+    name="x",
+    dataset="x",
+    images=N_IMAGES,
+    captions=(N_TEXTS,),
+    positives="caption",
+    families=("ranks", "label_precision"),
+    primary="rsum",
+)
 
 
 def mean_dot(images: Encoding, texts: Encoding) -> Tensor:
@@ -48,7 +56,7 @@ def results(rank: int, world_size: int, images: Encoding, texts: Encoding) -> di
         PROTOCOL, images, texts, mean_dot, OWNER, np.arange(N_IMAGES) % 4, rank=rank, world_size=world_size
     )
     persons = evaluate(
-        replace(PROTOCOL, positives="identity", label_precision=False),
+        replace(PROTOCOL, positives="identity", families=("ranks",)),
         images,
         texts,
         mean_dot,
@@ -60,7 +68,7 @@ def results(rank: int, world_size: int, images: Encoding, texts: Encoding) -> di
     assert found.ranks is not None and persons.ranks is not None
     metrics = {f"metric {key}": np.array(value) for key, value in found.metrics.items()}
     by_identity = {f"identity {key}": values for key, values in persons.ranks.arrays().items()}
-    return found.ranks.arrays() | found.average_precision | metrics | by_identity
+    return found.ranks.arrays() | found.per_query | metrics | by_identity
 
 
 def work(rank: int, rendezvous: str, out: str) -> None:

@@ -77,7 +77,7 @@ def test_one_member_gives_exactly_its_own_results(kind: str, owner: np.ndarray) 
 
 def test_one_member_gives_its_own_results_in_folds_and_by_label() -> None:
     labels = np.random.default_rng(2).integers(0, 6, N_IMAGES)
-    protocol = replace(RECALL, folds=5, label_precision=True)
+    protocol = replace(RECALL, folds=5, families=("ranks", "label_precision"))
     for one in (vectors(1), fragments(1)):
         alone = evaluate(protocol, one.images, one.texts, one.score, OWNER, labels)
         together = evaluate_ensemble(protocol, [one], OWNER, labels)
@@ -128,6 +128,8 @@ def test_what_cannot_be_summed_is_refused() -> None:
         summed([vectors(0), other])
     with pytest.raises(ValueError, match="one gallery"):
         summed([])
-    species = next(one for one in PROTOCOLS.values() if one.class_level).of_any_size()
+    species = next(
+        protocol for protocol in PROTOCOLS.values() if "class_level" in protocol.families
+    ).of_any_size()
     with pytest.raises(BadInput, match="averages the texts of a class"):
         evaluate_ensemble(species, [vectors(0), vectors(1)], OWNER, np.zeros(N_IMAGES, dtype=np.int64))

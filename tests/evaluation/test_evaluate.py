@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,22 @@ from crossmodal_bench.evaluation import (
     Ranks,
     class_retrieval,
     evaluate,
-    recall_metrics,
+    rank_metrics,
     retrieval_ranks,
 )
+from crossmodal_bench.evaluation.precision import precision_at
 
-BOTH = Protocol("x-test", "x", None, None, "caption", True, True, "rsum")
-RECALL = replace(BOTH, label_precision=False)
-LABELS = replace(BOTH, recall=False, primary="mAP")
+BOTH = Protocol(
+    name="x-test",
+    dataset="x",
+    positives="caption",
+    families=("ranks", "label_precision"),
+    primary="rsum",
+)
+RECALL = replace(BOTH, families=("ranks",))
+LABELS = replace(BOTH, families=("label_precision",), primary="mAP")
 PERSONS = replace(RECALL, positives="identity", primary="t2i/R@1")
-SPECIES = replace(LABELS, label_precision=False, class_level=True, primary="t2i/AP@50")
+SPECIES = replace(LABELS, families=("class_level",), primary="t2i/AP@50")
 OWNER = np.random.default_rng(0).permutation(np.concatenate([np.arange(200) // 5, [3, 17, 17]]))
 IMAGES = Encoding(torch.randint(-9, 10, (40, 6), generator=torch.Generator().manual_seed(0)).float())
 TEXTS = Encoding(
@@ -50,29 +58,35 @@ def test_each_group_gives_its_keys_and_nothing_else() -> None:
     assert set(recall.metrics) == recall_keys
     assert set(labels.metrics) == label_keys
     assert both.metrics == recall.metrics | labels.metrics
-    assert recall.curves == {} and recall.average_precision == {} and labels.ranks is None
+    assert recall.curves == {} and labels.ranks is None
+    assert set(recall.per_query) == {f"{s}/R@{k}" for s in sides for k in (1, 5, 10)}
     assert set(labels.curves) == {"i2t/precision_scope", "t2i/precision_scope"}
-    assert set(labels.average_precision) == {f"{s}/{m}" for s in sides for m in ("mAP", "mAP@50")}
+    assert set(labels.per_query) == {f"{s}/{m}" for s in sides for m in ("mAP", "mAP@50")}
     assert labels.metrics["mAP"] == pytest.approx((labels.metrics["i2t/mAP"] + labels.metrics["t2i/mAP"]) / 2)
-    assert labels.metrics["t2i/mAP"] == pytest.approx(labels.average_precision["t2i/mAP"].mean())
+    assert labels.metrics["t2i/mAP"] == pytest.approx(labels.per_query["t2i/mAP"].mean())
 
 
 def test_a_text_has_the_labels_of_its_image() -> None:
     # One class per image: an image's own captions are all that is relevant to it.
     found = evaluate(BOTH, IMAGES, TEXTS, dot, OWNER, np.arange(40))
     assert found.ranks is not None
-    np.testing.assert_allclose(found.average_precision["t2i/mAP"], 1 / found.ranks.t2i, rtol=1e-6)
+    np.testing.assert_allclose(found.per_query["t2i/mAP"], 1 / found.ranks.t2i, rtol=1e-6)
 
 
 def test_positives_by_identity_and_classes_reach_their_evaluation() -> None:
     persons = evaluate(PERSONS, IMAGES, TEXTS, dot, OWNER, image_identities=CLASSES)
     expected = retrieval_ranks(dot(IMAGES, TEXTS), OWNER, image_identity=CLASSES)
-    assert persons.metrics == recall_metrics(expected.i2t, expected.t2i)
+    assert persons.metrics == rank_metrics(expected.i2t, expected.t2i)
     assert persons.classes is None
     species = evaluate(SPECIES, IMAGES, TEXTS, dot, OWNER, CLASSES)
-    found = class_retrieval(IMAGES, TEXTS, dot, OWNER, CLASSES)
-    assert species.metrics == found.metrics() and set(species.metrics) == {"t2i/AP@50", "i2t/R@1"}
-    assert species.ranks is None and species.average_precision == {}
+    measures = {"AP@50": partial(precision_at, cutoff=50)}
+    found = class_retrieval(IMAGES, TEXTS, dot, OWNER, CLASSES, measures=measures)
+    assert species.metrics == {
+        "t2i/AP@50": 100 * found.per_class["AP@50"].mean(),
+        "i2t/R@1": 100 * found.first.mean(),
+    }
+    assert species.ranks is None and species.classes is not None
+    assert species.classes.tolist() == found.classes.tolist() == [0, 1, 2]
     # Identities of a protocol by caption change nothing.
     plain = evaluate(RECALL, IMAGES, TEXTS, dot, OWNER, image_identities=CLASSES)
     assert plain.metrics == evaluate(RECALL, IMAGES, TEXTS, dot, OWNER).metrics
@@ -96,7 +110,7 @@ def test_folds_have_their_own_galleries_and_global_numbers() -> None:
         columns = np.flatnonzero(np.equal(OWNER // 10, start // 10))
         scores = IMAGES.values[start : start + 10] @ TEXTS.values[columns].T
         alone = retrieval_ranks(scores, OWNER[columns] - start)
-        rows.append(recall_metrics(alone.i2t, alone.t2i))
+        rows.append(rank_metrics(alone.i2t, alone.t2i))
         np.testing.assert_array_equal(found.ranks.i2t[start : start + 10], alone.i2t)
         np.testing.assert_array_equal(found.ranks.t2i[columns], alone.t2i)
         np.testing.assert_array_equal(found.ranks.i2t_top[start : start + 10], columns[alone.i2t_top])
@@ -112,7 +126,7 @@ def test_counts_that_are_not_the_protocols_raise() -> None:
     with pytest.raises(ValueError, match="over 41 images, got 40"):
         evaluate(replace(RECALL, images=41), IMAGES, TEXTS, dot, OWNER)
     with pytest.raises(ValueError, match="over 200 captions, got 203"):
-        evaluate(replace(RECALL, captions=200), IMAGES, TEXTS, dot, OWNER)
+        evaluate(replace(RECALL, captions=(200,)), IMAGES, TEXTS, dot, OWNER)
     with pytest.raises(ValueError, match="over 200 or 205 captions, got 203"):
         evaluate(replace(RECALL, captions=(200, 205)), IMAGES, TEXTS, dot, OWNER)
     assert evaluate(replace(RECALL, captions=(200, 203)), IMAGES, TEXTS, dot, OWNER).metrics
@@ -134,7 +148,7 @@ def test_per_query_results_are_saved_with_and_without_ranks(tmp_path: Path) -> N
     np.testing.assert_array_equal(Ranks.load(tmp_path / "both.npz").t2i, both.ranks.t2i)
     evaluate(LABELS, IMAGES, TEXTS, dot, OWNER, CLASSES).save(tmp_path / "labels.npz", *ids)
     with np.load(tmp_path / "labels.npz") as stored:
-        np.testing.assert_array_equal(stored["ap/t2i/mAP@50"], both.average_precision["t2i/mAP@50"])
+        np.testing.assert_array_equal(stored["ap/t2i/mAP@50"], both.per_query["t2i/mAP@50"])
     assert Ranks.load_ids(tmp_path / "labels.npz") == ids
     with pytest.raises(BadInput, match="without ranks"):
         Ranks.load(tmp_path / "labels.npz")

@@ -7,10 +7,10 @@ import pytest
 
 from crossmodal_bench.evaluation import (
     fold_metrics,
+    hits_at,
     mean_rank,
     median_rank,
-    recall_at_k,
-    recall_metrics,
+    rank_metrics,
     retrieval_ranks,
 )
 from crossmodal_bench.evaluation.metrics import fold_slices
@@ -21,7 +21,9 @@ COLUMNS = ("R@1", "R@5", "R@10", "MedR", "MeanR")
 
 def test_recall_counts_hits_in_percent() -> None:
     ranks = np.array([1, 1, 3, 5, 6, 10, 11, 400])
-    assert [recall_at_k(ranks, k) for k in (1, 5, 10)] == [25.0, 50.0, 75.0]
+    assert hits_at(ranks, 5).tolist() == [True] * 4 + [False] * 4
+    metrics = rank_metrics(ranks, ranks[::-1])
+    assert [metrics[f"i2t/R@{k}"] for k in (1, 5, 10)] == [25.0, 50.0, 75.0]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,7 @@ def test_mean_rank_is_one_based() -> None:
 @pytest.mark.parametrize("measure", ["cosine", "order_abs"])
 def test_golden_metrics_of_500_images(measure: str) -> None:
     golden = np.load(GOLDEN)
-    metrics = recall_metrics(golden[f"{measure}/i2t_ranks"] + 1, golden[f"{measure}/t2i_ranks"] + 1)
+    metrics = rank_metrics(golden[f"{measure}/i2t_ranks"] + 1, golden[f"{measure}/t2i_ranks"] + 1)
     for side in ("i2t", "t2i"):
         found = [metrics[f"{side}/{column}"] for column in COLUMNS]
         np.testing.assert_allclose(found, golden[f"{measure}/{side}"], rtol=1e-12)
@@ -53,7 +55,7 @@ def test_golden_five_folds_rows_means_and_rsum() -> None:
         np.testing.assert_array_equal(ranks.i2t - 1, golden[f"fold{number}/i2t_ranks"])
         np.testing.assert_array_equal(ranks.t2i - 1, golden[f"fold{number}/t2i_ranks"])
         folds.append((ranks.i2t, ranks.t2i))
-        metrics = recall_metrics(ranks.i2t, ranks.t2i)
+        metrics = rank_metrics(ranks.i2t, ranks.t2i)
         row = [metrics[f"{side}/{column}"] for side in ("i2t", "t2i") for column in COLUMNS]
         np.testing.assert_allclose(row, golden["fold5_rows"][number][:10], rtol=1e-12)
         assert metrics["rsum"] == pytest.approx(golden["fold5_rows"][number][12])
@@ -67,7 +69,7 @@ def test_golden_five_folds_rows_means_and_rsum() -> None:
 
 
 def test_sum_of_gxn_leaves_out_recall_at_5() -> None:
-    metrics = recall_metrics(np.array([1, 3, 9, 20]), np.array([1, 1, 2, 30]))
+    metrics = rank_metrics(np.array([1, 3, 9, 20]), np.array([1, 1, 2, 30]))
     assert metrics["sum"] == 25 + 75 + 50 + 75
     assert metrics["rsum"] == 25 + 50 + 75 + 50 + 75 + 75
 
@@ -78,6 +80,6 @@ def test_folds_that_do_not_divide_and_empty_ranks_raise() -> None:
     with pytest.raises(ValueError, match="no folds"):
         fold_metrics([])
     with pytest.raises(ValueError, match="1-based"):
-        recall_at_k(np.array([0, 1]), 1)
+        hits_at(np.array([0, 1]), 1)
     with pytest.raises(ValueError, match="1-based"):
         mean_rank(np.array([]))

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
+import crossmodal_bench
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation import (
     PROTOCOLS,
     Protocol,
     get_protocol,
+    metric_table,
     resolve_protocols,
     split_hash,
 )
-from crossmodal_bench.evaluation.protocols import primary_metric
+from crossmodal_bench.evaluation.protocols import own_protocol, parse_protocols, primary_metric
 
 
 def ids(count: int) -> list[str]:
@@ -44,8 +51,8 @@ def test_exact_counts_give_the_named_protocols() -> None:
 def test_anything_else_is_ones_own_test_split(dataset: str, images: int, captions: int) -> None:
     (protocol,) = resolve_protocols(dataset, ids(images), captions, False)
     assert protocol.name == f"{dataset}-test"
-    assert (protocol.images, protocol.captions, protocol.primary) == (images, captions, "rsum")
-    assert protocol.recall and not protocol.label_precision
+    assert (protocol.images, protocol.captions, protocol.primary) == (images, (captions,), "rsum")
+    assert protocol.families == ("ranks",)
     assert protocol.split_hash == split_hash(ids(images))
 
 
@@ -65,7 +72,7 @@ def test_labels_made_from_words_give_no_label_precision() -> None:
     (made,) = resolve_protocols("mine", ids(40), 200, False)
     (real,) = resolve_protocols("mine", ids(40), 200, True)
     (paired,) = resolve_protocols("mine", ids(40), 40, True)
-    assert not made.label_precision and real.label_precision
+    assert made.families == ("ranks",) and real.families == ("ranks", "label_precision")
     assert (real.primary, paired.primary, paired.positives) == ("rsum", "mAP", "label")
     assert names("pascal_sentence", 200, 200, False) == ["pascal_sentence-test"]
 
@@ -80,7 +87,7 @@ def test_persons_and_species_have_their_protocols() -> None:
         assert found is PROTOCOLS[name]
         (without,) = resolve_protocols(dataset, ids(images), captions, False, False)
         assert (without.name, without.positives, without.primary) == (f"{dataset}-test", "caption", "rsum")
-        assert without.recall and not without.class_level
+        assert without.families == ("ranks",)
 
 
 @pytest.mark.parametrize(
@@ -96,9 +103,9 @@ def test_persons_and_species_have_their_protocols() -> None:
 def test_another_split_reports_what_the_named_protocol_does(dataset: str, named: str) -> None:
     (found,) = resolve_protocols(dataset, ids(12), 30, True, True)
     known = PROTOCOLS[named]
-    assert (found.name, found.images, found.captions) == (f"{dataset}-test", 12, 30)
+    assert (found.name, found.images, found.captions) == (f"{dataset}-test", 12, (30,))
     assert (found.folds, found.split_hash) == (1, split_hash(ids(12)))
-    for field in ("positives", "recall", "label_precision", "class_level", "primary"):
+    for field in ("positives", "families", "primary"):
         assert getattr(found, field) == getattr(known, field), field
     assert "no published number" in found.note
     assert primary_metric(found.name, dataset) == primary_metric(named, dataset) == known.primary
@@ -109,8 +116,8 @@ def test_the_primary_metric_of_ones_own_data_is_not_known_by_name() -> None:
 
 
 def test_two_kinds_of_the_same_metric_are_refused() -> None:
-    with pytest.raises(ValueError, match="recall or class_level"):
-        Protocol("x", "x", None, None, "label", True, False, "rsum", class_level=True)
+    with pytest.raises(ValueError, match="2 kinds of i2t/R@1; choose ranks or class_level"):
+        Protocol(name="x", dataset="x", positives="label", families=("ranks", "class_level"), primary="rsum")
 
 
 def test_an_unknown_name_raises_with_the_nearest() -> None:
@@ -129,13 +136,9 @@ def test_an_unusable_split_raises() -> None:
 def test_the_table_is_consistent() -> None:
     for name, protocol in PROTOCOLS.items():
         assert name == protocol.name
-        measured = {
-            "rsum": protocol.recall,
-            "t2i/R@1": protocol.recall,
-            "mAP": protocol.label_precision,
-            "t2i/AP@50": protocol.class_level,
+        assert protocol.primary in {
+            metric.key for family in protocol.families for metric in metric_table.of_family(family)
         }
-        assert measured[protocol.primary]
         assert protocol.images is None or protocol.images % protocol.folds == 0
         rendered = protocol.dataset == "synthetic"
         unchecked = protocol.split_hash is None and not rendered
@@ -145,4 +148,105 @@ def test_the_table_is_consistent() -> None:
 def test_a_protocol_of_any_size_keeps_its_metrics() -> None:
     free = PROTOCOLS["coco-1k-5fold"].of_any_size()
     assert free.fits("coco", ids(7), 9, False) and free.folds == 1
-    assert (free.name, free.primary, free.recall) == ("coco-1k-5fold", "rsum", True)
+    assert (free.name, free.primary, free.families) == ("coco-1k-5fold", "rsum", ("ranks",))
+
+
+@pytest.mark.parametrize("primary", ["mAP", "t2i/AP@50", "nonsense"])
+def test_a_primary_metric_that_is_not_computed_is_refused(primary: str) -> None:
+    with pytest.raises(ValueError, match=f"cannot be ranked by '{primary}'"):
+        Protocol(name="x", dataset="x", positives="caption", families=("ranks",), primary=primary)
+
+
+def test_a_primary_metric_that_is_best_when_low_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be ranked by 'i2t/MedR'"):
+        Protocol(name="x", dataset="x", positives="caption", families=("ranks",), primary="i2t/MedR")
+
+
+def test_a_data_set_without_named_protocols_has_its_own() -> None:
+    assert "mine" not in {protocol.dataset for protocol in PROTOCOLS.values()}
+    own = own_protocol("mine")
+    assert own.fits("mine", ids(3), 7, False) and (own.name, own.primary) == ("mine-test", "rsum")
+    assert not own.needs_labels and own_protocol("mine", real_labels=True).needs_labels
+
+
+COMPLETE = {
+    "dataset": "mine",
+    "images": 10,
+    "captions": [50, 51],
+    "positives": "caption",
+    "families": ["ranks"],
+    "primary": "rsum",
+    "folds": 2,
+    "split_hash": "0123456789abcdef",
+    "note": "Mine.",
+}
+
+
+def test_a_protocol_of_the_file_has_all_of_its_fields() -> None:
+    (protocol,) = parse_protocols(yaml.safe_dump({"mine-1": COMPLETE}), "mine.yaml").values()
+    assert protocol == Protocol(
+        name="mine-1",
+        dataset="mine",
+        images=10,
+        captions=(50, 51),
+        positives="caption",
+        families=("ranks",),
+        primary="rsum",
+        folds=2,
+        split_hash="0123456789abcdef",
+        note="Mine.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"dataset": None}, "field 'dataset' is None: Input should be a valid string"),
+        ({"image": 10}, "field 'image' is unknown; did you mean 'images'?"),
+        ({"images": True}, "field 'images' is True"),
+        ({"images": 0}, "field 'images' is 0"),
+        ({"captions": 50}, "field 'captions' is 50"),
+        ({"captions": [5, "many"]}, "field 'captions.1' is 'many'"),
+        ({"positives": "captions"}, "field 'positives' is 'captions'"),
+        ({"families": []}, "field 'families' is \\[\\]"),
+        ({"families": ["recall"]}, "field 'families.0' is 'recall'"),
+        ({"families": ["ranks", "class_level"]}, "2 kinds of i2t/R@1"),
+        ({"primary": "rsun"}, "cannot be ranked by 'rsun'; did you mean 'rsum'?"),
+        ({"folds": 3}, "cuts 10 images into 3 folds"),
+        ({"split_hash": "0123"}, "field 'split_hash' is '0123'"),
+        ({"note": ""}, "field 'note' is ''"),
+    ],
+)
+def test_a_bad_protocol_of_the_file_is_one_sentence(change: dict[str, object], sentence: str) -> None:
+    text = yaml.safe_dump({"mine-1": {**COMPLETE, **change}})
+    with pytest.raises(BadInput, match=f"mine.yaml: protocol 'mine-1'.*{sentence.replace('?', '.')}"):
+        parse_protocols(text, "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: [", "not valid YAML"),
+        ("a: {}\na: {}", "the key 'a' stands twice"),
+        ("[1, 2]", "expected protocols by name"),
+        ("a: 5", "protocol 'a' is 5; give it fields"),
+        ("a: {dataset: x}", "protocol 'a', field 'positives' is missing; add it"),
+    ],
+)
+def test_a_bad_file_of_protocols_is_one_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(BadInput, match=f"mine.yaml.*{sentence}"):
+        parse_protocols(text, "mine.yaml")
+
+
+def test_evaluation_needs_neither_the_trainer_nor_transformers_nor_wandb() -> None:
+    heavy = ("pytorch_lightning", "transformers", "wandb", "torchmetrics", "matplotlib", "pandas")
+    code = f"import sys, crossmodal_bench.evaluation; print(sorted(set({heavy}) & set(sys.modules)))"
+    root = str(Path(crossmodal_bench.__file__).parents[1])
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert printed.stdout.strip() == "[]"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crossmodal_bench.evaluation.captions import bleu_scores, cider_score
-from crossmodal_bench.evaluation.retrieved_captions import caption_quality, retrieved_caption_quality
+from crossmodal_bench.evaluation.retrieved_captions import retrieved_caption_quality, written_caption_quality
 
 CAPTIONS = [
     "A red dog runs.",
@@ -39,11 +39,14 @@ def test_folds_are_scored_by_themselves_and_averaged() -> None:
     top, owner = np.array([[2], [3], [0], [1]]), np.array([0, 1, 2, 3])
     captions = ["a red dog runs", "two cats", "a red cat runs", "two dogs"]
     halves = [
-        caption_quality([captions[2], captions[3]], [[captions[0]], [captions[1]]]),
-        caption_quality([captions[0], captions[1]], [[captions[2]], [captions[3]]]),
+        written_caption_quality([captions[2], captions[3]], [[captions[0]], [captions[1]]]),
+        written_caption_quality([captions[0], captions[1]], [[captions[2]], [captions[3]]]),
     ]
     found = retrieved_caption_quality(top, captions, owner, folds=2)
-    assert found == {name: pytest.approx((halves[0][name] + halves[1][name]) / 2) for name in halves[0]}
+    assert {f"written/{key}" for key in found} == set(halves[0])
+    for key, value in found.items():
+        first, second = (half[f"written/{key}"] for half in halves)
+        assert value == pytest.approx((first + second) / 2), key
     whole = retrieved_caption_quality(top, captions, owner)
     assert whole["CIDEr"] != pytest.approx(found["CIDEr"]), "document frequencies are another gallery's"
 
@@ -58,6 +61,6 @@ def test_an_image_without_captions_has_no_references() -> None:
 
 
 def test_a_caption_of_the_image_itself_has_every_word() -> None:
-    found = caption_quality(["a red dog runs", "TWO cats sleep!", "a man rides a horse"], OWN)
-    assert found["BLEU-1"] == pytest.approx(100) and found["BLEU-3"] == pytest.approx(100)
-    assert found["CIDEr"] > 100
+    found = written_caption_quality(["a red dog runs", "TWO cats sleep!", "a man rides a horse"], OWN)
+    assert found["written/BLEU-1"] == pytest.approx(100) and found["written/BLEU-3"] == pytest.approx(100)
+    assert found["written/CIDEr"] > 100

@@ -88,7 +88,13 @@ def test_bootstrap_metrics_cover_every_headline_number() -> None:
     texts = images[torch.from_numpy(owner)] + 1.5 * torch.randn(
         200, 8, generator=torch.Generator().manual_seed(1)
     )
-    protocol = Protocol("x", "x", None, None, "caption", True, True, "rsum")
+    protocol = Protocol(
+        name="x",
+        dataset="x",
+        positives="caption",
+        families=("ranks", "label_precision"),
+        primary="rsum",
+    )
     found = evaluate(
         protocol,
         Encoding(images),
@@ -108,9 +114,9 @@ def test_bootstrap_metrics_cover_every_headline_number() -> None:
     assert found.ranks is not None
     hits = 100.0 * (found.ranks.t2i <= 5)
     assert intervals["t2i/R@5"] == pytest.approx(list(bootstrap_interval(hits, owner)))
-    only_recall = replace(found, average_precision={})
+    only_recall = replace(found, protocol=replace(protocol, families=("ranks",)))
     assert bootstrap_metrics(only_recall, owner)["rsum"] == intervals["rsum"]
-    only_labels = replace(found, ranks=None)
+    only_labels = replace(found, protocol=replace(protocol, families=("label_precision",), primary="mAP"))
     assert set(bootstrap_metrics(only_labels, owner)) == {key for key in headline if "mAP" in key}
 
 
@@ -121,7 +127,7 @@ def test_bootstrap_metrics_draw_identities_and_classes() -> None:
     texts = images[torch.from_numpy(owner)] + torch.randn(120, 8, generator=torch.Generator().manual_seed(1))
     pair = Encoding(images), Encoding(texts)
     dot = lambda a, b: a.values @ b.values.T  # noqa: E731
-    persons = Protocol("x", "x", None, None, "identity", True, False, "t2i/R@1")
+    persons = Protocol(name="x", dataset="x", positives="identity", families=("ranks",), primary="t2i/R@1")
     found = evaluate(persons, *pair, dot, owner, image_identities=identity)
     intervals = bootstrap_metrics(found, owner, identity)
     assert found.ranks is not None
@@ -132,10 +138,11 @@ def test_bootstrap_metrics_draw_identities_and_classes() -> None:
         assert intervals[key] == pytest.approx(list(bootstrap_interval(100.0 * hits, clusters))), key
     assert intervals["t2i/R@5"] != bootstrap_metrics(found, owner)["t2i/R@5"]
 
-    species = Protocol("x", "x", None, None, "label", False, False, "t2i/AP@50", class_level=True)
+    species = Protocol(
+        name="x", dataset="x", positives="label", families=("class_level",), primary="t2i/AP@50"
+    )
     by_class = evaluate(species, *pair, dot, owner, identity)
-    assert by_class.classes is not None
-    precision, right = by_class.classes.precision, by_class.classes.hits
+    precision, right = by_class.per_query["t2i/AP@50"], by_class.per_query["i2t/R@1"]
     intervals = bootstrap_metrics(by_class, owner)
     assert set(intervals) == {"t2i/AP@50", "i2t/R@1"}
     expected = bootstrap_interval(100 * precision, np.arange(len(precision)))

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crossmodal_bench.evaluation.metric_table import SIDES, lookup
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.reporting.chance import below_chance, chance_class, chance_precision, chance_recall
+from crossmodal_bench.reporting.chance import below_chance, searched
 
 Maker = Callable[..., Record]
 
@@ -23,6 +24,10 @@ def with_counts(
         "features": None,
     }
     return make(data=data, **changes)
+
+
+def chance_recall(record: Record) -> dict[str, float | None]:
+    return {side: lookup(f"{side}/R@10").chance_level(searched(record, side)) for side in SIDES}
 
 
 def test_chance_recall_is_what_random_scores_reach(make_recall_record: Maker) -> None:
@@ -54,7 +59,8 @@ def test_chance_of_classes_is_what_random_scores_reach(make_record: Maker) -> No
     labels = np.repeat(np.arange(4), [55, 25, 15, 5])
     drawn = np.array([rng.permutation(labels)[:50] for _ in range(2000)])
     precision = np.mean([(drawn == label).mean() for label in range(4)])
-    assert chance_class(record) == pytest.approx(100 * precision, abs=1.5) == 25.0
+    chance = lookup("t2i/AP@50").chance_level(searched(record, "t2i"))
+    assert chance == pytest.approx(100 * precision, abs=1.5) == 25.0
 
 
 def test_classes_are_judged_by_their_own_metrics(make_record: Maker) -> None:
@@ -78,8 +84,8 @@ def test_without_recall_map_is_judged(make_record: Maker) -> None:
         "t2i/precision_scope": {"scope": [50], "precision": [0.3]},
     }
     record = with_counts(make_record, 100, 100, curves=curves, metrics={"i2t/mAP": 0.29, "t2i/mAP": 0.16})
-    assert chance_precision(record, "i2t") == 0.2
-    assert chance_precision(record, "t2i") == 0.1
+    assert lookup("i2t/mAP").chance_level(searched(record, "i2t")) == 0.2
+    assert lookup("t2i/mAP").chance_level(searched(record, "t2i")) == 0.1
     assert below_chance(record) == ["acmr seed 0: i2t/mAP is 0.290, chance is 0.200"]
 
 

@@ -89,7 +89,13 @@ def test_validation_may_have_another_size_than_the_protocol() -> None:
     found = {
         key: float(value) for key, value in cli.trainer.callback_metrics.items() if key.startswith("val/")
     }
-    open_protocol = Protocol("x", "x", None, None, "caption", True, True, "rsum")
+    open_protocol = Protocol(
+        name="x",
+        dataset="x",
+        positives="caption",
+        families=("ranks", "label_precision"),
+        primary="rsum",
+    )
     expected = by_hand(cli, open_protocol, "val")
     expected["primary"] = expected["rsum"]
     assert found == pytest.approx({f"val/{key}": value for key, value in expected.items()})
