@@ -127,7 +127,9 @@ def extract_features(
         source = FeatureSource(**asdict(backbone), image_size=None, image_fit=None)
         source, batch_size = replace(source, regions=regions, count=BOXES), 1
     elif network is None:
-        raise BadInput(f"{corpus.name}: no network is named to extract with; give NETWORK or data.network")
+        raise BadInput(
+            f"{corpus.name}: no network is named to extract with; give NETWORK or data.images.network"
+        )
     else:
         module, backbone = load_backbone(network, weights, data_root, GRID if regions == "grid" else None)
         source = FeatureSource(**asdict(backbone), image_size=image_size, image_fit=image_fit)

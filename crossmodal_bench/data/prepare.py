@@ -22,7 +22,7 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
         BadInput: the first thing that is wrong; every image is decoded.
     """
     corpus = data.corpus
-    if corpus.images is not None and data.on_bad_image == "fail":
+    if corpus.images is not None and data.images.on_bad_image == "fail":
         bad = unreadable(corpus.images)
         if bad:
             raise BadInput(f"{next(iter(bad.values()))} ({len(bad)} such image{'s' * (len(bad) > 1)} in all)")
@@ -64,7 +64,7 @@ def _regions(corpus: Corpus) -> str:
     if corpus.regions is not None:
         where = f"of {corpus.regions.origin}" if corpus.regions.origin else "given by the data set"
         return f"{corpus.regions.count} per image, {corpus.regions.dim} wide, {where}"
-    return "none" if corpus.images is None else "none: data.regions grid or detector extracts them"
+    return "none" if corpus.images is None else "none: data.images.regions grid or detector extracts them"
 
 
 def extract(data: CrossModalDataModule, batch_size: int = 32, device: str = "auto") -> str:
@@ -78,8 +78,8 @@ def extract(data: CrossModalDataModule, batch_size: int = 32, device: str = "aut
         device = "cuda" if torch.cuda.is_available() else "cpu"
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar:
-        what = None if data.regions == "auto" else data.regions
-        task = bar.add_task(data.network or what or "", total=len(data.corpus.image_ids))
+        what = None if data.images.regions == "auto" else data.images.regions
+        task = bar.add_task(data.images.network or what or "", total=len(data.corpus.image_ids))
         store = data.extract(
             what,
             batch_size=batch_size,

@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.npy import map_npy
 
+RegionChoice = Literal["auto", "grid", "detector"]
+"""The data set's own regions, or which ones to extract; see crossmodal_bench.data.image_settings."""
 LOOKED_AT = 3
 """So many rows at either end of a file are checked for NaN: all of them may be 60 GB."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.features import Extracted, FeatureStore
-from crossmodal_bench.data.regions import RegionSource
+from crossmodal_bench.data.regions import RegionChoice, RegionSource
 from crossmodal_bench.data.text import SPECIAL, BagOfWords, content_word_labels
 from crossmodal_bench.data.tokens import TokenRows
 
@@ -55,13 +55,13 @@ def _no_regions(corpus: Corpus, regions: str) -> str:
     if (corpus.regions if regions == "auto" else corpus.images) is not None:
         return ""
     if regions != "auto":
-        instead = "; set data.regions to auto to use its own" if corpus.regions is not None else ""
+        instead = "; set data.images.regions to auto to use its own" if corpus.regions is not None else ""
         return f"{corpus.name} has no images to extract regions from{instead}"
     if corpus.images is None:
         return f"{corpus.name} has no regions of its images: the view 'regions' cannot be built from it"
     return (
         f"{corpus.name} has no regions of its images; put a folder *_precomp beside them, as SCAN's authors "
-        "published theirs, or set data.regions to grid or detector (crossmodal-bench extract "
+        "published theirs, or set data.images.regions to grid or detector (crossmodal-bench extract "
         f"{corpus.name} --regions grid --network mobilenet_v2 extracts them beforehand)"
     )
 
@@ -84,7 +84,7 @@ def image_features(corpus: Corpus, network: str | None, extract: Extract) -> tup
 
 
 def image_regions(
-    corpus: Corpus, kind: Literal["auto", "grid", "detector"], extract: Extract
+    corpus: Corpus, kind: RegionChoice, extract: Extract
 ) -> tuple[RegionSource, list[dict[str, Any]]]:
     """The data set's own regions, or extracted ones, and what made them, unless it draws its own."""
     if kind != "auto":

@@ -26,7 +26,8 @@ class Inputs:
 
 def corpus_key(settings: Config) -> str:
     """Equal for settings of the data module that read the same corpus."""
-    chosen = {name: settings.get(name) for name in ("dataset", "validation", "on_bad_image")}
+    chosen = {name: settings.get(name) for name in ("dataset", "validation")}
+    chosen["on_bad_image"] = settings.get("images", {}).get("on_bad_image")
     return json.dumps(chosen, sort_keys=True, default=str)
 
 
