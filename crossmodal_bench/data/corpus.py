@@ -44,7 +44,13 @@ class Corpus:
         regions: where the regions of N images come from that the data set gives, or None.
         image_features: (N, D) features that the data set gives, or None.
         text_features: (M, D) text features that the data set gives, or None.
+        source: the file or folder that it was read from, which messages name.
         skipped: names of the images that were left out because they could not be read.
+
+    Raises:
+        BadInput: lengths that do not agree, names that stand twice, an unknown or empty split, an image
+            without a caption, an empty or endless caption, text that is not Unicode, or an identity in two
+            splits.
     """
 
     name: str
@@ -96,7 +102,11 @@ class Corpus:
         }
 
     def without_images(self, rows: Sequence[int]) -> Corpus:
-        """The corpus without some images and their captions (unreadable files, say)."""
+        """The corpus without some images and their captions (unreadable files, say).
+
+        Args:
+            rows: indices of the images to leave out; the order of the others stays.
+        """
         keep_image = np.ones(len(self.image_ids), dtype=bool)
         keep_image[list(rows)] = False
         keep_caption = keep_image[self.caption_image]
@@ -122,6 +132,14 @@ class Corpus:
 
         For data sets that come without one: hyperparameters are chosen on it, never on test. Where images
         share identities, whole identities are drawn.
+
+        Args:
+            share: of the training images (or identities), of each label where labels are single; 0 for the
+                corpus as it is.
+            seed: which draw.
+
+        Raises:
+            BadInput: a share outside 0 to 1 or too small for one image, or a corpus that has such a split.
         """
         if share == 0:
             return self
@@ -181,7 +199,19 @@ class Corpus:
 
 def _check(corpus: Corpus) -> None:
     where = corpus.source or corpus.name
-    n, m = len(corpus.image_ids), len(corpus.caption_ids)
+    _check_counts(corpus, where)
+    _check_names(corpus, where)
+    _check_splits(corpus, where)
+    if corpus.captions is not None:
+        _check_captions(corpus.caption_ids, corpus.captions, where)
+    _check_rows(corpus, where)
+    if corpus.identities is not None:
+        _check_identities(corpus, corpus.identities, where)
+
+
+def _check_counts(corpus: Corpus, where: str) -> None:
+    n = len(corpus.image_ids)
+    m = len(corpus.caption_ids)
     if len(corpus.split) != n:
         raise BadInput(f"{where}: {len(corpus.split)} split names for {n} images; give one per image")
     if len(corpus.caption_image) != m or (corpus.captions is not None and len(corpus.captions) != m):
@@ -192,24 +222,30 @@ def _check(corpus: Corpus) -> None:
         )
     if m and not 0 <= corpus.caption_image.min() <= corpus.caption_image.max() < n:
         raise BadInput(f"{where}: caption_image names images outside 0..{n - 1}; correct it")
-    for kind, ids, parts in (
-        ("image", corpus.image_ids, corpus.split),
-        ("caption", corpus.caption_ids, corpus.split[corpus.caption_image] if n else corpus.split),
-    ):
-        if len(set(ids)) < len(ids):
-            seen: dict[str, str] = {}
-            for name, part in zip(ids, parts, strict=True):
-                if name in seen:
-                    both = (
-                        f"splits '{seen[name]}' and '{part}'"
-                        if seen[name] != part
-                        else f"split '{part}' twice"
-                    )
-                    raise BadInput(f"{where}: {kind} '{name}' stands in {both}; keep it once")
-                seen[name] = str(part)
-    for what, names in (("image", corpus.image_ids), ("label", corpus.label_names)):
-        if half := next((name for name in names if not is_unicode(name)), None):
-            raise BadInput(f"{where}: {what} '{half}' is not valid Unicode (half a character); rename it")
+
+
+def _check_names(corpus: Corpus, where: str) -> None:
+    split_of_captions = corpus.split[corpus.caption_image] if len(corpus.image_ids) else corpus.split
+    _check_unique("image", corpus.image_ids, corpus.split, where)
+    _check_unique("caption", corpus.caption_ids, split_of_captions, where)
+    for kind, names in (("image", corpus.image_ids), ("label", corpus.label_names)):
+        if invalid := next((name for name in names if not is_unicode(name)), None):
+            raise BadInput(f"{where}: {kind} '{invalid}' is not valid Unicode (half a character); rename it")
+
+
+def _check_unique(kind: str, names: Sequence[str], splits: NDArray[np.str_], where: str) -> None:
+    """Refuse a name that stands twice, and say in which splits."""
+    if len(set(names)) == len(names):
+        return
+    seen: dict[str, str] = {}
+    for name, split in zip(names, splits, strict=True):
+        if name in seen:
+            both = f"splits '{seen[name]}' and '{split}'" if seen[name] != split else f"split '{split}' twice"
+            raise BadInput(f"{where}: {kind} '{name}' stands in {both}; keep it once")
+        seen[name] = str(split)
+
+
+def _check_splits(corpus: Corpus, where: str) -> None:
     unknown = set(np.unique(corpus.split).tolist()) - set(SPLITS)
     if unknown:
         raise BadInput(f"{where}: unknown split '{min(unknown)}'; use train, val or test")
@@ -218,22 +254,30 @@ def _check(corpus: Corpus) -> None:
             raise BadInput(
                 f"{where}: the split '{split}' is empty; give at least one image the split '{split}'"
             )
-    described = np.bincount(corpus.caption_image, minlength=n)
-    if (described == 0).any():
-        lonely = corpus.image_ids[int(np.argmin(described))]
+    captions_of = np.bincount(corpus.caption_image, minlength=len(corpus.image_ids))
+    if (captions_of == 0).any():
+        lonely = corpus.image_ids[int(np.argmin(captions_of))]
         raise BadInput(f"{where}: image '{lonely}' has no caption; give it one or drop it")
-    if corpus.captions is not None:
-        for name, caption in zip(corpus.caption_ids, corpus.captions, strict=True):
-            if not caption.strip():
-                raise BadInput(f"{where}: caption '{name}' is empty; write it or drop it")
-            if len(caption) > LONGEST_CAPTION:
-                raise BadInput(
-                    f"{where}: caption '{name}' has {len(caption)} characters; give at most "
-                    f"{LONGEST_CAPTION}, as a batch makes room for its longest one"
-                )
-            if not is_unicode(caption):
-                raise BadInput(f"{where}: caption '{name}' is not valid Unicode (half a character); mend it")
-    for what, array, rows in (
+
+
+def _check_captions(names: Sequence[str], captions: Sequence[str], where: str) -> None:
+    for name, caption in zip(names, captions, strict=True):
+        if not caption.strip():
+            raise BadInput(f"{where}: caption '{name}' is empty; write it or drop it")
+        if len(caption) > LONGEST_CAPTION:
+            raise BadInput(
+                f"{where}: caption '{name}' has {len(caption)} characters; give at most "
+                f"{LONGEST_CAPTION}, as a batch makes room for its longest one"
+            )
+        if not is_unicode(caption):
+            raise BadInput(f"{where}: caption '{name}' is not valid Unicode (half a character); mend it")
+
+
+def _check_rows(corpus: Corpus, where: str) -> None:
+    """Refuse arrays that do not have one row for each image, or for each caption."""
+    n = len(corpus.image_ids)
+    m = len(corpus.caption_ids)
+    for kind, array, rows in (
         ("labels", corpus.labels, n),
         ("identities", corpus.identities, n),
         ("regions", corpus.regions, n),
@@ -241,10 +285,7 @@ def _check(corpus: Corpus) -> None:
         ("text features", corpus.text_features, m),
     ):
         if array is not None and len(array) != rows:
-            raise BadInput(f"{where}: {len(array)} rows of {what} for {rows} items; the counts must agree")
-
-    if corpus.identities is not None:
-        _check_identities(corpus, corpus.identities, where)
+            raise BadInput(f"{where}: {len(array)} rows of {kind} for {rows} items; the counts must agree")
 
 
 def _check_identities(corpus: Corpus, identities: NDArray[np.int64], where: str) -> None:

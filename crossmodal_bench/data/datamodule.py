@@ -150,8 +150,8 @@ class CrossModalDataModule(pl.LightningDataModule):
         if self._spec is not None and self._required == frozenset(requires):
             return self._spec
         corpus = self.corpus
-        if why := lacking(corpus, requires, self.images.regions):
-            raise MissingInput(why)
+        if reason := lacking(corpus, requires, self.images.regions):
+            raise MissingInput(reason)
         views = Views(corpus, image_size=self.images.size, image_fit=self.images.fit)
         spec = DataSpec(
             len(corpus.image_rows("train")),
@@ -162,7 +162,8 @@ class CrossModalDataModule(pl.LightningDataModule):
             dataset_fingerprint=corpus.fingerprint,
         )
         made_by: list[dict[str, Any]] = []
-        views.pixels, views.pictures = "pixels" in requires, "pictures" in requires
+        views.pixels = "pixels" in requires
+        views.pictures = "pictures" in requires
         if "regions" in requires:
             views.regions, source = image_regions(corpus, self.images.regions, self.extract)
             made_by += source
@@ -179,7 +180,7 @@ class CrossModalDataModule(pl.LightningDataModule):
                 check_words(corpus, views.words)
             spec = replace(spec, vocabulary_size=len(views.vocabulary))
         if "wordpieces" in requires:
-            spec = replace(spec, **self._encode_wordpieces(views))
+            spec = self._encode_wordpieces(views, spec)
         if "bow" in requires:
             views.bow = bags_of_words(corpus, self.text.bow_size)
             spec = replace(spec, bow_dim=views.bow.shape[1])
@@ -191,10 +192,13 @@ class CrossModalDataModule(pl.LightningDataModule):
             views.identities, n = identity_numbers(corpus)
             spec = replace(spec, n_identities=n)
         self.feature_source = joined_sources(made_by)
-        self._views, self._spec, self._required = views, spec, frozenset(requires)
+        self._views = views
+        self._spec = spec
+        self._required = frozenset(requires)
         return spec
 
-    def _encode_wordpieces(self, views: Views) -> dict[str, Any]:
+    def _encode_wordpieces(self, views: Views, spec: DataSpec) -> DataSpec:
+        """Give the views their word pieces; the sizes that follow from them are in the new ``spec``."""
         corpus = self.corpus
         assert corpus.captions is not None
         tokenizer = build_tokenizer(self.text.tokenizer, train_captions(corpus))
@@ -204,11 +208,12 @@ class CrossModalDataModule(pl.LightningDataModule):
                 f"{self.cut_captions} of {len(corpus.captions)} captions are longer than "
                 f"{tokenizer.model_max_length} word pieces and were cut"
             )
-        return {
-            "wordpiece_vocabulary_size": len(tokenizer),
-            "longest_wordpieces": int(np.diff(views.wordpieces.starts).max()),
-            "tokenizer": self.text.tokenizer,
-        }
+        return replace(
+            spec,
+            wordpiece_vocabulary_size=len(tokenizer),
+            longest_wordpieces=int(np.diff(views.wordpieces.starts).max()),
+            tokenizer=self.text.tokenizer,
+        )
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches of what the method trains on, phase after phase; pairs, for most methods."""
@@ -252,16 +257,13 @@ class CrossModalDataModule(pl.LightningDataModule):
         }
 
     def _order(self, dataset: Any, batch_size: int, *, shuffle: bool, once: bool = False) -> BatchOrder:
-        rank, world = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        )
         return BatchOrder(
             len(dataset),
             batch_size,
             shuffle=shuffle,
             seed=self.seed,
-            rank=rank,
-            world_size=world,
+            rank=0 if self.trainer is None else self.trainer.global_rank,
+            world_size=1 if self.trainer is None else self.trainer.world_size,
             once=once,
             limit=self.steps_per_phase if shuffle else None,
         )
@@ -272,19 +274,31 @@ class CrossModalDataModule(pl.LightningDataModule):
         decoded = self.views.pixels or (training and self.views.pictures)
         if workers is None:
             workers = min(os.cpu_count() or 1, 8) if on_gpu and decoded else 0
-        return BatchLoader(dataset, order, workers if training or self.views.pixels else 0, on_gpu)
+        if not (training or self.views.pixels):
+            workers = 0
+        return BatchLoader(dataset, order, num_workers=workers, pin_memory=on_gpu)
 
-    def extract(self, kind: Extracted | None = None, **settings: Any) -> FeatureStore:
-        """The store of the images' features, or of their regions of a kind; made where it is not there yet.
+    def extract(
+        self,
+        kind: Extracted | None = None,
+        *,
+        batch_size: int = 32,
+        device: str | None = None,
+        progress: Progress | None = None,
+    ) -> FeatureStore:
+        """The store of the images' features, or of their regions; made where it is not there yet.
 
-        ``settings`` go to crossmodal_bench.data.features.extract_features, which says what is raised.
+        Args:
+            kind: which regions; None for one vector per image.
+            batch_size: images at a time.
+            device: where the network runs; None: on a GPU where there is one.
+            progress: told how far it is, instead of the module's own ``progress``.
+
+        Raises:
+            BadInput: see crossmodal_bench.data.features.extract_features.
         """
-        given: dict[str, Any] = {
-            "image_size": self.images.size,
-            "image_fit": self.images.fit,
-            "device": "cuda" if torch.cuda.is_available() else "cpu",
-            "progress": self.progress,
-        }
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         return extract_features(
             self.corpus,
             self.cache,
@@ -292,5 +306,9 @@ class CrossModalDataModule(pl.LightningDataModule):
             self.images.weights,
             data_root=self.root,
             regions=kind,
-            **{**given, **settings},
+            image_size=self.images.size,
+            image_fit=self.images.fit,
+            batch_size=batch_size,
+            device=device,
+            progress=progress or self.progress,
         )
