@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,34 @@ from crossmodal_bench.data.regions import RegionSource
 SPLITS = ("train", "val", "test")
 LONGEST_CAPTION = 10_000
 """Characters; about 1,700 words, of which the longest captions in use have a few hundred."""
-LabelKind = Literal["real", "content words", "none"]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a data set says its images show; results by label are computed from nothing else.
+
+    Attributes:
+        values: (N,) class indices or (N, C) multi-hot.
+        names: C names, or empty.
+        rule: how the labels came about, printed with every result.
+    """
+
+    values: NDArray[np.int64]
+    names: tuple[str, ...] = ()
+    rule: str = ""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether the values are a multi-hot matrix."""
+        return self.values.ndim == 2
+
+    @property
+    def count(self) -> int:
+        """C, the number of classes."""
+        return self.values.shape[1] if self.multi_label else int(self.values.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -34,10 +60,7 @@ class Corpus:
         caption_image: (M,) index of the image that each caption describes.
         split: (N,) one of ``train``, ``val``, ``test`` per image; a caption follows its image.
         captions: M sentences, or None where the data set gives text features only.
-        labels: (N,) class indices or (N, C) multi-hot, or None.
-        label_names: C names, or empty.
-        label_kind: ``real`` labels may be evaluated; ``content words`` serve training only.
-        label_rule: how the labels came about, printed with every result.
+        labels: of N images, or None where the data set gives none.
         identities: (N,) which person or species each image shows, where several images show the same one;
             None where every image is an identity of its own. No identity stands in two splits.
         images: where the pixels come from, or None.
@@ -59,10 +82,7 @@ class Corpus:
     caption_image: NDArray[np.int64]
     split: NDArray[np.str_]
     captions: tuple[str, ...] | None = None
-    labels: NDArray[np.int64] | None = None
-    label_names: tuple[str, ...] = ()
-    label_kind: LabelKind = "none"
-    label_rule: str = ""
+    labels: Labels | None = None
     identities: NDArray[np.int64] | None = None
     images: ImageSource | None = None
     regions: RegionSource | None = None
@@ -82,18 +102,6 @@ class Corpus:
         """Indices of the captions of a split, in corpus order."""
         return np.flatnonzero(self.split[self.caption_image] == split)
 
-    @property
-    def multi_label(self) -> bool:
-        """Whether labels are a multi-hot matrix."""
-        return self.labels is not None and self.labels.ndim == 2
-
-    @property
-    def n_labels(self) -> int:
-        """Number of classes; 0 without labels."""
-        if self.labels is None:
-            return 0
-        return self.labels.shape[1] if self.labels.ndim == 2 else int(self.labels.max()) + 1
-
     def counts(self) -> dict[str, dict[str, int]]:
         """Images and captions per split."""
         return {
@@ -112,6 +120,9 @@ class Corpus:
         keep_caption = keep_image[self.caption_image]
         renumber = np.cumsum(keep_image) - 1
         kept = np.flatnonzero(keep_image)
+        labels = self.labels
+        if labels is not None:
+            labels = replace(labels, values=labels.values[keep_image])
         return replace(
             self,
             image_ids=tuple(compress(self.image_ids, keep_image)),
@@ -119,7 +130,7 @@ class Corpus:
             caption_image=renumber[self.caption_image[keep_caption]],
             split=self.split[keep_image],
             captions=None if self.captions is None else tuple(compress(self.captions, keep_caption)),
-            labels=None if self.labels is None else self.labels[keep_image],
+            labels=labels,
             identities=None if self.identities is None else self.identities[keep_image],
             images=None if self.images is None else self.images.subset(kept),
             regions=None if self.regions is None else self.regions.subset(kept),
@@ -156,8 +167,9 @@ class Corpus:
             drawn = rng.permutation(np.unique(self.identities[train]))
             split[np.isin(self.identities, drawn[: round(share * len(drawn))])] = "val"
             return self._validated(split, share, len(train))
-        single = self.labels is not None and self.labels.ndim == 1
-        strata = self.labels[train] if single and self.labels is not None else np.zeros(len(train), np.int64)
+        strata = np.zeros(len(train), np.int64)
+        if self.labels is not None and not self.labels.multi_label:
+            strata = self.labels.values[train]
         for stratum in np.unique(strata):
             rows = rng.permutation(train[strata == stratum])
             split[rows[: round(share * len(rows))]] = "val"
@@ -178,15 +190,17 @@ class Corpus:
         Image files count by name and size, not by content, so that a hundred thousand files take seconds.
         """
         digest = hashlib.sha256()
+        labels = None if self.labels is None else self.labels.values
+        label_names = () if self.labels is None else self.labels.names
         for strings in (
             self.image_ids,
             self.caption_ids,
             self.split.tolist(),
             self.captions or (),
-            self.label_names,
+            label_names,
         ):
             digest.update(hashlib.sha256("\n".join(strings).encode()).digest())
-        arrays = (self.caption_image, self.labels, self.image_features, self.text_features, self.identities)
+        arrays = (self.caption_image, labels, self.image_features, self.text_features, self.identities)
         for array in arrays:
             if array is not None:
                 digest.update(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
@@ -228,7 +242,8 @@ def _check_names(corpus: Corpus, where: str) -> None:
     split_of_captions = corpus.split[corpus.caption_image] if len(corpus.image_ids) else corpus.split
     _check_unique("image", corpus.image_ids, corpus.split, where)
     _check_unique("caption", corpus.caption_ids, split_of_captions, where)
-    for kind, names in (("image", corpus.image_ids), ("label", corpus.label_names)):
+    label_names = () if corpus.labels is None else corpus.labels.names
+    for kind, names in (("image", corpus.image_ids), ("label", label_names)):
         if invalid := next((name for name in names if not is_unicode(name)), None):
             raise BadInput(f"{where}: {kind} '{invalid}' is not valid Unicode (half a character); rename it")
 

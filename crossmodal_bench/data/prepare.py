@@ -50,12 +50,11 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
     for kind, array in (("image features", corpus.image_features), ("text features", corpus.text_features)):
         if array is not None:
             yield f"  {kind} {array.shape[1]} wide, given by the data set"
-    rule = (
-        f"{corpus.n_labels} ({corpus.label_rule})"
-        if corpus.labels is not None
-        else "none: content words will serve"
-    )
-    yield f"  labels {rule}"
+    labels = corpus.labels
+    if labels is not None:
+        yield f"  labels {labels.count} ({labels.rule})"
+    else:
+        yield "  labels none: content words will serve"
     if corpus.images is not None:
         yield "  images readable, all of them"
     else:

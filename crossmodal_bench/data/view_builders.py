@@ -166,7 +166,7 @@ def training_labels(corpus: Corpus, content_labels: int) -> NDArray[np.int64]:
         BadInput: no labels of its own, and no content word in the training captions.
     """
     if corpus.labels is not None:
-        return corpus.labels
+        return corpus.labels.values
     assert corpus.captions is not None
     labels, names = content_word_labels(
         corpus.captions,
@@ -182,8 +182,10 @@ def training_labels(corpus: Corpus, content_labels: int) -> NDArray[np.int64]:
 
 def described_labels(corpus: Corpus, labels: NDArray[np.int64] | None) -> dict[str, Any]:
     """What a record says of the labels: the data set's, or those of ``training_labels`` where it has none."""
-    if labels is None or corpus.labels is not None:
-        return {"kind": corpus.label_kind, "count": corpus.n_labels, "rule": corpus.label_rule}
+    if corpus.labels is not None:
+        return {"kind": "real", "count": corpus.labels.count, "rule": corpus.labels.rule}
+    if labels is None:
+        return {"kind": "none", "count": 0, "rule": ""}
     count = labels.shape[1]
     rule = f"the {count} most frequent content words of the training captions; they serve training only"
     return {"kind": "content words", "count": count, "rule": rule}

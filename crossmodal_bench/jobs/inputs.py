@@ -65,7 +65,7 @@ def fitting_protocols(corpus: Corpus) -> list[Protocol]:
         corpus.name,
         [corpus.image_ids[row] for row in corpus.image_rows("test")],
         len(corpus.caption_rows("test")),
-        corpus.label_kind == "real",
+        corpus.labels is not None,
         corpus.identities is not None,
     )
 

@@ -268,7 +268,7 @@ def test_content_words_label_training_images_only() -> None:
     described = data.describe()["labels"]
     assert described["kind"] == "content words" and described["count"] == 5
     assert described["rule"].startswith("the 5 most frequent content words of the training captions")
-    assert data.corpus.labels is None and data.corpus.label_kind == "none", "no metric is computed from them"
+    assert data.corpus.labels is None, "no metric is computed from them"
 
 
 # ---- loaders ----------------------------------------------------------------------------------------------
@@ -563,7 +563,7 @@ def test_every_data_set_of_the_experiments_goes_from_files_to_batches(tmp_path: 
     reader = getattr(importlib.import_module(package), class_name)(**{**spec.get("init_args", {}), **changes})
     data = CrossModalDataModule(reader, root=str(tmp_path), batch_size=4, images=ImageSettings(size=8))
     corpus = data.corpus
-    assert corpus.source and corpus.label_kind in ("real", "none") and len(corpus.image_rows("test"))
+    assert corpus.source and len(corpus.image_rows("test"))
     data.build(["bow", "labels", "pixels" if corpus.image_features is None else "features"])
     batch = next(iter(data.train_dataloader()))
     assert len(batch) == 4 and batch.texts.bow is not None and batch.images.labels is not None

@@ -11,7 +11,7 @@ import numpy as np
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import read_text, stays_below
-from crossmodal_bench.data.corpus import SPLITS, Corpus
+from crossmodal_bench.data.corpus import SPLITS, Corpus, Labels
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, numbered
 from crossmodal_bench.data.images import ImageFiles
 
@@ -65,10 +65,11 @@ class ClassFolders(DatasetReader):
             caption_image=np.repeat(np.arange(len(ids)), [len(sentences) for sentences in captions]),
             split=np.array(split, dtype=np.str_),
             captions=tuple(chain.from_iterable(captions)),
-            labels=np.array(labels, dtype=np.int64),
-            label_names=tuple(classes),
-            label_kind="real",
-            label_rule="species, split by trainclasses.txt, valclasses.txt and testclasses.txt",
+            labels=Labels(
+                np.array(labels, dtype=np.int64),
+                names=tuple(classes),
+                rule="species, split by trainclasses.txt, valclasses.txt and testclasses.txt",
+            ),
             identities=np.array(labels, dtype=np.int64),
             images=ImageFiles(paths),
             source=str(folder),

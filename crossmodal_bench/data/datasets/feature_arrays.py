@@ -8,7 +8,7 @@ import numpy as np
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.arrays import find_array_file, load_array
-from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
 
 HINT = "give image features, text features and labels of each split as .npy, .npz or .mat"
@@ -52,16 +52,20 @@ class FeatureArrays(DatasetReader):
         joined = np.concatenate(labels)
         if joined.ndim == 2 and (joined.sum(axis=1) == 1).all():
             joined = joined.argmax(axis=1)
-        n_classes = joined.shape[1] if joined.ndim == 2 else len(np.unique(joined))
+        if joined.ndim == 2:
+            n_classes = joined.shape[1]
+        else:
+            # Class numbers may start anywhere, and leave some out.
+            numbers, joined = np.unique(joined, return_inverse=True)
+            joined = joined.astype(np.int64)
+            n_classes = len(numbers)
         return Corpus(
             name=self.folder,
             image_ids=ids,
             caption_ids=ids,
             caption_image=np.arange(len(ids)),
             split=np.array(split),
-            labels=joined if joined.ndim == 2 else np.unique(joined, return_inverse=True)[1].astype(np.int64),
-            label_kind="real",
-            label_rule=f"{n_classes} classes of the label arrays",
+            labels=Labels(joined, rule=f"{n_classes} classes of the label arrays"),
             image_features=np.concatenate(images).astype(np.float32),
             text_features=np.concatenate(texts).astype(np.float32),
             source=str(folder),

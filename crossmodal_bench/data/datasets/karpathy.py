@@ -10,7 +10,7 @@ import numpy as np
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import read_json, shown, stays_below
-from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.attached import attach_regions
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, split_names
 from crossmodal_bench.data.datasets.precomputed import precomputed_folder
@@ -68,7 +68,6 @@ class Karpathy(DatasetReader):
                 captions.append(raw)
                 caption_ids.append(f"{name}#{k}")
                 caption_image.append(number)
-        labels, label_names = _labels(entries, path)
         images = folder / "images"
         regions = precomputed_folder(folder)
         has_pictures = self.check_images and (images.is_dir() or regions is None)
@@ -79,10 +78,7 @@ class Karpathy(DatasetReader):
             caption_image=np.array(caption_image, dtype=np.int64),
             split=split_names(splits, path),
             captions=tuple(captions),
-            labels=labels,
-            label_names=label_names,
-            label_kind="none" if labels is None else "real",
-            label_rule="" if labels is None else f"labels of {path.name}",
+            labels=_labels(entries, path),
             images=ImageFiles.within(images, names) if has_pictures else None,
             source=str(path),
         )
@@ -135,8 +131,8 @@ def _field(entry: dict[str, Any], name: str, kind: type, path: Path, number: int
     return value
 
 
-def _labels(entries: list[dict[str, Any]], path: Path) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """(N,) class indices or (N, C) multi-hot, and the C names, sorted; None where no image has a label.
+def _labels(entries: list[dict[str, Any]], path: Path) -> Labels | None:
+    """The images' labels, whose names are sorted; None where no image has one.
 
     They are multi-hot as soon as one image has the field ``labels``.
     """
@@ -146,7 +142,7 @@ def _labels(entries: list[dict[str, Any]], path: Path) -> tuple[np.ndarray | Non
         if entry.get("label") is None and entry.get("labels") is None
     ]
     if len(unlabelled) == len(entries):
-        return None, ()
+        return None
     if unlabelled:
         raise BadInput(
             f"{path}: images[{unlabelled[0]}] has no label while others do; label all images or none"
@@ -154,16 +150,18 @@ def _labels(entries: list[dict[str, Any]], path: Path) -> tuple[np.ndarray | Non
     names_of = [_label_names(entry, path, number) for number, entry in enumerate(entries)]
     names = tuple(sorted(set(chain.from_iterable(names_of))))
     column = {name: i for i, name in enumerate(names)}
+    rule = f"labels of {path.name}"
     if all(entry.get("labels") is None for entry in entries):
-        return np.array([column[name] for (name,) in names_of], dtype=np.int64), names
+        indices = np.array([column[name] for (name,) in names_of], dtype=np.int64)
+        return Labels(indices, names, rule)
     if len(names) > MOST_LABELS:
         raise BadInput(
             f"{path}: the field 'labels' has {len(names)} different values; give at most {MOST_LABELS}"
         )
-    labels = np.zeros((len(entries), len(names)), dtype=np.int64)
+    multi_hot = np.zeros((len(entries), len(names)), dtype=np.int64)
     for row, names_of_image in enumerate(names_of):
-        labels[row, [column[name] for name in names_of_image]] = 1
-    return labels, names
+        multi_hot[row, [column[name] for name in names_of_image]] = 1
+    return Labels(multi_hot, names, rule)
 
 
 def _label_names(entry: dict[str, Any], path: Path, number: int) -> list[str]:

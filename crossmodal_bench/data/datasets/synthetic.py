@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.base import DatasetReader
 
 GENERATOR = 1
@@ -117,10 +117,11 @@ class Synthetic(DatasetReader):
             caption_image=np.repeat(np.arange(n), per_image),
             split=np.array(split),
             captions=tuple(captions),
-            labels=np.array([list(SCENES).index(scene.category) for scene in scenes], dtype=np.int64),
-            label_names=tuple(SCENES),
-            label_kind="real",
-            label_rule=f"{len(SCENES)} scene categories of the generator",
+            labels=Labels(
+                np.array([list(SCENES).index(scene.category) for scene in scenes], dtype=np.int64),
+                names=tuple(SCENES),
+                rule=f"{len(SCENES)} scene categories of the generator",
+            ),
             images=source,
             regions=RenderedRegions(source),
             image_features=np.stack([grid_descriptor(source.array(i)) for i in range(n)]),

@@ -10,7 +10,7 @@ import numpy as np
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import read_text
 from crossmodal_bench.data.arrays import find_array_file, load_array
-from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
 
 CATEGORIES = (
@@ -87,10 +87,11 @@ class Wikipedia(DatasetReader):
             caption_ids=tuple(ids),
             caption_image=np.arange(len(ids)),
             split=np.array(split),
-            labels=np.array(labels, dtype=np.int64),
-            label_names=CATEGORIES,
-            label_kind="real",
-            label_rule="ten categories of the distribution",
+            labels=Labels(
+                np.array(labels, dtype=np.int64),
+                names=CATEGORIES,
+                rule="ten categories of the distribution",
+            ),
             image_features=np.concatenate(images).astype(np.float32),
             text_features=np.concatenate(texts).astype(np.float32),
             source=str(folder),
