@@ -59,12 +59,13 @@ def main() -> None:
         if drawn is None:
             raise SystemExit(f"{options.method} draws nothing; name gxn or gxn_t2i")
         judge = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
-        judge.fit(real["train"], corpus.labels[train])
-        guesses, labels = judge.predict(shrunk(drawn)), corpus.labels[corpus.caption_image[captions]]
+        judge.fit(real["train"], corpus.labels.values[train])
+        guesses, labels = judge.predict(shrunk(drawn)), corpus.labels.values[corpus.caption_image[captions]]
         shuffled = np.random.default_rng(0).permutation(labels)
+        on_real = judge.score(real["test"], corpus.labels.values[test])
         print(
-            f"{record.job.method} seed {record.job.seed}: right on real test pictures "
-            f"{100 * judge.score(real['test'], corpus.labels[test]):.1f} %, on {len(drawn)} drawn ones "
+            f"{record.job.method} seed {record.job.seed}: right on real test pictures {100 * on_real:.1f} %, "
+            f"on {len(drawn)} drawn ones "
             f"{100 * np.mean(guesses == labels):.1f} %, by chance {100 * np.mean(guesses == shuffled):.1f} %"
         )
         shares.append(100 * float(np.mean(guesses == labels)))

@@ -160,14 +160,14 @@ def run_ensemble(
                     "sum records of one data.validation"
                 )
         protocols = protocols_of(ensemble.members[0], corpus)
-        real = corpus.labels is not None and corpus.label_kind == "real"
+        labels = None if corpus.labels is None else corpus.labels.values[corpus.image_rows(split)]
         device = encoded[0].device
         evaluations = [
             evaluate_ensemble(
                 protocol if split == "test" else protocol.of_any_size(),
                 [model.member for model in encoded],
                 owners(corpus, split),
-                corpus.labels[corpus.image_rows(split)] if real and corpus.labels is not None else None,
+                labels,
                 identities_of(corpus, split),
                 device=device,
             )

@@ -78,11 +78,11 @@ def command_overrides(options: BenchOptions) -> dict[str, Any]:
     """What the command's words override in the configuration of every job."""
     chosen: dict[str, Any] = {}
     if options.network is not None:
-        chosen["data.network"] = options.network
+        chosen["data.images.network"] = options.network
     if options.weights is not None:
-        chosen["data.weights"] = options.weights
+        chosen["data.images.weights"] = options.weights
     if options.on_bad_image != "fail":
-        chosen["data.on_bad_image"] = options.on_bad_image
+        chosen["data.images.on_bad_image"] = options.on_bad_image
     return chosen | options.overrides
 
 
@@ -204,7 +204,7 @@ def _jobs(
     else:
         seeds = 3 if row.preset in ("paper", "controlled") else 1
     # Among the default methods there may be some that this data set has nothing for.
-    regions = cli.datamodule.regions
+    regions = cli.datamodule.images.regions
     missing = data.missing or (lacking(data.corpus, cli.model.requires, regions) if data.corpus else "")
     own = replace(row, seeds=seeds, label=row.label if row.overrides else "")
     parents: dict[str, list[PlannedJob]] = {}

@@ -64,8 +64,8 @@ def extract(arguments: argparse.Namespace) -> int:
     elif arguments.network is None and arguments.regions is None:
         raise BadInput("--network is missing; name the network to run, e.g. --network mobilenet_v2")
     network = arguments.network or ("mobilenet_v2" if arguments.regions == "grid" else None)
-    data = _data_module(arguments, network, arguments.weights, arguments.image_size or 224)
-    data.regions = arguments.regions or "auto"
+    size = arguments.image_size or 224
+    data = _data_module(arguments, network, arguments.weights, size, arguments.regions or "auto")
     print(preparation.extract(data, arguments.batch_size or 32, arguments.device))
     return 0
 
@@ -79,7 +79,11 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def _data_module(
-    arguments: argparse.Namespace, network: str | None = None, weights: str = "auto", size: int = 224
+    arguments: argparse.Namespace,
+    network: str | None = None,
+    weights: str = "auto",
+    size: int = 224,
+    regions: str = "auto",
 ) -> Any:
     from crossmodal_bench.jobs import experiments
     from crossmodal_bench.training.lightning_cli import instantiate
@@ -87,13 +91,14 @@ def _data_module(
     settings = experiments.dataset_settings(arguments.dataset, arguments.data_root)
     variant = next(iter(experiments.protocols_of(settings).values()))
     config = experiments.merge({"data": settings["data"]}, variant)
-    config["data"].update(
-        root=str(arguments.data_root),
-        cache=str(arguments.runs / "cache"),
-        network=network,
-        weights=weights,
-        image_size=size,
-        on_bad_image=arguments.on_bad_image,
-    )
+    images = {
+        "network": network,
+        "weights": weights,
+        "regions": regions,
+        "size": size,
+        "on_bad_image": arguments.on_bad_image,
+    }
+    given = {"root": str(arguments.data_root), "cache": str(arguments.runs / "cache"), "images": images}
+    config["data"] = experiments.merge(config["data"], given)
     config["model"] = {"class_path": "crossmodal_bench.methods.CCA"}
     return instantiate({**config, "seed_everything": 0}, accelerator="cpu", devices=1).datamodule

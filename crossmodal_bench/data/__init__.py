@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crossmodal_bench.data.corpus import Corpus
     from crossmodal_bench.data.datamodule import CrossModalDataModule
+    from crossmodal_bench.data.image_settings import ImageSettings
     from crossmodal_bench.data.text import TextSettings
 
-__all__ = ["Corpus", "CrossModalDataModule", "TextSettings"]
+__all__ = ["Corpus", "CrossModalDataModule", "ImageSettings", "TextSettings"]
 
-_HOMES = {"Corpus": "corpus", "CrossModalDataModule": "datamodule", "TextSettings": "text"}
+_HOMES = {
+    "Corpus": "corpus",
+    "CrossModalDataModule": "datamodule",
+    "ImageSettings": "image_settings",
+    "TextSettings": "text",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,11 @@ SUFFIXES = (".npy", ".npz", ".mat")
 
 
 def find_array_file(folder: Path, stem: str, hint: str) -> Path:
-    """``folder/stem`` with the first suffix of .npy, .npz, .mat that is there."""
+    """``folder/stem`` with the first suffix of .npy, .npz, .mat that is there.
+
+    Raises:
+        MissingInput: none of them is; ``hint`` ends the message.
+    """
     for suffix in SUFFIXES:
         path = folder / f"{stem}{suffix}"
         if path.is_file():
@@ -60,13 +64,24 @@ def load_array(
 
 
 def check_finite(array: NDArray[Any], where: str) -> None:
-    """Raise BadInput that names the first row holding NaN, infinity, or what float32 would make infinite."""
+    """Refuse NaN, infinity, and what float32 would make infinite; arrays of integers always pass.
+
+    Args:
+        array: any shape, rows first.
+        where: what the message calls it, usually its file.
+
+    Raises:
+        BadInput: it names the first such row.
+    """
     if array.dtype.kind == "f" and array.size:
         rows = array.reshape(len(array), -1)
-        for what, fine in (("NaN or infinite values", np.isfinite), ("values beyond float32", _is_float32)):
-            good = fine(rows).all(axis=1)
+        for problem, passes in (
+            ("NaN or infinite values", np.isfinite),
+            ("values beyond float32", _is_float32),
+        ):
+            good = passes(rows).all(axis=1)
             if not good.all():
-                raise BadInput(f"{where} holds {what}, first in row {int(np.argmin(good))}; mend that row")
+                raise BadInput(f"{where} holds {problem}, first in row {int(np.argmin(good))}; mend that row")
 
 
 def _is_float32(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,34 @@ from crossmodal_bench.data.regions import RegionSource
 SPLITS = ("train", "val", "test")
 LONGEST_CAPTION = 10_000
 """Characters; about 1,700 words, of which the longest captions in use have a few hundred."""
-LabelKind = Literal["real", "content words", "none"]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a data set says its images show; results by label are computed from nothing else.
+
+    Attributes:
+        values: (N,) class indices or (N, C) multi-hot.
+        names: C names, or empty.
+        rule: how the labels came about, printed with every result.
+    """
+
+    values: NDArray[np.int64]
+    names: tuple[str, ...] = ()
+    rule: str = ""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether the values are a multi-hot matrix."""
+        return self.values.ndim == 2
+
+    @property
+    def count(self) -> int:
+        """C, the number of classes."""
+        return self.values.shape[1] if self.multi_label else int(self.values.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -34,17 +60,20 @@ class Corpus:
         caption_image: (M,) index of the image that each caption describes.
         split: (N,) one of ``train``, ``val``, ``test`` per image; a caption follows its image.
         captions: M sentences, or None where the data set gives text features only.
-        labels: (N,) class indices or (N, C) multi-hot, or None.
-        label_names: C names, or empty.
-        label_kind: ``real`` labels may be evaluated; ``content words`` serve training only.
-        label_rule: how the labels came about, printed with every result.
+        labels: of N images, or None where the data set gives none.
         identities: (N,) which person or species each image shows, where several images show the same one;
             None where every image is an identity of its own. No identity stands in two splits.
         images: where the pixels come from, or None.
         regions: where the regions of N images come from that the data set gives, or None.
         image_features: (N, D) features that the data set gives, or None.
         text_features: (M, D) text features that the data set gives, or None.
+        source: the file or folder that it was read from, which messages name.
         skipped: names of the images that were left out because they could not be read.
+
+    Raises:
+        BadInput: lengths that do not agree, names that stand twice, an unknown or empty split, an image
+            without a caption, an empty or endless caption, text that is not Unicode, or an identity in two
+            splits.
     """
 
     name: str
@@ -53,10 +82,7 @@ class Corpus:
     caption_image: NDArray[np.int64]
     split: NDArray[np.str_]
     captions: tuple[str, ...] | None = None
-    labels: NDArray[np.int64] | None = None
-    label_names: tuple[str, ...] = ()
-    label_kind: LabelKind = "none"
-    label_rule: str = ""
+    labels: Labels | None = None
     identities: NDArray[np.int64] | None = None
     images: ImageSource | None = None
     regions: RegionSource | None = None
@@ -76,18 +102,6 @@ class Corpus:
         """Indices of the captions of a split, in corpus order."""
         return np.flatnonzero(self.split[self.caption_image] == split)
 
-    @property
-    def multi_label(self) -> bool:
-        """Whether labels are a multi-hot matrix."""
-        return self.labels is not None and self.labels.ndim == 2
-
-    @property
-    def n_labels(self) -> int:
-        """Number of classes; 0 without labels."""
-        if self.labels is None:
-            return 0
-        return self.labels.shape[1] if self.labels.ndim == 2 else int(self.labels.max()) + 1
-
     def counts(self) -> dict[str, dict[str, int]]:
         """Images and captions per split."""
         return {
@@ -96,12 +110,19 @@ class Corpus:
         }
 
     def without_images(self, rows: Sequence[int]) -> Corpus:
-        """The corpus without some images and their captions (unreadable files, say)."""
+        """The corpus without some images and their captions (unreadable files, say).
+
+        Args:
+            rows: indices of the images to leave out; the order of the others stays.
+        """
         keep_image = np.ones(len(self.image_ids), dtype=bool)
         keep_image[list(rows)] = False
         keep_caption = keep_image[self.caption_image]
         renumber = np.cumsum(keep_image) - 1
         kept = np.flatnonzero(keep_image)
+        labels = self.labels
+        if labels is not None:
+            labels = replace(labels, values=labels.values[keep_image])
         return replace(
             self,
             image_ids=tuple(compress(self.image_ids, keep_image)),
@@ -109,7 +130,7 @@ class Corpus:
             caption_image=renumber[self.caption_image[keep_caption]],
             split=self.split[keep_image],
             captions=None if self.captions is None else tuple(compress(self.captions, keep_caption)),
-            labels=None if self.labels is None else self.labels[keep_image],
+            labels=labels,
             identities=None if self.identities is None else self.identities[keep_image],
             images=None if self.images is None else self.images.subset(kept),
             regions=None if self.regions is None else self.regions.subset(kept),
@@ -122,6 +143,14 @@ class Corpus:
 
         For data sets that come without one: hyperparameters are chosen on it, never on test. Where images
         share identities, whole identities are drawn.
+
+        Args:
+            share: of the training images (or identities), of each label where labels are single; 0 for the
+                corpus as it is.
+            seed: which draw.
+
+        Raises:
+            BadInput: a share outside 0 to 1 or too small for one image, or a corpus that has such a split.
         """
         if share == 0:
             return self
@@ -138,8 +167,9 @@ class Corpus:
             drawn = rng.permutation(np.unique(self.identities[train]))
             split[np.isin(self.identities, drawn[: round(share * len(drawn))])] = "val"
             return self._validated(split, share, len(train))
-        single = self.labels is not None and self.labels.ndim == 1
-        strata = self.labels[train] if single and self.labels is not None else np.zeros(len(train), np.int64)
+        strata = np.zeros(len(train), np.int64)
+        if self.labels is not None and not self.labels.multi_label:
+            strata = self.labels.values[train]
         for stratum in np.unique(strata):
             rows = rng.permutation(train[strata == stratum])
             split[rows[: round(share * len(rows))]] = "val"
@@ -160,15 +190,17 @@ class Corpus:
         Image files count by name and size, not by content, so that a hundred thousand files take seconds.
         """
         digest = hashlib.sha256()
+        labels = None if self.labels is None else self.labels.values
+        label_names = () if self.labels is None else self.labels.names
         for strings in (
             self.image_ids,
             self.caption_ids,
             self.split.tolist(),
             self.captions or (),
-            self.label_names,
+            label_names,
         ):
             digest.update(hashlib.sha256("\n".join(strings).encode()).digest())
-        arrays = (self.caption_image, self.labels, self.image_features, self.text_features, self.identities)
+        arrays = (self.caption_image, labels, self.image_features, self.text_features, self.identities)
         for array in arrays:
             if array is not None:
                 digest.update(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
@@ -181,7 +213,19 @@ class Corpus:
 
 def _check(corpus: Corpus) -> None:
     where = corpus.source or corpus.name
-    n, m = len(corpus.image_ids), len(corpus.caption_ids)
+    _check_counts(corpus, where)
+    _check_names(corpus, where)
+    _check_splits(corpus, where)
+    if corpus.captions is not None:
+        _check_captions(corpus.caption_ids, corpus.captions, where)
+    _check_rows(corpus, where)
+    if corpus.identities is not None:
+        _check_identities(corpus, corpus.identities, where)
+
+
+def _check_counts(corpus: Corpus, where: str) -> None:
+    n = len(corpus.image_ids)
+    m = len(corpus.caption_ids)
     if len(corpus.split) != n:
         raise BadInput(f"{where}: {len(corpus.split)} split names for {n} images; give one per image")
     if len(corpus.caption_image) != m or (corpus.captions is not None and len(corpus.captions) != m):
@@ -192,24 +236,31 @@ def _check(corpus: Corpus) -> None:
         )
     if m and not 0 <= corpus.caption_image.min() <= corpus.caption_image.max() < n:
         raise BadInput(f"{where}: caption_image names images outside 0..{n - 1}; correct it")
-    for kind, ids, parts in (
-        ("image", corpus.image_ids, corpus.split),
-        ("caption", corpus.caption_ids, corpus.split[corpus.caption_image] if n else corpus.split),
-    ):
-        if len(set(ids)) < len(ids):
-            seen: dict[str, str] = {}
-            for name, part in zip(ids, parts, strict=True):
-                if name in seen:
-                    both = (
-                        f"splits '{seen[name]}' and '{part}'"
-                        if seen[name] != part
-                        else f"split '{part}' twice"
-                    )
-                    raise BadInput(f"{where}: {kind} '{name}' stands in {both}; keep it once")
-                seen[name] = str(part)
-    for what, names in (("image", corpus.image_ids), ("label", corpus.label_names)):
-        if half := next((name for name in names if not is_unicode(name)), None):
-            raise BadInput(f"{where}: {what} '{half}' is not valid Unicode (half a character); rename it")
+
+
+def _check_names(corpus: Corpus, where: str) -> None:
+    split_of_captions = corpus.split[corpus.caption_image] if len(corpus.image_ids) else corpus.split
+    _check_unique("image", corpus.image_ids, corpus.split, where)
+    _check_unique("caption", corpus.caption_ids, split_of_captions, where)
+    label_names = () if corpus.labels is None else corpus.labels.names
+    for kind, names in (("image", corpus.image_ids), ("label", label_names)):
+        if invalid := next((name for name in names if not is_unicode(name)), None):
+            raise BadInput(f"{where}: {kind} '{invalid}' is not valid Unicode (half a character); rename it")
+
+
+def _check_unique(kind: str, names: Sequence[str], splits: NDArray[np.str_], where: str) -> None:
+    """Refuse a name that stands twice, and say in which splits."""
+    if len(set(names)) == len(names):
+        return
+    seen: dict[str, str] = {}
+    for name, split in zip(names, splits, strict=True):
+        if name in seen:
+            both = f"splits '{seen[name]}' and '{split}'" if seen[name] != split else f"split '{split}' twice"
+            raise BadInput(f"{where}: {kind} '{name}' stands in {both}; keep it once")
+        seen[name] = str(split)
+
+
+def _check_splits(corpus: Corpus, where: str) -> None:
     unknown = set(np.unique(corpus.split).tolist()) - set(SPLITS)
     if unknown:
         raise BadInput(f"{where}: unknown split '{min(unknown)}'; use train, val or test")
@@ -218,22 +269,30 @@ def _check(corpus: Corpus) -> None:
             raise BadInput(
                 f"{where}: the split '{split}' is empty; give at least one image the split '{split}'"
             )
-    described = np.bincount(corpus.caption_image, minlength=n)
-    if (described == 0).any():
-        lonely = corpus.image_ids[int(np.argmin(described))]
+    captions_of = np.bincount(corpus.caption_image, minlength=len(corpus.image_ids))
+    if (captions_of == 0).any():
+        lonely = corpus.image_ids[int(np.argmin(captions_of))]
         raise BadInput(f"{where}: image '{lonely}' has no caption; give it one or drop it")
-    if corpus.captions is not None:
-        for name, caption in zip(corpus.caption_ids, corpus.captions, strict=True):
-            if not caption.strip():
-                raise BadInput(f"{where}: caption '{name}' is empty; write it or drop it")
-            if len(caption) > LONGEST_CAPTION:
-                raise BadInput(
-                    f"{where}: caption '{name}' has {len(caption)} characters; give at most "
-                    f"{LONGEST_CAPTION}, as a batch makes room for its longest one"
-                )
-            if not is_unicode(caption):
-                raise BadInput(f"{where}: caption '{name}' is not valid Unicode (half a character); mend it")
-    for what, array, rows in (
+
+
+def _check_captions(names: Sequence[str], captions: Sequence[str], where: str) -> None:
+    for name, caption in zip(names, captions, strict=True):
+        if not caption.strip():
+            raise BadInput(f"{where}: caption '{name}' is empty; write it or drop it")
+        if len(caption) > LONGEST_CAPTION:
+            raise BadInput(
+                f"{where}: caption '{name}' has {len(caption)} characters; give at most "
+                f"{LONGEST_CAPTION}, as a batch makes room for its longest one"
+            )
+        if not is_unicode(caption):
+            raise BadInput(f"{where}: caption '{name}' is not valid Unicode (half a character); mend it")
+
+
+def _check_rows(corpus: Corpus, where: str) -> None:
+    """Refuse arrays that do not have one row for each image, or for each caption."""
+    n = len(corpus.image_ids)
+    m = len(corpus.caption_ids)
+    for kind, array, rows in (
         ("labels", corpus.labels, n),
         ("identities", corpus.identities, n),
         ("regions", corpus.regions, n),
@@ -241,10 +300,7 @@ def _check(corpus: Corpus) -> None:
         ("text features", corpus.text_features, m),
     ):
         if array is not None and len(array) != rows:
-            raise BadInput(f"{where}: {len(array)} rows of {what} for {rows} items; the counts must agree")
-
-    if corpus.identities is not None:
-        _check_identities(corpus, corpus.identities, where)
+            raise BadInput(f"{where}: {len(array)} rows of {kind} for {rows} items; the counts must agree")
 
 
 def _check_identities(corpus: Corpus, identities: NDArray[np.int64], where: str) -> None:

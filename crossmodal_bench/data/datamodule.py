@@ -18,9 +18,9 @@ from crossmodal_bench.core.errors import BadInput, MissingInput, nearest
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets import DatasetReader
 from crossmodal_bench.data.features import Extracted, FeatureStore, Progress, extract_features
+from crossmodal_bench.data.image_settings import ImageSettings
 from crossmodal_bench.data.images import unreadable
 from crossmodal_bench.data.loader import BatchLoader, BatchOrder, Phase, PhaseOrder
-from crossmodal_bench.data.pixels import Augmentation, ImageFit
 from crossmodal_bench.data.text import TextSettings, Vocabulary
 from crossmodal_bench.data.view_builders import (
     bags_of_words,
@@ -54,14 +54,10 @@ class CrossModalDataModule(pl.LightningDataModule):
             for a GPU, and none elsewhere.
         validation: share of train held out for validation (stratified) where the data set has no such split.
         text: how sentences become numbers.
-        network: image network for the view ``features`` where the data set gives none, or instead of its own;
-            also of a grid of regions, and of methods that train on pixels and name none.
-        weights: see crossmodal_bench.networks.backbones.load_backbone; of a detector, too.
-        regions: ``auto``: the data set's own, or those of its folder ``*_precomp``; ``grid``, ``detector``:
-            extracted on first use, see crossmodal_bench.data.features.
-        image_size, image_fit: of pixels, and for extraction; see crossmodal_bench.data.pixels.
-        augmentation: of training pixels; extracted features have none.
-        on_bad_image: ``fail`` or ``skip`` where an image cannot be decoded.
+        images: how pictures become numbers, and by which network.
+
+    Raises:
+        BadInput: a size that no loader can use.
     """
 
     def __init__(
@@ -76,26 +72,27 @@ class CrossModalDataModule(pl.LightningDataModule):
         num_workers: int | None = None,
         validation: float = 0.0,
         text: TextSettings = TextSettings(),
-        network: str | None = None,
-        weights: str = "auto",
-        regions: Literal["auto", "grid", "detector"] = "auto",
-        image_size: int = 224,
-        image_fit: ImageFit = "crop",
-        augmentation: Augmentation = "none",
-        on_bad_image: Literal["fail", "skip"] = "fail",
+        images: ImageSettings = ImageSettings(),
     ) -> None:
         super().__init__()
-        sizes = {"batch_size": (batch_size, 2), "eval_batch_size": (eval_batch_size, 1)}
-        sizes |= {"num_workers": (num_workers or 0, 0), "image_size": (image_size, 1)}
-        for name, (size, least) in sizes.items():
+        for name, size, least in (
+            ("batch_size", batch_size, 2),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers or 0, 0),
+        ):
             if size < least:
                 raise BadInput(f"data.{name} is {size}; it must be at least {least}")
-        self.dataset, self.root, self.cache = dataset, Path(root), Path(cache)
-        self.batch_size, self.eval_batch_size, self.sampling = batch_size, eval_batch_size, sampling
-        self.seed, self.num_workers, self.validation, self.text = seed, num_workers, validation, text
-        self.network, self.weights, self.on_bad_image = network, weights, on_bad_image
-        self.regions: Literal["auto", "grid", "detector"] = regions
-        self.image_size, self.image_fit, self.augmentation = image_size, image_fit, augmentation
+        self.dataset = dataset
+        self.root = Path(root)
+        self.cache = Path(cache)
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.sampling = sampling
+        self.seed = seed
+        self.num_workers = num_workers
+        self.validation = validation
+        self.text = text
+        self.images = images
         self.progress: Progress | None = None
         self.test_split = "test"
         self.cut_captions = 0
@@ -111,7 +108,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         """The corpus, read once; without its unreadable images where they are to be skipped."""
         if self._corpus is None:
             corpus = self.dataset.read(self.root)
-            if self.on_bad_image == "skip" and corpus.images is not None:
+            if self.images.on_bad_image == "skip" and corpus.images is not None:
                 bad = sorted(unreadable(corpus.images))
                 names = tuple(corpus.image_ids[row] for row in bad)
                 corpus = replace(corpus.without_images(bad), skipped=names) if bad else corpus
@@ -153,25 +150,26 @@ class CrossModalDataModule(pl.LightningDataModule):
         if self._spec is not None and self._required == frozenset(requires):
             return self._spec
         corpus = self.corpus
-        if why := lacking(corpus, requires, self.regions):
-            raise MissingInput(why)
-        views = Views(corpus, image_size=self.image_size, image_fit=self.image_fit)
+        if reason := lacking(corpus, requires, self.images.regions):
+            raise MissingInput(reason)
+        views = Views(corpus, image_size=self.images.size, image_fit=self.images.fit)
         spec = DataSpec(
             len(corpus.image_rows("train")),
             len(corpus.caption_rows("train")),
-            network=self.network,
-            weights=self.weights,
+            network=self.images.network,
+            weights=self.images.weights,
             weights_root=str(self.root),
             dataset_fingerprint=corpus.fingerprint,
         )
         made_by: list[dict[str, Any]] = []
-        views.pixels, views.pictures = "pixels" in requires, "pictures" in requires
+        views.pixels = "pixels" in requires
+        views.pictures = "pictures" in requires
         if "regions" in requires:
-            views.regions, source = image_regions(corpus, self.regions, self.extract)
+            views.regions, source = image_regions(corpus, self.images.regions, self.extract)
             made_by += source
             spec = replace(spec, region_dim=views.regions.dim, region_count=views.regions.count)
         if "features" in requires:
-            views.features, source = image_features(corpus, self.network, self.extract)
+            views.features, source = image_features(corpus, self.images.network, self.extract)
             made_by += source
             spec = replace(spec, feature_dim=views.features.shape[1])
         if "words" in requires:
@@ -182,7 +180,7 @@ class CrossModalDataModule(pl.LightningDataModule):
                 check_words(corpus, views.words)
             spec = replace(spec, vocabulary_size=len(views.vocabulary))
         if "wordpieces" in requires:
-            spec = replace(spec, **self._encode_wordpieces(views))
+            spec = self._encode_wordpieces(views, spec)
         if "bow" in requires:
             views.bow = bags_of_words(corpus, self.text.bow_size)
             spec = replace(spec, bow_dim=views.bow.shape[1])
@@ -194,10 +192,13 @@ class CrossModalDataModule(pl.LightningDataModule):
             views.identities, n = identity_numbers(corpus)
             spec = replace(spec, n_identities=n)
         self.feature_source = joined_sources(made_by)
-        self._views, self._spec, self._required = views, spec, frozenset(requires)
+        self._views = views
+        self._spec = spec
+        self._required = frozenset(requires)
         return spec
 
-    def _encode_wordpieces(self, views: Views) -> dict[str, Any]:
+    def _encode_wordpieces(self, views: Views, spec: DataSpec) -> DataSpec:
+        """Give the views their word pieces; the sizes that follow from them are in the new ``spec``."""
         corpus = self.corpus
         assert corpus.captions is not None
         tokenizer = build_tokenizer(self.text.tokenizer, train_captions(corpus))
@@ -207,18 +208,19 @@ class CrossModalDataModule(pl.LightningDataModule):
                 f"{self.cut_captions} of {len(corpus.captions)} captions are longer than "
                 f"{tokenizer.model_max_length} word pieces and were cut"
             )
-        return {
-            "wordpiece_vocabulary_size": len(tokenizer),
-            "longest_wordpieces": int(np.diff(views.wordpieces.starts).max()),
-            "tokenizer": self.text.tokenizer,
-        }
+        return replace(
+            spec,
+            wordpiece_vocabulary_size=len(tokenizer),
+            longest_wordpieces=int(np.diff(views.wordpieces.starts).max()),
+            tokenizer=self.text.tokenizer,
+        )
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches of what the method trains on, phase after phase; pairs, for most methods."""
         phases: tuple[Phase, ...] = ("pairs",)
         if self.trainer is not None:
             phases = self.trainer.lightning_module.phases  # type: ignore[assignment]
-        dataset = PhasedDataset(self.views, phases, self.sampling, self.seed, self.augmentation)
+        dataset = PhasedDataset(self.views, phases, self.sampling, self.seed, self.images.augmentation)
         orders = {
             phase: self._order(part, self.batch_size, shuffle=True, once=phase == "groups")
             for phase, part in dataset.parts.items()
@@ -255,16 +257,13 @@ class CrossModalDataModule(pl.LightningDataModule):
         }
 
     def _order(self, dataset: Any, batch_size: int, *, shuffle: bool, once: bool = False) -> BatchOrder:
-        rank, world = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        )
         return BatchOrder(
             len(dataset),
             batch_size,
             shuffle=shuffle,
             seed=self.seed,
-            rank=rank,
-            world_size=world,
+            rank=0 if self.trainer is None else self.trainer.global_rank,
+            world_size=1 if self.trainer is None else self.trainer.world_size,
             once=once,
             limit=self.steps_per_phase if shuffle else None,
         )
@@ -275,25 +274,41 @@ class CrossModalDataModule(pl.LightningDataModule):
         decoded = self.views.pixels or (training and self.views.pictures)
         if workers is None:
             workers = min(os.cpu_count() or 1, 8) if on_gpu and decoded else 0
-        return BatchLoader(dataset, order, workers if training or self.views.pixels else 0, on_gpu)
+        if not (training or self.views.pixels):
+            workers = 0
+        return BatchLoader(dataset, order, num_workers=workers, pin_memory=on_gpu)
 
-    def extract(self, kind: Extracted | None = None, **settings: Any) -> FeatureStore:
-        """The store of the images' features, or of their regions of a kind; made where it is not there yet.
+    def extract(
+        self,
+        kind: Extracted | None = None,
+        *,
+        batch_size: int = 32,
+        device: str | None = None,
+        progress: Progress | None = None,
+    ) -> FeatureStore:
+        """The store of the images' features, or of their regions; made where it is not there yet.
 
-        ``settings`` go to crossmodal_bench.data.features.extract_features, which says what is raised.
+        Args:
+            kind: which regions; None for one vector per image.
+            batch_size: images at a time.
+            device: where the network runs; None: on a GPU where there is one.
+            progress: told how far it is, instead of the module's own ``progress``.
+
+        Raises:
+            BadInput: see crossmodal_bench.data.features.extract_features.
         """
-        given: dict[str, Any] = {
-            "image_size": self.image_size,
-            "image_fit": self.image_fit,
-            "device": "cuda" if torch.cuda.is_available() else "cpu",
-            "progress": self.progress,
-        }
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         return extract_features(
             self.corpus,
             self.cache,
-            self.network,
-            self.weights,
+            self.images.network,
+            self.images.weights,
             data_root=self.root,
             regions=kind,
-            **{**given, **settings},
+            image_size=self.images.size,
+            image_fit=self.images.fit,
+            batch_size=batch_size,
+            device=device,
+            progress=progress or self.progress,
         )

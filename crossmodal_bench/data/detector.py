@@ -21,6 +21,10 @@ SETTINGS: dict[str, Any] = {"weights_backbone": None}
 class Detector(nn.Module):
     """A Faster R-CNN of torchvision as a source of regions.
 
+    Args:
+        network: torchvision's model, of which the parts are used one by one.
+        count: R, the regions of every image.
+
     Each proposal has one box and one score, those of its best class. The boxes that are left by non-maximum
     suppression come first, by score, without any threshold; where they are too few, the suppressed ones
     follow, by score, and then the whole image.
@@ -42,7 +46,7 @@ class Detector(nn.Module):
         proposals = [box if len(box) else whole for box, whole in zip(proposed, wholes, strict=True)]
         heads = self.network.roi_heads
         logits, deltas = heads.box_predictor(self._vectors(maps, proposals, resized.image_sizes))
-        counts = [len(one) for one in proposals]
+        counts = [len(box) for box in proposals]
         scores = logits.softmax(-1)[:, 1:].split(counts)
         decoded = heads.box_coder.decode(deltas, proposals)[:, 1:].split(counts)
         boxes = [
@@ -53,9 +57,10 @@ class Detector(nn.Module):
         return vectors, torch.stack([box / size for box, size in zip(boxes, sizes, strict=True)])
 
     def _vectors(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        """(P, 1024) outputs of the box head for the boxes of all images, image after image."""
         heads = self.network.roi_heads
-        found: Tensor = heads.box_head(heads.box_roi_pool(maps, boxes, sizes))
-        return found
+        vectors: Tensor = heads.box_head(heads.box_roi_pool(maps, boxes, sizes))
+        return vectors
 
     def _chosen(self, boxes: Tensor, scores: Tensor, whole: Tensor) -> Tensor:
         """(R, 4) of (P, C, 4) boxes with (P, C) scores, in an image whose own box is (1, 4)."""

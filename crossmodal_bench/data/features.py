@@ -30,8 +30,10 @@ from crossmodal_bench.data.regions import RegionFiles
 from crossmodal_bench.networks.backbones import BackboneSource, load_backbone
 
 Extracted = Literal["grid", "detector"]
-GRID, BOXES = 6, 36
-"""Regions: the last feature map averaged in 6 x 6 cells, or an object detector's 36 best boxes."""
+GRID = 6
+"""Regions of the kind ``grid``: the last feature map averaged in 6 x 6 cells."""
+BOXES = 36
+"""Regions of the kind ``detector``: so many of its best boxes, as in bottom-up attention."""
 Progress = Callable[[int, int], None]
 """Told (images done, images in all) after each batch."""
 
@@ -61,7 +63,11 @@ class FeatureStore:
     source: FeatureSource
 
     def array(self) -> NDArray[np.float32]:
-        """The memory map; workers share its pages."""
+        """The memory map; workers share its pages.
+
+        Raises:
+            BadInput: the file holds another type or shape than ``source`` says.
+        """
         array = map_npy(self.path)
         per_image = self.shapes(0)[".npy"][1:]
         if array.dtype != np.float32 or not array.ndim or array.shape[1:] != per_image:
@@ -125,9 +131,12 @@ def extract_features(
     if regions == "detector":
         module, backbone = load_detector(weights, data_root, BOXES)
         source = FeatureSource(**asdict(backbone), image_size=None, image_fit=None)
-        source, batch_size = replace(source, regions=regions, count=BOXES), 1
+        source = replace(source, regions=regions, count=BOXES)
+        batch_size = 1
     elif network is None:
-        raise BadInput(f"{corpus.name}: no network is named to extract with; give NETWORK or data.network")
+        raise BadInput(
+            f"{corpus.name}: no network is named to extract with; give NETWORK or data.images.network"
+        )
     else:
         module, backbone = load_backbone(network, weights, data_root, GRID if regions == "grid" else None)
         source = FeatureSource(**asdict(backbone), image_size=image_size, image_fit=image_fit)
@@ -136,7 +145,7 @@ def extract_features(
     store = FeatureStore(cache / "features" / f"{_name(corpus.fingerprint, source)}.npy", source)
     if not store.path.is_file():
         try:
-            with _alone(store.path):
+            with _locked(store.path):
                 if not store.path.is_file():
                     _extract(module.to(device), corpus.images, store, batch_size, device, progress)
         except OSError as error:
@@ -148,15 +157,19 @@ def extract_features(
 
 
 def _name(fingerprint: str, source: FeatureSource) -> str:
+    """A file name that differs where anything does that the features depend on."""
     parts = [fingerprint, source.network, source.weights_sha256]
-    parts += [] if source.image_size is None else [str(source.image_size)]
-    parts += [] if source.image_fit in (None, "crop") else [str(source.image_fit)]
-    parts += [] if source.regions is None else [f"{source.regions}{source.count}"]
+    if source.image_size is not None:
+        parts.append(str(source.image_size))
+    if source.image_fit not in (None, "crop"):
+        parts.append(str(source.image_fit))
+    if source.regions is not None:
+        parts.append(f"{source.regions}{source.count}")
     return re.sub(r"[^\w.-]", "_", "-".join(parts))
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """Wait while another process makes the same store; the kernel frees the lock however that one ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("a") as handle:
@@ -173,10 +186,11 @@ def _extract(
     device: str,
     progress: Progress | None,
 ) -> None:
-    shapes, note = store.shapes(len(images)), store.path.with_suffix(".json")
+    shapes = store.shapes(len(images))
+    note = store.path.with_suffix(".json")
     partial = [store.path.with_suffix(suffix.replace("npy", "partial")) for suffix in shapes]
     # The note is written after its rows are flushed: what it counts is on the disk.
-    done = _begun(note, partial, list(shapes.values()))
+    done = _already_done(note, partial, list(shapes.values()))
     arrays: list[Any] = [
         np.lib.format.open_memmap(path, mode="r+" if done else "w+", dtype=np.float32, shape=shape)
         for path, shape in zip(partial, shapes.values(), strict=True)
@@ -191,17 +205,19 @@ def _extract(
         worker_init_fn=outlive_signals,
     )
     for pixels in loader:
-        found = module(pixels.to(device))
-        given = [one.float().cpu() for one in (found if isinstance(found, tuple) else (found,))]
-        if not all(torch.isfinite(one).all() for one in given):
+        output = module(pixels.to(device))
+        # A detector gives boxes beside its vectors.
+        outputs = output if isinstance(output, tuple) else (output,)
+        blocks = [tensor.float().cpu() for tensor in outputs]
+        if not all(torch.isfinite(block).all() for block in blocks):
             raise BadInput(
                 f"{store.source.network} gives non-finite features from row {done}; check its weights"
             )
-        for array, rows in zip(arrays, given, strict=True):
-            array[done : done + len(rows)] = rows.numpy()
+        for array, block in zip(arrays, blocks, strict=True):
+            array[done : done + len(block)] = block.numpy()
             array.flush()
         done += len(pixels)
-        _count(note, {"done": done, **asdict(store.source)})
+        _write_note(note, {"done": done, **asdict(store.source)})
         if progress is not None:
             progress(done, len(images))
     del arrays
@@ -210,7 +226,7 @@ def _extract(
         os.replace(path, store.path.with_suffix(suffix))
 
 
-def _begun(note: Path, partial: list[Path], shapes: list[tuple[int, ...]]) -> int:
+def _already_done(note: Path, partial: list[Path], shapes: list[tuple[int, ...]]) -> int:
     """How many images an earlier run has noted; 0 where what it left is not whole."""
     try:
         noted = read_json(note)
@@ -222,16 +238,22 @@ def _begun(note: Path, partial: list[Path], shapes: list[tuple[int, ...]]) -> in
 
 
 class _Pixels(torch.utils.data.Dataset[Tensor]):
+    """The images from ``start`` on, as the network that ``source`` names reads them."""
+
     def __init__(self, images: ImageSource, source: FeatureSource, start: int) -> None:
-        self.images, self.source, self.start = images, source, start
+        self.images = images
+        self.source = source
+        self.start = start
 
     def __len__(self) -> int:
         return len(self.images) - self.start
 
     def __getitem__(self, i: int) -> Tensor:
-        image, size, fit = self.images[self.start + i], self.source.image_size, self.source.image_fit
+        image = self.images[self.start + i]
+        size = self.source.image_size
+        fit = self.source.image_fit
         return plain_pixels(image) if size is None or fit is None else normalised_pixels(image, size, fit)
 
 
-def _count(note: Path, content: dict[str, Any]) -> None:
+def _write_note(note: Path, content: dict[str, Any]) -> None:
     replace_file(note, lambda stream: stream.write(json.dumps(content).encode()), durable=False)

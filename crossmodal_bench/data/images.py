@@ -16,9 +16,10 @@ from crossmodal_bench.core.files import first_line
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 """Not all that Pillow knows: for some it starts another program."""
-LARGEST, LONGEST = 50_000_000, 100
-"""Pixels of a picture (150 MB in RGB, whatever its file has), and times that one side may have the other: the
-shorter one is enlarged to what a network reads."""
+LARGEST = 50_000_000
+"""Pixels of a picture: 150 MB in RGB, however small its file is."""
+LONGEST = 100
+"""Times that one side may be as long as the other: the shorter one is enlarged to what a network reads."""
 BAD_IMAGE = "replace it, or pass --on-bad-image skip"
 
 
@@ -84,8 +85,8 @@ class ImageFiles:
 
 
 def _files_in(folder: Path) -> set[str]:
-    with os.scandir(folder) as found:
-        return {entry.name for entry in found if entry.is_file()}
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_file()}
 
 
 def _check_size(path: Path, size: tuple[int, int]) -> None:

@@ -67,8 +67,14 @@ class BatchOrder(Sampler[BatchRows]):
         once: bool = False,
         limit: int | None = None,
     ) -> None:
-        self.n, self.batch_size, self.shuffle, self.seed = n, batch_size, shuffle, seed
-        self.rank, self.world_size, self.once, self.limit = rank, world_size, once, limit
+        self.n = n
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.once = once
+        self.limit = limit
         self.epoch = 0
         self.start = 0
 
@@ -82,8 +88,8 @@ class BatchOrder(Sampler[BatchRows]):
     @property
     def whole(self) -> int:
         """How many batches there are without ``limit``."""
-        mine = -(-self.n // self.world_size)
-        batches, rest = divmod(mine, self.batch_size)
+        rows_per_rank = -(-self.n // self.world_size)
+        batches, rest = divmod(rows_per_rank, self.batch_size)
         if self.once:
             return min(batches + (rest > 0), self.n // self.world_size)
         return batches + (rest > 1 or (rest == 1 and (not self.shuffle or batches == 0)))
@@ -94,8 +100,8 @@ class BatchOrder(Sampler[BatchRows]):
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
         start, self.start = self.start, 0
         if self.once:
-            mine = np.array_split(order[self.rank :: self.world_size], max(self.whole, 1))
-            for rows in mine[start : len(self)]:
+            batches = np.array_split(order[self.rank :: self.world_size], max(self.whole, 1))
+            for rows in batches[start : len(self)]:
                 yield BatchRows(self.epoch, rows)
             return
         order = np.resize(order, -(-self.n // self.world_size) * self.world_size)[
@@ -115,7 +121,8 @@ class PhaseOrder(Sampler[BatchRows]):
     def __init__(self, orders: Mapping[Phase, BatchOrder]) -> None:
         self.orders = dict(orders)
         first = next(iter(self.orders.values()))
-        self.seed, self.world_size = first.seed, first.world_size
+        self.seed = first.seed
+        self.world_size = first.world_size
         self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -141,6 +148,12 @@ class BatchLoader(DataLoader[Any]):
     Lightning saves ``state_dict`` in checkpoints and restores it; without it, a resumed epoch would start
     over at its first batch.
 
+    Args:
+        dataset: gives a whole batch for a BatchRows.
+        order: which batches, and in which order.
+        num_workers: processes that make batches; 0: the training process itself.
+        pin_memory: whether batches are put into page-locked memory, for faster copies to a GPU.
+
     Attributes:
         ahead: told each batch and the one that follows it, right before the former is handed out: what can be
             fetched for the latter is then fetched beside the step.
@@ -150,6 +163,7 @@ class BatchLoader(DataLoader[Any]):
         self,
         dataset: Dataset[Any],
         order: BatchOrder | PhaseOrder,
+        *,
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
@@ -195,11 +209,12 @@ class BatchLoader(DataLoader[Any]):
             BadInput: in mid-epoch, on another number of processes: their batches are others, and some rows
                 would be trained on twice and some not at all.
         """
-        world, now = state.get("world_size", self.order.world_size), self.order.world_size
-        left = state["done"] % state.get("batches", len(self.order))
-        if left and world != now:
+        world_size = self.order.world_size
+        saved_on = state.get("world_size", world_size)
+        position = state["done"] % state.get("batches", len(self.order))
+        if position and saved_on != world_size:
             raise BadInput(
-                f"the checkpoint was saved in the middle of an epoch on {world} processes, and this run has "
-                f"{now}; resume on {world}, or from a checkpoint of an epoch's end"
+                f"the checkpoint was saved in the middle of an epoch on {saved_on} processes, and this run "
+                f"has {world_size}; resume on {saved_on}, or from a checkpoint of an epoch's end"
             )
-        self.order.start = left
+        self.order.start = position

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,13 @@ BYTES = {"double": 8, "single": 4, "logical": 1, "sparse": 8} | {
     f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
 """Classes of matrices, and what an element of one takes."""
-HEADER, COMPRESSED, CHUNK = 128, 15, 2**14
+HEADER = 128
+"""Bytes before the first part of a file; its last two say in which order bytes stand."""
+BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"IM": "little", b"MI": "big"}
+COMPRESSED = 15
+"""The type of a part that zlib has compressed."""
+CHUNK = 2**14
+"""Compressed bytes that are unpacked at a time."""
 
 
 def load_mat(path: Path, key: str) -> NDArray[Any]:
@@ -33,13 +39,15 @@ def load_mat(path: Path, key: str) -> NDArray[Any]:
 
     try:
         _check_compressed(path)
-        found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
-        if key not in found:
-            raise BadInput(f"{path} has no array '{key}'{nearest(key, found) or '; save it under that name'}")
-        shape, kind = found[key]
+        matrices = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
+        if key not in matrices:
+            raise BadInput(
+                f"{path} has no array '{key}'{nearest(key, matrices) or '; save it under that name'}"
+            )
+        shape, kind = matrices[key]
         if kind not in BYTES:
             raise BadInput(f"{path}:{key} is a MATLAB {kind}; save it as one numeric matrix")
-        if any(one < 0 for one in shape):
+        if any(size < 0 for size in shape):
             raise ValueError(f"a matrix of {shape}")
         check_expansion(path, key, math.prod(shape) * BYTES[kind])
         matrix = scipy.io.loadmat(path, variable_names=[key])[key]
@@ -65,12 +73,14 @@ def load_mat(path: Path, key: str) -> NDArray[Any]:
 def _check_compressed(path: Path) -> None:
     """Refuse compressed parts that expand beyond all proportion, before SciPy unpacks them."""
     with path.open("rb") as stream:
-        order = {b"IM": "little", b"MI": "big"}.get(stream.read(HEADER)[126:])
+        order = BYTE_ORDERS.get(stream.read(HEADER)[126:])
         while order is not None and len(tag := stream.read(8)) == 8:
-            kind, size = (int.from_bytes(tag[at : at + 4], order) for at in (0, 4))  # type: ignore[arg-type]
+            kind = int.from_bytes(tag[:4], order)
+            size = int.from_bytes(tag[4:], order)
             following = stream.tell() + size
             if kind == COMPRESSED:
-                expanded, unpack = 0, zlib.decompressobj()
+                expanded = 0
+                unpack = zlib.decompressobj()
                 while packed := stream.read(max(0, min(following - stream.tell(), CHUNK))):
                     expanded += len(unpack.decompress(packed))
                     check_expansion(path, "its compressed part", expanded)

@@ -16,13 +16,17 @@ from crossmodal_bench.data.view_builders import train_captions
 
 
 def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
-    """Check every file of a data set and say what was found, a line at a time.
+    """Check every file of a data set and describe it, a line at a time.
+
+    Args:
+        data: of the data set; what has to be there is decided by its settings.
+        min_count: words with fewer occurrences in the training captions are not counted as vocabulary.
 
     Raises:
         BadInput: the first thing that is wrong; every image is decoded.
     """
     corpus = data.corpus
-    if corpus.images is not None and data.on_bad_image == "fail":
+    if corpus.images is not None and data.images.on_bad_image == "fail":
         bad = unreadable(corpus.images)
         if bad:
             raise BadInput(f"{next(iter(bad.values()))} ({len(bad)} such image{'s' * (len(bad) > 1)} in all)")
@@ -40,20 +44,21 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
                 line += f", {len(np.unique(corpus.identities[corpus.image_rows(split)]))} identities"
             yield line
     if corpus.captions is not None:
-        words = Vocabulary.fit(train_captions(data.corpus), min_count, data.text.words)
+        vocabulary = Vocabulary.fit(train_captions(data.corpus), min_count, data.text.words)
         kept = f"words with at least {min_count} occurrences, 4 special tokens"
-        yield f"  vocabulary {len(words)} entries ({kept})"
-    for what, array in (("image features", corpus.image_features), ("text features", corpus.text_features)):
+        yield f"  vocabulary {len(vocabulary)} entries ({kept})"
+    for kind, array in (("image features", corpus.image_features), ("text features", corpus.text_features)):
         if array is not None:
-            yield f"  {what} {array.shape[1]} wide, given by the data set"
-    rule = (
-        f"{corpus.n_labels} ({corpus.label_rule})"
-        if corpus.labels is not None
-        else "none: content words will serve"
-    )
-    yield f"  labels {rule}"
-    without = "none: regions only" if corpus.regions is not None else "none: features only"
-    yield f"  images {'readable, all of them' if corpus.images is not None else without}"
+            yield f"  {kind} {array.shape[1]} wide, given by the data set"
+    labels = corpus.labels
+    if labels is not None:
+        yield f"  labels {labels.count} ({labels.rule})"
+    else:
+        yield "  labels none: content words will serve"
+    if corpus.images is not None:
+        yield "  images readable, all of them"
+    else:
+        yield f"  images none: {'features' if corpus.regions is None else 'regions'} only"
     yield f"  regions {_regions(corpus)}"
     if corpus.skipped:
         yield f"  skipped {len(corpus.skipped)} unreadable: {', '.join(corpus.skipped)}"
@@ -62,26 +67,38 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
 
 def _regions(corpus: Corpus) -> str:
     if corpus.regions is not None:
-        where = f"of {corpus.regions.origin}" if corpus.regions.origin else "given by the data set"
-        return f"{corpus.regions.count} per image, {corpus.regions.dim} wide, {where}"
-    return "none" if corpus.images is None else "none: data.regions grid or detector extracts them"
+        origin = f"of {corpus.regions.origin}" if corpus.regions.origin else "given by the data set"
+        return f"{corpus.regions.count} per image, {corpus.regions.dim} wide, {origin}"
+    return "none" if corpus.images is None else "none: data.images.regions grid or detector extracts them"
 
 
 def extract(data: CrossModalDataModule, batch_size: int = 32, device: str = "auto") -> str:
-    """Extract the data module's features, or its regions where they are not its own, with a progress bar.
+    """Extract features with the data module's network, or regions where its settings name a kind of them.
 
-    Returns the sentence that says where they are.
+    A progress bar is shown meanwhile.
+
+    Args:
+        data: knows the images, the network and the cache.
+        batch_size: images at a time.
+        device: where the network runs; ``auto``: on a GPU where there is one.
+
+    Returns:
+        The sentence that says where they are, of which shape, and what made them.
+
+    Raises:
+        BadInput: see crossmodal_bench.data.features.extract_features.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        what = None if data.regions == "auto" else data.regions
-        task = bar.add_task(data.network or what or "", total=len(data.corpus.image_ids))
+    kind = None if data.images.regions == "auto" else data.images.regions
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    ) as bar:
+        task = bar.add_task(data.images.network or kind or "", total=len(data.corpus.image_ids))
         store = data.extract(
-            what,
+            kind,
             batch_size=batch_size,
             device=device,
             progress=lambda done, total: bar.update(task, completed=done, total=total),

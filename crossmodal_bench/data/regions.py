@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.npy import map_npy
 
-LOOKED_AT = 3
+RegionChoice = Literal["auto", "grid", "detector"]
+"""The data set's own regions, or which ones to extract; see crossmodal_bench.data.image_settings."""
+CHECKED_ROWS = 3
 """So many rows at either end of a file are checked for NaN: all of them may be 60 GB."""
 
 
@@ -62,7 +65,9 @@ class RegionFiles:
     """
 
     def __init__(self, paths: Sequence[Path], files: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        self.paths, self.files, self.rows = tuple(paths), files, rows
+        self.paths = tuple(paths)
+        self.files = files
+        self.rows = rows
         self.maps = [map_regions(path) for path in self.paths]
         self.count, self.dim = (int(size) for size in self.maps[0].shape[1:])
         self.origin = self.paths[0].parent.name
@@ -119,15 +124,17 @@ def map_regions(path: Path) -> NDArray[Any]:
         raise BadInput(f"{path} holds {array.dtype} values; save it with .astype('float32')")
     if array.ndim != 3:
         raise BadInput(f"{path} has shape {array.shape}; it must have 3 dimensions: images, regions, width")
-    for what, size in zip(("images", "regions", "values in a region"), array.shape, strict=True):
+    for items, size in zip(("images", "regions", "values in a region"), array.shape, strict=True):
         if size == 0:
-            raise BadInput(f"{path} has shape {array.shape}, so no {what}; extract it again")
-    for row in (*range(LOOKED_AT), *range(len(array) - LOOKED_AT, len(array))):
-        if 0 <= row < len(array) and not np.isfinite(_float32(array[row])).all():
+            raise BadInput(f"{path} has shape {array.shape}, so no {items}; extract it again")
+    n = len(array)
+    for row in chain(range(min(CHECKED_ROWS, n)), range(max(n - CHECKED_ROWS, 0), n)):
+        if not np.isfinite(_float32(array[row])).all():
             raise BadInput(f"{path} holds NaN or infinite values in row {row}; extract that image again")
     return array
 
 
 def _float32(regions: NDArray[Any]) -> NDArray[np.float32]:
+    """A copy in float32; what that cannot hold becomes infinite, which the caller looks for."""
     with np.errstate(over="ignore"):
         return np.array(regions, dtype=np.float32)

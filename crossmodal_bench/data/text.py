@@ -17,7 +17,12 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
 from crossmodal_bench.core.errors import BadInput
 
-PAD, UNKNOWN, START, END = SPECIAL = "<pad>", "<unk>", "<start>", "<end>"
+PAD = "<pad>"
+UNKNOWN = "<unk>"
+START = "<start>"
+END = "<end>"
+SPECIAL = (PAD, UNKNOWN, START, END)
+"""The first words of every vocabulary: their ids are 0 to 3, and padding is 0 in every view."""
 Words = Literal["plain", "treebank"]
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
@@ -72,9 +77,11 @@ SPLITTERS: dict[Words, Callable[[str], list[str]]] = {"plain": tokenize, "treeba
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words with at least ``min_count`` occurrences, most frequent first, behind four special tokens.
+    """Words of training captions, most frequent first, behind the four special tokens.
 
-    ``kind``: how captions are split into words, here and in ``encode``.
+    Attributes:
+        words: word i has the id i.
+        kind: how captions are split into words, in ``fit`` and in ``encode``; see TextSettings.words.
     """
 
     words: tuple[str, ...]
@@ -82,7 +89,13 @@ class Vocabulary:
 
     @classmethod
     def fit(cls, captions: Iterable[str], min_count: int = 4, kind: Words = "plain") -> Vocabulary:
-        """Count the words of training captions and keep the frequent ones (ties in alphabetical order)."""
+        """Count the words of training captions and keep the frequent ones (ties in alphabetical order).
+
+        Args:
+            captions: of the training split alone.
+            min_count: occurrences that a word must have.
+            kind: how captions are split into words.
+        """
         counts = Counter(word for caption in captions for word in SPLITTERS[kind](caption))
         kept = sorted(
             (word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word)
@@ -107,12 +120,17 @@ class Vocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The words of ``ids`` up to the first end, with spaces between; without start and padding."""
-        words = itertools.takewhile(lambda word: word != END, (self.words[one] for one in ids))
+        words = itertools.takewhile(lambda word: word != END, (self.words[index] for index in ids))
         return " ".join(word for word in words if word not in (START, PAD))
 
 
 class BagOfWords:
-    """TF-IDF bag of words (scikit-learn): the ``size`` most frequent words, L2-normalised rows."""
+    """TF-IDF bag of words (scikit-learn) with L2-normalised rows.
+
+    Args:
+        size: so many of the most frequent words; fewer where there are fewer.
+        min_count: captions that a word must occur in.
+    """
 
     def __init__(self, size: int = 3000, min_count: int = 1) -> None:
         self.vectorizer = TfidfVectorizer(
@@ -125,7 +143,11 @@ class BagOfWords:
         )
 
     def fit(self, captions: Iterable[str]) -> BagOfWords:
-        """Learn words and document frequencies from training captions."""
+        """Learn words and document frequencies from training captions.
+
+        Raises:
+            BadInput: no caption has a word.
+        """
         try:
             self.vectorizer.fit(captions)
         except ValueError as error:
@@ -167,16 +189,16 @@ def content_word_labels(
     Returns:
         (N, C) multi-hot, and the C words; C is smaller than ``count`` where there are fewer words.
     """
-    words = {int(row): set(tokenize(captions[row])) for row in train_captions}
+    words_of = {int(row): set(tokenize(captions[row])) for row in train_captions}
     counts = Counter(
         word
-        for found in words.values()
-        for word in found
+        for words in words_of.values()
+        for word in words
         if len(word) >= 3 and word.isalpha() and word not in ENGLISH_STOP_WORDS
     )
     names = sorted(counts, key=lambda word: (-counts[word], word))[:count]
     column = {word: i for i, word in enumerate(names)}
     labels = np.zeros((n_images, len(names)), dtype=np.int64)
-    for row, found in words.items():
-        labels[caption_image[row], [column[word] for word in found if word in column]] = 1
+    for row, words in words_of.items():
+        labels[caption_image[row], [column[word] for word in words if word in column]] = 1
     return labels, tuple(names)

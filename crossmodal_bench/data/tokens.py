@@ -20,9 +20,9 @@ class TokenRows:
 
     @classmethod
     def of(cls, sequences: Iterable[Sequence[int] | NDArray[np.int64]]) -> TokenRows:
-        """Pack sequences."""
-        arrays = [np.asarray(one, dtype=np.int32) for one in sequences]
-        starts = np.cumsum([0, *(len(one) for one in arrays)], dtype=np.int64)
+        """Pack sequences, in their order; any of them may be empty."""
+        arrays = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
+        starts = np.cumsum([0, *(len(array) for array in arrays)], dtype=np.int64)
         return cls(np.concatenate(arrays) if arrays else np.zeros(0, np.int32), starts)
 
     def __len__(self) -> int:

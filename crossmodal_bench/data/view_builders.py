@@ -1,10 +1,10 @@
-"""What views need and a data set may not give: features, regions, bags of words, labels, identities."""
+"""What views are built from: what a data set gives, or what can be made of it; and what it lacks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.features import Extracted, FeatureStore
-from crossmodal_bench.data.regions import RegionSource
+from crossmodal_bench.data.regions import RegionChoice, RegionSource
 from crossmodal_bench.data.text import SPECIAL, BagOfWords, content_word_labels
 from crossmodal_bench.data.tokens import TokenRows
 
@@ -41,13 +41,16 @@ NEEDS: dict[str, tuple[str, Callable[[Corpus], object]]] = {
 def lacking(corpus: Corpus, requires: Collection[str], regions: str = "auto") -> str:
     """Why the views cannot be built, in one sentence; empty where they can.
 
-    ``regions`` is the data module's word for where they come from.
+    Args:
+        corpus: what the data set gives.
+        requires: names of views, which are known.
+        regions: where regions are to come from, as in crossmodal_bench.data.image_settings.
     """
-    if "regions" in requires and (why := _no_regions(corpus, regions)):
-        return why
-    for view, (what, of) in NEEDS.items():
-        if view in requires and of(corpus) is None:
-            return f"{corpus.name} has no {what}: the view '{view}' cannot be built from it"
+    if "regions" in requires and (reason := _no_regions(corpus, regions)):
+        return reason
+    for view, (material, given_by) in NEEDS.items():
+        if view in requires and given_by(corpus) is None:
+            return f"{corpus.name} has no {material}: the view '{view}' cannot be built from it"
     return ""
 
 
@@ -55,19 +58,27 @@ def _no_regions(corpus: Corpus, regions: str) -> str:
     if (corpus.regions if regions == "auto" else corpus.images) is not None:
         return ""
     if regions != "auto":
-        instead = "; set data.regions to auto to use its own" if corpus.regions is not None else ""
+        instead = "; set data.images.regions to auto to use its own" if corpus.regions is not None else ""
         return f"{corpus.name} has no images to extract regions from{instead}"
     if corpus.images is None:
         return f"{corpus.name} has no regions of its images: the view 'regions' cannot be built from it"
     return (
         f"{corpus.name} has no regions of its images; put a folder *_precomp beside them, as SCAN's authors "
-        "published theirs, or set data.regions to grid or detector (crossmodal-bench extract "
+        "published theirs, or set data.images.regions to grid or detector (crossmodal-bench extract "
         f"{corpus.name} --regions grid --network mobilenet_v2 extracts them beforehand)"
     )
 
 
 def image_features(corpus: Corpus, network: str | None, extract: Extract) -> tuple[Any, list[dict[str, Any]]]:
-    """(N, D): the data set's own, or those of a network where one is named, and what made them, if it did."""
+    """The data set's own features, or those of a network where one is named.
+
+    Returns:
+        (N, D), and the network's description, as in crossmodal_bench.data.features.FeatureSource; none where
+        the features are the data set's own.
+
+    Raises:
+        BadInput: no features of its own and no network named, or a network and no images to run it on.
+    """
     if network is None and corpus.image_features is not None:
         return corpus.image_features, []
     if corpus.images is None:
@@ -84,9 +95,18 @@ def image_features(corpus: Corpus, network: str | None, extract: Extract) -> tup
 
 
 def image_regions(
-    corpus: Corpus, kind: Literal["auto", "grid", "detector"], extract: Extract
+    corpus: Corpus, kind: RegionChoice, extract: Extract
 ) -> tuple[RegionSource, list[dict[str, Any]]]:
-    """The data set's own regions, or extracted ones, and what made them, unless it draws its own."""
+    """The data set's own regions, or extracted ones.
+
+    Args:
+        corpus: has regions of its own, where ``kind`` is ``auto``.
+        kind: which regions.
+        extract: gives the store of a kind.
+
+    Returns:
+        The regions, and a description of what made them; none where the data set draws its own.
+    """
     if kind != "auto":
         store = extract(kind)
         return store.regions(), [asdict(store.source)]
@@ -107,8 +127,10 @@ def joined_sources(sources: list[dict[str, Any]]) -> dict[str, Any] | None:
     """What made the regions and the features of a record: the first, with the second under ``pooled``."""
     if not sources:
         return None
-    first, *others = sources
-    return {**first, "pooled": others[0]} if others else first
+    if len(sources) == 1:
+        return sources[0]
+    regions, features = sources
+    return {**regions, "pooled": features}
 
 
 def check_words(corpus: Corpus, captions: TokenRows) -> None:
@@ -138,9 +160,13 @@ def bags_of_words(corpus: Corpus, size: int) -> Any:
 
 
 def training_labels(corpus: Corpus, content_labels: int) -> NDArray[np.int64]:
-    """(N,) or (N, C): the data set's own labels, or the most frequent content words of train."""
+    """(N,) or (N, C): the data set's own labels, or the most frequent content words of train.
+
+    Raises:
+        BadInput: no labels of its own, and no content word in the training captions.
+    """
     if corpus.labels is not None:
-        return corpus.labels
+        return corpus.labels.values
     assert corpus.captions is not None
     labels, names = content_word_labels(
         corpus.captions,
@@ -156,8 +182,10 @@ def training_labels(corpus: Corpus, content_labels: int) -> NDArray[np.int64]:
 
 def described_labels(corpus: Corpus, labels: NDArray[np.int64] | None) -> dict[str, Any]:
     """What a record says of the labels: the data set's, or those of ``training_labels`` where it has none."""
-    if labels is None or corpus.labels is not None:
-        return {"kind": corpus.label_kind, "count": corpus.n_labels, "rule": corpus.label_rule}
+    if corpus.labels is not None:
+        return {"kind": "real", "count": corpus.labels.count, "rule": corpus.labels.rule}
+    if labels is None:
+        return {"kind": "none", "count": 0, "rule": ""}
     count = labels.shape[1]
     rule = f"the {count} most frequent content words of the training captions; they serve training only"
     return {"kind": "content words", "count": count, "rule": rule}
@@ -169,8 +197,8 @@ def identity_numbers(corpus: Corpus) -> tuple[NDArray[np.int64], int]:
     Those of the training split come first. Where a data set has no identities, every image is its own (as
     TIMAM has it for Flickr30K).
     """
-    given = np.arange(len(corpus.image_ids)) if corpus.identities is None else corpus.identities
-    values, first, numbers = np.unique(given, return_index=True, return_inverse=True)
+    identities = np.arange(len(corpus.image_ids)) if corpus.identities is None else corpus.identities
+    values, first, numbers = np.unique(identities, return_index=True, return_inverse=True)
     elsewhere = corpus.split[first] != "train"
     order = np.empty(len(values), dtype=np.int64)
     order[np.argsort(elsewhere, kind="stable")] = np.arange(len(values))

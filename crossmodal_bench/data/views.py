@@ -69,11 +69,11 @@ class Views:
         positions = rows if augment is None else range(len(rows))
         return ImageBatch(
             index=long_tensor(rows),
-            pixels=torch.stack([make(int(one)) for one in positions]) if self.pixels else None,
+            pixels=torch.stack([make(int(position)) for position in positions]) if self.pixels else None,
             pictures=self._pictures(rows) if self.pictures and augment is not None else None,
             regions=None
             if self.regions is None
-            else torch.from_numpy(np.stack([self.regions[int(i)] for i in rows])),
+            else torch.from_numpy(np.stack([self.regions[int(row)] for row in rows])),
             features=None if self.features is None else _float_rows(self.features, rows),
             labels=self._labels(rows),
             identities=None if self.identities is None else long_tensor(self.identities[rows]),
@@ -133,7 +133,10 @@ class PairDataset(Dataset[PairBatch]):
     def __init__(
         self, views: Views, split: str, sampling: str, seed: int, augmentation: Augmentation = "none"
     ) -> None:
-        self.views, self.sampling, self.seed, self.augmentation = views, sampling, seed, augmentation
+        self.views = views
+        self.sampling = sampling
+        self.seed = seed
+        self.augmentation = augmentation
         corpus = views.corpus
         self.rows = corpus.caption_rows(split) if sampling == "caption" else corpus.image_rows(split)
         if sampling == "image":
@@ -157,8 +160,13 @@ class PairDataset(Dataset[PairBatch]):
             source = self.views.corpus.images
             assert source is not None
             rng = np.random.default_rng([self.seed, batch.epoch, int(rows[position]), 1])
-            image, size, fit = source[int(images[position])], self.views.image_size, self.views.image_fit
-            return augmented_pixels(image, size, fit, self.augmentation, rng)
+            return augmented_pixels(
+                source[int(images[position])],
+                self.views.image_size,
+                self.views.image_fit,
+                self.augmentation,
+                rng,
+            )
 
         return PairBatch(self.views.images(images, augmented), self.views.texts(rows))
 
@@ -187,7 +195,7 @@ class GroupDataset(Dataset[GroupBatch]):
     def __getitem__(self, batch: BatchRows) -> GroupBatch:
         rows = self.rows[batch.rows]
         captions = [self.captions_of[row] for row in rows]
-        counts = np.array([len(one) for one in captions])
+        counts = np.array([len(rows_of_image) for rows_of_image in captions])
         chosen = [
             np.random.default_rng([self.seed, batch.epoch, int(row), 2]).integers(count)
             for row, count in zip(rows, counts, strict=True)

@@ -38,7 +38,14 @@ def build_tokenizer(name: str | None, train_captions: Iterable[str], size: int =
 
     pieces = BertWordPieceTokenizer(lowercase=True)
     captions = list(train_captions)
-    letters = sorted({one for caption in captions for one in pieces.normalize(caption) if not one.isspace()})
+    letters = sorted(
+        {
+            character
+            for caption in captions
+            for character in pieces.normalize(caption)
+            if not character.isspace()
+        }
+    )
     # Named beforehand, letters have fixed ids. The trainer would number them in the order of a hash table,
     # which also decides ties between pieces: another vocabulary in every process, no checkpoint that fits.
     pieces.train_from_iterator(
@@ -47,7 +54,7 @@ def build_tokenizer(name: str | None, train_captions: Iterable[str], size: int =
         min_frequency=2,
         show_progress=False,
         limit_alphabet=len(letters) + 1,
-        special_tokens=[*FIRST, *letters, *(f"##{one}" for one in letters)],
+        special_tokens=[*FIRST, *letters, *(f"##{letter}" for letter in letters)],
     )
     # Made anew from its vocabulary: only then does it put [CLS] and [SEP] around a sentence.
     whole = BertWordPieceTokenizer(vocab=pieces.get_vocab(), lowercase=True)
@@ -104,10 +111,10 @@ def encode_wordpieces(tokenizer: Any, captions: Sequence[str]) -> tuple[TokenRow
 def _encoded(tokenizer: Any, captions: Sequence[str]) -> tuple[TokenRows, int]:
     rows = tokenizer(list(captions), verbose=False)["input_ids"]
     limit = tokenizer.model_max_length
-    long = [row for row, ids in enumerate(rows) if len(ids) > limit]
-    if long:
+    too_long = [row for row, ids in enumerate(rows) if len(ids) > limit]
+    if too_long:
         # Again, because the special token at the end must survive the cut.
-        shorter = tokenizer([captions[row] for row in long], truncation=True)["input_ids"]
-        for row, ids in zip(long, shorter, strict=True):
+        shorter = tokenizer([captions[row] for row in too_long], truncation=True)["input_ids"]
+        for row, ids in zip(too_long, shorter, strict=True):
             rows[row] = ids
-    return TokenRows.of(rows), len(long)
+    return TokenRows.of(rows), len(too_long)

@@ -148,8 +148,9 @@ def _of_regions(settings: Config, folder: str) -> Config:
     """The settings for a folder without pictures, of which nothing can be extracted."""
     settings["data"]["dataset"] = {"class_path": PRECOMPUTED, "init_args": {"folder": folder}}
     for preset in PRESETS:
+        images = settings.get(preset, {}).get("data", {}).get("images") or {}
         for key in ("network", "regions"):
-            settings.get(preset, {}).get("data", {}).pop(key, None)
+            images.pop(key, None)
     return settings
 
 

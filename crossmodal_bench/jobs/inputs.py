@@ -32,7 +32,8 @@ class Inputs:
 
 def corpus_key(settings: Config) -> str:
     """Equal for settings of the data module that read the same corpus."""
-    chosen = {name: settings.get(name) for name in ("dataset", "validation", "on_bad_image")}
+    chosen = {name: settings.get(name) for name in ("dataset", "validation")}
+    chosen["on_bad_image"] = settings.get("images", {}).get("on_bad_image")
     return json.dumps(chosen, sort_keys=True, default=str)
 
 
@@ -71,7 +72,7 @@ def fitting_protocols(corpus: Corpus) -> list[Protocol]:
         corpus.name,
         [corpus.image_ids[row] for row in corpus.image_rows("test")],
         len(corpus.caption_rows("test")),
-        corpus.label_kind == "real",
+        corpus.labels is not None,
         corpus.identities is not None,
     )
 

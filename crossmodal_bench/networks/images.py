@@ -59,7 +59,9 @@ class ConvNetEncoder(ImageEncoder):
         """
         name = self.name or spec.network
         if name is None:
-            raise BadInput("no image network is named; give NETWORK, data.network or image_encoder.network")
+            raise BadInput(
+                "no image network is named; give NETWORK, data.images.network or image_encoder.network"
+            )
         weights = "none" if spec.weights_root is None else self.weights or spec.weights
         network, source = load_backbone(name, weights, Path(spec.weights_root or ""))
         self.source = None if spec.weights_root is None else source

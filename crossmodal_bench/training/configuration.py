@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -14,7 +15,6 @@ import pytorch_lightning as pl
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.datasets import DatasetReader
-from crossmodal_bench.data.text import TextSettings
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.methods.hosts import Host
 from crossmodal_bench.networks import ImageEncoder, TextEncoder
@@ -89,10 +89,9 @@ def _sections(config: Mapping[str, Any]) -> Iterator[_Section]:
         if name in config:
             yield _of_class(name, config[name], cls)
     data = config.get("data", {})
-    if isinstance(data.get("text"), Mapping):
-        yield _of_class("data.text", data["text"], TextSettings)
-    elif "text" in data:
-        raise BadInput(f"configuration key 'data.text' is {data['text']!r}; give keys and values below it")
+    for name, hint in get_type_hints(CrossModalDataModule.__init__).items():
+        if isinstance(hint, type) and is_dataclass(hint) and name in data:
+            yield _of_class(f"data.{name}", data[name], hint)
     if "model" in config:
         yield from _of_subclass("model", config["model"], RetrievalMethod)
     if "dataset" in data:

@@ -24,7 +24,7 @@ def save_projection(path: Path, images: Encoding, texts: Encoding, corpus: Corpu
         images, texts: of the split, whole and in its order.
         corpus, split: whose they are.
     """
-    if corpus.labels is None or corpus.labels.ndim != 1 or corpus.label_kind != "real":
+    if corpus.labels is None or corpus.labels.multi_label:
         return
     if images.values.ndim != 2 or texts.lengths is not None or texts.values.ndim != 2:
         return
@@ -45,6 +45,6 @@ def save_projection(path: Path, images: Encoding, texts: Encoding, corpus: Corpu
         path,
         image=points[: len(some_images)],
         text=points[len(some_images) :],
-        image_labels=corpus.labels[image_rows][some_images],
-        text_labels=corpus.labels[corpus.caption_image[caption_rows]][some_texts],
+        image_labels=corpus.labels.values[image_rows][some_images],
+        text_labels=corpus.labels.values[corpus.caption_image[caption_rows]][some_texts],
     )

@@ -117,8 +117,8 @@ def _write(
     if model.backbone is not None:
         described["features"] = {
             **asdict(model.backbone),
-            "image_size": data.image_size,
-            "image_fit": data.image_fit,
+            "image_size": data.images.size,
+            "image_fit": data.images.fit,
             "inside_the_model": True,
         }
     # What random scores would reach depends on how many there are to choose from.

@@ -218,8 +218,8 @@ def test_regions_decide_whether_a_method_is_skipped(tmp_path: Path, monkeypatch:
     assert only(**words, preset="small").missing == ""
     without = only(**words, preset="paper").missing
     assert without.startswith("flickr8k has no regions of its images; put a folder *_precomp beside them")
-    assert only(**words, preset="paper", overrides={"data.regions": "detector"}).missing == ""
-    auto = only(**words, preset="small", overrides={"data.regions": "auto"})
+    assert only(**words, preset="paper", overrides={"data.images.regions": "detector"}).missing == ""
+    auto = only(**words, preset="small", overrides={"data.images.regions": "auto"})
     assert auto.missing == without
 
 
@@ -233,7 +233,9 @@ def test_a_folder_of_regions_is_planned_without_pictures(
     job = only(**words)
     assert (job.missing, job.job.dataset, job.job.protocol) == ("", "f30k_precomp", "flickr30k-test")
     assert job.counts["test"] == {"images": 3, "captions": 15}
-    extracted = only(**words, overrides={"data.regions": "grid"})
-    assert extracted.missing.endswith("to extract regions from; set data.regions to auto to use its own")
-    with pytest.raises(BadInput, match=r"data\.regions' is 'gird'; did you mean 'grid'\?"):
-        only(**words, overrides={"data.regions": "gird"})
+    extracted = only(**words, overrides={"data.images.regions": "grid"})
+    assert extracted.missing.endswith(
+        "to extract regions from; set data.images.regions to auto to use its own"
+    )
+    with pytest.raises(BadInput, match=r"data\.images\.regions' is 'gird'; did you mean 'grid'\?"):
+        only(**words, overrides={"data.images.regions": "gird"})

@@ -248,7 +248,7 @@ def test_a_failing_job_does_not_stop_the_others_and_runs_again(start: Start, tmp
     [
         (("--dataset", "wikipedia"), "DATA_ROOT"),
         (("--methods", "cca,acmr", "--set", "model.init_args.alhpa=1"), "alhpa"),
-        (("--set", "data.network=vgg19", "--set", "data.weights=lost.pth"), "lost.pth"),
+        (("--set", "data.images.network=vgg19", "--set", "data.images.weights=lost.pth"), "lost.pth"),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_trained(

@@ -13,6 +13,7 @@ import pytest
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data import Corpus
+from crossmodal_bench.data.corpus import Labels
 from crossmodal_bench.data.images import ImageFiles
 from crossmodal_bench.data.regions import RegionFiles
 
@@ -24,10 +25,7 @@ def corpus() -> Corpus:
     n = len(UNEVEN)
     return fakes.corpus(
         per_image=UNEVEN,
-        labels=np.arange(n) % 3,
-        label_names=("a", "b", "c"),
-        label_kind="real",
-        label_rule="by hand",
+        labels=Labels(np.arange(n) % 3, names=("a", "b", "c"), rule="by hand"),
         image_features=np.random.default_rng(0).random((n, 4)).astype(np.float32),
         text_features=np.random.default_rng(1).random((sum(UNEVEN), 5)).astype(np.float32),
     )
@@ -62,14 +60,16 @@ def test_captions_follow_their_images_whatever_the_order(corpus: Corpus) -> None
     )
 
 
-def test_numbers_of_labels(corpus: Corpus) -> None:
-    multi = replace(corpus, labels=np.eye(len(UNEVEN), dtype=np.int64)[:, :7])
-    none = replace(corpus, labels=None)
-    assert [(one.n_labels, one.multi_label) for one in (corpus, multi, none)] == [
-        (3, False),
-        (7, True),
-        (0, False),
-    ]
+def test_numbers_of_labels() -> None:
+    single = Labels(np.arange(11) % 3)
+    multi = Labels(np.eye(11, dtype=np.int64)[:, :7])
+    assert (len(single), single.count, single.multi_label) == (11, 3, False)
+    assert (len(multi), multi.count, multi.multi_label) == (11, 7, True)
+
+
+def test_labels_have_a_row_for_each_image(corpus: Corpus) -> None:
+    with pytest.raises(BadInput, match="10 rows of labels for 11 items; the counts must agree"):
+        replace(corpus, labels=Labels(np.arange(10) % 3))
 
 
 def test_without_images_keeps_every_other_pair_together(corpus: Corpus) -> None:
@@ -79,6 +79,7 @@ def test_without_images_keeps_every_other_pair_together(corpus: Corpus) -> None:
     assert left.image_ids == tuple(name for name in corpus.image_ids if name not in ("i3", "i0", "i9"))
     assert left.counts()["train"] == {"images": 4, "captions": 8}
     assert left.captions is not None and left.labels is not None
+    assert (left.labels.names, left.labels.rule) == (corpus.labels.names, corpus.labels.rule)
     assert left.image_features is not None and left.text_features is not None
     for row, name in enumerate(left.caption_ids):
         old = corpus.caption_ids.index(name)
@@ -87,7 +88,7 @@ def test_without_images_keeps_every_other_pair_together(corpus: Corpus) -> None:
         assert (left.text_features[row] == corpus.text_features[old]).all()
     for row, name in enumerate(left.image_ids):
         old = corpus.image_ids.index(name)
-        assert left.split[row] == corpus.split[old] and left.labels[row] == corpus.labels[old]
+        assert left.split[row] == corpus.split[old] and left.labels.values[row] == corpus.labels.values[old]
         assert (left.image_features[row] == corpus.image_features[old]).all()
 
 
@@ -125,7 +126,7 @@ def labelled(counts: dict[int, int], test: int = 10) -> Corpus:
     )
     order = np.random.default_rng(0).permutation(len(labels))
     splits = np.array(["train"] * (len(labels) - test) + ["test"] * test)
-    return fakes.corpus(splits[order].tolist(), labels=labels[order], label_kind="real")
+    return fakes.corpus(splits[order].tolist(), labels=Labels(labels[order]))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
@@ -139,7 +140,7 @@ def test_validation_is_drawn_from_train_label_by_label_and_never_from_test(share
         sorted([*drawn.image_rows("train"), *drawn.image_rows("val")]) == corpus.image_rows("train").tolist()
     )
     for label, n in counts.items():
-        assert (drawn.labels[drawn.image_rows("val")] == label).sum() == share * n
+        assert (drawn.labels.values[drawn.image_rows("val")] == label).sum() == share * n
 
 
 def test_validation_depends_on_its_seed_only() -> None:
@@ -153,7 +154,7 @@ def test_validation_depends_on_its_seed_only() -> None:
 @pytest.mark.parametrize("labels", [None, "multi-hot"])
 def test_validation_without_single_labels_is_drawn_from_all(labels: str | None) -> None:
     n = 50
-    given = None if labels is None else np.random.default_rng(0).integers(0, 2, (n, 4))
+    given = None if labels is None else Labels(np.random.default_rng(0).integers(0, 2, (n, 4)))
     drawn = fakes.corpus(("train",) * 40 + ("test",) * 10, labels=given).with_validation(0.25)
     assert drawn.counts()["val"]["images"] == 10 and drawn.counts()["test"]["images"] == 10
 
@@ -260,8 +261,8 @@ CHANGES: dict[str, Callable[[Corpus], dict[str, Any]]] = {
     "caption": lambda c: {"captions": ("Another sentence.", *(c.captions or ())[1:])},
     "caption's image": lambda c: {"caption_image": np.append(c.caption_image[:-1], 9)},
     "split": lambda c: {"split": np.array(["val", *c.split[1:]])},
-    "label": lambda c: {"labels": (c.labels + 1) % 3},  # type: ignore[operator]
-    "label name": lambda c: {"label_names": ("a", "b", "z")},
+    "label": lambda c: {"labels": replace(c.labels, values=(c.labels.values + 1) % 3)},  # type: ignore[type-var, union-attr]
+    "label name": lambda c: {"labels": replace(c.labels, names=("a", "b", "z"))},  # type: ignore[type-var]
     "image feature": lambda c: {"image_features": c.image_features * np.float32(1.0001)},  # type: ignore[operator]
     "text feature": lambda c: {"text_features": c.text_features * np.float32(1.0001)},  # type: ignore[operator]
     "feature type": lambda c: {"image_features": c.image_features.astype(np.float64)},  # type: ignore[union-attr]
@@ -277,7 +278,12 @@ def test_the_fingerprint_changes_with_everything_that_a_result_depends_on(
 
 
 def test_the_fingerprint_is_that_of_the_content_not_of_the_place(corpus: Corpus) -> None:
-    elsewhere = replace(corpus, source="/another/folder/dataset.json", label_rule="said otherwise")
+    assert corpus.labels is not None
+    elsewhere = replace(
+        corpus,
+        source="/another/folder/dataset.json",
+        labels=replace(corpus.labels, rule="said otherwise"),
+    )
     assert elsewhere.fingerprint == corpus.fingerprint
     assert len(corpus.fingerprint) == 16 and int(corpus.fingerprint, 16) >= 0
 

@@ -16,7 +16,7 @@ import torch
 
 from crossmodal_bench.core.batch import GroupBatch, PairBatch
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.data import Corpus, CrossModalDataModule, TextSettings, datamodule
+from crossmodal_bench.data import Corpus, CrossModalDataModule, ImageSettings, TextSettings, datamodule
 from crossmodal_bench.data.datasets import DatasetReader, Karpathy, NUSWide10K, Precomputed, Synthetic
 from crossmodal_bench.data.views import VIEWS
 from crossmodal_bench.jobs import experiments
@@ -90,7 +90,13 @@ def captions_of(data: CrossModalDataModule) -> list[int]:
     "requires", [[], *([view] for view in VIEWS), ["features", "words", "labels"], VIEWS]
 )
 def test_batches_hold_what_is_required_and_nothing_else(synthetic: Corpus, requires: list[str]) -> None:
-    data = module(synthetic, batch_size=6, eval_batch_size=7, image_size=16, text=TextSettings(min_count=1))
+    data = module(
+        synthetic,
+        batch_size=6,
+        eval_batch_size=7,
+        images=ImageSettings(size=16),
+        text=TextSettings(min_count=1),
+    )
     spec = data.build(requires)
     pair = next(iter(data.train_dataloader()))
     one_image, one_text = (next(iter(loader)) for loader in data.test_dataloader())
@@ -168,7 +174,7 @@ IMPOSSIBLE = [
     (
         features_only,
         "features",
-        {"network": "resnet18"},
+        {"images": ImageSettings(network="resnet18")},
         "fake has no images to run 'resnet18' on; leave NETWORK out to use the features that it gives",
     ),
     (fakes.corpus, "features", {}, "fake has no image features, nor images to extract them from"),
@@ -201,7 +207,7 @@ def test_images_without_a_network_ask_for_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "least"),
-    [("batch_size", 1, 2), ("eval_batch_size", 0, 1), ("num_workers", -1, 0), ("image_size", 0, 1)],
+    [("batch_size", 1, 2), ("eval_batch_size", 0, 1), ("num_workers", -1, 0)],
 )
 def test_sizes_that_no_loader_can_use(synthetic: Corpus, name: str, value: int, least: int) -> None:
     with pytest.raises(BadInput, match=rf"data\.{name} is {value}; it must be at least {least}"):
@@ -262,7 +268,7 @@ def test_content_words_label_training_images_only() -> None:
     described = data.describe()["labels"]
     assert described["kind"] == "content words" and described["count"] == 5
     assert described["rule"].startswith("the 5 most frequent content words of the training captions")
-    assert data.corpus.labels is None and data.corpus.label_kind == "none", "no metric is computed from them"
+    assert data.corpus.labels is None, "no metric is computed from them"
 
 
 # ---- loaders ----------------------------------------------------------------------------------------------
@@ -376,7 +382,9 @@ def damaged(tmp_path: Path) -> Path:
 
 
 def test_unreadable_images_are_skipped_with_their_captions_when_asked(damaged: Path) -> None:
-    data = CrossModalDataModule(Karpathy("flickr8k"), root=str(damaged), on_bad_image="skip", image_size=8)
+    data = CrossModalDataModule(
+        Karpathy("flickr8k"), root=str(damaged), images=ImageSettings(size=8, on_bad_image="skip")
+    )
     assert data.corpus.counts()["train"] == {"images": 11, "captions": 22}
     assert data.corpus.counts()["val"] == {"images": 3, "captions": 6}
     assert not {"0002.jpg", "0013.jpg"} & set(data.corpus.image_ids)
@@ -385,14 +393,16 @@ def test_unreadable_images_are_skipped_with_their_captions_when_asked(damaged: P
 
 
 def test_otherwise_an_unreadable_image_is_named_when_it_is_read(damaged: Path) -> None:
-    data = CrossModalDataModule(Karpathy("flickr8k"), root=str(damaged), image_size=8)
+    data = CrossModalDataModule(Karpathy("flickr8k"), root=str(damaged), images=ImageSettings(size=8))
     data.build(["pixels"])
     with pytest.raises(BadInput, match=r"0013\.jpg cannot be read as an image .* pass --on-bad-image skip"):
         list(data.val_dataloader()[0])
 
 
 def test_loader_processes_name_it_too_and_in_one_sentence(damaged: Path) -> None:
-    data = CrossModalDataModule(Karpathy("flickr8k"), root=str(damaged), image_size=8, num_workers=1)
+    data = CrossModalDataModule(
+        Karpathy("flickr8k"), root=str(damaged), images=ImageSettings(size=8), num_workers=1
+    )
     data.build(["pixels"])
     with pytest.raises(BadInput) as raised:
         list(data.train_dataloader())
@@ -408,9 +418,7 @@ def test_features_of_a_network_and_where_they_come_from(tmp_path: Path) -> None:
         root=str(tmp_path),
         cache=str(tmp_path / "cache"),
         batch_size=4,
-        network="mobilenet_v2",
-        weights="none",
-        image_size=32,
+        images=ImageSettings(network="mobilenet_v2", weights="none", size=32),
     )
     data.progress = lambda done, total: told.append((done, total))
     assert data.build(["features"]).feature_dim == 1280
@@ -443,9 +451,13 @@ def test_precomputed_regions_and_where_they_come_from(tmp_path: Path) -> None:
 def test_a_grid_of_regions_beside_the_pooled_features(tmp_path: Path) -> None:
     folder = fakes.write_karpathy(tmp_path, entries=fakes.karpathy_entries({"train": 3, "test": 2}, 5))
     fakes.write_precomputed(folder, rows={"train": range(3), "test": range(3, 5)})
-    settings = {"network": "mobilenet_v2", "weights": "none", "image_size": 32, "batch_size": 4}
-    settings |= {"root": str(tmp_path), "cache": str(tmp_path / "cache")}
-    data = CrossModalDataModule(Karpathy("flickr8k"), regions="grid", **settings)  # type: ignore[arg-type]
+    data = CrossModalDataModule(
+        Karpathy("flickr8k"),
+        root=str(tmp_path),
+        cache=str(tmp_path / "cache"),
+        batch_size=4,
+        images=ImageSettings(network="mobilenet_v2", weights="none", regions="grid", size=32),
+    )
     told: list[tuple[int, int]] = []
     data.progress = lambda done, total: told.append((done, total))
     spec = data.build(["features", "regions"])
@@ -459,7 +471,7 @@ def test_a_grid_of_regions_beside_the_pooled_features(tmp_path: Path) -> None:
     # A map of one cell, pooled to one vector or spread over a grid.
     torch.testing.assert_close(images.regions.mean(1), images.features, rtol=1e-4, atol=1e-5)
     assert data.build(["regions"]).feature_dim == 0 and "pooled" not in data.describe()["features"]
-    data.regions = "auto"
+    data.images = replace(data.images, regions="auto")
     data.build(["features", "regions"])
     source = data.describe()["features"]
     assert (source["regions"], source["pooled"]["network"]) == ("precomputed", "mobilenet_v2")
@@ -471,16 +483,18 @@ def test_images_without_regions_say_where_to_get_some(tmp_path: Path) -> None:
         CrossModalDataModule(Karpathy("flickr8k"), root=str(tmp_path)).build(["regions"])
     assert str(raised.value) == (
         "flickr8k has no regions of its images; put a folder *_precomp beside them, as SCAN's authors "
-        "published theirs, or set data.regions to grid or detector (crossmodal-bench extract flickr8k "
+        "published theirs, or set data.images.regions to grid or detector (crossmodal-bench extract flickr8k "
         "--regions grid --network mobilenet_v2 extracts them beforehand)"
     )
 
 
 def test_regions_cannot_be_extracted_without_images(tmp_path: Path) -> None:
     fakes.write_precomputed(tmp_path)
-    data = CrossModalDataModule(Precomputed("f30k_precomp"), root=str(tmp_path), regions="detector")
+    data = CrossModalDataModule(
+        Precomputed("f30k_precomp"), root=str(tmp_path), images=ImageSettings(regions="detector")
+    )
     with pytest.raises(
-        BadInput, match=r"flickr30k has no images to extract regions from; set data\.regions to"
+        BadInput, match=r"flickr30k has no images to extract regions from; set data\.images\.regions to"
     ):
         data.build(["regions"])
 
@@ -547,9 +561,9 @@ def test_every_data_set_of_the_experiments_goes_from_files_to_batches(tmp_path: 
     spec = experiments.dataset_settings(name, tmp_path)["data"]["dataset"]
     package, _, class_name = spec["class_path"].rpartition(".")
     reader = getattr(importlib.import_module(package), class_name)(**{**spec.get("init_args", {}), **changes})
-    data = CrossModalDataModule(reader, root=str(tmp_path), batch_size=4, image_size=8)
+    data = CrossModalDataModule(reader, root=str(tmp_path), batch_size=4, images=ImageSettings(size=8))
     corpus = data.corpus
-    assert corpus.source and corpus.label_kind in ("real", "none") and len(corpus.image_rows("test"))
+    assert corpus.source and len(corpus.image_rows("test"))
     data.build(["bow", "labels", "pixels" if corpus.image_features is None else "features"])
     batch = next(iter(data.train_dataloader()))
     assert len(batch) == 4 and batch.texts.bow is not None and batch.images.labels is not None

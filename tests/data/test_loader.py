@@ -43,7 +43,9 @@ class Echo(Dataset[Any]):
 
 
 def loader(n: int = 10, batch_size: int = 3, workers: int = 0, **order: Any) -> BatchLoader:
-    return BatchLoader(Echo(n), BatchOrder(n, batch_size, **{"shuffle": True, "seed": 5, **order}), workers)
+    return BatchLoader(
+        Echo(n), BatchOrder(n, batch_size, **{"shuffle": True, "seed": 5, **order}), num_workers=workers
+    )
 
 
 # ---- one process ------------------------------------------------------------------------------------------

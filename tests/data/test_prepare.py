@@ -10,7 +10,7 @@ import fakes
 import pytest
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.data import CrossModalDataModule, TextSettings
+from crossmodal_bench.data import CrossModalDataModule, ImageSettings, TextSettings
 from crossmodal_bench.data.datasets import (
     CuhkPedes,
     DatasetReader,
@@ -41,7 +41,7 @@ def test_prepare_says_what_a_folder_of_images_holds(tmp_path: Path) -> None:
         f"  vocabulary {4 + len(words)} entries (words with at least 1 occurrences, 4 special tokens)",
         "  labels none: content words will serve",
         "  images readable, all of them",
-        "  regions none: data.regions grid or detector extracts them",
+        "  regions none: data.images.regions grid or detector extracts them",
         f"  fingerprint {data.corpus.fingerprint}",
     ]
 
@@ -112,18 +112,20 @@ def test_prepare_counts_unreadable_images_and_names_the_first(tmp_path: Path) ->
         list(prepare(module(tmp_path, Karpathy("flickr8k")), 4))
     assert str(raised.value).startswith(f"{folder / 'images' / '0004.jpg'} cannot be read as an image")
     assert str(raised.value).endswith("(2 such images in all)")
-    skipping = list(prepare(module(tmp_path, Karpathy("flickr8k"), on_bad_image="skip"), 4))
+    skipping = list(
+        prepare(module(tmp_path, Karpathy("flickr8k"), images=ImageSettings(on_bad_image="skip")), 4)
+    )
     assert skipping[1] == "  train 11 images, 22 captions, 2 per image"
 
 
 def test_extract_says_where_the_features_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fakes.write_karpathy(tmp_path, entries=fakes.karpathy_entries({"train": 3, "test": 2}))
-    settings = {"network": "mobilenet_v2", "weights": "none", "image_size": 32}
-    sentence = extract(module(tmp_path, Karpathy("flickr8k"), **settings), batch_size=2, device="cpu")
+    images = ImageSettings(network="mobilenet_v2", weights="none", size=32)
+    sentence = extract(module(tmp_path, Karpathy("flickr8k"), images=images), batch_size=2, device="cpu")
     (store,) = (tmp_path / "cache" / "features").glob("*.npy")
     assert sentence.startswith(f"{store}: 5 x 1280, mobilenet_v2, weights none (")
     assert "5/5" in capsys.readouterr().out
-    data = module(tmp_path, Karpathy("flickr8k"), **settings)
+    data = module(tmp_path, Karpathy("flickr8k"), images=images)
     written = store.stat().st_mtime_ns
     data.build(["features"])
     assert store.stat().st_mtime_ns == written, "a bench finds what extract has made"
@@ -131,11 +133,11 @@ def test_extract_says_where_the_features_are(tmp_path: Path, capsys: pytest.Capt
 
 def test_extract_makes_the_regions_that_a_bench_finds(tmp_path: Path) -> None:
     fakes.write_karpathy(tmp_path, entries=fakes.karpathy_entries({"train": 3, "test": 2}))
-    settings = {"network": "mobilenet_v2", "weights": "none", "image_size": 32, "regions": "grid"}
-    sentence = extract(module(tmp_path, Karpathy("flickr8k"), **settings), batch_size=2, device="cpu")
+    images = ImageSettings(network="mobilenet_v2", weights="none", regions="grid", size=32)
+    sentence = extract(module(tmp_path, Karpathy("flickr8k"), images=images), batch_size=2, device="cpu")
     (store,) = (tmp_path / "cache" / "features").glob("*.npy")
     assert sentence.startswith(f"{store}: 5 x 36 x 1280, mobilenet_v2, weights none (")
-    data = module(tmp_path, Karpathy("flickr8k"), **settings)
+    data = module(tmp_path, Karpathy("flickr8k"), images=images)
     written = store.stat().st_mtime_ns
     spec = data.build(["regions"])
     assert (spec.region_count, spec.region_dim) == (36, 1280)
@@ -147,7 +149,9 @@ def test_skipped_images_are_named_by_prepare_and_kept_for_the_record(tmp_path: P
     fakes.write_dataset(root, "flickr8k")
     spoiled = next(path for path in sorted((root / "flickr8k" / "images").iterdir()) if path.is_file())
     spoiled.write_bytes(b"not an image")
-    data = CrossModalDataModule(Karpathy("flickr8k"), root=str(root), on_bad_image="skip")
+    data = CrossModalDataModule(
+        Karpathy("flickr8k"), root=str(root), images=ImageSettings(on_bad_image="skip")
+    )
     lines = list(prepare(data, 1))
     assert any("skipped 1 unreadable" in line and spoiled.name in line for line in lines)
     assert data.corpus.skipped == (spoiled.name,)

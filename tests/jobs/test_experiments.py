@@ -124,7 +124,7 @@ def test_a_folder_of_regions_needs_neither_a_file_nor_a_network(
     reader = {"class_path": "crossmodal_bench.data.datasets.Precomputed", "init_args": {"folder": name}}
     assert dataset_settings(name, tmp_path)["data"]["dataset"] == reader
     data = resolve("acmr", name, {}, "small", {}, tmp_path)["data"]
-    assert data["dataset"] == reader and "network" not in data and "regions" not in data
+    assert data["dataset"] == reader and data["images"] == {}
 
 
 def test_regions_beside_a_json_leave_it_the_say(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_regions_beside_a_json_leave_it_the_say(tmp_path: Path) -> None:
     fakes.write_precomputed(folder)
     data = resolve("acmr", "flickr30k", {}, "small", {}, tmp_path)["data"]
     assert data["dataset"]["class_path"] == "crossmodal_bench.data.datasets.Karpathy"
-    assert (data["network"], data["regions"]) == ("mobilenet_v2", "grid")
+    assert data["images"] == {"network": "mobilenet_v2", "regions": "grid"}
 
 
 def test_regions_in_another_kind_of_data_set_are_not_its_captions(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_regions_in_another_kind_of_data_set_are_not_its_captions(tmp_path: Path
 @pytest.mark.parametrize("name", ["flickr8k", "flickr30k", "coco"])
 def test_regions_are_extracted_where_a_preset_says_so(name: str, tmp_path: Path) -> None:
     found = [
-        resolve("cca", name, {}, preset, {}, tmp_path)["data"].get("regions")
+        resolve("cca", name, {}, preset, {}, tmp_path)["data"]["images"].get("regions")
         for preset in experiments.PRESETS
     ]
     assert dict(zip(experiments.PRESETS, found, strict=True)) == {

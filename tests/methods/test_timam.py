@@ -314,9 +314,9 @@ def test_pixels_to_rank_with_random_weights() -> None:
     }
     pixels = {
         "model.init_args.image_encoder": image_encoder,
-        "data.weights": "none",
-        "data.image_size": 32,
-        "data.augmentation": "crop_flip",
+        "data.images.weights": "none",
+        "data.images.size": 32,
+        "data.images.augmentation": "crop_flip",
         "trainer.max_epochs": 1,
         "trainer.limit_train_batches": 2,
     }

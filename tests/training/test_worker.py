@@ -81,7 +81,7 @@ def distinct_jobs(root: Path, captions: Path, runs: Path) -> dict[str, PlannedJo
     for suite in experiments.names("suites"):
         rows = experiments.suite(suite)
         dataset = "pascal_sentence" if suite.startswith("acmr") else "flickr8k"
-        overrides = {"trainer.max_epochs": 1, "data.image_size": 16}
+        overrides = {"trainer.max_epochs": 1, "data.images.size": 16}
         if suite.startswith("addr"):
             host = "model.init_args.host.init_args"
             overrides |= {f"{host}.dim": 16, f"{host}.embedding": 16}

@@ -144,7 +144,7 @@ def examined(name: str, place: Place, several: bool) -> Iterator[Finding]:
 def _described(corpus: Corpus, plan: list[PlannedJob]) -> str:
     counts = corpus.counts()
     images = "/".join(f"{counts[split]['images']:,}" for split in SPLITS)
-    sources = {str(planned.config["data"].get("regions", "auto")) for planned in plan}
+    sources = {str(planned.config["data"].get("images", {}).get("regions", "auto")) for planned in plan}
     views = [view for view in VIEWS if any(not lacking(corpus, {view}, source) for source in sources)]
     return f"{images} images ({'/'.join(SPLITS)}); gives {', '.join(views)}"
 

@@ -74,7 +74,7 @@ def wanted(preset: str) -> tuple[frozenset[str], frozenset[str]]:
         for method in experiments.default_methods():
             settings = experiments.merge(base, experiments.method_settings(method, dataset, preset))
             data = settings.get("data", {})
-            images.add(data.get("network"))
+            images.add((data.get("images") or {}).get("network"))
             texts.add((data.get("text") or {}).get("tokenizer"))
     return frozenset(filter(None, images)), frozenset(filter(None, texts))
 

@@ -28,20 +28,28 @@ class AcmrCoco(DatasetReader):
     def __init__(
         self, folder: str = "coco", train: int = 66226, test: int = 16557, draw_seed: int = 0
     ) -> None:
-        self.folder, self.train, self.test, self.draw_seed = folder, train, test, draw_seed
+        self.folder = folder
+        self.train = train
+        self.test = test
+        self.draw_seed = draw_seed
 
     def read(self, root: Path) -> Corpus:
-        """The corpus in ``root/coco``."""
+        """The corpus in ``root/coco``.
+
+        Raises:
+            BadInput: train2014 has another number of images than ``train`` and ``test`` together; and what
+                Karpathy's layout lacks.
+        """
         corpus = Karpathy(self.folder).read(root)
-        within = np.array([name.startswith("train2014/") for name in corpus.image_ids])
-        rows = np.flatnonzero(within)
+        in_train2014 = np.array([name.startswith("train2014/") for name in corpus.image_ids])
+        rows = np.flatnonzero(in_train2014)
         if len(rows) != self.train + self.test:
             raise BadInput(
                 f"{corpus.source}: {len(rows)} images have the filepath 'train2014' where "
                 f"{self.train + self.test} are needed; use Karpathy's dataset_coco.json"
             )
         rows = np.random.default_rng(self.draw_seed).permutation(rows)
-        split = np.full(len(within), "train", dtype="<U5")
+        split = np.full(len(in_train2014), "train", dtype="<U5")
         split[rows[self.train :]] = "test"
-        drawn = replace(corpus, split=split).without_images(np.flatnonzero(~within).tolist())
+        drawn = replace(corpus, split=split).without_images(np.flatnonzero(~in_train2014).tolist())
         return replace(drawn, name="acmr_coco")

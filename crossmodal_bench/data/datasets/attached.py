@@ -16,7 +16,7 @@ from crossmodal_bench.data.datasets.precomputed import read_precomputed
 _NOISE = re.compile(r"[\W_]+")
 
 
-def attach_regions(corpus: Corpus, folder: Path, every_row: bool = True) -> Corpus:
+def attach_regions(corpus: Corpus, folder: Path, *, every_row: bool = True) -> Corpus:
     """The corpus with the regions of a folder ``*_precomp``, which need not have its ids nor its order.
 
     A precomputed image belongs to that image of the same split that most of its captions name; captions
@@ -31,27 +31,29 @@ def attach_regions(corpus: Corpus, folder: Path, every_row: bool = True) -> Corp
         BadInput: an image that no precomputed one belongs to, a precomputed one that belongs to none or to
             two, or two that belong to the same one; and what the folder's own files lack.
     """
-    given = read_precomputed(folder, corpus.name)
+    precomputed = read_precomputed(folder, corpus.name)
     listed = Path(corpus.source).name
     fix = f"remove {folder.name}/, or {listed} so that the precomputed split alone is used"
     row_of = np.full(len(corpus.image_ids), -1, dtype=np.int64)
     unclear: list[str] = []
     for split in SPLITS:
         images = _images_by_caption(corpus, split)
-        for row, captions in _captions_by_image(given, split).items():
+        for row, captions in _captions_by_image(precomputed, split).items():
             votes = Counter(image for caption in captions for image in images.get(caption, ()))
-            (first, most), (_, second) = (*votes.most_common(2), (-1, 0), (-1, 0))[:2]
+            ranked = votes.most_common(2)
+            most = ranked[0][1] if ranked else 0
             if not every_row and 2 * most <= len(captions):
                 # A generic sentence that several images share names none of them.
                 continue
-            if most == second or row_of[first] >= 0:
-                unclear.append(given.image_ids[row])
+            image = _clear_winner(ranked)
+            if image is None or row_of[image] >= 0:
+                unclear.append(precomputed.image_ids[row])
             else:
-                row_of[first] = row
+                row_of[image] = row
     if unclear:
         raise BadInput(
-            f"{folder}: the captions of {len(unclear)} of {len(given.image_ids)} images name no image of "
-            f"{corpus.source} in the same split, or several, first those of '{unclear[0]}'; {fix}"
+            f"{folder}: the captions of {len(unclear)} of {len(precomputed.image_ids)} images name no image "
+            f"of {corpus.source} in the same split, or several, first those of '{unclear[0]}'; {fix}"
         )
     without = np.flatnonzero(row_of < 0)
     if len(without):
@@ -59,24 +61,32 @@ def attach_regions(corpus: Corpus, folder: Path, every_row: bool = True) -> Corp
             f"{folder} has no regions for {len(without)} of {len(row_of)} images of {corpus.source}, first "
             f"'{corpus.image_ids[int(without[0])]}'; {fix}"
         )
-    assert given.regions is not None
-    return replace(corpus, regions=given.regions.subset(row_of))
+    assert precomputed.regions is not None
+    return replace(corpus, regions=precomputed.regions.subset(row_of))
+
+
+def _clear_winner(ranked: list[tuple[int, int]]) -> int | None:
+    """The image with the most votes of the (image, votes) given, most first; None for a tie, or no vote."""
+    if not ranked or (len(ranked) > 1 and ranked[0][1] == ranked[1][1]):
+        return None
+    return ranked[0][0]
 
 
 def _images_by_caption(corpus: Corpus, split: str) -> dict[str, set[int]]:
-    found: dict[str, set[int]] = defaultdict(set)
+    """The images of a split that each caption describes; several where a sentence is used more than once."""
+    images: dict[str, set[int]] = defaultdict(set)
     assert corpus.captions is not None
     for row in corpus.caption_rows(split).tolist():
-        found[_key(corpus.captions[row])].add(int(corpus.caption_image[row]))
-    return found
+        images[_key(corpus.captions[row])].add(int(corpus.caption_image[row]))
+    return images
 
 
 def _captions_by_image(corpus: Corpus, split: str) -> dict[int, list[str]]:
-    found: dict[int, list[str]] = defaultdict(list)
+    captions: dict[int, list[str]] = defaultdict(list)
     assert corpus.captions is not None
     for row in corpus.caption_rows(split).tolist():
-        found[int(corpus.caption_image[row])].append(_key(corpus.captions[row]))
-    return found
+        captions[int(corpus.caption_image[row])].append(_key(corpus.captions[row]))
+    return captions
 
 
 def _key(caption: str) -> str:

@@ -37,6 +37,20 @@ def folder_below(root: Path, name: str, contents: str) -> Path:
     return folder
 
 
+def numbered(image_ids: Sequence[str], captions: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Names of all captions, image after image: the image's and a number from 0, as ``1000.jpg#0``.
+
+    Args:
+        image_ids: N names.
+        captions: of each of the N images, all of its captions.
+    """
+    return tuple(
+        f"{name}#{number}"
+        for name, sentences in zip(image_ids, captions, strict=True)
+        for number in range(len(sentences))
+    )
+
+
 def split_names(splits: Sequence[str], path: Path) -> NDArray[np.str_]:
     """The splits that a file names, as an array; BadInput for a name that is none of SPLITS.
 

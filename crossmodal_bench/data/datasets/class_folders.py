@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -10,8 +11,8 @@ import numpy as np
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import read_text, stays_below
-from crossmodal_bench.data.corpus import SPLITS, Corpus
-from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
+from crossmodal_bench.data.corpus import SPLITS, Corpus, Labels
+from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, numbered
 from crossmodal_bench.data.images import ImageFiles
 
 
@@ -35,7 +36,8 @@ class ClassFolders(DatasetReader):
     """Whether that folder has one for each class."""
 
     def __init__(self, folder: str, train_on: Literal["train", "trainval"] = "train") -> None:
-        self.folder, self.train_on = folder, train_on
+        self.folder = folder
+        self.train_on = train_on
 
     def read(self, root: Path) -> Corpus:
         """The corpus in ``root/folder``: classes by name, then images by name."""
@@ -44,11 +46,11 @@ class ClassFolders(DatasetReader):
         classes = sorted(split_of)
         ids: list[str] = []
         labels: list[int] = []
-        texts: list[list[str]] = []
+        captions: list[list[str]] = []
         paths: list[Path] = []
         for label, name in enumerate(classes):
             images = _described(folder, name, split_of[name])
-            texts += [_captions(folder / "text_c10" / name / f"{image}.txt") for image in images]
+            captions += [_captions(folder / "text_c10" / name / f"{image}.txt") for image in images]
             paths += self._pictures_of(folder, name, images)
             ids += [f"{name}/{image}" for image in images]
             labels += [label] * len(images)
@@ -59,24 +61,23 @@ class ClassFolders(DatasetReader):
         return Corpus(
             name=self.name,
             image_ids=tuple(ids),
-            caption_ids=tuple(
-                f"{name}#{k}" for name, of in zip(ids, texts, strict=True) for k in range(len(of))
-            ),
-            caption_image=np.repeat(np.arange(len(ids)), [len(of) for of in texts]),
+            caption_ids=numbered(ids, captions),
+            caption_image=np.repeat(np.arange(len(ids)), [len(sentences) for sentences in captions]),
             split=np.array(split, dtype=np.str_),
-            captions=tuple(caption for of in texts for caption in of),
-            labels=np.array(labels, dtype=np.int64),
-            label_names=tuple(classes),
-            label_kind="real",
-            label_rule="species, split by trainclasses.txt, valclasses.txt and testclasses.txt",
+            captions=tuple(chain.from_iterable(captions)),
+            labels=Labels(
+                np.array(labels, dtype=np.int64),
+                names=tuple(classes),
+                rule="species, split by trainclasses.txt, valclasses.txt and testclasses.txt",
+            ),
             identities=np.array(labels, dtype=np.int64),
             images=ImageFiles(paths),
             source=str(folder),
         )
 
     def _pictures_of(self, folder: Path, name: str, images: list[str]) -> list[Path]:
-        where = folder / self.pictures / (name if self.pictures_by_class else "")
-        paths = [where / f"{image}.jpg" for image in images]
+        pictures = folder / self.pictures / (name if self.pictures_by_class else "")
+        paths = [pictures / f"{image}.jpg" for image in images]
         texts = folder / "text_c10" / name
         missing = next((path for path in paths if not path.is_file()), None)
         if missing is not None:
@@ -84,11 +85,11 @@ class ClassFolders(DatasetReader):
                 f"{missing} is missing, and {texts / missing.stem}.txt describes it; put the picture there"
             )
         if self.pictures_by_class:
-            untold = sorted(set(_stems(where, ".jpg")).difference(images))
-            if untold:
+            undescribed = sorted(set(_stems(pictures, ".jpg")).difference(images))
+            if undescribed:
                 raise BadInput(
-                    f"{where / untold[0]}.jpg has no captions in {texts / untold[0]}.txt; write them or "
-                    "remove the picture"
+                    f"{pictures / undescribed[0]}.jpg has no captions in {texts / undescribed[0]}.txt; "
+                    "write them or remove the picture"
                 )
         return paths
 
@@ -134,8 +135,8 @@ def _described(folder: Path, name: str, split: str) -> list[str]:
 
 def _stems(folder: Path, suffix: str) -> list[str]:
     """Names without their suffix, sorted; hidden files (those that macOS leaves, say) do not count."""
-    with os.scandir(folder) as found:
-        names = [entry.name for entry in found]
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries]
     return sorted(
         name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith(".")
     )

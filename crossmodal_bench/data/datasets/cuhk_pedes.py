@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import read_json, shown, stays_below
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, split_names
+from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, numbered, split_names
 from crossmodal_bench.data.images import ImageFiles
 
-WITH_SPLIT, WITHOUT_SPLIT = "reid_raw.json", "caption_all.json"
+WITH_SPLIT = "reid_raw.json"
+WITHOUT_SPLIT = "caption_all.json"
 KINDS = {"id": "an integer", "file_path": "a non-empty text", "captions": "a non-empty list of texts"}
 
 
@@ -39,7 +41,9 @@ class CuhkPedes(DatasetReader):
                 f"train_identities is {train_identities} and val_identities {val_identities}; give at least "
                 "1 and 0"
             )
-        self.folder, self.train_identities, self.val_identities = folder, train_identities, val_identities
+        self.folder = folder
+        self.train_identities = train_identities
+        self.val_identities = val_identities
 
     def read(self, root: Path) -> Corpus:
         """The corpus in ``root/cuhk_pedes``."""
@@ -54,28 +58,28 @@ class CuhkPedes(DatasetReader):
             split = [_split(entry, path, row) for row, entry in enumerate(entries)]
         else:
             split = self._split_by_number(identities, path)
-        images = next((at for at in (folder / "imgs", folder / "images") if at.is_dir()), folder / "imgs")
+        pictures = folder / "imgs"
+        if not pictures.is_dir() and (folder / "images").is_dir():
+            pictures = folder / "images"
         return Corpus(
             name="cuhk_pedes",
             image_ids=tuple(names),
-            caption_ids=tuple(
-                f"{name}#{k}" for name, of in zip(names, captions, strict=True) for k in range(len(of))
-            ),
-            caption_image=np.repeat(np.arange(len(names)), [len(of) for of in captions]),
+            caption_ids=numbered(names, captions),
+            caption_image=np.repeat(np.arange(len(names)), [len(sentences) for sentences in captions]),
             split=split_names(split, path),
-            captions=tuple(caption for of in captions for caption in of),
+            captions=tuple(chain.from_iterable(captions)),
             identities=np.array(identities, dtype=np.int64),
-            images=ImageFiles.within(images, names),
+            images=ImageFiles.within(pictures, names),
             source=str(path),
         )
 
     def _split_by_number(self, identities: list[int], path: Path) -> list[str]:
         first_test = self.train_identities + self.val_identities
-        found = max(identities) + 1
-        if found <= first_test:
+        persons = max(identities) + 1
+        if persons <= first_test:
             raise BadInput(
-                f"{path} has {found} different values of 'id' where train and val take {first_test} and test "
-                "needs more; use the whole file or set train_identities and val_identities"
+                f"{path} has {persons} different values of 'id' where train and val take {first_test} and "
+                "test needs more; use the whole file or set train_identities and val_identities"
             )
         return [
             "train" if identity < self.train_identities else "val" if identity < first_test else "test"
@@ -100,9 +104,9 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     for row, entry in enumerate(entries):
         for field, kind in KINDS.items():
             if field not in entry or not _is_valid(field, entry[field]):
-                found = shown(entry[field]) if field in entry else "missing"
+                value = shown(entry[field]) if field in entry else "missing"
                 image = f" ('{entry['file_path']}')" if field == "captions" else ""
-                raise BadInput(f"{path}: entry {row}{image}: '{field}' is {found}; it must be {kind}")
+                raise BadInput(f"{path}: entry {row}{image}: '{field}' is {value}; it must be {kind}")
         if not stays_below(entry["file_path"]):
             raise BadInput(
                 f"{path}: entry {row}: file_path '{entry['file_path']}' leads out of the folder of images; "

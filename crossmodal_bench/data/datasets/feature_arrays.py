@@ -8,7 +8,7 @@ import numpy as np
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.arrays import find_array_file, load_array
-from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
 
 HINT = "give image features, text features and labels of each split as .npy, .npz or .mat"
@@ -30,37 +30,42 @@ class FeatureArrays(DatasetReader):
     def read(self, root: Path) -> Corpus:
         """The corpus in ``root/folder``."""
         folder = folder_below(root, self.folder, "{train,test}_{images,texts,labels}.npy (or .npz, .mat)")
-        images, texts, labels, split = [], [], [], []
+        images: list[np.ndarray] = []
+        texts: list[np.ndarray] = []
+        labels: list[np.ndarray] = []
+        split: list[str] = []
         for part in ("train", "val", "test"):
             if part == "val" and not any(folder.glob("val_images.*")):
                 continue
-            found = _load(folder, f"{part}_images", 2, None)
-            images.append(found)
-            texts.append(_load(folder, f"{part}_texts", 2, len(found)))
-            labels.append(
-                _classes(_load(folder, f"{part}_labels", None, None), f"{folder}: {part}_labels", len(found))
-            )
-            split += [part] * len(found)
-        for what, arrays in (("images", images), ("texts", texts), ("labels", labels)):
+            images.append(_load(folder, f"{part}_images", ndim=2))
+            n = len(images[-1])
+            texts.append(_load(folder, f"{part}_texts", ndim=2, rows=n))
+            labels.append(_classes(_load(folder, f"{part}_labels"), f"{folder}: {part}_labels", n))
+            split += [part] * n
+        for kind, arrays in (("images", images), ("texts", texts), ("labels", labels)):
             if len({array.shape[1:] for array in arrays}) > 1:
                 shapes = ", ".join(str(array.shape) for array in arrays)
                 raise BadInput(
-                    f"{folder}: the splits' {what} have different widths ({shapes}); use one width"
+                    f"{folder}: the splits' {kind} have different widths ({shapes}); use one width"
                 )
         ids = tuple(f"{part}/{i}" for i, part in enumerate(split))
         joined = np.concatenate(labels)
         if joined.ndim == 2 and (joined.sum(axis=1) == 1).all():
             joined = joined.argmax(axis=1)
-        kinds = joined.shape[1] if joined.ndim == 2 else len(np.unique(joined))
+        if joined.ndim == 2:
+            n_classes = joined.shape[1]
+        else:
+            # Class numbers may start anywhere, and leave some out.
+            numbers, joined = np.unique(joined, return_inverse=True)
+            joined = joined.astype(np.int64)
+            n_classes = len(numbers)
         return Corpus(
             name=self.folder,
             image_ids=ids,
             caption_ids=ids,
             caption_image=np.arange(len(ids)),
             split=np.array(split),
-            labels=joined if joined.ndim == 2 else np.unique(joined, return_inverse=True)[1].astype(np.int64),
-            label_kind="real",
-            label_rule=f"{kinds} classes of the label arrays",
+            labels=Labels(joined, rule=f"{n_classes} classes of the label arrays"),
             image_features=np.concatenate(images).astype(np.float32),
             text_features=np.concatenate(texts).astype(np.float32),
             source=str(folder),
@@ -81,7 +86,8 @@ class NUSWide10K(FeatureArrays):
         super().__init__(folder)
 
 
-def _load(folder: Path, stem: str, ndim: int | None, rows: int | None) -> np.ndarray:
+def _load(folder: Path, stem: str, *, ndim: int | None = None, rows: int | None = None) -> np.ndarray:
+    """The array of the file ``stem``, in an archive under that name or else under ``data``."""
     path = find_array_file(folder, stem, HINT)
     if path.suffix == ".npy":
         return load_array(path, ndim=ndim, rows=rows)
@@ -94,6 +100,7 @@ def _load(folder: Path, stem: str, ndim: int | None, rows: int | None) -> np.nda
 
 
 def _classes(labels: np.ndarray, where: str, rows: int) -> np.ndarray:
+    """(n,) class numbers or (n, C) multi-hot, in int64; BadInput for anything else."""
     if labels.ndim == 2 and 1 in labels.shape:
         labels = labels.reshape(-1)
     with np.errstate(invalid="ignore"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import read_json, shown, stays_below
-from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.attached import attach_regions
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, split_names
 from crossmodal_bench.data.datasets.precomputed import precomputed_folder
@@ -33,10 +34,17 @@ class Karpathy(DatasetReader):
     """
 
     def __init__(self, folder: str, use_restval: bool = True, check_images: bool = True) -> None:
-        self.folder, self.use_restval, self.check_images = folder, use_restval, check_images
+        self.folder = folder
+        self.use_restval = use_restval
+        self.check_images = check_images
 
     def read(self, root: Path) -> Corpus:
-        """The corpus in ``root/folder``."""
+        """The corpus in ``root/folder``, with the regions of a folder ``*_precomp`` where there is one.
+
+        Raises:
+            BadInput: a missing or damaged file, an entry without a field that it needs, labels of some images
+                alone, or regions that cannot be matched to the images.
+        """
         folder = folder_below(root, self.folder, "dataset_*.json and images/")
         path = _json_file(folder)
         entries = [entry for entry in _entries(path) if self.use_restval or entry.get("split") != "restval"]
@@ -60,9 +68,9 @@ class Karpathy(DatasetReader):
                 captions.append(raw)
                 caption_ids.append(f"{name}#{k}")
                 caption_image.append(number)
-        labels, label_names = _labels(entries, path)
-        images, regions = folder / "images", precomputed_folder(folder)
-        pictured = self.check_images and (images.is_dir() or regions is None)
+        images = folder / "images"
+        regions = precomputed_folder(folder)
+        has_pictures = self.check_images and (images.is_dir() or regions is None)
         corpus = Corpus(
             name=self.folder,
             image_ids=tuple(names),
@@ -70,11 +78,8 @@ class Karpathy(DatasetReader):
             caption_image=np.array(caption_image, dtype=np.int64),
             split=split_names(splits, path),
             captions=tuple(captions),
-            labels=labels,
-            label_names=label_names,
-            label_kind="none" if labels is None else "real",
-            label_rule="" if labels is None else f"labels of {path.name}",
-            images=ImageFiles.within(images, names) if pictured else None,
+            labels=_labels(entries, path),
+            images=ImageFiles.within(images, names) if has_pictures else None,
             source=str(path),
         )
         return corpus if regions is None else attach_regions(corpus, regions, every_row=self.use_restval)
@@ -86,15 +91,16 @@ def is_karpathy_folder(folder: Path) -> bool:
 
 
 def _json_file(folder: Path) -> Path:
-    found = sorted(folder.glob("dataset*.json"))
-    if not found:
+    paths = sorted(folder.glob("dataset*.json"))
+    if not paths:
         raise MissingInput(
             f"{folder / 'dataset*.json'} is missing; put the Karpathy split's JSON there "
             "(caption_datasets.zip of the neuraltalk2 release holds those of Flickr8K, Flickr30K and COCO)"
         )
-    if len(found) > 1:
-        raise BadInput(f"{folder} holds several dataset*.json ({', '.join(p.name for p in found)}); keep one")
-    return found[0]
+    if len(paths) > 1:
+        several = ", ".join(path.name for path in paths)
+        raise BadInput(f"{folder} holds several dataset*.json ({several}); keep one")
+    return paths[0]
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
@@ -125,36 +131,47 @@ def _field(entry: dict[str, Any], name: str, kind: type, path: Path, number: int
     return value
 
 
-def _labels(entries: list[dict[str, Any]], path: Path) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    single = [entry.get("label") for entry in entries]
-    several = [entry.get("labels") for entry in entries]
-    given = [a is not None or b is not None for a, b in zip(single, several, strict=True)]
-    if not any(given):
-        return None, ()
-    if not all(given):
-        raise BadInput(
-            f"{path}: images[{given.index(False)}] has no label while others do; label all images or none"
-        )
-    multi = any(b is not None for b in several)
-    sets = [
-        [_label(one, path, number) for one in (b if isinstance(b, list) else [b if b is not None else a])]
-        for number, (a, b) in enumerate(zip(single, several, strict=True))
+def _labels(entries: list[dict[str, Any]], path: Path) -> Labels | None:
+    """The images' labels, whose names are sorted; None where no image has one.
+
+    They are multi-hot as soon as one image has the field ``labels``.
+    """
+    unlabelled = [
+        number
+        for number, entry in enumerate(entries)
+        if entry.get("label") is None and entry.get("labels") is None
     ]
-    names = tuple(sorted({one for found in sets for one in found}))
+    if len(unlabelled) == len(entries):
+        return None
+    if unlabelled:
+        raise BadInput(
+            f"{path}: images[{unlabelled[0]}] has no label while others do; label all images or none"
+        )
+    names_of = [_label_names(entry, path, number) for number, entry in enumerate(entries)]
+    names = tuple(sorted(set(chain.from_iterable(names_of))))
     column = {name: i for i, name in enumerate(names)}
-    if not multi:
-        return np.array([column[found[0]] for found in sets], dtype=np.int64), names
+    rule = f"labels of {path.name}"
+    if all(entry.get("labels") is None for entry in entries):
+        indices = np.array([column[name] for (name,) in names_of], dtype=np.int64)
+        return Labels(indices, names, rule)
     if len(names) > MOST_LABELS:
         raise BadInput(
             f"{path}: the field 'labels' has {len(names)} different values; give at most {MOST_LABELS}"
         )
-    labels = np.zeros((len(sets), len(names)), dtype=np.int64)
-    for row, found in enumerate(sets):
-        labels[row, [column[one] for one in found]] = 1
-    return labels, names
+    multi_hot = np.zeros((len(entries), len(names)), dtype=np.int64)
+    for row, names_of_image in enumerate(names_of):
+        multi_hot[row, [column[name] for name in names_of_image]] = 1
+    return Labels(multi_hot, names, rule)
 
 
-def _label(value: Any, path: Path, number: int) -> str:
+def _label_names(entry: dict[str, Any], path: Path, number: int) -> list[str]:
+    """The names in the field ``labels``, which may be a single one, or else that in ``label``."""
+    value = entry["label"] if entry.get("labels") is None else entry["labels"]
+    values = value if isinstance(value, list) and entry.get("labels") is not None else [value]
+    return [_label_name(label, path, number) for label in values]
+
+
+def _label_name(value: Any, path: Path, number: int) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadInput(f"{path}: images[{number}] has the label {shown(value)}; give a name or a number")
     return str(value)

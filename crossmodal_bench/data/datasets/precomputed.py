@@ -37,10 +37,11 @@ class Precomputed(DatasetReader):
     def __init__(self, folder: str, captions_per_image: int = 5) -> None:
         if captions_per_image < 1:
             raise BadInput(f"captions_per_image is {captions_per_image}; it must be at least 1")
-        self.folder, self.captions_per_image = folder, captions_per_image
+        self.folder = folder
+        self.captions_per_image = captions_per_image
 
     def read(self, root: Path) -> Corpus:
-        """The corpus in ``root/folder``."""
+        """The corpus in ``root/folder``; raises BadInput as ``read_precomputed`` does."""
         outer = folder_below(root, self.folder, CONTENTS)
         folder = precomputed_folder(outer)
         if folder is None:
@@ -52,23 +53,27 @@ def precomputed_folder(folder: Path) -> Path | None:
     """The folder itself or the one ``*_precomp`` in it; None where there is none. BadInput for several."""
     if folder.name.endswith("_precomp") or (folder / "train_ims.npy").is_file():
         return folder if folder.is_dir() else None
-    found = sorted(path for path in folder.glob("*_precomp") if path.is_dir())
-    if len(found) > 1:
-        several = ", ".join(path.name for path in found)
+    folders = sorted(path for path in folder.glob("*_precomp") if path.is_dir())
+    if len(folders) > 1:
+        several = ", ".join(path.name for path in folders)
         raise BadInput(f"{folder} holds several folders *_precomp ({several}); keep one")
-    return found[0] if found else None
+    return folders[0] if folders else None
 
 
 def read_precomputed(folder: Path, name: str, captions_per_image: int = 5) -> Corpus:
-    """The corpus ``name`` in a folder that holds the files themselves; see Precomputed."""
-    parts = {}
+    """The corpus ``name`` in a folder that holds the files themselves; see Precomputed.
+
+    Raises:
+        BadInput: a missing, empty or damaged file, or files of a split whose counts do not agree.
+    """
+    parts: dict[str, _Part] = {}
     for split, stems in PARTS.items():
-        there = [stem for stem in stems if _given(folder, stem)]
-        if there == ["dev", "val"]:
+        present = [stem for stem in stems if _has_files(folder, stem)]
+        if present == ["dev", "val"]:
             raise BadInput(f"{folder} holds both dev_* and val_*; keep one of them as the validation split")
-        if there or split != "val":
-            parts[split] = _read_part(folder, there[0] if there else stems[-1], captions_per_image)
-    ids = [one for part in parts.values() for one in part.ids]
+        if present or split != "val":
+            parts[split] = _read_part(folder, present[0] if present else stems[-1], captions_per_image)
+    ids = [name for part in parts.values() for name in part.ids]
     counts = np.concatenate([part.counts for part in parts.values()])
     return Corpus(
         name=name,
@@ -90,7 +95,15 @@ def read_precomputed(folder: Path, name: str, captions_per_image: int = 5) -> Co
 
 @dataclass(frozen=True)
 class _Part:
-    """One split: n images with ``counts`` captions each, and the rows of ``path`` that they are in."""
+    """The n images of a split.
+
+    Attributes:
+        path: the file of their regions.
+        ids: n names.
+        captions: of all images, image after image.
+        counts: (n,) captions of each image.
+        rows: (n,) row of ``path`` that each image is in.
+    """
 
     path: Path
     ids: list[str]
@@ -99,7 +112,7 @@ class _Part:
     rows: NDArray[np.int64]
 
 
-def _given(folder: Path, stem: str) -> bool:
+def _has_files(folder: Path, stem: str) -> bool:
     return (folder / f"{stem}_ims.npy").is_file() or (folder / f"{stem}_caps.txt").is_file()
 
 
@@ -123,7 +136,8 @@ def _read_part(folder: Path, stem: str, captions_per_image: int) -> _Part:
             f"{len(ids)} images; give one row per image, or one per caption"
         )
     for image in (0, len(ids) - 1):
-        first, last = int(starts[image]), int(starts[image] + counts[image]) - 1
+        first = int(starts[image])
+        last = first + int(counts[image]) - 1
         if not np.array_equal(regions[first], regions[last]):
             raise BadInput(
                 f"{path}: rows {first} and {last} differ, and both belong to image '{ids[image]}'; "
@@ -136,14 +150,17 @@ def _images(
     folder: Path, stem: str, n_captions: int, captions_per_image: int
 ) -> tuple[list[str], NDArray[np.int64]]:
     """The images' names, and how many captions each has."""
-    path, captions = folder / f"{stem}_ids.txt", folder / f"{stem}_caps.txt"
+    path = folder / f"{stem}_ids.txt"
+    captions = folder / f"{stem}_caps.txt"
     if path.is_file():
         lines = _lines(path, "an id")
         if len(lines) == n_captions:
             groups = [(name, len(list(group))) for name, group in groupby(lines)]
-            names, counts = [name for name, _ in groups], [n for _, n in groups]
+            names = [name for name, _ in groups]
+            counts = [n for _, n in groups]
         elif n_captions % len(lines) == 0:
-            names, counts = lines, [n_captions // len(lines)] * len(lines)
+            names = lines
+            counts = [n_captions // len(lines)] * len(lines)
         else:
             raise BadInput(
                 f"{path} has {len(lines)} ids where {captions.name} has {n_captions} captions; "

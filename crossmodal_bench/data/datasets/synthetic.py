@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.base import DatasetReader
 
 GENERATOR = 1
@@ -33,7 +33,8 @@ SHAPES = {
     "cross": ("cross", "plus sign"),
 }
 SIZES = {"small": 8, "large": 13}
-PLACES = {
+"""Half of a shape's height, in pixels."""
+POSITIONS = {
     (0, 0): "top left",
     (0, 1): "top right",
     (1, 0): "bottom left",
@@ -50,13 +51,18 @@ SCENES = {
     "dusk": (130, 85, 120),
 }
 SIZE_NAMES = {"tiny": (160, 48, 48, 3), "small": (1000, 200, 400, 5)}
-REGIONS, REGION_SIDE = 6, 6
+"""Images for training, validation and test, and captions of each."""
+REGIONS = 6
+"""Regions of every scene."""
+REGION_SIDE = 6
+"""Pixels of a side that a region is scaled to."""
 GRID = 4
+"""Cells on a side of what ``grid_descriptor`` describes."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One object of a scene."""
+    """One object of a scene; ``place`` is the row and the column of the quarter that it stands in."""
 
     kind: str
     colour: str
@@ -87,16 +93,18 @@ class Synthetic(DatasetReader):
     """
 
     def __init__(self, size: str | int = "small", seed: int = 0) -> None:
-        self.size, self.seed = size, seed
+        self.size = size
+        self.seed = seed
 
     def read(self, root: Path) -> Corpus:
         """The corpus; ``root`` is not looked at."""
-        *counts, per_image = _sizes(self.size)
+        n_train, n_val, n_test, per_image = _sizes(self.size)
         scenes: list[Scene] = []
         split: list[str] = []
-        for part, (name, n) in enumerate(zip(("train", "val", "test"), counts, strict=True)):
-            scenes += _scenes(n, np.random.default_rng([self.seed, part]))
-            split += [name] * n
+        counts = {"train": n_train, "val": n_val, "test": n_test}
+        for part, (name, count) in enumerate(counts.items()):
+            scenes += _scenes(count, np.random.default_rng([self.seed, part]))
+            split += [name] * count
         rng = np.random.default_rng([self.seed, 3])
         captions = [_sentence(scene, rng) for scene in scenes for _ in range(per_image)]
         n = len(scenes)
@@ -109,10 +117,11 @@ class Synthetic(DatasetReader):
             caption_image=np.repeat(np.arange(n), per_image),
             split=np.array(split),
             captions=tuple(captions),
-            labels=np.array([list(SCENES).index(scene.category) for scene in scenes], dtype=np.int64),
-            label_names=tuple(SCENES),
-            label_kind="real",
-            label_rule=f"{len(SCENES)} scene categories of the generator",
+            labels=Labels(
+                np.array([list(SCENES).index(scene.category) for scene in scenes], dtype=np.int64),
+                names=tuple(SCENES),
+                rule=f"{len(SCENES)} scene categories of the generator",
+            ),
             images=source,
             regions=RenderedRegions(source),
             image_features=np.stack([grid_descriptor(source.array(i)) for i in range(n)]),
@@ -154,10 +163,10 @@ class Renderings:
             half = SIZES[shape.size] + 2
             boxes.append((cy - half, cx - half, 2 * half))
         taken = {shape.place for shape in scene.shapes}
-        boxes += [(4 + 32 * r, 4 + 32 * c, 24) for r, c in PLACES if (r, c) not in taken]
+        boxes += [(4 + 32 * r, 4 + 32 * c, 24) for r, c in POSITIONS if (r, c) not in taken]
         boxes += [(0, 0, SIDE), (SIDE // 4, SIDE // 4, SIDE // 2)]
         pixels = self.array(row).astype(np.float32) / np.float32(255)
-        return np.stack([_region(pixels, *box) for box in boxes[:REGIONS]])
+        return np.stack([_region(pixels, top, left, side) for top, left, side in boxes[:REGIONS]])
 
     def subset(self, rows: NDArray[np.int64]) -> Renderings:
         """The scenes ``rows``, in that order."""
@@ -165,13 +174,16 @@ class Renderings:
 
     def fingerprint(self) -> str:
         """The scenes and the generator's version."""
+        # The scenes as they print: renaming a field of theirs would change it.
         return hashlib.sha256(f"{GENERATOR}{self.scenes}".encode()).hexdigest()
 
 
 class RenderedRegions:
     """The regions of rendered scenes, cut out when asked for."""
 
-    count, dim, origin = REGIONS, 3 * REGION_SIDE**2 + 4, ""
+    count = REGIONS
+    dim = 3 * REGION_SIDE**2 + 4
+    origin = ""
 
     def __init__(self, renderings: Renderings) -> None:
         self.renderings = renderings
@@ -199,13 +211,14 @@ def grid_descriptor(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     half = SIDE // 2 // GRID
     cells = pixels[::2, ::2].astype(np.float64).reshape(GRID, half, GRID, half, 3) / 255
     cells = cells.transpose(0, 2, 1, 3, 4).reshape(GRID * GRID, -1, 3)
-    palette = np.array([*COLOURS.values()]) / 255
+    palette = np.array(list(COLOURS.values())) / 255
     histogram = np.exp(-((cells[:, :, None] - palette) ** 2).sum(-1) / 0.02).mean(1)
     cell_features = np.concatenate([cells.mean(1), cells.std(1), histogram], axis=1)
     return cell_features.reshape(-1).round(5).astype(np.float32)
 
 
 def _sizes(size: str | int) -> tuple[int, int, int, int]:
+    """Images for training, validation and test, and captions of each."""
     if isinstance(size, str) and size in SIZE_NAMES:
         return SIZE_NAMES[size]
     if not str(size).isdigit() or int(size) < 20:
@@ -223,8 +236,9 @@ def _scenes(n: int, rng: np.random.Generator) -> list[Scene]:
             scenes.append(_near_duplicate(scenes[int(rng.integers(len(scenes)))], seed, rng))
             continue
         category = str(rng.choice(list(SCENES)))
-        places = rng.permutation(len(PLACES))[: rng.integers(2, 5)]
-        scenes.append(Scene(category, tuple(_shape(list(PLACES)[p], rng) for p in places), seed))
+        order = rng.permutation(len(POSITIONS))[: rng.integers(2, 5)]
+        shapes = tuple(_shape(list(POSITIONS)[number], rng) for number in order)
+        scenes.append(Scene(category, shapes, seed))
     return scenes
 
 
@@ -256,18 +270,19 @@ def _sentence(scene: Scene, rng: np.random.Generator) -> str:
             words.insert(0, shape.size)
         phrase = f"a {' '.join(words)}"
         if rng.random() < 0.6:
-            phrase += f" at the {PLACES[shape.place]}"
+            phrase += f" at the {POSITIONS[shape.place]}"
         parts.append(phrase)
-    what = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    objects = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
     opening = str(rng.choice(("there is", "a picture of", "we see", "someone drew", "")))
-    where = ""
+    background = ""
     if rng.random() < 0.5:
-        where = f" {rng.choice(('over', 'in front of', 'on a background of'))} {scene.category}"
-    sentence = f"{opening} {what}{where}".strip()
+        background = f" {rng.choice(('over', 'in front of', 'on a background of'))} {scene.category}"
+    sentence = f"{opening} {objects}{background}".strip()
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _centres(scene: Scene) -> list[tuple[int, int]]:
+    """Row and column of each shape's centre, in pixels."""
     jitter = np.random.default_rng([scene.seed, 1]).integers(-3, 4, size=(len(scene.shapes), 2))
     return [
         (16 + 32 * shape.place[0] + int(dy), 16 + 32 * shape.place[1] + int(dx))
@@ -276,6 +291,7 @@ def _centres(scene: Scene) -> list[tuple[int, int]]:
 
 
 def _mask(kind: str, dy: NDArray[np.int64], dx: NDArray[np.int64], half: int) -> NDArray[np.bool_]:
+    """Which pixels a shape covers, by their distances from its centre; ``half`` as in SIZES."""
     if kind == "circle":
         return dy**2 + dx**2 <= half**2
     if kind == "square":
@@ -289,6 +305,7 @@ def _mask(kind: str, dy: NDArray[np.int64], dx: NDArray[np.int64], half: int) ->
 
 
 def _region(pixels: NDArray[np.float32], top: int, left: int, side: int) -> NDArray[np.float32]:
+    """(112,) pixels of a square, scaled to 6 x 6 by their nearest neighbours, and its box in 0..1."""
     rows = np.linspace(top, top + side - 1, REGION_SIDE).round().astype(int).clip(0, SIDE - 1)
     columns = np.linspace(left, left + side - 1, REGION_SIDE).round().astype(int).clip(0, SIDE - 1)
     crop = pixels[rows][:, columns].reshape(-1)

@@ -10,7 +10,7 @@ import numpy as np
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import read_text
 from crossmodal_bench.data.arrays import find_array_file, load_array
-from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
 
 CATEGORIES = (
@@ -52,7 +52,10 @@ class Wikipedia(DatasetReader):
         draw_seed: int = 0,
         folder: str = "wikipedia",
     ) -> None:
-        self.features, self.split, self.draw_seed, self.folder = features, split, draw_seed, folder
+        self.features = features
+        self.split = split
+        self.draw_seed = draw_seed
+        self.folder = folder
 
     def read(self, root: Path) -> Corpus:
         """The corpus in ``root/wikipedia``."""
@@ -61,18 +64,19 @@ class Wikipedia(DatasetReader):
         ids: list[str] = []
         labels: list[int] = []
         split: list[str] = []
-        images, texts = [], []
+        images: list[np.ndarray] = []
+        texts: list[np.ndarray] = []
         for part, (image_key, text_key, list_name) in PARTS.items():
-            found = _read_list(folder / list_name)
-            images.append(load_array(arrays, image_key, ndim=2, rows=len(found)))
-            texts.append(load_array(arrays, text_key, ndim=2, rows=len(found)))
-            ids += [name for name, _ in found]
-            labels += [label for _, label in found]
-            split += [part] * len(found)
-        for what, (train, test) in (("image", images), ("text", texts)):
+            items = _read_list(folder / list_name)
+            images.append(load_array(arrays, image_key, ndim=2, rows=len(items)))
+            texts.append(load_array(arrays, text_key, ndim=2, rows=len(items)))
+            ids += [name for name, _ in items]
+            labels += [label for _, label in items]
+            split += [part] * len(items)
+        for kind, (train, test) in (("image", images), ("text", texts)):
             if train.shape[1] != test.shape[1]:
                 raise BadInput(
-                    f"{arrays}: the {what} features of train and test are {train.shape[1]} and "
+                    f"{arrays}: the {kind} features of train and test are {train.shape[1]} and "
                     f"{test.shape[1]} wide; use one width"
                 )
         if self.split == "draw":
@@ -83,10 +87,11 @@ class Wikipedia(DatasetReader):
             caption_ids=tuple(ids),
             caption_image=np.arange(len(ids)),
             split=np.array(split),
-            labels=np.array(labels, dtype=np.int64),
-            label_names=CATEGORIES,
-            label_kind="real",
-            label_rule="ten categories of the distribution",
+            labels=Labels(
+                np.array(labels, dtype=np.int64),
+                names=CATEGORIES,
+                rule="ten categories of the distribution",
+            ),
             image_features=np.concatenate(images).astype(np.float32),
             text_features=np.concatenate(texts).astype(np.float32),
             source=str(folder),
@@ -94,6 +99,7 @@ class Wikipedia(DatasetReader):
 
 
 def _read_list(path: Path) -> list[tuple[str, int]]:
+    """The names (``text id/image id``) and class indices of a category list, in its order."""
     if not path.is_file():
         raise MissingInput(f"{path} is missing; it comes with the Wikipedia set's features")
     rows = []
@@ -108,6 +114,7 @@ def _read_list(path: Path) -> list[tuple[str, int]]:
 
 
 def _draw(n: int, seed: int, train: int = 1300) -> list[str]:
+    """The split of each of n items, of which ``train`` are drawn for training."""
     if n <= train:
         raise BadInput(f"wikipedia: {n} items are too few to draw {train} for training; use split: official")
     chosen = set(np.random.default_rng(seed).permutation(n)[:train].tolist())

@@ -54,7 +54,7 @@ class RetrievalEvaluation(pl.Callback):
                 corpus.name,
                 [corpus.image_ids[row] for row in test],
                 len(corpus.caption_rows("test")),
-                corpus.label_kind == "real",
+                corpus.labels is not None,
                 corpus.identities is not None,
             )
 
@@ -145,9 +145,7 @@ class RetrievalEvaluation(pl.Callback):
         images, texts = (bank.gathered()[1] for bank in self._banks)
         self.encodings = (images, texts)
         caption_image = np.searchsorted(image_rows, corpus.caption_image[caption_rows])
-        labels = (
-            corpus.labels[image_rows] if corpus.labels is not None and corpus.label_kind == "real" else None
-        )
+        labels = None if corpus.labels is None else corpus.labels.values[image_rows]
         identities = None if corpus.identities is None else corpus.identities[image_rows]
         return {
             protocol.name: evaluate(

@@ -47,11 +47,11 @@ def test_folders_and_lists_become_a_corpus(folder: Path) -> None:
     assert corpus.caption_image.tolist() == [i for i, _, _ in pairs]
     assert corpus.captions == tuple(fakes.caption(row, k) for _, row, k in pairs)
     assert corpus.caption_ids == tuple(f"{corpus.image_ids[i]}#{k}" for i, _, k in pairs)
-    assert corpus.label_names == tuple(sorted(split_of)) and corpus.label_kind == "real"
     assert corpus.labels is not None and corpus.identities is not None
-    assert [corpus.label_names[label] for label in corpus.labels] == [name for name, _ in rows]
-    assert corpus.identities.tolist() == corpus.labels.tolist()
-    assert corpus.label_rule == "species, split by trainclasses.txt, valclasses.txt and testclasses.txt"
+    assert corpus.labels.names == tuple(sorted(split_of))
+    assert [corpus.labels.names[label] for label in corpus.labels.values] == [name for name, _ in rows]
+    assert corpus.identities.tolist() == corpus.labels.values.tolist()
+    assert corpus.labels.rule == "species, split by trainclasses.txt, valclasses.txt and testclasses.txt"
     assert corpus.images is not None
     for i, (_, row) in enumerate(rows):
         # JPEG changes the noise and not the grey.

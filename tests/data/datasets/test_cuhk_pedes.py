@@ -38,7 +38,7 @@ def test_the_annotations_become_a_corpus(tmp_path: Path) -> None:
     assert corpus.caption_image.tolist() == [row for row, _, _ in pairs]
     assert corpus.captions == tuple(text for _, _, text in pairs)
     assert corpus.caption_ids == tuple(f"{entries[row]['file_path']}#{k}" for row, k, _ in pairs)
-    assert corpus.labels is None and corpus.label_kind == "none"
+    assert corpus.labels is None
     assert corpus.images is not None
     for row in range(len(entries)):
         assert np.array_equal(np.asarray(corpus.images[row]), fakes.pixels(row, height=24, width=10))

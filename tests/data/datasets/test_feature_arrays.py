@@ -48,9 +48,9 @@ def test_arrays_in_every_format_become_the_same_corpus(
     for found, what in ((corpus.image_features, "images"), (corpus.text_features, "texts")):
         expected = np.concatenate([arrays[f"train_{what}"], arrays[f"test_{what}"]]).astype(np.float32)
         assert found is not None and found.dtype == np.float32 and np.array_equal(found, expected)
-    assert corpus.labels is not None and corpus.labels.dtype == np.int64
-    assert corpus.labels.tolist() == [i % 4 for i in range(12)] + [i % 4 for i in range(8)]
-    assert corpus.label_kind == "real" and corpus.label_rule == "4 classes of the label arrays"
+    assert corpus.labels is not None and corpus.labels.values.dtype == np.int64
+    assert corpus.labels.values.tolist() == [i % 4 for i in range(12)] + [i % 4 for i in range(8)]
+    assert corpus.labels.rule == "4 classes of the label arrays"
 
 
 def test_a_validation_split_of_its_own(tmp_path: Path) -> None:
@@ -81,8 +81,8 @@ def test_class_numbers_in_every_form_are_the_same_labels(
     tmp_path: Path, train: np.ndarray, test: np.ndarray, suffix: str
 ) -> None:
     labels = read(tmp_path, with_labels(train, test), suffix).labels
-    assert labels is not None and labels.dtype == np.int64
-    assert labels.tolist() == [*TRAIN, *TEST]
+    assert labels is not None and labels.values.dtype == np.int64
+    assert labels.values.tolist() == [*TRAIN, *TEST]
 
 
 @pytest.mark.parametrize("dtype", ["int64", "float64", "bool", "uint8"])
@@ -90,10 +90,10 @@ def test_multi_hot_labels(tmp_path: Path, dtype: str) -> None:
     rng = np.random.default_rng(0)
     train, test = (rng.random((n, 5)) < 0.4 for n in (12, 8))
     corpus = read(tmp_path, with_labels(train.astype(dtype), test.astype(dtype)))
-    assert corpus.labels is not None and corpus.multi_label and corpus.n_labels == 5
-    assert corpus.labels.dtype == np.int64
-    assert np.array_equal(corpus.labels, np.concatenate([train, test]))
-    assert corpus.label_rule == "5 classes of the label arrays"
+    assert corpus.labels is not None and corpus.labels.multi_label and corpus.labels.count == 5
+    assert corpus.labels.values.dtype == np.int64
+    assert np.array_equal(corpus.labels.values, np.concatenate([train, test]))
+    assert corpus.labels.rule == "5 classes of the label arrays"
 
 
 # ---- what goes wrong --------------------------------------------------------------------------------------

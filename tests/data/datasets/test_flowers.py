@@ -22,9 +22,9 @@ def folder(tmp_path: Path) -> Path:
 def test_folders_and_lists_become_a_corpus(folder: Path) -> None:
     corpus = Flowers().read(folder.parent)
     assert corpus.name == "flowers" and corpus.source == str(folder)
-    assert corpus.label_names == tuple(f"class_{i:05d}" for i in range(1, 10))
     assert corpus.labels is not None and corpus.identities is not None
-    assert corpus.labels.tolist() == corpus.identities.tolist() == [i // 2 for i in range(18)]
+    assert corpus.labels.names == tuple(f"class_{i:05d}" for i in range(1, 10))
+    assert corpus.labels.values.tolist() == corpus.identities.tolist() == [i // 2 for i in range(18)]
     assert corpus.image_ids[:3] == (
         "class_00001/image_00003",
         "class_00001/image_00004",

@@ -40,7 +40,7 @@ def test_a_folder_becomes_a_corpus(tmp_path: Path, suffix: str) -> None:
     assert corpus.caption_image.tolist() == [row for row, _, _ in pairs]
     assert corpus.captions == tuple(raw for _, raw, _ in pairs)
     assert corpus.caption_ids == tuple(f"{entries[row]['filename']}#{k}" for row, _, k in pairs)
-    assert corpus.labels is None and corpus.label_kind == "none"
+    assert corpus.labels is None
     assert corpus.images is not None and len(corpus.images) == 11
     if suffix == ".png":
         assert np.array_equal(np.asarray(corpus.images[7]), fakes.pixels(7))
@@ -87,10 +87,12 @@ def test_single_labels_may_be_names_or_numbers(tmp_path: Path, kind: type) -> No
     entries = fakes.karpathy_entries(COUNTS, label=lambda row: names[row % 3])
     fakes.write_karpathy(tmp_path, "mine", entries)
     corpus = Karpathy("mine").read(tmp_path)
-    assert corpus.labels is not None and not corpus.multi_label
-    assert corpus.label_names == tuple(sorted(str(name) for name in names.values()))
-    assert [corpus.label_names[i] for i in corpus.labels] == [str(names[row % 3]) for row in range(11)]
-    assert corpus.label_kind == "real" and corpus.label_rule == "labels of dataset_mine.json"
+    assert corpus.labels is not None and not corpus.labels.multi_label
+    assert corpus.labels.names == tuple(sorted(str(name) for name in names.values()))
+    assert [corpus.labels.names[i] for i in corpus.labels.values] == [
+        str(names[row % 3]) for row in range(11)
+    ]
+    assert corpus.labels.rule == "labels of dataset_mine.json"
 
 
 def test_several_labels_become_multi_hot(tmp_path: Path) -> None:
@@ -98,9 +100,13 @@ def test_several_labels_become_multi_hot(tmp_path: Path) -> None:
     entries = fakes.karpathy_entries(COUNTS, labels=lambda row: sets[row % 3])
     fakes.write_karpathy(tmp_path, "mine", entries)
     corpus = Karpathy("mine").read(tmp_path)
-    assert corpus.labels is not None and corpus.multi_label and corpus.label_names == ("boat", "dog", "sea")
-    for row, found in enumerate(corpus.labels):
-        assert {corpus.label_names[i] for i in np.flatnonzero(found)} == set(sets[row % 3])
+    assert (
+        corpus.labels is not None
+        and corpus.labels.multi_label
+        and corpus.labels.names == ("boat", "dog", "sea")
+    )
+    for row, found in enumerate(corpus.labels.values):
+        assert {corpus.labels.names[i] for i in np.flatnonzero(found)} == set(sets[row % 3])
 
 
 def test_label_and_labels_may_be_mixed(tmp_path: Path) -> None:

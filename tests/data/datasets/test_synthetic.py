@@ -115,9 +115,9 @@ def test_captions_say_nothing_that_is_not_there(corpus: Corpus, scenes: tuple[Sc
 
 
 def test_labels_are_the_scenes_categories(corpus: Corpus, scenes: tuple[Scene, ...]) -> None:
-    assert corpus.labels is not None and corpus.label_names == tuple(SCENES)
-    assert [corpus.label_names[i] for i in corpus.labels] == [scene.category for scene in scenes]
-    assert set(corpus.labels.tolist()) == set(range(8))
+    assert corpus.labels is not None and corpus.labels.names == tuple(SCENES)
+    assert [corpus.labels.names[i] for i in corpus.labels.values] == [scene.category for scene in scenes]
+    assert set(corpus.labels.values.tolist()) == set(range(8))
 
 
 def test_pixels_features_and_regions(corpus: Corpus) -> None:
@@ -159,8 +159,8 @@ def test_a_subset_draws_the_same_pictures(corpus: Corpus) -> None:
 def test_categories_can_be_learnt_from_the_features(corpus: Corpus) -> None:
     assert corpus.labels is not None and corpus.image_features is not None
     train, test = corpus.image_rows("train"), corpus.image_rows("test")
-    model = LogisticRegression(max_iter=200).fit(corpus.image_features[train], corpus.labels[train])
-    assert model.score(corpus.image_features[test], corpus.labels[test]) > 0.5  # chance: 0.125
+    model = LogisticRegression(max_iter=200).fit(corpus.image_features[train], corpus.labels.values[train])
+    assert model.score(corpus.image_features[test], corpus.labels.values[test]) > 0.5  # chance: 0.125
 
 
 def test_captions_can_be_matched_far_above_chance_and_not_perfectly(corpus: Corpus) -> None:

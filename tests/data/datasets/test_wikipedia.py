@@ -37,8 +37,8 @@ def test_lists_and_arrays_become_a_corpus(tmp_path: Path, stem: str, suffix: str
     for found, keys in ((corpus.image_features, ("I_tr", "I_te")), (corpus.text_features, ("T_tr", "T_te"))):
         assert found.dtype == np.float32
         assert np.array_equal(found, np.concatenate([arrays[key] for key in keys]).astype(np.float32))
-    assert corpus.labels is not None and corpus.labels.tolist() == [i % 10 for i in range(33)]
-    assert corpus.label_names == CATEGORIES and corpus.n_labels == 10 and corpus.label_kind == "real"
+    assert corpus.labels is not None and corpus.labels.values.tolist() == [i % 10 for i in range(33)]
+    assert corpus.labels.names == CATEGORIES and corpus.labels.count == 10
     assert corpus.captions is None and corpus.images is None and corpus.source == str(folder)
 
 
@@ -57,7 +57,7 @@ def test_a_draw_is_seeded_and_mixes_the_official_splits(large: Path) -> None:
         assert [corpus.counts()[split]["images"] for split in ("train", "val", "test")] == [1300, 0, 30]
         assert corpus.image_ids == official.image_ids
         assert corpus.labels is not None and official.labels is not None
-        assert (corpus.labels == official.labels).all()
+        assert (corpus.labels.values == official.labels.values).all()
         assert 0 < (corpus.image_rows("test") < 1000).sum() < 30
     assert (drawn[0].split == Wikipedia(split="draw", draw_seed=0).read(large).split).all()
     assert (drawn[0].split != drawn[1].split).any()

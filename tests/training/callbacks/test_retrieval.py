@@ -21,6 +21,7 @@ from tiny import QUIET, SMALL_ACMR, configuration, fitted
 import crossmodal_bench
 from crossmodal_bench.core.batch import ImageBatch
 from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.data.corpus import Labels
 from crossmodal_bench.data.datasets import Synthetic
 from crossmodal_bench.evaluation import Protocol, evaluate, get_protocol
 from crossmodal_bench.methods import ACMR
@@ -60,7 +61,9 @@ def by_hand(cli: Any, protocol: Protocol, split: str) -> dict[str, float]:
         encoded = cli.model.encode_images(views.images(images)), cli.model.encode_texts(views.texts(captions))
     owner = np.array([list(images).index(row) for row in corpus.caption_image[captions]])
     identities = None if corpus.identities is None else corpus.identities[images]
-    return evaluate(protocol, *encoded, cli.model.score, owner, corpus.labels[images], identities).metrics
+    return evaluate(
+        protocol, *encoded, cli.model.score, owner, corpus.labels.values[images], identities
+    ).metrics
 
 
 def test_each_item_is_encoded_once(tested: tuple[Any, RetrievalEvaluation, Count]) -> None:
@@ -127,7 +130,7 @@ def test_persons_and_species_are_evaluated_on_validation_and_test(
         # Two identities a split, for which the numbers of the splits are as good as any.
         splits = np.unique(corpus.split, return_inverse=True)[1]
         identities = 2 * splits + np.arange(len(splits)) % 2
-        return replace(corpus, name=dataset, identities=identities, labels=identities)
+        return replace(corpus, name=dataset, identities=identities, labels=Labels(identities))
 
     monkeypatch.setattr(Synthetic, "read", with_identities)
     retrieval = RetrievalEvaluation()
