@@ -398,5 +398,5 @@ def test_a_faulty_file_is_refused_with_the_row_and_the_field(old: str, new: str,
 
 
 def test_the_file_lies_in_the_package() -> None:
-    text = (resources.files("crossmodal_bench.bench") / "published.yaml").read_text(encoding="utf-8")
+    text = (resources.files("crossmodal_bench.jobs") / "published.yaml").read_text(encoding="utf-8")
     assert len(parse(text, "published.yaml").rows) == sum(ROW_COUNTS.values())
