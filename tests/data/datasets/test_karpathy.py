@@ -115,7 +115,7 @@ def test_label_and_labels_may_be_mixed(tmp_path: Path) -> None:
     entries[4]["labels"] = ["dog", "sea"]
     fakes.write_karpathy(tmp_path, "mine", entries)
     labels = Karpathy("mine").read(tmp_path).labels
-    assert labels is not None and labels.sum(axis=1).tolist() == [1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1]
+    assert labels is not None and labels.values.sum(axis=1).tolist() == [1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("field", ["label", "labels"])
