@@ -2,7 +2,10 @@
 # `make bench` create .venv, install into it and run; the second time they start at once.
 # Needed beforehand: Python 3.11 to 3.13, GNU make, a POSIX shell and a package registry.
 
-BENCH_VARIABLES := DATASET DATA_ROOT METHODS SEEDS PRESET RUNS DEVICES JOBS LAUNCHER SLURM WANDB NETWORK WEIGHTS RERUN
+# Options of `bench`, one on each line: its name, its help, its default.
+OPTIONS := crossmodal_bench/bench/options.py
+is_variable := /^    [a-z_]+: .* = option./ && !/flag=/
+BENCH_VARIABLES := $(shell awk -F ':' '$(is_variable) { print toupper($$1) }' $(OPTIONS))
 
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -85,26 +88,9 @@ help: ## This text
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@awk '/^#   [A-Z_]+: / { name = $$2; sub(/^#   [A-Z_]+: /, ""); sub(/:/, "", name); \
-	  printf "  %-22s %s\n", name, $$0 }' Makefile
-
-# Variables of `bench` (the same words are options of `crossmodal-bench bench`, whose --help says more):
-#   DATASET: what to train and test on (synthetic, which needs no download)
-#   DATA_ROOT: folder that holds the data sets (data)
-#   METHODS: methods with commas between, default, all, or the name of a suite (default)
-#   SEEDS: number of seeds
-#   PRESET: size of the models and length of the training (auto: what the devices allow)
-#   RUNS: folder that records and reports are written to (runs)
-#   DEVICES: devices of one job: auto (one), cpu, or a number (auto)
-#   JOBS: how many jobs run at a time (as many as there are GPUs for; 1 on a CPU, whose threads they share)
-#   LAUNCHER: where jobs run: local, or slurm: each as a job of a cluster (local)
-#   SLURM: that cluster's options, 'partition=gpu time=600 gpus_per_node=1', or a YAML file
-#   WANDB: Weights & Biases: auto, online, offline or off (auto: online when logged in)
-#   NETWORK: image network whose features are used
-#   WEIGHTS: file that holds that network's weights
-#   RERUN: stale: do again what was done with other data or sources than today's
-# Variable of the set-up:
-#   PYTHON: the Python that .venv is made with (the newest found of 3.13, 3.12 and 3.11)
+	@awk -F '"' '$(is_variable) { split($$1, words, /[ :]+/); value = $$3 ~ /None/ ? "" : $$4; \
+	  printf "  %-22s %s%s\n", toupper(words[2]), $$2, value == "" ? "" : " (" value ")" }' $(OPTIONS)
+	@echo "  PYTHON                 the Python that .venv is made with (the newest found of 3.13, 3.12 and 3.11)"
 
 setup: $(STAMP) ## Create .venv and install into it (every other command does this by itself)
 

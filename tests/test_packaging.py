@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable
+from dataclasses import fields
 from fnmatch import fnmatch
 from itertools import chain
 from pathlib import Path
@@ -20,13 +21,13 @@ import pytest
 import yaml
 
 import crossmodal_bench
+from crossmodal_bench.bench.options import NAMES, BenchOptions
 from crossmodal_bench.cli.main import main
 from crossmodal_bench.reporting import report
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = [ROOT / "docker" / "Dockerfile", ROOT / "docker" / "Dockerfile.cpu"]
-BENCH_VARIABLES = ["DATASET", "DATA_ROOT", "METHODS", "SEEDS", "PRESET", "RUNS", "DEVICES", "JOBS"]
-BENCH_VARIABLES += ["LAUNCHER", "SLURM", "WANDB", "NETWORK", "WEIGHTS", "RERUN"]
+BENCH_VARIABLES = [name.upper() for name in NAMES if name != "overrides"]
 
 # Stands in for a Python: makes environments and installs in no time, and keeps a log of what it was asked.
 FAKE_PYTHON = """\
@@ -38,6 +39,7 @@ case "$*" in
   *ensurepip*) exit "${ENSUREPIP_STATUS:-0}" ;;
 esac
 """
+OPTIONS = "crossmodal_bench/bench/options.py"
 SYNTHETIC = "{class_path: crossmodal_bench.data.datasets.Synthetic, init_args: {size: tiny}}"
 BROKEN_SHIM = "#!/bin/sh\necho 'command not found' >&2\nexit 127\n"
 
@@ -86,6 +88,14 @@ def test_bare_make_prints_the_help_with_every_target_and_variable() -> None:
     listed = re.findall(r"^  (\S+) +\S", bare.stdout, re.MULTILINE)
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted([*targets, *BENCH_VARIABLES, "PYTHON"])
+    shown = {
+        line.split()[0]: line.split(maxsplit=1)[1] for line in bare.stdout.splitlines() if line[:1] == " "
+    }
+    for field in fields(BenchOptions):
+        if field.name == "overrides":
+            continue
+        default = f" ({field.default})" if isinstance(field.default, str | Path) else ""
+        assert shown[field.name.upper()] == field.metadata["help"] + default
 
 
 def bench_words(*arguments: str, **extra: str) -> list[str]:
@@ -127,16 +137,16 @@ def test_a_misspelt_variable_is_refused_by_name() -> None:
 
 
 class Checkout:
-    """A copy of the Makefile beside a stand-in for Python, in a folder whose name has a space."""
+    """The Makefile and what it reads beside a stand-in for Python, in a folder whose name has a space."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "a checkout"
         self.bin = folder / "bin"
         self.log = folder / "log"
-        for made in (self.root, self.bin):
-            made.mkdir()
-        for name in ("Makefile", "pyproject.toml"):
-            shutil.copy(ROOT / name, self.root)
+        self.bin.mkdir()
+        for name in ("Makefile", "pyproject.toml", OPTIONS):
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, self.root / name)
         for name in ("python3.13", "python3.11", "python3", "python"):
             self.command(name, BROKEN_SHIM)
         self.command("python3.12", FAKE_PYTHON)
@@ -261,7 +271,8 @@ def test_clean_keeps_data_and_runs(checkout: Checkout) -> None:
         (checkout.root / name).mkdir(parents=True)
     checkout.make("clean")
     left = {str(path.relative_to(checkout.root)) for path in checkout.root.rglob("*")}
-    assert left == {"Makefile", "pyproject.toml", "runs", "data", "crossmodal_bench", "tests"}
+    folders = {"runs", "data", "crossmodal_bench", "crossmodal_bench/bench", "tests"}
+    assert left == {"Makefile", "pyproject.toml", OPTIONS, *folders}
 
 
 # ---- the package -----------------------------------------------------------------------------------

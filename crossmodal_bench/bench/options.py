@@ -5,87 +5,81 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.files import parse_yaml
 
-LAUNCHERS = ("local", "slurm")
+
+def option(help: str, default: Any, choices: tuple[str, ...] | None = None, flag: str | None = None) -> Any:
+    """A field that is an option of the command line.
+
+    Args:
+        help: one line of `--help`, without the default.
+        default: what it is when nobody gives it.
+        choices: the values that it may have, where these are few.
+        flag: its name on the command line; None: the field's own, of which `make` has a variable, too.
+    """
+    metadata = {"help": help, "choices": choices, "flag": flag}
+    if isinstance(default, dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """The words of `crossmodal-bench bench`; the same names in capitals are the variables of `make bench`."""
+    """The words of `crossmodal-bench bench`; the same names in capitals are the variables of `make bench`.
 
-    dataset: str | None = None
-    data_root: Path = Path("data")
-    methods: str = "default"
-    seeds: int | None = None
-    preset: str = "auto"
-    runs: Path = Path("runs")
-    devices: str = "auto"
-    jobs: int | None = None
-    launcher: str = "local"
-    slurm: dict[str, Any] = field(default_factory=dict)
-    wandb: str = "auto"
-    network: str | None = None
-    weights: str | None = None
-    rerun: str | None = None
-    on_bad_image: str = "fail"
-    overrides: dict[str, Any] = field(default_factory=dict)
+    The Makefile reads its variables and their help from these lines, before any Python is installed: each
+    option on one line, its help first.
+    """
+
+    dataset: str | None = option("synthetic (default, no download), a data set's name, or a folder's", None)
+    data_root: Path = option("folder of the data sets", Path("data"))
+    methods: str = option("names with commas between, default, all, or a suite", "default")
+    seeds: int | None = option("how many seeds, from 0", None)
+    preset: str = option("smoke, small, paper, controlled, or auto: what the devices allow", "auto")
+    runs: Path = option("folder of the records, reports and extracted features", Path("runs"))
+    devices: str = option("of one job: auto (one), cpu, or a number", "auto")
+    jobs: int | None = option("jobs at a time (as many as the GPUs are enough for; 1 on a CPU)", None)
+    launcher: str = option("where jobs run: here, or each as a job of a cluster", "local", ("local", "slurm"))
+    slurm: dict[str, Any] = option("of that cluster: partition=gpu time=600 ..., or a YAML file", {})
+    wandb: str = option("Weights & Biases: auto (online when logged in), online, offline or off", "auto")
+    network: str | None = option("image network whose features are used", None)
+    weights: str | None = option("that network's weights: PATH, DEFAULT or none", None)
+    rerun: str | None = option("run jobs again whose data or sources changed", None, ("stale",))
+    on_bad_image: str = option("where an image cannot be decoded: fail, or skip it", "fail", ("fail", "skip"))
+    overrides: dict[str, Any] = option("a configuration value, e.g. trainer.max_epochs=5", {}, flag="--set")
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    """The options of ``bench`` and ``status``."""
-    command.add_argument(
-        "--dataset", default=None, help="synthetic (default), a data set's name, or a folder's"
-    )
-    command.add_argument(
-        "--data-root", type=Path, default=Path("data"), help="folder of the data sets (data)"
-    )
-    command.add_argument(
-        "--methods", default="default", help="names with commas between, default, all, or a suite"
-    )
-    command.add_argument("--seeds", type=int, default=None, help="how many seeds, from 0")
-    command.add_argument("--preset", default="auto", help="smoke, small, paper, controlled or auto")
-    command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the records (runs)")
-    command.add_argument("--devices", default="auto", help="of one job: auto (one), cpu, or a number")
-    command.add_argument(
-        "--jobs",
-        type=int,
-        default=None,
-        help="jobs at a time (as many as the GPUs are enough for; 1 on a CPU)",
-    )
-    command.add_argument(
-        "--launcher", choices=LAUNCHERS, default="local", help="where jobs run: here (local), or on a cluster"
-    )
-    command.add_argument(
-        "--slurm",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="options of the cluster's sbatch, e.g. partition=gpu, time=600, gpus_per_node=4; or a YAML file",
-    )
-    command.add_argument("--wandb", default="auto", help="auto, online, offline or off")
-    command.add_argument("--network", default=None, help="image network whose features are used")
-    command.add_argument("--weights", default=None, help="that network's weights: PATH, DEFAULT or none")
-    command.add_argument(
-        "--rerun", choices=("stale",), default=None, help="run jobs again whose data or sources changed"
-    )
-    command.add_argument("--on-bad-image", choices=("fail", "skip"), default="fail")
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override a configuration value, e.g. trainer.max_epochs=5",
-    )
+NAMES = tuple(entry.name for entry in fields(BenchOptions))
+
+
+def add_options(command: argparse.ArgumentParser, names: Collection[str] = NAMES) -> None:
+    """Options of BenchOptions: all, for ``bench`` and ``status``, or those that another command shares."""
+    types = get_type_hints(BenchOptions)
+    for entry in fields(BenchOptions):
+        if entry.name not in names:
+            continue
+        flag = entry.metadata["flag"] or f"--{entry.name.replace('_', '-')}"
+        text, default, kind = entry.metadata["help"], entry.default, types[entry.name]
+        if get_origin(kind) is dict:
+            command.add_argument(
+                flag, dest=entry.name, action="append", default=[], metavar="KEY=VALUE", help=text
+            )
+        else:
+            command.add_argument(
+                flag,
+                type=get_args(kind)[0] if get_args(kind) else kind,
+                default=default,
+                choices=entry.metadata["choices"],
+                help=text if default is None else f"{text} ({default})",
+            )
 
 
 def read_options(arguments: argparse.Namespace) -> BenchOptions:
@@ -99,7 +93,7 @@ def read_options(arguments: argparse.Namespace) -> BenchOptions:
     if arguments.slurm and arguments.launcher != "slurm":
         raise BadInput(f"SLURM has no effect with LAUNCHER={arguments.launcher}; set LAUNCHER=slurm too")
     content = {**vars(arguments), "slurm": _slurm(arguments.slurm), "overrides": _pairs(arguments.overrides)}
-    return BenchOptions(**{name: content[name] for name in BenchOptions.__dataclass_fields__})
+    return BenchOptions(**{name: content[name] for name in NAMES})
 
 
 def _pairs(words: Sequence[str]) -> dict[str, Any]:

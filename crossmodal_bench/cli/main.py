@@ -6,12 +6,12 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from crossmodal_bench import __version__
-from crossmodal_bench.bench.options import add_options, read_options
+from crossmodal_bench.bench.options import NAMES, add_options, read_options
 from crossmodal_bench.cli import commands as actions
 from crossmodal_bench.core.errors import BadInput, Diverged
 from crossmodal_bench.core.signals import AGAIN, Interrupted
@@ -29,13 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] in (["fit"], ["test"]):
         return _guarded(lambda: _lightning(words))
     arguments = _parser().parse_args(words)
-    return _guarded(lambda: arguments.run(arguments))
+    return _guarded(lambda: int(arguments.run(arguments)))
 
 
-def _guarded(run: Any) -> int:
+def _guarded(run: Callable[[], int]) -> int:
     _quiet()
     try:
-        return int(run())
+        return run()
     except (BadInput, Diverged) as error:
         print(f"crossmodal-bench: {error}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, BadInput) else FAILED
@@ -62,87 +62,62 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, run, text in (
-        ("bench", _bench, "train and rank methods; run again to go on"),
-        ("status", _status, "show every job of a bench and its state"),
-    ):
-        command = commands.add_parser(name, help=text)
-        add_options(command)
-        command.set_defaults(run=run)
-        if name == "bench":
-            command.add_argument(
-                "--check-chance", action="store_true", help="fail where a model is not clearly above chance"
-            )
-    command = commands.add_parser("ensemble", help="rank by the summed similarities of finished jobs' models")
-    command.add_argument(
-        "records", nargs="+", type=Path, metavar="RECORD", help="a job's directory, or its record.json"
+
+    bench = _command(commands, "bench", _bench, "train and rank methods; run again to go on", NAMES)
+    bench.add_argument(
+        "--check-chance", action="store_true", help="fail where a model is not clearly above chance"
     )
-    command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the records (runs)")
-    command.add_argument(
-        "--data-root", type=Path, default=Path("data"), help="folder of the data sets (data)"
-    )
-    command.add_argument("--wandb", default="auto", help="auto, online, offline or off")
-    command.set_defaults(run=actions.ensemble)
-    command = commands.add_parser(
-        "report", help="write the leaderboard of all records as Markdown, CSV and HTML"
-    )
-    command.add_argument("--runs", type=Path, default=Path("runs"))
-    command.set_defaults(run=actions.report)
-    command = commands.add_parser("prepare", help="check a data set's files and print what they hold")
-    _data_options(command)
-    command.add_argument("--min-count", type=int, default=4, help="vocabulary cut-off")
-    command.add_argument("--network", default=None, help="also extract this image network's features")
-    command.add_argument("--weights", default="auto", help="that network's weights, as for extract")
-    command.set_defaults(run=actions.prepare)
-    command = commands.add_parser(
-        "extract", help="image features, or regions, of a frozen network, kept for later runs"
-    )
-    _data_options(command)
-    command.add_argument(
-        "--network", default=None, help="vgg19, resnet152, mobilenet_v2 (the default of a grid), ..."
-    )
-    command.add_argument(
-        "--regions",
-        choices=("grid", "detector"),
-        default=None,
-        help="36 regions per image: cells of the network's last map, or boxes of Faster R-CNN",
-    )
-    command.add_argument(
-        "--weights", default="auto", help="PATH, DEFAULT, none, or auto (DATA_ROOT/weights/<network>_*.pth)"
-    )
-    command.add_argument("--image-size", type=int, default=None, help="pixels of a side (224)")
-    command.add_argument("--batch-size", type=int, default=None, help="images at a time (32)")
-    command.add_argument("--device", default="auto")
-    command.set_defaults(run=actions.extract)
-    command = commands.add_parser(
-        "doctor", help="say what this machine can do, what is missing, and each fix"
-    )
-    command.add_argument(
-        "--data-root", type=Path, default=Path("data"), help="folder of the data sets (data)"
-    )
-    command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the records (runs)")
-    command.add_argument(
-        "--dataset",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME",
-        help="look at these, for all methods",
-    )
-    command.add_argument("--json", action="store_true", help="print findings for programs")
-    command.set_defaults(run=actions.doctor)
+    _command(commands, "status", _status, "show every job of a bench and its state", NAMES)
+
+    text = "rank by the summed similarities of finished jobs' models"
+    ensemble = _command(commands, "ensemble", actions.ensemble, text, ("data_root", "runs", "wandb"))
+    text = "a job's directory, or its record.json"
+    ensemble.add_argument("records", nargs="+", type=Path, metavar="RECORD", help=text)
+
+    text = "write the leaderboard of all records as Markdown, CSV and HTML"
+    _command(commands, "report", actions.report, text, ("runs",))
+
+    of_data = ("data_root", "runs", "on_bad_image")
+    text = "check a data set's files and print what they hold"
+    prepare = _command(commands, "prepare", actions.prepare, text, of_data)
+    prepare.add_argument("dataset", metavar="DATASET")
+    prepare.add_argument("--min-count", type=int, default=4, help="vocabulary cut-off")
+    prepare.add_argument("--network", help="also extract this image network's features")
+    prepare.add_argument("--weights", default="auto", help="that network's weights, as for extract")
+
+    text = "image features, or regions, of a frozen network, kept for later runs"
+    extract = _command(commands, "extract", actions.extract, text, of_data)
+    extract.add_argument("dataset", metavar="DATASET")
+    text = "vgg19, resnet152, mobilenet_v2 (the default of a grid), ..."
+    extract.add_argument("--network", help=text)
+    text = "36 regions per image: cells of the network's last map, or boxes of Faster R-CNN"
+    extract.add_argument("--regions", choices=("grid", "detector"), help=text)
+    text = "PATH, DEFAULT, none, or auto (DATA_ROOT/weights/<network>_*.pth)"
+    extract.add_argument("--weights", default="auto", help=text)
+    extract.add_argument("--image-size", type=int, help="pixels of a side (224)")
+    extract.add_argument("--batch-size", type=int, help="images at a time (32)")
+    extract.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+    text = "say what this machine can do, what is missing, and each fix"
+    doctor = _command(commands, "doctor", actions.doctor, text, ("data_root", "runs"))
+    text = "look at these, for all methods"
+    doctor.add_argument("--dataset", nargs="+", action="extend", default=[], metavar="NAME", help=text)
+    doctor.add_argument("--json", action="store_true", help="print findings for programs")
+
     for name in ("fit", "test"):
-        commands.add_parser(
-            name, help=f"{name} one configuration with Lightning's command line", add_help=False
-        )
+        text = f"{name} one configuration with Lightning's command line"
+        commands.add_parser(name, help=text, add_help=False)
     return parser
 
 
-def _data_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("dataset", metavar="DATASET")
-    command.add_argument("--data-root", type=Path, default=Path("data"))
-    command.add_argument("--runs", type=Path, default=Path("runs"), help="its cache/ keeps features")
-    command.add_argument("--on-bad-image", choices=("fail", "skip"), default="fail")
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, shared: Collection[str]
+) -> argparse.ArgumentParser:
+    """A command; ``shared``: those of its options that are a bench's."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text)
+    command.set_defaults(run=run)
+    add_options(command, shared)
+    return command
 
 
 def _bench(arguments: argparse.Namespace) -> int:

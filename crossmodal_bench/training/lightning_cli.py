@@ -19,7 +19,7 @@ from crossmodal_bench.core.files import read_yaml
 from crossmodal_bench.core.signals import ASKING, Interrupted, StopRequest
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.methods import RetrievalMethod
-from crossmodal_bench.training.configuration import check_keys, explain
+from crossmodal_bench.training.configuration import check_configuration, parser_refusal, refusal
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     # Our loaders shard themselves, and a sanity check would evaluate a part of a gallery.
@@ -29,15 +29,13 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 KEYWORDS = ("best", "last", "hpc")
 """What Lightning takes for a checkpoint instead of a path."""
-REFUSALS = (ArgumentError, ValueError, TypeError, MisconfigurationException)
+REFUSALS = (ArgumentError, ValueError, TypeError, OverflowError, MisconfigurationException)
 
 
 class _CLI(LightningCLI):
     """Lightning's, whose complaints about a configuration become one sentence; what training raises stays."""
 
-    def __init__(self, given: dict[str, Any], **kwargs: Any) -> None:
-        check_keys(given)
-        self._given = given
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(
             RetrievalMethod,
             CrossModalDataModule,
@@ -55,7 +53,7 @@ class _CLI(LightningCLI):
                 warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
                 super().parse_arguments(parser, args)
         except REFUSALS as error:
-            raise BadInput(explain(self._given, error)) from error
+            raise parser_refusal(error) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Lightning's; unless given, the method's strategy on several devices, and repeatable on CPUs."""
@@ -74,7 +72,7 @@ class _CLI(LightningCLI):
         try:
             super().instantiate_classes()
         except REFUSALS as error:
-            raise BadInput(explain(self._given, error)) from error
+            raise refusal(error) from error
         checkpoint = self._get(self.config, "ckpt_path")
         if checkpoint is not None and checkpoint not in KEYWORDS and not Path(checkpoint).is_file():
             raise BadInput(f"--ckpt_path {checkpoint} is missing; name a checkpoint that fit has written")
@@ -100,8 +98,8 @@ def instantiate(
     Raises:
         BadInput: an unknown key, a value of the wrong type, or a value that a constructor refuses.
     """
+    check_configuration(config)
     return _CLI(
-        config,
         run=False,
         args=config,
         trainer_defaults={**TRAINER_DEFAULTS, "callbacks": callbacks or [], **trainer},
@@ -124,11 +122,11 @@ def command_line(words: list[str]) -> None:
     """
     from crossmodal_bench.training.callbacks import RetrievalEvaluation, SaveWhenAsked, exact_resumption
 
+    check_configuration(_files(words), complete=False)
     save = SaveWhenAsked(None, StopRequest((signal.SIGINT, *ASKING)))
     callbacks = [RetrievalEvaluation(), *exact_resumption(), save]
     try:
         _CLI(
-            _files(words),
             args=words,
             trainer_defaults={**TRAINER_DEFAULTS, "callbacks": callbacks},
             parser_kwargs={name: {"exit_on_error": False} for name in LightningCLI.subcommands()}

@@ -27,7 +27,7 @@ from crossmodal_bench.reporting.report import csv, html, markdown
 from crossmodal_bench.reporting.terminal import print_tables
 from crossmodal_bench.training import lightning_cli as training
 from crossmodal_bench.training import trained_model as model
-from crossmodal_bench.training.configuration import check_keys
+from crossmodal_bench.training.configuration import check_configuration
 
 FEW = {"page": 3, "projection": 4}
 MEMBER = {"id": "a", "method": "acmr", "seed": 0, "overrides": {}, "directory": "x", "finished_at": "y"}
@@ -133,7 +133,7 @@ def write_config(root: Path) -> None:
 
 
 def read_config(root: Path) -> None:
-    check_keys(training._files(["fit", "--config", str(root / "config.yaml")]))
+    check_configuration(training._files(["fit", "--config", str(root / "config.yaml")]))
 
 
 def write_setting(root: Path) -> None:

@@ -19,6 +19,23 @@ def test_no_words_are_the_defaults() -> None:
     assert options() == BenchOptions()
 
 
+def test_other_commands_share_an_options_default_and_help() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser, ("runs", "wandb"))
+    assert vars(parser.parse_args(["--runs", "r"])) == {"runs": Path("r"), "wandb": "auto"}
+    text = " ".join(parser.format_help().split())
+    assert "Weights & Biases: auto (online when logged in), online, offline or off (auto)" in text
+
+
+@pytest.mark.parametrize("words", [("--launcher", "slrum"), ("--on-bad-image", "x"), ("--seeds", "two")])
+def test_values_are_checked_by_the_fields_types_and_choices(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        options(*words)
+    assert f"argument {words[0]}: invalid" in capsys.readouterr().err
+
+
 def test_a_clusters_options_come_word_by_word_or_from_a_file(tmp_path: Path) -> None:
     slurm = ("--launcher", "slurm", "--slurm")
     assert options(*slurm, "partition=gpu time=600", "--slurm", "gpus-per-node=4").slurm == {

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+import psutil
+
 from crossmodal_bench.cli.doctor.findings import Finding, Place, size
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -33,6 +35,7 @@ def cores(place: Place) -> Iterator[Finding]:
 def usable_cores() -> tuple[float, str]:
     """How many cores this process may keep busy, and what limits it, if something does."""
     every = os.cpu_count() or 1
+    # macOS has no affinity mask.
     mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else every
     quotas = []
     for text in cgroup_values("cpu.max"):
@@ -80,10 +83,7 @@ def cgroup_values(name: str) -> list[str]:
 
 def memory(place: Place) -> Iterator[Finding]:
     """Free memory, and the cgroup's limit where that is less."""
-    free, limit = free_memory(), memory_limit()
-    if free is None:
-        yield Finding("memory", "information", "this system does not say how much is free")
-        return
+    free, limit = psutil.virtual_memory().available, memory_limit()
     text = f"{size(free)} free"
     if limit is not None:
         text += f", limit of the cgroup {size(limit)}"
@@ -96,25 +96,11 @@ def memory(place: Place) -> Iterator[Finding]:
         yield Finding("memory", "ok", text)
 
 
-def free_memory() -> int | None:
-    """Bytes that new processes can have."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return None
-
-
 def memory_limit() -> int | None:
     """The least limit of this process's cgroups in bytes; None where there is none."""
-    found = [*cgroup_values("memory.max"), *cgroup_values("memory/memory.limit_in_bytes")]
+    values = [*cgroup_values("memory.max"), *cgroup_values("memory/memory.limit_in_bytes")]
     # The first version of cgroups has a number near 2**63 for no limit.
-    limits = [int(text) for text in found if text.isdigit() and int(text) < 2**60]
+    limits = [int(text) for text in values if text.isdigit() and int(text) < 2**60]
     return min(limits, default=None)
 
 

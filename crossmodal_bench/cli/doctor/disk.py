@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
+
 from crossmodal_bench.cli.doctor.findings import Finding, Place, existing, size
 
 LITTLE, TOO_LITTLE = 10 * 2**30, 2**29
@@ -160,23 +162,14 @@ def locking(name: str, folder: Path) -> Iterator[Finding]:
         yield Finding(title, "ok", f"work ({kind or 'unknown file system'})")
 
 
-def file_system(folder: Path, table: str | None = None) -> tuple[str, list[str]]:
-    """The type of the file system that a folder is on, and its mount options; empty where not known.
-
-    Args:
-        folder: exists.
-        table: the text of Linux's mountinfo; None for this process's.
-    """
+def file_system(folder: Path) -> tuple[str, list[str]]:
+    """The type of the file system that a folder is on, and its mount options; empty where not known."""
     try:
-        lines = (table or Path("/proc/self/mountinfo").read_text(encoding="utf-8")).splitlines()
-    except OSError:
+        mounts = psutil.disk_partitions(all=True)
+    except (OSError, psutil.Error):
         return "", []
-    folder, best = folder.resolve(), ("", "", [""])
-    for line in lines:
-        mount, _, rest = line.partition(" - ")
-        point = mount.split()[4].replace("\\040", " ")
-        # A later line for the same place covers the earlier one.
-        if folder.is_relative_to(point) and len(point) >= len(best[0]):
-            kind, _, over = rest.split(" ", 2)
-            best = (point, kind, [*mount.split()[5].split(","), *over.split(",")])
-    return best[1], best[2]
+    folder = folder.resolve()
+    above = [mount for mount in mounts if folder.is_relative_to(mount.mountpoint)]
+    # A later one at the same place covers the earlier one.
+    nearest = max(reversed(above), key=lambda mount: len(mount.mountpoint), default=None)
+    return ("", []) if nearest is None else (nearest.fstype, nearest.opts.split(","))

@@ -7,7 +7,9 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-from crossmodal_bench.cli.doctor.devices import free_memory, memory_limit
+import psutil
+
+from crossmodal_bench.cli.doctor.devices import memory_limit
 from crossmodal_bench.cli.doctor.findings import Finding, Place, size
 
 SHARED = Path("/dev/shm")
@@ -24,9 +26,8 @@ def shared_memory(place: Place) -> Iterator[Finding]:
     if not SHARED.is_dir():
         yield Finding("shared memory", "information", f"this system has no {SHARED}")
         return
-    found = os.statvfs(SHARED)
     loaders = min(os.cpu_count() or 1, LOADERS) if torch.cuda.is_available() else 0
-    yield judged_shared_memory(found.f_bavail * found.f_frsize, loaders)
+    yield judged_shared_memory(psutil.disk_usage(str(SHARED)).free, loaders)
 
 
 def judged_shared_memory(free: int, loaders: int) -> Finding:
@@ -62,14 +63,13 @@ def discriminators(dataset: str, rows: int, dim: int, several: bool) -> Finding:
     text = f"ADDR's {rows:,} discriminators of {dim} numbers take {size(need)}"
     name = f"{dataset}: ADDR"
     if several and SHARED.is_dir():
-        found = os.statvfs(SHARED)
-        free = found.f_bavail * found.f_frsize
+        free = psutil.disk_usage(str(SHARED)).free
         where, fix = (
             str(SHARED),
             "enlarge it (docker run --shm-size, mount -o remount,size=), or use DEVICES=1",
         )
     else:
-        free = min(one for one in (free_memory(), memory_limit(), 2**62) if one is not None)
+        free = min(psutil.virtual_memory().available, memory_limit() or 2**62)
         where, fix = "memory", "free memory, raise the job's limit, or choose METHODS without addr_*"
     if need > free:
         return Finding(name, "warning", f"{text}, {where} has {size(free)} free", fix)

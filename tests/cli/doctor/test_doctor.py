@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fakes
+import psutil
 import pytest
 import torch
 
@@ -342,16 +344,35 @@ def test_a_cache_that_links_to_nowhere(place: Place) -> None:
     assert found.status == "problem" and "unmounted, which is not there" in found.text
 
 
-def test_the_file_system_of_a_folder_is_the_last_mounted_nearest_one(tmp_path: Path) -> None:
+def test_the_file_system_of_a_folder_is_the_last_mounted_nearest_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = tmp_path.resolve()
-    table = (
-        "1 0 0:1 / / rw shared:1 - ext4 /dev/root rw\n"
-        f"2 1 0:2 / {here.parent} rw - ext4 /dev/sda rw\n"
-        f"3 1 0:3 / {here.parent} rw,relatime - nfs4 server:/x rw,local_lock=all\n"
-        f"4 1 0:4 / {here}/below rw - tmpfs none rw\n"
-    )
-    kind, options = disk.file_system(tmp_path, table)
+    mounts = [
+        SimpleNamespace(mountpoint="/", fstype="ext4", opts="rw"),
+        SimpleNamespace(mountpoint=str(here.parent), fstype="ext4", opts="rw"),
+        SimpleNamespace(mountpoint=str(here.parent), fstype="nfs4", opts="rw,relatime,local_lock=all"),
+        SimpleNamespace(mountpoint=f"{here}/below", fstype="tmpfs", opts="rw"),
+    ]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
+    kind, options = disk.file_system(tmp_path)
     assert kind == "nfs4" and {"relatime", "local_lock=all"} <= set(options)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mounts").exists(), reason="this system has no table of mounts there")
+def test_the_file_system_is_the_systems_own() -> None:
+    assert disk.file_system(Path("/proc/self"))[0] == "proc"
+
+
+def test_a_system_that_does_not_say_what_is_mounted_is_no_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hidden(all: bool) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(psutil, "disk_partitions", hidden)
+    (found,) = disk.locking("RUNS", tmp_path)
+    assert found.status == "ok" and "unknown file system" in found.text
 
 
 def test_a_network_disk_that_keeps_locks_to_itself_is_a_warning(
