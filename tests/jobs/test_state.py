@@ -23,7 +23,17 @@ CONFIG = {"data": {"batch_size": 4}}
 
 
 def planned(directory: Path, missing: str = "", fingerprint: str = "data") -> PlannedJob:
-    job = Job("0" * 16, "acmr", "wikipedia", "wikipedia-2173-map", "small", 0, None, "", {})
+    job = Job(
+        id="0" * 16,
+        method="acmr",
+        dataset="wikipedia",
+        protocol="wikipedia-2173-map",
+        preset="small",
+        seed=0,
+        suite=None,
+        label="",
+        overrides={},
+    )
     return PlannedJob(job, CONFIG, [], "test", directory, "split", fingerprint, {}, missing)
 
 
