@@ -305,9 +305,8 @@ def _inherited(levels: Sequence[_Inherited], where: str) -> dict[str, Any]:
     """What the inner levels give over what the outer ones do, but with the notes of all."""
     cells = dict(_OPTIONAL)
     for level in levels:
-        cells |= {
-            name: getattr(level, name) for name in _Inherited.model_fields.keys() & level.model_fields_set
-        }
+        given = _Inherited.model_fields.keys() & level.model_fields_set
+        cells |= {name: getattr(level, name) for name in given}
     cells["note"] = " ".join(level.note for level in levels if level.note)
     for name in _Inherited.model_fields:
         if name not in cells:

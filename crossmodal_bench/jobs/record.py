@@ -29,24 +29,16 @@ SCHEMA = 1
 
 
 def _is_absent(value: Any) -> bool:
-    """Whether a number was not finite when it was written; JSON has null for it."""
+    """Whether a number, or one of an interval's, was not finite when it was written; JSON has null for it."""
+    if isinstance(value, list):
+        return any(map(_is_absent, value))
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
-def _finite_numbers(values: Any) -> Any:
+def _finite(values: Any) -> Any:
     if not isinstance(values, dict):
         return values
     return {name: value for name, value in values.items() if not _is_absent(value)}
-
-
-def _finite_intervals(intervals: Any) -> Any:
-    if not isinstance(intervals, dict):
-        return intervals
-    return {
-        name: bounds
-        for name, bounds in intervals.items()
-        if not isinstance(bounds, list) or not any(map(_is_absent, bounds))
-    }
 
 
 def _finite_points(curve: Any) -> Any:
@@ -56,7 +48,7 @@ def _finite_points(curve: Any) -> Any:
     if len({len(values) for values in curve.values()}) != 1:
         return curve
     names, points = list(curve), zip(*curve.values(), strict=True)
-    kept = [point for point in points if not any(map(_is_absent, point))]
+    kept = [point for point in points if not _is_absent(list(point))]
     return {name: [point[at] for point in kept] for at, name in enumerate(names)}
 
 
@@ -92,9 +84,9 @@ def _parent_run(run: dict[str, str]) -> dict[str, str]:
 _RUN = ("job", "finished_at")
 """What ``Record.run`` holds."""
 
-FiniteNumbers = Annotated[dict[str, float], BeforeValidator(_finite_numbers)]
+FiniteNumbers = Annotated[dict[str, float], BeforeValidator(_finite)]
 Interval = Annotated[tuple[float, float], Strict(False)]
-Intervals = Annotated[dict[str, Interval], BeforeValidator(_finite_intervals)]
+Intervals = Annotated[dict[str, Interval], BeforeValidator(_finite)]
 Curve = Annotated[dict[str, list[float]], BeforeValidator(_finite_points)]
 Curves = Annotated[dict[str, Curve], AfterValidator(_drawable)]
 ParentRun = Annotated[dict[str, str], AfterValidator(_parent_run)]

@@ -15,6 +15,7 @@ from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.evaluation import Ranks, retrieval_ranks
 from crossmodal_bench.reporting import drawing
 from crossmodal_bench.reporting import qualitative as panels
+from crossmodal_bench.training.generated_outputs import shown_queries
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def texts(figure: Figure) -> str:
 
 
 def test_queries_are_spread_and_the_same_for_all() -> None:
-    assert panels.chosen(100) == [0, 33, 66, 99] and panels.chosen(2) == [0, 1] and panels.chosen(1) == [0]
+    assert shown_queries(100) == [0, 33, 66, 99] and shown_queries(2) == [0, 1] and shown_queries(1) == [0]
 
 
 def test_captions_are_marked_where_they_are_the_images_own(
@@ -52,7 +53,7 @@ def test_captions_are_marked_where_they_are_the_images_own(
     captions = corpus.caption_rows("test")
     blocks = [axis.texts[0].get_text() for axis in drawn[0].axes if axis.texts]
     assert len(blocks) == 4
-    for block, query in zip(blocks, panels.chosen(48), strict=True):
+    for block, query in zip(blocks, shown_queries(48), strict=True):
         for row in ranks.i2t_top[query][:5]:
             own = corpus.caption_image[captions[row]] == corpus.image_rows("test")[query]
             first = " ".join(corpus.captions[captions[row]].split()[:4])
@@ -72,7 +73,7 @@ def test_pictures_stand_beside_those_that_are_drawn(
     last = [drawn[0].axes[7 * line + 6].images[0].get_array() for line in range(4)]
     assert [float(np.asarray(one).mean()) for one in last] == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-6)
     captions, images = corpus.caption_rows("test"), corpus.image_rows("test")
-    for line, query in enumerate(panels.chosen(len(captions))):
+    for line, query in enumerate(shown_queries(len(captions))):
         for place, row in enumerate(ranks.t2i_top[query][:5], start=1):
             axis = drawn[0].axes[7 * line + place]
             own = corpus.caption_image[captions[query]] == images[row]
