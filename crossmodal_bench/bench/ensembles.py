@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -117,10 +117,12 @@ def plan_ensemble(
         for key, value in jobs[0].overrides.items()
         if all(key in job.overrides and job.overrides[key] == value for job in jobs)
     }
-    job = replace(
-        jobs[0],
+    job = Job(
         id=ensemble_id(method, [job.id for job in jobs]),
         method=method,
+        dataset=jobs[0].dataset,
+        protocol=jobs[0].protocol,
+        preset=jobs[0].preset,
         seed=min(job.seed for job in jobs),
         suite=suite,
         label=f"ensemble of {label or _described(jobs, shared)}",
@@ -205,16 +207,14 @@ def _head(ensemble: Ensemble) -> dict[str, Any]:
         "source_fingerprint": hashlib.sha256(sources.encode()).hexdigest()[:16],
         "selection": {"metric": None, "epoch": None, "rule": "each member's own"},
         "ensemble": [
-            asdict(
-                Member(
-                    id=record.job.id,
-                    method=record.job.method,
-                    seed=record.job.seed,
-                    overrides=record.job.overrides,
-                    directory="/".join(record.directory.resolve().parts[-3:]),
-                    finished_at=record.finished_at,
-                )
-            )
+            Member(
+                id=record.job.id,
+                method=record.job.method,
+                seed=record.job.seed,
+                overrides=record.job.overrides,
+                directory="/".join(record.directory.resolve().parts[-3:]),
+                finished_at=record.finished_at,
+            ).model_dump()
             for record in members
         ],
         "history": [],

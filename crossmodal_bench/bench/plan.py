@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +41,7 @@ class _Row:
     label: str
     suite: str | None
     evaluate: str
-    protocols: list[str] | None = None
+    protocols: Sequence[str] | None = None
     """Of the data set's named protocols, those that a suite asks for; None for all."""
     parent: bool = False
     """Whether it is planned for the sake of another: what is overridden there may be nothing that it has."""
@@ -109,28 +109,34 @@ def _parents_first(batches: Sequence[Sequence[PlannedJob]]) -> list[PlannedJob]:
 def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
     suites = experiments.names("suites")
     if options.methods in suites:
-        content = experiments.suite(options.methods)
-        datasets = [options.dataset] if options.dataset else content.get("datasets", ["synthetic"])
-        seeds = options.seeds if options.seeds is not None else content.get("seeds")
+        suite = experiments.suite(options.methods)
+        datasets = [options.dataset] if options.dataset else suite.datasets or ["synthetic"]
         for dataset in datasets:
-            for method, overrides, label in with_members(content):
-                preset = preset_for(options.preset, dataset, gpu, content.get("presets", {}))
+            for row in with_members(suite):
                 yield _Row(
-                    method,
-                    dataset,
-                    preset,
-                    seeds,
-                    overrides,
-                    label,
-                    options.methods,
-                    content.get("evaluate", "test"),
-                    content.get("protocols"),
+                    method=row.method,
+                    dataset=dataset,
+                    preset=preset_for(options.preset, dataset, gpu, suite.presets),
+                    seeds=options.seeds if options.seeds is not None else suite.seeds,
+                    overrides=row.overrides,
+                    label=row.label,
+                    suite=options.methods,
+                    evaluate=suite.evaluate,
+                    protocols=suite.protocols,
                 )
         return
     dataset = options.dataset or "synthetic"
     for method in _method_names(options.methods, suites):
-        preset = preset_for(options.preset, dataset, gpu, {})
-        yield _Row(method, dataset, preset, options.seeds, {}, "", None, "test")
+        yield _Row(
+            method=method,
+            dataset=dataset,
+            preset=preset_for(options.preset, dataset, gpu, {}),
+            seeds=options.seeds,
+            overrides={},
+            label="",
+            suite=None,
+            evaluate="test",
+        )
 
 
 def _method_names(words: str, suites: list[str]) -> list[str]:
@@ -152,7 +158,7 @@ def _method_names(words: str, suites: list[str]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def preset_for(word: str, dataset: str, gpu: bool, suite: dict[str, str]) -> str:
+def preset_for(word: str, dataset: str, gpu: bool, suite: Mapping[str, str]) -> str:
     """What PRESET means on a data set; ``suite`` has a suite's own word for ``auto``, by data set."""
     if word != "auto":
         if word not in experiments.PRESETS:

@@ -20,8 +20,9 @@ from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.inputs import corpus_key
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Record, read_record, row_name
+from crossmodal_bench.jobs.schema import EnsembleRow
 from crossmodal_bench.jobs.state import state_of
-from crossmodal_bench.jobs.suite_ensembles import EnsembleRow, ensemble_rows, key
+from crossmodal_bench.jobs.suite_ensembles import ensemble_rows, key
 from crossmodal_bench.reporting.wandb_sender import tell_wandb
 
 Log = Callable[[str], None]
@@ -69,7 +70,7 @@ def planned_ensembles(plan: Sequence[PlannedJob], options: BenchOptions) -> list
     if options.methods not in experiments.names("suites"):
         return []
     ensembles: dict[tuple[str, ...], PlannedEnsemble] = {}
-    for row in ensemble_rows(options.methods):
+    for row in ensemble_rows(experiments.suite(options.methods)):
         for members in _members(row, plan, options):
             identity = (row.method, *sorted(planned.job.id for planned in members))
             ensembles.setdefault(identity, PlannedEnsemble(row, options.methods, members))
@@ -86,7 +87,7 @@ def describe(plan: Sequence[PlannedJob], options: BenchOptions, log: Log) -> Non
         log(f"  {planned.name:34s} {planned.members[0].job.protocol:22s} seed {planned.seed}  {state}")
     if options.methods in experiments.names("suites"):
         made = [planned.row for planned in ensembles]
-        for row in ensemble_rows(options.methods):
+        for row in ensemble_rows(experiments.suite(options.methods)):
             if row not in made:
                 log(f"  {row.method} (ensemble of {row.label}): some member's seed is not among these jobs")
 

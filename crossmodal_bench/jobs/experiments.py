@@ -6,18 +6,22 @@ import copy
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import crossmodal_bench
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.core.files import read_yaml, stays_below
 from crossmodal_bench.data.datasets.karpathy import is_karpathy_folder
 from crossmodal_bench.data.datasets.precomputed import FAMILIAR, precomputed_folder
-from crossmodal_bench.jobs.schema import PRESETS, SHAPES, check_shape
+from crossmodal_bench.jobs.schema import PRESETS, DatasetFile, MethodFile, SuiteFile, SuiteRow
+from crossmodal_bench.jobs.validation import Model, is_folder_name, validated
 
 Config = dict[str, Any]
 KARPATHY = "crossmodal_bench.data.datasets.Karpathy"
 PRECOMPUTED = "crossmodal_bench.data.datasets.Precomputed"
+_MODELS: dict[str, type[Model]] = {"methods": MethodFile, "datasets": DatasetFile, "suites": SuiteFile}
+"""By folder."""
+RowT = TypeVar("RowT", bound=SuiteRow)
 DEFAULT_METHODS = ("cca", "acmr", "timam_no_adversary", "timam", "scan", "addr_scan", "gxn_finetune", "gxn")
 
 
@@ -43,34 +47,65 @@ def default_methods() -> list[str]:
 
 
 @cache
-def _file(kind: str, name: str) -> Config:
-    path = experiments_folder() / kind / f"{name}.yaml"
+def _file(kind: str, name: str) -> Model:
     if name not in names(kind):
         raise BadInput(f"{kind[:-1]} '{name}' is unknown{nearest(name, names(kind))}")
-    content: Config = read_yaml(path) or {}
-    check_shape(path, content, SHAPES[kind])
+    path = _path(kind, name)
+    if not is_folder_name(name):
+        raise BadInput(f"{path}: '{name}' cannot be the name of a folder of results; rename the file")
+    return validated(_MODELS[kind], read_yaml(path) or {}, path)
+
+
+def _path(kind: str, name: str) -> Path:
+    return experiments_folder() / kind / f"{name}.yaml"
+
+
+def _method(name: str) -> MethodFile:
+    content = _file("methods", name)
+    assert isinstance(content, MethodFile)
     return content
 
 
-def suite(name: str) -> Config:
-    """The suite file ``name``."""
-    return copy.deepcopy(_file("suites", name))
+def _dataset(name: str) -> Config:
+    """What is in a data set's file, as a configuration of which each caller has a copy of its own."""
+    return _file("datasets", name).model_dump(exclude_unset=True)
 
 
-def suite_rows(content: Config) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """(method, overrides, label) of a suite's rows, as listed.
+def suite(name: str) -> SuiteFile:
+    """The suite file ``name``.
 
-    A sweep varies one key at a time and leaves the others at the method's values.
+    Raises:
+        BadInput: there is none, or a key in it is unknown, missing, or has an unusable value.
     """
-    common = content.get("overrides", {})
-    for row in content.get("rows", []):
-        yield row["method"], {**common, **row.get("overrides", {})}, row.get("label", "")
-    for method in content.get("methods", []):
-        yield method, dict(common), ""
-    sweep = content.get("sweep", {})
-    for key, values in sweep.get("keys", {}).items():
+    content = _file("suites", name)
+    assert isinstance(content, SuiteFile)
+    return content
+
+
+def with_overrides(content: SuiteFile, row: RowT) -> RowT:
+    """A row with the overrides of its whole suite beneath its own."""
+    return row.model_copy(update={"overrides": {**content.overrides, **row.overrides}})
+
+
+def suite_rows(content: SuiteFile) -> Iterator[SuiteRow]:
+    """A suite's rows, as listed, with the overrides of the whole suite.
+
+    A parameter sweep varies one key at a time and leaves the others at the method's values.
+    """
+    for row in content.rows:
+        yield with_overrides(content, row)
+    for method in content.methods:
+        yield with_overrides(content, SuiteRow(method=method))
+    if content.parameter_sweep is None:
+        return
+    for key, values in content.parameter_sweep.keys.items():
         for value in values:
-            yield sweep["method"], {**common, key: value}, f"{key.split('.')[-1]} = {value}"
+            row = SuiteRow(
+                method=content.parameter_sweep.method,
+                overrides={key: value},
+                label=f"{key.split('.')[-1]} = {value}",
+            )
+            yield with_overrides(content, row)
 
 
 def overrides_of(suite_name: str | None, method: str, label: str) -> dict[str, Any]:
@@ -78,7 +113,7 @@ def overrides_of(suite_name: str | None, method: str, label: str) -> dict[str, A
     if suite_name is None or not label or suite_name not in names("suites"):
         return {}
     rows = suite_rows(suite(suite_name))
-    return next((over for name, over, found in rows if (name, found) == (method, label)), {})
+    return next((row.overrides for row in rows if (row.method, row.label) == (method, label)), {})
 
 
 def merge(base: Config, over: Config) -> Config:
@@ -115,19 +150,24 @@ def dataset_settings(name: str, root: Path) -> Config:
             f"data set '{name}' is a path or empty; give the folder's name, and the folder that holds it "
             "as DATA_ROOT"
         )
+    if not is_folder_name(name):
+        raise BadInput(
+            f"data set '{name}' cannot be the name of a folder of results; give its folder a name without "
+            "*, ? or ["
+        )
     if _only_regions(root / name):
         known = FAMILIAR.get(name, name)
-        settings = copy.deepcopy(_file("datasets", known if known in names("datasets") else "flickr8k"))
+        settings = _dataset(known if known in names("datasets") else "flickr8k")
         if settings["data"]["dataset"]["class_path"] == KARPATHY:
             return _of_regions(settings, name)
     if name not in names("datasets"):
         size = name.removeprefix("synthetic-")
         if size != name:
-            settings = copy.deepcopy(_file("datasets", "synthetic"))
+            settings = _dataset("synthetic")
             settings["data"]["dataset"]["init_args"]["size"] = size
             return settings
         if is_karpathy_folder(root / name):
-            settings = copy.deepcopy(_file("datasets", "flickr8k"))
+            settings = _dataset("flickr8k")
             settings["data"]["dataset"]["init_args"]["folder"] = name
             settings.pop("protocols", None)
             return settings
@@ -136,7 +176,7 @@ def dataset_settings(name: str, root: Path) -> Config:
             f"data set '{name}' is unknown and {root / name} holds no dataset*.json, nor a folder *_precomp"
             f"{nearest(name, choices)}"
         )
-    return copy.deepcopy(_file("datasets", name))
+    return _dataset(name)
 
 
 def _only_regions(folder: Path) -> bool:
@@ -165,20 +205,20 @@ def method_settings(method: str, dataset: str, preset: str) -> Config:
     A method that names a ``base`` is that method's configuration with its own sections on top. With a
     ``class_path`` beside it, the model is of that class and keeps the base's arguments (ADDR on a host).
     """
-    content = _file("methods", method)
+    content = _method(method)
     _check_bases(method)
-    config = method_settings(content["base"], dataset, preset) if "base" in content else {}
-    if "class_path" in content:
-        config.setdefault("model", {})["class_path"] = content["class_path"]
+    config = {} if content.base is None else method_settings(content.base, dataset, preset)
+    if content.class_path is not None:
+        config.setdefault("model", {})["class_path"] = content.class_path
     dataset = FAMILIAR.get(dataset, dataset)
     family = dataset.split("-")[0]
-    sections = [content.get("paper", {})]
+    sections = [content.paper]
     if preset != "paper":
-        sections.append(content.get(preset, {}))
-    specific = content.get("datasets", {})
+        sections.append(content.section(preset))
     for name in dict.fromkeys((family, dataset)):
-        sections += [specific.get(name, {}).get(section, {}) for section in ("all", preset)]
-    sections.append(content.get("override", {}))
+        specific = {str(part): section for part, section in content.datasets.get(name, {}).items()}
+        sections += [specific.get(part, {}) for part in ("all", preset)]
+    sections.append(content.override)
     for section in sections:
         config = merge(config, section)
     return config
@@ -186,15 +226,15 @@ def method_settings(method: str, dataset: str, preset: str) -> Config:
 
 def _check_bases(method: str) -> None:
     line = [method]
-    while (base := _file("methods", line[-1]).get("base")) is not None:
+    while (base := _method(line[-1]).base) is not None:
         if base in line:
-            raise BadInput(f"{_path(method)}: base '{base}' rests on itself; name another one")
+            raise BadInput(f"{_path('methods', method)}: base '{base}' rests on itself; name another one")
         line.append(base)
 
 
 def ablation_of(method: str) -> str | None:
     """The method's ablation without an adversary, if its file names one."""
-    return _file("methods", method).get("ablation")
+    return _method(method).ablation
 
 
 def parents_of(method: str) -> list[str]:
@@ -207,7 +247,9 @@ def parents_of(method: str) -> list[str]:
         for parent in _named_parents(name):
             if parent in line:
                 circle = " -> ".join([*line[line.index(parent) :], parent])
-                raise BadInput(f"{_path(name)}: '{parent}' would start from itself ({circle}); drop a parent")
+                raise BadInput(
+                    f"{_path('methods', name)}: '{parent}' would start from itself ({circle}); drop a parent"
+                )
             walk(parent, [*line, parent])
 
     walk(method, [method])
@@ -215,18 +257,12 @@ def parents_of(method: str) -> list[str]:
 
 
 def _named_parents(method: str) -> list[str]:
-    named = _file("methods", method).get("parents") or []
-    if not isinstance(named, list):
-        raise BadInput(f"{_path(method)}: parents is {named!r}; give a list of methods")
     known = names("methods")
-    for name in named:
+    parents = list(dict.fromkeys(_method(method).parents))
+    for name in parents:
         if name not in known:
-            raise BadInput(f"{_path(method)}: parent '{name}' is unknown{nearest(str(name), known)}")
-    return list(dict.fromkeys(named))
-
-
-def _path(method: str) -> Path:
-    return experiments_folder() / "methods" / f"{method}.yaml"
+            raise BadInput(f"{_path('methods', method)}: parent '{name}' is unknown{nearest(name, known)}")
+    return parents
 
 
 def applicable(overrides: dict[str, Any], method: str, dataset: str, preset: str) -> dict[str, Any]:

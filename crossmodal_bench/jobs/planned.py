@@ -74,7 +74,7 @@ def from_json(content: dict[str, Any]) -> PlannedJob:
     return PlannedJob(
         **{
             **content,
-            "job": Job(**content["job"]),
+            "job": Job.model_validate(content["job"]),
             "protocols": [_protocol(one) for one in content["protocols"]],
             "directory": Path(content["directory"]),
             "parents": {name: from_json(parent) for name, parent in content["parents"].items()},

@@ -7,30 +7,20 @@ whether by one model or an ensemble, because two numbers may share a column only
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
-import yaml
+from pydantic import AfterValidator, Field
 
 from crossmodal_bench.core.errors import BadInput, nearest
+from crossmodal_bench.core.files import parse_yaml, shown
 from crossmodal_bench.evaluation.metric_table import published_keys
+from crossmodal_bench.jobs.validation import Items, Model, WholeNumber, fault, validated
 
-METHODS = frozenset(
-    [
-        *("cca", "sm", "vse", "acmr", "acmr_imi", "acmr_imd", "acmr_no_adversary", "timam"),
-        *("timam_no_adversary", "scan", "scan_i2t", "bfan", "bfan_prob", "vsrn"),
-        *(f"{kind}_{host}" for kind in ("united", "multiple", "addr") for host in ("scan", "bfan", "vsrn")),
-        *("gru", "gru_bi", "gxn_resnet", "gxn_finetune", "gxn_i2t_xe", "gxn_i2t_mix", "gxn_t2i", "gxn"),
-    ]
-)
-"""Our canonical method names, the only ones that a row's ``ours`` may have."""
 METRICS = published_keys()
 """The metrics that a table may have, in the units of the table of metrics."""
-
-_DEFAULTS: dict[str, Any] = {"ours": None, "label": "", "comparable": True, "note": "", "could_mean": {}}
-_INHERITED = ("columns", "protocol", "backbone", "ensemble", "comparable", "note", "could_mean")
 
 
 @dataclass(frozen=True)
@@ -82,13 +72,85 @@ class Comparison:
     backbone: str | None = None
 
 
+def _known_metric(name: str) -> str:
+    if name not in METRICS:
+        raise fault(f"has the unknown name {shown(name)}{nearest(name, METRICS)}")
+    return name
+
+
+Metric = Annotated[str, AfterValidator(_known_metric)]
+
+
+class Paper(Model):
+    """What a table says of a paper; ``name`` is its method's."""
+
+    name: str
+    year: WholeNumber
+    citation: str
+
+
+class ProtocolFacts(Model):
+    """A published protocol: its data set, and what tells its split from others of the same data set."""
+
+    dataset: str
+    split: str = ""
+    note: str = ""
+
+
+class _Inherited(Model):
+    """What a table or a group says for all its rows, and a row for itself; see ``PublishedRow``.
+
+    A default counts for nothing: what no level gives is missing, but for what ``_OPTIONAL`` has.
+    """
+
+    columns: Items[Metric] = ()
+    protocol: str = ""
+    backbone: str | None = None
+    ensemble: bool | None = None
+    comparable: bool = True
+    note: str = ""
+    could_mean: dict[Metric, str] = Field(default_factory=dict)
+
+
+class _Row(_Inherited):
+    method: str
+    values: Items[float | None]
+    ours: str | None = None
+    label: str = ""
+
+
+class _Group(_Inherited):
+    rows: Items[_Row]
+
+
+class _Table(_Inherited):
+    paper: str
+    table: str
+    caption: str
+    groups: Items[_Group]
+
+    @property
+    def title(self) -> str:
+        """How its paper names it."""
+        return self.table if self.table.startswith("in-text") else f"Table {self.table}"
+
+
+class _Document(Model):
+    papers: dict[str, Paper]
+    protocols: dict[str, ProtocolFacts]
+    tables: Items[_Table]
+
+
+_OPTIONAL: dict[str, Any] = {"comparable": True, "could_mean": {}}
+
+
 @dataclass(frozen=True)
 class Published:
     """What ``published.yaml`` holds: rows by their papers' years, citations by paper, protocols' facts."""
 
     rows: tuple[PublishedRow, ...]
     citations: dict[str, str]
-    protocols: dict[str, dict[str, str]]
+    protocols: dict[str, ProtocolFacts]
 
 
 def published_rows() -> tuple[PublishedRow, ...]:
@@ -149,21 +211,21 @@ def comparison(
             return Comparison(None, reason=f"not comparable: published with {stated}")
     chosen, value = rows[0], rows[0].value(metric)
     also = [f"{row.value(metric):g} ({row.source})" for row in rows[1:] if row.value(metric) != value]
-    notes = [known[protocol].get("note"), chosen.note, also and f"Also published: {', '.join(also)}."]
+    notes = [known[protocol].note, chosen.note, also and f"Also published: {', '.join(also)}."]
     return Comparison(value, chosen.source, None, " ".join(str(one) for one in notes if one), chosen.backbone)
 
 
-def _dataset(protocol: str, known: Mapping[str, Mapping[str, str]]) -> str:
+def _dataset(protocol: str, known: Mapping[str, ProtocolFacts]) -> str:
     """The data set of a protocol; one that no paper used starts with its name (``flickr30k-test``)."""
     if protocol in known:
-        return known[protocol]["dataset"]
+        return known[protocol].dataset
     return protocol.partition("-")[0]
 
 
-def _other_protocols(rows: Sequence[PublishedRow], known: Mapping[str, Mapping[str, str]]) -> str:
+def _other_protocols(rows: Sequence[PublishedRow], known: Mapping[str, ProtocolFacts]) -> str:
     names = list(dict.fromkeys(row.protocol for row in rows))
-    if len(names) == 1 and "split" in known[names[0]]:
-        return f"the paper's split is {known[names[0]]['split']}"
+    if len(names) == 1 and known[names[0]].split:
+        return f"the paper's split is {known[names[0]].split}"
     return f"the published protocol is {' or '.join(names)}"
 
 
@@ -174,123 +236,84 @@ def _published() -> Published:
 
 
 def parse(text: str, source: str) -> Published:
-    """Reads and checks the YAML ``text``; raises ``BadInput`` naming ``source``, the row and the field."""
+    """The YAML ``text`` of the file ``source``.
+
+    Raises:
+        BadInput: it does not fit; the sentence names the file, the row and the field.
+    """
     try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadInput(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
-    document = _mapping(document, source, required=("papers", "protocols", "tables"))
-    papers, years = _typed(document, "papers", dict, source), {}
-    for key, paper in papers.items():
-        _mapping(paper, f"{source}: paper {key}", required=("name", "year", "citation"))
-        years[key] = _typed(paper, "year", int, f"{source}: paper {key}")
-    protocols = {
-        key: _mapping(facts, f"{source}: protocol {key}", required=("dataset",), optional=("split", "note"))
-        for key, facts in _typed(document, "protocols", dict, source).items()
-    }
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise BadInput(f"{source} is not valid YAML ({error}); mend it") from error
+    document = validated(_Document, content, source)
     rows: dict[tuple[str | None, ...], PublishedRow] = {}
-    for table in _typed(document, "tables", list, source):
-        for row in _table_rows(table, papers, protocols, source):
-            key = (row.paper, row.table, row.method, row.protocol, row.backbone)
-            if key in rows:
-                _fail(f"{source}: {row.source}, row '{row.method}'", "method", "stands there twice")
-            rows[key] = row
+    for table in document.tables:
+        where = f"{source}: {table.paper} {table.title}"
+        _check_known(table.paper, "paper", document.papers, where)
+        for group in table.groups:
+            for row in group.rows:
+                place = f"{where}, row {shown(row.method)}"
+                published = _published_row(document, table, group, row, place)
+                key = (table.paper, table.table, row.method, published.protocol, published.backbone)
+                if key in rows:
+                    _fail(place, "method", "stands there twice; drop one, or say what tells them apart")
+                rows[key] = published
     return Published(
         # An own number comes before a later paper's quotation of it.
-        rows=tuple(sorted(rows.values(), key=lambda row: years[row.paper])),
-        citations={key: paper["citation"] for key, paper in papers.items()},
-        protocols=protocols,
+        rows=tuple(sorted(rows.values(), key=lambda row: document.papers[row.paper].year)),
+        citations={key: paper.citation for key, paper in document.papers.items()},
+        protocols=document.protocols,
     )
 
 
-def _table_rows(
-    table: object, papers: Mapping[str, Any], protocols: Mapping[str, Any], source: str
-) -> Iterator[PublishedRow]:
-    table = _mapping(table, f"{source}: a table", ("paper", "table", "caption", "groups"), _INHERITED)
-    number = _typed(table, "table", str, f"{source}: a table")
-    label = number if number.startswith("in-text") else f"Table {number}"
-    where = f"{source}: {table['paper']} {label}"
-    _typed(table, "caption", str, where)
-    title = f"{papers[_known(table['paper'], 'paper', papers, where)]['name']} {label}"
-    for group in _typed(table, "groups", list, where):
-        group = _mapping(group, f"{where}: a group", ("rows",), _INHERITED)
-        for row in _typed(group, "rows", list, where):
-            row = _mapping(row, f"{where}: a row", ("method", "values"), (*_INHERITED, "ours", "label"))
-            place = f"{where}, row '{_typed(row, 'method', str, where)}'"
-            yield _row(_inherit([_DEFAULTS, table, group, row], place), title, protocols, place)
-
-
-def _inherit(levels: Sequence[Mapping[str, Any]], where: str) -> dict[str, Any]:
-    """The inner levels over the outer ones, but with the notes of all."""
-    notes = [_typed(level, "note", str, where) for level in levels if "note" in level]
-    cells = {key: value for level in levels for key, value in level.items()}
-    return cells | {"note": " ".join(note for note in notes if note)}
-
-
-def _row(cells: Mapping[str, Any], title: str, protocols: Mapping[str, Any], where: str) -> PublishedRow:
-    columns, values = _typed(cells, "columns", list, where), _typed(cells, "values", list, where)
-    could_mean = _typed(cells, "could_mean", dict, where)
-    for metric in (*columns, *could_mean):
-        _known(metric, "columns" if metric in columns else "could_mean", METRICS, where)
+def _published_row(document: _Document, table: _Table, group: _Group, row: _Row, where: str) -> PublishedRow:
+    cells = _inherited([table, group, row], where)
+    columns, could_mean, note = cells["columns"], cells["could_mean"], cells["note"]
     for column in could_mean.values():
-        _known(column, "could_mean", columns, where)
-    if len(values) != len(columns):
-        _fail(where, "values", f"has {len(values)} entries for {len(columns)} columns; null stands for '-'")
-    for number in values:
-        if isinstance(number, bool) or not isinstance(number, int | float | None):
-            _fail(where, "values", f"has {number!r}; it takes numbers, and null for '-'")
-    protocol = _known(_typed(cells, "protocol", str, where), "protocol", protocols, where)
-    backbone = _typed(cells, "backbone", (str, type(None)), where)
-    comparable = _typed(cells, "comparable", bool, where)
-    if not comparable and not cells["note"]:
+        _check_known(column, "could_mean", columns, where)
+    if len(row.values) != len(columns):
+        counts = f"{len(row.values)} entries for {len(columns)} columns"
+        _fail(where, "values", f"has {counts}; null stands for '-'")
+    _check_known(cells["protocol"], "protocol", document.protocols, where)
+    if not cells["comparable"] and not note:
         _fail(where, "note", "is missing; say why the row is not comparable")
+    title = f"{document.papers[table.paper].name} {table.title}"
     return PublishedRow(
-        paper=cells["paper"],
-        table=cells["table"],
-        caption=cells["caption"],
-        method=cells["method"],
-        ours=None if cells["ours"] is None else _known(cells["ours"], "ours", METHODS, where),
-        label=_typed(cells, "label", str, where),
-        dataset=protocols[protocol]["dataset"],
-        protocol=protocol,
-        backbone=backbone,
-        ensemble=_typed(cells, "ensemble", (bool, type(None)), where),
-        comparable=comparable,
-        note=cells["note"],
-        source=f"{title}, {backbone}" if backbone else title,
-        values={name: None if n is None else float(n) for name, n in zip(columns, values, strict=True)},
+        paper=table.paper,
+        table=table.table,
+        caption=table.caption,
+        method=row.method,
+        ours=row.ours,
+        label=row.label,
+        dataset=document.protocols[cells["protocol"]].dataset,
+        protocol=cells["protocol"],
+        backbone=cells["backbone"],
+        ensemble=cells["ensemble"],
+        comparable=cells["comparable"],
+        note=note,
+        source=f"{title}, {cells['backbone']}" if cells["backbone"] else title,
+        values=dict(zip(columns, row.values, strict=True)),
         could_mean=could_mean,
     )
 
 
-def _fail(where: str, key: str, fault: str) -> NoReturn:
-    raise BadInput(f"{where}: field '{key}' {fault}")
+def _inherited(levels: Sequence[_Inherited], where: str) -> dict[str, Any]:
+    """What the inner levels give over what the outer ones do, but with the notes of all."""
+    cells = dict(_OPTIONAL)
+    for level in levels:
+        given = _Inherited.model_fields.keys() & level.model_fields_set
+        cells |= {name: getattr(level, name) for name in given}
+    cells["note"] = " ".join(level.note for level in levels if level.note)
+    for name in _Inherited.model_fields:
+        if name not in cells:
+            _fail(where, name, "is missing; add it to the row, its group or its table")
+    return cells
 
 
-def _mapping(
-    value: object, where: str, required: Sequence[str], optional: Sequence[str] = ()
-) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise BadInput(f"{where}: expected the fields {', '.join(required)}, found {value!r}")
-    for key in value:
-        if key not in (*required, *optional):
-            _fail(where, key, f"is unknown{nearest(str(key), (*required, *optional))}")
-    for key in required:
-        if key not in value:
-            _fail(where, key, "is missing; add it")
-    return value
+def _check_known(name: str, field: str, choices: Collection[str], where: str) -> None:
+    if name not in choices:
+        _fail(where, field, f"has the unknown name {shown(name)}{nearest(name, choices)}")
 
 
-def _typed(value: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    if key not in value:
-        _fail(where, key, "is missing; add it to the row, its group or its table")
-    if not isinstance(value[key], kind):
-        kinds = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
-        _fail(where, key, f"is {value[key]!r}; it must be of type {kinds}")
-    return value[key]
-
-
-def _known(name: object, key: str, choices: Collection[str], where: str) -> str:
-    if not isinstance(name, str) or name not in choices:
-        _fail(where, key, f"has the unknown name '{name}'{nearest(str(name), choices)}")
-    return name
+def _fail(where: str, field: str, what: str) -> NoReturn:
+    raise BadInput(f"{where}: field '{field}' {what}")

@@ -5,66 +5,145 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationError
 
 from crossmodal_bench.core.atomic_files import replace_file
-from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.core.files import is_unicode, parse_json
+from crossmodal_bench.core.errors import BadInput, nearest
+from crossmodal_bench.core.files import is_unicode, parse_json, shown
 from crossmodal_bench.jobs.directory import JobDirectory
-from crossmodal_bench.jobs.fields import Fields, damaged
+from crossmodal_bench.jobs.validation import (
+    FolderName,
+    Items,
+    Model,
+    WholeNumber,
+    complaint,
+    damaged,
+    fault,
+)
 
 SCHEMA = 1
 """Version of the layout below; a record of another version is refused, not guessed at."""
 
 
-@dataclass(frozen=True)
-class Job:
+def _is_absent(value: Any) -> bool:
+    """Whether a number, or one of an interval's, was not finite when it was written; JSON has null for it."""
+    if isinstance(value, list):
+        return any(map(_is_absent, value))
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
+
+
+def _finite(values: Any) -> Any:
+    if not isinstance(values, dict):
+        return values
+    return {name: value for name, value in values.items() if not _is_absent(value)}
+
+
+def _finite_points(curve: Any) -> Any:
+    """A curve without the points at which something is absent; what is no curve is left to be refused."""
+    if not isinstance(curve, dict) or not all(isinstance(values, list) for values in curve.values()):
+        return curve
+    if len({len(values) for values in curve.values()}) != 1:
+        return curve
+    names, points = list(curve), zip(*curve.values(), strict=True)
+    kept = [point for point in points if not _is_absent(list(point))]
+    return {name: [point[at] for point in kept] for at, name in enumerate(names)}
+
+
+def _drawable(curves: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, list[float]]]:
+    for name, curve in curves.items():
+        if len({len(values) for values in curve.values()}) > 1:
+            raise fault("holds lists of several lengths; they must have one", name)
+        if name.endswith("precision_scope") and not {"scope", "precision"} <= curve.keys():
+            raise fault("lacks 'scope' or 'precision'", name)
+    return curves
+
+
+def _feature_source(features: dict[str, Any]) -> dict[str, Any]:
+    sources = features.get("members", [features])
+    if not isinstance(sources, list) or not all(isinstance(source, dict | None) for source in sources):
+        raise fault(f"is {shown(sources)}; it must be a list of objects", "members")
+    for source in sources:
+        if source and not isinstance(source.get("pooled"), dict | None):
+            raise fault(f"is {shown(source['pooled'])}; it must be keys and values", "pooled")
+    return features
+
+
+def _parent_run(run: dict[str, str]) -> dict[str, str]:
+    for key in run:
+        if key not in _RUN:
+            raise fault(f"is unknown{nearest(key, _RUN)}", key)
+    for key in _RUN:
+        if key not in run:
+            raise fault("is missing", key)
+    return run
+
+
+_RUN = ("job", "finished_at")
+"""What ``Record.run`` holds."""
+
+FiniteNumbers = Annotated[dict[str, float], BeforeValidator(_finite)]
+Interval = Annotated[tuple[float, float], Strict(False)]
+Intervals = Annotated[dict[str, Interval], BeforeValidator(_finite)]
+Curve = Annotated[dict[str, list[float]], BeforeValidator(_finite_points)]
+Curves = Annotated[dict[str, Curve], AfterValidator(_drawable)]
+ParentRun = Annotated[dict[str, str], AfterValidator(_parent_run)]
+
+
+class Job(Model):
     """What was run: the directory's id is the hash of exactly this."""
 
-    id: str
-    method: str
-    dataset: str
+    id: FolderName
+    method: FolderName
+    dataset: FolderName
     protocol: str
     preset: str
-    seed: int
+    seed: WholeNumber
     suite: str | None
     label: str
     overrides: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Data:
-    """What it was measured on. ``features`` is None when the data set comes with its own features."""
+class Data(Model):
+    """What it was measured on.
+
+    ``features`` says what made the features, None where the data set comes with its own; an ensemble's stand
+    in a list, ``members``. ``skipped_images`` could not be read, ``cut_captions`` are longer than BERT takes.
+    """
 
     fingerprint: str
     split_hash: str
-    counts: dict[str, dict[str, int]]
+    counts: dict[str, dict[str, WholeNumber]]
     labels: dict[str, Any]
-    features: dict[str, Any] | None
+    features: Annotated[dict[str, Any], AfterValidator(_feature_source)] | None
+    skipped_images: Items[str] = ()
+    cut_captions: WholeNumber = 0
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(Model):
     """How the checkpoint was chosen; ``metric`` is None when there was no validation split to choose on."""
 
     metric: str | None
-    epoch: int | None
+    epoch: WholeNumber | None
     rule: str
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """What one evaluation gave; see ``Record`` for the units."""
+class Numbers(Model):
+    """What one evaluation gave.
 
-    metrics: dict[str, float]
-    bootstrap: dict[str, tuple[float, float]]
-    curves: dict[str, dict[str, list[float]]]
+    ``metrics`` holds recalls in percent, 1-based ranks and mAP as a fraction; ``bootstrap`` their 95 %
+    intervals over test images (clustered by image, or by identity); ``curves`` lists of numbers by name,
+    those of a curve of one length. A number that was not finite when written is absent.
+    """
+
+    metrics: FiniteNumbers
+    bootstrap: Intervals
+    curves: Curves
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(Model):
     """A job whose model is part of an ensemble; ``directory`` is relative to the folder of the records.
 
     ``finished_at`` is that of the record that was there then: a member that has run again has another.
@@ -72,42 +151,40 @@ class Member:
 
     id: str
     method: str
-    seed: int
+    seed: WholeNumber
     overrides: dict[str, Any]
     directory: str
     finished_at: str
 
 
-@dataclass(frozen=True)
-class Record:
-    """One finished job, as read from its ``record.json``.
+class RecordContent(Numbers):
+    """What ``record.json`` holds beside the number of its schema.
 
-    ``metrics`` holds recalls in percent, 1-based ranks and mAP as a fraction; ``bootstrap`` their 95 %
-    intervals over test images (clustered by image, or by identity); ``curves`` lists of numbers by name;
-    ``history`` one mapping per epoch; ``also`` the numbers of the same run under other protocols that fit the
-    same test split (COCO's 5K and 1K); ``ensemble`` the models whose similarities were summed, none for a
-    single model; ``parents`` the runs whose trained weights it started from, by method; ``content`` the JSON
-    itself. A number that was not finite when written is absent.
+    ``history`` holds one mapping per epoch; ``also`` the numbers of the same run under other protocols that
+    fit the same test split (COCO's 5K and 1K); ``ensemble`` the models whose similarities were summed, none
+    for a single model; ``parents`` the runs whose trained weights it started from, by method.
     """
 
-    directory: Path
     job: Job
     evaluated_on: str
     data: Data
     source_fingerprint: str
     selection: Selection
-    metrics: dict[str, float]
-    bootstrap: dict[str, tuple[float, float]]
-    curves: dict[str, dict[str, list[float]]]
-    history: list[dict[str, float]]
-    cost: dict[str, float]
+    history: list[FiniteNumbers]
+    cost: FiniteNumbers
     environment: dict[str, str]
     started_at: str
     finished_at: str
-    also: dict[str, Numbers]
-    ensemble: tuple[Member, ...]
-    parents: dict[str, dict[str, str]]
-    content: Mapping[str, Any] = field(repr=False, compare=False)
+    also: dict[str, Numbers] = Field(default_factory=dict)
+    ensemble: Items[Member] = ()
+    parents: dict[str, ParentRun] = Field(default_factory=dict)
+
+
+class Record(RecordContent):
+    """One finished job, as read from its ``record.json``; ``content`` is the JSON itself."""
+
+    directory: Path
+    content: Mapping[str, Any] = Field(repr=False)
 
     @property
     def files(self) -> JobDirectory:
@@ -129,11 +206,11 @@ class Record:
 
     def by_protocol(self) -> list[Record]:
         """This record, and a copy of it with the other numbers for each protocol in ``also``."""
-        others = (
-            replace(self, job=replace(self.job, protocol=name), also={}, **vars(numbers))
-            for name, numbers in self.also.items()
-        )
-        return [self, *others]
+        copies = [self]
+        for protocol, numbers in self.also.items():
+            job = self.job.model_copy(update={"protocol": protocol})
+            copies.append(self.model_copy(update={"job": job, "also": {}, **vars(numbers)}))
+        return copies
 
 
 def row_name(method: str, label: str, overrides: Mapping[str, Any]) -> str:
@@ -210,78 +287,15 @@ def _plain(value: Any) -> Any:
 def _parse(path: Path, content: Any) -> Record:
     if not isinstance(content, dict):
         raise damaged(path, "it is not a JSON object")
-    if content.get("schema") != SCHEMA:
+    fields = dict(content)
+    schema = fields.pop("schema", None)
+    if schema != SCHEMA:
         raise BadInput(
-            f"{path} has schema {content.get('schema')!r} and this version reads schema {SCHEMA}: "
+            f"{path} has schema {shown(schema)} and this version reads schema {SCHEMA}: "
             "delete it and run the bench again"
         )
-    fields = Fields(path, content)
-    job, data, selection = fields.part("job"), fields.part("data"), fields.part("selection")
-    return Record(
-        directory=path.parent,
-        job=Job(
-            id=job.name("id"),
-            method=job.name("method"),
-            dataset=job.name("dataset"),
-            protocol=job.text("protocol"),
-            preset=job.text("preset"),
-            seed=job.get("seed", int),
-            suite=job.get("suite", str, optional=True),
-            label=job.text("label"),
-            overrides=job.get("overrides", dict),
-        ),
-        evaluated_on=fields.text("evaluated_on"),
-        data=Data(
-            fingerprint=data.text("fingerprint"),
-            split_hash=data.text("split_hash"),
-            counts=data.objects("counts"),
-            labels=data.get("labels", dict),
-            features=_features(data),
-        ),
-        source_fingerprint=fields.text("source_fingerprint"),
-        selection=Selection(
-            metric=selection.get("metric", str, optional=True),
-            epoch=selection.get("epoch", int, optional=True),
-            rule=selection.text("rule"),
-        ),
-        **vars(_numbers(fields)),
-        history=fields.rows("history"),
-        cost=fields.numbers("cost"),
-        environment=fields.get("environment", dict),
-        started_at=fields.text("started_at"),
-        finished_at=fields.text("finished_at"),
-        also={name: _numbers(fields.part("also").part(name)) for name in fields.objects("also")},
-        ensemble=tuple(_member(member) for member in fields.parts("ensemble")),
-        parents={name: _run(fields.part("parents").part(name)) for name in fields.objects("parents")},
-        content=content,
-    )
-
-
-def _numbers(fields: Fields) -> Numbers:
-    return Numbers(fields.numbers("metrics"), fields.intervals("bootstrap"), fields.curves("curves"))
-
-
-def _features(data: Fields) -> dict[str, Any] | None:
-    """What made the features; an ensemble's stand in a list, with None for given ones."""
-    found = data.get("features", dict, optional=True)
-    sources = found.get("members", [found]) if found else []
-    if not isinstance(sources, list) or not all(isinstance(one, dict | None) for one in sources):
-        raise damaged(data.path, "field 'data.features.members' is not a list of objects")
-    if not all(isinstance(one.get("pooled"), dict | None) for one in sources if one):
-        raise damaged(data.path, "field 'data.features.pooled' is not an object")
-    return cast(dict[str, Any] | None, found)
-
-
-def _run(fields: Fields) -> dict[str, str]:
-    return {name: fields.text(name) for name in ("job", "finished_at")}
-
-
-def _member(fields: Fields) -> Member:
-    return Member(
-        id=fields.text("id"),
-        method=fields.text("method"),
-        seed=fields.get("seed", int),
-        overrides=fields.get("overrides", dict),
-        directory=fields.text("directory"),
-        finished_at=fields.text("finished_at"),
-    )
+    try:
+        checked = RecordContent.model_validate(fields)
+    except ValidationError as error:
+        raise damaged(path, complaint(error, fields)) from error
+    return Record.model_construct(**vars(checked), directory=path.parent, content=content)

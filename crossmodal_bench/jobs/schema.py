@@ -1,68 +1,150 @@
-"""What the YAML files of ``experiments/`` look like: which keys, and what stands behind each."""
+"""What the YAML files of ``experiments/`` hold: methods, data sets and suites."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-from crossmodal_bench.core.errors import BadInput, nearest
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
 from crossmodal_bench.core.files import shown
+from crossmodal_bench.jobs.validation import FolderName, Items, Model, WholeNumber, fault
 
-PRESETS = ("smoke", "small", "paper", "controlled")
-_PARTS = {"model": {"init_args": dict, "*": object}, "*": dict}
-_PRESETS = {preset: _PARTS for preset in PRESETS}
-_ROW = {"method!": str, "overrides": dict, "label": str, "*": object}
-SHAPES: dict[str, dict[str, Any]] = {
-    "methods": {
-        "base": str,
-        "class_path": str,
-        "title": str,
-        "ablation": str,
-        "parents": object,
-        "override": _PARTS,
-        "datasets": {"*": {"*": _PARTS}},
-        **_PRESETS,
-    },
-    "datasets": {
-        "data!": {"dataset!": {"class_path!": str, "init_args": dict, "*": object}, "*": object},
-        "protocols": {"*": _PARTS},
-        "methods": object,
-        **_PRESETS,
-    },
-    "suites": {
-        "description": str,
-        "datasets": [str],
-        "protocols": [str],
-        "methods": [str],
-        "seeds": int,
-        "presets": {"*": str},
-        "evaluate": str,
-        "overrides": dict,
-        "rows": [_ROW],
-        "sweep": {"method!": str, "keys": {"*": list}, "*": object},
-        "ensembles": [{"members": [_ROW], "*": object}],
-    },
-}
-"""By folder. ``!`` ends a key that must be there, ``*`` is any other key; a list has any number of them."""
-_WORDS = {str: "text", int: "a whole number", list: "a list", dict: "keys and values"}
+Preset = Literal["smoke", "small", "paper", "controlled"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
-def check_shape(path: Path, value: Any, shape: Any, where: str = "") -> None:
-    """Raise BadInput for a key that is unknown or missing, or has a value of another shape."""
-    kind: type = type(shape) if isinstance(shape, dict | list) else shape
-    if not isinstance(value, kind):
-        at = f": {where} is" if where else " is"
-        raise BadInput(f"{path}{at} {shown(value)}; give {_WORDS[kind]}")
-    if isinstance(shape, list) and isinstance(value, list):
-        for number, one in enumerate(value):
-            check_shape(path, one, shape[0], f"{where}[{number}]")
-    if isinstance(shape, dict) and isinstance(value, dict):
-        known = {key.removesuffix("!"): inner for key, inner in shape.items()}
-        below = f"{where}." if where else ""
-        for key, one in value.items():
-            if key not in known and "*" not in known:
-                raise BadInput(f"{path}: key '{below}{key}' is unknown{nearest(key, known)}")
-            check_shape(path, one, known.get(key, known.get("*")), f"{below}{key}")
-        for key in shape:
-            if key.endswith("!") and key[:-1] not in value:
-                raise BadInput(f"{path}: key '{below}{key[:-1]}' is missing; add it")
+def _settable(section: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    arguments = section.get("model", {}).get("init_args", {})
+    if not isinstance(arguments, dict):
+        raise fault(f"is {shown(arguments)}; it must be keys and values", "model", "init_args")
+    return section
+
+
+Section = Annotated[dict[str, dict[str, Any]], AfterValidator(_settable)]
+"""A piece of a configuration: free-form, but for the parts that other pieces are merged into."""
+
+
+class ExperimentFile(Model):
+    """A piece of a configuration for each preset."""
+
+    smoke: Section = Field(default_factory=dict)
+    small: Section = Field(default_factory=dict)
+    paper: Section = Field(default_factory=dict)
+    controlled: Section = Field(default_factory=dict)
+
+    def section(self, preset: str) -> Section:
+        """The piece for a preset."""
+        section: Section = getattr(self, preset)
+        return section
+
+
+class MethodFile(ExperimentFile):
+    """``methods/*.yaml``: a method's settings.
+
+    Args:
+        title: what tables call it; needed where there is no ``base``.
+        base: the method whose configuration lies underneath.
+        class_path: another class for its model.
+        ablation: the method without its adversary.
+        parents: the methods whose trained weights it starts from.
+        datasets: what differs on a data set, for all presets or for one.
+        override: what holds on every data set and for every preset.
+    """
+
+    title: str = ""
+    base: str | None = None
+    class_path: str | None = None
+    ablation: str | None = None
+    parents: Items[str] = ()
+    datasets: dict[str, dict[Literal["all"] | Preset, Section]] = Field(default_factory=dict)
+    override: Section = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_a_title(self) -> MethodFile:
+        if not self.title and self.base is None:
+            raise fault("is missing; add it", "title")
+        return self
+
+
+class Reader(Model):
+    """The class that reads a data set, and its arguments."""
+
+    class_path: str
+    init_args: dict[str, Any] = Field(default_factory=dict)
+
+
+class DataSettings(Model):
+    """Settings of the data module; which there are, it says itself."""
+
+    model_config = ConfigDict(extra="allow")
+
+    dataset: Reader
+
+
+class DatasetFile(ExperimentFile):
+    """``datasets/*.yaml``: ``protocols`` has what differs where a data set has several, by their names."""
+
+    data: DataSettings
+    protocols: dict[str, Section] = Field(default_factory=dict)
+
+
+class SuiteRow(Model):
+    """A row of a suite: a method with overrides; ``label`` tells it from the method's other rows."""
+
+    method: FolderName
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    label: str = ""
+
+
+class MemberRow(SuiteRow):
+    """A job of an ensemble; ``seed`` None: that of the ensemble. ``label``: of its row as a single model."""
+
+    seed: WholeNumber | None = None
+
+
+class EnsembleRow(Model):
+    """Models whose similarities are summed, and which of our methods they are together.
+
+    ``label`` says what is summed, as in "t2i + i2t".
+    """
+
+    method: FolderName
+    label: Annotated[str, Field(min_length=1)]
+    members: Annotated[Items[MemberRow], Field(min_length=2)]
+
+
+class ParameterSweep(Model):
+    """A row for each value of each key, all others as the method has them."""
+
+    method: FolderName
+    keys: dict[str, list[Any]]
+
+
+class SuiteFile(Model):
+    """``suites/*.yaml``: the rows of a paper's table, or of an experiment.
+
+    Args:
+        description: what it shows.
+        datasets: where it runs unless the command names one.
+        protocols: of a data set's protocols, those to run; None for all.
+        methods: rows of methods as they are.
+        seeds: how many, unless the command says.
+        presets: what the preset ``auto`` means, by data set.
+        evaluate: the split that its numbers come from: ``val`` where hyperparameters are chosen.
+        overrides: of every row.
+        rows: rows of methods with overrides of their own.
+        parameter_sweep: rows that differ in one value.
+        ensembles: sums of several models.
+    """
+
+    description: str = ""
+    datasets: Items[str] = ()
+    protocols: Items[str] | None = None
+    methods: Items[FolderName] = ()
+    seeds: Annotated[WholeNumber, Field(ge=1)] | None = None
+    presets: dict[str, Preset] = Field(default_factory=dict)
+    evaluate: Literal["test", "val"] = "test"
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    rows: Items[SuiteRow] = ()
+    parameter_sweep: ParameterSweep | None = None
+    ensembles: Items[EnsembleRow] = ()

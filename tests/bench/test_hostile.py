@@ -16,11 +16,11 @@ import yaml
 from hostile import Reader
 
 from crossmodal_bench.bench.options import read_options
-from crossmodal_bench.cli import main as cli
+from crossmodal_bench.cli.main import _parser
 from crossmodal_bench.evaluation import Ranks, retrieval_ranks
 from crossmodal_bench.jobs import experiments
-from crossmodal_bench.jobs import suite_ensembles as ensemble_rows
 from crossmodal_bench.jobs.record import read_record, read_records, write_record
+from crossmodal_bench.jobs.suite_ensembles import with_members
 from crossmodal_bench.reporting import figures
 from crossmodal_bench.reporting.leaderboard import leaderboard, tables
 from crossmodal_bench.reporting.report import csv, html, markdown
@@ -121,8 +121,8 @@ def read_experiments(root: Path) -> None:
                 assert isinstance(experiments.parents_of(name), list)
             experiments.resolve("vse", "coco", {}, "small", {"trainer.max_epochs": 1}, root)
             for suite in experiments.names("suites"):
-                for _, overrides, _ in ensemble_rows.with_members(experiments.suite(suite)):
-                    experiments.expand(overrides)
+                for row in with_members(experiments.suite(suite)):
+                    experiments.expand(row.overrides)
         finally:
             experiments._file.cache_clear()
 
@@ -142,7 +142,7 @@ def write_setting(root: Path) -> None:
 
 def read_setting(root: Path) -> None:
     word = (root / "set.txt").read_bytes().decode("utf-8", "surrogateescape")
-    overrides = read_options(cli._parser().parse_args(["bench", f"--set={word}"])).overrides
+    overrides = read_options(_parser().parse_args(["bench", f"--set={word}"])).overrides
     assert hostile.as_json(overrides) and experiments.expand(overrides)
 
 

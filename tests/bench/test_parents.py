@@ -227,7 +227,11 @@ def test_a_suites_overrides_are_the_parents_too(family: Path, tmp_path: Path) ->
             "base: first\nparents: [frist]\n",
             r"left\.yaml: parent 'frist' is unknown; did you mean 'first'",
         ),
-        ("left", "base: first\nparents: first\n", r"left\.yaml: parents is 'first'; give a list"),
+        (
+            "left",
+            "base: first\nparents: first\n",
+            r"left\.yaml: field 'parents' is 'first'; it must be a list",
+        ),
         (
             "first",
             "base: acmr\nparents: [last]\n",

@@ -14,6 +14,7 @@ from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.jobs.schema import SuiteRow
 from crossmodal_bench.methods import CCA
 
 METHODS = experiments.names("methods")
@@ -180,8 +181,8 @@ def test_a_suite_lists_its_rows(name: str) -> None:
     options = BenchOptions(methods=name)
     rows = list(plan._rows(options, gpu=False))
     content = experiments.suite(name)
-    assert {row.dataset for row in rows} == set(content["datasets"])
-    assert all(row.suite == name and row.evaluate == content.get("evaluate", "test") for row in rows)
+    assert {row.dataset for row in rows} == set(content.datasets)
+    assert all(row.suite == name and row.evaluate == content.evaluate for row in rows)
     keys = [(row.dataset, row.method, json.dumps(row.overrides, sort_keys=True)) for row in rows]
     assert len(set(keys)) == len(keys)
     narrowed = dataclasses.replace(options, dataset="synthetic-20", seeds=5)
@@ -191,16 +192,18 @@ def test_a_suite_lists_its_rows(name: str) -> None:
 def test_a_sweep_varies_one_key_at_a_time() -> None:
     rows = list(experiments.suite_rows(experiments.suite("acmr_figure6")))
     assert len(rows) == 18
-    common = experiments.suite("acmr_figure6")["overrides"]
-    assert all(len(overrides) == len(common) + 1 for _, overrides, _ in rows)
-    assert rows[1] == ("acmr", {**common, "model.init_args.alpha": 0.01}, "alpha = 0.01")
-    assert experiments.overrides_of("acmr_figure6", "acmr", "alpha = 0.01") == rows[1][1]
+    common = experiments.suite("acmr_figure6").overrides
+    assert all(len(row.overrides) == len(common) + 1 for row in rows)
+    assert rows[1] == SuiteRow(
+        method="acmr", overrides={**common, "model.init_args.alpha": 0.01}, label="alpha = 0.01"
+    )
+    assert experiments.overrides_of("acmr_figure6", "acmr", "alpha = 0.01") == rows[1].overrides
     assert (
         experiments.overrides_of("acmr_figure6", "acmr", "alpha = 7")
         == experiments.overrides_of("gone", "acmr", "x")
         == {}
     )
-    assert [over["model.init_args.k"] for _, over, _ in rows[12:]] == [1, 2, 3, 4, 5, 6]
+    assert [row.overrides["model.init_args.k"] for row in rows[12:]] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_method_that_the_data_has_nothing_for_is_skipped_with_the_reason(tmp_path: Path) -> None:

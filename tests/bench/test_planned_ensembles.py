@@ -79,7 +79,10 @@ def made(folder: Path) -> dict[str, Path]:
 def test_members_are_jobs_of_the_suite_and_each_once(suite: Path, tmp_path: Path) -> None:
     rows = list(with_members(experiments.suite("pair")))
     common = {"trainer.max_epochs": 1}
-    assert rows == [("acmr", common, ""), ("acmr", {**common, "model.init_args.dim": 8}, "narrow")]
+    assert [(row.method, row.overrides, row.label) for row in rows] == [
+        ("acmr", common, ""),
+        ("acmr", {**common, "model.init_args.dim": 8}, "narrow"),
+    ]
     plan = make_plan(options(tmp_path), gpu=False)
     found = planned_ensembles(plan, options(tmp_path))
     assert [(one.name, one.seed, len(one.members)) for one in found] == [
@@ -167,11 +170,19 @@ def test_a_failing_ensemble_is_said_and_costs_nothing_else(
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("label: seeds", "labels: seeds", "ensemble 1: key 'labels' is unknown; did you mean 'label'"),
-        ("    label: both\n", "", "suite pair, ensemble 2: key 'label' is missing; add it"),
-        ("seed: 1}", "sed: 1}", "ensemble 1, member 2: key 'sed' is unknown; did you mean 'seed'"),
-        (", {method: acmr, seed: 1}]", "]", "ensemble 1: 'members' lists 1; an ensemble needs at least two"),
-        ("[{method: acmr, seed: 0},", "[acmr,", "members\\[0\\] is 'acmr'; give keys and values"),
+        (
+            "label: seeds",
+            "labels: seeds",
+            r"pair\.yaml: field 'ensembles\[0\]\.labels' \(method 'acmr'\) is unknown; did you mean 'label'",
+        ),
+        (
+            "    label: both\n",
+            "",
+            r"pair\.yaml: field 'ensembles\[1\]\.label' \(method 'sm'\) is missing; add it",
+        ),
+        ("seed: 1}", "sed: 1}", r"ensembles\[0\]\.members\[1\]\.sed' .* is unknown; did you mean 'seed'"),
+        (", {method: acmr, seed: 1}]", "]", r"ensembles\[0\]\.members' .* lists 1; it must list at least 2"),
+        ("[{method: acmr, seed: 0},", "[acmr,", r"members\[0\]' .* is 'acmr'; it must be keys and values"),
     ],
 )
 def test_a_faulty_ensemble_is_refused_with_its_place(suite: Path, old: str, new: str, sentence: str) -> None:
@@ -179,15 +190,15 @@ def test_a_faulty_ensemble_is_refused_with_its_place(suite: Path, old: str, new:
     suite.write_text(SUITE.replace(old, new, 1))
     experiments._file.cache_clear()
     with pytest.raises(BadInput, match=sentence):
-        ensemble_rows("pair")
+        ensemble_rows(experiments.suite("pair"))
 
 
 @pytest.mark.parametrize("name", ["addr_table2", "addr_table3"])
 def test_the_papers_ensembles_are_of_two_for_each_host_with_and_without_addr(name: str) -> None:
-    rows = ensemble_rows(name)
+    rows = ensemble_rows(experiments.suite(name))
     assert [row.method for row in rows] == ["scan", "bfan", "vsrn", "addr_scan", "addr_bfan", "addr_vsrn"]
     assert all(len(row.members) == 2 for row in rows)
-    host = experiments.resolve("scan_i2t", experiments.suite(name)["datasets"][0], {}, "paper", {}, Path())
+    host = experiments.resolve("scan_i2t", experiments.suite(name).datasets[0], {}, "paper", {}, Path())
     (i2t,) = [one.overrides for one in rows[3].members if one.overrides]
     own = host["model"]["init_args"]["host"]["init_args"]
     for key, value in i2t.items():

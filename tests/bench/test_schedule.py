@@ -82,7 +82,17 @@ class Fake:
 @pytest.fixture
 def job(runs: Path) -> Callable[..., PlannedJob]:
     def make(method: str, *parents: PlannedJob) -> PlannedJob:
-        one = Job(method * 4, method, "wikipedia", "wikipedia-2173-map", "small", 0, None, "", {})
+        one = Job(
+            id=method * 4,
+            method=method,
+            dataset="wikipedia",
+            protocol="wikipedia-2173-map",
+            preset="small",
+            seed=0,
+            suite=None,
+            label="",
+            overrides={},
+        )
         directory = runs / "wikipedia" / method / one.id
         by_name = {parent.job.method: parent for parent in parents}
         return PlannedJob(one, {}, [], "test", directory, "split", "", {}, "", parents=by_name)

@@ -55,7 +55,7 @@ def test_overrides_expand_and_must_not_contradict() -> None:
 
 def test_sections_apply_in_order(folder: Path) -> None:
     (folder / "methods" / "m.yaml").write_text(
-        "paper: {trainer: {a: paper, b: paper, c: paper, d: paper, e: paper}}\n"
+        "title: M\npaper: {trainer: {a: paper, b: paper, c: paper, d: paper, e: paper}}\n"
         "small: {trainer: {b: small, c: small, d: small, e: small}}\n"
         "datasets:\n"
         "  wiki: {all: {trainer: {c: family, d: family, e: family}}}\n"
@@ -78,7 +78,7 @@ def test_sections_apply_in_order(folder: Path) -> None:
 @pytest.mark.parametrize("kind", ["methods", "datasets", "suites"])
 def test_a_misspelt_key_or_broken_yaml_names_the_file(folder: Path, kind: str) -> None:
     (folder / kind / "bad.yaml").write_text("protocolls: {}\npapers: {}\n")
-    with pytest.raises(BadInput, match=r"bad\.yaml: key 'protocolls' is unknown"):
+    with pytest.raises(BadInput, match=r"bad\.yaml: field 'protocolls' is unknown"):
         experiments._file(kind, "bad")
     (folder / kind / "broken.yaml").write_text("a: [1\n")
     with pytest.raises(BadInput, match=r"broken\.yaml is not valid YAML"):
@@ -156,7 +156,7 @@ def test_regions_are_extracted_where_a_preset_says_so(name: str, tmp_path: Path)
 
 def test_a_familiar_folder_has_the_methods_settings_of_its_data_set(folder: Path) -> None:
     (folder / "methods" / "m.yaml").write_text(
-        "paper: {trainer: {a: 1}}\ndatasets: {flickr30k: {all: {trainer: {a: 2}}}}\n"
+        "title: M\npaper: {trainer: {a: 1}}\ndatasets: {flickr30k: {all: {trainer: {a: 2}}}}\n"
     )
     assert method_settings("m", "f30k_precomp", "small")["trainer"]["a"] == 2
     assert method_settings("m", "x_precomp", "small")["trainer"]["a"] == 1
@@ -177,19 +177,19 @@ def test_every_method_has_a_model_in_every_preset(method: str, preset: str) -> N
     config = resolve(method, "synthetic", {}, preset, {}, Path())
     assert config["model"]["class_path"].startswith("crossmodal_bench.methods.")
     assert config["trainer"]["max_epochs"] >= 1
-    assert experiments._file("methods", method)["title"]
+    assert experiments._method(method).title
 
 
 @pytest.mark.parametrize("name", names("suites"))
 def test_suites_name_what_there_is(name: str) -> None:
     content = experiments.suite(name)
-    assert content["description"]
-    assert set(content["datasets"]) <= set(names("datasets"))
-    methods = [*content.get("methods", []), *(row["method"] for row in content.get("rows", []))]
-    if "sweep" in content:
-        methods.append(content["sweep"]["method"])
-    for row in content.get("ensembles", []):
-        methods += [row["method"], *(member["method"] for member in row["members"])]
+    assert content.description
+    assert set(content.datasets) <= set(names("datasets"))
+    methods = [*content.methods, *(row.method for row in content.rows)]
+    if content.parameter_sweep is not None:
+        methods.append(content.parameter_sweep.method)
+    for row in content.ensembles:
+        methods += [row.method, *(member.method for member in row.members)]
     assert methods and set(methods) <= set(METHODS)
 
 

@@ -35,7 +35,8 @@ def test_the_fingerprint_follows_the_sources_that_decide_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(crossmodal_bench, "__file__", str(tmp_path / "__init__.py"))
-    for name in (*provenance.BESIDE, "losses/triplet.py", "bench/runner.py"):
+    deciding = [f"{room}/module.py" for room in provenance.ROOMS]
+    for name in (*deciding, "bench/runner.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x = 1\n")
 
@@ -47,18 +48,19 @@ def test_the_fingerprint_follows_the_sources_that_decide_results(
     (tmp_path / "bench" / "runner.py").write_text("x = 2\n")
     assert fingerprint() == before
     seen = {before}
-    for name in (*provenance.BESIDE, "losses/triplet.py"):
+    for name in deciding:
         (tmp_path / name).write_text("x = 2\n")
         seen.add(fingerprint())
-    (tmp_path / "losses" / "triplet.py").rename(tmp_path / "losses" / "other.py")
+    (tmp_path / "losses" / "module.py").rename(tmp_path / "losses" / "other.py")
     seen.add(fingerprint())
-    assert len(seen) == len(provenance.BESIDE) + 3
+    assert len(seen) == len(deciding) + 2
 
 
-def test_every_part_exists_or_is_named_for_a_package() -> None:
+def test_every_room_decides_results_or_is_known_not_to() -> None:
     root = Path(crossmodal_bench.__file__).parent
-    packages = {path.parent.name for path in root.glob("*/__init__.py")}
-    assert packages - set(provenance.PARTS) == {"bench", "doctor"}
+    rooms = {path.parent.name for path in root.glob("*/__init__.py")}
+    assert rooms - set(provenance.ROOMS) == {"jobs", "reporting", "bench", "cli"}
+    assert set(provenance.ROOMS) <= rooms
 
 
 def test_the_environment_is_text() -> None:

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs.experiments import names
 from crossmodal_bench.jobs.published import (
-    METHODS,
     METRICS,
     PublishedRow,
     citations,
@@ -21,6 +21,7 @@ from crossmodal_bench.jobs.published import (
 )
 
 ROWS = published_rows()
+METHODS = set(names("methods"))
 RSUM = [f"{direction}/R@{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)]
 SUM = [f"{direction}/R@{k}" for direction in ("i2t", "t2i") for k in (1, 10)]
 
@@ -353,40 +354,55 @@ def test_rows_come_in_the_order_of_the_papers_years() -> None:
     ("old", "new", "message"),
     [
         ("values: [1, null]", "values: [1]", "row 'A': field 'values' has 1 entries for 2 columns"),
-        ("values: [1, null]", "values: [1, '-']", "row 'A': field 'values' has '-'"),
-        ("values: [1, null]", "values: [1, true]", "row 'A': field 'values' has True"),
-        ("values: [1, null]", "values: 1", "row 'A': field 'values' is 1; it must be of type list"),
         (
-            "ours: scan",
-            "ours: scann",
-            "row 'A': field 'ours' has the unknown name 'scann'; did you mean 'scan'",
+            "values: [1, null]",
+            "values: [1, '-']",
+            "rows[0].values[1]' (table '1', method 'A') is '-'; it must be a number",
         ),
-        ("ours: scan", "our: scan", "field 'our' is unknown; did you mean 'ours'"),
-        ("i2t/R@1", "i2t/R@2", "row 'A': field 'columns' has the unknown name 'i2t/R@2'; did you mean"),
+        (
+            "values: [1, null]",
+            "values: [1, true]",
+            "rows[0].values[1]' (table '1', method 'A') is True; it must be a number",
+        ),
+        ("values: [1, null]", "values: 1", "rows[0].values' (table '1', method 'A') is 1; it must be a list"),
+        ("ours: scan", "our: scan", ".our' (table '1', method 'A') is unknown; did you mean 'ours'"),
+        (
+            "i2t/R@1",
+            "i2t/R@2",
+            "'tables[0].columns[0]' (table '1') has the unknown name 'i2t/R@2'; did you mean",
+        ),
         (
             "protocol: flickr30k-1k",
             "protocol: flickr30k",
             "field 'protocol' has the unknown name 'flickr30k'",
         ),
-        ("ensemble: false", "ensemble: no idea", "field 'ensemble' is 'no idea'; it must be of type bool or"),
+        ("ensemble: false", "ensemble: no idea", ".ensemble' (table '1') is 'no idea'; it must be true or"),
         ("    ensemble: false\n", "", "row 'A': field 'ensemble' is missing"),
         ("    backbone: VGG\n", "", "row 'A': field 'backbone' is missing"),
-        ("    caption: c\n", "", "a table: field 'caption' is missing"),
-        ('table: "1"', "table: 1", "a table: field 'table' is 1; it must be of type str"),
+        ("    caption: c\n", "", "field 'tables[0].caption' (table '1') is missing; add it"),
+        ('table: "1"', "table: 1", "field 'tables[0].table' is 1; it must be text"),
         ("paper: p", "paper: x", "field 'paper' has the unknown name 'x'; choose one of p"),
-        ("year: 2020", "year: soon", "paper p: field 'year' is 'soon'"),
+        ("year: 2020", "year: soon", "field 'papers.p.year' is 'soon'"),
         ("note: Outer.", "could_mean: {mAP: i2t/mAP}", "field 'could_mean' has the unknown name 'i2t/mAP'"),
-        ("note: Outer.", "could_mean: {map: i2t/R@1}", "field 'could_mean' has the unknown name 'map'"),
-        ("{method: B,", "{method: B, comparable: 0,", "row 'B': field 'comparable' is 0"),
+        (
+            "note: Outer.",
+            "could_mean: {map: i2t/R@1}",
+            "could_mean.map' (table '1') has the unknown name 'map'",
+        ),
+        (
+            "{method: B,",
+            "{method: B, comparable: 0,",
+            "rows[1].comparable' (table '1', method 'B') is 0; it must be true or false",
+        ),
         ("note: Outer.", "comparable: false", "row 'B': field 'note' is missing; say why"),
         ("{method: B, backbone: null,", "{method: A,", "row 'A': field 'method' stands there twice"),
-        ("- rows:", "- lines:", "field 'lines' is unknown"),
+        ("- rows:", "- lines:", "field 'tables[0].groups[0].lines' (table '1') is unknown"),
         ("tables:", "table:", "field 'table' is unknown; did you mean 'tables'"),
         ("papers: {", "papers: [", "small.yaml is not valid YAML"),
         (
             "groups:\n      - rows:",
             "groups:\n      - 3\n      - rows:",
-            "a group: expected the fields rows, found 3",
+            "field 'tables[0].groups[0]' (table '1') is 3; it must be keys and values",
         ),
     ],
 )

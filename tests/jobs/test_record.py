@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.record import (
@@ -54,6 +56,29 @@ def test_array_scalars_are_plain_and_non_finite_numbers_absent(
     assert read.history == [{"epoch": 0.0}]
 
 
+def test_points_of_a_curve_that_are_not_finite_are_absent(
+    tmp_path: Path, make_content: Callable[..., dict[str, Any]]
+) -> None:
+    curve = {"scope": [50, 100, 200], "precision": [0.5, math.nan, 0.3]}
+    read = read_record(write_record(tmp_path, make_content(curves={"i2t/precision_scope": curve})))
+    assert read.curves == {"i2t/precision_scope": {"scope": [50.0, 200.0], "precision": [0.5, 0.3]}}
+
+
+def test_a_record_cannot_be_changed(make_record: Callable[..., Record]) -> None:
+    record = make_record()
+    with pytest.raises(ValidationError, match="frozen"):
+        record.evaluated_on = "val"
+
+
+def test_hundreds_of_records_are_read_at_once(tmp_path: Path, make_record: Callable[..., Record]) -> None:
+    history = [{"epoch": epoch, **{f"train/{i}": 0.5 for i in range(8)}} for epoch in range(30)]
+    path = make_record(history=history).directory
+    started = time.process_time()
+    for _ in range(300):
+        read_record(path)
+    assert time.process_time() - started < 3
+
+
 def test_a_failed_write_leaves_the_earlier_record_and_no_rubbish(
     tmp_path: Path, make_content: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +120,22 @@ def test_an_incomplete_record_is_not_written(
         (lambda text: "[1]", "not a JSON object"),
         (lambda text: text.replace('"seed": 0', '"seed": "0"'), "'job.seed'"),
         (lambda text: text.replace('"mAP": 0.45', '"mAP": "high"'), "'metrics.mAP'"),
-        (lambda text: text.replace('"rule": "last', '"rules": "last'), "'selection.rule'"),
+        (
+            lambda text: text.replace('"rule": "last', '"rules": "last'),
+            "'selection.rules' is unknown; did you mean 'rule'",
+        ),
+        (lambda text: text.replace('"evaluated_on"', '"evaluatedon"'), "did you mean 'evaluated_on'"),
+        (lambda text: text.replace('"schema": 1', '"schema": 1, "content": {}'), "'content' is unknown"),
+        (lambda text: text.replace('"seed": 0', '"seed": true'), "'job.seed' is True"),
+        (
+            lambda text: text.replace('"seed": 0', f'"seed": {2**63}'),
+            f"'job.seed' is {2**63}; it must be less",
+        ),
+        (lambda text: text.replace('"acmr"', '"../acmr"'), "'job.method' is '../acmr', which is no name"),
+        (lambda text: text.replace('"acmr"', '"acm?"'), "'job.method' is 'acm?', which is no name"),
+        (lambda text: text.replace('"mAP": 0.45', '"mAP": true'), "'metrics.mAP' is True"),
+        (lambda text: text.replace('"scope"', '"scopes"', 1), "'curves.i2t/precision_scope' lacks 'scope'"),
+        (lambda text: text.replace("   50,\n", "", 1), "holds lists of several lengths"),
     ],
 )
 def test_damage_names_the_file_the_fault_and_the_fix(
@@ -162,9 +202,9 @@ def test_an_ensemble_names_its_members(tmp_path: Path, make_content: Callable[..
         ("b", "acmr", 1),
     ]
     for damaged, said in (
-        ([MEMBER, 3], "'ensemble' holds something that is not an object"),
-        ([MEMBER, {**MEMBER, "seed": "1"}], r"'ensemble\[1\]\.seed' is missing or not of type int"),
-        (MEMBER, "'ensemble' is missing or not of type list"),
+        ([MEMBER, 3], r"'ensemble\[1\]' is 3; it must be keys and values"),
+        ([MEMBER, {**MEMBER, "seed": "1"}], r"'ensemble\[1\]\.seed' .* is '1'; it must be a whole number"),
+        (MEMBER, "'ensemble' is .*; it must be a list"),
     ):
         with pytest.raises(BadInput, match=said):
             write_record(tmp_path / "damaged", make_content(ensemble=damaged))
@@ -179,9 +219,9 @@ def test_a_record_names_the_runs_that_it_started_from(
     content = make_content(seed=1, parents={"scan": old.run})
     assert read_record(write_record(tmp_path / "child", content)).parents == {"scan": old.run}
     for damaged, said in (
-        ({"scan": {"job": "0"}}, r"'parents\.scan\.finished_at' is missing or not of type str"),
-        ({"scan": "0"}, r"'parents\.scan' is missing or not of type dict"),
-        (["scan"], "'parents' is missing or not of type dict"),
+        ({"scan": {"job": "0"}}, r"'parents\.scan\.finished_at' is missing"),
+        ({"scan": "0"}, r"'parents\.scan' is '0'; it must be keys and values"),
+        (["scan"], r"'parents' is \['scan'\]; it must be keys and values"),
     ):
         with pytest.raises(BadInput, match=said):
             write_record(tmp_path / "damaged", make_content(parents=damaged))

@@ -13,7 +13,7 @@ import pytest
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import state
-from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json
+from crossmodal_bench.jobs.directory import JobDirectory, write_json
 from crossmodal_bench.jobs.locks import is_locked, locked
 from crossmodal_bench.jobs.provenance import source_fingerprint
 from crossmodal_bench.jobs.record import Job, Record
@@ -23,7 +23,17 @@ CONFIG = {"data": {"batch_size": 4}}
 
 
 def planned(directory: Path, missing: str = "", fingerprint: str = "data") -> PlannedJob:
-    job = Job("0" * 16, "acmr", "wikipedia", "wikipedia-2173-map", "small", 0, None, "", {})
+    job = Job(
+        id="0" * 16,
+        method="acmr",
+        dataset="wikipedia",
+        protocol="wikipedia-2173-map",
+        preset="small",
+        seed=0,
+        suite=None,
+        label="",
+        overrides={},
+    )
     return PlannedJob(job, CONFIG, [], "test", directory, "split", fingerprint, {}, missing)
 
 
@@ -95,30 +105,3 @@ def test_a_lock_lives_as_long_as_its_process(tmp_path: Path) -> None:
     with locked(tmp_path):
         assert is_locked(tmp_path)
     assert not is_locked(tmp_path)
-
-
-def test_a_lock_of_an_earlier_version_says_nothing_of_its_holder(tmp_path: Path) -> None:
-    (JobDirectory(tmp_path).lock).touch()
-    assert state.holder(tmp_path) == ""
-
-
-def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("in the way")
-    with pytest.raises(BadInput, match="cannot be written"), locked(tmp_path / "runs" / "job"):
-        raise AssertionError("locked a folder that is not there")
-
-
-def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.json"
-    assert read_json(path) == {}
-    write_json(path, {"a": 1})
-    path.with_name("list.json").write_text("[1]")
-    assert read_json(path) == {"a": 1} and read_json(path.with_name("list.json")) == {}
-
-    def full(*arguments: Any) -> None:
-        raise OSError("full")
-
-    monkeypatch.setattr(state.os, "replace", full)
-    with pytest.raises(OSError, match="full"):
-        write_json(path, {"a": 2})
-    assert read_json(path) == {"a": 1}

@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from scipy import stats
@@ -14,6 +13,11 @@ from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.leaderboard import features_text, leaderboard, tables
 
 Maker = Callable[..., Record]
+
+
+def with_features(record: Record, features: dict[str, object]) -> Record:
+    """The record as if its features had been made by something else."""
+    return record.model_copy(update={"data": record.data.model_copy(update={"features": features})})
 
 
 def test_seeds_become_one_row_with_mean_deviation_and_interval(make_recall_record: Maker) -> None:
@@ -198,7 +202,7 @@ def test_every_label_of_the_papers_numbers_is_a_suites() -> None:
     rows = [
         one for name in experiments.names("suites") for one in experiments.suite_rows(experiments.suite(name))
     ]
-    known = {(method, label) for method, _, label in rows}
+    known = {(row.method, row.label) for row in rows}
     labelled = {(row.ours, row.label) for row in published_rows() if row.label}
     assert len(labelled) == 10 and labelled <= known
 
@@ -269,7 +273,7 @@ def test_regions_of_ones_own_never_stand_beside_bottom_up_ones(make_recall_recor
     def published(features: dict[str, object], metric: str = "rsum", **changes: object) -> Comparison:
         coco = {"dataset": "coco", "protocol": "coco-1k-5fold", "preset": "paper"}
         record = make_recall_record(**{"method": "addr_scan", **coco, **changes})
-        changed = replace(record, data=replace(record.data, features=features))
+        changed = with_features(record, features)
         return leaderboard([changed])[0].cells[metric].published
 
     cut = {"regions": kind, "network": "resnet152"}
@@ -301,10 +305,10 @@ def test_names_tell_rows_apart(make_record: Maker) -> None:
 def test_features_inside_the_model_and_squashed_pictures_are_said(make_record: Maker) -> None:
     source = {"network": "resnet101", "weights": "w.pth", "weights_sha256": "ab", "image_size": 224}
     record = make_record()
-    changed = replace(record, data=replace(record.data, features={**source, "image_fit": "crop"}))
+    changed = with_features(record, {**source, "image_fit": "crop"})
     assert features_text(changed) == "resnet101, weights w.pth (sha256 ab), 224 px"
     inside = {**source, "image_fit": "squash", "inside_the_model": True}
-    changed = replace(record, data=replace(record.data, features=inside))
+    changed = with_features(record, inside)
     assert (
         features_text(changed) == "resnet101, weights w.pth (sha256 ab), 224 px, squashed, inside the model"
     )
@@ -313,7 +317,7 @@ def test_features_inside_the_model_and_squashed_pictures_are_said(make_record: M
 def test_regions_are_said_with_what_made_them(make_record: Maker) -> None:
     def text(**features: object) -> str:
         record = make_record()
-        return features_text(replace(record, data=replace(record.data, features=features)))
+        return features_text(with_features(record, features))
 
     source = {"weights": "w.pth", "weights_sha256": "ab", "count": 36, "dim": 1280}
     grid = {**source, "network": "mobilenet_v2", "regions": "grid", "image_size": 224, "image_fit": "crop"}

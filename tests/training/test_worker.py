@@ -100,9 +100,7 @@ def distinct_jobs(root: Path, captions: Path, runs: Path) -> dict[str, PlannedJo
         jobs = make_plan(options, gpu=False)
         assert jobs, f"{suite} has no job on another data set than its own"
         for planned in jobs:
-            found[f"{planned.job.method} {rows.get('evaluate', 'test')} {sorted(planned.job.overrides)}"] = (
-                planned
-            )
+            found[f"{planned.job.method} {rows.evaluate} {sorted(planned.job.overrides)}"] = planned
     return found
 
 
@@ -138,7 +136,7 @@ def test_a_label_protocol_has_a_map_of_its_space(tmp_path: Path, data_root: Path
     with np.load(planned.directory / "projection.npz") as projection:
         assert projection["image"].shape == projection["text"].shape == (20, 2)
         assert projection["image_labels"].tolist() == projection["text_labels"].tolist()
-    second = replace(planned, job=replace(planned.job, seed=1), directory=tmp_path / "second")
+    second = replace(planned, job=planned.job.model_copy(update={"seed": 1}), directory=tmp_path / "second")
     second.directory.mkdir()
     run_job(second, "cpu")
     assert not (second.directory / "projection.npz").exists()

@@ -60,7 +60,17 @@ class Queue(Slurm):
 @pytest.fixture
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlannedJob:
     monkeypatch.setattr(SlurmJob, "grace", 0.0)
-    job = Job("0" * 16, "acmr", "wikipedia", "wikipedia-2173-map", "small", 0, None, "", {})
+    job = Job(
+        id="0" * 16,
+        method="acmr",
+        dataset="wikipedia",
+        protocol="wikipedia-2173-map",
+        preset="small",
+        seed=0,
+        suite=None,
+        label="",
+        overrides={},
+    )
     return PlannedJob(job, {}, [], "test", tmp_path / "job", "split", "data", {})
 
 
