@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import Field, PositiveInt
 
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.core.files import parse_yaml, shown
+from crossmodal_bench.core.validation import Items, Model, validated
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.metric_table import LABELLED_FAMILIES
 
@@ -102,16 +103,14 @@ def split_hash(ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
 
 
-class _Entry(BaseModel):
+class _Entry(Model):
     """A protocol as ``protocols.yaml`` has it, where the fields are explained."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     dataset: Annotated[str, Field(min_length=1)]
     images: PositiveInt | None = None
-    captions: list[PositiveInt] = []
+    captions: Items[PositiveInt] = ()
     positives: Positives
-    families: Annotated[list[RankedFamily], Field(min_length=1)]
+    families: Annotated[Items[RankedFamily], Field(min_length=1)]
     primary: str
     folds: PositiveInt = 1
     split_hash: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = None
@@ -124,20 +123,19 @@ def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
         content = parse_yaml(text)
     except ValueError as error:
         raise BadInput(f"{source} is not valid YAML ({error}); mend it") from error
-    try:
-        entries = TypeAdapter(dict[str, _Entry]).validate_python(content)
-    except ValidationError as error:
-        raise BadInput(f"{source}: {_first_fault(error)}") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{source} is {shown(content)}; give it protocols by name")
     protocols: dict[str, Protocol] = {}
-    for name, entry in entries.items():
+    for name, fields in content.items():
+        entry = validated(_Entry, fields, f"{source}: protocol '{name}'")
         try:
             protocols[name] = Protocol(
                 name=name,
                 dataset=entry.dataset,
                 images=entry.images,
-                captions=tuple(entry.captions),
+                captions=entry.captions,
                 positives=entry.positives,
-                families=tuple(entry.families),
+                families=entry.families,
                 primary=entry.primary,
                 folds=entry.folds,
                 split_hash=entry.split_hash,
@@ -151,22 +149,6 @@ def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
                 "give a number of folds that divides them"
             )
     return protocols
-
-
-def _first_fault(error: ValidationError) -> str:
-    """What is wrong first, as a sentence that names the protocol, the field and the fix."""
-    fault = error.errors()[0]
-    if not fault["loc"]:
-        return f"expected protocols by name, found {shown(fault['input'])}; give each a name and its fields"
-    name, *field = fault["loc"]
-    if not field:
-        return f"protocol '{name}' is {shown(fault['input'])}; give it fields"
-    where = f"protocol '{name}', field '{'.'.join(map(str, field))}'"
-    if fault["type"] == "extra_forbidden":
-        return f"{where} is unknown{nearest(str(field[0]), _Entry.model_fields)}"
-    if fault["type"] == "missing":
-        return f"{where} is missing; add it"
-    return f"{where} is {shown(fault['input'])}: {fault['msg']}"
 
 
 def _named() -> dict[str, Protocol]:

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import crossmodal_bench
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.core.files import read_yaml, stays_below
+from crossmodal_bench.core.validation import Model, is_folder_name, validated
 from crossmodal_bench.data.datasets.karpathy import is_karpathy_folder
 from crossmodal_bench.data.datasets.precomputed import FAMILIAR, precomputed_folder
 from crossmodal_bench.jobs.schema import PRESETS, DatasetFile, MethodFile, SuiteFile, SuiteRow
-from crossmodal_bench.jobs.validation import Model, is_folder_name, validated
 
 Config = dict[str, Any]
 KARPATHY = "crossmodal_bench.data.datasets.Karpathy"

@@ -16,8 +16,8 @@ from pydantic import AfterValidator, Field
 
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.core.files import parse_yaml, shown
+from crossmodal_bench.core.validation import Items, Model, WholeNumber, fault, validated
 from crossmodal_bench.evaluation.metric_table import published_keys
-from crossmodal_bench.jobs.validation import Items, Model, WholeNumber, fault, validated
 
 METRICS = published_keys()
 """The metrics that a table may have, in the units of the table of metrics."""

@@ -13,8 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationE
 from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.core.files import is_unicode, parse_json, shown
-from crossmodal_bench.jobs.directory import JobDirectory
-from crossmodal_bench.jobs.validation import (
+from crossmodal_bench.core.validation import (
     FolderName,
     Items,
     Model,
@@ -23,6 +22,7 @@ from crossmodal_bench.jobs.validation import (
     damaged,
     fault,
 )
+from crossmodal_bench.jobs.directory import JobDirectory
 
 SCHEMA = 1
 """Version of the layout below; a record of another version is refused, not guessed at."""

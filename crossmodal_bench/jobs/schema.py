@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from crossmodal_bench.core.files import shown
-from crossmodal_bench.jobs.validation import FolderName, Items, Model, WholeNumber, fault
+from crossmodal_bench.core.validation import FolderName, Items, Model, WholeNumber, fault
 
 Preset = Literal["smoke", "small", "paper", "controlled"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)

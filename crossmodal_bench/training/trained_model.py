@@ -12,6 +12,7 @@ from torch import Tensor
 from crossmodal_bench.core.checkpoint_files import damage
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.files import read_yaml
+from crossmodal_bench.core.validation import damaged
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.evaluation import Protocol
 from crossmodal_bench.evaluation.ensemble import Member
@@ -19,7 +20,6 @@ from crossmodal_bench.jobs.directory import read_json
 from crossmodal_bench.jobs.inputs import corpus_key, fitting_protocols
 from crossmodal_bench.jobs.locks import is_locked
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.jobs.validation import damaged
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.callbacks import RetrievalEvaluation
 from crossmodal_bench.training.checkpoints import made_by

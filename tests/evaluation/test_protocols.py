@@ -201,15 +201,15 @@ def test_a_protocol_of_the_file_has_all_of_its_fields() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"dataset": None}, "field 'dataset' is None: Input should be a valid string"),
+        ({"dataset": None}, "field 'dataset' is None; it must be text"),
         ({"image": 10}, "field 'image' is unknown; did you mean 'images'?"),
         ({"images": True}, "field 'images' is True"),
         ({"images": 0}, "field 'images' is 0"),
         ({"captions": 50}, "field 'captions' is 50"),
-        ({"captions": [5, "many"]}, "field 'captions.1' is 'many'"),
+        ({"captions": [5, "many"]}, "field 'captions\\[1\\]' is 'many'"),
         ({"positives": "captions"}, "field 'positives' is 'captions'"),
-        ({"families": []}, "field 'families' is \\[\\]"),
-        ({"families": ["recall"]}, "field 'families.0' is 'recall'"),
+        ({"families": []}, "field 'families' lists 0; it must list at least 1"),
+        ({"families": ["recall"]}, "field 'families\\[0\\]' is 'recall'"),
         ({"families": ["ranks", "class_level"]}, "2 kinds of i2t/R@1"),
         ({"primary": "rsun"}, "cannot be ranked by 'rsun'; did you mean 'rsum'?"),
         ({"folds": 3}, "cuts 10 images into 3 folds"),
@@ -228,9 +228,9 @@ def test_a_bad_protocol_of_the_file_is_one_sentence(change: dict[str, object], s
     [
         ("a: [", "not valid YAML"),
         ("a: {}\na: {}", "the key 'a' stands twice"),
-        ("[1, 2]", "expected protocols by name"),
-        ("a: 5", "protocol 'a' is 5; give it fields"),
-        ("a: {dataset: x}", "protocol 'a', field 'positives' is missing; add it"),
+        ("[1, 2]", r"is \[1, 2\]; give it protocols by name"),
+        ("a: 5", "protocol 'a': its content is 5; it must be keys and values"),
+        ("a: {dataset: x}", "protocol 'a': field 'positives' is missing; add it"),
     ],
 )
 def test_a_bad_file_of_protocols_is_one_sentence(text: str, sentence: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from crossmodal_bench.core.errors import LONGEST, BadInput
-from crossmodal_bench.jobs.validation import (
+from crossmodal_bench.core.validation import (
     FolderName,
     Items,
     Model,
