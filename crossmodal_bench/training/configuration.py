@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -118,8 +119,11 @@ def _of_subclass(path: str, values: Any, base: type) -> Iterator[_Section]:
             arguments = _of_class(f"{path}.init_args", values["init_args"], cls)
             yield arguments
             for key, value in arguments.values.items():
-                if arguments.hints.get(key) in HOMES and value is not None:
+                hint = arguments.hints.get(key)
+                if hint in HOMES and value is not None:
                     yield from _of_subclass(f"{arguments.path}.{key}", value, arguments.hints[key])
+                elif isinstance(hint, type) and is_dataclass(hint) and value is not None:
+                    yield _of_class(f"{arguments.path}.{key}", value, hint)
 
 
 def _imported(path: str, name: Any, base: type) -> type:
