@@ -34,7 +34,7 @@ ensembles:
     label: both
     members:
       - {method: acmr}
-      - {method: acmr, label: narrow, overrides: {model.init_args.dim: 8}}
+      - {method: acmr, label: narrow, overrides: {model.init_args.projectors.dim: 8}}
 """
 
 
@@ -79,7 +79,7 @@ def made(folder: Path) -> dict[str, Path]:
 def test_members_are_jobs_of_the_suite_and_each_once(suite: Path, tmp_path: Path) -> None:
     rows = list(with_members(experiments.suite("pair")))
     common = {"trainer.max_epochs": 1}
-    assert rows == [("acmr", common, ""), ("acmr", {**common, "model.init_args.dim": 8}, "narrow")]
+    assert rows == [("acmr", common, ""), ("acmr", {**common, "model.init_args.projectors.dim": 8}, "narrow")]
     plan = make_plan(options(tmp_path), gpu=False)
     found = planned_ensembles(plan, options(tmp_path))
     assert [(one.name, one.seed, len(one.members)) for one in found] == [
