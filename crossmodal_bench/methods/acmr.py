@@ -124,7 +124,8 @@ class ACMR(AdversarialMethod):
         super().__init__(encoder_steps=k, discriminator_steps=1, gradient_clip=optimizer.gradient_clip)
         self.save_hyperparameters()
         self.keep_hyperparameters_plain()
-        self.alpha, self.beta, self.regularisation, self.adversary = alpha, beta, regularisation, adversary
+        self.alpha, self.beta = alpha, beta
+        self.regularisation, self.adversary = regularisation, adversary
         self.label_loss: Literal["softmax", "sigmoid"] = label_loss
         self.triplet_settings, self.projector_settings = triplet, projectors
         self.discriminator_settings, self.optimizer_settings = discriminator, optimizer

@@ -50,8 +50,9 @@ class DiscriminatorBank:
         name: str = "",
         shared: Path | None = None,
     ) -> None:
-        self.rows, self.dim, self.name = rows, dim, name
+        self.rows, self.dim = rows, dim
         self.betas, self.epsilon = betas, epsilon
+        self.name = name
         numbers = self.size(rows, dim) // 4
         # A fresh file is zero, as fresh memory is.
         self._memory = (

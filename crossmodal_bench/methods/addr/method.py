@@ -101,7 +101,8 @@ class ADDR(Matching):
             raise ValueError(f"gamma is {gamma}, but one discriminator has no others to compare with; set 0")
         if regularise_encoders and not gamma:
             raise ValueError("regularise_encoders is true, but gamma is 0; give gamma, or set it false")
-        self.beta, self.gamma, self.alpha = beta, gamma, alpha
+        self.beta, self.gamma = beta, gamma
+        self.alpha = alpha
         self.reduction: Reduction = reduction
         self.regularise_encoders, self.discriminator_settings = regularise_encoders, discriminator
         self.discriminators: DiscriminatorBank | None = None
