@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -40,8 +41,8 @@ PAIRS, IMAGES = 48, 49  # pairs divide by every world size; images, of which dis
 SMALL_HOST: dict[str, Any] = {"host.init_args.dim": 8, "host.init_args.embedding": 6}
 SMALL_GXN: dict[str, Any] = {
     "dim": 12,
-    "hidden": 10,
-    "embedding": 6,
+    "text_encoders.hidden": 10,
+    "text_encoders.embedding": 6,
     "image_encoder.init_args.hidden": [],
 }
 CAPTIONS: dict[str, Any] = {
@@ -64,10 +65,10 @@ PICTURES: dict[str, Any] = {
     }.items()
 }
 SMALL_ACMR: dict[str, Any] = {
-    "image_hidden": [16],
-    "text_hidden": [16],
-    "discriminator_hidden": [8],
-    "dim": 8,
+    "projectors.image_hidden": [16],
+    "projectors.text_hidden": [16],
+    "projectors.dim": 8,
+    "discriminator.hidden": [8],
     "regularisation": 0.1,
 }
 SMALL_TIMAM: dict[str, Any] = {
@@ -75,7 +76,7 @@ SMALL_TIMAM: dict[str, Any] = {
     "text_encoder.init_args.embedding": 6,
     "text_encoder.init_args.hidden": 6,
     "dim": 8,
-    "discriminator_hidden": [6],
+    "discriminator.hidden": [6],
 }
 SMALL_VSRN: dict[str, Any] = {
     "host.init_args.blocks": 1,
@@ -102,13 +103,13 @@ class Case(NamedTuple):
 CASES = {
     "timam": Case("timam", SMALL_TIMAM, batches=25, tested=True),
     "acmr": Case("acmr", SMALL_ACMR, batches=25, tested=True),
-    "acmr_demo": Case("acmr", {**SMALL_ACMR, "triplet_form": "demo", "negative_weight": 0.5}),
+    "acmr_demo": Case("acmr", {**SMALL_ACMR, "triplet.form": "demo", "triplet.negative_weight": 0.5}),
     "vse": Case("vse", SMALL_HOST, batches=3, tested=True),
-    "bfan": Case("bfan", {**SMALL_HOST, "hardest": True}, summed=True, batches=3, tested=True),
+    "bfan": Case("bfan", {**SMALL_HOST, "ranking.hardest": True}, summed=True, batches=3, tested=True),
     "vsrn": Case("vsrn", {**SMALL_HOST, **SMALL_VSRN}, batches=3, tested=True),
     "addr_scan": Case(
         "addr_scan",
-        {**SMALL_HOST, "regularise_encoders": True, "mask_same_image_negatives": True},
+        {**SMALL_HOST, "regularise_encoders": True, "ranking.mask_same_image_negatives": True},
         summed=True,
         batches=18,
         tested=True,
@@ -213,11 +214,12 @@ def one_step(
     model, data = made.model, made.data
     model.float().load_state_dict(made.weights)
     model.double().train()
-    model.hparams.update(gather_negatives=gathered, gradient_clip=None)
+    model.gather_negatives = gathered
+    model.optimizer_settings = replace(model.optimizer_settings, gradient_clip=None)
     data.batch_size, data.steps_per_phase = PAIRS // world, 1
     if hasattr(model, "discriminators"):
         n, dim = (model.data_spec.n_train_images, model.host.fragment_dim)
-        n = 1 if model.hparams["discriminators"] == "one" else n
+        n = 1 if model.discriminator_settings.shared else n
         drawn = torch.randn(n, dim + 1, generator=torch.Generator().manual_seed(1))
         # Discriminators that know nothing have no gradient to give.
         model._restored = {
@@ -277,7 +279,7 @@ def many_steps(made: Made, world: int, batches: int, save: Path) -> dict[str, An
     model, data = made.model, made.data
     model.float().load_state_dict(made.weights)
     model.train()
-    model.hparams["gather_negatives"] = True
+    model.gather_negatives = True
     data.batch_size, data.steps_per_phase, data.sampling = 4, batches, "caption"
     found = {}
     torch.manual_seed(100)

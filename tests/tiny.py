@@ -21,10 +21,10 @@ QUIET = {
     "enable_checkpointing": False,
 }
 SMALL_ACMR = {
-    "model.init_args.image_hidden": [16],
-    "model.init_args.text_hidden": [16],
-    "model.init_args.discriminator_hidden": [8],
-    "model.init_args.dim": 8,
+    "model.init_args.projectors.image_hidden": [16],
+    "model.init_args.projectors.text_hidden": [16],
+    "model.init_args.projectors.dim": 8,
+    "model.init_args.discriminator.hidden": [8],
     "data.batch_size": 32,
 }
 

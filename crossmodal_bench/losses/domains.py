@@ -69,8 +69,7 @@ def domain_regularisation(risks: Tensor, q: Tensor, r: Tensor, margin: float = 0
 
     Args:
         risks: (B, B); entry (i, j) is the risk of discriminator j on pair i. Only those of a pair with its
-            hard
-            negatives are read.
+            hard negatives are read.
         q, r: (B,) hard negatives by position in the batch; a pair that is its own negative has no such term.
         margin: alpha.
 
@@ -115,8 +114,8 @@ def negatives_risks(
         # A pair that is many others' hard negative: all with all in one product is cheaper then.
         return _all_risks(regions, words, lengths, weight, bias, reduction)
     columns = needed.argsort(dim=1, descending=True, stable=True)[:, :count]
-    found = domain_risks(regions, words, lengths, weight[columns], bias[columns], reduction)
-    return found.new_zeros(needed.shape).scatter(1, columns, found)
+    risks = domain_risks(regions, words, lengths, weight[columns], bias[columns], reduction)
+    return risks.new_zeros(needed.shape).scatter(1, columns, risks)
 
 
 def _all_risks(
@@ -125,7 +124,7 @@ def _all_risks(
     """(B, K) risks of every discriminator, weight (K, D) and bias (K,), on every pair."""
     of_regions = F.softplus(-(regions @ weight.T + bias)).sum(1)
     of_words = torch.stack(
-        [F.softplus(one).sum(0) for one in (words @ weight.T + bias).split(lengths.tolist())]
+        [F.softplus(logits).sum(0) for logits in (words @ weight.T + bias).split(lengths.tolist())]
     )
     if reduction == "sum":
         return of_regions + of_words

@@ -53,8 +53,8 @@ def hardest_negatives(scores: Tensor, image_ids: Tensor | None = None) -> tuple[
 def _negatives(scores: Tensor, image_ids: Tensor | None) -> Tensor:
     n = len(scores)
     if scores.shape != (n, n) or (image_ids is not None and image_ids.shape != (n,)):
-        found = "" if image_ids is None else f" and image_ids {tuple(image_ids.shape)}"
-        raise ValueError(f"scores {tuple(scores.shape)}{found} must be (B, B) and (B,)")
+        ids = "" if image_ids is None else f" and image_ids {tuple(image_ids.shape)}"
+        raise ValueError(f"scores {tuple(scores.shape)}{ids} must be (B, B) and (B,)")
     if image_ids is None:
         return ~torch.eye(n, dtype=torch.bool, device=scores.device)
     return image_ids[:, None] != image_ids[None, :]

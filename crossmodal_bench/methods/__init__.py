@@ -1,14 +1,26 @@
-"""The methods: one module each over one base class."""
+"""The methods: one module each over one base class; their settings are frozen dataclasses."""
 
-from crossmodal_bench.methods.acmr import ACMR
-from crossmodal_bench.methods.addr.method import ADDR
+from crossmodal_bench.methods.acmr import (
+    ACMR,
+    ModalityClassifierSettings,
+    ProjectorSettings,
+    TripletSettings,
+)
+from crossmodal_bench.methods.addr.method import ADDR, PairDiscriminatorSettings
 from crossmodal_bench.methods.base import RetrievalMethod
 from crossmodal_bench.methods.cca import CCA
 from crossmodal_bench.methods.gxn.generation import CaptionPath, PicturePath
-from crossmodal_bench.methods.gxn.method import GXN
-from crossmodal_bench.methods.matching import Matching
+from crossmodal_bench.methods.gxn.method import GXN, OrderRankingSettings, TextEncoderSettings
+from crossmodal_bench.methods.matching import Matching, RankingSettings
+from crossmodal_bench.methods.optimization import AdamSettings, DecaySettings, EpochDecaySettings
 from crossmodal_bench.methods.semantic_matching import SemanticMatching
-from crossmodal_bench.methods.timam import TIMAM
+from crossmodal_bench.methods.timam import (
+    TIMAM,
+    ClassifierSettings,
+    ModalityDiscriminatorSettings,
+    OptimizerSettings,
+    PlateauSettings,
+)
 
 __all__ = [
     "ACMR",
@@ -16,9 +28,23 @@ __all__ = [
     "CCA",
     "GXN",
     "TIMAM",
+    "AdamSettings",
     "CaptionPath",
+    "ClassifierSettings",
+    "DecaySettings",
+    "EpochDecaySettings",
     "Matching",
+    "ModalityClassifierSettings",
+    "ModalityDiscriminatorSettings",
+    "OptimizerSettings",
+    "OrderRankingSettings",
+    "PairDiscriminatorSettings",
     "PicturePath",
+    "PlateauSettings",
+    "ProjectorSettings",
+    "RankingSettings",
     "RetrievalMethod",
     "SemanticMatching",
+    "TextEncoderSettings",
+    "TripletSettings",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,61 @@ from crossmodal_bench.losses.acmr import (
     same_label,
 )
 from crossmodal_bench.methods.adversarial import AdversarialMethod
+from crossmodal_bench.methods.optimization import AdamSettings
 from crossmodal_bench.networks import Perceptron, reverse_gradient
 from crossmodal_bench.similarity import negative_euclidean
+
+
+@dataclass(frozen=True)
+class TripletSettings:
+    """The inter-modal invariance loss L_imi.
+
+    Attributes:
+        form: ``paper``, or ``demo``: the published code's hinge.
+        margin: mu of Eq. 4-5; not given in the paper.
+        negative_weight: lambda of Eq. 4-5.
+    """
+
+    form: Literal["paper", "demo"] = "paper"
+    margin: float = 1.0
+    negative_weight: float = 0.05
+
+
+@dataclass(frozen=True)
+class ProjectorSettings:
+    """The two projectors into the common space.
+
+    Attributes:
+        image_hidden: hidden widths of the image projector.
+        text_hidden: hidden widths of the text projector.
+        dim: width of the common space.
+        last: activation of the last layers.
+        dropout: in both.
+        standardise: whether inputs are standardised by batch statistics.
+    """
+
+    image_hidden: Sequence[int] = (2000,)
+    text_hidden: Sequence[int] = (500,)
+    dim: int = 200
+    last: Literal["tanh", "relu", "identity"] = "tanh"
+    dropout: float = 0.0
+    standardise: bool = False
+
+
+@dataclass(frozen=True)
+class ModalityClassifierSettings:
+    """The discriminator, which the paper calls the modality classifier.
+
+    Attributes:
+        hidden: its hidden widths.
+        learning_rate: of its Adam, or None for that of all other parts.
+        reversal_schedule: by what its gradient is multiplied on the way to the projectors, besides the weight
+            of L_adv. ``constant``: 1; ``ramp``: 2 / (1 + exp(-10 p)) - 1 at progress p (the code).
+    """
+
+    hidden: Sequence[int] = (50,)
+    learning_rate: float | None = None
+    reversal_schedule: Literal["constant", "ramp"] = "constant"
 
 
 class ACMR(AdversarialMethod):
@@ -33,7 +87,7 @@ class ACMR(AdversarialMethod):
     to one of the latter). Texts rank by minus the Euclidean distance.
 
     Table 5's "L_imi only" is beta = 0, "L_imd only" alpha = 0; Figure 4's "without adversary" is adversary =
-    0. Where paper and published code disagree, the paper is followed; ``triplet_form`` gives the code's loss.
+    0. Where paper and published code disagree, the paper is followed; ``triplet.form`` gives the code's loss.
 
     Args:
         alpha: weight of the inter-modal invariance loss, Eq. 6 (the paper's section 4.3.4 swaps alpha and
@@ -41,22 +95,12 @@ class ACMR(AdversarialMethod):
         beta: weight of the label prediction loss, Eq. 2.
         regularisation: weight of Eq. 7; the paper prints 1.
         adversary: weight of the modality classifier's gradient in the projectors; 0 turns the adversary off.
-        reversal_schedule: ``constant``, or ``ramp``: times 2 / (1 + exp(-10 p)) - 1 at progress p (the code).
         k: projector steps per modality-classifier step.
-        margin: mu of Eq. 4-5; not given in the paper.
-        negative_weight: lambda of Eq. 4-5.
-        triplet_form: ``paper``, or ``demo``: the published code's hinge.
         label_loss: ``softmax`` as in Eq. 2; ``sigmoid`` for labels that do not compete.
-        image_hidden: hidden widths of the image projector.
-        text_hidden: hidden widths of the text projector.
-        dim: width of the common space.
-        discriminator_hidden: hidden widths of the modality classifier.
-        last: activation of the projectors' last layer.
-        dropout: in the projectors.
-        standardise: whether inputs are standardised by batch statistics.
-        learning_rate: of Adam, for all parts.
-        adam_beta1: of Adam; 0.5 in the code.
-        discriminator_learning_rate: of the modality classifier, or None for ``learning_rate``.
+        triplet: the inter-modal invariance loss, Eq. 4-6.
+        projectors: the networks into the common space.
+        discriminator: the modality classifier.
+        optimizer: Adam for all parts; beta1 is 0.5 in the code.
         gather_negatives: on several devices, whether L_imi is that of all their batches, as if one had the
             whole batch; else each has its own.
     """
@@ -69,64 +113,72 @@ class ACMR(AdversarialMethod):
         beta: float = 0.1,
         regularisation: float = 1.0,
         adversary: float = 1.0,
-        reversal_schedule: Literal["constant", "ramp"] = "constant",
         k: int = 5,
-        margin: float = 1.0,
-        negative_weight: float = 0.05,
-        triplet_form: Literal["paper", "demo"] = "paper",
         label_loss: Literal["softmax", "sigmoid"] = "softmax",
-        image_hidden: Sequence[int] = (2000,),
-        text_hidden: Sequence[int] = (500,),
-        dim: int = 200,
-        discriminator_hidden: Sequence[int] = (50,),
-        last: Literal["tanh", "relu", "identity"] = "tanh",
-        dropout: float = 0.0,
-        standardise: bool = False,
-        learning_rate: float = 1e-4,
-        adam_beta1: float = 0.5,
-        discriminator_learning_rate: float | None = None,
+        triplet: TripletSettings = TripletSettings(),
+        projectors: ProjectorSettings = ProjectorSettings(),
+        discriminator: ModalityClassifierSettings = ModalityClassifierSettings(),
+        optimizer: AdamSettings = AdamSettings(learning_rate=1e-4, beta1=0.5),
         gather_negatives: bool = False,
     ) -> None:
-        super().__init__(encoder_steps=k, discriminator_steps=1)
+        super().__init__(encoder_steps=k, discriminator_steps=1, gradient_clip=optimizer.gradient_clip)
         self.save_hyperparameters()
+        self.keep_hyperparameters_plain()
+        self.alpha, self.beta = alpha, beta
+        self.regularisation, self.adversary = regularisation, adversary
+        self.label_loss: Literal["softmax", "sigmoid"] = label_loss
+        self.triplet_settings, self.projector_settings = triplet, projectors
+        self.discriminator_settings, self.optimizer_settings = discriminator, optimizer
+        self.gather_negatives = gather_negatives
 
     def build(self, spec: DataSpec) -> None:
         """Projectors V-2000-200 and T-500-200, label classifier 200-C, modality classifier 200-50-2."""
-        p: Any = self.hparams
-        common = {"activation": "tanh", "last": p.last, "dropout": p.dropout, "standardise": p.standardise}
-        self.image_projector = Perceptron((spec.feature_dim, *p.image_hidden, p.dim), **common)
-        self.text_projector = Perceptron((spec.bow_dim, *p.text_hidden, p.dim), **common)
-        self.label_classifier = nn.Linear(p.dim, spec.n_labels)
-        self.modality_classifier = Perceptron((p.dim, *p.discriminator_hidden, 2), activation="tanh")
+        settings = self.projector_settings
+        self.image_projector = self._projector(spec.feature_dim, settings.image_hidden)
+        self.text_projector = self._projector(spec.bow_dim, settings.text_hidden)
+        self.label_classifier = nn.Linear(settings.dim, spec.n_labels)
+        self.modality_classifier = Perceptron(
+            (settings.dim, *self.discriminator_settings.hidden, 2), activation="tanh"
+        )
+
+    def _projector(self, width: int, hidden: Sequence[int]) -> Perceptron:
+        settings = self.projector_settings
+        return Perceptron(
+            (width, *hidden, settings.dim),
+            activation="tanh",
+            last=settings.last,
+            dropout=settings.dropout,
+            standardise=settings.standardise,
+        )
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the projectors and the label classifier; another for the modality classifier."""
-        p: Any = self.hparams
+        settings, discriminator_rate = self.optimizer_settings, self.discriminator_settings.learning_rate
+        of_discriminator = (
+            settings if discriminator_rate is None else replace(settings, learning_rate=discriminator_rate)
+        )
         encoders = [
             *self.image_projector.parameters(),
             *self.text_projector.parameters(),
             *self.label_classifier.parameters(),
         ]
-        betas = (p.adam_beta1, 0.999)
-        discriminator_rate = (
-            p.learning_rate if p.discriminator_learning_rate is None else p.discriminator_learning_rate
-        )
+        # Lightning clips no gradients of a fused optimiser in mixed precision.
+        fused = settings.gradient_clip is None
         return [
-            torch.optim.Adam(encoders, p.learning_rate, betas, fused=True),
-            torch.optim.Adam(self.modality_classifier.parameters(), discriminator_rate, betas, fused=True),
+            settings.build(encoders, fused=fused),
+            of_discriminator.build(self.modality_classifier.parameters(), fused=fused),
         ]
 
     def joint_loss(self, batch: PairBatch) -> Tensor:
         """Eq. 8 plus Eq. 1 behind the reversal, whose gradient is that of Eq. 9 and 10."""
-        p: Any = self.hparams
         labels = require(batch.images.labels, "labels")
         images, texts = self._project_images(batch.images), self._project_texts(batch.texts)
         invariance = self._invariance(batch, images, texts, labels)
         image_logits, text_logits = self.label_classifier(images), self.label_classifier(texts)
-        discrimination = label_prediction_loss(image_logits, text_logits, labels, p.label_loss)
+        discrimination = label_prediction_loss(image_logits, text_logits, labels, self.label_loss)
         norms = frobenius_penalty([*self.image_projector.weights(), *self.text_projector.weights()])
-        embedding = p.alpha * invariance + p.beta * discrimination + p.regularisation * norms
-        factor = p.adversary * self._reversal_factor()
+        embedding = self.alpha * invariance + self.beta * discrimination + self.regularisation * norms
+        factor = self.adversary * self._reversal_factor()
         image_guess = self.modality_classifier(reverse_gradient(images, factor))
         text_guess = self.modality_classifier(reverse_gradient(texts, factor))
         adversarial = modality_classification_loss(image_guess, text_guess)
@@ -162,26 +214,34 @@ class ACMR(AdversarialMethod):
         return self.text_projector(require(batch.bow, "bow"))
 
     def _invariance(self, batch: PairBatch, images: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
-        p: Any = self.hparams
-        if p.gather_negatives:
-            images, texts, labels = (gather_interleaved(one) for one in (images, texts, labels))
-        if p.triplet_form == "paper":
-            return acmr_triplet_loss(images, texts, labels, p.margin, p.negative_weight)
+        settings = self.triplet_settings
+        if self.gather_negatives:
+            images, texts = gather_interleaved(images), gather_interleaved(texts)
+            labels = gather_interleaved(labels)
+        if settings.form == "paper":
+            return acmr_triplet_loss(images, texts, labels, settings.margin, settings.negative_weight)
         features, bow = require(batch.images.features, "features"), require(batch.texts.bow, "bow")
-        if p.gather_negatives:
+        if self.gather_negatives:
             features, bow = gather_interleaved(features), gather_interleaved(bow)
         different = ~same_label(labels)
         # The code takes, as an image's negative text, the text of the image most similar to it among other
         # classes by the cosine of the input features; likewise for texts.
-        of_image, of_text = _most_similar(features, different), _most_similar(bow, different)
+        most_similar_images = _most_similar(features, different)
+        most_similar_texts = _most_similar(bow, different)
         summed = acmr_triplet_loss(
-            images, texts, labels, p.margin, p.negative_weight, "demo", images[of_text], texts[of_image]
+            images,
+            texts,
+            labels,
+            settings.margin,
+            settings.negative_weight,
+            form="demo",
+            negative_images=images[most_similar_texts],
+            negative_texts=texts[most_similar_images],
         )
-        return summed if p.gather_negatives else sum_over_all(summed)
+        return summed if self.gather_negatives else sum_over_all(summed)
 
     def _reversal_factor(self) -> float:
-        p: Any = self.hparams
-        if p.reversal_schedule == "constant":
+        if self.discriminator_settings.reversal_schedule == "constant":
             return 1.0
         progress = self.trainer.current_epoch / max(1, self.trainer.max_epochs or 1)
         return 2 / (1 + math.exp(-10 * progress)) - 1

@@ -48,12 +48,8 @@ class AdversarialMethod(RetrievalMethod):
                 f"{discriminator_steps} at least 0"
             )
         self.automatic_optimization = False
-        self.encoder_steps, self.discriminator_steps, self.gradient_clip = (
-            encoder_steps,
-            discriminator_steps,
-            gradient_clip,
-        )
-        self.same_batches = same_batches
+        self.encoder_steps, self.discriminator_steps = encoder_steps, discriminator_steps
+        self.gradient_clip, self.same_batches = gradient_clip, same_batches
         self.register_buffer("cycle_position", torch.zeros((), dtype=torch.int64))
 
     @abstractmethod
@@ -67,8 +63,8 @@ class AdversarialMethod(RetrievalMethod):
         self.manual_backward(self.joint_loss(batch))
         position = int(self.cycle_position)
         stepping = encoders if position < self.encoder_steps else []
-        discriminators_turn = position - (0 if self.same_batches else self.encoder_steps)
-        if 0 <= discriminators_turn < self.discriminator_steps:
+        first_discriminator_step = 0 if self.same_batches else self.encoder_steps
+        if 0 <= position - first_discriminator_step < self.discriminator_steps:
             stepping = [*stepping, discriminator]
         for optimiser in stepping:
             if self.gradient_clip is not None:
@@ -76,5 +72,6 @@ class AdversarialMethod(RetrievalMethod):
             optimiser.step()
         for optimiser in optimisers:
             optimiser.zero_grad()
-        turns = (self.encoder_steps, self.discriminator_steps)
-        self.cycle_position.add_(1).remainder_(max(turns) if self.same_batches else sum(turns))
+        steps = (self.encoder_steps, self.discriminator_steps)
+        cycle_length = max(steps) if self.same_batches else sum(steps)
+        self.cycle_position.add_(1).remainder_(cycle_length)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.core.distributed import gather_objects, rank, world_size
@@ -43,6 +43,21 @@ class RetrievalMethod(pl.LightningModule, ABC):
         super().__init__()
         self.data_spec: DataSpec | None = None
         self._sums: dict[str, tuple[Tensor, int]] = {}
+
+    def keep_hyperparameters_plain(self) -> None:
+        """Leave in ``hparams`` only what a checkpoint can hold that is loaded with weights_only=True.
+
+        To be called behind ``save_hyperparameters``. Arguments that come from a configuration are plain
+        already. Of those that were given as objects, settings become dictionaries, of which
+        ``load_from_checkpoint`` makes settings again by Lightning's own instantiator; networks are left out,
+        because weights are saved as weights, not by pickle: give them to ``load_from_checkpoint`` again.
+        """
+        for name, value in list(self.hparams.items()):
+            if isinstance(value, nn.Module):
+                del self.hparams[name]
+            elif is_dataclass(value) and not isinstance(value, type):
+                self.hparams[name] = asdict(value)
+                self.hparams["_instantiator"] = "pytorch_lightning.cli.instantiate_module"
 
     @abstractmethod
     def build(self, spec: DataSpec) -> None:

@@ -48,29 +48,28 @@ class CCA(ClosedFormMethod):
         if min(image_ridge, text_ridge) < 0:
             raise ValueError(f"image_ridge {image_ridge} and text_ridge {text_ridge} must not be negative")
         self.save_hyperparameters()
+        self.dim, self.correlation_power = dim, correlation_power
+        self.image_ridge, self.text_ridge = image_ridge, text_ridge
 
     def buffer_shapes(self, spec: DataSpec) -> dict[str, tuple[int, ...]]:
         """Means and maps of both sides; directions that the data do not have stay zero."""
-        p: Any = self.hparams
-        dim = p.dim
         return {
             "image_mean": (spec.feature_dim,),
-            "image_map": (spec.feature_dim, dim),
+            "image_map": (spec.feature_dim, self.dim),
             "text_mean": (spec.bow_dim,),
-            "text_map": (spec.bow_dim, dim),
+            "text_map": (spec.bow_dim, self.dim),
         }
 
     def fit(self, images: NDArray[Any], texts: NDArray[Any], labels: NDArray[Any] | None) -> None:
         """Solve on (n, D_v) and (n, D_t)."""
-        p: Any = self.hparams
-        image_mean, image_axes = _whitening(images, p.image_ridge)
-        text_mean, text_axes = _whitening(texts, p.text_ridge)
+        image_mean, image_axes = _whitening(images, self.image_ridge)
+        text_mean, text_axes = _whitening(texts, self.text_ridge)
         white_images, white_texts = (images - image_mean) @ image_axes, (texts - text_mean) @ text_axes
-        dim = min(p.dim, white_images.shape[1], white_texts.shape[1])
+        dim = min(self.dim, white_images.shape[1], white_texts.shape[1])
         solved = PLSSVD(n_components=dim, scale=False).fit(white_images, white_texts)
         pairs = (white_images @ solved.x_weights_) * (white_texts @ solved.y_weights_)
-        weight = pairs.mean(0).clip(0) ** p.correlation_power
-        missing = ((0, 0), (0, p.dim - dim))
+        weight = pairs.mean(0).clip(0) ** self.correlation_power
+        missing = ((0, 0), (0, self.dim - dim))
         self.fill(
             image_mean=image_mean,
             image_map=np.pad(image_axes @ (solved.x_weights_ * weight), missing),

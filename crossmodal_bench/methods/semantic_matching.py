@@ -40,6 +40,7 @@ class SemanticMatching(ClosedFormMethod):
     def __init__(self, image_c: float = 1.0, text_c: float = 1.0) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.image_c, self.text_c = image_c, text_c
 
     def buffer_shapes(self, spec: DataSpec) -> dict[str, tuple[int, ...]]:
         """Weights and biases of both regressions."""
@@ -54,10 +55,9 @@ class SemanticMatching(ClosedFormMethod):
     def fit(self, images: NDArray[Any], texts: NDArray[Any], labels: NDArray[Any] | None) -> None:
         """Solve both regressions on (n, D_v) and (n, D_t)."""
         assert labels is not None
-        p: Any = self.hparams
         n_labels = len(self.get_buffer("image_bias"))
-        image_weight, image_bias = _regressions(images, labels, n_labels, p.image_c)
-        text_weight, text_bias = _regressions(texts, labels, n_labels, p.text_c)
+        image_weight, image_bias = _regressions(images, labels, n_labels, self.image_c)
+        text_weight, text_bias = _regressions(texts, labels, n_labels, self.text_c)
         self.fill(
             image_weight=image_weight, image_bias=image_bias, text_weight=text_weight, text_bias=text_bias
         )

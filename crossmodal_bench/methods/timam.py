@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -36,6 +37,107 @@ VALIDATION_BLOCK = 64
 """Pairs per block of the validation loss: the paper's batch, because the loss grows with it."""
 
 
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """Identification, L_I.
+
+    Attributes:
+        loss: ``norm_softmax`` (Eq. 1), or ``cmpc``: CMPM's classification of projected features.
+        shared: one set of class weights for both modalities; else one each (norm_softmax only).
+    """
+
+    loss: Literal["norm_softmax", "cmpc"] = "norm_softmax"
+    shared: bool = True
+
+    def __post_init__(self) -> None:
+        if self.loss == "cmpc" and not self.shared:
+            raise ValueError("classifier.shared is false, but CMPC has one classifier; leave it true")
+
+
+@dataclass(frozen=True)
+class ModalityDiscriminatorSettings:
+    """The discriminator of the two modalities, and the game that the encoders play against it.
+
+    Attributes:
+        hidden: hidden widths of the discriminator ("two fully connected layers").
+        adversarial_form: what the encoders minimise: ``non_saturating`` (swapped labels), ``minimax`` (minus
+            L_D), or ``gradient_reversal``: the discriminator's own gradient, its smoothing and noise
+            included.
+        label_smoothing: one-sided, of the discriminator's images.
+        noise: deviation of Gaussian noise on the discriminator's input, falling to 0 over training.
+        steps: steps of the discriminator in a cycle.
+        encoder_steps: steps of the encoders in a cycle.
+        learning_rate: of the discriminator, or None for ``optimizer.learning_rate``.
+    """
+
+    hidden: Sequence[int] = (256,)
+    adversarial_form: Literal["non_saturating", "minimax", "gradient_reversal"] = "non_saturating"
+    label_smoothing: float = 0.1
+    noise: float = 0.0
+    steps: int = 1
+    encoder_steps: int = 1
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The optimisers of the image encoder, of the text encoder with the classes, and of the discriminator.
+
+    The discriminator always has SGD, the text encoder and the class weights Adam. A discriminator with Adam
+    makes the game diverge.
+
+    Attributes:
+        learning_rate: of all optimisers that have none of their own.
+        image_learning_rate: of the image encoder, or None for ``learning_rate``.
+        image_optimizer: of the image encoder.
+        momentum: of SGD.
+        weight_decay: of all optimisers.
+        pretrained_rate: the learning rate of networks that are unfrozen, as a share of the others'.
+        gradient_clip: largest gradient norm of each optimiser's parameters, or None.
+    """
+
+    learning_rate: float = 2e-4
+    image_learning_rate: float | None = None
+    image_optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 4e-4
+    pretrained_rate: float = 1.0
+    gradient_clip: float | None = None
+
+    def sgd(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """SGD over groups of parameters with rates of their own."""
+        return torch.optim.SGD(
+            groups, momentum=self.momentum, weight_decay=self.weight_decay, fused=self._fused
+        )
+
+    def adam(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Adam over groups of parameters with rates of their own."""
+        return torch.optim.Adam(groups, weight_decay=self.weight_decay, fused=self._fused)
+
+    @property
+    def _fused(self) -> bool:
+        # Lightning clips no gradients of a fused optimiser in mixed precision.
+        return self.gradient_clip is None
+
+
+@dataclass(frozen=True)
+class PlateauSettings:
+    """What happens when the validation figures get no better.
+
+    Attributes:
+        patience: epochs without a better validation L_M before the rates are divided by ten.
+        minimum_rate: where that ends; for unfrozen networks, the same share of theirs.
+        unfreeze_patience: epochs without a better protocol metric on validation before networks that are
+            frozen ``until_plateau`` are trained too.
+        unfreeze_epoch: the epoch at which they are in any case.
+    """
+
+    patience: int = 2
+    minimum_rate: float = 2e-6
+    unfreeze_patience: int = 2
+    unfreeze_epoch: int = 15
+
+
 class TIMAM(AdversarialMethod):
     """Identification, projection matching, and a discriminator of the two modalities.
 
@@ -58,30 +160,10 @@ class TIMAM(AdversarialMethod):
         identification: weight of L_I, Eq. 1; the paper has 1.
         matching: weight of L_M, Eq. 2-3; the paper has 1.
         adversary: weight of the encoders' side of Eq. 4; 0 turns the adversary off.
-        adversarial_form: ``non_saturating`` (swapped labels), ``minimax`` (minus L_D), or
-            ``gradient_reversal``: the discriminator's own gradient, its smoothing and noise included.
-        classification: ``norm_softmax`` (Eq. 1), or ``cmpc``: CMPM's classification of projected features.
-        shared_classifier: one set of class weights for both modalities; else one each (norm_softmax only).
-        discriminator_hidden: hidden widths of the discriminator ("two fully connected layers").
-        label_smoothing: one-sided, of the discriminator's images.
-        discriminator_noise: deviation of Gaussian noise on the discriminator's input, falling to 0 over
-            training.
-        encoder_steps: steps of the encoders in a cycle.
-        discriminator_steps: steps of the discriminator in a cycle.
-        learning_rate: of all optimisers that have none of their own.
-        image_learning_rate: of the image encoder, or None.
-        discriminator_learning_rate: of the discriminator, or None.
-        image_optimizer: of the image encoder. The discriminator always has SGD, the text encoder and the
-            class weights Adam. A discriminator with Adam makes the game diverge.
-        momentum: of SGD.
-        weight_decay: of all optimisers.
-        pretrained_rate: the learning rate of networks that are unfrozen, as a share of the others'.
-        plateau_patience: epochs without a better validation L_M before the rates are divided by ten.
-        minimum_rate: where that ends; for unfrozen networks, the same share of theirs.
-        unfreeze_patience: epochs without a better protocol metric on validation before networks that are
-            frozen ``until_plateau`` are trained too.
-        unfreeze_epoch: the epoch at which they are in any case.
-        gradient_clip: largest gradient norm of each optimiser's parameters, or None.
+        classifier: the class weights of L_I, Eq. 1.
+        discriminator: the discriminator of the two modalities, Eq. 4.
+        optimizer: SGD and Adam for the three parts.
+        schedule: when the rates fall, and when frozen networks are trained.
         gather_negatives: on several devices, whether L_M's softmaxes run over all of their batches, as if one
             had the whole batch; else each has its own.
     """
@@ -97,93 +179,82 @@ class TIMAM(AdversarialMethod):
         identification: float = 1.0,
         matching: float = 1.0,
         adversary: float = 1.0,
-        adversarial_form: Literal["non_saturating", "minimax", "gradient_reversal"] = "non_saturating",
-        classification: Literal["norm_softmax", "cmpc"] = "norm_softmax",
-        shared_classifier: bool = True,
-        discriminator_hidden: Sequence[int] = (256,),
-        label_smoothing: float = 0.1,
-        discriminator_noise: float = 0.0,
-        encoder_steps: int = 1,
-        discriminator_steps: int = 1,
-        learning_rate: float = 2e-4,
-        image_learning_rate: float | None = None,
-        discriminator_learning_rate: float | None = None,
-        image_optimizer: Literal["sgd", "adam"] = "sgd",
-        momentum: float = 0.9,
-        weight_decay: float = 4e-4,
-        pretrained_rate: float = 1.0,
-        plateau_patience: int = 2,
-        minimum_rate: float = 2e-6,
-        unfreeze_patience: int = 2,
-        unfreeze_epoch: int = 15,
-        gradient_clip: float | None = None,
+        classifier: ClassifierSettings = ClassifierSettings(),
+        discriminator: ModalityDiscriminatorSettings = ModalityDiscriminatorSettings(),
+        optimizer: OptimizerSettings = OptimizerSettings(),
+        schedule: PlateauSettings = PlateauSettings(),
         gather_negatives: bool = False,
     ) -> None:
-        super().__init__(encoder_steps, discriminator_steps, gradient_clip, same_batches=True)
-        if classification == "cmpc" and not shared_classifier:
-            raise ValueError("shared_classifier is false, but CMPC has one classifier; leave it true")
+        super().__init__(
+            encoder_steps=discriminator.encoder_steps,
+            discriminator_steps=discriminator.steps,
+            gradient_clip=optimizer.gradient_clip,
+            same_batches=True,
+        )
         self.save_hyperparameters()
-        for name in ("image_encoder", "text_encoder"):
-            # Given as objects, not through a configuration: weights are saved as weights, not by pickle.
-            if isinstance(self.hparams.get(name), nn.Module):
-                del self.hparams[name]
+        self.keep_hyperparameters_plain()
         self.image_encoder, self.text_encoder = image_encoder, text_encoder
+        self.dim, self.standardise = dim, standardise
+        self.identification, self.matching = identification, matching
+        self.adversary, self.gather_negatives = adversary, gather_negatives
+        self.classifier_settings, self.discriminator_settings = classifier, discriminator
+        self.optimizer_settings, self.schedule_settings = optimizer, schedule
         self.requires = image_encoder.requires | text_encoder.requires | {"identities"}
-        self.plateau = Plateau(unfreeze_patience)
+        self.plateau = Plateau(schedule.unfreeze_patience)
         if "until_plateau" in (image_encoder.freeze, text_encoder.freeze):
             # While frozen, their parameters have no gradient, which plain DDP takes for a mistake.
             self.ddp_strategy = "ddp_find_unused_parameters_true"
 
     def build(self, spec: DataSpec) -> None:
         """Encoders, class weights of the training identities, discriminator 512-256-1."""
-        p: Any = self.hparams
-        self.image_encoder.build(spec, p.dim)
-        self.text_encoder.build(spec, p.dim)
-        self.image_scale = nn.BatchNorm1d(p.dim, affine=False) if p.standardise else nn.Identity()
-        self.text_scale = nn.BatchNorm1d(p.dim, affine=False) if p.standardise else nn.Identity()
-        self.classifier = nn.Linear(p.dim, spec.n_identities, bias=p.classification == "norm_softmax")
-        self.text_classifier = None if p.shared_classifier else nn.Linear(p.dim, spec.n_identities)
-        self.discriminator = Perceptron((p.dim, *p.discriminator_hidden, 1), "leaky_relu")
+        dim, classifier = self.dim, self.classifier_settings
+        self.image_encoder.build(spec, dim)
+        self.text_encoder.build(spec, dim)
+        self.image_scale = nn.BatchNorm1d(dim, affine=False) if self.standardise else nn.Identity()
+        self.text_scale = nn.BatchNorm1d(dim, affine=False) if self.standardise else nn.Identity()
+        self.classifier = nn.Linear(dim, spec.n_identities, bias=classifier.loss == "norm_softmax")
+        self.text_classifier = None if classifier.shared else nn.Linear(dim, spec.n_identities)
+        self.discriminator = Perceptron((dim, *self.discriminator_settings.hidden, 1), "leaky_relu")
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         """SGD for the image encoder, Adam for the text encoder and the classes, SGD for the discriminator."""
-        p: Any = self.hparams
+        settings, schedule = self.optimizer_settings, self.schedule_settings
+        rate = settings.learning_rate
+        image_rate = settings.image_learning_rate or rate
+        discriminator_rate = self.discriminator_settings.learning_rate or rate
         classifiers = [self.classifier, *([] if self.text_classifier is None else [self.text_classifier])]
-        image_rate = p.image_learning_rate or p.learning_rate
         images = self._groups([self.image_encoder], image_rate)
-        texts = self._groups([self.text_encoder, *classifiers], p.learning_rate)
-        # Lightning clips no gradients of a fused optimiser in mixed precision.
-        decay = {"weight_decay": p.weight_decay, "fused": p.gradient_clip is None}
-        sgd = {"momentum": p.momentum, **decay}
-        optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.SGD(images, **sgd)
-            if p.image_optimizer == "sgd"
-            else torch.optim.Adam(images, **decay),
-            torch.optim.Adam(texts, **decay),
-            torch.optim.SGD(
-                self.discriminator.parameters(), p.discriminator_learning_rate or p.learning_rate, **sgd
-            ),
+        texts = self._groups([self.text_encoder, *classifiers], rate)
+        discriminator = self._groups([self.discriminator], discriminator_rate)
+        optimisers = [
+            settings.sgd(images) if settings.image_optimizer == "sgd" else settings.adam(images),
+            settings.adam(texts),
+            settings.sgd(discriminator),
         ]
         schedulers = [
             torch.optim.lr_scheduler.ReduceLROnPlateau(
-                one,
+                optimiser,
                 factor=0.1,
-                patience=p.plateau_patience,
-                min_lr=[group["lr"] * p.minimum_rate / p.learning_rate for group in one.param_groups],
+                patience=schedule.patience,
+                min_lr=[group["lr"] * schedule.minimum_rate / rate for group in optimiser.param_groups],
             )
-            for one in optimisers
+            for optimiser in optimisers
         ]
         return optimisers, schedulers
 
     def _groups(self, modules: Iterable[nn.Module], rate: float) -> list[dict[str, Any]]:
         """Parameters that may move; those of pre-trained networks by themselves, at their own rate."""
-        pretrained = {id(one) for network in self._frozen_networks() for one in network.parameters()}
-        moving = [one for module in modules for one in module.parameters() if one.requires_grad]
+        pretrained = {
+            id(parameter) for network in self._frozen_networks() for parameter in network.parameters()
+        }
+        trained = [
+            parameter for module in modules for parameter in module.parameters() if parameter.requires_grad
+        ]
         groups = [
-            {"params": [one for one in moving if id(one) not in pretrained], "lr": rate},
+            {"params": [parameter for parameter in trained if id(parameter) not in pretrained], "lr": rate},
             {
-                "params": [one for one in moving if id(one) in pretrained],
-                "lr": rate * self.hparams["pretrained_rate"],
+                "params": [parameter for parameter in trained if id(parameter) in pretrained],
+                "lr": rate * self.optimizer_settings.pretrained_rate,
             },
         ]
         return [group for group in groups if group["params"]]
@@ -193,14 +264,15 @@ class TIMAM(AdversarialMethod):
 
     def joint_loss(self, batch: PairBatch) -> Tensor:
         """L_I + L_M + L_G of the encoders, and L_D of the discriminator on detached features."""
-        p: Any = self.hparams
         images, texts = self.encode_images(batch.images).values, self.encode_texts(batch.texts).values
         identities = require(batch.images.identities, "identities")
         # Losses in single precision, whatever the encoders ran in.
         with torch.autocast(images.device.type, enabled=False):
             images, texts = single(images), single(texts)
-            compared = (images, texts, identities)
-            matching = cmpm_loss(*(map(gather, compared) if p.gather_negatives else compared))
+            if self.gather_negatives:
+                matching = cmpm_loss(gather(images), gather(texts), gather(identities))
+            else:
+                matching = cmpm_loss(images, texts, identities)
             identification = self._identification(images, texts, identities)
             discriminator, fooling, accuracy = self._game(images, texts)
         self.log_means(
@@ -212,7 +284,8 @@ class TIMAM(AdversarialMethod):
             },
             len(batch),
         )
-        return p.identification * identification + p.matching * matching + fooling + discriminator
+        encoders = self.identification * identification + self.matching * matching + fooling
+        return encoders + discriminator
 
     @property
     def backbone(self) -> BackboneSource | None:
@@ -221,7 +294,7 @@ class TIMAM(AdversarialMethod):
 
     def _identification(self, images: Tensor, texts: Tensor, identities: Tensor) -> Tensor:
         weight, bias = self.classifier.weight, self.classifier.bias
-        if self.hparams["classification"] == "cmpc":
+        if self.classifier_settings.loss == "cmpc":
             return cmpc_loss(images, texts, weight, identities)
         if self.text_classifier is None:
             # Twice the mean of both is the sum of two means; thousands of class weights are normalised once.
@@ -234,26 +307,26 @@ class TIMAM(AdversarialMethod):
 
     def _game(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The discriminator's loss, the encoders' weighted side of it, and the discriminator's accuracy."""
-        p: Any = self.hparams
-        by_reversal = p.adversarial_form == "gradient_reversal"
-        seen = [
-            self._noisy(reverse_gradient(one, p.adversary) if by_reversal else one.detach())
-            for one in (images, texts)
-        ]
-        image_logits, text_logits = self.discriminator(seen[0]), self.discriminator(seen[1])
-        loss = modality_discriminator_loss(image_logits, text_logits, p.label_smoothing)
+        settings, form = self.discriminator_settings, self.discriminator_settings.adversarial_form
+        if form == "gradient_reversal":
+            seen_images = reverse_gradient(images, self.adversary)
+            seen_texts = reverse_gradient(texts, self.adversary)
+        else:
+            seen_images, seen_texts = images.detach(), texts.detach()
+        seen_images, seen_texts = self._noisy(seen_images), self._noisy(seen_texts)
+        image_logits, text_logits = self.discriminator(seen_images), self.discriminator(seen_texts)
+        loss = modality_discriminator_loss(image_logits, text_logits, settings.label_smoothing)
         accuracy = torch.cat([image_logits > 0, text_logits <= 0]).float().mean()
         fooling = loss.new_zeros(())
-        if p.adversary and not by_reversal:
-            fixed = {name: one.detach() for name, one in self.discriminator.named_parameters()}
-            image_guess, text_guess = (
-                functional_call(self.discriminator, fixed, (one,)) for one in (images, texts)
-            )
-            fooling = p.adversary * modality_fooling_loss(image_guess, text_guess, p.adversarial_form)
+        if self.adversary and form != "gradient_reversal":
+            fixed = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+            image_guess = functional_call(self.discriminator, fixed, (images,))
+            text_guess = functional_call(self.discriminator, fixed, (texts,))
+            fooling = self.adversary * modality_fooling_loss(image_guess, text_guess, form)
         return loss, fooling, accuracy
 
     def _noisy(self, features: Tensor) -> Tensor:
-        deviation = self.hparams["discriminator_noise"]
+        deviation = self.discriminator_settings.noise
         if not deviation:
             return features
         left = max(0.0, 1 - self.trainer.current_epoch / max(self.trainer.max_epochs or 1, 1))
@@ -279,16 +352,21 @@ class TIMAM(AdversarialMethod):
         Where there is no validation, training losses decide both.
         """
         metrics = self.trainer.callback_metrics
-        trained = "matching" if self.hparams["matching"] else "identification"
+        trained = "matching" if self.matching else "identification"
         loss = float(metrics[f"train/loss_{trained}"])
         value = float(metrics.get("val/primary", -loss))
         if "val/primary" in metrics:
-            loss = float(metrics["val/loss_matching"]) if self.hparams["matching"] else -value
+            loss = float(metrics["val/loss_matching"]) if self.matching else -value
         schedulers: Any = self.lr_schedulers()
         for scheduler in schedulers:
             scheduler.step(loss)
-        if self.plateau.step(value) or self.current_epoch + 1 >= self.hparams["unfreeze_epoch"]:
-            waiting = [one for one in self._frozen_networks() if one.freeze == "until_plateau" and one.frozen]
+        stalled = self.plateau.step(value)
+        if stalled or self.current_epoch + 1 >= self.schedule_settings.unfreeze_epoch:
+            waiting = [
+                network
+                for network in self._frozen_networks()
+                if network.freeze == "until_plateau" and network.frozen
+            ]
             for network in waiting:
                 network.unfreeze()
             for scheduler in schedulers if waiting else ():

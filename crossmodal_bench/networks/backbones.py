@@ -134,8 +134,8 @@ def load_network(name: str, weights: str, data_root: Path, **settings: Any) -> t
     torch.random.set_rng_state(torch_state)
     label = weights
     if weights == "auto":
-        found = sorted((data_root / "weights").glob(f"{name}_*.pth"))
-        weights = str(found[0]) if found else "DEFAULT"
+        files = sorted((data_root / "weights").glob(f"{name}_*.pth"))
+        weights = str(files[0]) if files else "DEFAULT"
         label = weights
     if weights == "DEFAULT":
         enum = torchvision.models.get_model_weights(name)

@@ -80,19 +80,19 @@ class CaptionDecoder(nn.Module):
             seen = context[:, None].expand(-1, before.shape[1], -1)
             states, _ = self.recurrent(torch.cat([drop(self.words(before)), seen], 2), state)
             # The layer as wide as the vocabulary sees real words alone.
-            found = self._log_probabilities(drop(states[mask]))
-            likelihoods = torch.zeros(mask.shape, dtype=found.dtype, device=found.device)
-            return likelihoods.masked_scatter(mask, found.gather(1, words[mask][:, None]))
+            log_probs = self._log_probabilities(drop(states[mask]))
+            likelihoods = torch.zeros(mask.shape, dtype=log_probs.dtype, device=log_probs.device)
+            return likelihoods.masked_scatter(mask, log_probs.gather(1, words[mask][:, None]))
 
     @torch.no_grad()
     def greedy(self, vectors: Tensor, max_words: int) -> Tensor:
         """The most likely word again and again: (B, n) ids, n <= max_words, end counted, then padding."""
-        return self._written(vectors, max_words, lambda found: found.argmax(1))
+        return self._written(vectors, max_words, lambda log_probs: log_probs.argmax(1))
 
     @torch.no_grad()
     def sample(self, vectors: Tensor, max_words: int) -> Tensor:
         """Words drawn from the decoder's distribution: (B, n) ids as ``greedy``."""
-        return self._written(vectors, max_words, lambda found: found.exp().multinomial(1)[:, 0])
+        return self._written(vectors, max_words, lambda log_probs: log_probs.exp().multinomial(1)[:, 0])
 
     @torch.no_grad()
     def beam(self, vectors: Tensor, max_words: int, width: int) -> Tensor:
@@ -118,11 +118,11 @@ class CaptionDecoder(nn.Module):
             lines = torch.arange(n, device=vectors.device)
             # Scores only fall: what is ahead and finished stays ahead.
             while written.shape[1] < max_words and not done.view(n, width)[lines, scores.argmax(1)].all():
-                found, state = self._step(word, context, state)
+                log_probs, state = self._step(word, context, state)
                 # A finished caption has one continuation, padding, at no cost.
-                found = found.masked_fill(done[:, None], -torch.inf)
-                found[:, PADDING] = found[:, PADDING].masked_fill(done, 0)
-                scores, best = (scores[:, :, None] + found.view(n, width, size)).flatten(1).topk(width)
+                log_probs = log_probs.masked_fill(done[:, None], -torch.inf)
+                log_probs[:, PADDING] = log_probs[:, PADDING].masked_fill(done, 0)
+                scores, best = (scores[:, :, None] + log_probs.view(n, width, size)).flatten(1).topk(width)
                 origin = (best // size + width * lines[:, None]).flatten()
                 word = (best % size).flatten()
                 state, done = state[:, origin], done[origin] | (word == self.end)
@@ -137,8 +137,8 @@ class CaptionDecoder(nn.Module):
             done = torch.zeros_like(word, dtype=torch.bool)
             written: list[Tensor] = []
             while len(written) < max_words and not (written and done.all()):
-                found, state = self._step(word, context, state)
-                word = choose(found).masked_fill(done, PADDING)
+                log_probs, state = self._step(word, context, state)
+                word = choose(log_probs).masked_fill(done, PADDING)
                 done = done | (word == self.end)
                 written.append(word)
             return torch.stack(written, 1)
@@ -150,8 +150,8 @@ class CaptionDecoder(nn.Module):
         own[:, 0] = False
         (state, context), columns = self._read(vectors), [before[:, 0]]
         for position in range(1, before.shape[1]):
-            found, state = self._step(columns[-1], context, state)
-            drawn = found.exp().multinomial(1)[:, 0]
+            log_probs, state = self._step(columns[-1], context, state)
+            drawn = log_probs.exp().multinomial(1)[:, 0]
             columns.append(torch.where(own[:, position], drawn, before[:, position]))
         return torch.stack(columns, 1)
 

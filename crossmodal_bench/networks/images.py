@@ -49,7 +49,8 @@ class ConvNetEncoder(ImageEncoder):
         self, network: str | None = None, weights: str | None = None, freeze: Freeze = "never"
     ) -> None:
         super().__init__()
-        self.name, self.weights, self.freeze = network, weights, freeze
+        self.name, self.weights = network, weights
+        self.freeze = freeze
 
     def build(self, spec: DataSpec, dim: int) -> None:
         """Load the network; random weights where a checkpoint is about to bring its own.
@@ -89,7 +90,8 @@ class FeatureEncoder(ImageEncoder):
 
     def __init__(self, hidden: Sequence[int] = (), dropout: float = 0.0, standardise: bool = False) -> None:
         super().__init__()
-        self.hidden, self.dropout, self.standardise = tuple(hidden), dropout, standardise
+        self.hidden, self.dropout = tuple(hidden), dropout
+        self.standardise = standardise
 
     def build(self, spec: DataSpec, dim: int) -> None:
         """Layers from the features' width."""

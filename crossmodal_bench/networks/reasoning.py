@@ -23,7 +23,9 @@ class RelationBlock(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.theta, self.phi, self.g = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.theta = nn.Linear(dim, dim)
+        self.phi = nn.Linear(dim, dim)
+        self.g = nn.Linear(dim, dim)
         self.w = nn.Linear(dim, dim, bias=False)
         self.scale = nn.BatchNorm1d(dim)
         nn.init.zeros_(self.scale.weight)

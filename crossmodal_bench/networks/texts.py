@@ -182,7 +182,8 @@ class LanguageModelEncoder(TextEncoder):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.config, self.pretrained, self.freeze = config or {}, pretrained, freeze
+        self.config, self.pretrained = config or {}, pretrained
+        self.freeze = freeze
         self.recurrent: dict[str, Any] = {
             "cell": cell,
             "hidden": hidden,

@@ -117,9 +117,9 @@ def blockwise(regions: Tensor, words: Tensor, lengths: Tensor, score: Callable[[
     n, r, d = regions.shape
     order, sizes = _plan(rows, n * r, _BLOCK.get(words.device.type, _LARGE_BLOCK))
     starts = torch.tensor(rows).cumsum(0) - torch.tensor(rows)
-    picked = [starts[order[a:b], None] + torch.arange(length) for a, b, length in sizes]
-    counts = [one.numel() for one in picked]
-    words = words[torch.cat([one.flatten() for one in picked]).to(words.device)]
+    word_rows = [starts[order[a:b], None] + torch.arange(length) for a, b, length in sizes]
+    counts = [block_rows.numel() for block_rows in word_rows]
+    words = words[torch.cat([block_rows.flatten() for block_rows in word_rows]).to(words.device)]
     columns = regions.reshape(n * r, d).T
     # Where there is a gradient, one product: the regions' would be added up a block at a time.
     products = (words @ columns).split(counts) if graph else None

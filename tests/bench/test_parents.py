@@ -67,7 +67,8 @@ class SolvedHeir(CCA):
 
 HEIR, SOLVED = f"{__name__}.Heir", f"{__name__}.SolvedHeir"
 METHODS = {
-    "first": "base: acmr\nsmoke: {model: {init_args: {image_hidden: [16], text_hidden: [16], dim: 8}}}\n",
+    "first": "base: acmr\n"
+    "smoke: {model: {init_args: {projectors: {image_hidden: [16], text_hidden: [16], dim: 8}}}}\n",
     "left": f"base: first\nclass_path: {HEIR}\nparents: [first]\n",
     "right": f"base: first\nclass_path: {HEIR}\nparents: [first]\n",
     "last": "base: left\nparents: [left, right]\n",
@@ -192,7 +193,7 @@ datasets: [synthetic]
 evaluate: val
 methods: [left]
 rows:
-  - {method: left, label: narrow, overrides: {model.init_args.dim: 4}}
+  - {method: left, label: narrow, overrides: {model.init_args.projectors.dim: 4}}
   - {method: right, label: plain}
   - {method: first, label: named}
 """
@@ -201,7 +202,10 @@ rows:
 def test_a_suites_overrides_are_the_parents_too(family: Path, tmp_path: Path) -> None:
     (family.parent / "suites" / "kin.yaml").write_text(SUITE)
     plan = planned(tmp_path, methods="kin", overrides={"trainer.max_epochs": 1})
-    found = [(one.job.method, one.job.label, one.job.overrides.get("model.init_args.dim")) for one in plan]
+    found = [
+        (one.job.method, one.job.label, one.job.overrides.get("model.init_args.projectors.dim"))
+        for one in plan
+    ]
     assert found == [
         ("first", "narrow", 4),
         ("left", "narrow", 4),

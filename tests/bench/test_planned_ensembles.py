@@ -34,7 +34,7 @@ ensembles:
     label: both
     members:
       - {method: acmr}
-      - {method: acmr, label: narrow, overrides: {model.init_args.dim: 8}}
+      - {method: acmr, label: narrow, overrides: {model.init_args.projectors.dim: 8}}
 """
 
 
@@ -81,7 +81,7 @@ def test_members_are_jobs_of_the_suite_and_each_once(suite: Path, tmp_path: Path
     common = {"trainer.max_epochs": 1}
     assert [(row.method, row.overrides, row.label) for row in rows] == [
         ("acmr", common, ""),
-        ("acmr", {**common, "model.init_args.dim": 8}, "narrow"),
+        ("acmr", {**common, "model.init_args.projectors.dim": 8}, "narrow"),
     ]
     plan = make_plan(options(tmp_path), gpu=False)
     found = planned_ensembles(plan, options(tmp_path))

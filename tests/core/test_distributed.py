@@ -163,9 +163,9 @@ def test_gather_joins_unequal_parts_and_sums_their_gradients(found: Found, world
 
 @pytest.mark.parametrize("name", ["timam", "acmr", "vse", "addr_scan", "gxn"])
 def test_gathering_is_asked_for_by_configuration_and_off_otherwise(name: str) -> None:
-    assert instantiate(configuration(name)).model.hparams["gather_negatives"] is False
+    assert instantiate(configuration(name)).model.gather_negatives is False
     asked = configuration(name, **{"model.init_args.gather_negatives": True})
-    assert instantiate(asked).model.hparams["gather_negatives"] is True
+    assert instantiate(asked).model.gather_negatives is True
 
 
 def test_a_method_without_negatives_knows_no_such_option() -> None:

@@ -205,7 +205,7 @@ def test_what_applies_to_a_parent_is_what_it_has() -> None:
     over = {
         "model.init_args.pictures.init_args.form": "minimax",
         "model.init_args.captions.init_args.samples": 2,
-        "model.init_args.margin": 0.1,
+        "model.init_args.ranking.margin": 0.1,
         "trainer.max_epochs": 3,
     }
     assert list(experiments.applicable(over, "gxn_t2i", "synthetic", "smoke")) == [

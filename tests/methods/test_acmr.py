@@ -17,11 +17,20 @@ from crossmodal_bench.losses import (
     label_prediction_loss,
     modality_classification_loss,
 )
-from crossmodal_bench.methods import ACMR
+from crossmodal_bench.methods import (
+    ACMR,
+    AdamSettings,
+    ModalityClassifierSettings,
+    ProjectorSettings,
+    TripletSettings,
+)
 
 B, V, T, C = 6, 9, 7, 4
 SPEC = DataSpec(20, 40, n_labels=C, feature_dim=V, bow_dim=T)
-TINY = {"image_hidden": (5,), "text_hidden": (5,), "discriminator_hidden": (6,), "dim": 3}
+TINY: dict[str, Any] = {
+    "projectors": ProjectorSettings(image_hidden=(5,), text_hidden=(5,), dim=3),
+    "discriminator": ModalityClassifierSettings(hidden=(6,)),
+}
 TERMS = ("loss_embedding", "loss_invariance", "loss_labels", "loss_adversarial", "discriminator_accuracy")
 
 
@@ -70,16 +79,21 @@ def test_default_sizes_are_the_papers() -> None:
     assert sizes(made.label_classifier) == [(200, 10)]
     assert sizes(made.modality_classifier) == [(200, 50), (50, 2)]
     assert (made.encoder_steps, made.discriminator_steps) == (5, 1)
-    assert made.hparams.negative_weight == 0.05
+    assert made.triplet_settings == TripletSettings(margin=1.0, negative_weight=0.05)
 
 
 def test_optimisers_have_the_rates_that_were_asked_for() -> None:
-    encoders, discriminator = model(learning_rate=0.3, adam_beta1=0.7).configure_optimizers()
+    encoders, discriminator = model(
+        optimizer=AdamSettings(learning_rate=0.3, beta1=0.7)
+    ).configure_optimizers()
     assert all(
         one.defaults["lr"] == 0.3 and one.defaults["betas"] == (0.7, 0.999)
         for one in (encoders, discriminator)
     )
-    encoders, discriminator = model(learning_rate=0.3, discriminator_learning_rate=0.0).configure_optimizers()
+    of_its_own = ModalityClassifierSettings(learning_rate=0.0)
+    encoders, discriminator = model(
+        optimizer=AdamSettings(learning_rate=0.3), discriminator=of_its_own
+    ).configure_optimizers()
     assert (encoders.defaults["lr"], discriminator.defaults["lr"]) == (0.3, 0.0)
 
 
@@ -87,7 +101,7 @@ def test_optimisers_have_the_rates_that_were_asked_for() -> None:
 @pytest.mark.parametrize("label_loss", ["softmax", "sigmoid"])
 def test_the_objective_is_the_sum_that_it_says(multi_hot: bool, label_loss: str) -> None:
     weights = {"alpha": 0.7, "beta": 0.3, "regularisation": 0.2}
-    made = model(margin=2.0, negative_weight=0.4, label_loss=label_loss, **weights)
+    made = model(triplet=TripletSettings(margin=2.0, negative_weight=0.4), label_loss=label_loss, **weights)
     data = batch(multi_hot)
     labels = data.images.labels
     assert labels is not None
@@ -171,7 +185,8 @@ def test_another_modality_classifier_changes_the_projectors_only_through_the_adv
 
 def test_the_ramp_starts_at_zero_and_ends_near_one() -> None:
     def projector_gradient(epoch: int, schedule: str) -> Tensor:
-        made = model(epoch, reversal_schedule=schedule, alpha=0.0, beta=0.0, regularisation=0.0)
+        discriminator = ModalityClassifierSettings(hidden=(6,), reversal_schedule=schedule)  # type: ignore[arg-type]
+        made = model(epoch, discriminator=discriminator, alpha=0.0, beta=0.0, regularisation=0.0)
         return gradients(made, batch())["image_projector.layers.0.weight"]
 
     full = projector_gradient(0, "constant")
@@ -183,9 +198,8 @@ def test_the_ramp_starts_at_zero_and_ends_near_one() -> None:
 
 
 def test_demo_form_takes_the_most_similar_item_of_another_class() -> None:
-    made = model(
-        triplet_form="demo", alpha=1.0, beta=0.0, regularisation=0.0, margin=1e3, negative_weight=2.0
-    )
+    triplet = TripletSettings(form="demo", margin=1e3, negative_weight=2.0)
+    made = model(triplet=triplet, alpha=1.0, beta=0.0, regularisation=0.0)
     data = batch()
     labels, features, bow = data.images.labels, data.images.features, data.texts.bow
     assert labels is not None and features is not None and bow is not None
@@ -209,7 +223,7 @@ def test_demo_form_takes_the_most_similar_item_of_another_class() -> None:
 
 
 def test_dropout_and_batch_statistics_are_of_training_only() -> None:
-    made = model(dropout=0.5, standardise=True)
+    made = model(projectors=replace(TINY["projectors"], dropout=0.5, standardise=True))
     data = batch()
     assert not torch.equal(made.encode_images(data.images).values, made.encode_images(data.images).values)
     assert not torch.equal(made.encode_texts(data.texts).values, made.encode_texts(data.texts).values)

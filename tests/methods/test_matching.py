@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from tiny import configuration, fitted
 
 from crossmodal_bench.core.batch import PairBatch
 from crossmodal_bench.losses import triplet_ranking_loss
-from crossmodal_bench.methods import Matching
+from crossmodal_bench.methods import Matching, RankingSettings
 from crossmodal_bench.methods.hosts import SCAN
 from crossmodal_bench.training.callbacks import History
 
@@ -33,7 +34,7 @@ def first_pairs(cli: Any) -> PairBatch:
 
 @pytest.mark.parametrize("method", HOSTS)
 def test_a_host_minimises_ranking_and_its_own_loss(method: str) -> None:
-    cli = fitted(settings(method, **{"model.init_args.hardest": True}), [])
+    cli = fitted(settings(method, **{"model.init_args.ranking.hardest": True}), [])
     model, batch = cli.model, first_pairs(cli)
     model.log_means = lambda values, n: None
     images, texts = model.host.images(batch.images), model.host.texts(batch.texts)
@@ -60,20 +61,20 @@ def test_scan_order_and_vse_order_score_differently() -> None:
 
 
 def test_all_negatives_count_before_the_hardest_do() -> None:
-    cli = fitted(
-        settings("scan", **{"model.init_args.hardest": True, "model.init_args.hardest_from_epoch": 5}), []
-    )
+    ranking = {"hardest": True, "hardest_from_epoch": 5}
+    changes = {f"model.init_args.ranking.{name}": value for name, value in ranking.items()}
+    cli = fitted(settings("scan", **changes), [])
     model, batch = cli.model, first_pairs(cli)
     model.log_means = lambda values, n: None
     images, texts = model.host.images(batch.images), model.host.texts(batch.texts)
     scores = model.host.score(images.scored, texts.scored)
     torch.testing.assert_close(model.loss(images, texts, batch), triplet_ranking_loss(scores, 0.2, False))
-    model.hparams["hardest_from_epoch"] = 0
+    model.ranking_settings = replace(model.ranking_settings, hardest_from_epoch=0)
     torch.testing.assert_close(model.loss(images, texts, batch), triplet_ranking_loss(scores, 0.2, True))
 
 
 def test_captions_of_one_image_can_be_spared() -> None:
-    cli = fitted(settings("scan", **{"model.init_args.mask_same_image_negatives": True}), [])
+    cli = fitted(settings("scan", **{"model.init_args.ranking.mask_same_image_negatives": True}), [])
     model, batch = cli.model, first_pairs(cli)
     model.log_means = lambda values, n: None
     assert len(batch.texts.image.unique()) < len(batch), "an image twice in the batch"
@@ -87,9 +88,9 @@ def test_captions_of_one_image_can_be_spared() -> None:
 def test_rates_fall_by_epochs_and_gradients_are_clipped() -> None:
     changes = {
         "trainer.max_epochs": 3,
-        "model.init_args.decay_epochs": 2,
-        "model.init_args.learning_rate": 0.01,
-        "model.init_args.gradient_clip": 1e-6,
+        "model.init_args.schedule.every_epochs": 2,
+        "model.init_args.optimizer.learning_rate": 0.01,
+        "model.init_args.optimizer.gradient_clip": 1e-6,
     }
     cli = fitted(settings("scan", **changes), [])
     assert cli.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.001)
@@ -105,8 +106,8 @@ def test_both_losses_are_logged_per_pair() -> None:
 
 
 def test_hosts_given_as_objects_stay_out_of_the_hyperparameters() -> None:
-    made = Matching(SCAN(dim=4), margin=0.3)
-    assert "host" not in made.hparams and made.hparams["margin"] == 0.3
+    made = Matching(SCAN(dim=4), ranking=RankingSettings(margin=0.3))
+    assert "host" not in made.hparams and made.hparams["ranking"]["margin"] == 0.3
     assert made.requires == {"regions", "words"}
 
 

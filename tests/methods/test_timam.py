@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,13 @@ from crossmodal_bench.losses import (
     modality_fooling_loss,
     norm_softmax_loss,
 )
-from crossmodal_bench.methods import TIMAM
+from crossmodal_bench.methods import (
+    TIMAM,
+    ClassifierSettings,
+    ModalityDiscriminatorSettings,
+    OptimizerSettings,
+    PlateauSettings,
+)
 from crossmodal_bench.networks import (
     ConvNetEncoder,
     FeatureEncoder,
@@ -38,6 +45,10 @@ SPEC = DataSpec(20, 40, feature_dim=V, vocabulary_size=30, n_identities=C, weigh
 SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 
 
+DISCRIMINATOR = ModalityDiscriminatorSettings(hidden=(3,))
+TINY: dict[str, Any] = {"dim": 4, "discriminator": DISCRIMINATOR}
+
+
 def batch() -> PairBatch:
     generator = torch.Generator().manual_seed(1)
     index, identities = torch.arange(B), torch.tensor([0, 1, 2, 0, 3, 1])
@@ -49,9 +60,7 @@ def batch() -> PairBatch:
 def model(seed: int = 0, **settings: Any) -> Any:
     """With its networks and a stand-in for the trainer; ``logged`` are the terms of the latest batch."""
     torch.manual_seed(seed)
-    made: Any = TIMAM(
-        FeatureEncoder(), WordEncoder(6, "gru", 5), **{"dim": 4, "discriminator_hidden": (3,), **settings}
-    )
+    made: Any = TIMAM(FeatureEncoder(), WordEncoder(6, "gru", 5), **{**TINY, **settings})
     made.prepare(SPEC)
     made._trainer = SimpleNamespace(current_epoch=0, max_epochs=10)
     made.logged = {}
@@ -88,7 +97,8 @@ def expected_encoders(made: Any, form: str, adversary: float) -> Tensor:
 @pytest.mark.parametrize("form", ["non_saturating", "minimax", "gradient_reversal"])
 @pytest.mark.parametrize("adversary", [0.0, 0.7])
 def test_one_backward_pass_gives_each_side_its_own_gradient(form: str, adversary: float) -> None:
-    made = model(adversarial_form=form, adversary=adversary)
+    discriminator = replace(DISCRIMINATOR, adversarial_form=form)  # type: ignore[arg-type]
+    made = model(discriminator=discriminator, adversary=adversary)
     found = gradients(made, made.joint_loss(batch()))
     encoders = gradients(made, expected_encoders(made, form, adversary))
     images, texts = parts(made)
@@ -117,21 +127,21 @@ def test_what_each_weight_switches() -> None:
 def test_projected_classification_and_a_classifier_for_each_modality() -> None:
     identities = batch().images.identities
     assert identities is not None
-    projected = model(classification="cmpc", adversary=0.0, matching=0.0)
+    projected = model(classifier=ClassifierSettings(loss="cmpc"), adversary=0.0, matching=0.0)
     assert projected.classifier.bias is None
     loss = projected.joint_loss(batch())
     wanted = cmpc_loss(*parts(projected), projected.classifier.weight, identities)
     assert projected.logged["train/loss_identification"] == pytest.approx(float(wanted.detach()))
     loss.backward()
-    separate = model(shared_classifier=False)
+    separate = model(classifier=ClassifierSettings(shared=False))
     separate.joint_loss(batch()).backward()
     assert separate.text_classifier.weight.grad.abs().sum() > 0
     with pytest.raises(ValueError, match="CMPC has one classifier"):
-        model(classification="cmpc", shared_classifier=False)
+        ClassifierSettings(loss="cmpc", shared=False)
 
 
 def test_noise_reaches_the_discriminator_alone_and_fades() -> None:
-    quiet, noisy = model(), model(discriminator_noise=5.0)
+    quiet, noisy = model(), model(discriminator=replace(DISCRIMINATOR, noise=5.0))
     for made in (quiet, noisy):
         made.joint_loss(batch())
     assert noisy.logged["train/loss_adversarial"] != quiet.logged["train/loss_adversarial"]
@@ -142,7 +152,10 @@ def test_noise_reaches_the_discriminator_alone_and_fades() -> None:
 
 
 def test_the_papers_optimisers() -> None:
-    made = model(image_learning_rate=0.5, discriminator_learning_rate=0.25)
+    made = model(
+        optimizer=OptimizerSettings(image_learning_rate=0.5),
+        discriminator=replace(DISCRIMINATOR, learning_rate=0.25),
+    )
     (images, texts, discriminator), schedulers = made.configure_optimizers()
     assert [type(one).__name__ for one in (images, texts, discriminator)] == ["SGD", "Adam", "SGD"]
     assert [one.param_groups[0]["lr"] for one in (images, texts, discriminator)] == [0.5, 2e-4, 0.25]
@@ -226,7 +239,9 @@ def trained(config: dict[str, Any]) -> tuple[Any, Watch]:
 
 def test_the_language_model_is_unfrozen_at_the_latest_at_its_epoch() -> None:
     _, watch = trained(
-        settings(**{"model.init_args.unfreeze_epoch": 2, "model.init_args.unfreeze_patience": 99})
+        settings(
+            **{"model.init_args.schedule.unfreeze_epoch": 2, "model.init_args.schedule.unfreeze_patience": 99}
+        )
     )
     assert watch.frozen == [True, True, False, False]
     assert watch.moved == [False, False, True, True]
@@ -236,20 +251,24 @@ def test_the_language_model_is_unfrozen_at_the_latest_at_its_epoch() -> None:
 
 def test_or_when_the_protocols_metric_stalls() -> None:
     # Nothing moves, so the second epoch is not better than the first.
-    still = {f"model.init_args.{name}": 1e-30 for name in ("learning_rate", "image_learning_rate")}
-    _, watch = trained(settings(**still, **{"model.init_args.unfreeze_patience": 1}))
+    still = {f"model.init_args.optimizer.{name}": 1e-30 for name in ("learning_rate", "image_learning_rate")}
+    _, watch = trained(settings(**still, **{"model.init_args.schedule.unfreeze_patience": 1}))
     assert watch.frozen == [True, True, False, False]
 
 
 def test_unfrozen_networks_have_a_rate_of_their_own() -> None:
-    cli, _ = trained(settings(**{"model.init_args.pretrained_rate": 0.1, "trainer.max_epochs": 1}))
+    cli, _ = trained(settings(**{"model.init_args.optimizer.pretrained_rate": 0.1, "trainer.max_epochs": 1}))
     first, second = cli.trainer.optimizers[1].param_groups
     assert second["lr"] == pytest.approx(0.1 * first["lr"])
     assert len(second["params"]) == len(list(cli.model.text_encoder.language_model.parameters()))
 
 
 def test_half_precision_encoders_have_single_precision_losses_and_vectors() -> None:
-    half = {"trainer.precision": "bf16-mixed", "trainer.max_epochs": 1, "model.init_args.gradient_clip": 0.5}
+    half = {
+        "trainer.precision": "bf16-mixed",
+        "trainer.max_epochs": 1,
+        "model.init_args.optimizer.gradient_clip": 0.5,
+    }
     cli, watch = trained(settings(**half))
     assert math.isfinite(watch.epochs[0]["train/loss_matching"])
     assert {p.dtype for p in cli.model.parameters()} == {torch.float32}
@@ -260,7 +279,7 @@ def test_half_precision_encoders_have_single_precision_losses_and_vectors() -> N
 
 def steered(metrics: list[dict[str, float]], **changes: Any) -> list[float]:
     """The rate of the image encoder behind each of the epochs with such metrics."""
-    made = model(plateau_patience=1, **changes)
+    made = model(schedule=PlateauSettings(patience=1), **changes)
     optimisers, schedulers = made.configure_optimizers()
     made.lr_schedulers = lambda: schedulers
     rates = []
@@ -294,7 +313,7 @@ def test_the_validation_matching_loss_steers_the_rates_of_what_trains_it() -> No
 def test_a_network_that_is_unfrozen_gets_the_whole_patience() -> None:
     still = [RISING[0]] * 2
     for network, expected in ((None, [0, 1]), (Freezable(torch.nn.Linear(2, 2), "until_plateau"), [0, 0])):
-        made = model(plateau_patience=5, unfreeze_patience=1)
+        made = model(schedule=PlateauSettings(patience=5, unfreeze_patience=1))
         made.text_encoder.extra = network
         _, schedulers = made.configure_optimizers()
         made.lr_schedulers = lambda schedulers=schedulers: schedulers
@@ -334,7 +353,7 @@ def test_pixels_to_rank_with_random_weights() -> None:
 def test_encoders_given_as_objects_stay_out_of_the_hyperparameters(tmp_path: Path) -> None:
     made = model()
     assert set(made.hparams) & {"image_encoder", "text_encoder"} == set()
-    assert made.hparams["dim"] == 4
+    assert made.hparams["dim"] == 4 and made.hparams["discriminator"]["hidden"] == (3,)
 
 
 @pytest.mark.parametrize(

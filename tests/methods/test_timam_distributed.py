@@ -41,8 +41,8 @@ def work(rank: int, folder: str) -> None:
     unfreeze = {
         "trainer.limit_val_batches": 0,
         "trainer.limit_train_batches": 2,
-        "model.init_args.unfreeze_epoch": FROZEN,
-        "model.init_args.unfreeze_patience": 99,
+        "model.init_args.schedule.unfreeze_epoch": FROZEN,
+        "model.init_args.schedule.unfreeze_patience": 99,
     }
     watch = Fingerprints()
     quiet: dict[str, Any] = {

@@ -59,6 +59,11 @@ def complaint(config: dict[str, Any]) -> str:
         ("seed_everythin", 0, "key 'seed_everythin' is unknown; did you mean 'seed_everything'?"),
         ("model.init_arg", {}, "key 'model.init_arg' is unknown; did you mean 'init_args'?"),
         ("model.init_args.alhpa", 1, "key 'model.init_args.alhpa' is unknown; did you mean 'alpha'?"),
+        (
+            "model.init_args.optimizer.lerning_rate",
+            1,
+            "key 'model.init_args.optimizer.lerning_rate' is unknown; did you mean 'learning_rate'?",
+        ),
         ("data.batchsize", 3, "key 'data.batchsize' is unknown; did you mean 'batch_size'?"),
         ("data.text.min_cuont", 1, "key 'data.text.min_cuont' is unknown; did you mean 'min_count'?"),
         ("data.images.netwrok", "x", "key 'data.images.netwrok' is unknown; did you mean 'network'?"),
@@ -73,23 +78,38 @@ def complaint(config: dict[str, Any]) -> str:
         ("model.init_args.alpha", "abc", "key 'model.init_args.alpha' is 'abc'; give a number"),
         ("model.init_args.alpha", None, "key 'model.init_args.alpha' is empty; give a number"),
         ("model.init_args.k", 1.5, "key 'model.init_args.k' is '1.5'; give a whole number"),
-        ("model.init_args.dim", [3], "key 'model.init_args.dim' is '[3]'; give a whole number"),
         (
-            "model.init_args.standardise",
+            "model.init_args.projectors.dim",
+            [3],
+            "key 'model.init_args.projectors.dim' is '[3]'; give a whole number",
+        ),
+        (
+            "model.init_args.projectors.standardise",
             "often",
-            "'model.init_args.standardise' is 'often'; give true or false",
+            "'model.init_args.projectors.standardise' is 'often'; give true or false",
         ),
         (
-            "model.init_args.image_hidden",
+            "model.init_args.projectors.image_hidden",
             ["a"],
-            "'model.init_args.image_hidden' is '['a']'; give a list of whole numbers",
+            "'model.init_args.projectors.image_hidden' is '['a']'; give a list of whole numbers",
         ),
         (
-            "model.init_args.triplet_form",
+            "model.init_args.triplet.form",
             "dmeo",
-            "'model.init_args.triplet_form' is 'dmeo'; did you mean 'demo'?",
+            "'model.init_args.triplet.form' is 'dmeo'; did you mean 'demo'?",
         ),
-        ("model.init_args.discriminator_learning_rate", "x", "is 'x'; give a number or null"),
+        ("model.init_args.discriminator.learning_rate", "x", "is 'x'; give a number or null"),
+        (
+            "model.init_args.optimizer",
+            3,
+            "key 'model.init_args.optimizer' is 3; give keys and values below it",
+        ),
+        ("model.init_args.optimizer", None, "key 'model.init_args.optimizer' is empty; give AdamSettings"),
+        (
+            "model.init_args.optimizer.beta1",
+            None,
+            "key 'model.init_args.optimizer.beta1' is empty; give a number",
+        ),
         ("data.batch_size", "many", "key 'data.batch_size' is 'many'; give a whole number"),
         ("data.sampling", "captions", "key 'data.sampling' is 'captions'; did you mean 'caption'?"),
         (
@@ -165,7 +185,7 @@ def test_instantiate_hands_over_what_it_was_given() -> None:
     callback = pl.Callback()
     cli = instantiate(CONFIG, [callback], **{**QUIET, "max_epochs": 9})
     assert callback in cli.trainer.callbacks
-    assert cli.model.hparams.dim == 8
+    assert cli.model.projector_settings.dim == 8
     assert (cli.datamodule.batch_size, cli.datamodule.dataset.size) == (32, "20")
     # The configuration is above the caller's defaults; sharding and sanity checks are ours.
     assert cli.trainer.max_epochs == 1
@@ -200,14 +220,15 @@ def write(path: Path, **overrides: Any) -> None:
 
 def test_fit_and_test_run_a_resolved_configuration(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = (folder / "config.yaml").read_bytes()
-    write(folder / "more.yaml", **{"trainer.max_epochs": 2, "model.init_args.dim": 6})
+    write(folder / "more.yaml", **{"trainer.max_epochs": 2, "model.init_args.projectors.dim": 6})
     words = ["--config", "config.yaml", "--config=more.yaml"]
     assert main(["fit", *words, "--model.init_args.k", "3"]) == 0
     assert (folder / "config.yaml").read_bytes() == given, "the user's file is not overwritten"
     (checkpoint,) = (folder / "checkpoints").glob("*.ckpt")
     saved = torch.load(checkpoint, weights_only=True)
-    assert (saved["epoch"], saved["hyper_parameters"]["dim"]) == (1, 6)
-    assert saved["hyper_parameters"]["image_hidden"] == [16], "from the first file"
+    projectors = saved["hyper_parameters"]["projectors"]
+    assert (saved["epoch"], projectors["dim"]) == (1, 6)
+    assert projectors["image_hidden"] == [16], "from the first file"
     assert saved["hyper_parameters"]["k"] == 3, "from the command line"
     assert saved["global_step"] == 2 * 4
     capsys.readouterr()

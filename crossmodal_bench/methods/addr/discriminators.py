@@ -1,4 +1,4 @@
-"""ADDR's discriminators: a logistic regression per training pair, in CPU memory, with their Adam moments."""
+"""ADDR's discriminators: a logistic regression per training pair, in CPU memory, with its Adam moments."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ _EXCHANGED = 2**24
 class DiscriminatorBank:
     """N discriminators of D weights and a bias, each trained by an Adam of its own.
 
-    The rows of a batch are gathered, and after a step scattered back: neither the accelerator nor a dense
-    gradient ever holds the bank. Its memory is 3 (D + 1) + 1 numbers of single precision per discriminator,
-    1.40 GB for MS-COCO's 113,287 of 1,024; ADDR keeps a dense gradient as well and reports 1.8 GB.
+    The rows of a batch are gathered, and after a step scattered back: the accelerator never holds the whole
+    bank, and nothing holds a dense gradient of it. It takes 3 (D + 1) + 1 numbers of single precision per
+    discriminator, 1.40 GB for MS-COCO's 113,287 discriminators of 1,024 weights; ADDR keeps a dense gradient
+    as well and reports 1.8 GB.
 
-    Discriminators start at zero, where they know nothing: the problem is convex, so nothing breaks symmetry.
-    Moments are those of ``torch.optim.Adam`` with a step count for each row.
+    Discriminators start at zero, where they know nothing. Unlike a network's layers they may: a logistic
+    regression is a convex problem, and there is no symmetry to be broken. Moments are those of
+    ``torch.optim.Adam`` with a step count for each row.
 
     Args:
         rows: N.
         dim: D.
         betas, epsilon: of Adam.
-        name: what the rows stand for, the data's fingerprint; a state of another name is refused.
-        shared: a file that the processes of one machine map together, or None for memory of one's own.
+        name: whose rows they are, as the data's fingerprint; the state of a bank of another name is refused.
+        shared: a file that the processes of one machine map together, or None for memory of its own.
     """
 
     def __init__(
@@ -48,18 +50,18 @@ class DiscriminatorBank:
         name: str = "",
         shared: Path | None = None,
     ) -> None:
-        self.rows, self.dim, self.betas, self.epsilon, self.name = rows, dim, betas, epsilon, name
-        size, total = rows * (dim + 1), self.size(rows, dim) // 4
+        self.rows, self.dim = rows, dim
+        self.betas, self.epsilon = betas, epsilon
+        self.name = name
+        numbers = self.size(rows, dim) // 4
         # A fresh file is zero, as fresh memory is.
         self._memory = (
-            torch.zeros(total)
+            torch.zeros(numbers)
             if shared is None
-            else torch.from_file(str(shared), shared=True, size=total, dtype=torch.float32)
+            else torch.from_file(str(shared), shared=True, size=numbers, dtype=torch.float32)
         )
-        self.parameters, self.first, self.second = (
-            part.view(rows, dim + 1) for part in self._memory[: 3 * size].chunk(3)
-        )
-        self.steps = self._memory[3 * size :]
+        tables, self.steps = self._memory.split([numbers - rows, rows])
+        self.parameters, self.first, self.second = tables.view(3, rows, dim + 1).unbind()
         self.touched = torch.zeros(rows, dtype=torch.bool)
         self._worker = ThreadPoolExecutor(1)
         self._coming: list[tuple[Tensor, torch.device, Future[Tensor]]] = []
@@ -78,13 +80,13 @@ class DiscriminatorBank:
         index, device = index.cpu(), torch.device(device)
         for position, (expected, wanted, rows) in enumerate(self._coming):
             if wanted == device and torch.equal(expected, index):
-                # What was announced before this and did not come will not come.
+                # Batches come in the order in which they were announced: those before this one were skipped.
                 del self._coming[: position + 1]
                 return rows.result()
         return self._copied(index, device)
 
     def prefetch(self, index: Tensor, device: torch.device | str = "cpu") -> None:
-        """Gather a later batch's rows while this one computes; they must not change in between."""
+        """Start to gather a later batch's rows in the background; they must not change before their use."""
         index, device = index.cpu(), torch.device(device)
         self._coming.append((index, device, self._worker.submit(self._copied, index, device)))
 
@@ -99,11 +101,11 @@ class DiscriminatorBank:
         """One step of Adam on the rows ``index`` (B,), each once, with ``gradient`` (B, D + 1).
 
         Raises:
-            ValueError: a row that stands twice in ``index``, which would lose one of its gradients.
+            ValueError: ``index`` has a row twice, which would lose one of its gradients.
         """
         index, gradient = index.cpu(), gradient.detach().to(self.first)
         if len(index.unique()) < len(index):
-            raise ValueError("a discriminator stands twice in one step; add up its gradients first")
+            raise ValueError("one step has a discriminator twice; add up its gradients first")
         beta1, beta2 = self.betas
         steps = self.steps[index] + 1
         first = self.first[index].lerp_(gradient, 1 - beta1)
@@ -112,18 +114,20 @@ class DiscriminatorBank:
         size = (learning_rate / (1 - beta1**exact)).float()[:, None]
         spread = second.sqrt().div_((1 - beta2**exact).sqrt().float()[:, None]).add_(self.epsilon)
         change = first.div(spread).mul_(size)
-        self.first[index], self.second[index], self.steps[index] = first, second, steps
+        self.first[index] = first
+        self.second[index] = second
+        self.steps[index] = steps
         self.parameters.index_add_(0, index, change, alpha=-1)
         self.touched[index] = True
 
     def exchange(self, total: Callable[[Tensor], Tensor], keep: bool = True) -> None:
-        """Hand every process's changed rows to all, where machines have banks of their own.
+        """Bring the rows that each process has changed to all, where machines have banks of their own.
 
         Each row must have been changed by one process at most since the last exchange.
 
         Args:
             total: the sum of a tensor over all processes, on every process.
-            keep: whether this process writes what it receives; of those that share a bank, one does.
+            keep: whether this process writes what it receives; of those that share a bank, one must.
         """
         mine = self.touched.float()
         everywhere = total(mine.clone()) > 0
@@ -150,7 +154,11 @@ class DiscriminatorBank:
 
     @staticmethod
     def check(state: dict[str, Any], rows: int, dim: int, name: str) -> None:
-        """Raise BadInput for a state that a bank of ``rows``, ``dim`` and ``name`` cannot take."""
+        """Refuse a state that a bank of ``rows``, ``dim`` and ``name`` cannot take.
+
+        Raises:
+            BadInput: the state of another data set, or of another size.
+        """
         if state["name"] != name:
             raise BadInput(
                 f"the checkpoint's discriminators belong to the data with fingerprint {state['name']}, this "
@@ -174,11 +182,11 @@ class DiscriminatorBank:
 
 
 def shared_file(token: str, create: bool, size: int) -> Path:
-    """The file that the processes of a machine map; in memory where the system has a place for that.
+    """The file that the processes of a machine map; in memory where the system has a file system for that.
 
     Args:
         token: the same on all of them, and on no others.
-        create: whether this process makes it; the others must wait for it.
+        create: whether this process makes it; the others must wait until it has.
         size: in bytes.
 
     Raises:
@@ -205,25 +213,27 @@ def shared_file(token: str, create: bool, size: int) -> Path:
 
 
 def agreed_file(token: str, size: int, local_rank: int, world_size: int) -> Path:
-    """``shared_file`` on every process, made by each machine's first; there when this returns.
+    """``shared_file`` on every process; each machine's first has made it when this returns.
 
     Raises:
-        BadInput: on all processes, where one machine has no room for it.
+        BadInput: on all processes, if any machine has no room for it.
     """
-    found: Path | str
+    path: Path | None = None
+    refusal: str | None = None
     try:
-        found = shared_file(token, create=local_rank == 0, size=size)
+        path = shared_file(token, create=local_rank == 0, size=size)
     except BadInput as error:
-        found = str(error)
-    everywhere: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(everywhere, found)
-    for one in everywhere:
-        if isinstance(one, str):
-            if isinstance(found, Path):
-                found.unlink(missing_ok=True)
-            raise BadInput(one)
-    assert isinstance(found, Path)
-    return found
+        refusal = str(error)
+    # Every process waits here until all have tried, and hears of every machine that has no room.
+    refusals: list[str | None] = [None] * world_size
+    torch.distributed.all_gather_object(refusals, refusal)
+    for refusal in refusals:
+        if refusal is not None:
+            if path is not None:
+                path.unlink(missing_ok=True)
+            raise BadInput(refusal)
+    assert path is not None
+    return path
 
 
 def machine_bank(
@@ -234,19 +244,19 @@ def machine_bank(
     name: str,
     state: dict[str, Any] | None,
 ) -> DiscriminatorBank:
-    """A bank, which the processes of a machine share where it has more rows than one.
+    """A bank; if it has more than one row, the processes of a machine share it.
 
     Args:
         trainer: of the run.
         rows, dim, betas, name: see DiscriminatorBank.
-        state: what is to lie in it, or None.
+        state: what it starts from, as ``state_dict`` returned it, or None.
 
     Raises:
-        BadInput: a machine has no room for it, or the state does not fit.
+        BadInput: a machine has no room for it, or the state is of other data or another size.
     """
     path = None
     if rows > 1 and trainer.world_size > 1:
-        # By the node's number too: two containers of one machine may share its memory.
+        # With the node's number in its name: two containers of one machine may share its memory.
         token = f"{trainer.strategy.broadcast(uuid.uuid4().hex)}-{trainer.node_rank}"
         path = agreed_file(token, DiscriminatorBank.size(rows, dim), trainer.local_rank, trainer.world_size)
     bank = DiscriminatorBank(rows, dim, betas, name=name, shared=path)
@@ -255,6 +265,7 @@ def machine_bank(
     if path is not None:
         trainer.strategy.barrier()
         if trainer.local_rank == 0:
-            # The mappings keep it; without a name it goes with the last process, however that ends.
+            # The processes' mappings keep the memory; without a name, it goes with the last of them, however
+            # that one ends.
             path.unlink()
     return bank

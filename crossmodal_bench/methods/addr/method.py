@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
@@ -21,7 +22,29 @@ from crossmodal_bench.losses import (
 from crossmodal_bench.losses.domains import Reduction
 from crossmodal_bench.methods.addr.discriminators import DiscriminatorBank, machine_bank
 from crossmodal_bench.methods.hosts import Encoded, Host
-from crossmodal_bench.methods.matching import Matching
+from crossmodal_bench.methods.matching import Matching, RankingSettings
+from crossmodal_bench.methods.optimization import AdamSettings, DecaySettings
+
+
+@dataclass(frozen=True)
+class PairDiscriminatorSettings:
+    """The logistic discriminators of regions and words.
+
+    Attributes:
+        shared: whether all pairs have one discriminator together; else each pair has its own.
+        learning_rate: of the discriminators' Adam, or None for that of the encoders'. It falls as theirs
+            does.
+        beta1: of the discriminators' Adam.
+    """
+
+    shared: bool = False
+    learning_rate: float | None = None
+    beta1: float = 0.5
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Both decays of Adam's running means."""
+        return self.beta1, 0.999
 
 
 class ADDR(Matching):
@@ -33,22 +56,21 @@ class ADDR(Matching):
     epochs and steps are counted as the host's own are. L_adv is a mean over a pair's regions and words, and a
     sum over pairs, as the hosts' ranking loss is.
 
-    Table I's rows: "Base" is the host under ``Matching``; "United" one discriminator for all pairs;
-    "Multiple" gamma = 0.
+    Table I's rows: "Base" is the host under ``Matching``; "United" one discriminator for all pairs
+    (``discriminator.shared``); "Multiple" gamma = 0.
 
     Args:
         host: the networks and the similarity.
-        discriminators: ``pairs``, or ``one``: one discriminator for all pairs.
         beta: weight of L_adv in the encoders' loss.
         gamma: weight of L_reg in the discriminators' loss.
         alpha: margin of L_reg.
         reduction: of a risk over regions and words; see crossmodal_bench.losses.domain_risks.
         regularise_encoders: whether the encoders minimise gamma L_reg as well, as the paper's text says;
             its Eq. 11 and Algorithm 1 do not.
-        discriminator_learning_rate: of the discriminators' Adam; None: the encoders'. Decays alike.
-        discriminator_beta1: of the discriminators' Adam.
-        margin, hardest, hardest_from_epoch, mask_same_image_negatives, learning_rate, adam_beta1,
-            decay_factor, decay_epochs, decay_every, minimum_rate, gradient_clip: see Matching.
+        discriminator: the discriminators.
+        ranking: the host's triplet ranking loss.
+        optimizer: Adam over the host.
+        schedule: how the encoders' and the discriminators' learning rates fall.
         gather_negatives: see Matching; the discriminators' q and r come from all devices then, too.
     """
 
@@ -57,46 +79,32 @@ class ADDR(Matching):
     def __init__(
         self,
         host: Host,
-        discriminators: Literal["pairs", "one"] = "pairs",
         beta: float = 0.1,
         gamma: float = 0.4,
         alpha: float = 0.05,
         reduction: Reduction = "mean",
         regularise_encoders: bool = False,
-        discriminator_learning_rate: float | None = None,
-        discriminator_beta1: float = 0.5,
-        margin: float = 0.2,
-        hardest: bool = True,
-        hardest_from_epoch: int = 0,
-        mask_same_image_negatives: bool = False,
-        learning_rate: float = 1e-3,
-        adam_beta1: float = 0.5,
-        decay_factor: float = 0.2,
-        decay_epochs: int | None = None,
-        decay_every: int | None = 8000,
-        minimum_rate: float = 1e-5,
-        gradient_clip: float | None = 2.0,
+        discriminator: PairDiscriminatorSettings = PairDiscriminatorSettings(),
+        ranking: RankingSettings = RankingSettings(),
+        optimizer: AdamSettings = AdamSettings(learning_rate=1e-3, beta1=0.5, gradient_clip=2.0),
+        schedule: DecaySettings = DecaySettings(factor=0.2, every_steps=8000, minimum_rate=1e-5),
         gather_negatives: bool = False,
     ) -> None:
         super().__init__(
             host,
-            margin,
-            hardest,
-            hardest_from_epoch,
-            mask_same_image_negatives,
-            learning_rate,
-            adam_beta1,
-            decay_factor,
-            decay_epochs,
-            decay_every,
-            minimum_rate,
-            gradient_clip,
-            gather_negatives,
+            ranking=ranking,
+            optimizer=optimizer,
+            schedule=schedule,
+            gather_negatives=gather_negatives,
         )
-        if discriminators == "one" and gamma:
+        if discriminator.shared and gamma:
             raise ValueError(f"gamma is {gamma}, but one discriminator has no others to compare with; set 0")
         if regularise_encoders and not gamma:
             raise ValueError("regularise_encoders is true, but gamma is 0; give gamma, or set it false")
+        self.beta, self.gamma = beta, gamma
+        self.alpha = alpha
+        self.reduction: Reduction = reduction
+        self.regularise_encoders, self.discriminator_settings = regularise_encoders, discriminator
         self.discriminators: DiscriminatorBank | None = None
         self._restored: dict[str, Any] | None = None
         self._position = torch.zeros(0, dtype=torch.int64)
@@ -113,16 +121,16 @@ class ADDR(Matching):
         assert self.data_spec is not None
         self.discriminators = machine_bank(
             self.trainer,
-            self._n_discriminators(self.data_spec),
-            self.host.fragment_dim,
-            (self.hparams["discriminator_beta1"], 0.999),
-            self.data_spec.dataset_fingerprint,
-            self._restored,
+            rows=self._bank_size(self.data_spec),
+            dim=self.host.fragment_dim,
+            betas=self.discriminator_settings.betas,
+            name=self.data_spec.dataset_fingerprint,
+            state=self._restored,
         )
         self._restored = None
 
-    def _n_discriminators(self, spec: DataSpec) -> int:
-        return spec.n_train_images if self.hparams["discriminators"] == "pairs" else 1
+    def _bank_size(self, spec: DataSpec) -> int:
+        return 1 if self.discriminator_settings.shared else spec.n_train_images
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The whole bank, in checkpoints that training can resume from."""
@@ -142,8 +150,12 @@ class ADDR(Matching):
         if fitting and "discriminators" in checkpoint and self.data_spec is not None:
             self._restored = checkpoint["discriminators"]
             # Here, because other data have other words: the host's weights would not fit, and not say why.
-            rows, name = self._n_discriminators(self.data_spec), self.data_spec.dataset_fingerprint
-            DiscriminatorBank.check(checkpoint["discriminators"], rows, self.host.fragment_dim, name)
+            DiscriminatorBank.check(
+                checkpoint["discriminators"],
+                rows=self._bank_size(self.data_spec),
+                dim=self.host.fragment_dim,
+                name=self.data_spec.dataset_fingerprint,
+            )
 
     def _settle(self) -> None:
         """Wait until every process's updates are in every machine's bank."""
@@ -186,8 +198,8 @@ class ADDR(Matching):
             self.discriminators.prefetch(self._rows(following), self.device)
 
     def _rows(self, batch: PairBatch | GroupBatch) -> Tensor:
-        """(B,) the batch's discriminators, on the CPU."""
-        if self.hparams["discriminators"] == "one":
+        """(B,) rows of the batch's discriminators in the bank, (1,) where they share one; on the CPU."""
+        if self.discriminator_settings.shared:
             return torch.zeros(1, dtype=torch.int64)
         return self._position[batch.images.index.cpu()]
 
@@ -214,12 +226,13 @@ class ADDR(Matching):
         (gradient,) = torch.autograd.grad(loss, rows)
         # DDP knows nothing of the discriminators: what it does for parameters is done here. Each process has
         # rows of its own, whose gradient is whole, or W times that where they have been gathered.
-        if self.hparams["discriminators"] == "one" and self.trainer.world_size > 1:
+        if self.discriminator_settings.shared and self.trainer.world_size > 1:
             gradient = self._total(gradient) / self.trainer.world_size
-        elif self.hparams["gather_negatives"]:
+        elif self.gather_negatives:
             gradient = gradient / self.trainer.world_size
-        rate = self.hparams["discriminator_learning_rate"]
-        rate = self.hparams["learning_rate"] if rate is None else rate
+        rate = self.discriminator_settings.learning_rate
+        if rate is None:
+            rate = self.optimizer_settings.learning_rate
         self.discriminators.step(index, gradient, self.decayed(rate))
         self.log_means(logged, len(batch.images))
 
@@ -234,12 +247,12 @@ class ADDR(Matching):
         self.host.eval()
         images, texts = self.host.images(batch.images), self.host.texts(batch.texts)
         q = r = torch.arange(len(batch.images), device=self.device)
-        if self.hparams["discriminators"] == "pairs":
+        if not self.discriminator_settings.shared:
             chosen = texts.scored.take(batch.chosen)
-            everywhere = self.hparams["gather_negatives"]
-            q, rivals = hardest_negatives(pair_scores(self.host.score, images.scored, chosen, everywhere))
+            scores = pair_scores(self.host.score, images.scored, chosen, self.gather_negatives)
+            q, hardest_images = hardest_negatives(scores)
             # Without L_reg, q alone is looked at, to say how well a pair's own discriminator knows it.
-            r = rivals if self.hparams["gamma"] else torch.arange(len(q), device=self.device)
+            r = hardest_images if self.gamma else torch.arange(len(q), device=self.device)
         self.host.train(training)
         words = texts.fragments
         assert words.lengths is not None
@@ -258,16 +271,15 @@ class ADDR(Matching):
             rows: (B, D + 1) the pairs' discriminators, or (1, D + 1).
             q, r: (B,) hard negatives.
         """
-        p: Any = self.hparams
-        if p.discriminators == "one":
+        if self.discriminator_settings.shared:
             own = self._own_risks(regions, words, rows.expand(len(regions), -1))
             mean = mean_over_all(own.mean(), len(own))
             return mean, {"train/risk_own": mean}
         risks = self._risks(regions, words, rows, q, r)
         own = risks.diagonal()
-        regularisation = domain_regularisation(risks, q, r, p.alpha)
+        regularisation = domain_regularisation(risks, q, r, self.alpha)
         others = risks[torch.arange(len(q), device=q.device), q]
-        return own.sum() + p.gamma * regularisation.sum(), {
+        return own.sum() + self.gamma * regularisation.sum(), {
             "train/risk_own": own.mean(),
             "train/risk_other": others.mean(),
             "train/loss_regularisation": regularisation.mean(),
@@ -276,25 +288,34 @@ class ADDR(Matching):
     def loss(self, images: Encoded, texts: Encoded, batch: PairBatch) -> Tensor:
         """Eq. 11: the host's loss minus beta L_adv, the discriminators held fixed."""
         assert self.discriminators is not None
-        p: Any = self.hparams
         total = super().loss(images, texts, batch)
-        seen = (images.fragments, texts.fragments)
-        rows = self.discriminators.gather(self._rows(batch), self.device).to(seen[0].values.dtype)
-        own = self._own_risks(*seen, rows.expand(len(batch), -1))
-        if p.regularise_encoders:
+        regions, words = images.fragments, texts.fragments
+        rows = self.discriminators.gather(self._rows(batch), self.device).to(regions.values.dtype)
+        own = self._own_risks(regions, words, rows.expand(len(batch), -1))
+        if self.regularise_encoders:
             with torch.no_grad():
-                scores = pair_scores(self.host.score, images.scored, texts.scored, p.gather_negatives)
+                scores = pair_scores(self.host.score, images.scored, texts.scored, self.gather_negatives)
             q, r = hardest_negatives(scores, self.image_ids(batch))
-            regularisation = domain_regularisation(self._risks(*seen, rows, q, r), q, r, p.alpha).sum()
-            total = total + p.gamma * (regularisation if p.gather_negatives else sum_over_all(regularisation))
+            risks = self._risks(regions, words, rows, q, r)
+            regularisation = domain_regularisation(risks, q, r, self.alpha).sum()
+            if not self.gather_negatives:
+                regularisation = sum_over_all(regularisation)
+            total = total + self.gamma * regularisation
         self.log_means({"train/loss_adversarial": own.mean()}, len(batch))
-        return total - p.beta * sum_over_all(own.sum())
+        return total - self.beta * sum_over_all(own.sum())
 
     def _own_risks(self, regions: Encoding, words: Encoding, rows: Tensor) -> Tensor:
         """(B,) risks of the pairs' discriminators ``rows`` (B, D + 1), each on its own pair."""
         assert words.lengths is not None
-        parts = (regions.values, words.values, words.lengths)
-        return domain_risks(*parts, rows[:, None, :-1], rows[:, None, -1], self.hparams["reduction"])[:, 0]
+        risks = domain_risks(
+            regions.values,
+            words.values,
+            words.lengths,
+            weight=rows[:, None, :-1],
+            bias=rows[:, None, -1],
+            reduction=self.reduction,
+        )
+        return risks[:, 0]
 
     def _risks(self, regions: Encoding, words: Encoding, rows: Tensor, q: Tensor, r: Tensor) -> Tensor:
         """(B, B) risks, as ``negatives_risks``, of ``rows`` (B, D + 1); of all processes', where gathered.
@@ -303,8 +324,18 @@ class ADDR(Matching):
         encoders and discriminators, as for scores (crossmodal_bench.core.distributed.pair_scores).
         """
         assert words.lengths is not None
-        parts, how = (regions.values, words.values, words.lengths), self.hparams["reduction"]
-        if not self.hparams["gather_negatives"]:
-            return negatives_risks(*parts, rows[:, :-1], rows[:, -1], q, r, how)
-        mine, rows = own_rows(len(rows), rows.device), gather(rows)
-        return gather(negatives_risks(*parts, rows[:, :-1], rows[:, -1], q, r, how, mine))
+        own_pairs = slice(None)
+        if self.gather_negatives:
+            own_pairs, rows = own_rows(len(rows), rows.device), gather(rows)
+        risks = negatives_risks(
+            regions.values,
+            words.values,
+            words.lengths,
+            weight=rows[:, :-1],
+            bias=rows[:, -1],
+            q=q,
+            r=r,
+            reduction=self.reduction,
+            rows=own_pairs,
+        )
+        return gather(risks) if self.gather_negatives else risks

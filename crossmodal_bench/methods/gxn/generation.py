@@ -1,4 +1,4 @@
-"""GXN's two ways to imagine: a caption from an image's grounded vector, a picture from a caption's."""
+"""GXN's two generation paths: a caption from an image's grounded vector, a picture from a caption's."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from crossmodal_bench.losses import (
     sentence_mask,
     wrong_pairs,
 )
+from crossmodal_bench.methods.optimization import AdamSettings
 from crossmodal_bench.networks import (
     CaptionDecoder,
     ConditionAugmentation,
@@ -76,9 +77,11 @@ class CaptionPath(nn.Module):
         for name, value, smallest in least:
             if value < smallest:
                 raise ValueError(f"captions.{name} is {value}; it must be at least {smallest}")
-        self.hidden, self.embedding, self.dropout, self.sampling = hidden, embedding, dropout, sampling
+        self.hidden, self.embedding = hidden, embedding
+        self.dropout, self.sampling = dropout, sampling
         self.reinforce_from, self.gammas = reinforce_from, (gamma_first, gamma_last)
-        self.reward_name, self.samples, self.max_words = reward, samples, max_words
+        self.reward_name, self.samples = reward, samples
+        self.max_words = max_words
         self._reward: CiderD | Bleu | None = None
         self._images = torch.zeros(0, dtype=torch.int64)
 
@@ -102,7 +105,8 @@ class CaptionPath(nn.Module):
         """The reward's share of the loss in an epoch; 0 while cross entropy is alone."""
         if self.reinforce_from is None or epoch < self.reinforce_from:
             return 0.0
-        return ramp(*self.gammas, epoch - self.reinforce_from, epochs - self.reinforce_from)
+        first, last = self.gammas
+        return ramp(first, last, epoch - self.reinforce_from, epochs - self.reinforce_from)
 
     def loss(
         self, vectors: Tensor, texts: TextBatch, epoch: int, epochs: int
@@ -162,8 +166,9 @@ def training_references(corpus: Corpus, words: Any) -> tuple[Tensor, list[list[l
     """The training images' rows (N,), ascending, and the captions of each, as ids without start."""
     rows, captions = corpus.image_rows("train"), corpus.caption_rows("train")
     references: list[list[list[int]]] = [[] for _ in rows]
-    for caption, place in zip(captions, np.searchsorted(rows, corpus.caption_image[captions]), strict=True):
-        references[place].append(words[int(caption)][1:].tolist())
+    owners = np.searchsorted(rows, corpus.caption_image[captions])
+    for caption, owner in zip(captions, owners, strict=True):
+        references[owner].append(words[int(caption)][1:].tolist())
     return torch.from_numpy(rows), references
 
 
@@ -178,8 +183,8 @@ class PicturePath(nn.Module):
         beta_condition: beta_s of Eq. 12.
         form: ``non_saturating``, as StackGAN's code, or ``minimax``, as Eq. 12 prints it.
         condition_reduction: ``mean`` over batch and dimensions, as StackGAN's code; ``sum`` over dimensions.
-        learning_rate: of the generator's and the discriminator's Adam.
-        adam_beta1: of both; the paper says momentum 0.9, StackGAN has 0.5.
+        optimizer: Adam of the generator, and another of the discriminator; the paper says momentum 0.9 where
+            StackGAN has beta1 0.5.
     """
 
     def __init__(
@@ -193,30 +198,29 @@ class PicturePath(nn.Module):
         beta_condition: float = 2.0,
         form: Literal["non_saturating", "minimax"] = "non_saturating",
         condition_reduction: Literal["mean", "sum"] = "mean",
-        learning_rate: float = 2e-4,
-        adam_beta1: float = 0.5,
+        optimizer: AdamSettings = AdamSettings(learning_rate=2e-4, beta1=0.5),
     ) -> None:
         super().__init__()
         self.noise_dim, self.condition_dim = noise_dim, condition_dim
-        self.channels = (generator_channels, discriminator_channels)
-        self.beta_fake, self.beta_wrong, self.beta_condition = beta_fake, beta_wrong, beta_condition
+        self.generator_channels, self.discriminator_channels = generator_channels, discriminator_channels
+        self.beta_fake, self.beta_wrong = beta_fake, beta_wrong
+        self.beta_condition = beta_condition
         self.form: Literal["non_saturating", "minimax"] = form
         self.condition_reduction: Literal["mean", "sum"] = condition_reduction
-        self.learning_rate, self.adam_beta1 = learning_rate, adam_beta1
+        self.optimizer_settings = optimizer
 
     def build(self, dim: int) -> None:
         """The three networks, for vectors of ``dim`` numbers."""
         self.augmentation = ConditionAugmentation(dim, self.condition_dim)
-        self.generator = PictureGenerator(self.condition_dim, self.noise_dim, self.channels[0])
-        self.discriminator = PictureDiscriminator(self.condition_dim, self.channels[1])
+        self.generator = PictureGenerator(self.condition_dim, self.noise_dim, self.generator_channels)
+        self.discriminator = PictureDiscriminator(self.condition_dim, self.discriminator_channels)
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
         """Of the generator with its condition, and of the discriminator."""
         generator = [*self.augmentation.parameters(), *self.generator.parameters()]
-        adam: dict[str, Any] = {"lr": self.learning_rate, "betas": (self.adam_beta1, 0.999)}
         return [
-            torch.optim.Adam(generator, **adam),
-            torch.optim.Adam(self.discriminator.parameters(), **adam),
+            self.optimizer_settings.build(generator),
+            self.optimizer_settings.build(self.discriminator.parameters()),
         ]
 
     def draw(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -236,19 +240,21 @@ class PicturePath(nn.Module):
             drawn: (B, 3, 64, 64) what the generator made of their captions.
             condition: (B, condition_dim) the captions' mean conditions.
             images: (B,) which image each is; another image's caption is a wrong one.
-            everywhere: whether it may be another process's, the next one in the batch of all.
+            everywhere: whether a wrong caption may be another process's; pictures and captions are then
+                paired as in the whole batch of all processes.
         """
-        others = condition = condition.detach()
+        condition = condition.detach()
         seen, fakes = self.discriminator.features(pictures), self.discriminator.features(drawn.detach())
+        wrong_conditions = condition
         if everywhere:
-            others, images = gather_interleaved(condition), gather_interleaved(images)
+            wrong_conditions, images = gather_interleaved(condition), gather_interleaved(images)
         of_pictures, of_captions = wrong_pairs(images)
         if everywhere:
             own = of_pictures % world_size() == rank()
             of_pictures, of_captions = of_pictures[own] // world_size(), of_captions[own]
         # Each kind with batch statistics of its own, in the order of StackGAN's code.
         real = self.discriminator.logits(seen, condition)
-        wrong = self.discriminator.logits(seen[of_pictures], others[of_captions])
+        wrong = self.discriminator.logits(seen[of_pictures], wrong_conditions[of_captions])
         fake = self.discriminator.logits(fakes, condition)
         # Not all processes have as many wrong pairs.
         beta_wrong = mean_over_all(real.new_tensor(self.beta_wrong), len(wrong))
@@ -258,9 +264,9 @@ class PicturePath(nn.Module):
         self, drawn: Tensor, mean: Tensor, log_variance: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. 12, and what is to be logged; the discriminator has no gradient of it."""
-        fixed = {name: one.detach() for name, one in self.discriminator.named_parameters()}
-        judged = functional_call(self.discriminator, fixed, (drawn, mean.detach()))
-        fooling = picture_generator_loss(judged, self.form)
-        spread = condition_kl(mean, log_variance, self.condition_reduction)
-        logged = {"train/loss_generator": fooling, "train/loss_condition": spread}
-        return fooling + self.beta_condition * spread, logged
+        fixed = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+        logits = functional_call(self.discriminator, fixed, (drawn, mean.detach()))
+        generator = picture_generator_loss(logits, self.form)
+        condition = condition_kl(mean, log_variance, self.condition_reduction)
+        logged = {"train/loss_generator": generator, "train/loss_condition": condition}
+        return generator + self.beta_condition * condition, logged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from crossmodal_bench.evaluation.captions import cider_score
 from crossmodal_bench.losses import triplet_ranking_loss
 from crossmodal_bench.methods.base import RetrievalMethod
 from crossmodal_bench.methods.gxn.generation import CaptionPath, PicturePath, training_references
+from crossmodal_bench.methods.optimization import AdamSettings, EpochDecaySettings
 from crossmodal_bench.networks import ImageEncoder, unit
 from crossmodal_bench.networks.backbones import BackboneSource
 from crossmodal_bench.networks.texts import SequencePooling
@@ -24,6 +26,42 @@ from crossmodal_bench.similarity import order_similarity
 from crossmodal_bench.similarity.order import Direction
 
 IMAGE_SIDE, TEXT_SIDE = ("image_encoder", "captions"), ("words", "abstract", "grounded", "pictures")
+
+
+@dataclass(frozen=True)
+class TextEncoderSettings:
+    """Both text encoders, of the abstract and of the grounded vectors.
+
+    Attributes:
+        embedding: width of the word vectors, which both share.
+        hidden: units of each, per direction.
+        bidirectional: whether the abstract encoder also reads backwards; the grounded one does not.
+        dropout: of word vectors and of states.
+    """
+
+    embedding: int = 300
+    hidden: int = 1024
+    bidirectional: bool = True
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class OrderRankingSettings:
+    """The triplet ranking loss over order violations (Eq. 2-3).
+
+    Attributes:
+        margin: alpha of Eq. 2.
+        direction: of the order violation.
+        balance: lambda of Eq. 3, the share of the abstract vectors.
+    """
+
+    margin: float = 0.05
+    direction: Direction = "image_minus_text"
+    balance: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.balance <= 1:
+            raise ValueError(f"ranking.balance is {self.balance}; it must be from 0 to 1")
 
 
 class GXN(RetrievalMethod):
@@ -34,8 +72,9 @@ class GXN(RetrievalMethod):
     with ``pictures`` the caption's to draw the image; without either this is the paper's GXN (fine-tune).
 
     Training is Algorithm 1: on each batch a step of the image-to-text path, then one of the text-to-image
-    path behind one of its discriminator. What a path imagines and the ranking share one backward pass and one
-    step, where the algorithm takes two: an image network would run twice for the same vectors.
+    path, which its discriminator's step precedes. A path's generation loss and the ranking loss share one
+    backward pass and one step, where the algorithm takes two: an image network would run twice for the same
+    vectors.
 
     Not in the paper: vectors are of unit length and absolute value, as in order embeddings, and the two paths
     read them, scaled to numbers of order one.
@@ -43,21 +82,13 @@ class GXN(RetrievalMethod):
     Args:
         image_encoder: pixels or features to vectors; one network, and P_v of both vectors as one layer.
         dim: width of a vector.
-        embedding: width of the word vectors, which both text encoders share.
-        hidden: units of a text encoder, per direction.
-        bidirectional: whether the abstract encoder also reads backwards; the grounded one does not.
+        text_encoders: words to vectors.
         grounded: whether there are grounded vectors; without, this is the paper's GRU baselines (Eq. 2).
         captions: image to text, or None.
         pictures: text to image, or None.
-        direction: of the order violation.
-        margin: alpha of Eq. 2.
-        balance: lambda of Eq. 3, the share of the abstract vectors.
-        dropout: of word vectors and of text encoders' states.
-        learning_rate: of Adam, for all but the generator and the discriminator of ``pictures``.
-        adam_beta1: of the same.
-        decay_factor: what all rates are multiplied by,
-        decay_epochs: every so many epochs (never, if None).
-        gradient_clip: largest norm of the gradient of what that rate is for, or None.
+        ranking: the triplet ranking loss.
+        optimizer: Adam for all but the generator and the discriminator of ``pictures``.
+        schedule: how all learning rates fall, those of ``pictures`` too.
         gather_negatives: on several devices, whether negatives and wrong captions come from all of their
             batches, as if one had the whole batch; else each has its own.
     """
@@ -66,61 +97,59 @@ class GXN(RetrievalMethod):
         self,
         image_encoder: ImageEncoder,
         dim: int = 1024,
-        embedding: int = 300,
-        hidden: int = 1024,
-        bidirectional: bool = True,
+        text_encoders: TextEncoderSettings = TextEncoderSettings(),
         grounded: bool = True,
         captions: CaptionPath | None = None,
         pictures: PicturePath | None = None,
-        direction: Direction = "image_minus_text",
-        margin: float = 0.05,
-        balance: float = 0.5,
-        dropout: float = 0.0,
-        learning_rate: float = 2e-4,
-        adam_beta1: float = 0.9,
-        decay_factor: float = 0.1,
-        decay_epochs: int | None = None,
-        gradient_clip: float | None = 2.0,
+        ranking: OrderRankingSettings = OrderRankingSettings(),
+        optimizer: AdamSettings = AdamSettings(learning_rate=2e-4, beta1=0.9, gradient_clip=2.0),
+        schedule: EpochDecaySettings = EpochDecaySettings(),
         gather_negatives: bool = False,
     ) -> None:
         super().__init__()
         if not grounded and (captions is not None or pictures is not None):
             raise ValueError("grounded is false, but captions and pictures are made of grounded vectors")
-        if not 0 <= balance <= 1:
-            raise ValueError(f"balance is {balance}; it must be from 0 to 1")
         if image_encoder.freeze == "until_plateau":
             raise ValueError("image_encoder.freeze is until_plateau; GXN has never or always")
         self.automatic_optimization = False
         self.save_hyperparameters()
-        for name in ("image_encoder", "captions", "pictures"):
-            # Given as objects, not through a configuration: weights are saved as weights, not by pickle.
-            if isinstance(self.hparams.get(name), nn.Module):
-                del self.hparams[name]
-        self.image_encoder, self.captions, self.pictures = image_encoder, captions, pictures
+        self.keep_hyperparameters_plain()
+        self.image_encoder, self.dim = image_encoder, dim
+        self.captions, self.pictures = captions, pictures
+        self.text_encoder_settings, self.ranking_settings = text_encoders, ranking
+        self.optimizer_settings, self.schedule_settings = optimizer, schedule
+        self.gather_negatives = gather_negatives
         drawn = frozenset() if pictures is None else frozenset({"pictures"})
         self.requires = image_encoder.requires | {"words"} | drawn
         self.parts = 2 if grounded else 1
-        if pictures is not None or (grounded and balance in (0, 1)):
+        if pictures is not None or (grounded and ranking.balance in (0, 1)):
             # Some backward passes are of the pictures alone, or one of the two vectors counts for nothing.
             self.ddp_strategy = "ddp_find_unused_parameters_true"
 
     def build(self, spec: DataSpec) -> None:
-        """One mapping of the image's network for both vectors, two text encoders, and what imagines."""
-        p: Any = self.hparams
-        self.image_encoder.build(spec, self.parts * p.dim)
-        self.words = nn.Embedding(spec.vocabulary_size, p.embedding, padding_idx=0)
+        """One mapping of the image's network for both vectors, two text encoders, the generation paths."""
+        settings = self.text_encoder_settings
+        self.image_encoder.build(spec, self.parts * self.dim)
+        self.words = nn.Embedding(spec.vocabulary_size, settings.embedding, padding_idx=0)
         nn.init.uniform_(self.words.weight, -0.1, 0.1)
-        reads: dict[str, Any] = {"cell": "gru", "pooling": "last", "dropout": p.dropout}
-        self.abstract = SequencePooling(
-            p.embedding, p.dim, hidden=p.hidden, bidirectional=p.bidirectional, **reads
-        )
-        self.grounded = None
-        if self.parts == 2:
-            self.grounded = SequencePooling(p.embedding, p.dim, hidden=p.hidden, bidirectional=False, **reads)
+        self.abstract = self._text_encoder(bidirectional=settings.bidirectional)
+        self.grounded = self._text_encoder(bidirectional=False) if self.parts == 2 else None
         if self.captions is not None:
-            self.captions.build(spec, p.dim)
+            self.captions.build(spec, self.dim)
         if self.pictures is not None:
-            self.pictures.build(p.dim)
+            self.pictures.build(self.dim)
+
+    def _text_encoder(self, bidirectional: bool) -> SequencePooling:
+        settings = self.text_encoder_settings
+        return SequencePooling(
+            settings.embedding,
+            self.dim,
+            cell="gru",
+            hidden=settings.hidden,
+            bidirectional=bidirectional,
+            pooling="last",
+            dropout=settings.dropout,
+        )
 
     def inherit(self, parents: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Start from GXN models that were trained without one of the paths, or without both (section 4.2).
@@ -134,7 +163,8 @@ class GXN(RetrievalMethod):
         """
         taken: dict[str, str] = {}
         for parent, weights in parents.items():
-            for part in TEXT_SIDE if any(one.startswith("pictures.") for one in weights) else IMAGE_SIDE:
+            draws = any(name.startswith("pictures.") for name in weights)
+            for part in TEXT_SIDE if draws else IMAGE_SIDE:
                 start, module = f"{part}.", getattr(self, part)
                 state = {name.removeprefix(start): w for name, w in weights.items() if name.startswith(start)}
                 if not state or module is None:
@@ -156,12 +186,15 @@ class GXN(RetrievalMethod):
 
         With pictures, one for their generator and one for their discriminator.
         """
-        p: Any = self.hparams
         of_pictures = () if self.pictures is None else self.pictures.parameters()
-        elsewhere = {id(one) for one in of_pictures}
-        moving = [one for one in self.parameters() if one.requires_grad and id(one) not in elsewhere]
-        # Lightning clips no gradients of a fused optimiser in mixed precision.
-        main: torch.optim.Optimizer = torch.optim.Adam(moving, p.learning_rate, (p.adam_beta1, 0.999))
+        elsewhere = {id(parameter) for parameter in of_pictures}
+        trained = [
+            parameter
+            for parameter in self.parameters()
+            if parameter.requires_grad and id(parameter) not in elsewhere
+        ]
+        # Not fused: Lightning clips no gradients of a fused optimiser in mixed precision.
+        main = self.optimizer_settings.build(trained)
         return [main, *([] if self.pictures is None else self.pictures.optimisers())]
 
     def on_fit_start(self) -> None:
@@ -177,8 +210,7 @@ class GXN(RetrievalMethod):
     def on_train_epoch_start(self) -> None:
         """Start the means; set the rates of this epoch."""
         super().on_train_epoch_start()
-        p: Any = self.hparams
-        factor = p.decay_factor ** (self.current_epoch // p.decay_epochs) if p.decay_epochs else 1.0
+        factor = self.schedule_settings.multiplier(self.current_epoch)
         optimisers: Any = self.optimizers()
         for optimiser in optimisers if isinstance(optimisers, list) else [optimisers]:
             for group in optimiser.param_groups:
@@ -193,14 +225,15 @@ class GXN(RetrievalMethod):
             ranking = self._ranking(images, texts)
             loss, logged = ranking, {"train/loss_ranking": ranking}
             if self.captions is not None:
-                imagined, of_captions = self.captions.loss(
+                generation, of_captions = self.captions.loss(
                     self._grounded(images), batch.texts, self.current_epoch, self.trainer.max_epochs or 1
                 )
-                loss, logged = ranking + imagined, {**logged, **of_captions}
+                loss, logged = ranking + generation, {**logged, **of_captions}
             self.log_means(logged, len(batch))
             self._step(loss, main)
         if self.pictures is not None:
-            self._pictures_step(self.pictures, batch, main, *of_pictures)
+            generator, discriminator = of_pictures
+            self._pictures_step(self.pictures, batch, main, generator, discriminator)
 
     def _pictures_step(
         self, path: PicturePath, batch: PairBatch, main: Any, generator: Any, discriminator: Any
@@ -209,29 +242,32 @@ class GXN(RetrievalMethod):
         images, texts = self.encode_images(batch.images), self.encode_texts(batch.texts)
         drawn, mean, log_variance = path.draw(self._grounded(texts))
         real = require(batch.images.pictures, "pictures").to(drawn.dtype)
-        everywhere = self.hparams["gather_negatives"]
-        judging = path.discriminator_loss(real, drawn, mean, batch.images.index, everywhere)
-        self.log_means({"train/loss_discriminator": judging}, len(batch))
-        self._step(judging, None, discriminator)
+        discrimination = path.discriminator_loss(
+            real, drawn, mean, batch.images.index, everywhere=self.gather_negatives
+        )
+        self.log_means({"train/loss_discriminator": discrimination}, len(batch))
+        self._step(discrimination, None, discriminator)
         ranking = self._ranking(images, texts)
-        imagined, logged = path.generator_loss(drawn, mean, log_variance)
+        generation, logged = path.generator_loss(drawn, mean, log_variance)
         self.log_means({**logged, "train/loss_ranking": ranking}, len(batch))
-        self._step(ranking + imagined, main, generator)
+        self._step(ranking + generation, main, generator)
 
     def _step(self, loss: Tensor, main: Any, of_pictures: Any = None) -> None:
-        """A backward pass, and a step of one or both optimisers; only the encoders' gradients are clipped."""
+        """A backward pass, and a step of one or both optimisers with their own clipping of gradients."""
         self.manual_backward(loss)
-        if main is not None and self.hparams["gradient_clip"] is not None:
-            self.clip_gradients(main, self.hparams["gradient_clip"], "norm")
-        for optimiser in (main, of_pictures):
-            if optimiser is not None:
-                optimiser.step()
-                optimiser.zero_grad()
+        pictures = None if self.pictures is None else self.pictures.optimizer_settings
+        for optimiser, settings in ((main, self.optimizer_settings), (of_pictures, pictures)):
+            if optimiser is None:
+                continue
+            if settings is not None and settings.gradient_clip is not None:
+                self.clip_gradients(optimiser, settings.gradient_clip, "norm")
+            optimiser.step()
+            optimiser.zero_grad()
 
     def _ranking(self, images: Encoding, texts: Encoding) -> Tensor:
         """Eq. 3 over all negatives of the batch, as a mean over its pairs."""
-        scores = pair_scores(self.score, images, texts, self.hparams["gather_negatives"])
-        return triplet_ranking_loss(scores, self.hparams["margin"], hardest=False) / len(scores)
+        scores = pair_scores(self.score, images, texts, self.gather_negatives)
+        return triplet_ranking_loss(scores, self.ranking_settings.margin, hardest=False) / len(scores)
 
     def _grounded(self, encoding: Encoding) -> Tensor:
         """(B, dim) grounded vectors as the paths read them, numbers of order one."""
@@ -250,20 +286,20 @@ class GXN(RetrievalMethod):
         return self._measured([encoder(words, lengths) for encoder in encoders])
 
     def _measured(self, vectors: list[Tensor]) -> Encoding:
-        return Encoding(torch.stack([unit(one).abs() for one in vectors], 1))
+        return Encoding(torch.stack([unit(part).abs() for part in vectors], 1))
 
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """s* of Eq. 3; s of Eq. 2 without grounded vectors."""
-        p: Any = self.hparams
-        shares = (1.0,) if self.parts == 1 else (p.balance, 1 - p.balance)
+        balance, direction = self.ranking_settings.balance, self.ranking_settings.direction
+        shares = (1.0,) if self.parts == 1 else (balance, 1 - balance)
         # In single precision whatever surrounds the call: what is ranked differs in the third digit.
         with torch.autocast(images.values.device.type, enabled=False):
-            found = [
-                share * order_similarity(images.values[:, part], texts.values[:, part], p.direction)
+            weighted = [
+                share * order_similarity(images.values[:, part], texts.values[:, part], direction)
                 for part, share in enumerate(shares)
                 if share
             ]
-        return torch.stack(found).sum(0)
+        return torch.stack(weighted).sum(0)
 
     @torch.no_grad()
     def write(self, images: Encoding, beam: int = 1) -> list[str]:

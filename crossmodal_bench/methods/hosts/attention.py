@@ -64,7 +64,8 @@ class SCAN(RegionWordHost):
         lambda_lse: float = 6.0,
     ) -> None:
         super().__init__(dim, embedding)
-        self.direction, self.aggregation, self.feature_norm = direction, aggregation, feature_norm
+        self.direction, self.aggregation = direction, aggregation
+        self.feature_norm = feature_norm
         self.lambda_softmax, self.lambda_lse = lambda_softmax, lambda_lse
 
     def score(self, images: Encoding, texts: Encoding) -> Tensor:

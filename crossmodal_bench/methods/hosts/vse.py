@@ -29,7 +29,8 @@ class VSE(Host):
         self, dim: int = 1024, embedding: int = 300, measure: Literal["cosine", "order"] = "cosine"
     ) -> None:
         super().__init__()
-        self.fragment_dim, self.embedding, self.measure = dim, embedding, measure
+        self.fragment_dim, self.embedding = dim, embedding
+        self.measure = measure
 
     def build(self, spec: DataSpec) -> None:
         """Layers from the features' width and the vocabulary."""

@@ -45,7 +45,8 @@ class VSRN(Host):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        self.fragment_dim, self.embedding, self.blocks = dim, embedding, blocks
+        self.fragment_dim, self.embedding = dim, embedding
+        self.blocks = blocks
         self.normalise_regions, self.standardise = normalise_regions, standardise
         self.caption_weight, self.caption_hidden = caption_weight, caption_hidden
         self.caption_embedding, self.dropout = caption_embedding, dropout

@@ -72,7 +72,7 @@ def test_only_the_rows_of_a_step_change() -> None:
 
 
 def test_a_row_twice_in_a_step_is_refused() -> None:
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="a discriminator twice"):
         DiscriminatorBank(N, D).step(torch.tensor([2, 2]), torch.ones(2, D + 1), 0.1)
 
 

@@ -20,7 +20,7 @@ from crossmodal_bench.losses import (
     hardest_negatives,
     triplet_ranking_loss,
 )
-from crossmodal_bench.methods import ADDR
+from crossmodal_bench.methods import ADDR, DecaySettings, PairDiscriminatorSettings
 from crossmodal_bench.methods.addr.discriminators import DiscriminatorBank
 from crossmodal_bench.methods.hosts import SCAN
 from crossmodal_bench.training.callbacks import History, RandomState, RetrievalEvaluation
@@ -88,7 +88,7 @@ def test_one_discriminator_for_all_pairs() -> None:
     assert cli.model.discriminators.rows == 1 and int(cli.model.discriminators.steps) == 2 * 3
     assert [rows for kind, rows, _ in watch.steps if kind == "GroupBatch"] == [[0]] * 6
     with pytest.raises(ValueError, match=r"gamma is 0\.4, but one discriminator has no others"):
-        ADDR(SCAN(), discriminators="one", gamma=0.4)
+        ADDR(SCAN(), discriminator=PairDiscriminatorSettings(shared=True), gamma=0.4)
 
 
 def batches(cli: Any) -> tuple[GroupBatch, PairBatch]:
@@ -101,7 +101,7 @@ def batches(cli: Any) -> tuple[GroupBatch, PairBatch]:
 
 
 def trained(**changes: Any) -> Any:
-    cli = fitted(settings(**{"model.init_args.discriminator_learning_rate": 0.5, **changes}), [])
+    cli = fitted(settings(**{"model.init_args.discriminator.learning_rate": 0.5, **changes}), [])
     cli.model.log_means = lambda values, n: cli.model.__dict__.setdefault("logged", {}).update(values)
     return cli
 
@@ -153,7 +153,7 @@ def test_discriminators_minimise_equation_10_with_the_hosts_own_hard_negatives(g
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
 def test_encoders_minimise_equation_11(beta: float) -> None:
-    cli = trained(**{"model.init_args.beta": beta, "model.init_args.hardest": True})
+    cli = trained(**{"model.init_args.beta": beta, "model.init_args.ranking.hardest": True})
     model, (_, batch) = cli.model, batches(cli)
     images, texts = model.host.images(batch.images), model.host.texts(batch.texts)
     ranking = triplet_ranking_loss(model.host.score(images.scored, texts.scored))
@@ -177,7 +177,7 @@ def test_the_encoders_can_be_regularised_too() -> None:
     model, (_, batch) = cli.model, batches(cli)
     images, texts = model.host.images(batch.images), model.host.texts(batch.texts)
     whole = model.loss(images, texts, batch)
-    model.hparams["regularise_encoders"] = False
+    model.regularise_encoders = False
     alone = model.loss(images, texts, batch)
     q, r = hardest_negatives(model.host.score(images.scored, texts.scored), batch.texts.image)
     rows, words = model.discriminators.parameters[model._rows(batch)], texts.fragments.values
@@ -212,9 +212,9 @@ def test_regions_and_words_come_to_be_told_apart_and_their_own_discriminator_doe
     history = History()
     changes = {
         "model.init_args.beta": 0.0,
-        "model.init_args.hardest": False,
-        "model.init_args.decay_epochs": None,
-        "model.init_args.discriminator_learning_rate": 0.5,
+        "model.init_args.ranking.hardest": False,
+        "model.init_args.schedule.every_epochs": None,
+        "model.init_args.discriminator.learning_rate": 0.5,
         "trainer.max_epochs": 8,
     }
     fitted(settings(**changes), [history])
@@ -225,17 +225,16 @@ def test_regions_and_words_come_to_be_told_apart_and_their_own_discriminator_doe
 
 
 def test_rates_decay_by_steps_and_by_epochs_down_to_the_least() -> None:
-    made = ADDR(SCAN(), learning_rate=1e-3, decay_factor=0.2, decay_every=100, minimum_rate=1e-5)
+    by_step = DecaySettings(factor=0.2, every_steps=100, minimum_rate=1e-5)
+    made = ADDR(SCAN(), schedule=by_step)
     seen = []
     for step in (0, 99, 100, 250, 500):
         made.iterations.fill_(step)
         seen.append(made.decayed(1e-3))
     assert seen == pytest.approx([1e-3, 1e-3, 2e-4, 4e-5, 1e-5])
     assert made.decayed(1e-6) == 1e-6, "a rate that begins lower is not raised"
-    by_epoch = ADDR(SCAN(), decay_factor=0.1, decay_every=None, decay_epochs=2, minimum_rate=0.0)
+    by_epoch = ADDR(SCAN(), schedule=DecaySettings(factor=0.1, every_epochs=2))
     assert by_epoch.decayed(1.0) == 1.0
-    with pytest.raises(ValueError, match="decay_every is 0"):
-        ADDR(SCAN(), decay_every=0)
 
 
 class Stop(pl.Callback):

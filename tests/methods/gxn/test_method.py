@@ -18,16 +18,16 @@ from crossmodal_bench.core.errors import BadInput, Diverged
 from crossmodal_bench.data.loader import BatchRows
 from crossmodal_bench.data.views import PairDataset
 from crossmodal_bench.losses import triplet_ranking_loss
-from crossmodal_bench.methods import GXN, CaptionPath, PicturePath
-from crossmodal_bench.methods.gxn import generation as imagining
+from crossmodal_bench.methods import GXN, CaptionPath, OrderRankingSettings, PicturePath
+from crossmodal_bench.methods.gxn import generation
 from crossmodal_bench.networks import ConvNetEncoder, FeatureEncoder
 from crossmodal_bench.training.callbacks import History, RandomState, RetrievalEvaluation
 from crossmodal_bench.training.lightning_cli import instantiate
 
 SMALL: dict[str, Any] = {
     "model.init_args.dim": 12,
-    "model.init_args.hidden": 10,
-    "model.init_args.embedding": 6,
+    "model.init_args.text_encoders.hidden": 10,
+    "model.init_args.text_encoders.embedding": 6,
     "model.init_args.image_encoder.init_args.hidden": [],
     "data.batch_size": 8,
 }
@@ -76,7 +76,7 @@ def state(model: torch.nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("method", OF_METHOD)
 def test_scores_are_eq_2_and_3_pair_by_pair(method: str) -> None:
-    model, data = built(method, **small(method, **{"model.init_args.balance": 0.3}))
+    model, data = built(method, **small(method, **{"model.init_args.ranking.balance": 0.3}))
     batch = batch_of(data)
     images, texts = model.encode_images(batch.images), model.encode_texts(batch.texts)
     assert images.values.shape == texts.values.shape == (8, 1 if method == "gru" else 2, 12)
@@ -92,7 +92,9 @@ def test_scores_are_eq_2_and_3_pair_by_pair(method: str) -> None:
 
 @pytest.mark.parametrize("balance", [0.0, 1.0])
 def test_at_the_ends_of_lambda_one_of_the_vectors_decides(balance: float) -> None:
-    model, data = built("gxn_finetune", **small("gxn_finetune", **{"model.init_args.balance": balance}))
+    model, data = built(
+        "gxn_finetune", **small("gxn_finetune", **{"model.init_args.ranking.balance": balance})
+    )
     batch = batch_of(data)
     images, texts = model.encode_images(batch.images), model.encode_texts(batch.texts)
     part = 0 if balance else 1
@@ -278,7 +280,7 @@ def test_captions_and_pictures_of_a_gallery(monkeypatch: pytest.MonkeyPatch) -> 
         (3, model.captions.decoder.beam(vectors, 6, 3)),
     ):
         assert model.write(images, beam) == [decode(line) for line in ids.tolist()]
-        monkeypatch.setattr(imagining, "WRITTEN_AT_A_TIME", 3)
+        monkeypatch.setattr(generation, "WRITTEN_AT_A_TIME", 3)
         written = model.captions.write(vectors, beam)
         assert written.shape == (8, 6) and torch.equal(written[:, : ids.shape[1]], ids)
         assert not written[:, ids.shape[1] :].any()
@@ -291,7 +293,9 @@ def test_captions_and_pictures_of_a_gallery(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_loss_that_is_no_number_stops_the_training_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     config = configuration("gxn_t2i", **small("gxn_t2i", **{"trainer.max_epochs": 1}))
     original = PicturePath.discriminator_loss
-    monkeypatch.setattr(PicturePath, "discriminator_loss", lambda *given: original(*given) * torch.nan)
+    monkeypatch.setattr(
+        PicturePath, "discriminator_loss", lambda *given, **named: original(*given, **named) * torch.nan
+    )
     kept: list[Any] = []
     monkeypatch.setattr(GXN, "on_fit_start", lambda self: kept.append(self))
     with pytest.raises(Diverged, match=r"train/loss_discriminator is nan in epoch 1: training has diverged"):
@@ -338,7 +342,7 @@ def test_a_stopped_training_ends_where_an_undisturbed_one_does(
 ) -> None:
     """Between two epochs, and behind the first batch of one; the rate falls in every epoch."""
     config = configuration(
-        method, **small(method, **{"trainer.max_epochs": 3, "model.init_args.decay_epochs": 1})
+        method, **small(method, **{"trainer.max_epochs": 3, "model.init_args.schedule.every_epochs": 1})
     )
     saving = SaveAt(tmp_path / "half.ckpt", batches)
     whole = fitted(config, [RandomState(), saving], limit_val_batches=0).model
@@ -360,8 +364,8 @@ def test_settings_that_contradict_each_other() -> None:
     encoder = FeatureEncoder()
     with pytest.raises(ValueError, match="grounded is false"):
         GXN(encoder, grounded=False, pictures=PicturePath())
-    with pytest.raises(ValueError, match="balance is 2"):
-        GXN(encoder, balance=2)
+    with pytest.raises(ValueError, match=r"ranking\.balance is 2"):
+        OrderRankingSettings(balance=2)
     with pytest.raises(ValueError, match=r"captions\.sampling is 1\.5"):
         CaptionPath(sampling=1.5)
     with pytest.raises(ValueError, match=r"captions\.samples is 0"):
@@ -402,8 +406,7 @@ def test_paths_of_the_papers_size_take_a_step() -> None:
     assert set(logged) == {"train/loss_caption", "train/loss_reinforcement", "train/reward"}
     drawn, mean, log_variance = pictures.draw(vectors)
     assert drawn.shape == (2, 3, 64, 64) and mean.shape == log_variance.shape == (2, 128)
-    judging = pictures.discriminator_loss(torch.rand(2, 3, 64, 64), drawn, mean, index)
-    judging.backward()
+    pictures.discriminator_loss(torch.rand(2, 3, 64, 64), drawn, mean, index).backward()
     generator, discriminator = pictures.optimisers()
     discriminator.step()
     (loss + pictures.generator_loss(drawn, mean, log_variance)[0]).backward()

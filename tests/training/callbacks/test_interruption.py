@@ -28,7 +28,7 @@ PICTURES: dict[str, Any] = {
 }
 CHANGES: dict[str, dict[str, Any]] = {
     # k = 2 puts epochs and cycles out of step, dropout needs the generators' state.
-    "acmr": {**SMALL_ACMR, "model.init_args.dropout": 0.4, "model.init_args.k": 2},
+    "acmr": {**SMALL_ACMR, "model.init_args.projectors.dropout": 0.4, "model.init_args.k": 2},
     # A language model that is unfrozen behind the first epoch, rates that fall, and a cycle of two batches.
     "timam": {
         "model.init_args.text_encoder": {
@@ -37,10 +37,10 @@ CHANGES: dict[str, dict[str, Any]] = {
         },
         "model.init_args.image_encoder.init_args.hidden": [],
         "model.init_args.dim": 6,
-        "model.init_args.discriminator_noise": 1.0,
-        "model.init_args.discriminator_steps": 2,
-        "model.init_args.unfreeze_epoch": 1,
-        "model.init_args.plateau_patience": 0,
+        "model.init_args.discriminator.noise": 1.0,
+        "model.init_args.discriminator.steps": 2,
+        "model.init_args.schedule.unfreeze_epoch": 1,
+        "model.init_args.schedule.patience": 0,
     },
     # In the second epoch, self-critical reinforcement beside cross entropy.
     "gxn_i2t_mix": {**GXN, "model.init_args.captions.init_args.reinforce_from": 1},

@@ -19,7 +19,12 @@ from crossmodal_bench.training.callbacks import History, RandomState, RetrievalE
 EPOCHS, BATCHES = 3, 4
 # Four batches an epoch; k = 2 puts epochs and cycles out of step, dropout needs the generator's state.
 CONFIG = configuration(
-    **{**SMALL_ACMR, "model.init_args.dropout": 0.4, "model.init_args.k": 2, "trainer.max_epochs": EPOCHS}
+    **{
+        **SMALL_ACMR,
+        "model.init_args.projectors.dropout": 0.4,
+        "model.init_args.k": 2,
+        "trainer.max_epochs": EPOCHS,
+    }
 )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.cli import instantiate_module
 from tiny import QUIET, SMALL_ACMR, configuration, fitted
 
 import crossmodal_bench
@@ -29,7 +30,12 @@ from crossmodal_bench.training.callbacks import RetrievalEvaluation
 from crossmodal_bench.training.lightning_cli import instantiate
 
 CONFIG = configuration(
-    **{**SMALL_ACMR, "model.init_args.standardise": True, "trainer.max_epochs": 1, "data.eval_batch_size": 3}
+    **{
+        **SMALL_ACMR,
+        "model.init_args.projectors.standardise": True,
+        "trainer.max_epochs": 1,
+        "data.eval_batch_size": 3,
+    }
 )
 
 
@@ -193,7 +199,7 @@ DISTRIBUTED = configuration(
     dataset="synthetic-27",  # 5 images and 25 captions to test on, 135 training pairs
     **{
         **SMALL_ACMR,
-        "model.init_args.standardise": True,
+        "model.init_args.projectors.standardise": True,
         "trainer.max_epochs": 2,
         "data.eval_batch_size": 2,
         "data.batch_size": 16,
@@ -324,7 +330,8 @@ def test_ragged_encodings_are_evaluated_too() -> None:
     ragged = instantiate(CONFIG, [packed := RetrievalEvaluation()], **QUIET)
     torch.manual_seed(3)
     plain.trainer.test(plain.model, datamodule=plain.datamodule, verbose=False)
-    model = Ragged(**{k: v for k, v in ragged.model.hparams.items() if not k.startswith("_")})
+    arguments = {k: v for k, v in ragged.model.hparams.items() if not k.startswith("_")}
+    model = instantiate_module(Ragged, arguments)
     torch.manual_seed(3)
     ragged.trainer.test(model, datamodule=ragged.datamodule, verbose=False)
     assert packed.encodings is not None and packed.encodings[1].lengths is not None
