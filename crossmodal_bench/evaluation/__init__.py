@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from crossmodal_bench.evaluation.classes import ClassRetrieval, class_retrieval
 from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate, fold_metrics, rank_metrics
 from crossmodal_bench.evaluation.metric_table import Metric
-from crossmodal_bench.evaluation.metrics import hits_at, mean_rank, median_rank
+from crossmodal_bench.evaluation.metrics import hit_at_k, mean_rank, median_rank
 from crossmodal_bench.evaluation.precision import LabelPrecision, average_precision, label_precision
 from crossmodal_bench.evaluation.protocols import (
     PROTOCOLS,
@@ -45,7 +45,7 @@ __all__ = [
     "evaluate",
     "fold_metrics",
     "get_protocol",
-    "hits_at",
+    "hit_at_k",
     "holm",
     "label_precision",
     "mean_rank",

@@ -32,7 +32,7 @@ from crossmodal_bench.evaluation.chance import (
     expected_precision,
 )
 from crossmodal_bench.evaluation.classes import own_class_first
-from crossmodal_bench.evaluation.metrics import hits_at, mean_rank, median_rank
+from crossmodal_bench.evaluation.metrics import hit_at_k, mean_rank, median_rank
 from crossmodal_bench.evaluation.precision import average_precision, precision_at
 
 Side = Literal["i2t", "t2i"]
@@ -161,7 +161,7 @@ def _recall(k: int, *, shows_learning: bool = False) -> Metric:
         name=f"R@{k}",
         family="ranks",
         unit=PERCENT,
-        function=partial(hits_at, k=k),
+        function=partial(hit_at_k, k=k),
         chance=partial(expected_hit, k=k),
         shows_learning=shows_learning,
         main_column=True,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def hits_at(ranks: NDArray[Any], k: int) -> NDArray[np.bool_]:
+def hit_at_k(ranks: NDArray[Any], k: int) -> NDArray[np.bool_]:
     """(n,) whether each query has a positive among its first ``k`` items: a hit, not the share of positives.
 
     Args:

@@ -7,7 +7,7 @@ import pytest
 
 from crossmodal_bench.evaluation import (
     fold_metrics,
-    hits_at,
+    hit_at_k,
     mean_rank,
     median_rank,
     rank_metrics,
@@ -21,7 +21,7 @@ COLUMNS = ("R@1", "R@5", "R@10", "MedR", "MeanR")
 
 def test_recall_counts_hits_in_percent() -> None:
     ranks = np.array([1, 1, 3, 5, 6, 10, 11, 400])
-    assert hits_at(ranks, 5).tolist() == [True] * 4 + [False] * 4
+    assert hit_at_k(ranks, 5).tolist() == [True] * 4 + [False] * 4
     metrics = rank_metrics(ranks, ranks[::-1])
     assert [metrics[f"i2t/R@{k}"] for k in (1, 5, 10)] == [25.0, 50.0, 75.0]
 
@@ -80,6 +80,6 @@ def test_folds_that_do_not_divide_and_empty_ranks_raise() -> None:
     with pytest.raises(ValueError, match="no folds"):
         fold_metrics([])
     with pytest.raises(ValueError, match="1-based"):
-        hits_at(np.array([0, 1]), 1)
+        hit_at_k(np.array([0, 1]), 1)
     with pytest.raises(ValueError, match="1-based"):
         mean_rank(np.array([]))

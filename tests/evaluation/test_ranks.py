@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.evaluation import Ranks, hits_at, retrieval_ranks
+from crossmodal_bench.evaluation import Ranks, hit_at_k, retrieval_ranks
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "retrieval_eval.npz"
 
@@ -136,7 +136,7 @@ def test_a_collapsed_embedding_is_last_everywhere() -> None:
     ranks = retrieval_ranks(torch.ones(6, 30), np.arange(30) // 5)
     assert ranks.i2t.tolist() == [26] * 6
     assert ranks.t2i.tolist() == [6] * 30
-    assert not hits_at(ranks.i2t, 1).any() and not hits_at(ranks.t2i, 1).any()
+    assert not hit_at_k(ranks.i2t, 1).any() and not hit_at_k(ranks.t2i, 1).any()
     np.testing.assert_allclose(ranks.t2i_expected, 3.5)
     np.testing.assert_allclose(ranks.i2t_expected, 1 + 25 / 6)
 

@@ -24,6 +24,13 @@ class DatasetReader(ABC):
             BadInput: a missing, damaged or inconsistent file; the message names it, the field and the fix.
         """
 
+    def write_fake(self, root: Path) -> None:
+        """Write a few items in this layout below ``root``, in all three splits; the tests then read them.
+
+        Optional: a data set without it is tested where the tests have a fake of their own for it.
+        """
+        raise NotImplementedError
+
 
 def folder_below(root: Path, name: str, contents: str) -> Path:
     """``root/name``, or MissingInput that says what belongs there."""
