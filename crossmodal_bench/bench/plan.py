@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from crossmodal_bench.bench.options import BenchOptions
@@ -116,7 +117,7 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
                 yield _Row(
                     method=row.method,
                     dataset=dataset,
-                    preset=preset_for(options.preset, dataset, gpu, suite.presets),
+                    preset=preset_for(options.preset, dataset, gpu=gpu, suite=suite.presets),
                     seeds=options.seeds if options.seeds is not None else suite.seeds,
                     overrides=row.overrides,
                     label=row.label,
@@ -130,7 +131,7 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
         yield _Row(
             method=method,
             dataset=dataset,
-            preset=preset_for(options.preset, dataset, gpu, {}),
+            preset=preset_for(options.preset, dataset, gpu=gpu),
             seeds=options.seeds,
             overrides={},
             label="",
@@ -158,7 +159,7 @@ def _method_names(words: str, suites: list[str]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def preset_for(word: str, dataset: str, gpu: bool, suite: Mapping[str, str]) -> str:
+def preset_for(word: str, dataset: str, *, gpu: bool, suite: Mapping[str, str] = MappingProxyType({})) -> str:
     """What PRESET means on a data set; ``suite`` has a suite's own word for ``auto``, by data set."""
     if word != "auto":
         if word not in experiments.PRESETS:

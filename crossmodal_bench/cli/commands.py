@@ -72,10 +72,10 @@ def extract(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Say what this machine can do; 1 where something will not work."""
-    from crossmodal_bench.cli.doctor import Place, doctor
+    from crossmodal_bench.cli.doctor import Target, doctor
 
-    place = Place(arguments.data_root, arguments.runs, tuple(arguments.dataset))
-    return doctor(place, machine_readable=arguments.json)
+    target = Target(arguments.data_root, arguments.runs, tuple(arguments.dataset))
+    return doctor(target, machine_readable=arguments.json)
 
 
 def _data_module(

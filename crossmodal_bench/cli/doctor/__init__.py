@@ -1,4 +1,4 @@
-"""`crossmodal-bench doctor`: what this machine can do, what is missing for what, and how each is mended."""
+"""`crossmodal-bench doctor`: what this machine can do, what is missing for what, and how each is fixed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 
-from crossmodal_bench.cli.doctor.findings import Check, Finding, Place, guarded, within
+from crossmodal_bench.cli.doctor.findings import Check, Finding, Target, guarded, within
 from crossmodal_bench.cli.doctor.listing import as_json, print_area, print_end
 
 DISK = 5.0
@@ -26,36 +26,37 @@ AREAS: dict[str, tuple[str, dict[str, float | None]]] = {
 """Each area's module and its checks, with the seconds after which one is given up."""
 
 
-def diagnose(place: Place) -> Iterator[tuple[str, list[Finding]]]:
+def diagnose(target: Target) -> Iterator[tuple[str, list[Finding]]]:
     """Every area with its findings, one after another; never raises."""
     for area, (module, checks) in AREAS.items():
-        found: list[Finding] = []
+        findings: list[Finding] = []
         for name, seconds in checks.items():
-            run = partial(_run, module, name, place)
-            found += guarded(name, run) if seconds is None else within(seconds, name, run)
-        yield area, found
+            run = partial(_run, module, name, target)
+            findings += guarded(name, run) if seconds is None else within(seconds, name, run)
+        yield area, findings
 
 
-def _run(module: str, name: str, place: Place) -> Iterator[Finding]:
+def _run(module: str, name: str, target: Target) -> Iterator[Finding]:
     # Imported here: a library that cannot be imported is a finding too.
     check: Check = getattr(import_module(f"{__name__}.{module}"), name)
-    yield from check(place)
+    yield from check(target)
 
 
-def doctor(place: Place, *, machine_readable: bool = False) -> int:
+def doctor(target: Target, *, machine_readable: bool = False) -> int:
     """Print all findings, as a listing or as JSON.
 
     Returns:
         0; 1 where there is a problem. Warnings are allowed.
     """
-    begun, areas = time.monotonic(), {}
-    for area, found in diagnose(place):
-        areas[area] = found
+    start = time.monotonic()
+    areas = {}
+    for area, findings in diagnose(target):
+        areas[area] = findings
         if not machine_readable:
-            print_area(area, found)
-    every = [one for found in areas.values() for one in found]
+            print_area(area, findings)
+    everything = [finding for findings in areas.values() for finding in findings]
     if machine_readable:
         print(as_json(areas))
     else:
-        print_end(every, time.monotonic() - begun)
-    return int(any(one.status == "problem" for one in every))
+        print_end(everything, time.monotonic() - start)
+    return int(any(finding.status == "problem" for finding in everything))

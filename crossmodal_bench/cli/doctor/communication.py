@@ -14,15 +14,15 @@ from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any
 
-from crossmodal_bench.cli.doctor.findings import Finding, Place, resolved
+from crossmodal_bench.cli.doctor.findings import Finding, Status, Target, resolved
 
 PATIENCE = 8.0
 """Seconds that two processes may take to find each other."""
 
 
-def gloo(place: Place) -> Iterator[Finding]:
+def gloo(target: Target) -> Iterator[Finding]:
     """Two processes that form a group over the loopback and add two numbers."""
-    begun = time.monotonic()
+    start = time.monotonic()
     failure = loopback_failure()
     if failure:
         fix = (
@@ -31,7 +31,7 @@ def gloo(place: Place) -> Iterator[Finding]:
         )
         yield Finding("gloo", "problem", f"two processes cannot form a group: {failure}", fix)
     else:
-        yield Finding("gloo", "ok", f"two processes found each other in {time.monotonic() - begun:.1f} s")
+        yield Finding("gloo", "ok", f"two processes found each other in {time.monotonic() - start:.1f} s")
 
 
 def loopback_failure(patience: float = PATIENCE) -> str:
@@ -53,9 +53,9 @@ def loopback_failure(patience: float = PATIENCE) -> str:
         for _ in workers:
             if not receiver.poll(max(0.0, deadline - time.monotonic())):
                 return f"nothing happened for {patience + 2:.0f} s"
-            said = str(receiver.recv())
-            if said:
-                return said
+            failure = str(receiver.recv())
+            if failure:
+                return failure
     except EOFError:
         return "a process ended without a word"
     finally:
@@ -70,7 +70,7 @@ def _meet(rank: int, port: int, patience: float, sender: Connection) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    said = ""
+    failure = ""
     try:
         wait = timedelta(seconds=patience)
         store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 0, timeout=wait)
@@ -78,16 +78,16 @@ def _meet(rank: int, port: int, patience: float, sender: Connection) -> None:
         number = torch.tensor([rank + 1.0])
         dist.all_reduce(number)
         if number.item() != 3.0:
-            said = f"1 + 2 was {number.item():g}"
+            failure = f"1 + 2 was {number.item():g}"
         # The first process holds the store: it must not leave before the other is done.
         dist.barrier()
         dist.destroy_process_group()
     except Exception as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-    sender.send(said)
+        failure = (str(error).splitlines() or [type(error).__name__])[0]
+    sender.send(failure)
 
 
-def nccl(place: Place) -> Iterator[Finding]:
+def nccl(target: Target) -> Iterator[Finding]:
     """NCCL, which several GPUs need."""
     import torch
 
@@ -98,13 +98,13 @@ def nccl(place: Place) -> Iterator[Finding]:
         yield Finding("NCCL", "ok", number)
     else:
         fix = "install a torch build with it, or train on one device (DEVICES=1)"
-        status = "problem" if torch.cuda.device_count() > 1 else "warning"
-        yield Finding("NCCL", status, "torch was built without it", fix)  # type: ignore[arg-type]
+        status: Status = "problem" if torch.cuda.device_count() > 1 else "warning"
+        yield Finding("NCCL", status, "torch was built without it", fix)
 
 
-def hosts(place: Place) -> Iterator[Finding]:
+def hosts(target: Target) -> Iterator[Finding]:
     """Whether this machine's name, and that of the first process's machine, have an address."""
-    master, name = os.environ.get("MASTER_ADDR"), socket.gethostname()
+    master = os.environ.get("MASTER_ADDR")
     if master is not None:
         address = resolved(master)
         if address is None:
@@ -112,6 +112,7 @@ def hosts(place: Place) -> Iterator[Finding]:
             yield Finding("MASTER_ADDR", "problem", f"'{master}' has no address", fix)
         else:
             yield Finding("MASTER_ADDR", "ok", f"{master} is {address}")
+    name = socket.gethostname()
     address = resolved(name)
     if address is None:
         fix = f"add '127.0.1.1 {name}' to /etc/hosts, or set GLOO_SOCKET_IFNAME to the interface to use"
@@ -120,31 +121,28 @@ def hosts(place: Place) -> Iterator[Finding]:
         yield Finding("host name", "ok", f"{name} is {address}")
 
 
-def launchers(place: Place) -> Iterator[Finding]:
+def launchers(target: Target) -> Iterator[Finding]:
     """Who has started this process, and whether jobs can be handed to SLURM."""
     yield launched_by(os.environ)
-    can_submit, has_module = (
-        shutil.which("sbatch") is not None,
-        importlib.util.find_spec("submitit") is not None,
-    )
-    if can_submit and has_module:
-        yield Finding("SLURM", "ok", "sbatch and submitit are here: bench --launcher slurm hands jobs over")
-    elif can_submit:
-        fix = "pip install 'crossmodal-bench[slurm]' (in a checkout: pip install -e '.[slurm]')"
-        yield Finding(
-            "SLURM", "warning", "sbatch is here and submitit is not: --launcher slurm cannot work", fix
-        )
-    else:
+    if shutil.which("sbatch") is None:
         yield Finding("SLURM", "information", "no sbatch here: jobs run on this machine")
+    elif importlib.util.find_spec("submitit") is None:
+        text = "sbatch is here and submitit is not: --launcher slurm cannot work"
+        fix = "pip install 'crossmodal-bench[slurm]' (in a checkout: pip install -e '.[slurm]')"
+        yield Finding("SLURM", "warning", text, fix)
+    else:
+        yield Finding("SLURM", "ok", "sbatch and submitit are here: bench --launcher slurm hands jobs over")
 
 
 def launched_by(environment: Mapping[str, str]) -> Finding:
     """Which launcher's environment is seen; half of one makes a training wait for others that never come."""
     if "TORCHELASTIC_RUN_ID" in environment:
-        rank, world = environment.get("RANK", "?"), environment.get("WORLD_SIZE", "?")
-        return Finding("launcher", "information", f"torchrun: process {rank} of {world}")
+        rank = environment.get("RANK", "?")
+        world_size = environment.get("WORLD_SIZE", "?")
+        return Finding("launcher", "information", f"torchrun: process {rank} of {world_size}")
     if "SLURM_JOB_ID" in environment:
-        number, tasks = environment["SLURM_JOB_ID"], int(environment.get("SLURM_NTASKS", "1"))
+        number = environment["SLURM_JOB_ID"]
+        tasks = int(environment.get("SLURM_NTASKS", "1"))
         if tasks > 1 and "SLURM_STEP_ID" not in environment:
             text = f"SLURM job {number} has {tasks} tasks and this process is none of them"
             fix = "start with srun, one process for each task"
@@ -153,7 +151,6 @@ def launched_by(environment: Mapping[str, str]) -> Finding:
     left = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK") if name in environment]
     if left:
         text = f"{', '.join(left)} set, by neither torchrun nor SLURM"
-        return Finding(
-            "launcher", "warning", text, f"unset {' '.join(left)}, unless you start the others yourself"
-        )
+        fix = f"unset {' '.join(left)}, unless you start the others yourself"
+        return Finding("launcher", "warning", text, fix)
     return Finding("launcher", "information", "none: Lightning starts the processes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.cli.doctor.devices import gpu_visible
-from crossmodal_bench.cli.doctor.findings import IMPATIENT, Finding, Place, Status, guarded, told, within
+from crossmodal_bench.cli.doctor.findings import IMPATIENT, Finding, Status, Target, guarded, told, within
 from crossmodal_bench.cli.doctor.limits import discriminators
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.corpus import SPLITS, Corpus
@@ -28,54 +29,61 @@ from crossmodal_bench.jobs.inputs import Inputs
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.training.devices import trainer_devices
 
-ANSWER, EACH, ALL, ASKED = 5.0, 10.0, 8.0, 300.0
-"""Seconds for DATA_ROOT to answer, for one data set, for all of them, and for one that was asked for."""
+ROOT_SECONDS = 5.0
+"""For DATA_ROOT to answer."""
+DATASET_SECONDS = 10.0
+"""For one data set, where all are examined."""
+ALL_SECONDS = 8.0
+"""After which no further data set is begun."""
+REQUESTED_SECONDS = 300.0
+"""For a data set that was asked for."""
 MANUAL = "see the table of data sets in the README"
 SAMPLE = 16
 """Pictures that are decoded of each data set."""
 
 
-def data_sets(place: Place) -> Iterator[Finding]:
+def data_sets(target: Target) -> Iterator[Finding]:
     """Every data set that was asked for, or else every known one and every folder in a known layout."""
     # Asked before anything forks, which CUDA does not forgive.
     several = gpu_visible() and trainer_devices("auto")["devices"] != 1
-    answer = within(ANSWER, "DATA_ROOT", lambda: root(place))
+    answer = within(ROOT_SECONDS, "DATA_ROOT", partial(root, target))
     yield from answer
-    if any(one.fix == IMPATIENT for one in answer):
+    if any(finding.fix == IMPATIENT for finding in answer):
         return
-    deadline, absent = time.monotonic() + ALL, []
-    for name in place.datasets or known_or_found(place.data_root):
-        if not place.datasets and name == "synthetic":
+    deadline = time.monotonic() + ALL_SECONDS
+    absent = []
+    for name in target.datasets or dataset_names(target.data_root):
+        if not target.datasets and name == "synthetic":
             yield Finding(name, "ok", "always there: made from a seed")
             continue
-        if not place.datasets and time.monotonic() > deadline:
+        if not target.datasets and time.monotonic() > deadline:
             text = f"not looked at for lack of time; crossmodal-bench doctor --dataset {name} does it"
             yield Finding(name, "information", text)
             continue
-        missing = guarded(name, lambda name=name: folder_missing(name, place))  # type: ignore[misc]
-        if missing and not place.datasets and missing[0].status == "information":
+        missing = guarded(name, partial(folder_missing, name, target))
+        if missing and not target.datasets and missing[0].status == "information":
             absent.append(missing[0])
         elif missing:
             yield from missing
         else:
-            seconds = ASKED if place.datasets else EACH
-            more = f"crossmodal-bench doctor --dataset {name} has more patience"
-            yield from within(seconds, name, lambda name=name: examined(name, place, several), more)  # type: ignore[misc]
+            seconds = REQUESTED_SECONDS if target.datasets else DATASET_SECONDS
+            fix = f"crossmodal-bench doctor --dataset {name} has more patience"
+            yield from within(seconds, name, partial(examined, name, target, several=several), fix)
     yield from absent
 
 
-def root(place: Place) -> Iterator[Finding]:
+def root(target: Target) -> Iterator[Finding]:
     """DATA_ROOT itself; a disk that does not answer shows here."""
-    if place.data_root.is_dir():
-        count = sum(path.is_dir() for path in place.data_root.iterdir())
-        yield Finding("DATA_ROOT", "ok", f"{place.data_root}: {count} folder{'s' * (count != 1)}")
+    if target.data_root.is_dir():
+        count = sum(path.is_dir() for path in target.data_root.iterdir())
+        yield Finding("DATA_ROOT", "ok", f"{target.data_root}: {count} folder{'s' * (count != 1)}")
         return
-    text = f"{place.data_root} is no folder: only synthetic data can be used"
+    text = f"{target.data_root} is no folder: only synthetic data can be used"
     fix = "make it and put data sets there, or name the folder that has them with --data-root (DATA_ROOT=)"
-    yield Finding("DATA_ROOT", "problem" if place.datasets else "warning", text, fix)
+    yield Finding("DATA_ROOT", "problem" if target.datasets else "warning", text, fix)
 
 
-def known_or_found(root: Path) -> list[str]:
+def dataset_names(root: Path) -> list[str]:
     """Names of the known data sets, and of folders in the layouts that need no file of their own."""
     names = experiments.names("datasets")
     try:
@@ -94,32 +102,32 @@ def _looks_like_data(folder: Path) -> bool:
         return False
 
 
-def folder_missing(name: str, place: Place) -> Iterator[Finding]:
+def folder_missing(name: str, target: Target) -> Iterator[Finding]:
     """What the data set's reader says where not even its folder is there."""
-    settings = experiments.dataset_settings(name, place.data_root)["data"]["dataset"]
+    settings = experiments.dataset_settings(name, target.data_root)["data"]["dataset"]
     module, _, kind = settings["class_path"].rpartition(".")
     reader = getattr(import_module(module), kind)(**settings.get("init_args", {}))
     folder = getattr(reader, "folder", None)
-    if folder is None or (place.data_root / folder).is_dir():
+    if folder is None or (target.data_root / folder).is_dir():
         return
     try:
-        reader.read(place.data_root)
+        reader.read(target.data_root)
     except MissingInput as error:
-        yield told(name, "problem" if place.datasets else "information", str(error), MANUAL)
+        yield told(name, "problem" if target.datasets else "information", str(error), MANUAL)
 
 
-def examined(name: str, place: Place, several: bool) -> Iterator[Finding]:
+def examined(name: str, target: Target, *, several: bool) -> Iterator[Finding]:
     """Counts, views, a sample of the pictures, and what each method lacks, as the bench's planner says it.
 
     ``several``: whether one training takes several devices.
     """
     corpora: dict[str, Inputs] = {}
-    options = BenchOptions(dataset=name, data_root=place.data_root, runs=place.runs, methods="cca", seeds=1)
+    options = BenchOptions(dataset=name, data_root=target.data_root, runs=target.runs, methods="cca", seeds=1)
     try:
         # Of one method first: where files are missing, they are missing for all.
         plan = make_plan(options, gpu_visible(), corpora)
         if not plan[0].missing:
-            options = replace(options, methods="all" if place.datasets else "default")
+            options = replace(options, methods="all" if target.datasets else "default")
             plan = make_plan(options, gpu_visible(), corpora)
     except BadInput as error:
         yield told(name, "problem", str(error), MANUAL)
@@ -127,8 +135,8 @@ def examined(name: str, place: Place, several: bool) -> Iterator[Finding]:
     corpus = next((planned.corpus for planned in plan if planned.corpus is not None), None)
     if corpus is None:
         # Some data sets are other files in another one's folder, which most people do not have.
-        own = (place.data_root / name).is_dir()
-        status: Status = "problem" if place.datasets else "warning" if own else "information"
+        own = (target.data_root / name).is_dir()
+        status: Status = "problem" if target.datasets else "warning" if own else "information"
         yield told(name, status, plan[0].missing, MANUAL)
         return
     yield Finding(name, "ok", _described(corpus, plan))
@@ -137,7 +145,7 @@ def examined(name: str, place: Place, several: bool) -> Iterator[Finding]:
     for planned in plan:
         dim = None if planned.missing else _discriminators_dim(planned.config)
         if dim is not None:
-            yield discriminators(name, planned.counts["train"]["images"], dim, several)
+            yield discriminators(name, planned.counts["train"]["images"], dim, several=several)
             break
 
 
@@ -175,9 +183,8 @@ def _methods(name: str, plan: list[PlannedJob]) -> Iterator[Finding]:
     if ready:
         yield Finding(f"{name}: methods", "ok", f"nothing is missing for {', '.join(ready)}")
     for why, methods in reasons.items():
-        found = told(f"{name}: methods", "warning", why)
-        text = f"{', '.join(methods)} cannot run: {found.text}"
-        yield Finding(found.name, found.status, text, found.fix)
+        finding = told(f"{name}: methods", "warning", why)
+        yield replace(finding, text=f"{', '.join(methods)} cannot run: {finding.text}")
 
 
 def _discriminators_dim(config: dict[str, Any]) -> int | None:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import psutil
 
-from crossmodal_bench.cli.doctor.findings import Finding, Place, size
+from crossmodal_bench.cli.doctor.findings import Finding, Target, size
 
 CGROUPS = Path("/sys/fs/cgroup")
 ENOUGH_MEMORY = 4 * 2**30
 """Bytes that the default bench on synthetic data takes, with room beside it."""
 
 
-def cores(place: Place) -> Iterator[Finding]:
+def cores(target: Target) -> Iterator[Finding]:
     """Cores of the affinity mask and of the cgroup's quota, against the threads that torch would start."""
     import torch
 
@@ -81,9 +81,10 @@ def cgroup_values(name: str) -> list[str]:
     return values
 
 
-def memory(place: Place) -> Iterator[Finding]:
+def memory(target: Target) -> Iterator[Finding]:
     """Free memory, and the cgroup's limit where that is less."""
-    free, limit = psutil.virtual_memory().available, memory_limit()
+    free = psutil.virtual_memory().available
+    limit = memory_limit()
     text = f"{size(free)} free"
     if limit is not None:
         text += f", limit of the cgroup {size(limit)}"
@@ -104,7 +105,7 @@ def memory_limit() -> int | None:
     return min(limits, default=None)
 
 
-def accelerators(place: Place) -> Iterator[Finding]:
+def accelerators(target: Target) -> Iterator[Finding]:
     """Every GPU with its free memory, and whether torch's build has kernels for it; Apple's MPS."""
     import torch
 
@@ -145,15 +146,11 @@ def supported(capability: tuple[int, int], built: Sequence[str]) -> bool:
         digits = number.rstrip("af")
         if not digits.isdigit():
             continue
-        major, minor = int(digits[:-1]), int(digits[-1])
-        exact = digits != number
-        if (
-            kind == "sm"
-            and major == capability[0]
-            and (minor == capability[1] or (not exact and minor < capability[1]))
-        ):
+        architecture = (int(digits[:-1]), int(digits[-1]))
+        if architecture == capability and kind == "sm":
             return True
-        if kind == "compute" and not exact and (major, minor) <= capability:
+        same_code = kind == "compute" or (kind == "sm" and architecture[0] == capability[0])
+        if same_code and digits == number and architecture <= capability:
             return True
     return not built
 
@@ -170,14 +167,14 @@ def gpu_visible() -> bool:
     return has_accelerator()
 
 
-def choices(place: Place) -> Iterator[Finding]:
+def choices(target: Target) -> Iterator[Finding]:
     """What DEVICES=auto and PRESET=auto are here."""
     from crossmodal_bench.bench.plan import preset_for
     from crossmodal_bench.training.devices import can_fork, trainer_devices
 
     chosen = trainer_devices("auto")
     how = "forked from the bench" if can_fork("auto") else "each a new program"
-    words = ", ".join(f"{name} {value}" for name, value in chosen.items())
-    yield Finding("DEVICES=auto", "information", f"{words}; jobs are {how}")
-    real, synthetic = (preset_for("auto", name, gpu_visible(), {}) for name in ("flickr30k", "synthetic"))
+    arguments = ", ".join(f"{name} {value}" for name, value in chosen.items())
+    yield Finding("DEVICES=auto", "information", f"{arguments}; jobs are {how}")
+    real, synthetic = (preset_for("auto", name, gpu=gpu_visible()) for name in ("flickr30k", "synthetic"))
     yield Finding("PRESET=auto", "information", f"{real} on real data, {synthetic} on synthetic data")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-from crossmodal_bench.cli.doctor.findings import Finding, Place, existing, size
+from crossmodal_bench.cli.doctor.findings import Finding, Status, Target, existing, size
 
-LITTLE, TOO_LITTLE = 10 * 2**30, 2**29
-"""Bytes: less than the first is a warning (regions of 31,000 images take 9 GB), than the second a problem."""
+ENOUGH_ROOM = 10 * 2**30
+"""Bytes; less than that is a warning (regions of 31,000 images take 9 GB)."""
+LEAST_ROOM = 2**29
+"""Bytes; less than that is a problem."""
 FEW_FILES = 10_000
 """Inodes; a job writes a dozen files."""
 NETWORKED = (
@@ -35,15 +36,15 @@ LOCAL_LOCKS = ("nolock", "localflock", "local_lock=all", "local_lock=flock")
 """Mount options under which a lock is not seen by other machines."""
 
 
-def runs(place: Place) -> Iterator[Finding]:
+def runs(target: Target) -> Iterator[Finding]:
     """RUNS: room, writing, renaming, syncing and locking."""
-    yield from folder_findings("RUNS", place.runs)
-    yield from locking("RUNS", place.runs)
+    yield from folder_findings("RUNS", target.runs)
+    yield from locking("RUNS", target.runs)
 
 
-def cache(place: Place) -> Iterator[Finding]:
+def cache(target: Target) -> Iterator[Finding]:
     """RUNS/cache, which may be a link to another disk."""
-    folder = place.runs / "cache"
+    folder = target.runs / "cache"
     if folder.is_symlink() and not folder.exists():
         text = f"{folder} is a link to {os.readlink(folder)}, which is not there"
         yield Finding("cache", "problem", text, f"make that folder, or remove the link: rm '{folder}'")
@@ -55,7 +56,7 @@ def cache(place: Place) -> Iterator[Finding]:
         yield from folder_findings("cache", folder)
 
 
-def temporary(place: Place) -> Iterator[Finding]:
+def temporary(target: Target) -> Iterator[Finding]:
     """TMPDIR, which Python leaves without a word where it cannot be used."""
     named = os.environ.get("TMPDIR")
     try:
@@ -80,22 +81,23 @@ def folder_findings(name: str, folder: Path) -> Iterator[Finding]:
     if not there.is_dir():
         yield Finding(name, "problem", f"{there} is a file, not a folder", elsewhere)
         return
-    found = os.statvfs(there)
-    room, files = found.f_bavail * found.f_frsize, found.f_favail
+    volume = os.statvfs(there)
+    room = volume.f_bavail * volume.f_frsize
     text = f"{folder}: {size(room)} free"
-    if found.f_files and files < FEW_FILES:
+    status: Status
+    if volume.f_files and volume.f_favail < FEW_FILES:
         fix = f"remove files there, or {elsewhere}"
-        status = "problem" if files < 100 else "warning"
-        yield Finding(name, status, f"{folder} has room for only {files} more files", fix)  # type: ignore[arg-type]
+        status = "problem" if volume.f_favail < 100 else "warning"
+        yield Finding(name, status, f"{folder} has room for only {volume.f_favail} more files", fix)
     try:
         probe(there)
     except OSError as error:
         fix = f"make it writable (see ls -ld '{there}' and df '{there}'), or {elsewhere}"
         yield Finding(name, "problem", f"{there} cannot be written ({error.strerror or error})", fix)
         return
-    if room < LITTLE:
-        status = "problem" if room < TOO_LITTLE else "warning"
-        yield Finding(name, status, text, f"free space there, or {elsewhere}")  # type: ignore[arg-type]
+    if room < ENOUGH_ROOM:
+        status = "problem" if room < LEAST_ROOM else "warning"
+        yield Finding(name, status, text, f"free space there, or {elsewhere}")
     else:
         yield Finding(name, "ok", f"{text}, writing, renaming and syncing work")
 
@@ -107,8 +109,9 @@ def probe(folder: Path) -> None:
         OSError: one of these does not work, or the file does not hold what was written.
     """
 
-    def work(inside: Path) -> None:
-        old, new = inside / "old", inside / "new"
+    with _scratch(folder) as scratch:
+        old = Path(scratch, "old")
+        new = Path(scratch, "new")
         old.write_bytes(b"before")
         with new.open("wb") as handle:
             handle.write(b"x" * 4096)
@@ -118,15 +121,24 @@ def probe(folder: Path) -> None:
         if new.exists() or old.read_bytes() != b"x" * 4096:
             raise OSError("a renamed file does not hold what was written")
 
-    _inside(folder, work)
+
+def _scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(
+        prefix=".crossmodal-bench-doctor-", dir=folder, ignore_cleanup_errors=True
+    )
 
 
-def _inside(folder: Path, work: Callable[[Path], None]) -> None:
-    scratch = Path(tempfile.mkdtemp(prefix=".crossmodal-bench-doctor-", dir=folder))
-    try:
-        work(scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def _check_lock(folder: Path) -> None:
+    """Raise OSError where two holders of one lock do not exclude each other."""
+    with _scratch(folder) as scratch:
+        path = Path(scratch, "lock")
+        with path.open("a+") as first, path.open("a+") as second:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+        raise OSError("two holders of one lock at a time")
 
 
 def locking(name: str, folder: Path) -> Iterator[Finding]:
@@ -136,19 +148,10 @@ def locking(name: str, folder: Path) -> Iterator[Finding]:
     fix = "choose a RUNS on a file system with locks (mount NFS 4, or Lustre with -o flock)"
     title = f"locks in {name}"
 
-    def work(inside: Path) -> None:
-        with (inside / "lock").open("a+") as first, (inside / "lock").open("a+") as second:
-            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            try:
-                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return
-        raise OSError("two holders of one lock at a time")
-
     if not there.is_dir() or not os.access(there, os.W_OK):
         return
     try:
-        _inside(there, work)
+        _check_lock(there)
     except OSError as error:
         text = f"{there} ({kind}) does not lock files ({error.strerror or error}): two benches would collide"
         yield Finding(title, "problem", text, fix)
@@ -170,6 +173,6 @@ def file_system(folder: Path) -> tuple[str, list[str]]:
         return "", []
     folder = folder.resolve()
     above = [mount for mount in mounts if folder.is_relative_to(mount.mountpoint)]
-    # A later one at the same place covers the earlier one.
+    # A later one at the same mount point covers the earlier one.
     nearest = max(reversed(above), key=lambda mount: len(mount.mountpoint), default=None)
     return ("", []) if nearest is None else (nearest.fstype, nearest.opts.split(","))

@@ -42,30 +42,30 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a user works: DATA_ROOT, RUNS, and the data sets that were asked for (none: all)."""
+class Target:
+    """What is examined: DATA_ROOT, RUNS, and the data sets that were asked for (none: all)."""
 
     data_root: Path
     runs: Path
     datasets: tuple[str, ...] = ()
 
 
-Check = Callable[[Place], Iterable[Finding]]
+Check = Callable[[Target], Iterable[Finding]]
 
 
 def guarded(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
     """A check's findings; what it raises becomes one more that names the check."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     try:
-        found.extend(check())
+        findings.extend(check())
     except BadInput as error:
-        found.append(told(name, "problem", str(error), "mend what the sentence names"))
+        findings.append(told(name, "problem", str(error), "mend what the sentence names"))
     # A library may raise anything, and SystemExit too; only Ctrl-C ends the whole.
     except (Exception, SystemExit) as error:
         reason = (str(error).strip().splitlines() or ["no message"])[0]
         text = f"the check '{name}' could not be made ({type(error).__name__}: {reason})"
-        found.append(Finding(name, "problem", text, "mend what the message names, or report it as a bug"))
-    return found
+        findings.append(Finding(name, "problem", text, "mend what the message names, or report it as a bug"))
+    return findings
 
 
 def told(name: str, status: Status, sentence: str, fix: str = "") -> Finding:
@@ -73,8 +73,8 @@ def told(name: str, status: Status, sentence: str, fix: str = "") -> Finding:
 
     Without either that or ``fix`` it is only information: what a data set does not have, it cannot give.
     """
-    text, _, found = sentence.partition("; ")
-    fix = found or fix
+    text, _, own_fix = sentence.partition("; ")
+    fix = own_fix or fix
     return Finding(name, status if fix else "information", text, fix)
 
 
@@ -101,14 +101,13 @@ def within(
         process.start()
     except OSError as error:
         text = f"no process can be started for the check '{name}' ({error.strerror or error})"
-        return [
-            Finding(name, "problem", text, "raise the limits of the session: ulimit -n 4096; ulimit -u 4096")
-        ]
+        fix = "raise the limits of the session: ulimit -n 4096; ulimit -u 4096"
+        return [Finding(name, "problem", text, fix)]
     sender.close()
     try:
         if receiver.poll(seconds):
-            found: list[Finding] = receiver.recv()
-            return found
+            findings: list[Finding] = receiver.recv()
+            return findings
         text = f"the check '{name}' was given up after {seconds:.0f} s"
         return [Finding(name, "warning", text, fix)]
     except EOFError:
@@ -132,18 +131,18 @@ def _send(sender: Connection, name: str, check: Callable[[], Iterable[Finding]])
 
 def resolved(host: str, seconds: float = 3.0) -> str | None:
     """The address of a host name; None where there is none within that time (resolvers wait far longer)."""
-    found: list[str] = []
+    addresses: list[str] = []
 
     def ask() -> None:
         try:
-            found.append(str(socket.getaddrinfo(host, None)[0][4][0]))
+            addresses.append(str(socket.getaddrinfo(host, None)[0][4][0]))
         except (OSError, UnicodeError):
             return
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
-    return found[0] if found else None
+    return addresses[0] if addresses else None
 
 
 def existing(folder: Path) -> Path:

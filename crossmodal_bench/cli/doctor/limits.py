@@ -9,45 +9,45 @@ from pathlib import Path
 
 import psutil
 
-from crossmodal_bench.cli.doctor.devices import memory_limit
-from crossmodal_bench.cli.doctor.findings import Finding, Place, size
+from crossmodal_bench.cli.doctor.devices import cgroup_values, memory_limit
+from crossmodal_bench.cli.doctor.findings import Finding, Status, Target, size
 
 SHARED = Path("/dev/shm")
-LOADERS, AHEAD, BATCH, SIDE = 8, 2, 64, 224
-"""Most loader processes, batches that each has ready, the pictures in one, and their pixels of a side."""
-FEW_FILES, TOO_FEW_FILES = 1024, 256
+MOST_LOADERS = 8
+BYTES_PER_LOADER = 2 * 64 * 3 * 224**2 * 4
+"""Two batches ahead of 64 pictures in float32, 224 pixels a side."""
+FEW_FILES = 1024
+TOO_FEW_FILES = 256
 FEW_PROCESSES = 256
 
 
-def shared_memory(place: Place) -> Iterator[Finding]:
+def shared_memory(target: Target) -> Iterator[Finding]:
     """/dev/shm against what loader processes hand over in it."""
     import torch
 
     if not SHARED.is_dir():
         yield Finding("shared memory", "information", f"this system has no {SHARED}")
         return
-    loaders = min(os.cpu_count() or 1, LOADERS) if torch.cuda.is_available() else 0
+    loaders = min(os.cpu_count() or 1, MOST_LOADERS) if torch.cuda.is_available() else 0
     yield judged_shared_memory(psutil.disk_usage(str(SHARED)).free, loaders)
 
 
 def judged_shared_memory(free: int, loaders: int) -> Finding:
     """Whether so many free bytes do for that many loader processes; without a GPU there are none."""
-    need = loaders * AHEAD * BATCH * 3 * SIDE**2 * 4
+    need = loaders * BYTES_PER_LOADER
     text = f"{SHARED} has {size(free)} free"
-    if free < need:
-        fix = "enlarge it (docker run --shm-size=4g, or --ipc=host), or --set data.num_workers=0"
-        return Finding(
-            "shared memory", "warning", f"{text}; {loaders} loader processes need {size(need)}", fix
-        )
     what = (
         f"{loaders} loader processes need {size(need)}"
-        if loaders
+        if need
         else "without a GPU no loader process needs it"
     )
+    if free < need:
+        fix = "enlarge it (docker run --shm-size=4g, or --ipc=host), or --set data.num_workers=0"
+        return Finding("shared memory", "warning", f"{text}; {what}", fix)
     return Finding("shared memory", "ok", f"{text}; {what}")
 
 
-def discriminators(dataset: str, rows: int, dim: int, several: bool) -> Finding:
+def discriminators(dataset: str, rows: int, dim: int, *, several: bool) -> Finding:
     """Whether ADDR's discriminators, one for each of ``rows`` training images, find room.
 
     Args:
@@ -64,36 +64,34 @@ def discriminators(dataset: str, rows: int, dim: int, several: bool) -> Finding:
     name = f"{dataset}: ADDR"
     if several and SHARED.is_dir():
         free = psutil.disk_usage(str(SHARED)).free
-        where, fix = (
-            str(SHARED),
-            "enlarge it (docker run --shm-size, mount -o remount,size=), or use DEVICES=1",
-        )
+        where = str(SHARED)
+        fix = "enlarge it (docker run --shm-size, mount -o remount,size=), or use DEVICES=1"
     else:
         free = min(psutil.virtual_memory().available, memory_limit() or 2**62)
-        where, fix = "memory", "free memory, raise the job's limit, or choose METHODS without addr_*"
+        where = "memory"
+        fix = "free memory, raise the job's limit, or choose METHODS without addr_*"
     if need > free:
         return Finding(name, "warning", f"{text}, {where} has {size(free)} free", fix)
     return Finding(name, "ok", f"{text} of {where}")
 
 
-def open_files(place: Place) -> Iterator[Finding]:
+def open_files(target: Target) -> Iterator[Finding]:
     """How many files a process may have open; loader processes and their queues take hundreds."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= FEW_FILES:
         yield Finding("open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"up to {soft}")
         return
-    may = hard == resource.RLIM_INFINITY or hard >= FEW_FILES
-    fix = f"ulimit -n {FEW_FILES * 4 if hard == resource.RLIM_INFINITY else min(hard, FEW_FILES * 4)}"
-    if not may:
-        fix = f"ask for a limit of {FEW_FILES} (limits.conf; docker run --ulimit nofile={FEW_FILES * 4})"
-    status = "problem" if soft < TOO_FEW_FILES else "warning"
-    yield Finding("open files", status, f"at most {soft}", fix)  # type: ignore[arg-type]
+    wanted = FEW_FILES * 4
+    if hard == resource.RLIM_INFINITY or hard >= FEW_FILES:
+        fix = f"ulimit -n {wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)}"
+    else:
+        fix = f"ask for a limit of {FEW_FILES} (limits.conf; docker run --ulimit nofile={wanted})"
+    status: Status = "problem" if soft < TOO_FEW_FILES else "warning"
+    yield Finding("open files", status, f"at most {soft}", fix)
 
 
-def processes(place: Place) -> Iterator[Finding]:
+def processes(target: Target) -> Iterator[Finding]:
     """How many processes and threads the user may have, and the cgroup."""
-    from crossmodal_bench.cli.doctor.devices import cgroup_values
-
     limits = [
         int(text) for name in ("pids.max", "pids/pids.max") for text in cgroup_values(name) if text.isdigit()
     ]

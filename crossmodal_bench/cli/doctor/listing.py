@@ -25,26 +25,25 @@ PLAIN = str.maketrans({"✓": "+", "✗": "x", "·": "-", "→": ">"})
 WIDTH = 110
 
 
-def print_area(area: str, found: Sequence[Finding], stream: TextIO | None = None) -> None:
+def print_area(area: str, findings: Sequence[Finding], stream: TextIO | None = None) -> None:
     """Print an area's findings, each with its mark, and its fix in a line of its own."""
     lines: list[tuple[Text, int]] = [(Text(area, style="bold"), 0)]
-    for one in found:
-        mark, style = MARKS[one.status]
-        line = Text.assemble("  ", (mark, style), " ", (one.name, "bold"), "  ", one.text)
+    for finding in findings:
+        line = Text.assemble("  ", MARKS[finding.status], " ", (finding.name, "bold"), "  ", finding.text)
         lines.append((line, 4))
-        if one.fix:
-            lines.append((Text.assemble("    → ", (one.fix, "italic")), 6))
+        if finding.fix:
+            lines.append((Text.assemble("    → ", (finding.fix, "italic")), 6))
     _print(lines, stream)
 
 
-def print_end(found: Sequence[Finding], seconds: float, stream: TextIO | None = None) -> None:
+def print_end(findings: Sequence[Finding], seconds: float, stream: TextIO | None = None) -> None:
     """Print how many problems and warnings there were."""
-    counts = Counter(one.status for one in found)
-    words = ", ".join(
+    counts = Counter(finding.status for finding in findings)
+    summary = ", ".join(
         f"{counts[name] or 'no'} {name}{'s' * (counts[name] != 1)}" for name in ("problem", "warning")
     )
     style = "bold red" if counts["problem"] else "bold"
-    _print([(Text(f"{words[0].upper()}{words[1:]} ({seconds:.0f} s)", style=style), 0)], stream)
+    _print([(Text(f"{summary[0].upper()}{summary[1:]} ({seconds:.0f} s)", style=style), 0)], stream)
 
 
 def _print(lines: Sequence[tuple[Text, int]], stream: TextIO | None) -> None:
@@ -57,7 +56,8 @@ def _print(lines: Sequence[tuple[Text, int]], stream: TextIO | None) -> None:
         for line, indent in lines:
             for number, part in enumerate(line.wrap(console, console.width - indent)):
                 console.print(Text(" " * indent if number else "") + part, soft_wrap=True)
-    text, encoding = capture.get(), getattr(stream, "encoding", None) or "utf-8"
+    text = capture.get()
+    encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
@@ -68,7 +68,12 @@ def _print(lines: Sequence[tuple[Text, int]], stream: TextIO | None) -> None:
 
 def as_json(areas: Mapping[str, Sequence[Finding]]) -> str:
     """{"problems", "warnings", "findings": [{"area", "name", "status", "text", "fix"}]}, in ASCII."""
-    findings = [{"area": area, **asdict(one)} for area, found in areas.items() for one in found]
-    counts = Counter(one["status"] for one in findings)
-    content = {"problems": counts["problem"], "warnings": counts["warning"], "findings": findings}
+    counts = Counter(finding.status for findings in areas.values() for finding in findings)
+    content = {
+        "problems": counts["problem"],
+        "warnings": counts["warning"],
+        "findings": [
+            {"area": area, **asdict(finding)} for area, findings in areas.items() for finding in findings
+        ],
+    }
     return json.dumps(content, indent=1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from crossmodal_bench.cli.doctor.findings import Finding, Place, existing
+from crossmodal_bench.cli.doctor.findings import Finding, Target, existing
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.directory import JobDirectory
 
@@ -18,13 +18,18 @@ SKEW = 5.0
 SHOWN = 3
 
 
-def jobs(place: Place) -> Iterator[Finding]:
+def jobs(target: Target) -> Iterator[Finding]:
     """Jobs that run, that failed, that were cut off, and records that cannot be read."""
     from crossmodal_bench.jobs.locks import is_locked
     from crossmodal_bench.jobs.record import read_record
 
-    running, failed, left, damaged, foreign, done = [], [], [], [], [], 0
-    for files in _job_directories(place.runs):
+    running: list[Path] = []
+    failed: list[str] = []
+    left: list[Path] = []
+    damaged: list[str] = []
+    foreign: list[Path] = []
+    done = 0
+    for files in _job_directories(target.runs):
         folder = files.path
         if files.is_done():
             try:
@@ -44,9 +49,7 @@ def jobs(place: Place) -> Iterator[Finding]:
             failed.append(f"{folder}: {files.read_error().get('message', '')}")
         elif files.progress.is_file():
             left.append(folder)
-    yield Finding(
-        "jobs", "ok", f"{done} finished in {place.runs}" if done else f"none finished in {place.runs}"
-    )
+    yield Finding("jobs", "ok", f"{done or 'none'} finished in {target.runs}")
     again = "run the same bench again"
     if running:
         yield Finding("running", "information", f"{_some(running)}: a process holds the lock")
@@ -57,16 +60,15 @@ def jobs(place: Place) -> Iterator[Finding]:
         yield Finding("failed", "warning", _some(failed), f"mend what the message says, and {again}")
     if foreign:
         text = f"{_some(foreign)}: the lock of another user, which cannot be opened"
-        yield Finding(
-            "locks", "problem", text, f"let that user run chmod -R g+rwX '{place.runs}', or use other RUNS"
-        )
+        fix = f"let that user run chmod -R g+rwX '{target.runs}', or use other RUNS"
+        yield Finding("locks", "problem", text, fix)
     for sentence in damaged[:SHOWN]:
         yield Finding("damaged record", "problem", sentence, f"remove that file, and {again}")
 
 
-def clock(place: Place) -> Iterator[Finding]:
+def clock(target: Target) -> Iterator[Finding]:
     """This machine's clock against the disk's, and against what lies in RUNS."""
-    there = existing(place.runs)
+    there = existing(target.runs)
     if there.is_dir() and os.access(there, os.W_OK):
         with tempfile.NamedTemporaryFile(dir=there, prefix=".crossmodal-bench-doctor-") as probe:
             off = os.stat(probe.name).st_mtime - time.time()
@@ -77,7 +79,7 @@ def clock(place: Place) -> Iterator[Finding]:
     now = time.time() + SKEW
     future = [
         path
-        for files in _job_directories(place.runs)
+        for files in _job_directories(target.runs)
         for path in files.path.iterdir()
         if path.is_file() and path.stat().st_mtime > now
     ]
@@ -89,7 +91,7 @@ def clock(place: Place) -> Iterator[Finding]:
         yield Finding("clock", "ok", f"{datetime.now():%Y-%m-%d %H:%M}, and nothing in RUNS is dated later")
 
 
-def wandb(place: Place) -> Iterator[Finding]:
+def wandb(target: Target) -> Iterator[Finding]:
     """Whether W&B is logged in, and what WANDB=auto gives."""
     from crossmodal_bench.reporting.wandb import logged_in, resolve_mode
 
@@ -104,21 +106,17 @@ def wandb(place: Place) -> Iterator[Finding]:
         yield Finding("W&B", "ok" if known else "information", f"{state}; WANDB=auto is {mode}")
 
 
-def uploads(place: Place) -> Iterator[Finding]:
+def uploads(target: Target) -> Iterator[Finding]:
     """Runs that were written offline and have not been uploaded."""
     waiting = [
         run
-        for files in _job_directories(place.runs)
+        for files in _job_directories(target.runs)
         for run in files.offline_wandb_runs()
-        if not _uploaded(run)
+        if not any(run.glob("*.synced"))
     ]
     if waiting:
         text = f"{len(waiting)} offline runs have not been uploaded"
-        yield Finding("W&B runs", "information", text, f"wandb sync {place.runs}/*/*/*/wandb/offline-run-*")
-
-
-def _uploaded(folder: Path) -> bool:
-    return any(folder.glob("*.synced"))
+        yield Finding("W&B runs", "information", text, f"wandb sync {target.runs}/*/*/*/wandb/offline-run-*")
 
 
 def _job_directories(runs: Path) -> list[JobDirectory]:
@@ -130,7 +128,7 @@ def _job_directories(runs: Path) -> list[JobDirectory]:
     ]
 
 
-def _some(found: list[Path] | list[str]) -> str:
+def _some(jobs: Sequence[Path | str]) -> str:
     """The first few, and how many more there are."""
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return ", ".join(str(one) for one in found[:SHOWN]) + more
+    more = f" and {len(jobs) - SHOWN} more" if len(jobs) > SHOWN else ""
+    return ", ".join(map(str, jobs[:SHOWN])) + more

@@ -9,12 +9,12 @@ import platform
 import sys
 from collections.abc import Iterator
 
-from crossmodal_bench.cli.doctor.findings import Finding, Place
+from crossmodal_bench.cli.doctor.findings import Finding, Target
 
 PACKAGE = "crossmodal-bench"
 
 
-def versions(place: Place) -> Iterator[Finding]:
+def versions(target: Target) -> Iterator[Finding]:
     """Python and every dependency against the lower bounds of the package's metadata."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
@@ -24,9 +24,8 @@ def versions(place: Place) -> Iterator[Finding]:
         lines = importlib.metadata.requires(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         text = f"{PACKAGE} is not installed, so that its lower bounds are not known"
-        yield Finding(
-            "versions", "warning", text, "install it: pip install -e . in the checkout, or make setup"
-        )
+        fix = "install it: pip install -e . in the checkout, or make setup"
+        yield Finding("versions", "warning", text, fix)
         return
     python = platform.python_version()
     if SpecifierSet(asked).contains(python, prereleases=True):
@@ -40,20 +39,20 @@ def versions(place: Place) -> Iterator[Finding]:
             continue
         fix = f"pip install '{requirement.name}{requirement.specifier}' (make setup does all of them)"
         try:
-            found = importlib.metadata.version(requirement.name)
+            installed = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             yield Finding(requirement.name, "problem", "not installed", fix)
             continue
-        if requirement.specifier.contains(found, prereleases=True):
-            good.append(f"{requirement.name} {found}")
+        if requirement.specifier.contains(installed, prereleases=True):
+            good.append(f"{requirement.name} {installed}")
         else:
-            text = f"{found} is installed, {requirement.specifier} is needed"
+            text = f"{installed} is installed, {requirement.specifier} is needed"
             yield Finding(requirement.name, "problem", text, fix)
     if good:
         yield Finding("dependencies", "ok", ", ".join(good))
 
 
-def torchvision(place: Place) -> Iterator[Finding]:
+def torchvision(target: Target) -> Iterator[Finding]:
     """Whether torchvision's compiled operators were built for this torch: one of them is run."""
     import torch
 
@@ -71,11 +70,12 @@ def torchvision(place: Place) -> Iterator[Finding]:
         yield Finding(name, "ok", f"{torch.__version__} and {__version__} work together")
 
 
-def driver(place: Place) -> Iterator[Finding]:
+def driver(target: Target) -> Iterator[Finding]:
     """The CUDA version that torch was built with against the one that the driver can run."""
     import torch
 
-    built, known = torch.version.cuda, driver_cuda()
+    built = torch.version.cuda
+    known = driver_cuda()
     if built is None:
         if known is not None:
             text = f"torch {torch.__version__} has no CUDA, while a driver for CUDA {version(known)} is here"
@@ -118,7 +118,7 @@ def version(number: tuple[int, int]) -> str:
     return f"{number[0]}.{number[1]}"
 
 
-def encoding(place: Place) -> Iterator[Finding]:
+def encoding(target: Target) -> Iterator[Finding]:
     """Whether names of files and texts are UTF-8, which captions and reports need."""
     used = {
         "file names": sys.getfilesystemencoding(),

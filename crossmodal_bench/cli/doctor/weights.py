@@ -8,41 +8,37 @@ from functools import cache
 from pathlib import Path
 
 from crossmodal_bench.cli.doctor.devices import gpu_visible
-from crossmodal_bench.cli.doctor.findings import Finding, Place
+from crossmodal_bench.cli.doctor.findings import Finding, Status, Target
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "WANDB_MODE")
 
 
-def networks(place: Place) -> Iterator[Finding]:
+def networks(target: Target) -> Iterator[Finding]:
     """The image networks that the default methods take on the known data sets, by preset."""
     automatic = _automatic_preset()
+    folder = target.data_root / "weights"
     for preset in dict.fromkeys((automatic, "paper")):
         for network in sorted(wanted(preset)[0]):
             name = f"{network} ({preset})"
-            found = weights_of(network, place.data_root)
-            if found is not None:
-                yield Finding(name, "ok", str(found))
+            file = weights_of(network, target.data_root)
+            if file is not None:
+                yield Finding(name, "ok", str(file))
                 continue
-            text = (
-                f"neither in {place.data_root / 'weights'} nor in torch's cache: downloaded when it is needed"
-            )
-            fix = (
-                f"without a network, put a state dict at {place.data_root / 'weights' / network}_NAME.pth, "
-                "or give WEIGHTS=path"
-            )
+            text = f"neither in {folder} nor in torch's cache: downloaded when it is needed"
+            fix = f"without a network, put a state dict at {folder / network}_NAME.pth, or give WEIGHTS=path"
             yield Finding(name, "warning" if preset == automatic else "information", text, fix)
 
 
-def language_models(place: Place) -> Iterator[Finding]:
+def language_models(target: Target) -> Iterator[Finding]:
     """The pre-trained language models of the papers' settings."""
     automatic = _automatic_preset()
     for model in sorted(wanted("paper")[1]):
         if Path(model).is_dir():
             yield Finding(model, "ok", "a local folder")
             continue
-        found = cached_model(model)
-        if found is not None:
-            yield Finding(model, "ok", str(found))
+        folder = cached_model(model)
+        if folder is not None:
+            yield Finding(model, "ok", str(folder))
             continue
         offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
         what = "and HF_HUB_OFFLINE forbids to download it" if offline else "downloaded when it is needed"
@@ -50,11 +46,11 @@ def language_models(place: Place) -> Iterator[Finding]:
             f"hf download {model} on a machine with a network, and copy its cache (HF_HOME); "
             "or --set data.text.tokenizer=folder"
         )
-        status = "warning" if automatic == "paper" else "information"
-        yield Finding(model, status, f"not in the cache of Hugging Face, {what}", fix)  # type: ignore[arg-type]
+        status: Status = "warning" if automatic == "paper" else "information"
+        yield Finding(model, status, f"not in the cache of Hugging Face, {what}", fix)
 
 
-def offline(place: Place) -> Iterator[Finding]:
+def offline(target: Target) -> Iterator[Finding]:
     """Variables that forbid downloads and uploads."""
     given = [f"{name}={os.environ[name]}" for name in OFFLINE if name in os.environ]
     text = ", ".join(given) if given else f"none of {', '.join(OFFLINE)} is set: downloads are allowed"
@@ -84,9 +80,9 @@ def weights_of(network: str, data_root: Path) -> Path | None:
     import torch
     import torchvision.models
 
-    found = sorted((data_root / "weights").glob(f"{network}_*.pth"))
-    if found:
-        return found[0]
+    files = sorted((data_root / "weights").glob(f"{network}_*.pth"))
+    if files:
+        return files[0]
     url = torchvision.models.get_model_weights(network)["DEFAULT"].url
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     return cached if cached.is_file() else None
@@ -96,15 +92,16 @@ def cached_model(name: str) -> Path | None:
     """The folder of a language model in Hugging Face's cache, with its settings and its weights; or None."""
     from huggingface_hub import try_to_load_from_cache
 
-    files = [
-        try_to_load_from_cache(name, one) for one in ("config.json", "model.safetensors", "pytorch_model.bin")
-    ]
-    there = [Path(one) for one in files if isinstance(one, str)]
-    complete = isinstance(files[0], str) and len(there) > 1
-    return there[0].parent if complete else None
+    config, *weights = (
+        try_to_load_from_cache(name, file)
+        for file in ("config.json", "model.safetensors", "pytorch_model.bin")
+    )
+    if isinstance(config, str) and any(isinstance(path, str) for path in weights):
+        return Path(config).parent
+    return None
 
 
 def _automatic_preset() -> str:
     from crossmodal_bench.bench.plan import preset_for
 
-    return preset_for("auto", "flickr30k", gpu_visible(), {})
+    return preset_for("auto", "flickr30k", gpu=gpu_visible())

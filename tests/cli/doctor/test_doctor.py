@@ -27,7 +27,7 @@ from crossmodal_bench.cli.doctor import (
     software,
     weights,
 )
-from crossmodal_bench.cli.doctor.findings import Finding, Place, Status, guarded, within
+from crossmodal_bench.cli.doctor.findings import Finding, Status, Target, guarded, within
 from crossmodal_bench.cli.doctor.listing import print_area
 from crossmodal_bench.cli.main import main
 from crossmodal_bench.jobs import experiments
@@ -36,10 +36,10 @@ from crossmodal_bench.jobs.locks import locked
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def target(tmp_path: Path) -> Target:
     """An empty DATA_ROOT, and a RUNS that is not there yet."""
     (tmp_path / "data").mkdir()
-    return Place(tmp_path / "data", tmp_path / "runs")
+    return Target(tmp_path / "data", tmp_path / "runs")
 
 
 def by_name(found: Any) -> dict[str, Finding]:
@@ -50,7 +50,7 @@ def in_a_process(code: str, **environment: str) -> list[dict[str, str]]:
     """Findings of a check in a process of its own, whose limits may be lowered for good."""
     head = (
         "import json, os, resource, signal, sys\nfrom dataclasses import asdict\nfrom pathlib import Path\n"
-        "from crossmodal_bench.cli.doctor.findings import Place\n"
+        "from crossmodal_bench.cli.doctor.findings import Target\n"
         "def show(found): print(json.dumps([asdict(one) for one in found]))\n"
     )
     done = subprocess.run(
@@ -107,16 +107,16 @@ def test_where_no_process_can_be_started_that_is_the_finding() -> None:
 # ---- software --------------------------------------------------------------------------------------
 
 
-def test_the_environment_of_the_tests_meets_the_lower_bounds(place: Place) -> None:
-    found = by_name(software.versions(place))
+def test_the_environment_of_the_tests_meets_the_lower_bounds(target: Target) -> None:
+    found = by_name(software.versions(target))
     assert {one.status for one in found.values()} == {"ok"}
     assert "torch " in found["dependencies"].text
-    (pair,) = software.torchvision(place)
+    (pair,) = software.torchvision(target)
     assert pair.status == "ok" and torch.__version__ in pair.text
 
 
 def test_what_is_too_old_or_not_there_is_named_with_the_command_that_installs_it(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "site" / "crossmodal_bench-9.dist-info"
     folder.mkdir(parents=True)
@@ -125,7 +125,7 @@ def test_what_is_too_old_or_not_there_is_named_with_the_command_that_installs_it
     lines += ["Requires-Dist: mypy-of-the-future>=9; extra == 'dev'"]
     (folder / "METADATA").write_text("\n".join(lines) + "\n")
     monkeypatch.syspath_prepend(folder.parent)
-    found = by_name(software.versions(place))
+    found = by_name(software.versions(target))
     assert found["Python"].status == "problem"
     assert found["numpy"].status == "problem" and "pip install 'numpy>=999'" in found["numpy"].fix
     assert found["not-there-at-all"].text == "not installed"
@@ -168,11 +168,11 @@ def test_which_gpus_a_build_has_kernels_for(
     assert devices.supported(capability, built) == runs
 
 
-def test_more_threads_than_cores_are_a_warning(place: Place) -> None:
+def test_more_threads_than_cores_are_a_warning(target: Target) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads((os.cpu_count() or 1) + 1)
-        (found,) = devices.cores(place)
+        (found,) = devices.cores(target)
     finally:
         torch.set_num_threads(before)
     assert found.status == "warning" and found.fix.startswith("export OMP_NUM_THREADS=")
@@ -189,7 +189,7 @@ def test_the_affinity_mask_limits_the_cores() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="this system has no cgroups")
-def test_limits_of_the_cgroup_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
+def test_limits_of_the_cgroup_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Target) -> None:
     for version in (tmp_path, tmp_path / "memory", tmp_path / "cpu"):
         version.mkdir(exist_ok=True)
     (tmp_path / "memory.max").write_text("1073741824\n")
@@ -199,12 +199,12 @@ def test_limits_of_the_cgroup_count(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
     monkeypatch.setattr(devices, "CGROUPS", tmp_path)
     assert devices.usable_cores() == (0.5, "quota of the cgroup")
-    (found,) = devices.memory(place)
+    (found,) = devices.memory(target)
     assert found.status == "warning" and "limit of the cgroup 1 GiB" in found.text
 
 
-def test_what_auto_chooses_is_what_the_bench_chooses(place: Place) -> None:
-    found = by_name(devices.choices(place))
+def test_what_auto_chooses_is_what_the_bench_chooses(target: Target) -> None:
+    found = by_name(devices.choices(target))
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     assert found["PRESET=auto"].text.startswith("paper" if gpu else "small")
     assert "accelerator" in found["DEVICES=auto"].text
@@ -213,8 +213,8 @@ def test_what_auto_chooses_is_what_the_bench_chooses(place: Place) -> None:
 # ---- communication ---------------------------------------------------------------------------------
 
 
-def test_two_processes_form_a_group(place: Place) -> None:
-    (found,) = communication.gloo(place)
+def test_two_processes_form_a_group(target: Target) -> None:
+    (found,) = communication.gloo(target)
     assert found.status == "ok", found.text
 
 
@@ -238,12 +238,12 @@ def test_the_launcher_that_is_seen(environment: dict[str, str], status: str, wor
 
 
 def test_a_first_machine_without_an_address_is_a_problem(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASTER_ADDR", "no..name")
-    assert by_name(communication.hosts(place))["MASTER_ADDR"].status == "problem"
+    assert by_name(communication.hosts(target))["MASTER_ADDR"].status == "problem"
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    assert by_name(communication.hosts(place))["MASTER_ADDR"].status == "ok"
+    assert by_name(communication.hosts(target))["MASTER_ADDR"].status == "ok"
 
 
 # ---- limits ----------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def test_open_files_and_processes_under_lowered_limits(soft: int, hard: int, sta
         "from crossmodal_bench.cli.doctor import limits\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
         "resource.setrlimit(resource.RLIMIT_NPROC, (100, 100))\n"
-        "here = Place(Path(), Path())\nshow([*limits.open_files(here), *limits.processes(here)])"
+        "here = Target(Path(), Path())\nshow([*limits.open_files(here), *limits.processes(here)])"
     )
     files, processes = in_a_process(code)
     assert files["status"] == status and files["fix"].startswith(fix)
@@ -282,8 +282,8 @@ def test_shared_memory_must_hold_what_loader_processes_have_ready(
 @pytest.mark.parametrize("several", [False, True])
 def test_room_for_the_discriminators(several: bool) -> None:
     fits, bursts = (
-        limits.discriminators("x", 10, 8, several),
-        limits.discriminators("x", 10**10, 1024, several),
+        limits.discriminators("x", 10, 8, several=several),
+        limits.discriminators("x", 10**10, 1024, several=several),
     )
     assert fits.status == "ok" and "1.09 KiB" in fits.text
     assert bursts.status == "warning" and "10,000,000,000 discriminators" in bursts.text
@@ -292,11 +292,11 @@ def test_room_for_the_discriminators(several: bool) -> None:
 # ---- disk ------------------------------------------------------------------------------------------
 
 
-def test_a_good_folder_is_tried_and_left_as_it_was(place: Place) -> None:
-    found = [*disk.runs(place), *disk.cache(place)]
+def test_a_good_folder_is_tried_and_left_as_it_was(target: Target) -> None:
+    found = [*disk.runs(target), *disk.cache(target)]
     assert not {one.status for one in found} & {"problem"} and len(found) == 3
-    assert not place.runs.exists() and not list(place.data_root.iterdir())
-    assert not list(place.runs.parent.glob(".*"))
+    assert not target.runs.exists() and not list(target.data_root.iterdir())
+    assert not list(target.runs.parent.glob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_a_good_folder_is_tried_and_left_as_it_was(place: Place) -> None:
 )
 def test_a_runs_that_cannot_be_made(runs: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    found = by_name(disk.runs(Place(tmp_path, tmp_path / runs)))
+    found = by_name(disk.runs(Target(tmp_path, tmp_path / runs)))
     assert found["RUNS"].status == "problem" and sentence in found["RUNS"].text
 
 
@@ -313,7 +313,7 @@ def test_a_disk_that_takes_no_byte_and_a_temporary_folder_that_is_not_there(tmp_
     code = (
         "from crossmodal_bench.cli.doctor import disk\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        f"here = Place(Path({str(tmp_path)!r}), Path({str(tmp_path)!r}))\n"
+        f"here = Target(Path({str(tmp_path)!r}), Path({str(tmp_path)!r}))\n"
         "temporary = list(disk.temporary(here))\n"
         "output = os.dup(1)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
@@ -323,7 +323,7 @@ def test_a_disk_that_takes_no_byte_and_a_temporary_folder_that_is_not_there(tmp_
     head = (
         "import json, os, resource, signal, sys\nfrom dataclasses import asdict\nfrom pathlib import Path\n"
     )
-    head += "from crossmodal_bench.cli.doctor.findings import Place\n"
+    head += "from crossmodal_bench.cli.doctor.findings import Target\n"
     done = subprocess.run(
         [sys.executable, "-c", head + code],
         env={**os.environ, "TMPDIR": str(tmp_path / "gone")},
@@ -337,10 +337,10 @@ def test_a_disk_that_takes_no_byte_and_a_temporary_folder_that_is_not_there(tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_a_cache_that_links_to_nowhere(place: Place) -> None:
-    place.runs.mkdir()
-    (place.runs / "cache").symlink_to(place.runs / "unmounted")
-    (found,) = disk.cache(place)
+def test_a_cache_that_links_to_nowhere(target: Target) -> None:
+    target.runs.mkdir()
+    (target.runs / "cache").symlink_to(target.runs / "unmounted")
+    (found,) = disk.cache(target)
     assert found.status == "problem" and "unmounted, which is not there" in found.text
 
 
@@ -387,8 +387,8 @@ def test_a_network_disk_that_keeps_locks_to_itself_is_a_warning(
 # ---- data ------------------------------------------------------------------------------------------
 
 
-def test_an_empty_data_root_lists_what_could_be_there(place: Place) -> None:
-    root, *rest = data.data_sets(place)
+def test_an_empty_data_root_lists_what_could_be_there(target: Target) -> None:
+    root, *rest = data.data_sets(target)
     assert root.name == "DATA_ROOT" and root.status == "ok"
     found = by_name(rest)
     assert set(experiments.names("datasets")) == set(found)
@@ -399,26 +399,28 @@ def test_an_empty_data_root_lists_what_could_be_there(place: Place) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"), [("flickr30k", "flickr30k is missing"), ("flikr30k", "'flikr30k' is unknown")]
 )
-def test_a_data_set_that_was_asked_for_must_be_there(place: Place, name: str, sentence: str) -> None:
-    _, found = data.data_sets(Place(place.data_root, place.runs, (name,)))
+def test_a_data_set_that_was_asked_for_must_be_there(target: Target, name: str, sentence: str) -> None:
+    _, found = data.data_sets(Target(target.data_root, target.runs, (name,)))
     assert found.status == "problem" and sentence in found.text
 
 
-def test_a_good_data_set_with_a_damaged_picture(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = fakes.write_karpathy(place.data_root, "mine")
+def test_a_good_data_set_with_a_damaged_picture(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fakes.write_karpathy(target.data_root, "mine")
     next(iter(sorted((folder / "images").rglob("*.jpg")))).write_bytes(b"\xff\xd8 cut off")
     monkeypatch.setattr(experiments, "DEFAULT_METHODS", ("cca", "addr_scan"))
-    found = by_name(one for one in data.data_sets(place) if one.name.startswith("mine"))
+    found = by_name(one for one in data.data_sets(target) if one.name.startswith("mine"))
     assert "gives pixels" in found["mine"].text and found["mine"].status == "ok"
     assert found["mine: pictures"].status == "problem" and "prepare mine" in found["mine: pictures"].fix
     assert found["mine: methods"].text == "nothing is missing for cca, addr_scan"
     assert "discriminators" in found["mine: ADDR"].text
 
 
-def test_what_a_data_set_has_nothing_for_is_no_problem(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes.write_feature_arrays(place.data_root)
+def test_what_a_data_set_has_nothing_for_is_no_problem(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.write_feature_arrays(target.data_root)
     monkeypatch.setattr(experiments, "DEFAULT_METHODS", ("cca", "timam"))
-    found = [one for one in data.data_sets(place) if one.name.startswith("pascal_sentence: ")]
+    found = [one for one in data.data_sets(target) if one.name.startswith("pascal_sentence: ")]
     assert [one.status for one in found] == ["ok", "information"]
     assert found[1].text.startswith("timam cannot run: pascal_sentence has no")
 
@@ -427,50 +429,52 @@ def test_what_a_data_set_has_nothing_for_is_no_problem(place: Place, monkeypatch
     ("damage", "status", "sentence"),
     [("truncate", "problem", "is not valid JSON"), ("no pictures", "warning", ".jpg is missing")],
 )
-def test_damaged_data_are_a_finding(place: Place, damage: str, status: str, sentence: str) -> None:
-    folder = fakes.write_karpathy(place.data_root, "mine")
+def test_damaged_data_are_a_finding(target: Target, damage: str, status: str, sentence: str) -> None:
+    folder = fakes.write_karpathy(target.data_root, "mine")
     (file,) = folder.glob("dataset*.json")
     if damage == "truncate":
         file.write_bytes(file.read_bytes()[:100])
     else:
         for picture in (folder / "images").rglob("*.jpg"):
             picture.unlink()
-    (found,) = (one for one in data.data_sets(place) if one.name.startswith("mine"))
+    (found,) = (one for one in data.data_sets(target) if one.name.startswith("mine"))
     assert found.status == status and sentence in found.text and found.fix
 
 
 # ---- weights ---------------------------------------------------------------------------------------
 
 
-def test_weights_are_found_where_the_bench_finds_them(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(place.runs))
-    assert weights.weights_of("mobilenet_v2", place.data_root) is None
-    cached = place.runs / "hub" / "checkpoints" / "mobilenet_v2-7ebf99e0.pth"
+def test_weights_are_found_where_the_bench_finds_them(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(target.runs))
+    assert weights.weights_of("mobilenet_v2", target.data_root) is None
+    cached = target.runs / "hub" / "checkpoints" / "mobilenet_v2-7ebf99e0.pth"
     cached.parent.mkdir(parents=True)
     cached.touch()
-    assert weights.weights_of("mobilenet_v2", place.data_root) == cached
-    mine = place.data_root / "weights" / "mobilenet_v2_mine.pth"
+    assert weights.weights_of("mobilenet_v2", target.data_root) == cached
+    mine = target.data_root / "weights" / "mobilenet_v2_mine.pth"
     mine.parent.mkdir()
     mine.touch()
-    assert weights.weights_of("mobilenet_v2", place.data_root) == mine
-    found = by_name(weights.networks(place))
+    assert weights.weights_of("mobilenet_v2", target.data_root) == mine
+    found = by_name(weights.networks(target))
     if "mobilenet_v2 (small)" in found:
         assert found["mobilenet_v2 (small)"].text == str(mine)
     assert "WEIGHTS=path" in found["resnet152 (paper)"].fix
 
 
-def test_language_models_of_the_papers_are_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_language_models_of_the_papers_are_named(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    found = by_name(weights.language_models(place))
+    found = by_name(weights.language_models(target))
     assert set(found) == {"bert-base-uncased"}
-    assert "HF_HUB_OFFLINE=1" in by_name(weights.offline(place))["offline"].text
+    assert "HF_HUB_OFFLINE=1" in by_name(weights.offline(target))["offline"].text
 
 
 # ---- records ---------------------------------------------------------------------------------------
 
 
-def test_what_was_left_in_runs(place: Place) -> None:
-    jobs = {name: place.runs / "mine" / "cca" / name for name in ("left", "failed", "damaged", "running")}
+def test_what_was_left_in_runs(target: Target) -> None:
+    jobs = {name: target.runs / "mine" / "cca" / name for name in ("left", "failed", "damaged", "running")}
     for folder in jobs.values():
         folder.mkdir(parents=True)
     write_json(JobDirectory(jobs["left"]).progress, {"phase": "training"})
@@ -478,46 +482,46 @@ def test_what_was_left_in_runs(place: Place) -> None:
     write_json(JobDirectory(jobs["failed"]).error, {"message": "it burst"})
     (jobs["damaged"] / "record.json").write_text('{"schema": 1, "jo')
     with locked(jobs["running"]):
-        found = by_name(records.jobs(place))
+        found = by_name(records.jobs(target))
     assert str(jobs["running"]) in found["running"].text and found["running"].status == "information"
     assert str(jobs["left"]) in found["left behind"].text and found["left behind"].status == "warning"
     assert "it burst" in found["failed"].text
     assert found["damaged record"].status == "problem" and "damaged" in found["damaged record"].text
 
 
-def test_a_file_of_the_future_is_a_warning(place: Place) -> None:
-    folder = place.runs / "mine" / "cca" / "1"
+def test_a_file_of_the_future_is_a_warning(target: Target) -> None:
+    folder = target.runs / "mine" / "cca" / "1"
     folder.mkdir(parents=True)
     (folder / "log.txt").touch()
-    assert [one.status for one in records.clock(place)] == ["ok"]
+    assert [one.status for one in records.clock(target)] == ["ok"]
     tomorrow = time.time() + 86400
     os.utime(folder / "log.txt", (tomorrow, tomorrow))
-    (found,) = records.clock(place)
+    (found,) = records.clock(target)
     assert found.status == "warning" and "log.txt" in found.text
 
 
-def test_offline_runs_wait_until_they_are_uploaded(place: Place) -> None:
-    run = place.runs / "mine" / "cca" / "1" / "wandb" / "offline-run-20260101_000000-1"
+def test_offline_runs_wait_until_they_are_uploaded(target: Target) -> None:
+    run = target.runs / "mine" / "cca" / "1" / "wandb" / "offline-run-20260101_000000-1"
     run.mkdir(parents=True)
-    (found,) = records.uploads(place)
-    assert found.fix == f"wandb sync {place.runs}/*/*/*/wandb/offline-run-*"
+    (found,) = records.uploads(target)
+    assert found.fix == f"wandb sync {target.runs}/*/*/*/wandb/offline-run-*"
     (run / "run-1.wandb.synced").touch()
-    assert not list(records.uploads(place))
+    assert not list(records.uploads(target))
 
 
 # ---- the command -----------------------------------------------------------------------------------
 
 
 def test_a_healthy_machine_has_status_0_and_a_listing(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    target: Target, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    status = main(["doctor", "--data-root", str(place.data_root), "--runs", str(place.runs)])
+    status = main(["doctor", "--data-root", str(target.data_root), "--runs", str(target.runs)])
     text = capsys.readouterr().out
     assert status == 0, text
     assert all(f"\n{area}\n" in f"\n{text}" for area in AREAS)
     assert "✓ gloo" in text and "WANDB=auto is offline" in text and "No problems" in text
-    assert not place.runs.exists()
+    assert not target.runs.exists()
 
 
 def test_a_problem_has_status_1_and_programs_can_read_it(
