@@ -38,8 +38,9 @@ def waits_in_vain(planned: PlannedJob, coming: Collection[str]) -> bool:
 
 def held_back(planned: PlannedJob, failed: Collection[str], options: BenchOptions) -> State | None:
     """The state to tell of a job that a bench has not started for want of a parent; None for all others."""
-    startable = ("not started", "failed", *(("stale",) if options.rerun == "stale" else ()))
-    if planned.job.id in failed or state_of(planned).name not in startable:
+    state = state_of(planned).name
+    startable = state in ("not started", "failed") or (state == "stale" and options.rerun == "stale")
+    if planned.job.id in failed or not startable:
         return None
     why = needs(planned, failed, options)
     return State("skipped", why) if why else None

@@ -27,7 +27,14 @@ from crossmodal_bench.jobs.record import (
     row_name,
     write_record,
 )
-from crossmodal_bench.training.results import device_name, identities_of, owners, peak_memory_mb, results
+from crossmodal_bench.training.results import (
+    device_name,
+    identities_of,
+    labels_of,
+    owners,
+    peak_memory_mb,
+    results,
+)
 from crossmodal_bench.training.trained_model import check_model, encode, protocol_names, protocols_of
 
 _MUST_AGREE: dict[str, Callable[[Record], Any]] = {
@@ -72,13 +79,13 @@ def read_members(paths: Sequence[str | Path]) -> list[Record]:
     for record in records:
         if record.ensemble:
             raise BadInput(f"{record.directory} is itself an ensemble; name its members instead")
-    seen: dict[str, Record] = {}
+    seen = set()
     for record in records:
         if record.job.id in seen:
             raise BadInput(
                 f"{record.directory} is named twice, as an ensemble's members differ; name it once"
             )
-        seen[record.job.id] = record
+        seen.add(record.job.id)
     first = records[0]
     for what, read in _MUST_AGREE.items():
         for other in records[1:]:
@@ -154,22 +161,22 @@ def run_ensemble(
     known = dict(corpora or {})
     with locked(ensemble.directory):
         encoded = [encode(record, data_root, cache, known) for record in ensemble.members]
-        corpus, split = encoded[0].corpus, ensemble.members[0].evaluated_on
-        for other, record in zip(encoded[1:], ensemble.members[1:], strict=True):
-            if other.items(split) != encoded[0].items(split):
+        corpus = encoded[0].corpus
+        split = ensemble.members[0].evaluated_on
+        for model, record in zip(encoded, ensemble.members, strict=True):
+            if model.items(split) != encoded[0].items(split):
                 raise BadInput(
                     f"{record.directory} was evaluated on other items of {split} than the first record; "
                     "sum records of one data.validation"
                 )
         protocols = protocols_of(ensemble.members[0], corpus)
-        labels = None if corpus.labels is None else corpus.labels.values[corpus.image_rows(split)]
         device = encoded[0].device
         evaluations = [
             evaluate_ensemble(
                 protocol if split == "test" else protocol.of_any_size(),
                 [model.member for model in encoded],
                 owners(corpus, split),
-                labels,
+                labels_of(corpus, split),
                 identities_of(corpus, split),
                 device=device,
             )

@@ -67,7 +67,9 @@ def add_options(command: argparse.ArgumentParser, names: Collection[str] = NAMES
         if entry.name not in names:
             continue
         flag = entry.metadata["flag"] or f"--{entry.name.replace('_', '-')}"
-        text, default, kind = entry.metadata["help"], entry.default, types[entry.name]
+        text = entry.metadata["help"]
+        default = entry.default
+        kind = types[entry.name]
         if get_origin(kind) is dict:
             command.add_argument(
                 flag, dest=entry.name, action="append", default=[], metavar="KEY=VALUE", help=text
@@ -92,38 +94,35 @@ def read_options(arguments: argparse.Namespace) -> BenchOptions:
         raise BadInput(f"JOBS is {arguments.jobs}; give how many jobs run at a time, at least 1")
     if arguments.slurm and arguments.launcher != "slurm":
         raise BadInput(f"SLURM has no effect with LAUNCHER={arguments.launcher}; set LAUNCHER=slurm too")
-    content = {**vars(arguments), "slurm": _slurm(arguments.slurm), "overrides": _pairs(arguments.overrides)}
+    overrides = dict(_override(pair) for pair in arguments.overrides)
+    content = {**vars(arguments), "slurm": _slurm(arguments.slurm), "overrides": overrides}
     return BenchOptions(**{name: content[name] for name in NAMES})
 
 
-def _pairs(words: Sequence[str]) -> dict[str, Any]:
-    return dict(_pair(word, "--set", "trainer.max_epochs=5") for word in words)
-
-
-def _pair(word: str, option: str, example: str) -> tuple[str, Any]:
-    key, equals, value = word.partition("=")
+def _override(pair: str) -> tuple[str, Any]:
+    key, equals, value = pair.partition("=")
     if not equals or not key:
-        raise BadInput(f"{option} {word} is not KEY=VALUE; write for example {option} {example}")
+        raise BadInput(f"--set {pair} is not KEY=VALUE; write for example --set trainer.max_epochs=5")
     try:
         # YAML 1.1 takes 1e-3 for a word.
         number = re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value)
         return key, float(value) if number else parse_yaml(value)
     except ValueError as error:
         raise BadInput(
-            f"{option} {word}: '{value}' is not a YAML value; quote it, or close its brackets"
+            f"--set {pair}: '{value}' is not a YAML value; quote it, or close its brackets"
         ) from error
 
 
 def _slurm(words: Sequence[str]) -> dict[str, Any]:
     """Pairs and files, of which later ones win; one word may hold several, with spaces between."""
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for word in (part for given in words for part in shlex.split(given)):
         key, equals, value = word.partition("=")
         if equals and not (key and value):
             raise BadInput(f"--slurm {word} is not KEY=VALUE; write for example --slurm partition=gpu")
         content = {key: value} if equals else _file(word)
-        found |= {str(name).replace("-", "_"): _value(one) for name, one in content.items()}
-    return found
+        options |= {str(name).replace("-", "_"): _value(written) for name, written in content.items()}
+    return options
 
 
 def _file(name: str) -> dict[str, Any]:

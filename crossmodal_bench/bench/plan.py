@@ -140,19 +140,19 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
         )
 
 
-def _method_names(words: str, suites: list[str]) -> list[str]:
+def _method_names(methods: str, suites: list[str]) -> list[str]:
     known = experiments.names("methods")
-    if words == "default":
+    if methods == "default":
         return experiments.default_methods()
-    if words == "all":
+    if methods == "all":
         return known
-    chosen = [word.strip() for word in words.split(",") if word.strip()]
+    chosen = [name.strip() for name in methods.split(",") if name.strip()]
     if not chosen:
         raise BadInput("METHODS is empty; give names with commas between, default, all, or a suite")
     for name in chosen:
         if name in (*suites, "default", "all"):
             raise BadInput(
-                f"METHODS is '{words}', but '{name}' must stand alone; name the methods one by one"
+                f"METHODS is '{methods}', but '{name}' must stand alone; name the methods one by one"
             )
         if name not in known:
             raise BadInput(f"method '{name}' is unknown{nearest(name, [*known, *suites, 'default', 'all'])}")
@@ -178,9 +178,9 @@ def _jobs(
     """A row's jobs, one for each seed."""
     command = command_overrides(options)
     if row.parent:
-        about = (row.method, row.dataset, row.preset)
-        row = replace(row, overrides=experiments.applicable(row.overrides, *about))
-        command = experiments.applicable(command, *about)
+        settings = experiments.method_settings(row.method, row.dataset, row.preset)
+        row = replace(row, overrides=experiments.applicable(row.overrides, settings))
+        command = experiments.applicable(command, settings)
     chosen = {**row.overrides, **command}
     config = experiments.resolve(row.method, row.dataset, variant, row.preset, chosen, options.data_root)
     for part in ("data", "trainer"):
@@ -222,7 +222,7 @@ def _jobs(
             f"method '{row.method}' names parents and {type(cli.model).__name__} cannot start from their "
             "weights; implement its inherit, or drop the key parents from the method's file"
         )
-    jobs = []
+    plan = []
     for seed in range(seeds):
         seeded = experiments.merge(config, {"data": {"seed": seed}})
         seeded["seed_everything"] = seed
@@ -259,8 +259,8 @@ def _jobs(
             ddp_strategy=cli.model.ddp_strategy,
             gpu_precision=cli.model.gpu_precision,
             # One that is solved has a single seed, which serves all.
-            parents={name: found[min(seed, len(found) - 1)] for name, found in parents.items()},
+            parents={name: jobs[min(seed, len(jobs) - 1)] for name, jobs in parents.items()},
             corpus=data.corpus,
         )
-        jobs.append(planned)
-    return jobs
+        plan.append(planned)
+    return plan

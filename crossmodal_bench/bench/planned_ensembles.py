@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -116,18 +117,15 @@ def make_ensembles(plan: Sequence[PlannedJob], options: BenchOptions, mode: str,
             log(f"{what}: {len(planned.members)} models are summed")
             read_members([member.directory for member in planned.members])
             record = run_ensemble(ensemble, options.data_root, options.runs / "cache", corpora)
-        except BadInput as error:
-            log(f"{what} failed: {error}")
-            well = False
-            continue
         except Exception as error:
             first = (str(error).strip().splitlines() or ["no message"])[0]
-            log(f"{what} failed: {type(error).__name__}: {first}")
+            reason = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {first}"
+            log(f"{what} failed: {reason}")
             well = False
-            continue
-        warning = tell_wandb(record, record.directory, mode)
-        if warning:
-            log(warning)
+        else:
+            warning = tell_wandb(record, record.directory, mode)
+            if warning:
+                log(warning)
     return well
 
 
@@ -142,15 +140,16 @@ def _members(
     row: EnsembleRow, plan: Sequence[PlannedJob], options: BenchOptions
 ) -> Iterator[tuple[PlannedJob, ...]]:
     extra = command_overrides(options)
-    jobs = {
-        (job.dataset, job.protocol, key(job.method, job.overrides), job.seed): planned
-        for planned in plan
-        for job in [planned.job]
-    }
-    for dataset, protocol, seed in dict.fromkeys((at[0], at[1], at[3]) for at in jobs):
-        wanted = [
-            (dataset, protocol, key(m.method, {**m.overrides, **extra}), seed if m.seed is None else m.seed)
-            for m in row.members
-        ]
-        if all(at in jobs for at in wanted):
-            yield tuple(jobs[at] for at in wanted)
+    # By data set and protocol; then by method with its overrides, and seed.
+    jobs: dict[tuple[str, str], dict[tuple[str, int], PlannedJob]] = defaultdict(dict)
+    for planned in plan:
+        job = planned.job
+        jobs[job.dataset, job.protocol][key(job.method, job.overrides), job.seed] = planned
+    for candidates in jobs.values():
+        for seed in dict.fromkeys(seed for _, seed in candidates):
+            wanted = [
+                (key(member.method, member.overrides | extra), seed if member.seed is None else member.seed)
+                for member in row.members
+            ]
+            if all(member in candidates for member in wanted):
+                yield tuple(candidates[member] for member in wanted)

@@ -70,7 +70,7 @@ def bench(
             raise BadInput(plan[0].missing)
         failed = _run(to_run, plan, options, launcher, mode, line, log)
         summed = suite_ensembles.make_ensembles(plan, options, mode, log)
-        well = conclude(plan, failed, options, check_chance, log)
+        well = conclude(plan, failed, options, log, check_chance=check_chance)
         if well and summed:
             return OK
         # Jobs that were told to stop, when the bench was not, have not failed.

@@ -164,11 +164,10 @@ class Schedule:
         rest = clock((sum(seconds or 0.0 for seconds in left) + sum(still_to_come)) / at_once)
         number = self._total - len(self._waiting)
         if len(self._running) == 1:
-            state, seconds = progress[0], left[0]
-            text = f"job {number}/{self._total} {self._running[0].planned.title}: {doing(state)}"
-            if seconds is not None:
-                text += f", {clock(seconds)} left"
-            return text + (f", {rest} in all" if "epoch" in state else "")
+            text = f"job {number}/{self._total} {self._running[0].planned.title}: {doing(progress[0])}"
+            if left[0] is not None:
+                text += f", {clock(left[0])} left"
+            return text + (f", {rest} in all" if "epoch" in progress[0] else "")
         if self._running:
             jobs = [
                 f"{running.planned.job.method} {running.planned.job.seed} {doing(state)}"

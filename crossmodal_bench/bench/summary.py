@@ -48,7 +48,8 @@ def describe_plan(
         again = state.name == "stale" and options.rerun == "stale"
         if again or planned.job.id in queued or state.name in ("not started", "failed"):
             if waits_in_vain(planned, {earlier.job.id for earlier in to_run}):
-                again, state = False, State(state.name, needs(planned, (), options))
+                again = False
+                state = State(state.name, needs(planned, (), options))
             else:
                 to_run.append(planned)
         job = planned.job
@@ -72,8 +73,9 @@ def conclude(
     plan: Sequence[PlannedJob],
     failed: Sequence[PlannedJob],
     options: BenchOptions,
-    check_chance: bool,
     log: Callable[[str], None],
+    *,
+    check_chance: bool,
 ) -> bool:
     """Print the table, what is not done and why, and write the report; whether all is well.
 

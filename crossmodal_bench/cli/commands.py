@@ -44,7 +44,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     """Check a data set's files and print what they hold."""
     from crossmodal_bench.data import prepare as preparation
 
-    data = _data_module(arguments, arguments.network, arguments.weights)
+    data = _data_module(arguments, network=arguments.network)
     for line in preparation.prepare(data, arguments.min_count):
         print(line)
     if arguments.network is not None:
@@ -63,9 +63,12 @@ def extract(arguments: argparse.Namespace) -> int:
                 raise BadInput(f"{option} has no effect on a detector; leave it out")
     elif arguments.network is None and arguments.regions is None:
         raise BadInput("--network is missing; name the network to run, e.g. --network mobilenet_v2")
-    network = arguments.network or ("mobilenet_v2" if arguments.regions == "grid" else None)
-    size = arguments.image_size or 224
-    data = _data_module(arguments, network, arguments.weights, size, arguments.regions or "auto")
+    data = _data_module(
+        arguments,
+        network=arguments.network or ("mobilenet_v2" if arguments.regions == "grid" else None),
+        size=arguments.image_size or 224,
+        regions=arguments.regions or "auto",
+    )
     print(preparation.extract(data, arguments.batch_size or 32, arguments.device))
     return 0
 
@@ -79,11 +82,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def _data_module(
-    arguments: argparse.Namespace,
-    network: str | None = None,
-    weights: str = "auto",
-    size: int = 224,
-    regions: str = "auto",
+    arguments: argparse.Namespace, *, network: str | None, size: int = 224, regions: str = "auto"
 ) -> Any:
     from crossmodal_bench.jobs import experiments
     from crossmodal_bench.training.lightning_cli import instantiate
@@ -93,7 +92,7 @@ def _data_module(
     config = experiments.merge({"data": settings["data"]}, variant)
     images = {
         "network": network,
-        "weights": weights,
+        "weights": arguments.weights,
         "regions": regions,
         "size": size,
         "on_bad_image": arguments.on_bad_image,

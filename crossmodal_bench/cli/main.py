@@ -16,7 +16,8 @@ from crossmodal_bench.cli import commands as actions
 from crossmodal_bench.core.errors import BadInput, Diverged
 from crossmodal_bench.core.signals import AGAIN, Interrupted
 
-FAILED, BAD_INPUT = 1, 2
+FAILED = 1
+BAD_INPUT = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,10 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 some job failed; 2 bad input; 75 interrupted, run the same command again.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] in (["fit"], ["test"]):
-        return _guarded(lambda: _lightning(words))
-    arguments = _parser().parse_args(words)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] in (["fit"], ["test"]):
+        return _guarded(lambda: _lightning(given))
+    arguments = _parser().parse_args(given)
     return _guarded(lambda: int(arguments.run(arguments)))
 
 
@@ -88,8 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "image features, or regions, of a frozen network, kept for later runs"
     extract = _command(commands, "extract", actions.extract, text, of_data)
     extract.add_argument("dataset", metavar="DATASET")
-    text = "vgg19, resnet152, mobilenet_v2 (the default of a grid), ..."
-    extract.add_argument("--network", help=text)
+    extract.add_argument("--network", help="vgg19, resnet152, mobilenet_v2 (the default of a grid), ...")
     text = "36 regions per image: cells of the network's last map, or boxes of Faster R-CNN"
     extract.add_argument("--regions", choices=("grid", "detector"), help=text)
     text = "PATH, DEFAULT, none, or auto (DATA_ROOT/weights/<network>_*.pth)"
@@ -134,8 +134,8 @@ def _status(arguments: argparse.Namespace) -> int:
     return runner.status(read_options(arguments))
 
 
-def _lightning(words: list[str]) -> int:
+def _lightning(arguments: list[str]) -> int:
     from crossmodal_bench.training.lightning_cli import command_line
 
-    command_line(words)
+    command_line(arguments)
     return 0

@@ -265,9 +265,9 @@ def _named_parents(method: str) -> list[str]:
     return parents
 
 
-def applicable(overrides: dict[str, Any], method: str, dataset: str, preset: str) -> dict[str, Any]:
-    """Those overrides that are not of a part of the model which the method does not have."""
-    has = method_settings(method, dataset, preset).get("model", {}).get("init_args", {})
+def applicable(overrides: dict[str, Any], settings: Config) -> dict[str, Any]:
+    """Those overrides that are not of a part of the model which a method of these settings does not have."""
+    has = settings.get("model", {}).get("init_args", {})
     inside = "model.init_args."
     return {
         path: value

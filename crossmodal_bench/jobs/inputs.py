@@ -58,11 +58,17 @@ def read_inputs(
         ]
         corpora[key] = Inputs(known or [own_protocol(dataset)], "", "", {}, str(error))
         return corpora[key]
-    found = fitting_protocols(corpus)
-    if wanted and wanted not in [one.name for one in found]:
+    protocols = fitting_protocols(corpus)
+    if wanted and wanted not in [protocol.name for protocol in protocols]:
         # Not the split that the variant is meant for; the variants of a data set stay apart all the same.
-        found = [replace(one, name=f"{wanted}-unverified") for one in found]
-    corpora[key] = Inputs(found, hash_of_test(corpus), corpus.fingerprint, corpus.counts(), corpus=corpus)
+        protocols = [replace(protocol, name=f"{wanted}-unverified") for protocol in protocols]
+    corpora[key] = Inputs(
+        protocols=protocols,
+        split_hash=split_hash(_test_images(corpus)),
+        fingerprint=corpus.fingerprint,
+        counts=corpus.counts(),
+        corpus=corpus,
+    )
     return corpora[key]
 
 
@@ -70,13 +76,12 @@ def fitting_protocols(corpus: Corpus) -> list[Protocol]:
     """The protocols that the corpus's test split meets."""
     return resolve_protocols(
         corpus.name,
-        [corpus.image_ids[row] for row in corpus.image_rows("test")],
+        _test_images(corpus),
         len(corpus.caption_rows("test")),
-        corpus.labels is not None,
-        corpus.identities is not None,
+        real_labels=corpus.labels is not None,
+        identities=corpus.identities is not None,
     )
 
 
-def hash_of_test(corpus: Corpus) -> str:
-    """``split_hash`` of the corpus's test images."""
-    return split_hash([corpus.image_ids[row] for row in corpus.image_rows("test")])
+def _test_images(corpus: Corpus) -> list[str]:
+    return [corpus.image_ids[row] for row in corpus.image_rows("test")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,7 @@ class PlannedJob:
 
 def to_json(planned: PlannedJob) -> dict[str, Any]:
     """A planned job without its corpus, as JSON."""
-    content = {
-        one.name: getattr(planned, one.name)
-        for one in fields(planned)
-        if one.name not in ("corpus", "parents")
-    }
+    content = {name: value for name, value in vars(planned).items() if name not in ("corpus", "parents")}
     plain = json.loads(json.dumps(content, default=lambda value: getattr(value, "__dict__", str(value))))
     return {**plain, "parents": {name: to_json(parent) for name, parent in planned.parents.items()}}
 
@@ -75,7 +71,7 @@ def from_json(content: dict[str, Any]) -> PlannedJob:
         **{
             **content,
             "job": Job.model_validate(content["job"]),
-            "protocols": [_protocol(one) for one in content["protocols"]],
+            "protocols": [_protocol(protocol) for protocol in content["protocols"]],
             "directory": Path(content["directory"]),
             "parents": {name: from_json(parent) for name, parent in content["parents"].items()},
         }

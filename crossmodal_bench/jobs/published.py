@@ -163,24 +163,18 @@ def citations() -> dict[str, str]:
     return dict(_published().citations)
 
 
-def published_for(ours: str, protocol: str) -> list[PublishedRow]:
-    """The rows of our method ``ours`` under exactly ``protocol``; empty where no table has any."""
-    return [row for row in published_rows() if row.ours == ours and row.protocol == protocol]
-
-
 def comparison(
     ours: str,
     protocol: str,
     metric: str,
     *,
     label: str = "",
-    backbone: str | None = None,
     ensemble: bool = False,
 ) -> Comparison:
     """The published number to show beside our ``metric`` of method ``ours`` under ``protocol``.
 
-    ``backbone`` asks for the row with these features (a row's own words); without it the first row counts,
-    and the note lists the others. ``label`` asks for the row that a suite's row of that label stands for.
+    The first row counts, and the note lists those with other features. ``label`` asks for the row that a
+    suite's row of that label stands for.
     ``ensemble`` says that our number is an ensemble's. What no table has is no error: the reason says so.
     """
     known = _published().protocols
@@ -201,18 +195,16 @@ def comparison(
     rows, others = [row for row in rows if row.ensemble in (ensemble, None)], rows
     if not rows:
         theirs, our = ("a single model", "an ensemble") if ensemble else ("an ensemble", "a single model")
-        return Comparison(
-            None, reason=f"not comparable: {theirs}'s number ({others[0].source}), ours is {our}'s"
-        )
-    if backbone is not None:
-        rows, others = [row for row in rows if row.backbone == backbone], rows
-        if not rows:
-            stated = " and ".join(dict.fromkeys(row.backbone or "features not stated" for row in others))
-            return Comparison(None, reason=f"not comparable: published with {stated}")
-    chosen, value = rows[0], rows[0].value(metric)
+        reason = f"not comparable: {theirs}'s number ({others[0].source}), ours is {our}'s"
+        return Comparison(None, reason=reason)
+    chosen = rows[0]
+    value = chosen.value(metric)
     also = [f"{row.value(metric):g} ({row.source})" for row in rows[1:] if row.value(metric) != value]
-    notes = [known[protocol].note, chosen.note, also and f"Also published: {', '.join(also)}."]
-    return Comparison(value, chosen.source, None, " ".join(str(one) for one in notes if one), chosen.backbone)
+    notes = [known[protocol].note, chosen.note]
+    if also:
+        notes.append(f"Also published: {', '.join(also)}.")
+    note = " ".join(filter(None, notes))
+    return Comparison(value, source=chosen.source, note=note, backbone=chosen.backbone)
 
 
 def _dataset(protocol: str, known: Mapping[str, ProtocolFacts]) -> str:
@@ -252,11 +244,11 @@ def parse(text: str, source: str) -> Published:
         _check_known(table.paper, "paper", document.papers, where)
         for group in table.groups:
             for row in group.rows:
-                place = f"{where}, row {shown(row.method)}"
-                published = _published_row(document, table, group, row, place)
+                location = f"{where}, row {shown(row.method)}"
+                published = _published_row(document, table, group, row, location)
                 key = (table.paper, table.table, row.method, published.protocol, published.backbone)
                 if key in rows:
-                    _fail(place, "method", "stands there twice; drop one, or say what tells them apart")
+                    _fail(location, "method", "stands there twice; drop one, or say what tells them apart")
                 rows[key] = published
     return Published(
         # An own number comes before a later paper's quotation of it.
@@ -268,14 +260,14 @@ def parse(text: str, source: str) -> Published:
 
 def _published_row(document: _Document, table: _Table, group: _Group, row: _Row, where: str) -> PublishedRow:
     cells = _inherited([table, group, row], where)
-    columns, could_mean, note = cells["columns"], cells["could_mean"], cells["note"]
-    for column in could_mean.values():
+    columns = cells["columns"]
+    for column in cells["could_mean"].values():
         _check_known(column, "could_mean", columns, where)
     if len(row.values) != len(columns):
         counts = f"{len(row.values)} entries for {len(columns)} columns"
         _fail(where, "values", f"has {counts}; null stands for '-'")
     _check_known(cells["protocol"], "protocol", document.protocols, where)
-    if not cells["comparable"] and not note:
+    if not cells["comparable"] and not cells["note"]:
         _fail(where, "note", "is missing; say why the row is not comparable")
     title = f"{document.papers[table.paper].name} {table.title}"
     return PublishedRow(
@@ -290,10 +282,10 @@ def _published_row(document: _Document, table: _Table, group: _Group, row: _Row,
         backbone=cells["backbone"],
         ensemble=cells["ensemble"],
         comparable=cells["comparable"],
-        note=note,
+        note=cells["note"],
         source=f"{title}, {cells['backbone']}" if cells["backbone"] else title,
         values=dict(zip(columns, row.values, strict=True)),
-        could_mean=could_mean,
+        could_mean=cells["could_mean"],
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from crossmodal_bench.data.datasets.precomputed import FAMILIAR
@@ -30,8 +31,9 @@ def with_members(suite: SuiteFile) -> Iterator[SuiteRow]:
         yield row
     for ensemble in ensemble_rows(suite):
         for member in ensemble.members:
-            if key(member.method, member.overrides) not in seen:
-                seen.add(key(member.method, member.overrides))
+            identity = key(member.method, member.overrides)
+            if identity not in seen:
+                seen.add(identity)
                 yield member
 
 
@@ -53,11 +55,12 @@ def key(method: str, overrides: Mapping[str, Any]) -> str:
 
 
 def _has_members(row: EnsembleRow, record: Record) -> bool:
-    def listed(jobs: Sequence[tuple[str, Mapping[str, Any], int]]) -> list[str]:
-        return sorted(f"{key(method, overrides)} {seed}" for method, overrides, seed in jobs)
-
-    ours = listed([(member.method, member.overrides, member.seed) for member in record.ensemble])
+    ours = Counter((key(member.method, member.overrides), member.seed) for member in record.ensemble)
     return any(
-        ours == listed([(m.method, m.overrides, seed if m.seed is None else m.seed) for m in row.members])
+        ours
+        == Counter(
+            (key(member.method, member.overrides), seed if member.seed is None else member.seed)
+            for member in row.members
+        )
         for seed in {member.seed for member in record.ensemble}
     )

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#B8A900")
-LONGEST, MOST_LINES = 300, 60
-"""Characters of a line of text, and lines of one text."""
+LONGEST_LINE = 300
+"""Characters of a line of text."""
+MOST_LINES = 60
+"""Lines of one text."""
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -71,7 +73,9 @@ def png(figure: Figure) -> bytes:
         if written := text.get_text():
             # The ticks of a logarithmic axis, which are formulas, are not written yet.
             text.set_parse_math(False)
-            text.set_text("\n".join(printable(line[:LONGEST]) for line in written.split("\n")[:MOST_LINES]))
+            text.set_text(
+                "\n".join(printable(line[:LONGEST_LINE]) for line in written.split("\n")[:MOST_LINES])
+            )
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()

@@ -170,16 +170,8 @@ def _scatter_labels(axis: Axes, points: np.ndarray, labels: np.ndarray) -> None:
         axis.scatter(other[:, 0], other[:, 1], s=6, c="0.75", marker=".", label="other")
     for index, value in enumerate(np.sort(shown)):
         x, y = points[labels == value].T
+        colour = drawing.PALETTE[index % len(drawing.PALETTE)]
         marker = drawing.MARKERS[index // len(drawing.PALETTE) % len(drawing.MARKERS)]
-        axis.scatter(
-            x,
-            y,
-            s=13,
-            c=drawing.PALETTE[index % len(drawing.PALETTE)],
-            marker=marker,
-            alpha=0.75,
-            linewidths=0,
-            label=str(value),
-        )
+        axis.scatter(x, y, s=13, c=colour, marker=marker, alpha=0.75, linewidths=0, label=str(value))
     axis.set_title("by label")
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from crossmodal_bench.evaluation import metric_table
@@ -39,18 +40,17 @@ def notes(table: Table) -> list[str]:
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
     lines += _distinct(table, "checkpoint", lambda record: record.selection.rule)
-    started: dict[str, list[str]] = {}
+    started = defaultdict(list)
+    papers = defaultdict(list)
     for row in table.rows:
         parents = dict.fromkeys(name for record in row.records for name in record.parents)
         if parents:
-            started.setdefault(", ".join(parents), []).append(row.name)
+            started[", ".join(parents)].append(row.name)
+        papers[_paper_text(row)].append(row.name)
     lines += [
         f"start ({_names(names)}): from the trained weights of {parents}, whose training comes on top"
         for parents, names in started.items()
     ]
-    papers: dict[str, list[str]] = {}
-    for row in table.rows:
-        papers.setdefault(_paper_text(row), []).append(row.name)
     lines += [f"paper ({_names(names)}): {text}" for text, names in papers.items()]
     return lines + [f"adversary: {effect}" for effect in effects(table)]
 
@@ -113,10 +113,10 @@ def _interval_note() -> str:
 
 def _distinct(table: Table, what: str, read: Callable[[Record], str]) -> list[str]:
     """One line for what all rows share, else one for each variant with the methods that have it."""
-    variants: dict[str, dict[str, None]] = {}
+    variants = defaultdict(list)
     for row in table.rows:
         for record in row.records:
-            variants.setdefault(read(record), {})[row.name] = None
+            variants[read(record)].append(row.name)
     if len(variants) == 1:
         return [f"{what}: {next(iter(variants))}"]
     return [f"{what} ({_names(names)}): {text}" for text, names in variants.items()]

@@ -131,12 +131,12 @@ def tables(rows: Iterable[Row]) -> list[Table]:
 
 def differences(records: Sequence[Record], names: Sequence[str] = ()) -> list[str]:
     """What differs, of ``names`` (default: everything), between records that are averaged or compared."""
-    return [
-        f"different {name}: {' / '.join(distinct)}"
-        for name, read in _PROVENANCE.items()
-        if (not names or name in names)
-        and len(distinct := list(dict.fromkeys(read(record) for record in records))) > 1
-    ]
+    sentences = []
+    for name in names or _PROVENANCE:
+        distinct = dict.fromkeys(_PROVENANCE[name](record) for record in records)
+        if len(distinct) > 1:
+            sentences.append(f"different {name}: {' / '.join(distinct)}")
+    return sentences
 
 
 def features_text(record: Record) -> str:
@@ -233,7 +233,8 @@ def _cell(metric: str, records: Sequence[Record]) -> Cell:
 def _published(record: Record, metric: str) -> Comparison:
     if record.evaluated_on != "test":
         return Comparison(None, reason=f"not comparable: evaluated on {record.evaluated_on}, not on test")
-    job, ensemble = record.job, bool(record.ensemble)
+    job = record.job
+    ensemble = bool(record.ensemble)
     if ensemble and not is_a_suites(record):
         return Comparison(None, reason="not comparable: no suite sums these models for a paper's ensemble")
     own = experiments.overrides_of(job.suite, job.method, job.label)

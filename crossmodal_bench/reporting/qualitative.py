@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TOP, WORDS = 5, 40
-"""Retrieved items of a query, and words of the map."""
+TOP = 5
+"""Retrieved items of a query."""
+MAPPED_WORDS = 40
+"""Words of the map."""
 
 
 def panels(files: JobDirectory) -> dict[Path, str]:
@@ -42,15 +44,17 @@ def panels(files: JobDirectory) -> dict[Path, str]:
 
 def save_panels(outputs: GeneratedOutputs) -> None:
     """Draw what a tested model retrieves and generates, and leave the panels with the job's files."""
-    files, corpus, split, ranks = outputs.files, outputs.corpus, outputs.split, outputs.ranks
+    files = outputs.files
+    corpus = outputs.corpus
+    ranks = outputs.ranks
     if outputs.vocabulary is not None and outputs.word_vectors is not None:
-        words = words_panel(outputs.vocabulary, outputs.word_vectors)
-        if words is not None:
-            files.words_panel.write_bytes(words)
+        panel = words_panel(outputs.vocabulary, outputs.word_vectors)
+        if panel is not None:
+            files.words_panel.write_bytes(panel)
     generates = bool(outputs.written) or outputs.drawn is not None
     if generates and ranks is not None and corpus.images is not None:
-        files.captions_panel.write_bytes(captions_panel(corpus, split, ranks, outputs.written))
-        files.pictures_panel.write_bytes(pictures_panel(corpus, split, ranks, outputs.drawn))
+        files.captions_panel.write_bytes(captions_panel(corpus, outputs.split, ranks, outputs.written))
+        files.pictures_panel.write_bytes(pictures_panel(corpus, outputs.split, ranks, outputs.drawn))
 
 
 def captions_panel(corpus: Corpus, split: str, ranks: Ranks, written: Sequence[str]) -> bytes:
@@ -62,7 +66,8 @@ def captions_panel(corpus: Corpus, split: str, ranks: Ranks, written: Sequence[s
         written: a caption for each image of the split, or nothing.
     """
     assert corpus.captions is not None
-    images, captions = corpus.image_rows(split), corpus.caption_rows(split)
+    images = corpus.image_rows(split)
+    captions = corpus.caption_rows(split)
     queries = shown_queries(len(images))
     figure, axes = _grid(len(queries), 2, (2.0, 7.5), 1.7)
     for line, query in zip(axes, queries, strict=True):
@@ -74,7 +79,7 @@ def captions_panel(corpus: Corpus, split: str, ranks: Ranks, written: Sequence[s
             lines.append(f"{'✓' if own else '–'} {corpus.captions[captions[row]]}")
         if written:
             lines.append(f"writes: {written[query]}")
-        text = "\n".join(textwrap.fill(one, 90, subsequent_indent="    ") for one in lines)
+        text = "\n".join(textwrap.fill(caption, 90, subsequent_indent="    ") for caption in lines)
         line[1].text(0, 0.5, text, va="center", fontsize=8, transform=line[1].transAxes)
     return drawing.png(figure)
 
@@ -88,11 +93,12 @@ def pictures_panel(corpus: Corpus, split: str, ranks: Ranks, drawn: Tensor | Non
         drawn: (n, 3, 64, 64), -1 to 1, of the captions that ``shown_queries`` picks; or None.
     """
     assert corpus.captions is not None
-    images, captions = corpus.image_rows(split), corpus.caption_rows(split)
+    images = corpus.image_rows(split)
+    captions = corpus.caption_rows(split)
     queries = shown_queries(len(captions))
     columns = 1 + TOP + (drawn is not None)
     figure, axes = _grid(len(queries), columns, (1.4,) * columns, 1.75)
-    for place, (line, query) in enumerate(zip(axes, queries, strict=True)):
+    for index, (line, query) in enumerate(zip(axes, queries, strict=True)):
         own = int(corpus.caption_image[captions[query]])
         _picture(line[0], corpus, own)
         name = textwrap.shorten(corpus.captions[captions[query]], 110)
@@ -103,8 +109,8 @@ def pictures_panel(corpus: Corpus, split: str, ranks: Ranks, drawn: Tensor | Non
         for axis, row in zip(line[1:], ranks.t2i_top[query][:TOP], strict=False):
             _picture(axis, corpus, int(images[row]), marked=int(images[row]) == own)
         if drawn is not None:
-            line[-1].imshow(((drawn[place].permute(1, 2, 0) + 1) / 2).clamp(0, 1).numpy())
-            if not place:
+            line[-1].imshow(((drawn[index].permute(1, 2, 0) + 1) / 2).clamp(0, 1).numpy())
+            if index == 0:
                 line[-1].set_title("draws", fontsize=8)
     return drawing.png(figure)
 
@@ -115,7 +121,7 @@ def words_panel(vocabulary: Vocabulary, vectors: NDArray[np.floating]) -> bytes 
         row
         for row, word in enumerate(vocabulary.words)
         if len(word) >= 3 and word.isalpha() and word not in ENGLISH_STOP_WORDS
-    ][:WORDS]
+    ][:MAPPED_WORDS]
     if len(content) < 3:
         return None
     points = PCA(2, random_state=0).fit_transform(vectors[content])

@@ -27,7 +27,7 @@ from crossmodal_bench.reporting.layout import (
     warnings,
 )
 from crossmodal_bench.reporting.leaderboard import Cell, Row, Table, leaderboard, tables
-from crossmodal_bench.reporting.parameter_sweeps import sweeps
+from crossmodal_bench.reporting.parameter_sweeps import short, sweeps
 from crossmodal_bench.reporting.qualitative import panels
 from crossmodal_bench.reporting.terminal import print_tables
 
@@ -55,9 +55,9 @@ def build_report(runs: str | Path, formats: Sequence[str] = FORMATS) -> Report:
     records = read_records(runs)
     if not records:
         raise BadInput(f"{runs} has no finished job: run `crossmodal-bench bench --runs {runs}` first")
-    found = tables(leaderboard(records))
+    leaderboards = tables(leaderboard(records))
     if "terminal" in formats:
-        print_tables(found)
+        print_tables(leaderboards)
     writers: dict[str, tuple[str, Callable[[list[Table]], str]]] = {
         "markdown": ("leaderboard.md", markdown),
         "csv": ("leaderboard.csv", csv),
@@ -67,8 +67,8 @@ def build_report(runs: str | Path, formats: Sequence[str] = FORMATS) -> Report:
     for name, (file, write) in writers.items():
         if name in formats:
             files.append(runs / "report" / file)
-            _write(files[-1], write(found))
-    return Report(found, files)
+            _write(files[-1], write(leaderboards))
+    return Report(leaderboards, files)
 
 
 def print_leaderboard(
@@ -78,10 +78,10 @@ def print_leaderboard(
     print_tables(tables(leaderboard(records)), stream, with_notes=with_notes)
 
 
-def markdown(found: Sequence[Table]) -> str:
+def markdown(leaderboards: Sequence[Table]) -> str:
     """Every table as GitHub-flavoured Markdown, its warnings and notes beneath."""
     parts = ["# Leaderboard\n"]
-    for table in found:
+    for table in leaderboards:
         headers, lines = _grid(table)
         parts.append(f"## {_cell_text(title(table))}\n")
         rows = [[_cell_text(header) for header in headers], ["---", *["---:"] * (len(headers) - 1)]]
@@ -89,15 +89,15 @@ def markdown(found: Sequence[Table]) -> str:
             name = f"*{_cell_text(line.name)}*" if line.paper else _cell_text(line.name)
             rows.append([name, *(_markdown_value(value) for value in line.values)])
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
-        parts.append("\n".join([f"- **Warning: {_cell_text(text)}**" for text in warnings(table)]))
+        parts.append("\n".join(f"- **Warning: {_cell_text(text)}**" for text in warnings(table)))
         parts.append("\n".join(f"- {_cell_text(text)}" for text in notes(table)) + "\n")
     return "\n".join(part for part in parts if part)
 
 
-def frame(found: Sequence[Table]) -> pd.DataFrame:
+def frame(leaderboards: Sequence[Table]) -> pd.DataFrame:
     """Tidy: one line per row and metric (costs as ``cost/...``); empty where there is no number."""
     lines = []
-    for table in found:
+    for table in leaderboards:
         for row in table.rows:
             head = {
                 "dataset": row.dataset,
@@ -114,23 +114,22 @@ def frame(found: Sequence[Table]) -> pd.DataFrame:
                     best = row.best and metric == table.primary
                     lines.append({**head, "metric": metric, **_numbers(row.cells[metric]), "best": best})
             for name, value in row.cost.items():
-                lines.append(
-                    {**head, "metric": f"cost/{name}", "mean": value, "n": len(row.seeds), "best": False}
-                )
+                cost = {"metric": f"cost/{name}", "mean": value, "n": len(row.seeds), "best": False}
+                lines.append(head | cost)
     return pd.DataFrame(lines)
 
 
-def csv(found: Sequence[Table]) -> str:
+def csv(leaderboards: Sequence[Table]) -> str:
     """``frame`` as a file, in which no text is a formula to a spreadsheet: an apostrophe goes before it."""
-    return frame(found).map(_no_formula).to_csv(index=False)
+    return frame(leaderboards).map(_no_formula).to_csv(index=False)
 
 
-def html(found: Sequence[Table]) -> str:
+def html(leaderboards: Sequence[Table]) -> str:
     """The self-contained page: tables, notes, every metric on demand, and the figures that records allow."""
-    records = [record for table in found for record in table.records]
+    records = [record for table in leaderboards for record in table.records]
     last = max((record.finished_at for record in records), default="")
     summary = f"{len(records)} finished jobs, the last at {last}. Different protocols are never compared."
-    return page("crossmodal-bench leaderboard", summary, [_section(table) for table in found])
+    return page("crossmodal-bench leaderboard", summary, [_section(table) for table in leaderboards])
 
 
 def _grid(table: Table) -> tuple[list[str], list[Line]]:
@@ -139,25 +138,27 @@ def _grid(table: Table) -> tuple[list[str], list[Line]]:
     headers = ["method", "preset", "n", *metrics, *COST.values()]
     lines = []
     for row in table.rows:
-        cells = [_value(row, metric, row.best and metric == table.primary) for metric in metrics]
+        cells = [_value(row, metric, table.primary) for metric in metrics]
         costs = [Value(quantity(row.cost.get(name))) for name in COST]
         lines.append(Line(row_name(row), [Value(row.preset), Value(str(len(row.seeds))), *cells, *costs]))
-        found = {metric: row.cells[metric].published for metric in metrics if metric in row.cells}
-        for source in dict.fromkeys(item.source for item in found.values() if item.source):
-            theirs = {metric: item.value for metric, item in found.items() if item.source == source}
-            values = [_optional(metric, theirs.get(metric)) for metric in metrics]
+        published = {metric: row.cells[metric].published for metric in metrics if metric in row.cells}
+        for source in dict.fromkeys(number.source for number in published.values() if number.source):
+            theirs = {
+                metric: formatted(metric, number.value)
+                for metric, number in published.items()
+                if number.source == source and number.value is not None
+            }
+            values = [Value(theirs.get(metric, "")) for metric in metrics]
             blank = Value("")
             lines.append(Line(source, [Value("paper"), blank, *values, *(blank for _ in COST)], paper=True))
     return headers, lines
 
 
-def _value(row: Row, metric: str, best: bool) -> Value:
+def _value(row: Row, metric: str, primary: str) -> Value:
     cell = row.cells.get(metric)
-    return Value("–") if cell is None else Value(formatted(metric, cell.mean), interval(metric, cell), best)
-
-
-def _optional(metric: str, value: float | None) -> Value:
-    return Value("" if value is None else formatted(metric, value))
+    if cell is None:
+        return Value("–")
+    return Value(formatted(metric, cell.mean), interval(metric, cell), best=row.best and metric == primary)
 
 
 def _markdown_value(value: Value) -> str:
@@ -270,8 +271,8 @@ def _figures(table: Table) -> list[Figure]:
         for path, what in panels(row.records[0].files).items():
             drawn.append((path.read_bytes() if path.is_file() else None, f"{label}: {what}"))
     for sweep in sweeps(table.rows):
-        key = sweep.key.rpartition(".")[2]
-        drawn.append((figures.parameter_sweep(sweep), f"{sweep.method}: sweep of {key} (as ACMR, Figure 6)"))
+        caption = f"{sweep.method}: sweep of {short(sweep.key)} (as ACMR, Figure 6)"
+        drawn.append((figures.parameter_sweep(sweep), caption))
     return [Figure(png, caption) for png, caption in drawn if png is not None]
 
 

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from urllib.parse import urlsplit
 
 from crossmodal_bench.core.errors import BadInput, nearest
@@ -44,9 +44,9 @@ def resolve_mode(setting: str) -> Mode:
     environment. Raises ``BadInput`` for an unknown setting, and for ``online`` without a login: W&B would
     otherwise stop the bench after its first job to ask for a key.
     """
-    if setting not in ("auto", "online", "offline", "off"):
-        hint = nearest(setting, ("auto", "online", "offline", "off"))
-        raise BadInput(f"WANDB is '{setting}', which is no mode{hint}")
+    settings = ("auto", *get_args(Mode))
+    if setting not in settings:
+        raise BadInput(f"WANDB is '{setting}', which is no mode{nearest(setting, settings)}")
     if setting == "auto":
         named = os.environ.get("WANDB_MODE", "").strip().lower()
         if not named:
@@ -70,7 +70,8 @@ def logged_in() -> bool:
         import wandb
 
         settings = wandb.setup().settings
-        host, key = urlsplit(settings.base_url).netloc, settings.api_key
+        host = urlsplit(settings.base_url).netloc
+        key = settings.api_key
         wandb.teardown()
         if key:
             return True
@@ -101,17 +102,13 @@ def log_record(record: Record, directory: str | Path, mode: str) -> str | None:
         what = f"{type(error).__name__}: {reason}"
         return f"W&B has no run for job {record.job.id} ({what}); its record is safe in {record.directory}"
     finally:
-        _let_go()
+        # The bench forks its workers: they must not inherit W&B's threads and sockets. A run that could not
+        # be begun would keep its name, too.
+        with contextlib.suppress(Exception):
+            import wandb
+
+            wandb.teardown()
     return None
-
-
-def _let_go() -> None:
-    # The bench forks its workers: they must not inherit W&B's threads and sockets. A run that could not be
-    # begun would keep its name, too.
-    with contextlib.suppress(Exception):
-        import wandb
-
-        wandb.teardown()
 
 
 def _write_run(record: Record, directory: Path, mode: str) -> None:

@@ -11,7 +11,7 @@ from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Record, read_record
 from crossmodal_bench.reporting import wandb
 
-LONGEST = 900
+TIMEOUT = 900
 """Seconds after which a server that does not take a run is given up."""
 
 
@@ -28,10 +28,10 @@ def tell_wandb(record: Record, directory: Path, mode: str) -> str | None:
         return wandb.log_record(record, directory, mode)
     command = [sys.executable, "-m", "crossmodal_bench.reporting.wandb_sender", str(directory)]
     try:
-        with JobDirectory(directory).wandb_log.open("w") as said:
+        with JobDirectory(directory).wandb_log.open("w") as log:
             # A session of its own: Ctrl-C is meant for the bench.
             subprocess.Popen(
-                command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
     except OSError as error:
         return f"W&B has no run for job {record.job.id} ({error}); its record is safe in {record.directory}"
@@ -41,14 +41,14 @@ def tell_wandb(record: Record, directory: Path, mode: str) -> str | None:
 def send(directory: Path) -> int:
     """Send a job's run; where that fails, write it for `wandb sync`. The exit status."""
     record = read_record(directory)
-    signal.alarm(LONGEST)
-    why = wandb.log_record(record, directory, "online")
-    if why is None:
+    signal.alarm(TIMEOUT)
+    warning = wandb.log_record(record, directory, "online")
+    if warning is None:
         print(f"sent run {record.job.id}")
         return 0
-    print(why)
-    why = wandb.log_record(record, directory, "offline")
-    print(why or f"`wandb sync {directory}/wandb/offline-run-*` sends it when the server can be reached")
+    print(warning)
+    warning = wandb.log_record(record, directory, "offline")
+    print(warning or f"`wandb sync {directory}/wandb/offline-run-*` sends it when the server can be reached")
     return 1
 
 

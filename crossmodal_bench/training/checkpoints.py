@@ -34,7 +34,8 @@ def checkpoint_callbacks(planned: PlannedJob, request: StopRequest) -> list[pl.C
         enable_version_counter=False,
     )
     lasting: list[pl.Callback] = [last, SaveWhenAsked(planned.files.last_checkpoint, request)]
-    if not _has_validation(planned):
+    # Choosing the epoch on the split that is reported would flatter it.
+    if planned.evaluate == "val" or not planned.counts["val"]["images"]:
         return lasting
     best = ModelCheckpoint(
         planned.directory,
@@ -48,13 +49,6 @@ def checkpoint_callbacks(planned: PlannedJob, request: StopRequest) -> list[pl.C
     )
     # The best one first: the last one's state must know which it was.
     return [best, *lasting]
-
-
-def _has_validation(planned: PlannedJob) -> bool:
-    if planned.evaluate == "val":
-        # Choosing the epoch on the split that is reported would flatter it.
-        return False
-    return planned.counts["val"]["images"] > 0
 
 
 def made_by(sources: str, data: str, parents: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +70,8 @@ def resumable(directory: Path, sources: Mapping[str, Any]) -> Path | None:
     if global_rank() == 0:
         remove_leftovers(directory)
     files = JobDirectory(directory)
-    last, best = files.last_checkpoint, files.best_checkpoint
+    last = files.last_checkpoint
+    best = files.best_checkpoint
     candidates = [path for path in (last, previous(last)) if path.is_file()]
     if candidates and read_json(files.resume) == sources:
         wrong = damage(best) if best.is_file() else ""
@@ -99,7 +94,7 @@ def _warn(sentence: str) -> None:
 
 
 def selected(
-    checkpoints: list[pl.Callback], planned: PlannedJob, history: History, solved: bool
+    checkpoints: list[pl.Callback], planned: PlannedJob, history: History, *, solved: bool
 ) -> dict[str, Any]:
     """The record's ``selection``: by which metric, epoch and rule the tested checkpoint was chosen."""
     if solved:

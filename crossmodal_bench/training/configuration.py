@@ -40,7 +40,7 @@ PACKAGES: dict[type, str] = {
     Host: "crossmodal_bench.methods.hosts",
 }
 """Arguments that are given as class_path and init_args, and where their classes are looked up."""
-WORDS: dict[Any, str] = {
+TYPE_NAMES: dict[Any, str] = {
     NoneType: "null",
     int: "a whole number",
     float: "a number",
@@ -194,7 +194,7 @@ def _is_instance(value: Any, hint: Any) -> bool:
         return abs(value) <= sys.float_info.max
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if hint in WORDS:
+    if hint in TYPE_NAMES:
         return isinstance(value, hint)
     if origin is not None and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(_fits(content, arguments[1]) for content in value.values())
@@ -233,7 +233,7 @@ def _readable(hint: Any) -> str:
         return "keys and values below it"
     if origin is not None and get_args(hint):
         return f"a list of {_readable(get_args(hint)[0]).removeprefix('a ')}s"
-    return WORDS.get(hint) or str(getattr(hint, "__name__", hint))
+    return TYPE_NAMES.get(hint) or str(getattr(hint, "__name__", hint))
 
 
 def refusal(error: BaseException) -> BadInput:

@@ -79,10 +79,10 @@ def generate(
     written: list[str] = []
     drawn: Tensor | None = None
     vectors: NDArray[np.floating] | None = None
-    words = getattr(model, "words", None)
+    embedding = getattr(model, "words", None)
     if corpus.captions is not None:
-        if isinstance(words, nn.Embedding):
-            vectors = words.weight.detach().float().cpu().numpy()
+        if isinstance(embedding, nn.Embedding):
+            vectors = embedding.weight.detach().float().cpu().numpy()
         model.eval()
         written = model.write(images)
         shown = torch.tensor(shown_queries(len(texts)))
@@ -101,9 +101,10 @@ def written_caption_metrics(outputs: GeneratedOutputs) -> dict[str, float]:
     """The metrics of the captions that were written; empty for a model that writes nothing."""
     if not outputs.written:
         return {}
-    corpus, split = outputs.corpus, outputs.split
+    corpus = outputs.corpus
     assert corpus.captions is not None
-    references: list[list[str]] = [[] for _ in corpus.image_rows(split)]
-    for row, image in zip(corpus.caption_rows(split), owners(corpus, split), strict=True):
+    references: list[list[str]] = [[] for _ in outputs.written]
+    rows = corpus.caption_rows(outputs.split)
+    for row, image in zip(rows, owners(corpus, outputs.split), strict=True):
         references[image].append(corpus.captions[row])
     return written_caption_quality(outputs.written, references)

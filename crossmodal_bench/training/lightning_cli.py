@@ -49,7 +49,7 @@ class _CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
             with warnings.catch_warnings():
-                # The words of `crossmodal-bench bench` are not meant for this parser.
+                # The arguments of `crossmodal-bench bench` are not meant for this parser.
                 warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
                 super().parse_arguments(parser, args)
         except REFUSALS as error:
@@ -107,14 +107,14 @@ def instantiate(
     )
 
 
-def command_line(words: list[str]) -> None:
+def command_line(arguments: list[str]) -> None:
     """`crossmodal-bench fit|test --config FILE ...`: Lightning's own command line over our classes.
 
     ``--config`` may be given several times and the files are merged; a bench job's config.yaml is such a
     file.
 
     Asked to stop (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2), it saves ``interrupted.ckpt`` in the trainer's
-    ``default_root_dir`` and says how to go on.
+    ``default_root_dir`` and prints how to go on.
 
     Raises:
         BadInput: as ``instantiate``, and a file that cannot be read.
@@ -122,12 +122,12 @@ def command_line(words: list[str]) -> None:
     """
     from crossmodal_bench.training.callbacks import RetrievalEvaluation, SaveWhenAsked, exact_resumption
 
-    check_configuration(_files(words), complete=False)
+    check_configuration(_files(arguments), complete=False)
     save = SaveWhenAsked(None, StopRequest((signal.SIGINT, *ASKING)))
     callbacks = [RetrievalEvaluation(), *exact_resumption(), save]
     try:
         _CLI(
-            args=words,
+            args=arguments,
             trainer_defaults={**TRAINER_DEFAULTS, "callbacks": callbacks},
             parser_kwargs={name: {"exit_on_error": False} for name in LightningCLI.subcommands()}
             | {"exit_on_error": False},
@@ -138,13 +138,13 @@ def command_line(words: list[str]) -> None:
         raise
 
 
-def _files(words: list[str]) -> dict[str, Any]:
+def _files(arguments: list[str]) -> dict[str, Any]:
     """The files of every --config, merged."""
     from crossmodal_bench.jobs.experiments import merge
 
     merged: dict[str, Any] = {}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        option, equals, name = word.partition("=")
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, name = argument.partition("=")
         if option not in ("--config", "-c"):
             continue
         path = Path(name if equals else following)

@@ -29,9 +29,15 @@ def identities_of(corpus: Corpus, split: str) -> NDArray[np.int64] | None:
     return None if corpus.identities is None else corpus.identities[corpus.image_rows(split)]
 
 
+def labels_of(corpus: Corpus, split: str) -> NDArray[Any] | None:
+    """(n_images, ...) labels of a split's images, if the data set has any."""
+    return None if corpus.labels is None else corpus.labels.values[corpus.image_rows(split)]
+
+
 def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[Evaluation]) -> dict[str, Any]:
     """Save the first evaluation's per-query ranks as ``ranks.npz``; the record's fields for all of them."""
-    owner, identities = owners(corpus, split), identities_of(corpus, split)
+    owner = owners(corpus, split)
+    identities = identities_of(corpus, split)
     captions = [] if corpus.captions is None else [corpus.captions[row] for row in corpus.caption_rows(split)]
 
     def numbers(evaluation: Evaluation) -> dict[str, Any]:

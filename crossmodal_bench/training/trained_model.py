@@ -37,9 +37,9 @@ class Encoded:
 
     def items(self, split: str) -> tuple[list[str], list[str]]:
         """The ids of a split's images and captions, in order."""
-        images, captions = self.corpus.image_rows(split), self.corpus.caption_rows(split)
-        ids = [self.corpus.image_ids[row] for row in images]
-        return ids, [self.corpus.caption_ids[row] for row in captions]
+        images = [self.corpus.image_ids[row] for row in self.corpus.image_rows(split)]
+        captions = [self.corpus.caption_ids[row] for row in self.corpus.caption_rows(split)]
+        return images, captions
 
 
 def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corpus]) -> Encoded:
@@ -62,12 +62,13 @@ def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corp
         enable_checkpointing=False,
         default_root_dir=str(record.directory),
     )
-    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    model = cli.model
     assert isinstance(model, RetrievalMethod)
     key = corpus_key(config["data"])
     if key in corpora:
-        data.hand_over(corpora[key])
-    corpus = corpora[key] = data.corpus
+        cli.datamodule.hand_over(corpora[key])
+    corpora[key] = cli.datamodule.corpus
+    corpus = corpora[key]
     if corpus.fingerprint != record.data.fingerprint:
         raise BadInput(
             f"the data of {record.directory} have changed below {data_root} (fingerprint "
@@ -75,7 +76,9 @@ def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corp
         )
     checkpoint = record.files.chosen_checkpoint(record.selection.metric)
     try:
-        trainer.test(model, datamodule=data, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
+        cli.trainer.test(
+            model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), verbose=False, weights_only=True
+        )
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
@@ -85,7 +88,7 @@ def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corp
     assert collect.encodings is not None
     images, texts = collect.encodings
     # Lightning has moved it to the CPU, and no other accelerator than CUDA scores in double precision.
-    device = trainer.strategy.root_device if torch.cuda.is_available() else torch.device("cpu")
+    device = cli.trainer.strategy.root_device if torch.cuda.is_available() else torch.device("cpu")
     return Encoded(Member(images, texts, model.to(device).score), corpus, device, model)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import pytorch_lightning as pl
 from torch import Tensor
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.planned import PlannedJob
-from crossmodal_bench.jobs.record import read_record
+from crossmodal_bench.jobs.record import Record, read_record
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.trained_model import trained_weights
+
+ValueT = TypeVar("ValueT")
 
 
 class Inheritance(pl.Callback):
@@ -53,11 +55,7 @@ def parent_runs(planned: PlannedJob) -> dict[str, dict[str, str]]:
 
     Raises BadInput where a parent has no record, or a damaged one.
     """
-    runs = {}
-    for name, parent in planned.parents.items():
-        with _naming(planned, name):
-            runs[name] = read_record(parent.directory).run
-    return runs
+    return _of_parents(planned, lambda record: record.run)
 
 
 def parent_weights(planned: PlannedJob) -> dict[str, dict[str, Tensor]]:
@@ -65,16 +63,14 @@ def parent_weights(planned: PlannedJob) -> dict[str, dict[str, Tensor]]:
 
     Raises BadInput where one is not there, cannot be read, or is of another run than its record.
     """
-    weights = {}
+    return _of_parents(planned, trained_weights)
+
+
+def _of_parents(planned: PlannedJob, read: Callable[[Record], ValueT]) -> dict[str, ValueT]:
+    values = {}
     for name, parent in planned.parents.items():
-        with _naming(planned, name):
-            weights[name] = trained_weights(read_record(parent.directory))
-    return weights
-
-
-@contextmanager
-def _naming(planned: PlannedJob, parent: str) -> Iterator[None]:
-    try:
-        yield
-    except BadInput as error:
-        raise BadInput(f"{planned.job.method} starts from {parent}, and {error}") from error
+        try:
+            values[name] = read(read_record(parent.directory))
+        except BadInput as error:
+            raise BadInput(f"{planned.job.method} starts from {name}, and {error}") from error
+    return values

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import yaml
 
 from crossmodal_bench.core import process_group
 from crossmodal_bench.core.signals import StopRequest
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.features import Progress
+from crossmodal_bench.evaluation import Evaluation
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.provenance import environment, source_fingerprint
@@ -91,56 +91,26 @@ def run_job(
         # Lightning's checkpoint callback saves nothing where no optimiser has stepped.
         trainer.save_checkpoint(files.last_checkpoint)
     files.write_progress("testing")
-    selection = selected(checkpoints, planned, history, model.deterministic)
+    selection = selected(checkpoints, planned, history, solved=model.deterministic)
     checkpoint = files.chosen_checkpoint(selection["metric"])
     trainer.test(model, datamodule=data, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
-    if trainer.is_global_zero:
-        _write(planned, parents, trainer, model, data, history, retrieval, selection, started, illustrate)
-
-
-def _write(
-    planned: PlannedJob,
-    parents: dict[str, dict[str, str]],
-    trainer: pl.Trainer,
-    model: RetrievalMethod,
-    data: CrossModalDataModule,
-    history: History,
-    retrieval: RetrievalEvaluation,
-    selection: dict[str, Any],
-    started: datetime,
-    illustrate: Illustrate | None,
-) -> None:
-    corpus, split = data.corpus, planned.evaluate
+    if not trainer.is_global_zero:
+        return
     evaluations = [retrieval.results[protocol.name] for protocol in planned.protocols]
-    main, identities = evaluations[0], identities_of(corpus, split)
-    described = data.describe()
-    if model.backbone is not None:
-        described["features"] = {
-            **asdict(model.backbone),
-            "image_size": data.images.size,
-            "image_fit": data.images.fit,
-            "inside_the_model": True,
-        }
-    # What random scores would reach depends on how many there are to choose from.
-    if main.protocol.positives == "identity" and identities is not None:
-        described["counts"][split]["identities"] = len(np.unique(identities))
-    if main.classes is not None:
-        described["counts"][split]["classes"] = len(main.classes)
-    measured = results(planned.directory, corpus, split, evaluations)
-    outputs = generate(planned.files, model, data, split, retrieval, main.ranks)
+    measured = results(planned.directory, data.corpus, planned.evaluate, evaluations)
+    outputs = generate(files, model, data, planned.evaluate, retrieval, evaluations[0].ranks)
     measured["metrics"] |= written_caption_metrics(outputs)
     if illustrate is not None:
         illustrate(outputs)
     if planned.job.seed == 0:
         assert retrieval.encodings is not None
-        save_projection(planned.files.projection, *retrieval.encodings, corpus, split)
-    device = device_name(trainer.strategy.root_device)
+        save_projection(files.projection, *retrieval.encodings, data.corpus, planned.evaluate)
     write_record(
         planned.directory,
         {
             "job": vars(planned.job),
-            "evaluated_on": split,
-            "data": {**described, "split_hash": planned.split_hash},
+            "evaluated_on": planned.evaluate,
+            "data": {**_described(data, model, evaluations[0]), "split_hash": planned.split_hash},
             "source_fingerprint": source_fingerprint(planned.config),
             "selection": selection,
             "parents": parents,
@@ -154,21 +124,38 @@ def _write(
                 "peak_memory_mb": peak_memory_mb(),
                 "world_size": trainer.world_size,
             },
-            "environment": {**environment(device), **_trained_with(trainer, data, history)},
+            "environment": {
+                **environment(device_name(trainer.strategy.root_device)),
+                # What decides a step beside the configuration: several processes see more pairs at the same
+                # rates.
+                "precision": str(trainer.precision),
+                "processes": str(trainer.world_size),
+                "batch_size_per_process": str(data.batch_size),
+                "learning_rates": ", ".join(dict.fromkeys(f"{rate:g}" for rate in history.learning_rates)),
+            },
             "started_at": started.isoformat(timespec="seconds"),
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
 
 
-def _trained_with(trainer: pl.Trainer, data: CrossModalDataModule, history: History) -> dict[str, str]:
-    """What decides a step beside the configuration: several processes see more pairs at the same rates."""
-    return {
-        "precision": str(trainer.precision),
-        "processes": str(trainer.world_size),
-        "batch_size_per_process": str(data.batch_size),
-        "learning_rates": ", ".join(dict.fromkeys(f"{rate:g}" for rate in history.learning_rates)),
-    }
+def _described(data: CrossModalDataModule, model: RetrievalMethod, main: Evaluation) -> dict[str, Any]:
+    """The data, with what the record says beyond the data module: features made inside the model, counts."""
+    described = data.describe()
+    if model.backbone is not None:
+        described["features"] = {
+            **asdict(model.backbone),
+            "image_size": data.images.size,
+            "image_fit": data.images.fit,
+            "inside_the_model": True,
+        }
+    # What random scores would reach depends on how many there are to choose from.
+    identities = identities_of(data.corpus, data.test_split)
+    if main.protocol.positives == "identity" and identities is not None:
+        described["counts"][data.test_split]["identities"] = len(np.unique(identities))
+    if main.classes is not None:
+        described["counts"][data.test_split]["classes"] = len(main.classes)
+    return described
 
 
 def _report_extraction(files: JobDirectory) -> Progress:

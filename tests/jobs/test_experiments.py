@@ -208,7 +208,7 @@ def test_what_applies_to_a_parent_is_what_it_has() -> None:
         "model.init_args.ranking.margin": 0.1,
         "trainer.max_epochs": 3,
     }
-    assert list(experiments.applicable(over, "gxn_t2i", "synthetic", "smoke")) == [
-        list(over)[i] for i in (0, 2, 3)
-    ]
-    assert list(experiments.applicable(over, "gxn_finetune", "synthetic", "smoke")) == list(over)[2:]
+    without_pictures = experiments.method_settings("gxn_t2i", "synthetic", "smoke")
+    assert list(experiments.applicable(over, without_pictures)) == [list(over)[i] for i in (0, 2, 3)]
+    whole = experiments.method_settings("gxn_finetune", "synthetic", "smoke")
+    assert list(experiments.applicable(over, whole)) == list(over)[2:]

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -18,11 +17,11 @@ from crossmodal_bench.bench.launchers.slurm_options import executor_parameters, 
 from crossmodal_bench.bench.launchers.slurm_task import task
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.signals import ASKING
 from crossmodal_bench.jobs.directory import read_json
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.state import State
 
-NOTICES = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM}
 MOST = 1000
 """Jobs in the queue at a time, where JOBS does not say; the cluster may have a limit of its own."""
 
@@ -45,7 +44,8 @@ class Slurm:
         if importlib.util.find_spec("submitit") is None:
             raise BadInput("LAUNCHER=slurm needs submitit; pip install 'crossmodal-bench[slurm]'")
         self.check()
-        self.options, self.log = options, log
+        self.options = options
+        self.log = log
         self.devices = "cpu" if options.devices == "cpu" else str(tasks_per_node(options))
         executor_parameters(options, "check")
         self.slots = [Slot(self.devices)] * (options.jobs or MOST)
@@ -96,14 +96,8 @@ class Slurm:
 
     def cancelled_by_hand(self, identity: str) -> bool:
         """Whether this user, or nobody knows who, has cancelled a job."""
-        command = [
-            "sacct",
-            "--allocations",
-            "--noheader",
-            "--parsable2",
-            "--format=State",
-            f"--jobs={identity}",
-        ]
+        jobs = f"--jobs={identity}"
+        command = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=State", jobs]
         user = _output(command).partition(" by ")[2].strip()
         return not user.isdigit() or int(user) == os.getuid()
 
@@ -111,7 +105,7 @@ class Slurm:
         """Whether a signal that comes before a time limit has ended a job, which was still starting."""
         shown = _output(["scontrol", "--oneliner", "show", "job", identity])
         code = re.search(r"\bExitCode=(\d+):(\d+)", shown)
-        return code is not None and bool(NOTICES & {int(code[2]), int(code[1]) - 128})
+        return code is not None and not {int(code[2]), int(code[1]) - 128}.isdisjoint(ASKING)
 
     def submit(self, planned: PlannedJob) -> str:
         """Put a job into the queue; its id there."""
@@ -142,27 +136,24 @@ class Slurm:
 
 def squeue(identities: set[str]) -> dict[str, str] | None:
     """The states of those jobs that SLURM remembers; None where it does not answer."""
-    command = [
-        "squeue",
-        "--noheader",
-        "--states=all",
-        "--format=%i %T",
-        f"--jobs={','.join(sorted(identities))}",
-    ]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if answer.returncode and "Invalid job id" not in answer.stderr:
+    jobs = f"--jobs={','.join(sorted(identities))}"
+    command = ["squeue", "--noheader", "--states=all", "--format=%i %T", jobs]
+    answer = _answer(command)
+    if answer is None or (answer.returncode and "Invalid job id" not in answer.stderr):
         return None
     return dict(line.split(maxsplit=1) for line in answer.stdout.splitlines() if line.strip())
 
 
-def _output(command: Sequence[str]) -> str:
+def _answer(command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
+        return None
+
+
+def _output(command: Sequence[str]) -> str:
+    answer = _answer(command)
+    return "" if answer is None else answer.stdout.strip()
 
 
 def queued(plan: Sequence[PlannedJob]) -> dict[str, State]:

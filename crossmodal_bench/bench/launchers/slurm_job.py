@@ -10,13 +10,10 @@ from crossmodal_bench.core.signals import AGAIN
 from crossmodal_bench.jobs.directory import read_json, write_json
 from crossmodal_bench.jobs.planned import PlannedJob
 
-FINAL = {
-    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
-    *("PREEMPTED", "REVOKED", "TIMEOUT", "GONE"),
-}
-"""States that a job does not leave; GONE is ours, for one that SLURM has forgotten."""
 CUT_OFF = {"BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT", "GONE"}
-"""Those that say nothing against the job itself."""
+"""Final states that say nothing against the job itself; GONE is ours, for one that SLURM has forgotten."""
+FINAL = CUT_OFF | {"COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY"}
+"""States that a job does not leave."""
 MOST_IN_VAIN = 3
 """SLURM jobs in a row that may be cut off without having come further."""
 
@@ -57,7 +54,8 @@ class SlurmJob:
     """Seconds in which a shared folder shows what a job has written before it ended."""
 
     def __init__(self, planned: PlannedJob, cluster: Cluster) -> None:
-        self.planned, self._cluster = planned, cluster
+        self.planned = planned
+        self._cluster = cluster
         self.exit_code: int | None = None
         self._over_since: float | None = None
         self._in_vain = 0

@@ -21,27 +21,25 @@ DECIDED = {
     "requeue": "the bench",
 }
 """Keys that would contradict what else is given, and what is to be given instead."""
-SUBMITITS = frozenset(
-    {
-        "nodes",
-        "cpus_per_task",
-        "gpus_per_node",
-        "time",
-        "partition",
-        "mem",
-        "setup",
-        "teardown",
-        "signal_delay_s",
-        "account",
-        "qos",
-        "constraint",
-        "exclude",
-        "nodelist",
-        "gres",
-        "exclusive",
-        "wckey",
-    }
-)
+SUBMITITS = {
+    "nodes",
+    "cpus_per_task",
+    "gpus_per_node",
+    "time",
+    "partition",
+    "mem",
+    "setup",
+    "teardown",
+    "signal_delay_s",
+    "account",
+    "qos",
+    "constraint",
+    "exclude",
+    "nodelist",
+    "gres",
+    "exclusive",
+    "wckey",
+}
 """Keys that submitit has parameters for; all others go to sbatch as they are."""
 
 

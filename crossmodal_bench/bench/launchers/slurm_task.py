@@ -10,7 +10,7 @@ from types import FrameType
 
 from crossmodal_bench.bench.launchers.subprocesses import guarded, limit_threads
 from crossmodal_bench.core.process_group import TASK, global_rank
-from crossmodal_bench.core.signals import AGAIN
+from crossmodal_bench.core.signals import AGAIN, ASKING
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
 from crossmodal_bench.jobs.planned import PlannedJob
 
@@ -21,7 +21,7 @@ def task(folder: str, devices: str) -> int:
     Leaves with the job's exit status if that is not 0, so that SLURM ends the job's other processes.
     """
     # In place of submitit's, which would queue the job again by itself. Training may put its own there.
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in ASKING:
         signal.signal(number, _interrupt)
     os.environ[TASK] = "slurm"
     if "SLURM_CPUS_PER_TASK" in os.environ:

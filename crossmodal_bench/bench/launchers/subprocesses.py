@@ -65,18 +65,13 @@ class Worker:
         self._failed_at = 0.0
         if can_fork(devices):
             context = multiprocessing.get_context("fork")
-            arguments = (planned, devices, os.getpid(), environment)
-            self._processes = [context.Process(target=_forked, args=arguments)]
-            self._processes[0].start()
+            process = context.Process(target=_forked, args=(planned, devices, os.getpid(), environment))
+            process.start()
+            self._processes.append(process)
             return
         planned.save()
-        command = [
-            sys.executable,
-            "-m",
-            "crossmodal_bench.bench.launchers.job",
-            str(planned.directory),
-            devices,
-        ]
+        module = "crossmodal_bench.bench.launchers.job"
+        command = [sys.executable, "-m", module, str(planned.directory), devices]
         with planned.files.log.open("a") as log:
             for variables in _process_variables(int(devices) if devices.isdigit() else 1):
                 variables = {**os.environ, **environment, PARENT: str(os.getpid()), **variables}
@@ -226,14 +221,11 @@ def guarded(planned: PlannedJob, devices: str, run: Run | None = None) -> int:
     except Taken as error:
         print(error, file=sys.stderr)
         return TAKEN
-    except BadInput as error:
+    except (BadInput, Diverged) as error:
         print(error, file=sys.stderr)
-        _note(planned.directory, "bad input", str(error))
-        return 2
-    except Diverged as error:
-        print(error, file=sys.stderr)
-        _note(planned.directory, "error", str(error))
-        return 1
+        is_bad_input = isinstance(error, BadInput)
+        _note(planned.directory, "bad input" if is_bad_input else "error", str(error))
+        return 2 if is_bad_input else 1
     except Exception as error:
         traceback.print_exc()
         if isinstance(error, OSError) and error.errno in NO_ROOM:

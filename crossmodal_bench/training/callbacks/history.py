@@ -32,7 +32,9 @@ class History(pl.Callback):
         self.learning_rates: list[float] = []
         self.report = report
         self.seconds_per_epoch = 0.0
-        self._start = self._lap = self._reported = 0.0
+        self._start = 0.0
+        self._lap = 0.0
+        self._reported = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """All of it."""
@@ -47,7 +49,8 @@ class History(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """All of it."""
         self.epochs = list(state_dict["epochs"])
-        self.train_seconds, self.samples = state_dict["train_seconds"], state_dict["samples"]
+        self.train_seconds = state_dict["train_seconds"]
+        self.samples = state_dict["samples"]
         self.seconds_per_epoch = state_dict["seconds_per_epoch"]
         self.learning_rates = list(state_dict["learning_rates"])
 
@@ -57,7 +60,7 @@ class History(pl.Callback):
         Notes the learning rates before any schedule touches them. Those of the parameter groups, as an
         optimiser's defaults may be none of theirs.
         """
-        self._start = self._lap = time.perf_counter()
+        self.on_train_epoch_start(trainer, pl_module)
         if not self.learning_rates:
             self.learning_rates = [
                 group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups
@@ -65,7 +68,8 @@ class History(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self._start = self._lap = time.perf_counter()
+        self._start = time.perf_counter()
+        self._lap = self._start
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validation is not training."""

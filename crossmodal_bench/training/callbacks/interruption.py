@@ -13,7 +13,9 @@ from crossmodal_bench.core.checkpoint_files import CheckpointFiles
 from crossmodal_bench.core.signals import StopRequest
 from crossmodal_bench.training.callbacks.random_state import RandomState
 
-NOTHING, SAVE, STOP = 0, 1, 2
+NOTHING = 0
+SAVE = 1
+STOP = 2
 
 
 class SaveWhenAsked(pl.Callback):
@@ -33,7 +35,9 @@ class SaveWhenAsked(pl.Callback):
     """
 
     def __init__(self, path: Path | None, request: StopRequest, every_seconds: float | None = 600.0) -> None:
-        self.path, self.request, self.every_seconds = path, request, every_seconds
+        self.path = path
+        self.request = request
+        self.every_seconds = every_seconds
         self._saved = time.monotonic()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -54,9 +58,8 @@ class SaveWhenAsked(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the random states that this validation starts from: it may start over."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, RandomState):
-                callback.hold()
+        for state in _random_states(trainer):
+            state.hold()
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
         """Save, as if no batch of this validation had been seen."""
@@ -65,9 +68,8 @@ class SaveWhenAsked(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """It will not start over."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, RandomState):
-                callback.release()
+        for state in _random_states(trainer):
+            state.release()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Everything is saved."""
@@ -89,7 +91,7 @@ class SaveWhenAsked(pl.Callback):
         if self.request.made:
             self.request.answer()
 
-    def _answer(self, trainer: pl.Trainer, validating: bool = False) -> None:
+    def _answer(self, trainer: pl.Trainer, *, validating: bool = False) -> None:
         agreed = self._agreed(trainer)
         if agreed == NOTHING:
             return
@@ -117,5 +119,10 @@ class SaveWhenAsked(pl.Callback):
             mine = SAVE if time.monotonic() - self._saved > self.every_seconds else NOTHING
         if trainer.world_size == 1:
             return mine
-        word = torch.tensor(mine, device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(word, reduce_op="max"))
+        wish = torch.tensor(mine, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(wish, reduce_op="max"))
+
+
+def _random_states(trainer: pl.Trainer) -> list[RandomState]:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, RandomState)]

@@ -58,12 +58,12 @@ class RandomState(pl.Callback):
 
 
 def _current() -> dict[str, Tensor]:
-    _, words, gauss = random.getstate()
+    _, python_state, gauss = random.getstate()
     state: Any = np.random.get_state(legacy=True)
     _, keys, position, has_gauss, cached = state
     states = {
         "torch": torch.random.get_rng_state(),
-        "python": torch.tensor(words),
+        "python": torch.tensor(python_state),
         # The second of two normal numbers, which both keep for later.
         "python_gauss": torch.tensor([gauss is not None, gauss or 0.0], dtype=torch.float64),
         "numpy": torch.tensor([*keys.tolist(), position, has_gauss]),

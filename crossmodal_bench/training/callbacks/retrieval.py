@@ -14,8 +14,9 @@ from crossmodal_bench.core.batch import ImageBatch, TextBatch
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.evaluation import Evaluation, Protocol, RetrievalBank, evaluate
-from crossmodal_bench.evaluation.protocols import resolve_protocols
+from crossmodal_bench.jobs.inputs import fitting_protocols
 from crossmodal_bench.methods.base import RetrievalMethod
+from crossmodal_bench.training.results import identities_of, labels_of, owners
 
 
 class RetrievalEvaluation(pl.Callback):
@@ -38,25 +39,15 @@ class RetrievalEvaluation(pl.Callback):
         self.encodings: tuple[Encoding, Encoding] | None = None
         self.seconds = 0.0
         self._banks: list[RetrievalBank] = []
-        self._rows: tuple[NDArray[np.int64], NDArray[np.int64]] = (
-            np.zeros(0, np.int64),
-            np.zeros(0, np.int64),
-        )
+        self._split = ""
+        self._rows: list[NDArray[np.int64]] = []
         self._start = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the protocols; have the test loaders read the split."""
         _data(trainer).test_split = self.test_split
         if self.protocols is None:
-            corpus = _data(trainer).corpus
-            test = corpus.image_rows("test")
-            self.protocols = resolve_protocols(
-                corpus.name,
-                [corpus.image_ids[row] for row in test],
-                len(corpus.caption_rows("test")),
-                corpus.labels is not None,
-                corpus.identities is not None,
-            )
+            self.protocols = fitting_protocols(_data(trainer).corpus)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Empty the banks."""
@@ -115,21 +106,22 @@ class RetrievalEvaluation(pl.Callback):
     def _losses(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
         """The method's losses on validation; every process holds all of it and computes the same."""
         assert isinstance(module, RetrievalMethod) and self.encodings is not None
+        images, texts = self.encodings
         corpus = _data(trainer).corpus
-        image_rows, caption_rows = self._rows
-        owner = np.searchsorted(image_rows, corpus.caption_image[caption_rows])
-        identities = np.arange(len(image_rows))
-        if corpus.identities is not None:
-            identities = corpus.identities[image_rows]
+        owner = owners(corpus, self._split)
+        identities = identities_of(corpus, self._split)
+        if identities is None:
+            identities = np.arange(len(images))
         losses = module.validation_losses(
-            *self.encodings, torch.from_numpy(owner), torch.from_numpy(identities)
+            images, texts, torch.from_numpy(owner), torch.from_numpy(identities)
         )
         return {f"val/{name}": float(loss) for name, loss in losses.items()}
 
     def _open(self, trainer: pl.Trainer, split: str) -> None:
         self._start = time.perf_counter()
+        self._split = split
         corpus = _data(trainer).corpus
-        self._rows = (corpus.image_rows(split), corpus.caption_rows(split))
+        self._rows = [corpus.image_rows(split), corpus.caption_rows(split)]
         self._banks = [RetrievalBank(len(rows)) for rows in self._rows]
 
     def _keep(self, batch: ImageBatch | TextBatch, encoding: Encoding, loader: int) -> None:
@@ -141,21 +133,17 @@ class RetrievalEvaluation(pl.Callback):
     ) -> dict[str, Evaluation]:
         assert isinstance(module, RetrievalMethod)
         corpus = _data(trainer).corpus
-        image_rows, caption_rows = self._rows
         images, texts = (bank.gathered()[1] for bank in self._banks)
         self.encodings = (images, texts)
-        caption_image = np.searchsorted(image_rows, corpus.caption_image[caption_rows])
-        labels = None if corpus.labels is None else corpus.labels.values[image_rows]
-        identities = None if corpus.identities is None else corpus.identities[image_rows]
         return {
             protocol.name: evaluate(
                 protocol,
                 images,
                 texts,
                 module.score,
-                caption_image,
-                labels,
-                identities,
+                owners(corpus, self._split),
+                labels_of(corpus, self._split),
+                identities_of(corpus, self._split),
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
                 # Others than CUDA do not count in double precision.
