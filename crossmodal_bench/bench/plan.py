@@ -19,6 +19,7 @@ from crossmodal_bench.jobs.experiments import Config
 from crossmodal_bench.jobs.inputs import Inputs, read_inputs
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Job
+from crossmodal_bench.jobs.schema import SuiteFile
 from crossmodal_bench.jobs.suite_ensembles import with_members
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.lightning_cli import instantiate
@@ -109,35 +110,25 @@ def _parents_first(batches: Sequence[Sequence[PlannedJob]]) -> list[PlannedJob]:
 
 def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
     suites = experiments.names("suites")
-    if options.methods in suites:
+    is_suite = options.methods in suites
+    if is_suite:
         suite = experiments.suite(options.methods)
-        datasets = [options.dataset] if options.dataset else suite.datasets or ["synthetic"]
-        for dataset in datasets:
-            for row in with_members(suite):
-                yield _Row(
-                    method=row.method,
-                    dataset=dataset,
-                    preset=preset_for(options.preset, dataset, gpu=gpu, suite=suite.presets),
-                    seeds=options.seeds if options.seeds is not None else suite.seeds,
-                    overrides=row.overrides,
-                    label=row.label,
-                    suite=options.methods,
-                    evaluate=suite.evaluate,
-                    protocols=suite.protocols,
-                )
-        return
-    dataset = options.dataset or "synthetic"
-    for method in _method_names(options.methods, suites):
-        yield _Row(
-            method=method,
-            dataset=dataset,
-            preset=preset_for(options.preset, dataset, gpu=gpu),
-            seeds=options.seeds,
-            overrides={},
-            label="",
-            suite=None,
-            evaluate="test",
-        )
+    else:
+        suite = SuiteFile(methods=tuple(_method_names(options.methods, suites)))
+    datasets = [options.dataset] if options.dataset else suite.datasets or ["synthetic"]
+    for dataset in datasets:
+        for row in with_members(suite):
+            yield _Row(
+                method=row.method,
+                dataset=dataset,
+                preset=preset_for(options.preset, dataset, gpu=gpu, suite=suite.presets),
+                seeds=options.seeds if options.seeds is not None else suite.seeds,
+                overrides=row.overrides,
+                label=row.label,
+                suite=options.methods if is_suite else None,
+                evaluate=suite.evaluate,
+                protocols=suite.protocols,
+            )
 
 
 def _method_names(methods: str, suites: list[str]) -> list[str]:

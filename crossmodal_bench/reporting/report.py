@@ -114,8 +114,8 @@ def frame(leaderboards: Sequence[Table]) -> pd.DataFrame:
                     best = row.best and metric == table.primary
                     lines.append({**head, "metric": metric, **_numbers(row.cells[metric]), "best": best})
             for name, value in row.cost.items():
-                cost = {"metric": f"cost/{name}", "mean": value, "n": len(row.seeds), "best": False}
-                lines.append(head | cost)
+                cost = {"mean": value, "n": len(row.seeds), "best": False}
+                lines.append({**head, "metric": f"cost/{name}", **cost})
     return pd.DataFrame(lines)
 
 

@@ -73,7 +73,9 @@ def run_job(
         default_root_dir=str(planned.directory),
         **{**on_devices, **process_group.trainer_arguments(planned.ddp_strategy)},
     )
-    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    trainer = cli.trainer
+    model = cli.model
+    data = cli.datamodule
     assert isinstance(model, RetrievalMethod)
     data.progress = _report_extraction(files)
     if planned.corpus is not None:

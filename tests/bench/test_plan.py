@@ -129,7 +129,7 @@ def test_bad_words_are_one_sentence(
     ],
 )
 def test_the_auto_preset(word: str, dataset: str, gpu: bool, suite: dict[str, str], preset: str) -> None:
-    assert plan.preset_for(word, dataset, gpu, suite) == preset
+    assert plan.preset_for(word, dataset, gpu=gpu, suite=suite) == preset
 
 
 def test_missing_data_are_skipped_jobs_under_the_ids_they_will_have(tmp_path: Path) -> None:

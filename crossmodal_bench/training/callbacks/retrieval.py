@@ -61,25 +61,16 @@ class RetrievalEvaluation(pl.Callback):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: Encoding | Any,
+        batch: ImageBatch | TextBatch | Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch."""
-        self._keep(batch, outputs, dataloader_idx)
+        positions = np.searchsorted(self._rows[dataloader_idx], batch.index.cpu().numpy())
+        self._banks[dataloader_idx].update(torch.from_numpy(positions), outputs)
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a batch."""
-        self._keep(batch, outputs, dataloader_idx)
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the first protocol's metrics, on validation."""
@@ -123,10 +114,6 @@ class RetrievalEvaluation(pl.Callback):
         corpus = _data(trainer).corpus
         self._rows = [corpus.image_rows(split), corpus.caption_rows(split)]
         self._banks = [RetrievalBank(len(rows)) for rows in self._rows]
-
-    def _keep(self, batch: ImageBatch | TextBatch, encoding: Encoding, loader: int) -> None:
-        positions = np.searchsorted(self._rows[loader], batch.index.cpu().numpy())
-        self._banks[loader].update(torch.from_numpy(positions), encoding)
 
     def _evaluate(
         self, trainer: pl.Trainer, module: pl.LightningModule, protocols: list[Protocol]
