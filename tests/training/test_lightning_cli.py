@@ -102,9 +102,13 @@ def complaint(config: dict[str, Any]) -> str:
         (
             "model.init_args.optimizer",
             3,
-            "key 'model.init_args.optimizer' is 3; give keys and values below it",
+            "key 'model.init_args.optimizer' is '3'; give keys and values below it",
         ),
-        ("model.init_args.optimizer", None, "key 'model.init_args.optimizer' is empty; give AdamSettings"),
+        (
+            "model.init_args.optimizer",
+            None,
+            "key 'model.init_args.optimizer' is empty; give keys and values below it",
+        ),
         (
             "model.init_args.optimizer.beta1",
             None,
@@ -119,7 +123,7 @@ def complaint(config: dict[str, Any]) -> str:
         ),
         ("data.images.size", "x", "key 'data.images.size' is 'x'; give a whole number"),
         ("data.images.size", 0, "data.images.size is 0; it must be at least 1"),
-        ("data.images", 7, "key 'data.images' is 7; give keys and values below it"),
+        ("data.images", 7, "key 'data.images' is '7'; give keys and values below it"),
         ("data.images", None, "key 'data.images' is "),
         ("data.text.min_count", "x", "key 'data.text.min_count' is 'x'; give a whole number"),
         ("data.text", 7, "key 'data.text' is '7'; give keys and values below it"),
