@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,3 +85,45 @@ def test_what_is_not_a_number_is_left_out() -> None:
     trainer: Any = SimpleNamespace(current_epoch=3, callback_metrics=metrics)
     history.on_train_epoch_end(trainer, pl.LightningModule())
     assert history.epochs == [{"epoch": 3, "val/rsum": 2.5}]
+
+
+class TwoRates(pl.LightningModule):
+    """Two groups of rates that are none of the optimiser's default, and that a schedule lowers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = torch.nn.ParameterList([torch.nn.Parameter(torch.ones(1)) for _ in range(2)])
+
+    def configure_optimizers(self) -> Any:
+        groups = [{"params": [self.weights[0]], "lr": 0.3}, {"params": [self.weights[1]], "lr": 0.2}]
+        optimizer = torch.optim.SGD(groups, lr=0.1)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)]
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        return sum(weight.sum() for weight in self.weights) * batch[0].mean()
+
+
+def test_rates_are_those_of_the_groups_before_any_schedule(tmp_path: Path) -> None:
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(4, 1)), batch_size=2)
+
+    def train(history: History, epochs: int, checkpoint: Path | None = None) -> pl.Trainer:
+        trainer = pl.Trainer(
+            max_epochs=epochs,
+            callbacks=[history],
+            logger=False,
+            accelerator="cpu",
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        )
+        trainer.fit(TwoRates(), loader, ckpt_path=checkpoint)
+        return trainer
+
+    first = History()
+    trainer = train(first, 2)
+    assert first.learning_rates == [0.3, 0.2]
+    assert trainer.optimizers[0].param_groups[0]["lr"] < 0.3
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    resumed = History()
+    train(resumed, 3, tmp_path / "two.ckpt")
+    assert resumed.learning_rates == [0.3, 0.2], "those of the start, not of the checkpoint's schedule"
