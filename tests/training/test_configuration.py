@@ -121,7 +121,10 @@ def test_what_a_constructor_refuses_keeps_its_own_sentence() -> None:
             "'model.init_args.host.init_args.dmi' is unknown; did you mean 'dim'?",
         ),
         (model("ACMR", alpha=10**400), "'model.init_args.alpha' is '1000"),
-        (model("ACMR", last=16**5000), "'model.init_args.last' is 'a number of thousands of digits'; choose"),
+        (
+            model("ACMR", projectors={"last": 16**5000}),
+            "'model.init_args.projectors.last' is 'a number of thousands of digits'; choose",
+        ),
     ],
 )
 def test_what_is_missing_or_absurd_is_named(config: dict[str, Any], sentence: str) -> None:

@@ -60,7 +60,7 @@ class History(pl.Callback):
         Notes the learning rates before any schedule touches them. Those of the parameter groups, as an
         optimiser's defaults may be none of theirs.
         """
-        self.on_train_epoch_start(trainer, pl_module)
+        self._start_clock()
         if not self.learning_rates:
             self.learning_rates = [
                 group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups
@@ -68,6 +68,9 @@ class History(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
+        self._start_clock()
+
+    def _start_clock(self) -> None:
         self._start = time.perf_counter()
         self._lap = self._start
 
