@@ -82,7 +82,7 @@ class Bleu(ReferenceScorer):
     @torch.no_grad()
     def counts(self, candidates: Tensor, image_indices: Tensor) -> BleuCounts:
         """What the scores of (B, L) candidates are made of; takes and raises what a call does."""
-        found = []
+        blocks = []
         for block in self.blocks(candidates, image_indices):
             matched = [
                 # Every place of a repeated n-gram has the n-gram's count.
@@ -95,5 +95,5 @@ class Bleu(ReferenceScorer):
             least = apart.masked_fill(~block.real, torch.iinfo(torch.int64).max).amin(0)
             nearest = (apart == least) & block.real
             closest = block.other_lengths.masked_fill(~nearest, torch.iinfo(torch.int64).max).amin(0)
-            found.append(BleuCounts(torch.stack(matched, 1), every, block.lengths, closest))
-        return BleuCounts(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+            blocks.append(BleuCounts(torch.stack(matched, 1), every, block.lengths, closest))
+        return BleuCounts(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))

@@ -85,9 +85,9 @@ class DocumentFrequencies:
 
     def to(self, device: torch.device) -> DocumentFrequencies:
         """The table on another device."""
-        return DocumentFrequencies(
-            self.images, *(tuple(one.to(device) for one in part) for part in (self.keys, self.counts))
-        )
+        keys = tuple(tensor.to(device) for tensor in self.keys)
+        counts = tuple(tensor.to(device) for tensor in self.counts)
+        return DocumentFrequencies(self.images, keys, counts)
 
     def idf(self, words: Tensor) -> Iterator[Tensor]:
         """log D - log max(1, frequency) of the n-gram at each place of (L, B) ids: (P, B), float64, per n."""

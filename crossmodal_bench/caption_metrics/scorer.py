@@ -65,9 +65,9 @@ class ReferenceScorer:
         parts = (words.split(step, 1), lengths.split(step), images.split(step))
         for part, own, image in zip(*parts, strict=True):
             counts = self.sentences.counts[image]
-            place = torch.arange(max(1, longest(counts)), device=part.device)[:, None]
-            real = place < counts
-            rows = (self.sentences.firsts[image] + place).where(real, 0)
+            position = torch.arange(max(1, longest(counts)), device=part.device)[:, None]
+            real = position < counts
+            rows = (self.sentences.firsts[image] + position).where(real, 0)
             yield Block(part, own, rows, real, *self.sentences.padded(rows, real, ELSEWHERE))
 
     def _words(self, candidates: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,8 +38,8 @@ class Sentences:
         """
         flat, widths, counts = _flat(references, name)
         if not len(counts) or not counts.all():
-            found = "are empty" if not len(counts) else f"has no sentence for image {int(counts.argmin())}"
-            raise ValueError(f"{name} {found}; every image needs at least one")
+            fault = "are empty" if not len(counts) else f"has no sentence for image {int(counts.argmin())}"
+            raise ValueError(f"{name} {fault}; every image needs at least one")
         inside = within(flat, widths, eos_id, padding_id)
         before = F.pad(inside.cumsum(0), (1, 0))
         starts = before[widths.cumsum(0) - widths]
@@ -111,14 +111,14 @@ def _flat(references: References, name: str) -> tuple[Tensor, Tensor, Tensor]:
     sentences: list[NDArray[np.int64]] = []
     counts = []
     for row, image in enumerate(references):
-        found = _arrays(image)
-        if found is None:
+        own = _arrays(image)
+        if own is None:
             raise ValueError(
                 f"{name}: image {row} must have an (R, L) tensor, or sequences, of whole numbers"
             )
-        sentences += found
-        counts.append(len(found))
-    widths = torch.tensor([len(one) for one in sentences], dtype=torch.int64)
+        sentences += own
+        counts.append(len(own))
+    widths = torch.tensor([len(sentence) for sentence in sentences], dtype=torch.int64)
     flat = torch.from_numpy(np.concatenate(sentences)) if sentences else torch.zeros(0, dtype=torch.int64)
     return flat, widths, torch.tensor(counts, dtype=torch.int64)
 

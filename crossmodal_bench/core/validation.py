@@ -105,7 +105,7 @@ def complaint(error: ValidationError, content: Any, missing: str = "is missing")
         missing: what to say of a field that is not there.
     """
     faults = error.errors(include_url=False)
-    details = next((one for one in faults if "is unknown" in one["msg"]), faults[0])
+    details = next((fault for fault in faults if "is unknown" in fault["msg"]), faults[0])
     field = (*details["loc"], *details.get("ctx", {}).get("field", ()))
     subject = f"field '{_path(field)}'{_named(field, content)}" if field else "its content"
     return f"{subject} {missing if details['type'] == 'missing' else _predicate(details)}"
@@ -117,7 +117,9 @@ def damaged(path: Path, what: str) -> BadInput:
 
 
 def _predicate(details: ErrorDetails) -> str:
-    kind, context, value = details["type"], details.get("ctx", {}), details["input"]
+    kind = details["type"]
+    context = details.get("ctx", {})
+    value = details["input"]
     if kind == "fault":
         return str(context["what"])
     if kind == "too_short":

@@ -61,7 +61,9 @@ class ScoreTiles:
         double = torch.float64 in (images.values.dtype, texts.values.dtype)
         self.dtype = torch.float64 if double else torch.float32
         self.device = torch.device(device) if device is not None else images.values.device
-        self._images, self._texts, self._score = images, texts, score
+        self._images = images
+        self._texts = texts
+        self._score = score
         self._orders = {"images": image_order, "texts": text_order}
         self._held: dict[str, tuple[int, Encoding]] = {}
 
