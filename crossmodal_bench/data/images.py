@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.core.files import first_line
+from crossmodal_bench.core.files import first_line, shown, stays_below
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 """Not all that Pillow knows: for some it starts another program."""
@@ -47,9 +47,15 @@ class ImageFiles:
 
     @classmethod
     def within(cls, folder: Path, names: list[str]) -> ImageFiles:
-        """The files ``names`` below ``folder``; raises MissingInput that names the first one missing."""
+        """The files ``names`` below ``folder``.
+
+        Raises:
+            BadInput: a name that leads out of the folder; MissingInput for the first file that is not there.
+        """
         present = _files_in(folder) if folder.is_dir() else set()
         for name in names:
+            if not stays_below(name):
+                raise BadInput(f"{folder}: file {shown(name)} leads out of it; give a path below it")
             if name not in present and not (folder / name).is_file():
                 raise MissingInput(
                     f"{folder / name} is missing; put the data set's images there "

@@ -206,8 +206,8 @@ def expected_reciprocal_rank(search: Search) -> float:
     return sum(1 / rank for rank in range(1, search.gallery + 1)) / search.gallery
 
 
-MRR = Metric(
-    name="MRR",
+INVERSE_RANK = Metric(
+    name="InverseRank",
     family="ranks",
     side="i2t",
     unit=Unit("mean of 1 / rank", digits=4),
@@ -229,13 +229,13 @@ def test_a_new_metric_of_ranks_is_an_entry_and_a_function(
     monkeypatch: pytest.MonkeyPatch, make_record: Maker, drawn: list[Figure]
 ) -> None:
     before, _ = measured(RANKED)
-    add(monkeypatch, MRR)
+    add(monkeypatch, INVERSE_RANK)
     metrics, intervals = measured(RANKED)
     ranks = evaluate(RANKED, Encoding(IMAGES), Encoding(TEXTS), dot, OWNER).ranks
     assert ranks is not None
     value = float(np.mean(1 / ranks.i2t))
-    assert metrics == {**before, "i2t/MRR": value}
-    assert intervals["i2t/MRR"] == list(bootstrap_interval(1 / ranks.i2t, np.arange(40), n=200))
+    assert metrics == {**before, "i2t/InverseRank": value}
+    assert intervals["i2t/InverseRank"] == list(bootstrap_interval(1 / ranks.i2t, np.arange(40), n=200))
 
     records = [
         make_record(
@@ -249,36 +249,36 @@ def test_a_new_metric_of_ranks_is_an_entry_and_a_function(
         for factor in (1.0, 0.5)
     ]
     (table,) = tables(leaderboard(records))
-    assert table.metrics.index("i2t/MRR") == len(table.metrics) - 1
-    assert main_metrics(table) == [*RECALLS, "rsum", "i2t/MRR"]
+    assert table.metrics.index("i2t/InverseRank") == len(table.metrics) - 1
+    assert main_metrics(table) == [*RECALLS, "rsum", "i2t/InverseRank"]
     assert f"{value:.4f}" in markdown([table])
     stream = io.StringIO()
     print_leaderboard(records, stream)
-    assert "MRR" in stream.getvalue() and f"{value:.4f}" in stream.getvalue()
+    assert "InverseRank" in stream.getvalue() and f"{value:.4f}" in stream.getvalue()
     lines = frame([table])
-    lines = lines[lines.metric == "i2t/MRR"]
+    lines = lines[lines.metric == "i2t/InverseRank"]
     assert lines["mean"].tolist() == [value, value / 2]
-    assert lines["bootstrap_low"].tolist() == [intervals["i2t/MRR"][0]] * 2
-    assert "i2t/MRR" in csv([table])
+    assert lines["bootstrap_low"].tolist() == [intervals["i2t/InverseRank"][0]] * 2
+    assert "i2t/InverseRank" in csv([table])
 
-    by_it = replace(RANKED, primary="i2t/MRR")
-    assert by_it.primary == "i2t/MRR" and metric_table.main_columns("i2t/MRR")[-4:] == [
-        "i2t/MRR",
+    by_it = replace(RANKED, primary="i2t/InverseRank")
+    assert by_it.primary == "i2t/InverseRank" and metric_table.main_columns("i2t/InverseRank")[-4:] == [
+        "i2t/InverseRank",
         *RECALLS[3:],
     ]
-    (sweep,) = sweeps([replace(row, primary="i2t/MRR") for row in table.rows])
+    (sweep,) = sweeps([replace(row, primary="i2t/InverseRank") for row in table.rows])
     figures.parameter_sweep(sweep)
-    assert drawn[0].axes[0].get_ylabel() == "i2t/MRR (mean of 1 / rank)"
+    assert drawn[0].axes[0].get_ylabel() == "i2t/InverseRank (mean of 1 / rank)"
 
 
 def test_a_new_metric_is_held_against_chance(monkeypatch: pytest.MonkeyPatch, make_record: Maker) -> None:
-    add(monkeypatch, MRR)
+    add(monkeypatch, INVERSE_RANK)
     counts = {"test": {"images": 40, "captions": 120}}
     data = {"fingerprint": "d", "split_hash": "5", "counts": counts, "labels": {}, "features": None}
-    reached = {"i2t/R@10": 90.0, "t2i/R@10": 90.0, "i2t/MRR": 0.05}
+    reached = {"i2t/R@10": 90.0, "t2i/R@10": 90.0, "i2t/InverseRank": 0.05}
     chance = sum(1 / rank for rank in range(1, 121)) / 120
     (sentence,) = below_chance(make_record(metrics=reached, data=data))
-    assert sentence == f"acmr seed 0: i2t/MRR is 0.0500, chance is {chance:.4f}"
+    assert sentence == f"acmr seed 0: i2t/InverseRank is 0.0500, chance is {chance:.4f}"
 
 
 def test_a_new_metric_that_is_best_when_low_ranks_so(
@@ -322,7 +322,7 @@ def reciprocal_rank_of_the_first(ranking: RankedRelevance) -> Tensor:
 def test_a_new_metric_of_labels_is_an_entry_and_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [
         Metric(
-            name="MRR",
+            name="InverseRank",
             family="label_precision",
             side=side,
             unit=FRACTION,
@@ -331,19 +331,19 @@ def test_a_new_metric_of_labels_is_an_entry_and_a_function(monkeypatch: pytest.M
         for side in SIDES
     ]
     mean = Metric(
-        name="MRR",
+        name="InverseRank",
         family="label_precision",
         unit=FRACTION,
-        terms=("i2t/MRR", "t2i/MRR"),
+        terms=("i2t/InverseRank", "t2i/InverseRank"),
         combination="mean",
     )
     add(monkeypatch, *entries, mean)
-    metrics, intervals = measured(replace(RANKED, families=("label_precision",), primary="MRR"))
+    metrics, intervals = measured(replace(RANKED, families=("label_precision",), primary="InverseRank"))
     order = np.argsort(-(IMAGES @ TEXTS.T).numpy(), axis=1)
     first = (LABELS[OWNER][order] == LABELS[:, None]).argmax(1) + 1
-    assert metrics["i2t/MRR"] == pytest.approx((1 / first).mean())
-    assert metrics["MRR"] == (metrics["i2t/MRR"] + metrics["t2i/MRR"]) / 2
-    assert {"i2t/MRR", "t2i/MRR", "MRR"} <= set(intervals)
+    assert metrics["i2t/InverseRank"] == pytest.approx((1 / first).mean())
+    assert metrics["InverseRank"] == (metrics["i2t/InverseRank"] + metrics["t2i/InverseRank"]) / 2
+    assert {"i2t/InverseRank", "t2i/InverseRank", "InverseRank"} <= set(intervals)
 
 
 def test_a_new_metric_of_classes_is_an_entry_and_a_function(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,8 +213,8 @@ def test_no_number_is_there_twice() -> None:
 
 def test_only_methods_of_our_own_have_no_number() -> None:
     published = {row.ours for row in ROWS if any(value is not None for value in row.values.values())}
-    missing = METHODS - published
-    assert missing == {"sm", "acmr_no_adversary", "scan_i2t"}
+    assert len(published & METHODS) == 28
+    assert {"sm", "acmr_no_adversary", "scan_i2t"} <= METHODS - published
 
 
 def test_known_facts_are_noted() -> None:
