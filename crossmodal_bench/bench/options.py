@@ -52,7 +52,7 @@ class BenchOptions:
     wandb: str = option("Weights & Biases: auto (online when logged in), online, offline or off", "auto")
     network: str | None = option("image network whose features are used", None)
     weights: str | None = option("that network's weights: PATH, DEFAULT or none", None)
-    rerun: str | None = option("run jobs again whose data or sources changed", None, ("stale",))
+    rerun: str | None = option("stale: run jobs again whose data or sources changed", None, ("stale",))
     on_bad_image: str = option("where an image cannot be decoded: fail, or skip it", "fail", ("fail", "skip"))
     overrides: dict[str, Any] = option("a configuration value, e.g. trainer.max_epochs=5", {}, flag="--set")
 
