@@ -35,7 +35,7 @@ def labels_of(corpus: Corpus, split: str) -> NDArray[Any] | None:
 
 
 def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[Evaluation]) -> dict[str, Any]:
-    """Save the first evaluation's per-query ranks as ``ranks.npz``; the record's fields for all of them."""
+    """Save every evaluation's per-query results; the record's fields for all of them."""
     owner = owners(corpus, split)
     identities = identities_of(corpus, split)
     captions = [] if corpus.captions is None else [corpus.captions[row] for row in corpus.caption_rows(split)]
@@ -43,7 +43,11 @@ def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[E
     def numbers(evaluation: Evaluation) -> dict[str, Any]:
         clusters = identities if evaluation.protocol.positives == "identity" else None
         retrieved: dict[str, float] = {}
-        if captions and evaluation.ranks is not None and evaluation.protocol.positives != "identity":
+        if (
+            captions
+            and evaluation.ranks is not None
+            and evaluation.protocol.positives in ("caption", "label")
+        ):
             retrieved = retrieved_caption_quality(
                 evaluation.ranks.i2t_top, captions, owner, evaluation.protocol.folds
             )
@@ -54,11 +58,12 @@ def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[E
         }
 
     main, *others = evaluations
-    main.save(
-        JobDirectory(directory).ranks,
-        [corpus.image_ids[row] for row in corpus.image_rows(split)],
-        [corpus.caption_ids[row] for row in corpus.caption_rows(split)],
-    )
+    files = JobDirectory(directory)
+    image_ids = [corpus.image_ids[row] for row in corpus.image_rows(split)]
+    caption_ids = [corpus.caption_ids[row] for row in corpus.caption_rows(split)]
+    main.save(files.ranks, image_ids, caption_ids)
+    for other in others:
+        other.save(files.ranks_under(other.protocol.name), image_ids, caption_ids)
     return {**numbers(main), "also": {other.protocol.name: numbers(other) for other in others}}
 
 
