@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.evaluation import Evaluation, bootstrap_metrics
+from crossmodal_bench.data.equal_inputs import equal_input_pairs
+from crossmodal_bench.evaluation import Evaluation, Protocol, bootstrap_metrics
+from crossmodal_bench.evaluation.positives import PositivePairs
 from crossmodal_bench.evaluation.retrieved_captions import retrieved_caption_quality
 from crossmodal_bench.jobs.directory import JobDirectory
 
@@ -32,6 +34,14 @@ def identities_of(corpus: Corpus, split: str) -> NDArray[np.int64] | None:
 def labels_of(corpus: Corpus, split: str) -> NDArray[Any] | None:
     """(n_images, ...) labels of a split's images, if the data set has any."""
     return None if corpus.labels is None else corpus.labels.values[corpus.image_rows(split)]
+
+
+def positives_of(corpus: Corpus, split: str, protocol: Protocol) -> PositivePairs | None:
+    """The positive pairs of a split, for a protocol that goes by pairs: those of equal inputs."""
+    if protocol.positives != "pairs":
+        return None
+    counts = corpus.counts()[split]
+    return PositivePairs.of(equal_input_pairs(corpus, split), counts["images"], counts["captions"])
 
 
 def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[Evaluation]) -> dict[str, Any]:
