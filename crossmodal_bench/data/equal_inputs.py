@@ -1,4 +1,4 @@
-"""Items that no model can tell apart: captions that say the same word for word, pictures of the same bytes."""
+"""Items that no model can tell apart: captions of the same words, pictures of the same bytes."""
 
 from __future__ import annotations
 

@@ -48,8 +48,8 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
     if repeats:
         share = repeats / corpus.counts()["test"]["captions"]
         yield (
-            f"  {repeats} test captions ({100 * share:.1f} %) say the same as a caption of another test image, "
-            "word for word"
+            f"  {repeats} test captions ({100 * share:.1f} %) say word for word what a caption of another "
+            "test image says"
         )
     if corpus.captions is not None:
         vocabulary = Vocabulary.fit(train_captions(data.corpus), min_count, data.text.words)
