@@ -162,7 +162,8 @@ def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
             )
         if entry.folds > 1 and entry.split.images and not entry.split.order:
             raise BadInput(
-                f"{source}: protocol '{name}' has folds, which are blocks of the images' order; give split.order"
+                f"{source}: protocol '{name}' has folds, which are blocks of the images' order; "
+                "give split.order"
             )
     return protocols
 
@@ -227,8 +228,8 @@ class Match:
             if self.protocol.captions:
                 theirs.append(f"{' or '.join(f'{count:,}' for count in self.protocol.captions)} captions")
             return (
-                f"not the split of {name}, which has {' and '.join(theirs)}; this one has {self.images:,} and "
-                f"{self.captions:,}"
+                f"not the split of {name}, which has {' and '.join(theirs)}; "
+                f"this one has {self.images:,} and {self.captions:,}"
             )
         agreement = f"images {self.images:,} and captions {self.captions:,} agree with {name}"
         if not self.protocol.split.verifiable:

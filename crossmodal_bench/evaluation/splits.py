@@ -83,7 +83,9 @@ class KnownSplit:
     def _wrong_images(self, ids: Sequence[str]) -> list[str]:
         faults = []
         if self.images and self.images != _hash(sorted(ids)):
-            faults.append(f"its images are others (hash {_hash(sorted(ids))}, that of the split {self.images})")
+            faults.append(
+                f"its images are others (hash {_hash(sorted(ids))}, that of the split {self.images})"
+            )
         if self.members:
             known = _members(self.members)
             missing = len(known.members.keys() - set(ids))

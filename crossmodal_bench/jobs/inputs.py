@@ -19,7 +19,7 @@ from crossmodal_bench.evaluation.protocols import (
     matches,
     resolve_protocols,
 )
-from crossmodal_bench.evaluation.splits import SplitItems, split_hash
+from crossmodal_bench.evaluation.splits import SplitItems, describe, split_hash
 from crossmodal_bench.jobs.experiments import Config
 
 
@@ -94,6 +94,25 @@ def matched_protocols(corpus: Corpus) -> list[Match]:
         real_labels=corpus.labels is not None,
         identities=corpus.identities is not None,
     )
+
+
+def protocol_lines(corpus: Corpus) -> list[str]:
+    """What the test split is measured by, how far it is each named protocol's, and what it is recognised by."""
+    protocols = fitting_protocols(corpus)
+    names = " + ".join(protocol.label for protocol in protocols)
+    doubt = " (split unverified)" if any(protocol.resembles for protocol in protocols) else ""
+    found = matched_protocols(corpus)
+    lines = [f"protocol {names}{doubt}", *(f"  {match.sentence}" for match in found)]
+    known = describe(items_of_test(corpus), id_scheme(corpus.name))
+    fields = ", ".join(f"{name}: {json.dumps(value)}" for name, value in vars(known).items() if value)
+    lines.append(f"split {{{fields}}}")
+    lines += [
+        f"  if these are the files that {match.protocol.name} was published on, send this line in a pull request, "
+        f"as {match.protocol.name}'s 'split' in evaluation/protocols.yaml, and say where they come from"
+        for match in found
+        if match.counts_agree and not match.protocol.split.verifiable
+    ]
+    return lines
 
 
 def items_of_test(corpus: Corpus) -> SplitItems:
