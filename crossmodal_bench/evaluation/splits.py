@@ -21,8 +21,8 @@ IdScheme = Literal["exact", "names", "flickr", "coco"]
 Flickr that begins a file's name; by COCO's number that ends it."""
 
 _REWORDED = 0.1
-"""Of the listed photos, how many may have captions worded otherwise: Flickr8K and Flickr30K, which share photos,
-spell those of 6 % differently (grey, gray), and captions that were permuted differ nearly everywhere."""
+"""The share of listed photos that may have captions worded otherwise: Flickr8K and Flickr30K spell those of
+6 % of their common photos differently (grey, gray), and permuted captions differ nearly everywhere."""
 _PREFIX = re.compile(r"^[A-Za-z][\w-]*:")
 _EXTENSION = re.compile(r"\.(jpe?g|png|bmp|gif|webp|tiff?|npy|npz)$", re.IGNORECASE)
 _FLICKR = re.compile(r"(\d+)(?:_[0-9A-Za-z]+)*")
@@ -70,11 +70,11 @@ class KnownSplit:
             items: of the same numbers of images and captions as the split.
             ordered: whether the images must follow one another as in the split.
         """
+        if items.only_numbered(self.ids):
+            return ["its images are only numbered, and have no ids by which they could be recognised"]
         if not self.verifiable:
             return ["nothing is known yet by which its split could be verified"]
         ids = items.canonical(self.ids)
-        if self.ids != "exact" and sorted(ids) == sorted(map(str, range(len(ids)))):
-            return ["its images are only numbered, and have no ids by which they could be recognised"]
         faults = self._wrong_images(ids) or self._wrong_captions(items, ids)
         if not faults and ordered and self.order != _hash(ids):
             faults = ["its images stand in another order, and folds are blocks of that order"]
@@ -102,8 +102,8 @@ class KnownSplit:
         fewest = int(per_image.argmin())
         if per_image[fewest] < self.captions_per_image:
             return [
-                f"image '{items.image_ids[fewest]}' has {per_image[fewest]} captions, where every image of the "
-                f"split has {self.captions_per_image}"
+                f"image '{items.image_ids[fewest]}' has {per_image[fewest]} captions, where every image of "
+                f"the split has {self.captions_per_image}"
             ]
         if self.counts and self.counts != _counts_hash(ids, per_image):
             return ["its images have other numbers of captions"]
@@ -153,8 +153,12 @@ class SplitItems:
         ids = [canonical_id(name, scheme) for name in self.image_ids]
         return ids if len(set(ids)) == len(ids) else list(self.image_ids)
 
+    def only_numbered(self, scheme: IdScheme) -> bool:
+        """Whether the image ids say no more than how many there are: 0 to N - 1."""
+        return set(self.canonical(scheme)) == set(map(str, range(len(self.image_ids))))
+
     def stray_caption(self, ids: Sequence[str], scheme: IdScheme) -> str:
-        """The clause on a caption that is given to another image than its id names; empty if there is none."""
+        """The clause on a caption given to another image than its id names; empty if there is none."""
         if self.caption_ids is None:
             return ""
         row_of = {name: row for row, name in enumerate(ids)}
@@ -179,7 +183,7 @@ def canonical_id(name: str, scheme: IdScheme) -> str:
 
 
 def split_hash(items: SplitItems, scheme: IdScheme = "names") -> str:
-    """16 hexadecimal digits that name a split: its image ids, in any order, with their numbers of captions."""
+    """16 hexadecimal digits that name a split: its image ids, in any order, and their numbers of captions."""
     return _counts_hash(items.canonical(scheme), items.captions_per_image)
 
 

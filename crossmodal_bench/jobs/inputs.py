@@ -97,18 +97,22 @@ def matched_protocols(corpus: Corpus) -> list[Match]:
 
 
 def protocol_lines(corpus: Corpus) -> list[str]:
-    """What the test split is measured by, how far it is each named protocol's, and what it is recognised by."""
+    """By what the test split is measured, how far it is each named protocol's, and how it is recognised."""
     protocols = fitting_protocols(corpus)
     names = " + ".join(protocol.label for protocol in protocols)
     doubt = " (split unverified)" if any(protocol.resembles for protocol in protocols) else ""
     found = matched_protocols(corpus)
     lines = [f"protocol {names}{doubt}", *(f"  {match.sentence}" for match in found)]
-    known = describe(items_of_test(corpus), id_scheme(corpus.name))
+    items = items_of_test(corpus)
+    scheme = id_scheme(corpus.name)
+    if items.only_numbered(scheme):
+        return lines
+    known = describe(items, scheme)
     fields = ", ".join(f"{name}: {json.dumps(value)}" for name, value in vars(known).items() if value)
     lines.append(f"split {{{fields}}}")
     lines += [
-        f"  if these are the files that {match.protocol.name} was published on, send this line in a pull request, "
-        f"as {match.protocol.name}'s 'split' in evaluation/protocols.yaml, and say where they come from"
+        f"  if these are the files that {match.protocol.name} was published on, send this line in a pull "
+        f"request, as {match.protocol.name}'s 'split' in evaluation/protocols.yaml, and say where they are from"
         for match in found
         if match.counts_agree and not match.protocol.split.verifiable
     ]

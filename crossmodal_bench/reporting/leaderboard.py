@@ -109,10 +109,10 @@ def leaderboard(records: Iterable[Record]) -> list[Row]:
     """One row per (data set, protocol, split, preset, method, overrides, label), averaged over seeds.
 
     Single models and ensembles never share a row, two versions of a protocol never a table. Rows are sorted
-    by table (data set, protocol, version, split), then by preset (``PRESETS``), then best first by the protocol's primary metric; the best of each table is
-    marked. A record counts under every protocol that it was measured under (COCO's 5K and 1K tests), a seed
-    once per row: of several records of it (one job in two suites) the last finished one is taken, or n would
-    claim more than was measured.
+    by table (data set, protocol, version, split), then by preset (``PRESETS``), then best first by the
+    protocol's primary metric; the best of each table is marked. A record counts under every protocol that it
+    was measured under (COCO's 5K and 1K tests), a seed once per row: of several records of it (one job in two
+    suites) the last finished one is taken, or n would claim more than was measured.
     """
     rows = []
     measured = (part for record in records for part in record.by_protocol())

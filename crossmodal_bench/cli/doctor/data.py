@@ -164,14 +164,14 @@ def _protocols(name: str, corpus: Corpus) -> Iterator[Finding]:
     labels = ", ".join(protocol.label for protocol in fitting_protocols(corpus))
     near = [match for match in matched_protocols(corpus) if match.counts_agree and not match.verified]
     if not near:
-        yield Finding(f"{name}: protocols", "ok", f"the test split is that of {labels}")
+        yield Finding(f"{name}: protocols", "ok", f"what is measured on the test split is {labels}")
     for match in near:
         text = f"{match.sentence}; what is measured is {unverified(match.protocol).label} (split unverified)"
         if match.protocol.split.verifiable:
             fix = "put the published split there, or take the numbers for what they are: your own split's"
             yield Finding(f"{name}: protocols", "warning", text, fix)
         else:
-            fix = f"crossmodal-bench prepare {name} prints what would make it known"
+            fix = f"crossmodal-bench prepare {name} prints by what it could be recognised"
             yield Finding(f"{name}: protocols", "information", text, fix)
 
 
