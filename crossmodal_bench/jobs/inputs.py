@@ -111,8 +111,9 @@ def protocol_lines(corpus: Corpus) -> list[str]:
     fields = ", ".join(f"{name}: {json.dumps(value)}" for name, value in vars(known).items() if value)
     lines.append(f"split {{{fields}}}")
     lines += [
-        f"  if these are the files that {match.protocol.name} was published on, send this line in a pull "
-        f"request, as {match.protocol.name}'s 'split' in evaluation/protocols.yaml, and say where they are from"
+        f"  if these are the files that {match.protocol.name} was published on, send this line in "
+        f"a pull request, as {match.protocol.name}'s 'split' in evaluation/protocols.yaml, and say where they "
+        "are from"
         for match in found
         if match.counts_agree and not match.protocol.split.verifiable
     ]
