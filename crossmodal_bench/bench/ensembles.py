@@ -36,14 +36,14 @@ from crossmodal_bench.training.results import (
     positives_of,
     results,
 )
-from crossmodal_bench.training.trained_model import check_model, encode, protocol_names, protocols_of
+from crossmodal_bench.training.trained_model import check_model, encode, protocol_labels, protocols_of
 
 _MUST_AGREE: dict[str, Callable[[Record], Any]] = {
     "data set": lambda record: record.job.dataset,
     "data fingerprint": lambda record: record.data.fingerprint,
     "test split": lambda record: record.data.split_hash,
     "evaluated split": lambda record: record.evaluated_on,
-    "protocol": lambda record: " + ".join(protocol_names(record)),
+    "protocol": lambda record: " + ".join(protocol_labels(record)),
     "preset": lambda record: record.job.preset,
 }
 

@@ -14,9 +14,9 @@ from crossmodal_bench.evaluation.protocols import (
     Protocol,
     get_protocol,
     resolve_protocols,
-    split_hash,
 )
 from crossmodal_bench.evaluation.ranks import Ranks, retrieval_ranks
+from crossmodal_bench.evaluation.splits import KnownSplit, SplitItems, split_hash
 from crossmodal_bench.evaluation.statistics import (
     bootstrap_interval,
     bootstrap_metrics,
@@ -33,11 +33,13 @@ __all__ = [
     "PROTOCOLS",
     "ClassRetrieval",
     "Evaluation",
+    "KnownSplit",
     "LabelPrecision",
     "Metric",
     "Protocol",
     "Ranks",
     "RetrievalBank",
+    "SplitItems",
     "average_precision",
     "bootstrap_interval",
     "bootstrap_metrics",

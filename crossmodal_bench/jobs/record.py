@@ -136,11 +136,17 @@ class Numbers(Model):
     ``metrics`` holds recalls in percent, 1-based ranks and mAP as a fraction; ``bootstrap`` their 95 %
     intervals over test images (clustered by image, or by identity); ``curves`` lists of numbers by name,
     those of a curve of one length. A number that was not finite when written is absent.
+
+    ``protocol_version`` is that of the protocol: 0 where the record is older than versions.
+    ``resembles`` names the protocol whose numbers of images and captions the test split has without being
+    verified as its split; empty otherwise.
     """
 
     metrics: FiniteNumbers
     bootstrap: Intervals
     curves: Curves
+    protocol_version: WholeNumber = 0
+    resembles: str = ""
 
 
 class Member(Model):
@@ -200,6 +206,11 @@ class Record(RecordContent):
     def ranks(self) -> Path:
         """The per-query results under its protocol."""
         return self.files.ranks if self.is_main else self.files.ranks_under(self.job.protocol)
+
+    @property
+    def protocol_label(self) -> str:
+        """The protocol with its version: ``flickr30k-1k@1``."""
+        return f"{self.job.protocol}@{self.protocol_version}"
 
     @property
     def run(self) -> dict[str, str]:

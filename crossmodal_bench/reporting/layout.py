@@ -82,8 +82,9 @@ def interval(metric: str, cell: Cell) -> str:
 
 
 def title(table: Table) -> str:
-    """The table's heading: data set, protocol, split and the metric that ranks it."""
-    return f"{table.dataset} · {table.protocol} · {table.evaluated_on} · ranked by {table.primary}"
+    """The table's heading: data set, protocol with its version, split and the metric that ranks it."""
+    protocol = f"{table.protocol}@{table.version}{' (split unverified)' if table.unverified else ''}"
+    return f"{table.dataset} · {protocol} · {table.evaluated_on} · ranked by {table.primary}"
 
 
 def row_name(row: Row) -> str:

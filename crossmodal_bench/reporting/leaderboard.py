@@ -47,6 +47,8 @@ class Row:
 
     dataset: str
     protocol: str
+    version: int
+    unverified: bool
     evaluated_on: str
     preset: str
     method: str
@@ -78,10 +80,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows that may be compared: one data set, one protocol, one split."""
+    """The rows that may be compared: one data set, one version of one protocol, one split.
+
+    ``unverified``: the test split has a named protocol's numbers of images and captions without being
+    verified as its split.
+    """
 
     dataset: str
     protocol: str
+    version: int
+    unverified: bool
     evaluated_on: str
     primary: str
     rows: tuple[Row, ...]
@@ -100,16 +108,16 @@ class Table:
 def leaderboard(records: Iterable[Record]) -> list[Row]:
     """One row per (data set, protocol, split, preset, method, overrides, label), averaged over seeds.
 
-    Single models and ensembles never share a row. Rows are sorted by table (data set, protocol, split), then
-    by preset (``PRESETS``), then best first by the protocol's primary metric; the best of each table is
-    marked. A record counts under every protocol that it was measured under (COCO's 5K and 1K tests), a seed
-    once per row: of several records of it (one job in two suites) the last finished one is taken, or n would
-    claim more than was measured.
+    Single models and ensembles never share a row, two versions of a protocol never a table. Rows are sorted
+    by table (data set, protocol, version, split), then by preset (``PRESETS``), then best first by the
+    protocol's primary metric; the best of each table is marked. A record counts under every protocol that it
+    was measured under (COCO's 5K and 1K tests), a seed once per row: of several records of it (one job in two
+    suites) the last finished one is taken, or n would claim more than was measured.
     """
     rows = []
     measured = (part for record in records for part in record.by_protocol())
     ordered = sorted(measured, key=lambda record: (_table_key(record), record.finished_at, record.job.id))
-    for (_, protocol, _), together in itertools.groupby(ordered, key=_table_key):
+    for (_, protocol, *_), together in itertools.groupby(ordered, key=_table_key):
         groups: dict[tuple[str, ...], dict[int, Record]] = {}
         for record in together:
             groups.setdefault(_row_key(record), {})[record.job.seed] = record
@@ -121,11 +129,11 @@ def leaderboard(records: Iterable[Record]) -> list[Row]:
 def tables(rows: Iterable[Row]) -> list[Table]:
     """The rows of a leaderboard as its tables, in order."""
     split = []
-    for (dataset, protocol, evaluated_on), together in itertools.groupby(
-        rows, key=lambda row: (row.dataset, row.protocol, row.evaluated_on)
+    for (dataset, protocol, version, unverified, evaluated_on), together in itertools.groupby(
+        rows, key=lambda row: (row.dataset, row.protocol, row.version, row.unverified, row.evaluated_on)
     ):
         members = tuple(together)
-        split.append(Table(dataset, protocol, evaluated_on, members[0].primary, members))
+        split.append(Table(dataset, protocol, version, unverified, evaluated_on, members[0].primary, members))
     return split
 
 
@@ -186,8 +194,14 @@ _PROVENANCE: dict[str, Callable[[Record], str]] = {
 }
 
 
-def _table_key(record: Record) -> tuple[str, str, str]:
-    return (record.job.dataset, record.job.protocol, record.evaluated_on)
+def _table_key(record: Record) -> tuple[str, str, int, bool, str]:
+    return (
+        record.job.dataset,
+        record.job.protocol,
+        record.protocol_version,
+        bool(record.resembles),
+        record.evaluated_on,
+    )
 
 
 def _row_key(record: Record) -> tuple[str, ...]:
@@ -203,6 +217,8 @@ def _row(records: Sequence[Record]) -> Row:
     return Row(
         dataset=job.dataset,
         protocol=job.protocol,
+        version=records[-1].protocol_version,
+        unverified=bool(records[-1].resembles),
         evaluated_on=records[-1].evaluated_on,
         preset=job.preset,
         method=job.method,

@@ -102,6 +102,7 @@ def frame(leaderboards: Sequence[Table]) -> pd.DataFrame:
             head = {
                 "dataset": row.dataset,
                 "protocol": row.protocol,
+                "protocol_version": row.version,
                 "evaluated_on": row.evaluated_on,
                 "preset": row.preset,
                 "method": row.method,

@@ -65,6 +65,8 @@ def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[E
             "metrics": {**evaluation.metrics, **retrieved},
             "bootstrap": bootstrap_metrics(evaluation, owner, clusters),
             "curves": evaluation.curves,
+            "protocol_version": evaluation.protocol.version,
+            "resembles": evaluation.protocol.resembles,
         }
 
     main, *others = evaluations

@@ -13,6 +13,7 @@ import yaml
 from crossmodal_bench.core import process_group
 from crossmodal_bench.core.signals import StopRequest
 from crossmodal_bench.data import CrossModalDataModule
+from crossmodal_bench.data.equal_inputs import repeated_captions
 from crossmodal_bench.data.features import Progress
 from crossmodal_bench.evaluation import Evaluation
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
@@ -151,6 +152,9 @@ def _described(data: CrossModalDataModule, model: RetrievalMethod, main: Evaluat
             "image_fit": data.images.fit,
             "inside_the_model": True,
         }
+    repeats = repeated_captions(data.corpus, data.test_split)
+    if repeats:
+        described["counts"][data.test_split]["repeated_captions"] = repeats
     # What random scores would reach depends on how many there are to choose from.
     identities = identities_of(data.corpus, data.test_split)
     if main.protocol.positives == "identity" and identities is not None:

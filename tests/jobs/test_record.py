@@ -42,6 +42,18 @@ def test_a_record_is_read_as_it_was_written(
     assert [file.name for file in path.parent.iterdir()] == ["record.json"]
 
 
+def test_a_record_without_versions_counts_as_made_before_them(
+    tmp_path: Path, make_content: Callable[..., dict[str, Any]]
+) -> None:
+    numbers = {"metrics": {"mAP": 0.5}, "bootstrap": {}, "curves": {}}
+    also = {"wikipedia-test": {**numbers, "protocol_version": 3, "resembles": "wikipedia-1300-map"}}
+    record = read_record(write_record(tmp_path, make_content(also=also)))
+    assert record.protocol_label == "wikipedia-2173-map@0" and record.resembles == ""
+    main, other = record.by_protocol()
+    assert main is record
+    assert (other.protocol_label, other.resembles) == ("wikipedia-test@3", "wikipedia-1300-map")
+
+
 def test_array_scalars_are_plain_and_non_finite_numbers_absent(
     tmp_path: Path, make_content: Callable[..., dict[str, Any]]
 ) -> None:

@@ -10,6 +10,7 @@ from scipy import stats
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.published import Comparison, published_rows
 from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.layout import title
 from crossmodal_bench.reporting.leaderboard import features_text, leaderboard, tables
 
 Maker = Callable[..., Record]
@@ -68,6 +69,8 @@ def test_a_metric_that_a_seed_lacks_is_averaged_over_the_others(make_record: Mak
         {"protocol": "wikipedia-1300-map"},
         {"dataset": "pascal"},
         {"evaluated_on": "val"},
+        {"protocol_version": 2},
+        {"resembles": "wikipedia-2173-map"},
     ],
 )
 def test_what_differs_in_more_than_the_seed_is_another_row(
@@ -75,7 +78,7 @@ def test_what_differs_in_more_than_the_seed_is_another_row(
 ) -> None:
     rows = leaderboard([make_record(seed=0), make_record(seed=1), make_record(seed=0, **change)])
     assert sorted(len(row.seeds) for row in rows) == [1, 2]
-    own_table = bool({"protocol", "dataset", "evaluated_on"} & change.keys())
+    own_table = bool({"protocol", "dataset", "evaluated_on", "protocol_version", "resembles"} & change.keys())
     assert len(tables(rows)) == (2 if own_table else 1)
 
 
@@ -95,6 +98,21 @@ def test_protocols_never_share_a_table_not_even_one_runs(make_recall_record: Mak
     assert [(table.protocol, table.rows[0].cells["rsum"].mean) for table in found] == [
         ("coco-1k-5fold", 400.0),
         ("coco-5k", 300.0),
+    ]
+
+
+def test_a_table_says_which_version_and_whether_the_split_is_verified(make_recall_record: Maker) -> None:
+    numbers = {"metrics": {"rsum": 400.0}, "bootstrap": {}, "curves": {}}
+    also = {"coco-test-5fold": {**numbers, "protocol_version": 2, "resembles": "coco-1k-5fold"}}
+    words = {"dataset": "coco", "protocol": "coco-5k"}
+    records = [
+        make_recall_record(**words, also=also, protocol_version=1),
+        make_recall_record(**words, seed=1),
+    ]
+    assert [title(table) for table in tables(leaderboard(records))] == [
+        "coco · coco-5k@0 · test · ranked by rsum",
+        "coco · coco-5k@1 · test · ranked by rsum",
+        "coco · coco-test-5fold@2 (split unverified) · test · ranked by rsum",
     ]
 
 

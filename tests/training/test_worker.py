@@ -51,6 +51,7 @@ def test_every_method_runs_to_a_whole_record(method: str, tmp_path: Path) -> Non
     assert record.job == planned.job and record.evaluated_on == "test"
     assert record.data.counts == planned.counts and record.data.split_hash == planned.split_hash
     assert record.data.fingerprint == planned.data_fingerprint
+    assert record.protocol_label == planned.protocols[0].label == "synthetic-test@1"
     quality = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr")
     unbounded = {f"{side}/{rank}" for side in ("i2t", "t2i") for rank in ("MedR", "MeanR")}
     unbounded |= {f"{name}{at}" for name in quality for at in ("", "@2", "@3", "@4", "@5")}
