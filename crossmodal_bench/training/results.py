@@ -51,6 +51,7 @@ def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[E
             "metrics": {**evaluation.metrics, **retrieved},
             "bootstrap": bootstrap_metrics(evaluation, owner, clusters),
             "curves": evaluation.curves,
+            "dropped": evaluation.dropped,
         }
 
     main, *others = evaluations
