@@ -49,6 +49,8 @@ def test_every_method_runs_to_a_whole_record(method: str, tmp_path: Path) -> Non
     run_with_parents(planned)
     record = read_record(planned.directory)
     assert record.job == planned.job and record.evaluated_on == "test"
+    assert len(record.encoders) == 1
+    assert record.encoders[0].image is not None and record.encoders[0].text is not None, "nobody could compare"
     assert record.data.counts == planned.counts and record.data.split_hash == planned.split_hash
     assert record.data.fingerprint == planned.data_fingerprint
     quality = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr")
