@@ -135,7 +135,9 @@ def as_published(row: PublishedRow) -> Setting:
     return Setting((Encoders(image=image, text=text),), "paper", papers_settings=True)
 
 
-def compared(ours: str, protocol: str, metric: str, *, source: str = "", ensemble: bool = False) -> Comparison:
+def compared(
+    ours: str, protocol: str, metric: str, *, source: str = "", ensemble: bool = False
+) -> Comparison:
     """What stands beside our number, made as the method's first row was, or the first of a source."""
     rows = [row for row in ROWS if row.ours == ours and row.image is not None and source in row.source]
     own = [row for row in rows if row.protocol == protocol]
@@ -303,7 +305,9 @@ def test_a_number_stands_beside_one_that_was_made_as_it_was(row: PublishedRow) -
         if value is None:
             continue
         if not row.comparable:
-            nothing = comparison(str(row.ours), row.protocol, metric, Setting((), "paper", papers_settings=True))
+            nothing = comparison(
+                str(row.ours), row.protocol, metric, Setting((), "paper", papers_settings=True)
+            )
             assert (nothing.value, nothing.apart) == (None, ()) and row.note in str(nothing.reason)
             continue
         assert row.image is not None and row.text is not None and row.ensemble is not None
