@@ -208,6 +208,9 @@ def _head(ensemble: Ensemble) -> dict[str, Any]:
     features = [record.data.features for record in members]
     if any(source != features[0] for source in features):
         data["features"] = {"members": features}
+    # Of one member that does not say, nobody knows what the sum was made with.
+    known = all(record.encoders for record in members)
+    encoders = dict.fromkeys(each for record in members for each in record.encoders) if known else ()
     sources = "".join(sorted(record.source_fingerprint for record in members))
     return {
         "job": vars(ensemble.job),
@@ -227,6 +230,7 @@ def _head(ensemble: Ensemble) -> dict[str, Any]:
             for record in members
         ],
         "history": [],
+        "encoders": [each.model_dump() for each in encoders],
     }
 
 

@@ -11,6 +11,7 @@ from crossmodal_bench.evaluation.metric_table import formatted
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.ablations import effects
 from crossmodal_bench.reporting.leaderboard import Cell, Row, Table, differences, features_text, labels_text
+from crossmodal_bench.reporting.published_notes import published_notes
 
 COST = {
     "parameters": "parameters",
@@ -31,27 +32,29 @@ PRESET_NOTES = {
 
 
 def notes(table: Table) -> list[str]:
-    """What a reader must know: intervals, presets, data, features, labels, selection, which weights training
-    started from, the papers' numbers; and what each adversary adds.
+    """What a reader must know: intervals, presets, data, features, labels, queries that do not count,
+    selection, which weights training started from, the papers' numbers; and what each adversary adds.
     """
     presets = dict.fromkeys(row.preset for row in table.rows)
     lines = [_interval_note(), *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
     lines += _distinct(table, "data", _data_text)
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
+    lines += _distinct(table, "no label", _dropped_text)
     lines += _distinct(table, "checkpoint", lambda record: record.selection.rule)
     started = defaultdict(list)
-    papers = defaultdict(list)
     for row in table.rows:
         parents = dict.fromkeys(name for record in row.records for name in record.parents)
         if parents:
             started[", ".join(parents)].append(row.name)
-        papers[_paper_text(row)].append(row.name)
     lines += [
         f"start ({_names(names)}): from the trained weights of {parents}, whose training comes on top"
         for parents, names in started.items()
     ]
-    lines += [f"paper ({_names(names)}): {text}" for text, names in papers.items()]
+    lines += [
+        f"{heading} ({_names(names)}): {text}"
+        for (heading, text), names in published_notes(table, main_metrics(table)).items()
+    ]
     return lines + [f"adversary: {effect}" for effect in effects(table)]
 
 
@@ -113,23 +116,28 @@ def _interval_note() -> str:
 
 
 def _distinct(table: Table, what: str, read: Callable[[Record], str]) -> list[str]:
-    """One line for what all rows share, else one for each variant with the methods that have it."""
+    """One line for what all rows share, else one for each variant with the methods that have it.
+
+    Nothing is said of records for which ``read`` gives no text.
+    """
     variants = defaultdict(list)
     for row in table.rows:
         for record in row.records:
             variants[read(record)].append(row.name)
     if len(variants) == 1:
-        return [f"{what}: {next(iter(variants))}"]
-    return [f"{what} ({_names(names)}): {text}" for text, names in variants.items()]
+        return [f"{what}: {text}" for text in variants if text]
+    return [f"{what} ({_names(names)}): {text}" for text, names in variants.items() if text]
 
 
-def _paper_text(row: Row) -> str:
-    published = row.published
-    if published.value is not None:
-        return f"{row.primary} {published.value:g} is {published.source}. {published.note}".rstrip(" .")
-    reason = str(published.reason)
-    # Which method is not published stands in front of the sentence, so that one sentence does for many.
-    return "no published number" if reason.startswith("not published") else reason
+def _dropped_text(record: Record) -> str:
+    """How many queries no metric by label counts; nothing where all count."""
+    counts = record.data.counts.get(record.evaluated_on, {})
+    parts = [
+        f"{record.dropped[side]} of {counts.get(items, 'all')} {kind} queries"
+        for side, kind, items in (("i2t", "image", "images"), ("t2i", "text", "captions"))
+        if record.dropped.get(side)
+    ]
+    return f"{' and '.join(parts)}, which do not count for mAP" if parts else ""
 
 
 def _names(names: Iterable[str]) -> str:

@@ -13,10 +13,9 @@ from typing import Any
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.protocols import primary_metric
 from crossmodal_bench.evaluation.statistics import t_interval
-from crossmodal_bench.jobs import experiments
-from crossmodal_bench.jobs.published import Comparison, comparison
+from crossmodal_bench.jobs.published import Comparison
 from crossmodal_bench.jobs.record import Record, row_name
-from crossmodal_bench.jobs.suite_ensembles import is_a_suites
+from crossmodal_bench.reporting.neighbours import published_beside
 
 PRESETS = ("paper", "controlled", "small", "smoke")
 """Rows of different presets never mix; the papers' own settings come first."""
@@ -242,42 +241,8 @@ def _cell(metric: str, records: Sequence[Record]) -> Cell:
         n=n,
         low=statistics.fmean(low for low, _ in bounds) if bounds else None,
         high=statistics.fmean(high for _, high in bounds) if bounds else None,
-        published=_published(records[-1], metric),
+        published=published_beside(records, metric),
     )
-
-
-def _published(record: Record, metric: str) -> Comparison:
-    if record.evaluated_on != "test":
-        return Comparison(None, reason=f"not comparable: evaluated on {record.evaluated_on}, not on test")
-    job = record.job
-    ensemble = bool(record.ensemble)
-    if ensemble and not is_a_suites(record):
-        return Comparison(None, reason="not comparable: no suite sums these models for a paper's ensemble")
-    own = experiments.overrides_of(job.suite, job.method, job.label)
-    if not ensemble and job.overrides and job.overrides != own:
-        return Comparison(None, reason="not comparable: overrides change the method's own setting")
-    if job.label and job.preset != "paper":
-        # What a row's label says holds for the paper's encoders, which other presets replace.
-        return Comparison(None, reason=f"not comparable: preset {job.preset}, and the paper's row is its own")
-    label = "" if ensemble else job.label
-    published = comparison(job.method, job.protocol, metric, label=label, ensemble=ensemble)
-    ours = _made_regions(record)
-    if published.value is None or not ours:
-        return published
-    theirs = "bottom-up region features" if "regions" in (published.backbone or "") else published.backbone
-    reason = f"not comparable: published with {theirs or 'features not stated'}, ours are {ours}"
-    return Comparison(None, reason=reason)
-
-
-def _made_regions(record: Record) -> str:
-    """The regions, where they cannot be the published bottom-up ones: these are 36 of width 2,048."""
-    features = record.data.features or {}
-    for source in features.get("members", [features]):
-        if source and source.get("regions") in ("grid", "detector"):
-            return f"{source['regions']} regions of {source.get('network')}"
-        if source and source.get("regions") and (source.get("count"), source.get("dim")) != (36, 2048):
-            return f"{source.get('count')} precomputed regions of width {source.get('dim')}"
-    return ""
 
 
 def _ranked(rows: Sequence[Row], protocol: str) -> list[Row]:

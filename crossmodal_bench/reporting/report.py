@@ -189,6 +189,7 @@ def _numbers(cell: Cell) -> dict[str, float | int | str | None]:
         "published": cell.published.value,
         "published_source": cell.published.source,
         "not_comparable": cell.published.reason,
+        "published_apart": cell.published.apart_text or None,
     }
 
 
@@ -233,7 +234,8 @@ def _detail(preset: str, metric: str, cell: Cell) -> list[Value]:
     published = cell.published
     theirs = "–" if published.value is None else formatted(metric, published.value)
     texts = [preset, metric, formatted(metric, cell.mean), *spread, str(cell.n), bounds, theirs]
-    return [Value(text) for text in (*texts, published.source or published.reason or "")]
+    why = published.source or published.apart_text or published.reason or ""
+    return [Value(text) for text in (*texts, why)]
 
 
 def _figures(table: Table) -> list[Figure]:

@@ -67,6 +67,7 @@ def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[E
             "curves": evaluation.curves,
             "protocol_version": evaluation.protocol.version,
             "resembles": evaluation.protocol.resembles,
+            "dropped": evaluation.dropped,
         }
 
     main, *others = evaluations

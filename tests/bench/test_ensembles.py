@@ -69,6 +69,7 @@ def test_an_ensemble_is_a_record_of_the_summed_similarities(jobs: list[Path], tm
     assert [one.id for one in record.ensemble] == [one.job.id for one in members]
     assert record.ensemble[1].directory == f"synthetic-20/acmr/{members[1].job.id}"
     assert record.data == members[0].data and record.history == []
+    assert record.encoders == members[0].encoders and len(record.encoders) == 1
     assert record.selection.rule == "each member's own" and record.selection.metric is None
     for name in ("parameters", "evaluation_seconds", "train_seconds"):
         assert record.cost[name] == pytest.approx(sum(one.cost[name] for one in members))
