@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.evaluation import Evaluation, bootstrap_metrics
+from crossmodal_bench.evaluation import Evaluation, model_intervals
 from crossmodal_bench.evaluation.retrieved_captions import retrieved_caption_quality
 from crossmodal_bench.jobs.directory import JobDirectory
 
@@ -49,7 +49,7 @@ def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[E
             )
         return {
             "metrics": {**evaluation.metrics, **retrieved},
-            "bootstrap": bootstrap_metrics(evaluation, owner, clusters),
+            "bootstrap": model_intervals(evaluation, owner, clusters),
             "curves": evaluation.curves,
         }
 
