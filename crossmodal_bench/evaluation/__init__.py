@@ -25,8 +25,8 @@ from crossmodal_bench.evaluation.protocols import (
     resolve_protocols,
     split_hash,
 )
-from crossmodal_bench.evaluation.ranks import Ranks, retrieval_ranks
 from crossmodal_bench.evaluation.query_results import QueryResults
+from crossmodal_bench.evaluation.ranks import Ranks, retrieval_ranks
 from crossmodal_bench.evaluation.statistics import t_interval
 from crossmodal_bench.evaluation.streaming import streamed_ranks
 
