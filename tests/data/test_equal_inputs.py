@@ -17,8 +17,9 @@ from crossmodal_bench.data.equal_inputs import (
 from crossmodal_bench.data.images import ImageFiles
 
 
-def corpus(captions: list[list[str]], images: ImageFiles | None = None, test: int = 0) -> Corpus:
-    """Images with these captions; those from ``test`` on are the test split."""
+def corpus(captions: list[list[str]], images: ImageFiles | None = None) -> Corpus:
+    """One training image, described as a dog, and then test images with these captions."""
+    captions = [["a dog"], *captions]
     names = tuple(f"i{row}" for row in range(len(captions)))
     owner = np.repeat(np.arange(len(captions)), [len(own) for own in captions])
     return Corpus(
@@ -26,7 +27,7 @@ def corpus(captions: list[list[str]], images: ImageFiles | None = None, test: in
         image_ids=names,
         caption_ids=tuple(f"c{row}" for row in range(len(owner))),
         caption_image=owner,
-        split=np.array(["train" if row < test else "test" for row in range(len(captions))]),
+        split=np.array(["train"] + ["test"] * (len(captions) - 1)),
         captions=tuple(caption for own in captions for caption in own),
         images=images,
     )
@@ -49,7 +50,7 @@ def test_only_captions_of_other_images_are_repetitions() -> None:
     across = corpus([["a dog", "one dog"], ["a cat", "A dog."], ["a dog", "a bird"]])
     assert repeated_captions(across, "test") == 3
     # Repetitions of what stands in another split are none.
-    assert repeated_captions(corpus([["a dog"], ["a dog"], ["a cat"]], test=1), "test") == 0
+    assert repeated_captions(corpus([["a dog"], ["a cat"]]), "test") == 0
 
 
 def test_shared_captions_are_right_for_both_images_and_the_others_are_not() -> None:
@@ -62,9 +63,9 @@ def test_shared_captions_are_right_for_both_images_and_the_others_are_not() -> N
 def test_pictures_of_the_same_bytes_share_their_captions(tmp_path: Path) -> None:
     for name, colour in (("a", "red"), ("b", "red"), ("c", "blue")):
         Image.new("RGB", (4, 4), colour).save(tmp_path / f"{name}.png")
-    paths = [tmp_path / f"{name}.png" for name in "abc"]
+    paths = [tmp_path / f"{name}.png" for name in "aabc"]
     pictures = corpus([["one"], ["two"], ["three"]], ImageFiles(paths))
-    first, second, third = equal_pictures(pictures, np.arange(3))
+    first, second, third = equal_pictures(pictures, np.arange(1, 4))
     assert first == second != third
     pairs = equal_input_pairs(pictures, "test")
     assert {(int(image), int(caption)) for image, caption in pairs} == {
@@ -74,6 +75,6 @@ def test_pictures_of_the_same_bytes_share_their_captions(tmp_path: Path) -> None
         (1, 1),
         (2, 2),
     }
-    paths[1].unlink()
+    paths[2].unlink()
     with pytest.raises(BadInput, match=r"b\.png cannot be read"):
-        equal_pictures(pictures, np.arange(3))
+        equal_pictures(pictures, np.arange(4))

@@ -16,11 +16,11 @@ def test_a_scorer_that_knows_every_sentence_is_right_under_equal_inputs_alone() 
     sentence = np.arange(120) % 30
     repeated = Corpus(
         name="mine",
-        image_ids=tuple(f"image{row}" for row in range(40)),
-        caption_ids=tuple(f"caption{row}" for row in range(120)),
-        caption_image=np.arange(120) // 3,
-        split=np.array(["test"] * 40),
-        captions=tuple(f"sentence {number}" for number in sentence),
+        image_ids=tuple(f"image{row}" for row in range(41)),
+        caption_ids=tuple(f"caption{row}" for row in range(121)),
+        caption_image=np.append(np.arange(120) // 3, 40),
+        split=np.array(["test"] * 40 + ["train"]),
+        captions=(*(f"sentence {number}" for number in sentence), "what is trained on"),
     )
     plain, equal = fitting_protocols(repeated)
     texts = Encoding(torch.eye(30)[torch.from_numpy(sentence)])
