@@ -142,7 +142,7 @@ def test_all_pairs_are_adjusted_together_and_every_run_gives_the_same() -> None:
     assert [pair.adjusted_p for pair in pairs] == holm([pair.difference.p for pair in pairs])
     assert pairs == compare_all(rows, "rsum")
     for pair in pairs:
-        assert (pair.difference.p < 0.05) <= (0 < pair.difference.low or pair.difference.high < 0)
+        assert (pair.difference.p < 0.05) <= (pair.difference.low > 0 or pair.difference.high < 0)
     assert not_behind_first(0, pairs) == {0, 1}
     assert compare_all(rows[:1], "rsum") == []
     assert not_behind_first(0, []) == {0}
