@@ -1,6 +1,26 @@
 """How often the ± holds what it says, and how often equal methods are told apart, by simulation.
 
-OMP_NUM_THREADS=1 python benchmarks/interval_coverage.py
+    OMP_NUM_THREADS=1 python benchmarks/interval_coverage.py
+
+A query hits where its ease is high enough: the image's, which its five captions share; its own, which all
+methods and seeds share; the seed's; and a rest. What an interval is to hold is known then: with several seeds
+the method over all images and seeds, with one seed that model over all images. Beside it stands the old
+interval: Student's over seeds, or the percentile bootstrap over images of one seed. Spreads are Flickr8K's.
+
+Measured with 4,000 repeats (a standard error of 0.35 %), on 20, 243 and 1,000 images; i2t and t2i recalls
+of 5 to 99.9 % and rsums of 75 to 598; 1, 3 and 5 seeds:
+
+    coverage         old          new            rsum of 336 with 1, 3, 5 seeds: old       new
+    20 images        2 to 93 %    93.9 to 99.9 %                      92, 52, 31 %         94.3, 95.2, 94.4 %
+    243 images      23 to 95 %    94.8 to 99.6 %                      95, 58, 35 %         95.2, 95.7, 95.2 %
+    1,000 images    45 to 95 %    94.5 to 98.8 %                      94, 67, 45 %         94.5, 96.0, 94.8 %
+
+20 images at 98 % and one seed: 34 % before, 99.3 % now. New coverage is above 97 % only where the images
+hold a handful of failures (or successes) at most: with 20 images at 5 % and from 95 % up, with 243 from 99 % up,
+with 1,000 at 99.9 %, and rsum of 598 with 20 and 243. One failure more or less moves the interval so far there
+that no rule meets 95 %.
+
+FALSE POSITIVES
 """
 
 from __future__ import annotations
