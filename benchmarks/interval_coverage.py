@@ -16,9 +16,9 @@ of 5 to 99.9 % and rsums of 75 to 598; 1, 3 and 5 seeds:
     1,000 images    45 to 95 %    94.5 to 98.8 %                      94, 67, 45 %         94.5, 96.0, 94.8 %
 
 20 images at 98 % and one seed: 34 % before, 99.3 % now. New coverage is above 97 % only where the images
-hold a handful of failures (or successes) at most: with 20 images at 5 % and from 95 % up, with 243 from 99 % up,
-with 1,000 at 99.9 %, and rsum of 598 with 20 and 243. One failure more or less moves the interval so far there
-that no rule meets 95 %.
+hold a handful of failures (or successes) at most: with 20 images at 5 % and from 95 % up, with 243 from 99
+% up, with 1,000 at 99.9 %, and rsum of 598 with 20 and 243. One failure more or less moves the interval so
+far there that no rule meets 95 %.
 
 FALSE POSITIVES
 """
