@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from crossmodal_bench.evaluation import metric_table
-from crossmodal_bench.evaluation.metric_table import formatted
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.ablations import effects
-from crossmodal_bench.reporting.leaderboard import Cell, Row, Table, differences, features_text, labels_text
+from crossmodal_bench.reporting.leaderboard import Row, Table, differences, features_text, labels_text
+from crossmodal_bench.reporting.stored_intervals import Target
 
-COST = {
-    "parameters": "parameters",
-    "train_samples_per_second": "training samples/s",
-    "train_seconds": "training s",
-    "evaluation_seconds": "evaluation s",
-    "peak_memory_mb": "peak memory MB",
+OVER: Mapping[Target, str] = {"method": "images, seeds", "model": "images", "seeds": "seeds"}
+"""What ± covers, as a column says it."""
+
+TARGETS: Mapping[Target, str] = {
+    "method": "what this method gives on other images with other seeds",
+    "model": "what this model gives on other images, blind to other seeds",
+    "seeds": "what this method gives with other seeds, blind to other images",
 }
-"""The costs that are columns, with their units."""
+"""The same in a sentence."""
 
 PRESET_NOTES = {
     "paper": "preset paper: the paper's own settings",
@@ -30,12 +30,22 @@ PRESET_NOTES = {
 }
 
 
+def meaning(table: Table) -> list[str]:
+    """What ± and the mark mean in this table: without this, its numbers are not read right."""
+    covered = {cell.target for row in table.rows for cell in row.cells.values()}
+    lines = []
+    if covered != {None}:
+        over = "; ".join(f"over {OVER[target]}: {TARGETS[target]}" for target in OVER if target in covered)
+        lines.append(f"± holds 95 % (its longer side, where the two differ), {over}{_clusters(table)}")
+    return [*lines, "★ is the table's best"]
+
+
 def notes(table: Table) -> list[str]:
-    """What a reader must know: intervals, presets, data, features, labels, selection, which weights training
-    started from, the papers' numbers; and what each adversary adds.
+    """What a reader must know beside ``meaning``: presets, data, features, labels, selection, which weights
+    training started from, the papers' numbers; and what each adversary adds.
     """
     presets = dict.fromkeys(row.preset for row in table.rows)
-    lines = [_interval_note(), *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
+    lines = [*(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
     lines += _distinct(table, "data", _data_text)
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
@@ -72,43 +82,16 @@ def main_metrics(table: Table) -> list[str]:
     return [metric for metric in metric_table.main_columns(table.primary) if metric in measured]
 
 
-def interval(metric: str, cell: Cell) -> str:
-    """± with the t-interval over seeds or, marked with *, the bootstrap interval of one seed; or nothing."""
-    if not math.isnan(cell.half_width):
-        return f"±{formatted(metric, cell.half_width)}"
-    if cell.low is not None and cell.high is not None:
-        return f"±{formatted(metric, (cell.high - cell.low) / 2)}*"
-    return ""
-
-
 def title(table: Table) -> str:
     """The table's heading: data set, protocol, split and the metric that ranks it."""
     return f"{table.dataset} · {table.protocol} · {table.evaluated_on} · ranked by {table.primary}"
 
 
-def row_name(row: Row) -> str:
-    """The row's name, with a star on the table's best."""
-    return f"★ {row.name}" if row.best else row.name
-
-
-def quantity(value: float | None, suffix: str = "") -> str:
-    """A cost with three digits and k, M or G; a dash where it was not measured."""
-    if value is None:
-        return "–"
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g}{unit}{suffix}"
-    return f"{value:.3g}{suffix}"
-
-
-def _interval_note() -> str:
-    """What ± means; which queries the bootstrap draws depends on the metric."""
-    over_classes = [metric.name for metric in metric_table.ENTRIES if metric.queries == "classes"]
-    return (
-        "± is the 95 % t-interval of the mean over n seeds; with *, one seed only: half of the 95 % "
-        "bootstrap interval over test images (clustered by image, or by identity where positives go by it; "
-        f"{', '.join(over_classes)}: over classes), blind to other seeds; ★ is the table's best"
-    )
+def _clusters(table: Table) -> str:
+    """What is drawn anew where it is not single images."""
+    metrics = [metric_table.lookup(metric) for metric in table.metrics]
+    over_classes = [metric.name for metric in metrics if metric.queries == "classes"]
+    return f" ({', '.join(over_classes)}: over other classes)" if over_classes else ""
 
 
 def _distinct(table: Table, what: str, read: Callable[[Record], str]) -> list[str]:

@@ -12,11 +12,11 @@ from typing import Any
 
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.protocols import primary_metric
-from crossmodal_bench.evaluation.statistics import t_interval
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.published import Comparison, comparison
 from crossmodal_bench.jobs.record import Record, row_name
 from crossmodal_bench.jobs.suite_ensembles import is_a_suites
+from crossmodal_bench.reporting.stored_intervals import Target, from_records
 
 PRESETS = ("paper", "controlled", "small", "smoke")
 """Rows of different presets never mix; the papers' own settings come first."""
@@ -24,21 +24,34 @@ PRESETS = ("paper", "controlled", "small", "smoke")
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one row.
+    """One metric of one row, in the metric's unit.
 
-    ``mean`` and ``sd`` (sample standard deviation, nan for one seed) are over the ``n`` seeds that have the
-    metric; ``half_width`` is that of the 95 % t-interval of the mean over seeds (nan for one seed). ``low``
-    and ``high`` bound the 95 % bootstrap interval over test images: the seeds' bounds averaged, so the
-    interval of one typical run, not of the mean over seeds; None where no seed has one.
+    Attributes:
+        mean: over the ``n`` seeds that have the metric.
+        n: number of these seeds.
+        low: lower end of the 95 % interval; None where there is no interval.
+        high: its upper end.
+        target: what the interval is about; None where there is none.
+        items_error: standard error of the mean that stems from the choice of test images; None if unknown.
+        seeds_error: likewise from the choice of seeds; None for one seed.
+        published: the published number that may stand beside it, or why there is none.
     """
 
     mean: float
-    sd: float
-    half_width: float
     n: int
     low: float | None
     high: float | None
+    target: Target | None
+    items_error: float | None
+    seeds_error: float | None
     published: Comparison
+
+    @property
+    def half_width(self) -> float | None:
+        """What is printed behind ±: the longer side of the interval; None where there is none."""
+        if self.low is None or self.high is None:
+            return None
+        return max(self.mean - self.low, self.high - self.mean)
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,7 @@ class Row:
     cost: dict[str, float]
     records: tuple[Record, ...] = field(repr=False)
     primary: str = ""
-    best: bool = False
+    in_best_set: bool = False
 
     @property
     def name(self) -> str:
@@ -68,6 +81,12 @@ class Row:
     def ensemble(self) -> bool:
         """Whether several models' similarities were summed."""
         return bool(self.records[-1].ensemble)
+
+    @property
+    def target(self) -> Target | None:
+        """What the row's intervals are about: the primary metric's, else the first that has one."""
+        cells = [self.cells[self.primary]] if self.primary in self.cells else []
+        return next((cell.target for cell in (*cells, *self.cells.values()) if cell.target), None)
 
     @property
     def published(self) -> Comparison:
@@ -216,16 +235,18 @@ def _row(records: Sequence[Record]) -> Row:
 
 
 def _cell(metric: str, records: Sequence[Record]) -> Cell:
-    values = [record.metrics[metric] for record in records if metric in record.metrics]
-    bounds = [record.bootstrap[metric] for record in records if metric in record.bootstrap]
-    mean, half_width, n = t_interval(values)
+    measured = [record for record in records if metric in record.metrics]
+    values = [record.metrics[metric] for record in measured]
+    bounds = [record.bootstrap[metric] for record in measured if metric in record.bootstrap]
+    interval = from_records(values, bounds)
     return Cell(
-        mean=mean,
-        sd=statistics.stdev(values) if n > 1 else math.nan,
-        half_width=half_width,
-        n=n,
-        low=statistics.fmean(low for low, _ in bounds) if bounds else None,
-        high=statistics.fmean(high for _, high in bounds) if bounds else None,
+        mean=statistics.fmean(values),
+        n=len(values),
+        low=interval.low,
+        high=interval.high,
+        target=interval.target,
+        items_error=interval.items_error,
+        seeds_error=interval.seeds_error,
         published=_published(records[-1], metric),
     )
 
@@ -277,7 +298,7 @@ def _ranked(rows: Sequence[Row], protocol: str) -> list[Row]:
 
     best = min(cost(row) for row in rows)
     return [
-        replace(row, primary=primary, best=primary in row.cells and cost(row) == best)
+        replace(row, primary=primary, in_best_set=primary in row.cells and cost(row) == best)
         for row in sorted(rows, key=position)
     ]
 

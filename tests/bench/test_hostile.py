@@ -22,8 +22,10 @@ from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.record import read_record, read_records, write_record
 from crossmodal_bench.jobs.suite_ensembles import with_members
 from crossmodal_bench.reporting import figures
-from crossmodal_bench.reporting.leaderboard import leaderboard, tables
-from crossmodal_bench.reporting.report import csv, html, markdown
+from crossmodal_bench.reporting.latex import latex
+from crossmodal_bench.reporting.markdown import markdown, readme
+from crossmodal_bench.reporting.report import html
+from crossmodal_bench.reporting.table import csv, shown_tables
 from crossmodal_bench.reporting.terminal import print_tables
 from crossmodal_bench.training import lightning_cli as training
 from crossmodal_bench.training import trained_model as model
@@ -54,16 +56,16 @@ def records(content: Callable[..., dict[str, Any]]) -> Callable[[Path], None]:
 
 
 def read_tables(root: Path) -> None:
-    found = tables(leaderboard(read_records(root)))
+    found = shown_tables(read_records(root))
     out = io.StringIO()
     print_tables(found, out)
-    for text in (markdown(found), csv(found), out.getvalue()):
+    for text in (markdown(found), readme(found), csv(found), latex(found), out.getvalue()):
         assert text.encode() and not set(text) & {"\x1b", "\0", "\u202e"}
     assert not any(line.startswith(("=", "+", "@")) for line in csv(found).splitlines())
 
 
 def read_page(root: Path) -> None:
-    page = html(tables(leaderboard(read_records(root))))
+    page = html(shown_tables(read_records(root)))
     assert page.encode() and "<script" not in page
 
 

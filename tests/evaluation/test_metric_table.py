@@ -38,8 +38,11 @@ from crossmodal_bench.reporting import figures
 from crossmodal_bench.reporting.chance import below_chance
 from crossmodal_bench.reporting.layout import main_metrics
 from crossmodal_bench.reporting.leaderboard import leaderboard, tables
+from crossmodal_bench.reporting.markdown import markdown
 from crossmodal_bench.reporting.parameter_sweeps import sweeps
-from crossmodal_bench.reporting.report import csv, frame, markdown, print_leaderboard
+from crossmodal_bench.reporting.report import print_leaderboard
+from crossmodal_bench.reporting.shown import show
+from crossmodal_bench.reporting.table import csv, frame
 
 Maker = Callable[..., Record]
 PACKAGE = Path(crossmodal_bench.__file__).parent
@@ -251,15 +254,15 @@ def test_a_new_metric_of_ranks_is_an_entry_and_a_function(
     (table,) = tables(leaderboard(records))
     assert table.metrics.index("i2t/InverseRank") == len(table.metrics) - 1
     assert main_metrics(table) == [*RECALLS, "rsum", "i2t/InverseRank"]
-    assert f"{value:.4f}" in markdown([table])
+    assert f"{value:.4f}" in markdown([show(table)])
     stream = io.StringIO()
     print_leaderboard(records, stream)
     assert "InverseRank" in stream.getvalue() and f"{value:.4f}" in stream.getvalue()
-    lines = frame([table])
+    lines = frame([show(table)])
     lines = lines[lines.metric == "i2t/InverseRank"]
     assert lines["mean"].tolist() == [value, value / 2]
-    assert lines["bootstrap_low"].tolist() == [intervals["i2t/InverseRank"][0]] * 2
-    assert "i2t/InverseRank" in csv([table])
+    assert lines["low"].tolist() == [intervals["i2t/InverseRank"][0]] * 2
+    assert "i2t/InverseRank" in csv([show(table)])
 
     by_it = replace(RANKED, primary="i2t/InverseRank")
     assert by_it.primary == "i2t/InverseRank" and metric_table.main_columns("i2t/InverseRank")[-4:] == [
@@ -302,7 +305,7 @@ def test_a_new_metric_that_is_best_when_low_ranks_so(
         )
         for name, rank in (("cca", 40.0), ("sm", 9.0))
     ]
-    assert [row.method for row in leaderboard(records) if row.best] == ["sm"]
+    assert [row.method for row in leaderboard(records) if row.in_best_set] == ["sm"]
 
 
 def test_a_new_combination_has_an_interval_too(monkeypatch: pytest.MonkeyPatch) -> None:

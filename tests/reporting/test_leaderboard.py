@@ -20,32 +20,56 @@ def with_features(record: Record, features: dict[str, object]) -> Record:
     return record.model_copy(update={"data": record.data.model_copy(update={"features": features})})
 
 
-def test_seeds_become_one_row_with_mean_deviation_and_interval(make_recall_record: Maker) -> None:
+def test_seeds_become_one_row_with_mean_and_interval_and_its_parts(make_recall_record: Maker) -> None:
     values = [90.0, 96.0, 93.0]
-    records = [make_recall_record(seed=seed, metrics={"rsum": value}) for seed, value in enumerate(values)]
+    records = [
+        make_recall_record(seed=seed, metrics={"rsum": value}, bootstrap={"rsum": [value - 4, value + 4]})
+        for seed, value in enumerate(values)
+    ]
     (row,) = leaderboard(records)
     cell = row.cells["rsum"]
     assert row.seeds == (0, 1, 2)
     assert cell.n == 3
     assert cell.mean == pytest.approx(93.0)
-    assert cell.sd == pytest.approx(statistics.stdev(values))
-    assert cell.half_width == pytest.approx(stats.t.ppf(0.975, 2) * statistics.stdev(values) / math.sqrt(3))
+    assert cell.target == "method"
+    assert cell.items_error == pytest.approx(4 / stats.norm.ppf(0.975))
+    assert cell.seeds_error == pytest.approx(statistics.stdev(values) / math.sqrt(3))
+    error = math.hypot(cell.items_error or 0, cell.seeds_error or 0)
+    assert cell.half_width is not None and cell.half_width > stats.norm.ppf(0.975) * error
+    assert (cell.low, cell.high) == pytest.approx((93 - cell.half_width, 93 + cell.half_width))
     assert row.cost["train_seconds"] == pytest.approx(12.5)
 
 
-def test_one_seed_has_no_interval_over_seeds_but_one_over_images(make_record: Maker) -> None:
+def test_seeds_alone_give_the_t_interval_and_say_so(make_recall_record: Maker) -> None:
+    values = [90.0, 96.0, 93.0]
+    records = [
+        make_recall_record(seed=seed, metrics={"rsum": value}, bootstrap={})
+        for seed, value in enumerate(values)
+    ]
+    cell = leaderboard(records)[0].cells["rsum"]
+    assert cell.target == "seeds" and cell.items_error is None
+    assert cell.half_width == pytest.approx(stats.t.ppf(0.975, 2) * statistics.stdev(values) / math.sqrt(3))
+
+
+def test_one_seed_has_an_interval_over_images_alone(make_record: Maker) -> None:
     (row,) = leaderboard([make_record(method="cca")])
     cell = row.cells["mAP"]
-    assert cell.n == 1
-    assert math.isnan(cell.half_width) and math.isnan(cell.sd)
+    assert (cell.n, cell.target, cell.seeds_error) == (1, "model", None)
     assert (cell.low, cell.high) == pytest.approx((0.43, 0.49))
+    assert cell.half_width == pytest.approx(0.04), "the longer side"
 
 
-def test_bootstrap_bounds_are_averaged_over_the_seeds_that_have_them(make_record: Maker) -> None:
+def test_one_seed_without_an_interval_has_none(make_record: Maker) -> None:
+    cell = leaderboard([make_record(method="cca", bootstrap={})])[0].cells["mAP"]
+    assert (cell.low, cell.high, cell.half_width, cell.target) == (None, None, None, None)
+
+
+def test_the_variance_over_images_is_a_typical_runs(make_record: Maker) -> None:
     bounds = ({"mAP": [0.2, 0.4]}, {"mAP": [0.3, 0.6]}, {})
     (row,) = leaderboard([make_record(seed=seed, bootstrap=bound) for seed, bound in enumerate(bounds)])
-    assert (row.cells["mAP"].low, row.cells["mAP"].high) == pytest.approx((0.25, 0.5))
-    assert row.cells["i2t/mAP"].low is None
+    variance = (0.1**2 + 0.15**2) / 2 / stats.norm.ppf(0.975) ** 2
+    assert row.cells["mAP"].items_error == pytest.approx(math.sqrt(variance))
+    assert row.cells["i2t/mAP"].target == "seeds"
 
 
 def test_a_metric_that_a_seed_lacks_is_averaged_over_the_others(make_record: Maker) -> None:
@@ -108,7 +132,7 @@ def test_rows_stand_by_preset_then_best_first_and_the_best_is_marked(make_recall
     ]
     rows = leaderboard(records)
     assert [row.method for row in rows] == ["gru", "scan", "vse", "cca", "bfan"]
-    assert [row.method for row in rows if row.best] == ["scan"]
+    assert [row.method for row in rows if row.in_best_set] == ["scan"]
     assert {row.primary for row in rows} == {"rsum"}
 
 
@@ -143,7 +167,7 @@ def test_persons_and_species_are_ranked_by_their_own_metric(
         for name, value in (("cca", 10.0), ("timam", 20.0))
     ]
     rows = leaderboard(records)
-    assert [row.method for row in rows if row.best] == ["timam"]
+    assert [row.method for row in rows if row.in_best_set] == ["timam"]
     (table,) = tables(rows)
     assert table.primary == primary
     assert table.metrics == ["i2t/R@1", primary, "rsum"]
@@ -154,7 +178,7 @@ def test_rank_metrics_are_best_when_low(make_record: Maker) -> None:
     records = [
         make_record(method=name, metrics={"i2t/MedR": r}, **own) for name, r in (("cca", 9.0), ("sm", 2.0))
     ]
-    assert [(row.method, row.best) for row in leaderboard(records)] == [("sm", True), ("cca", False)]
+    assert [(row.method, row.in_best_set) for row in leaderboard(records)] == [("sm", True), ("cca", False)]
 
 
 def test_the_papers_number_stands_only_where_it_is_comparable(make_record: Maker) -> None:

@@ -1,0 +1,52 @@
+"""Leaderboards as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.markdown import markdown, readme
+from crossmodal_bench.reporting.report import html
+from crossmodal_bench.reporting.table import shown_tables
+
+Maker = Callable[..., Record]
+
+
+def rectangular(text: str) -> bool:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return len({line.replace(r"\|", "").count("|") for line in lines}) == 1
+
+
+def test_published_numbers_stand_in_their_own_row(make_record: Maker) -> None:
+    tables = shown_tables([make_record(protocol="wikipedia-1300-map", preset="paper")])
+    for text, first in ((markdown(tables), 5), (readme(tables), 4)):
+        paper = next(line for line in text.splitlines() if line.startswith("| *ACMR Table 2"))
+        assert [cell.strip() for cell in paper.split("|")][first : first + 3] == ["0.366", "0.277", "0.322"]
+        assert rectangular(text)
+    assert 'class="paper"' in html(tables)
+
+
+def test_tables_are_rectangular_and_escape_labels(make_record: Maker) -> None:
+    tables = shown_tables([make_record(label="a|b <i>*c*")])
+    for text in (markdown(tables), readme(tables)):
+        assert r"a\|b \<i\>\*c\*" in text
+        assert rectangular(text)
+
+
+def test_a_readmes_block_says_what_its_numbers_mean_and_no_more(make_recall_record: Maker) -> None:
+    records = [make_recall_record(method="scan", seed=seed) for seed in (0, 1)]
+    tables = shown_tables([*records, make_recall_record(method="cca", by=-9)])
+    text = readme(tables)
+    caption, _, head, _, scan, cca = text.splitlines()
+    assert caption.startswith("flickr8k · flickr8k-1k · test · ranked by rsum. Preset small. ± holds 95 %")
+    assert head.startswith("| method | n | ± over | i2t/R@1 |") and head.endswith("| rsum |")
+    assert scan.startswith("| ★ scan | 2 | images, seeds | 11.0 | 15.0 |") and scan.count("±") == 1
+    assert scan.rpartition("| **")[2].startswith("92.0 ±")
+    assert cca.startswith("| cca | 1 | images | 2.0 |")
+    assert "training samples/s" in markdown(tables) and "training samples/s" not in text
+
+
+def test_warnings_stand_beneath_a_readmes_block(make_record: Maker) -> None:
+    moved = {**make_record(seed=0).content["data"], "fingerprint": "f" * 64}
+    tables = shown_tables([make_record(seed=0), make_record(seed=1, data=moved)])
+    assert "- **Warning: acmr (small) averages seeds of different data" in readme(tables)
