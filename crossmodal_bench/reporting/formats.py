@@ -8,6 +8,7 @@ FILES: Mapping[str, str] = {
     "markdown": "leaderboard.md",
     "readme": "leaderboard.readme.md",
     "csv": "leaderboard.csv",
+    "differences": "differences.csv",
     "latex": "leaderboard.tex",
     "html": "leaderboard.html",
 }

@@ -10,7 +10,7 @@ from html import escape as escaped
 from crossmodal_bench.core.errors import printable
 from crossmodal_bench.evaluation.metric_table import formatted
 from crossmodal_bench.reporting.layout import OVER
-from crossmodal_bench.reporting.leaderboard import Row
+from crossmodal_bench.reporting.leaderboard import Row, Table
 from crossmodal_bench.reporting.shown import ABSENT, COSTS, ShownTable, Value
 
 _STYLE = """
@@ -103,6 +103,9 @@ def _section(section: Section) -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in (*table.meaning, *table.notes))
     parts.append(f"<ul>{notes}</ul>")
     parts.append(_collapsed("Every metric, with the parts of its interval", _details(table)))
+    if table.source.pairs:
+        summary = f"How sure the differences in {table.primary} are: p, adjusted to all pairs of the table"
+        parts.append(_collapsed(summary, _matrix(table.source)))
     if section.figures:
         figures = "\n".join(_figure(figure) for figure in section.figures)
         parts.append(f'<div class="figures">\n{figures}\n</div>')
@@ -136,6 +139,21 @@ def _details(table: ShownTable) -> str:
             if metric in row.cells:
                 rows.append(f"<tr>{_name(row.name)}{_cells(_detail(row, metric))}</tr>")
     return _grid(headers, rows)
+
+
+def _matrix(table: Table) -> str:
+    """The adjusted p of each pair of rows, the rows numbered to name the columns."""
+    p = {(pair.first, pair.second): pair.adjusted_p for pair in table.pairs}
+    numbers = {position: number for number, position in enumerate(table.tested, start=1)}
+    rows = []
+    for position, number in numbers.items():
+        cells = [
+            f"{p[min(position, other), max(position, other)]:.2g}" if other != position else ""
+            for other in table.tested
+        ]
+        row = table.rows[position]
+        rows.append(f"<tr>{_name(f'{number}. {row.name} ({row.preset})')}{_cells(cells)}</tr>")
+    return _grid(["row", *map(str, numbers.values())], rows)
 
 
 def _detail(row: Row, metric: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -33,8 +34,7 @@ _SIGNS: Mapping[str, str] = {
     "*": "{*}",
     "[": "{[}",
     "]": "{]}",
-    # Two hyphens would become a dash, and an inverted mark would come from ?` and !`.
-    "-": "{-}",
+    # An inverted mark would come from ?` and !`.
     "`": "{`}",
     "±": r"$\pm$",
     "→": r"$\rightarrow$",
@@ -42,8 +42,8 @@ _SIGNS: Mapping[str, str] = {
     "≤": r"$\leq$",
     "≥": r"$\geq$",
     "·": r"$\cdot$",
-    "–": "--",
-    "—": "---",
+    "–": r"{\textendash}",
+    "—": r"{\textemdash}",
     "…": r"{\ldots}",
     "★": r"$\star$",
     "ß": r"{\ss}",
@@ -75,7 +75,9 @@ def latex(tables: Iterable[ShownTable]) -> str:
 
 def escaped(text: str) -> str:
     """Plain text as LaTeX that sets it as it is; a sign that LaTeX's own fonts lack becomes its number."""
-    return "".join(map(_sign, " ".join(printable(text).split())))
+    signs = "".join(map(_sign, " ".join(printable(text).split())))
+    # Two hyphens in a row would become a dash.
+    return re.sub("-(?=-)", "-{}", signs)
 
 
 def _environment(table: ShownTable) -> str:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from crossmodal_bench.evaluation import metric_table
+from crossmodal_bench.evaluation.metric_table import Family
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.ablations import effects
 from crossmodal_bench.reporting.leaderboard import Row, Table, differences, features_text, labels_text
@@ -15,11 +16,14 @@ OVER: Mapping[Target, str] = {"method": "images, seeds", "model": "images", "see
 """What ± covers, as a column says it."""
 
 TARGETS: Mapping[Target, str] = {
-    "method": "what this method gives on other images with other seeds",
-    "model": "what this model gives on other images, blind to other seeds",
-    "seeds": "what this method gives with other seeds, blind to other images",
+    "method": "of this method on other images with other seeds",
+    "model": "of this one model on other images",
+    "seeds": "of this method with other seeds on these very images",
 }
 """The same in a sentence."""
+
+MARK = "★"
+"""Stands before the name of each row that is not significantly behind the first."""
 
 PRESET_NOTES = {
     "paper": "preset paper: the paper's own settings",
@@ -32,12 +36,14 @@ PRESET_NOTES = {
 
 def meaning(table: Table) -> list[str]:
     """What ± and the mark mean in this table: without this, its numbers are not read right."""
-    covered = {cell.target for row in table.rows for cell in row.cells.values()}
     lines = []
+    covered = {cell.target for row in table.rows for cell in row.cells.values()}
     if covered != {None}:
         over = "; ".join(f"over {OVER[target]}: {TARGETS[target]}" for target in OVER if target in covered)
-        lines.append(f"± holds 95 % (its longer side, where the two differ), {over}{_clusters(table)}")
-    return [*lines, "★ is the table's best"]
+        lines.append(f"± is the longer side of a 95 % interval; {over}{_drawn(table)}")
+    if len(table.rows) > 1:
+        lines.append(_mark_note(table))
+    return lines
 
 
 def notes(table: Table) -> list[str]:
@@ -46,6 +52,7 @@ def notes(table: Table) -> list[str]:
     """
     presets = dict.fromkeys(row.preset for row in table.rows)
     lines = [*(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
+    lines += _ties_note(table)
     lines += _distinct(table, "data", _data_text)
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
@@ -66,14 +73,26 @@ def notes(table: Table) -> list[str]:
 
 
 def warnings(table: Table) -> list[str]:
-    """Where seeds of one row, or rows of the table, rest on different measurements."""
+    """Where seeds of one row, or rows of the table, rest on different measurements; and where intervals are
+    less than they should be.
+    """
     lines = [
         f"{row.name} ({row.preset}) averages seeds of {text}"
         for row in table.rows
         for text in differences(row.records)
     ]
     across = differences(table.records, ("data fingerprints", "split hashes"))
-    return lines + [f"the rows do not rest on the same data, {text}" for text in across]
+    lines += [f"the rows do not rest on the same data, {text}" for text in across]
+    unknown = defaultdict(list)
+    for row in table.rows:
+        if row.results.missing:
+            unknown[row.results.missing].append(row.name)
+    lines += [
+        f"± of {_names(names)} is made of the intervals in the records and the spread over seeds, and these "
+        f"rows are in no test, because what single queries gave is not known: {reason}"
+        for reason, names in unknown.items()
+    ]
+    return lines
 
 
 def main_metrics(table: Table) -> list[str]:
@@ -87,11 +106,44 @@ def title(table: Table) -> str:
     return f"{table.dataset} · {table.protocol} · {table.evaluated_on} · ranked by {table.primary}"
 
 
-def _clusters(table: Table) -> str:
+def _drawn(table: Table) -> str:
     """What is drawn anew where it is not single images."""
-    metrics = [metric_table.lookup(metric) for metric in table.metrics]
-    over_classes = [metric.name for metric in metrics if metric.queries == "classes"]
+    over_classes = [
+        metric.name for metric in map(metric_table.lookup, table.metrics) if metric.queries == "classes"
+    ]
     return f" ({', '.join(over_classes)}: over other classes)" if over_classes else ""
+
+
+def _mark_note(table: Table) -> str:
+    """What the mark means, and which rows could not be tested."""
+    if table.best_set:
+        text = (
+            f"{MARK} marks the rows that are not significantly behind the first in {table.primary} (paired "
+            "on the same queries, clustered by image, over seeds; two-sided at 5 %, adjusted by Holm to all "
+            "pairs of the table)"
+        )
+    else:
+        text = f"no row is marked as among the best: the first in {table.primary} cannot be tested"
+    untested = [row.name for position, row in enumerate(table.rows) if position not in table.tested]
+    return f"{text}; not tested: {_names(untested)}" if table.best_set and untested else text
+
+
+def _ties_note(table: Table) -> list[str]:
+    """How equal scores count, for the families of metrics that the table has."""
+    present = set(table.metrics)
+    rules = []
+    if present & _own_keys("ranks"):
+        rules.append("R@K is the probability of a hit when ties are broken at random")
+        rules.append("MedR and MeanR go by the expected rank")
+    if present & _own_keys("label_precision"):
+        rules.append("mAP keeps ties against the query")
+    return [f"ties: {'; '.join(rules)}"] if rules else []
+
+
+def _own_keys(family: Family) -> set[str]:
+    """The keys of a family's metrics that no other family has."""
+    elsewhere = {metric.key for metric in metric_table.ENTRIES if metric.family != family}
+    return {metric.key for metric in metric_table.of_family(family)} - elsewhere
 
 
 def _distinct(table: Table, what: str, read: Callable[[Record], str]) -> list[str]:

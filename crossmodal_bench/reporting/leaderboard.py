@@ -11,11 +11,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crossmodal_bench.evaluation import metric_table
+from crossmodal_bench.evaluation.comparisons import PairedDifference, compare_all, not_behind_first
+from crossmodal_bench.evaluation.intervals import Interval, intervals
 from crossmodal_bench.evaluation.protocols import primary_metric
+from crossmodal_bench.evaluation.query_results import check_same_queries
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.published import Comparison, comparison
 from crossmodal_bench.jobs.record import Record, row_name
 from crossmodal_bench.jobs.suite_ensembles import is_a_suites
+from crossmodal_bench.reporting.row_results import Reader, RowResults, read_query_results, read_results
 from crossmodal_bench.reporting.stored_intervals import Target, from_records
 
 PRESETS = ("paper", "controlled", "small", "smoke")
@@ -69,8 +73,8 @@ class Row:
     cells: dict[str, Cell]
     cost: dict[str, float]
     records: tuple[Record, ...] = field(repr=False)
+    results: RowResults = field(repr=False)
     primary: str = ""
-    in_best_set: bool = False
 
     @property
     def name(self) -> str:
@@ -97,13 +101,39 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows that may be compared: one data set, one protocol, one split."""
+    """The rows that may be compared: one data set, one protocol, one split.
+
+    Attributes:
+        dataset: the data set.
+        protocol: the protocol.
+        evaluated_on: the split.
+        primary: the metric that ranks the rows.
+        rows: by preset, and best first.
+        first: the position of the row with the best number of all presets; None where no row has one.
+        tested: the positions of the rows that are compared with one another: they have answered the same
+            queries as the first, and what each query gave is known.
+        pairs: what separates each two of them in the primary metric, by position; the p-values are adjusted
+            to all of the table's pairs.
+    """
 
     dataset: str
     protocol: str
     evaluated_on: str
     primary: str
     rows: tuple[Row, ...]
+    first: int | None
+    tested: tuple[int, ...]
+    pairs: tuple[PairedDifference, ...] = field(repr=False)
+
+    @property
+    def best_set(self) -> frozenset[int]:
+        """The positions of the rows that are not significantly behind the first, which is one of them.
+
+        There are none where the first can't be tested: the highest number alone says nothing.
+        """
+        if self.first is None or self.first not in self.tested:
+            return frozenset()
+        return not_behind_first(self.first, self.pairs)
 
     @property
     def metrics(self) -> list[str]:
@@ -116,14 +146,17 @@ class Table:
         return [record for row in self.rows for record in row.records]
 
 
-def leaderboard(records: Iterable[Record]) -> list[Row]:
+def leaderboard(records: Iterable[Record], read: Reader = read_query_results) -> list[Row]:
     """One row per (data set, protocol, split, preset, method, overrides, label), averaged over seeds.
 
     Single models and ensembles never share a row. Rows are sorted by table (data set, protocol, split), then
-    by preset (``PRESETS``), then best first by the protocol's primary metric; the best of each table is
-    marked. A record counts under every protocol that it was measured under (COCO's 5K and 1K tests), a seed
-    once per row: of several records of it (one job in two suites) the last finished one is taken, or n would
-    claim more than was measured.
+    by preset (``PRESETS``), then best first by the protocol's primary metric. A record counts under every
+    protocol that it was measured under (COCO's 5K and 1K tests), a seed once per row: of several records of
+    it (one job in two suites) the last finished one is taken, or n would claim more than was measured.
+
+    Args:
+        records: of finished jobs.
+        read: gives what a record's single queries gave, on which intervals and comparisons rest.
     """
     rows = []
     measured = (part for record in records for part in record.by_protocol())
@@ -132,20 +165,38 @@ def leaderboard(records: Iterable[Record]) -> list[Row]:
         groups: dict[tuple[str, ...], dict[int, Record]] = {}
         for record in together:
             groups.setdefault(_row_key(record), {})[record.job.seed] = record
-        table = [_row([seeds[seed] for seed in sorted(seeds)]) for seeds in groups.values()]
+        table = [_row([seeds[seed] for seed in sorted(seeds)], read) for seeds in groups.values()]
         rows += _ranked(table, protocol)
     return rows
 
 
 def tables(rows: Iterable[Row]) -> list[Table]:
-    """The rows of a leaderboard as its tables, in order."""
+    """The rows of a leaderboard as its tables, in order, and what separates the rows of each."""
     split = []
     for (dataset, protocol, evaluated_on), together in itertools.groupby(
         rows, key=lambda row: (row.dataset, row.protocol, row.evaluated_on)
     ):
         members = tuple(together)
-        split.append(Table(dataset, protocol, evaluated_on, members[0].primary, members))
+        primary = members[0].primary
+        first = _first(members, primary)
+        tested = _tested(members, first, primary)
+        pairs = _pairs(members, tested, primary)
+        split.append(Table(dataset, protocol, evaluated_on, primary, members, first, tested, pairs))
     return split
+
+
+def have_same_queries(row: Row, other: Row, metric: str) -> bool:
+    """Whether all runs of both rows have answered the same queries, and it is known how, for a metric."""
+    runs = [*row.results.runs, *other.results.runs]
+    if not row.results.runs or not other.results.runs or any(metric not in run.keys for run in runs):
+        return False
+    if len({record.data.split_hash for record in (*row.records, *other.records)}) > 1:
+        return False
+    try:
+        check_same_queries(runs, metric)
+    except ValueError:
+        return False
+    return True
 
 
 def differences(records: Sequence[Record], names: Sequence[str] = ()) -> list[str]:
@@ -215,8 +266,10 @@ def _row_key(record: Record) -> tuple[str, ...]:
     return (job.preset, job.method, job.label, json.dumps(job.overrides, sort_keys=True), kind)
 
 
-def _row(records: Sequence[Record]) -> Row:
+def _row(records: Sequence[Record], read: Reader) -> Row:
     job = records[-1].job
+    results = read_results(records, read)
+    known = intervals(results.runs) if results.runs else {}
     metrics = {metric: None for record in records for metric in record.metrics}
     costs = {name: None for record in records for name in record.cost}
     return Row(
@@ -228,26 +281,41 @@ def _row(records: Sequence[Record]) -> Row:
         label=job.label,
         overrides=job.overrides,
         seeds=tuple(record.job.seed for record in records),
-        cells={metric: _cell(metric, records) for metric in metrics},
+        cells={metric: _cell(metric, records, known.get(metric)) for metric in metrics},
         cost={name: statistics.fmean(r.cost[name] for r in records if name in r.cost) for name in costs},
         records=tuple(records),
+        results=results,
     )
 
 
-def _cell(metric: str, records: Sequence[Record]) -> Cell:
+def _cell(metric: str, records: Sequence[Record], interval: Interval | None) -> Cell:
+    """One number with ``interval``, that of its queries; without one, with what the records state."""
     measured = [record for record in records if metric in record.metrics]
     values = [record.metrics[metric] for record in measured]
-    bounds = [record.bootstrap[metric] for record in measured if metric in record.bootstrap]
-    interval = from_records(values, bounds)
+    mean = statistics.fmean(values)
+    published = _published(records[-1], metric)
+    if interval is None:
+        bounds = [record.bootstrap[metric] for record in measured if metric in record.bootstrap]
+        stored = from_records(values, bounds)
+        return Cell(
+            mean=mean,
+            n=len(values),
+            low=stored.low,
+            high=stored.high,
+            target=stored.target,
+            items_error=stored.items_error,
+            seeds_error=stored.seeds_error,
+            published=published,
+        )
     return Cell(
-        mean=statistics.fmean(values),
+        mean=mean,
         n=len(values),
         low=interval.low,
         high=interval.high,
         target=interval.target,
         items_error=interval.items_error,
-        seeds_error=interval.seeds_error,
-        published=_published(records[-1], metric),
+        seeds_error=interval.seeds_error if interval.n > 1 else None,
+        published=published,
     )
 
 
@@ -287,20 +355,38 @@ def _made_regions(record: Record) -> str:
 
 def _ranked(rows: Sequence[Row], protocol: str) -> list[Row]:
     primary = _primary(protocol, rows[0].dataset, {metric for row in rows for metric in row.cells})
-    sign = 1 if metric_table.lookup(primary).lower_is_better else -1
-
-    def cost(row: Row) -> float:
-        return sign * row.cells[primary].mean if primary in row.cells else math.inf
 
     def position(row: Row) -> tuple[int, str, float, str]:
         preset = PRESETS.index(row.preset) if row.preset in PRESETS else len(PRESETS)
-        return (preset, row.preset, cost(row), row.name)
+        return (preset, row.preset, _cost(row, primary), row.name)
 
-    best = min(cost(row) for row in rows)
-    return [
-        replace(row, primary=primary, in_best_set=primary in row.cells and cost(row) == best)
-        for row in sorted(rows, key=position)
-    ]
+    return [replace(row, primary=primary) for row in sorted(rows, key=position)]
+
+
+def _cost(row: Row, metric: str) -> float:
+    """The row's number, lower where it is better; infinite where it has none."""
+    if metric not in row.cells:
+        return math.inf
+    return row.cells[metric].mean * (1 if metric_table.lookup(metric).lower_is_better else -1)
+
+
+def _first(rows: Sequence[Row], primary: str) -> int | None:
+    measured = [position for position, row in enumerate(rows) if primary in row.cells]
+    return min(measured, key=lambda position: _cost(rows[position], primary), default=None)
+
+
+def _tested(rows: Sequence[Row], first: int | None, primary: str) -> tuple[int, ...]:
+    """The rows whose queries are known and are those of the first row."""
+    if first is None:
+        return ()
+    return tuple(
+        position for position, row in enumerate(rows) if have_same_queries(row, rows[first], primary)
+    )
+
+
+def _pairs(rows: Sequence[Row], tested: Sequence[int], metric: str) -> tuple[PairedDifference, ...]:
+    pairs = compare_all([rows[position].results.runs for position in tested], metric)
+    return tuple(replace(pair, first=tested[pair.first], second=tested[pair.second]) for pair in pairs)
 
 
 def _primary(protocol: str, dataset: str, present: set[str]) -> str:

@@ -18,7 +18,7 @@ from crossmodal_bench.reporting.markdown import markdown, readme
 from crossmodal_bench.reporting.parameter_sweeps import short, sweeps
 from crossmodal_bench.reporting.qualitative import panels
 from crossmodal_bench.reporting.shown import ShownTable
-from crossmodal_bench.reporting.table import csv, shown_tables
+from crossmodal_bench.reporting.table import csv, difference_csv, shown_tables
 from crossmodal_bench.reporting.terminal import print_tables
 
 
@@ -46,6 +46,7 @@ def build_report(runs: str | Path, formats: Sequence[str] = FORMATS) -> Report:
         "markdown": markdown,
         "readme": readme,
         "csv": csv,
+        "differences": difference_csv,
         "latex": latex,
         "html": html,
     }

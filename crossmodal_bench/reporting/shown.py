@@ -15,9 +15,6 @@ from crossmodal_bench.evaluation.metric_table import formatted
 from crossmodal_bench.reporting import layout
 from crossmodal_bench.reporting.leaderboard import Cell, Row, Table
 
-MARK = "★"
-"""Stands before the name of each row that is not significantly behind the first."""
-
 COSTS: Mapping[str, str] = {
     "parameters": "parameters",
     "train_samples_per_second": "training samples/s",
@@ -26,6 +23,27 @@ COSTS: Mapping[str, str] = {
     "peak_memory_mb": "peak memory MB",
 }
 """The costs that are columns, with their units."""
+
+DIFFERENCE_COLUMNS = (
+    "dataset",
+    "protocol",
+    "evaluated_on",
+    "metric",
+    "row",
+    "preset",
+    "n",
+    "other_row",
+    "other_preset",
+    "other_n",
+    "difference",
+    "low",
+    "high",
+    "items_error",
+    "seeds_error",
+    "p",
+    "adjusted_p",
+)
+"""The keys of ``ShownTable.differences``."""
 
 ABSENT = "–"
 
@@ -87,7 +105,7 @@ class Line:
     @property
     def marked_name(self) -> str:
         """The name behind the mark, if the row has it."""
-        return f"{MARK} {self.name}" if self.marked else self.name
+        return f"{layout.MARK} {self.name}" if self.marked else self.name
 
 
 @dataclass(frozen=True)
@@ -103,6 +121,7 @@ class ShownTable:
         notes: what else must be known.
         warnings: where numbers rest on different measurements.
         cells: every number of every row, costs included, as lines of the data frame.
+        differences: what separates each two rows in the primary metric, as lines of another data frame.
         source: what it was made from, for figures.
     """
 
@@ -114,6 +133,7 @@ class ShownTable:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     cells: tuple[Mapping[str, Any], ...] = field(repr=False)
+    differences: tuple[Mapping[str, Any], ...] = field(repr=False)
     source: Table = field(repr=False)
 
 
@@ -124,11 +144,15 @@ def show(table: Table) -> ShownTable:
         title=layout.title(table),
         primary=table.primary,
         metrics=metrics,
-        lines=tuple(_line(row, table.primary, metrics) for row in table.rows),
+        lines=tuple(
+            _line(row, table.primary, metrics, marked=position in table.best_set)
+            for position, row in enumerate(table.rows)
+        ),
         meaning=tuple(layout.meaning(table)),
         notes=tuple(layout.notes(table)),
         warnings=tuple(layout.warnings(table)),
-        cells=tuple(cell for row in table.rows for cell in _cells(row, table)),
+        cells=tuple(cell for position in range(len(table.rows)) for cell in _cells(table, position)),
+        differences=tuple(_differences(table)),
         source=table,
     )
 
@@ -143,22 +167,22 @@ def quantity(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def _line(row: Row, primary: str, metrics: Iterable[str]) -> Line:
+def _line(row: Row, primary: str, metrics: Iterable[str], *, marked: bool) -> Line:
     published = row.published.value
     return Line(
         name=row.name,
         preset=row.preset,
         n=len(row.seeds),
         over=layout.OVER[row.target] if row.target else "",
-        marked=row.in_best_set,
-        values={metric: _value(row, metric, primary) for metric in metrics},
+        marked=marked,
+        values={metric: _value(row, metric, marked=marked and metric == primary) for metric in metrics},
         costs={name: quantity(row.cost.get(name)) for name in COSTS},
         paper=ABSENT if published is None else formatted(primary, published),
         published=tuple(_published_lines(row, metrics)),
     )
 
 
-def _value(row: Row, metric: str, primary: str) -> Value:
+def _value(row: Row, metric: str, *, marked: bool) -> Value:
     cell = row.cells.get(metric)
     if cell is None:
         return Value(ABSENT)
@@ -167,7 +191,7 @@ def _value(row: Row, metric: str, primary: str) -> Value:
         margin = f"±{formatted(metric, cell.half_width)}"
     if cell.n != len(row.seeds):
         margin = f"{margin} (n={cell.n})".strip()
-    return Value(formatted(metric, cell.mean), margin, marked=row.in_best_set and metric == primary)
+    return Value(formatted(metric, cell.mean), margin, marked)
 
 
 def _published_lines(row: Row, metrics: Iterable[str]) -> Iterable[PublishedLine]:
@@ -181,11 +205,10 @@ def _published_lines(row: Row, metrics: Iterable[str]) -> Iterable[PublishedLine
         yield PublishedLine(source, values)
 
 
-def _cells(row: Row, table: Table) -> Iterable[dict[str, Any]]:
+def _cells(table: Table, position: int) -> Iterable[dict[str, Any]]:
+    row = table.rows[position]
     head = {
-        "dataset": row.dataset,
-        "protocol": row.protocol,
-        "evaluated_on": row.evaluated_on,
+        **_table_columns(table),
         "preset": row.preset,
         "method": row.method,
         "label": row.label,
@@ -194,10 +217,46 @@ def _cells(row: Row, table: Table) -> Iterable[dict[str, Any]]:
     }
     for metric in table.metrics:
         if metric in row.cells:
-            marked = row.in_best_set and metric == table.primary
-            yield {**head, "metric": metric, **_numbers(row.cells[metric]), "in_best_set": marked}
+            comparison = _against_the_first(table, position) if metric == table.primary else {}
+            yield {**head, "metric": metric, **_numbers(row.cells[metric]), **comparison}
     for name, value in row.cost.items():
-        yield {**head, "metric": f"cost/{name}", "mean": value, "n": len(row.seeds), "in_best_set": False}
+        yield {**head, "metric": f"cost/{name}", "mean": value, "n": len(row.seeds)}
+
+
+def _table_columns(table: Table) -> dict[str, Any]:
+    return {"dataset": table.dataset, "protocol": table.protocol, "evaluated_on": table.evaluated_on}
+
+
+def _against_the_first(table: Table, position: int) -> dict[str, Any]:
+    """Whether the row is in the set of the best, None where it was not tested; and its adjusted p."""
+    tested = position in table.tested and table.first in table.tested
+    p = next(
+        (pair.adjusted_p for pair in table.pairs if {pair.first, pair.second} == {table.first, position}),
+        None,
+    )
+    return {"in_best_set": position in table.best_set if tested else None, "p_against_first": p}
+
+
+def _differences(table: Table) -> Iterable[dict[str, Any]]:
+    for pair in table.pairs:
+        row, other = table.rows[pair.first], table.rows[pair.second]
+        yield {
+            **_table_columns(table),
+            "metric": table.primary,
+            "row": row.name,
+            "preset": row.preset,
+            "n": len(row.seeds),
+            "other_row": other.name,
+            "other_preset": other.preset,
+            "other_n": len(other.seeds),
+            "difference": pair.difference.value,
+            "low": pair.difference.low,
+            "high": pair.difference.high,
+            "items_error": pair.difference.items_error,
+            "seeds_error": pair.difference.seeds_error,
+            "p": pair.difference.p,
+            "adjusted_p": pair.adjusted_p,
+        }
 
 
 def _numbers(cell: Cell) -> dict[str, float | int | str | None]:

@@ -18,7 +18,7 @@ import pandas as pd
 from crossmodal_bench.core.errors import BadInput, printable
 from crossmodal_bench.jobs.record import Record, read_records
 from crossmodal_bench.reporting.leaderboard import leaderboard, tables
-from crossmodal_bench.reporting.shown import ShownTable, show
+from crossmodal_bench.reporting.shown import DIFFERENCE_COLUMNS, ShownTable, show
 
 Source = str | Path | Iterable[Record]
 """A folder of runs, or records."""
@@ -36,8 +36,9 @@ def table(source: Source) -> pd.DataFrame:
       other seeds), "model" (one seed; on other images) or "seeds" (with other seeds on these very images).
       ``items_error`` and ``seeds_error`` are the standard errors that stem from the choice of test images
       and of seeds. All in the metric's unit.
-    - ``in_best_set``: whether the row is not significantly behind the first by the table's primary metric;
-      true at that metric's line alone.
+    - ``in_best_set``, of the table's primary metric alone: whether the row is not significantly behind the
+      first, with ``p_against_first``, adjusted to all pairs of the table; both missing where the row, or the
+      first, could not be tested. ``differences`` has all pairs.
     - ``published`` and ``published_source``: a paper's number that may stand beside it; else
       ``not_comparable`` says why there is none.
 
@@ -50,6 +51,28 @@ def table(source: Source) -> pd.DataFrame:
         BadInput: the folder has no finished job, or a damaged record.
     """
     return frame(shown_tables(source))
+
+
+def differences(source: Source) -> pd.DataFrame:
+    """What separates each two rows of a leaderboard in its primary metric, one line per pair.
+
+    Both rows have answered the same queries, which are paired; they are clustered by image, and seeds count
+    too where a row has several. Rows whose single queries are not known are left out. The columns:
+
+    - ``dataset``, ``protocol``, ``evaluated_on`` and ``metric``: the table.
+    - ``row``, ``preset``, ``n`` and ``other_row``, ``other_preset``, ``other_n``: the two, with their seeds.
+    - ``difference``: of the first named minus the other, in the metric's unit, with its 95 % interval from
+      ``low`` to ``high`` and the standard errors ``items_error`` and ``seeds_error`` that stem from images
+      and from seeds.
+    - ``p``: two-sided; ``adjusted_p``: by Holm, to all pairs of the table.
+
+    Args:
+        source: the folder of the runs, or their records.
+
+    Raises:
+        BadInput: the folder has no finished job, or a damaged record.
+    """
+    return difference_frame(shown_tables(source))
 
 
 def shown_tables(source: Source) -> list[ShownTable]:
@@ -74,9 +97,20 @@ def frame(shown: Iterable[ShownTable]) -> pd.DataFrame:
     return pd.DataFrame([cell for ranked in shown for cell in ranked.cells])
 
 
+def difference_frame(shown: Iterable[ShownTable]) -> pd.DataFrame:
+    """What ``differences`` gives, from tables as they are shown."""
+    lines = [line for ranked in shown for line in ranked.differences]
+    return pd.DataFrame(lines, columns=DIFFERENCE_COLUMNS)
+
+
 def csv(shown: Iterable[ShownTable]) -> str:
     """``frame`` as a file, in which no text is a formula to a spreadsheet: an apostrophe goes before it."""
     return frame(shown).map(_no_formula).to_csv(index=False)
+
+
+def difference_csv(shown: Iterable[ShownTable]) -> str:
+    """``difference_frame`` as a file, likewise."""
+    return difference_frame(shown).map(_no_formula).to_csv(index=False)
 
 
 def _no_formula(value: Any) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.latex import escaped, latex
+from crossmodal_bench.reporting.shown import show
 from crossmodal_bench.reporting.table import shown_tables
 
 Maker = Callable[..., Record]
@@ -25,10 +27,12 @@ def width(row: list[str]) -> int:
     return sum(int(span[1]) if span else 1 for span in spans)
 
 
-def test_a_table_has_booktabs_rules_directions_and_margins(make_recall_record: Maker) -> None:
-    first = [make_recall_record(method="timam_no_adversary", seed=seed) for seed in (0, 1)]
-    text = latex(shown_tables([*first, make_recall_record(method="cca", by=-9)]))
-    assert [line for line in text.splitlines() if line.startswith((r"\toprule", r"\midrule", r"\bottomrule"))]
+def test_a_table_has_booktabs_rules_directions_and_margins(answered: Any) -> None:
+    records = [answered(0.3, method="timam_no_adversary", seed=seed) for seed in (0, 1)]
+    (table,) = map(show, answered.tables([*records, answered(0.15, method="cca")]))
+    text = latex([table])
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
+        assert text.splitlines().count(rule) == 1
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
     directions, head, timam, cca = rows(text)
     assert directions[4:6] == [
@@ -39,16 +43,19 @@ def test_a_table_has_booktabs_rules_directions_and_margins(make_recall_record: M
     assert head == ["method", "preset", "n", r"$\pm$ over", *["R@1", "R@5", "R@10"] * 2, "rsum"]
     assert {width(row) for row in rows(text)} == {len(head)}
     assert timam[:4] == [r"$\star$ timam\_no\_adversary", "small", "2", "images, seeds"]
-    assert timam[-1].startswith(r"\textbf{92.0}{\scriptsize\,$\pm$")
-    assert cca[4] == r"2.0{\scriptsize\,$\pm$2.0}" and r"\textbf" not in cca[-1]
+    first, second = (line.values["rsum"] for line in table.lines)
+    assert timam[-1] == rf"\textbf{{{first.text}}}{{\scriptsize\,$\pm${first.margin[1:]}}}"
+    assert cca[-1] == rf"{second.text}{{\scriptsize\,$\pm${second.margin[1:]}}}"
     assert f"{{@{{}}llrl{'r' * 7}@{{}}}}" in text
 
 
-def test_the_caption_says_protocol_and_margins_and_notes_are_comments(make_recall_record: Maker) -> None:
-    text = latex(shown_tables([make_recall_record(method="cca")]))
+def test_the_caption_says_protocol_and_margins_and_notes_are_comments(answered: Any) -> None:
+    records = [answered(0.3, method="cca"), answered(0.2, method="vse")]
+    text = latex(map(show, answered.tables(records)))
     caption = next(line for line in text.splitlines() if line.startswith(r"\caption{"))
-    assert "flickr8k{-}1k" in caption and r"$\pm$ holds 95 \%" in caption and r"$\star$ is" in caption
-    assert "other images, blind to other seeds" in caption
+    assert "flickr8k-1k" in caption and r"$\pm$ is the longer side of a 95 \%" in caption
+    assert r"$\star$ marks the rows" in caption
+    assert "of this one model on other images" in caption
     assert "% preset small: small networks" in text
     end = text.splitlines().index(r"\end{table}")
     assert all(line.startswith("%") or not line for line in text.splitlines()[end + 1 :])
@@ -65,7 +72,7 @@ def test_published_lines_and_presets_are_set_apart(make_record: Maker) -> None:
 def test_a_warning_is_no_comment(make_record: Maker) -> None:
     moved = {**make_record(seed=0).content["data"], "fingerprint": "f" * 64}
     text = latex(shown_tables([make_record(seed=0), make_record(seed=1, data=moved)]))
-    assert text.count(r"\par\footnotesize\textbf{Warning: ") == 2
+    assert text.count(r"\par\footnotesize\textbf{Warning: ") == 3
 
 
 @pytest.mark.parametrize(
@@ -73,12 +80,12 @@ def test_a_warning_is_no_comment(make_record: Maker) -> None:
     [
         (r"\input{x}", r"{\textbackslash}input\{x\}"),
         ("50 % of $5 & #1_a^b~c", r"50 \% of \$5 \& \#1\_a{\textasciicircum}b{\textasciitilde}c"),
-        ("a--b <c|d>", r"a{-}{-}b {\textless}c{\textbar}d{\textgreater}"),
+        ("a--b <c|d>", r"a-{}-b {\textless}c{\textbar}d{\textgreater}"),
         ("[1ex] *", "{[}1ex{]} {*}"),
         ("näive Čapek", r"n\"{a}ive \v{C}apek"),
         ("中 😀", r"\texttt{U+4E2D} \texttt{U+1F600}"),
         ("two\nlines\x1b", r"two lines{\textbackslash}x1b"),
-        ("a ± b – c", r"a $\pm$ b -- c"),
+        ("a ± b – c", r"a $\pm$ b {\textendash} c"),
     ],
 )
 def test_text_is_set_as_it_is(given: str, expected: str) -> None:

@@ -3,16 +3,20 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from scipy import stats
 
+from crossmodal_bench.evaluation.intervals import intervals
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.published import Comparison, published_rows
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.leaderboard import features_text, leaderboard, tables
 
 Maker = Callable[..., Record]
+Answered = Any
+"""Makes records whose single queries are known, see ``conftest``."""
 
 
 def with_features(record: Record, features: dict[str, object]) -> Record:
@@ -72,6 +76,86 @@ def test_the_variance_over_images_is_a_typical_runs(make_record: Maker) -> None:
     assert row.cells["i2t/mAP"].target == "seeds"
 
 
+def test_intervals_are_those_of_the_queries_where_these_are_known(answered: Answered) -> None:
+    records = [answered(0.3, method="scan", seed=seed) for seed in (0, 1, 2)]
+    (table,) = answered.tables(records)
+    (row,) = table.rows
+    known = intervals([answered.read(record) for record in records])
+    assert set(row.cells) == set(known) and row.results.missing == ""
+    for metric, cell in row.cells.items():
+        assert cell.mean == pytest.approx(known[metric].value)
+        assert (cell.low, cell.high) == (known[metric].low, known[metric].high)
+        assert (cell.target, cell.n) == ("method", 3)
+        assert cell.seeds_error == known[metric].seeds_error
+    (table,) = answered.tables(records[:1])
+    cell = table.rows[0].cells["rsum"]
+    assert (cell.target, cell.seeds_error) == ("model", None)
+
+
+def test_results_that_do_not_give_the_records_numbers_do_not_count(answered: Answered) -> None:
+    record = answered(0.3, method="scan")
+    moved = record.model_copy(update={"metrics": {**record.metrics, "i2t/R@1": 99.0}})
+    (row,) = leaderboard([moved], answered.read)
+    assert row.results.runs == () and row.results.missing == "they do not give the record's i2t/R@1"
+    assert row.cells["i2t/R@1"].target is None
+
+
+def test_a_seed_without_results_leaves_the_row_to_its_records(
+    answered: Answered, make_recall_record: Maker
+) -> None:
+    records = [answered(0.3, method="scan"), make_recall_record(method="scan", seed=1)]
+    (row,) = leaderboard(records, answered.read)
+    assert row.results.missing == "there is no file of them"
+    assert (row.cells["rsum"].n, row.cells["rsum"].target) == (2, "method")
+
+
+def test_the_set_of_the_best_is_what_is_not_significantly_behind_the_first(answered: Answered) -> None:
+    records = [answered(share, own=0.5, method="scan", label=str(share)) for share in (0.3, 0.305, 0.15)]
+    records += [answered(0.31, own=0.5, method="cca", preset="paper")]
+    (table,) = answered.tables(records)
+    methods = [(row.preset, row.label) for row in table.rows]
+    assert methods == [("paper", ""), ("small", "0.305"), ("small", "0.3"), ("small", "0.15")]
+    assert table.tested == (0, 1, 2, 3) and len(table.pairs) == 6
+    behind = {pair.second for pair in table.pairs if pair.first == table.first and pair.adjusted_p < 0.05}
+    assert table.first == 0 and 3 in behind
+    assert table.best_set == {0, 1, 2, 3} - behind and len(table.best_set) > 1
+
+
+def test_equal_methods_are_all_among_the_best(answered: Answered) -> None:
+    records = [
+        answered(0.3, own=0.5, method=method, seed=seed)
+        for method in ("scan", "cca", "vse")
+        for seed in (0, 1, 2)
+    ]
+    (table,) = answered.tables(records)
+    assert table.best_set == {0, 1, 2}
+
+
+def test_only_rows_that_answered_the_same_queries_are_tested(
+    answered: Answered, make_recall_record: Maker
+) -> None:
+    data = {**make_recall_record().content["data"], "split_hash": "6" * 16}
+    records = [
+        answered(0.3, method="scan"),
+        answered(0.2, method="cca"),
+        answered(0.2, method="vse", images=199),
+        answered(0.2, method="bfan", data=data),
+        make_recall_record(method="gru", by=-9),
+    ]
+    (table,) = answered.tables(records)
+    assert [table.rows[position].method for position in table.tested] == ["scan", "cca"]
+    assert [(pair.first, pair.second) for pair in table.pairs] == [table.tested]
+
+
+def test_where_the_first_cannot_be_tested_nothing_is_marked(
+    answered: Answered, make_recall_record: Maker
+) -> None:
+    records = [answered(0.1, method="scan"), make_recall_record(method="gru", metrics={"rsum": 500.0})]
+    (table,) = answered.tables(records)
+    assert table.first == 0 and table.rows[0].method == "gru"
+    assert table.tested == () and table.best_set == frozenset()
+
+
 def test_a_metric_that_a_seed_lacks_is_averaged_over_the_others(make_record: Maker) -> None:
     records = [
         make_record(seed=0, metrics={"mAP": 0.4, "mAP@50": 0.6}),
@@ -122,7 +206,9 @@ def test_protocols_never_share_a_table_not_even_one_runs(make_recall_record: Mak
     ]
 
 
-def test_rows_stand_by_preset_then_best_first_and_the_best_is_marked(make_recall_record: Maker) -> None:
+def test_rows_stand_by_preset_then_best_first_and_the_best_of_all_is_known(
+    make_recall_record: Maker,
+) -> None:
     records = [
         make_recall_record(method="cca", by=-5),
         make_recall_record(method="scan", by=5),
@@ -132,7 +218,8 @@ def test_rows_stand_by_preset_then_best_first_and_the_best_is_marked(make_recall
     ]
     rows = leaderboard(records)
     assert [row.method for row in rows] == ["gru", "scan", "vse", "cca", "bfan"]
-    assert [row.method for row in rows if row.in_best_set] == ["scan"]
+    (table,) = tables(rows)
+    assert table.first == 1
     assert {row.primary for row in rows} == {"rsum"}
 
 
@@ -167,8 +254,8 @@ def test_persons_and_species_are_ranked_by_their_own_metric(
         for name, value in (("cca", 10.0), ("timam", 20.0))
     ]
     rows = leaderboard(records)
-    assert [row.method for row in rows if row.in_best_set] == ["timam"]
     (table,) = tables(rows)
+    assert table.first == 0 and rows[0].method == "timam"
     assert table.primary == primary
     assert table.metrics == ["i2t/R@1", primary, "rsum"]
 
@@ -178,7 +265,8 @@ def test_rank_metrics_are_best_when_low(make_record: Maker) -> None:
     records = [
         make_record(method=name, metrics={"i2t/MedR": r}, **own) for name, r in (("cca", 9.0), ("sm", 2.0))
     ]
-    assert [(row.method, row.in_best_set) for row in leaderboard(records)] == [("sm", True), ("cca", False)]
+    (table,) = tables(leaderboard(records))
+    assert [row.method for row in table.rows] == ["sm", "cca"] and table.first == 0
 
 
 def test_the_papers_number_stands_only_where_it_is_comparable(make_record: Maker) -> None:

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.formats import FILES, FORMATS
-from crossmodal_bench.reporting.layout import main_metrics, notes, warnings
+from crossmodal_bench.reporting.layout import main_metrics, meaning, notes, warnings
 from crossmodal_bench.reporting.leaderboard import leaderboard, tables
 from crossmodal_bench.reporting.markdown import markdown
 from crossmodal_bench.reporting.report import build_report, html, print_leaderboard
@@ -76,7 +77,7 @@ def test_a_single_seed_is_labelled_as_one_model_on_other_images(make_record: Mak
     print_leaderboard([make_record(method="cca")], stream)
     assert "±0.040" in stream.getvalue() and "small, n=1 (± images)" in stream.getvalue()
     said = " ".join(stream.getvalue().split())
-    assert "over images: what this model gives on other images, blind to other seeds" in said
+    assert "over images: of this one model on other images" in said
     stream = io.StringIO()
     print_leaderboard([make_record(method="cca", bootstrap={})], stream)
     assert "±0." not in stream.getvalue() and "(±" not in stream.getvalue().replace("(± over)", "")
@@ -111,6 +112,38 @@ def test_notes_say_preset_data_features_labels_and_selection(board: list[Record]
     assert "checkpoint: last epoch: no validation split" in said
 
 
+def test_notes_say_what_margins_marks_and_ties_mean(answered: Any, make_recall_record: Maker) -> None:
+    records = [answered(0.3, method="scan", seed=seed) for seed in (0, 1)]
+    records += [answered(0.2, method="cca"), make_recall_record(method="gru", by=-9)]
+    (table,) = answered.tables(records)
+    margin, mark = meaning(table)
+    assert margin == (
+        "± is the longer side of a 95 % interval; over images, seeds: of this method on other images with "
+        "other seeds; over images: of this one model on other images"
+    )
+    assert mark.startswith("★ marks the rows that are not significantly behind the first in rsum (paired")
+    assert "adjusted by Holm to all pairs of the table" in mark and mark.endswith("; not tested: gru")
+    ties = "R@K is the probability of a hit when ties are broken at random; MedR and MeanR go by the expected"
+    assert f"ties: {ties} rank" in notes(table)
+    (warning,) = warnings(table)
+    assert warning.startswith("± of gru is made of the intervals in the records")
+
+
+def test_a_table_by_label_says_how_its_ties_count(make_record: Maker) -> None:
+    (table,) = tables(leaderboard([make_record(), make_record(method="cca")]))
+    assert "ties: mAP keeps ties against the query" in notes(table)
+    assert meaning(table)[1] == "no row is marked as among the best: the first in mAP cannot be tested"
+
+
+def test_the_page_shows_how_sure_the_differences_are(answered: Any) -> None:
+    (table,) = answered.tables([answered(0.3, method="scan"), answered(0.2, method="cca")])
+    (pair,) = table.pairs
+    page = html([show(table)])
+    assert "How sure the differences in rsum are" in page
+    assert page.count(f"<td>{pair.adjusted_p:.2g}</td>") == 2
+    assert "2. cca (small)" in page
+
+
 def test_why_a_paper_is_not_comparable_is_a_note(board: list[Record]) -> None:
     (table,) = tables(leaderboard(board[:4]))
     said = "\n".join(notes(table))
@@ -119,10 +152,11 @@ def test_why_a_paper_is_not_comparable_is_a_note(board: list[Record]) -> None:
 
 def test_seeds_on_different_data_or_features_are_warned_of(make_record: Maker) -> None:
     same = make_record(seed=0)
-    assert warnings(tables(leaderboard([same, make_record(seed=2)]))[0]) == []
+    (only,) = warnings(tables(leaderboard([same, make_record(seed=2)]))[0])
+    assert "what single queries gave is not known: there is no file of them" in only
     moved = {**same.content["data"], "fingerprint": "f" * 64}
     (table,) = tables(leaderboard([same, make_record(seed=1, data=moved)]))
-    first, second = warnings(table)
+    first, second, _ = warnings(table)
     assert first.startswith("acmr (small) averages seeds of different data fingerprints: dddddddddddd / ff")
     assert second.startswith("the rows do not rest on the same data")
     assert "**Warning: acmr" in markdown([show(table)])
@@ -177,7 +211,7 @@ def test_validation_and_risks_are_figures_of_the_page(make_recall_record: Maker,
 def test_all_formats_are_built(board: list[Record], runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = build_report(runs)
     assert report.files == [runs / "report" / file for file in FILES.values()]
-    assert all("wikipedia" in file.read_text() for file in report.files)
+    assert all("dataset" in file.read_text() or "wikipedia" in file.read_text() for file in report.files)
     assert "flickr8k-1k" in capsys.readouterr().out
     assert [table.source.protocol for table in report.tables] == ["flickr8k-1k", "wikipedia-2173-map"]
 
@@ -195,6 +229,7 @@ def test_a_format_is_built_alone(
 def test_every_form_shows_the_same_numbers(board: list[Record], runs: Path) -> None:
     tables = shown_tables(board)
     texts = [file.read_text() for file in build_report(runs).files if file.suffix != ".csv"]
+    assert len(texts) == 4
     stream = io.StringIO()
     print_leaderboard(board, stream)
     for text in (*texts, stream.getvalue()):

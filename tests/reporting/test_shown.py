@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+import pytest
 
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.reporting.shown import Value, quantity
+from crossmodal_bench.reporting.shown import DIFFERENCE_COLUMNS, Value, quantity, show
 from crossmodal_bench.reporting.table import shown_tables
 
 Maker = Callable[..., Record]
@@ -29,11 +32,42 @@ def test_what_was_not_measured_is_a_dash(make_record: Maker) -> None:
     assert line.over == "" and not line.marked
 
 
-def test_the_mark_is_at_the_primary_metric_alone(make_record: Maker) -> None:
-    (table,) = shown_tables([make_record()])
-    (line,) = table.lines
-    assert line.marked_name == "★ acmr"
-    assert [metric for metric, value in line.values.items() if value.marked] == ["mAP"]
+def test_the_mark_is_at_the_primary_metric_alone(answered: Any) -> None:
+    (table,) = map(show, answered.tables([answered(0.3, method="scan"), answered(0.1, method="cca")]))
+    best, behind = table.lines
+    assert (best.marked_name, behind.marked_name) == ("★ scan", "cca")
+    assert [metric for metric, value in best.values.items() if value.marked] == ["rsum"]
+    assert not any(value.marked for value in behind.values.values())
+
+
+def test_numbers_say_which_rows_are_among_the_best_and_which_are_not_tested(
+    answered: Any, make_recall_record: Maker
+) -> None:
+    records = [answered(0.3, method="scan"), answered(0.1, method="cca"), make_recall_record(method="gru")]
+    (table,) = map(show, answered.tables(records))
+    (pair,) = table.source.pairs
+    found = {
+        cell["method"]: (cell["in_best_set"], cell["p_against_first"])
+        for cell in table.cells
+        if cell["metric"] == "rsum"
+    }
+    assert found == {"scan": (True, None), "cca": (False, pair.adjusted_p), "gru": (None, None)}
+
+
+def test_each_pair_of_tested_rows_is_a_line(answered: Any) -> None:
+    records = [answered(share, method="scan", label=f"{share}") for share in (0.1, 0.2, 0.3)]
+    (table,) = map(show, answered.tables(records))
+    assert [(line["row"], line["other_row"]) for line in table.differences] == [
+        ("scan (0.3)", "scan (0.2)"),
+        ("scan (0.3)", "scan (0.1)"),
+        ("scan (0.2)", "scan (0.1)"),
+    ]
+    means = {row.name: row.cells["rsum"].mean for row in table.source.rows}
+    for line in table.differences:
+        assert tuple(line) == DIFFERENCE_COLUMNS
+        assert line["difference"] == pytest.approx(means[line["row"]] - means[line["other_row"]])
+        assert line["low"] < line["difference"] < line["high"]
+        assert line["p"] <= line["adjusted_p"]
 
 
 def test_quantities_are_short() -> None:

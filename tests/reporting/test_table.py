@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,8 @@ import pytest
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.report import build_report
-from crossmodal_bench.reporting.table import table
+from crossmodal_bench.reporting.shown import DIFFERENCE_COLUMNS, show
+from crossmodal_bench.reporting.table import difference_csv, difference_frame, differences, table
 
 Maker = Callable[..., Record]
 
@@ -33,7 +36,7 @@ def test_there_is_one_line_for_each_row_and_metric(records: list[Record]) -> Non
     assert scan.low == pytest.approx(93 - scan.half_width) and scan.high == pytest.approx(
         93 + scan.half_width
     )
-    assert scan.in_best_set and numbers[numbers.method == "scan"].in_best_set.sum() == 1
+    assert numbers.in_best_set.isna().all(), "nothing is known of single queries"
     acmr = numbers[(numbers.method == "acmr") & (numbers.metric == "mAP")].iloc[0]
     assert np.isnan(acmr.published) and "not comparable" in acmr.not_comparable
     assert numbers[numbers.metric == "cost/train_seconds"]["mean"].tolist() == [12.5] * 3
@@ -43,6 +46,17 @@ def test_a_folder_of_runs_does_as_well_as_records(records: list[Record], runs: P
     pd.testing.assert_frame_equal(table(str(runs)), table(records))
     with pytest.raises(BadInput, match="no finished job"):
         table(runs / "elsewhere")
+
+
+def test_differences_are_a_frame_and_a_file(answered: Any, runs: Path) -> None:
+    records = [answered(0.3, method="scan"), answered(0.2, method="cca", label="=1")]
+    shown = [show(table) for table in answered.tables(records)]
+    frame = difference_frame(shown)
+    assert tuple(frame.columns) == DIFFERENCE_COLUMNS and len(frame) == 1
+    read = pd.read_csv(io.StringIO(difference_csv(shown)))
+    assert read.adjusted_p.tolist() == pytest.approx(frame.adjusted_p.tolist())
+    # Where nothing is known of single queries there is no pair, and the columns are there all the same.
+    assert tuple(differences(records).columns) == DIFFERENCE_COLUMNS
 
 
 def test_no_record_is_an_empty_frame() -> None:
@@ -55,5 +69,5 @@ def test_the_csv_is_that_frame(records: list[Record], runs: Path) -> None:
     read = pd.read_csv(path, keep_default_na=True)
     expected = table(records)
     assert list(read.columns) == list(expected.columns)
-    for column in ("mean", "low", "high", "items_error", "in_best_set"):
+    for column in ("mean", "low", "high", "items_error"):
         pd.testing.assert_series_equal(read[column], expected[column])
