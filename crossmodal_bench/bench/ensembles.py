@@ -33,6 +33,7 @@ from crossmodal_bench.training.results import (
     labels_of,
     owners,
     peak_memory_mb,
+    positives_of,
     results,
 )
 from crossmodal_bench.training.trained_model import check_model, encode, protocol_names, protocols_of
@@ -178,6 +179,7 @@ def run_ensemble(
                 owners(corpus, split),
                 labels_of(corpus, split),
                 identities_of(corpus, split),
+                positives=positives_of(corpus, split, protocol),
                 device=device,
             )
             for protocol in protocols

@@ -10,6 +10,7 @@ import torch
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datamodule import CrossModalDataModule
+from crossmodal_bench.data.equal_inputs import repeated_captions
 from crossmodal_bench.data.images import unreadable
 from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.data.view_builders import train_captions
@@ -43,6 +44,13 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
             if corpus.identities is not None:
                 line += f", {len(np.unique(corpus.identities[corpus.image_rows(split)]))} identities"
             yield line
+    repeats = repeated_captions(corpus, "test")
+    if repeats:
+        share = repeats / corpus.counts()["test"]["captions"]
+        yield (
+            f"  {repeats} test captions ({100 * share:.1f} %) say word for word what a caption of another "
+            "test image says"
+        )
     if corpus.captions is not None:
         vocabulary = Vocabulary.fit(train_captions(data.corpus), min_count, data.text.words)
         kept = f"words with at least {min_count} occurrences, 4 special tokens"

@@ -12,7 +12,7 @@ from torch import Tensor
 from crossmodal_bench.core.encoding import Encoding, Scorer
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate
-from crossmodal_bench.evaluation.positives import CaptionImage, Identities
+from crossmodal_bench.evaluation.positives import CaptionImage, Identities, PositivePairs
 from crossmodal_bench.evaluation.precision import Labels
 from crossmodal_bench.evaluation.protocols import Protocol
 
@@ -35,11 +35,13 @@ def evaluate_ensemble(
     image_labels: Labels | None = None,
     image_identities: Identities | None = None,
     *,
+    positives: PositivePairs | None = None,
     device: torch.device | str | None = None,
 ) -> Evaluation:
     """``evaluate`` with the sum of the members' scores; of one member, exactly what it gives alone.
 
-    caption_image: (n_texts,) row of each text's image. device: where the tiles are scored.
+    caption_image: (n_texts,) row of each text's image. positives: for a protocol of pairs. device: where the
+    tiles are scored.
 
     Raises BadInput for a protocol of classes, whose queries are means of texts, and ValueError for no
     members, members of different galleries, and whatever ``evaluate`` raises.
@@ -51,7 +53,15 @@ def evaluate_ensemble(
         )
     images, texts, score = summed(members)
     return evaluate(
-        protocol, images, texts, score, caption_image, image_labels, image_identities, device=device
+        protocol,
+        images,
+        texts,
+        score,
+        caption_image,
+        image_labels,
+        image_identities,
+        positives=positives,
+        device=device,
     )
 
 

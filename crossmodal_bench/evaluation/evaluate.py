@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,25 @@ from numpy.typing import NDArray
 from crossmodal_bench.core.encoding import Encoding, Scorer
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.classes import ClassRetrieval, class_retrieval
-from crossmodal_bench.evaluation.metric_table import SIDES, Family, Side
+from crossmodal_bench.evaluation.metric_table import SIDES, Family
 from crossmodal_bench.evaluation.metrics import fold_slices, mean_metrics
-from crossmodal_bench.evaluation.positives import CaptionImage, Identities, caption_owners
+from crossmodal_bench.evaluation.positives import (
+    CaptionImage,
+    Identities,
+    PositivePairs,
+    caption_owners,
+)
 from crossmodal_bench.evaluation.precision import LabelPrecision, Labels, label_precision
 from crossmodal_bench.evaluation.protocols import Protocol
+from crossmodal_bench.evaluation.query_ranks import QueryRanks, Side
+from crossmodal_bench.evaluation.query_results import (
+    PerQuery,
+    QueryResults,
+    per_query_of_ranks,
+    stored_per_query,
+)
 from crossmodal_bench.evaluation.ranks import Ranks, write_results
 from crossmodal_bench.evaluation.streaming import Reduce, streamed_ranks
-
-_STORED_AS: Mapping[Family, str] = {"label_precision": "ap", "class_level": "class"}
-"""What stands before the keys of per-query results in their file; those of ranks follow from the ranks."""
-
-PerQuery = dict[str, NDArray[np.float64]]
-"""By a metric's key, (n_queries,) what it is the mean of."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,8 @@ class Evaluation:
         NaN where a query doesn't count; with folds, in the order of the whole split.
     dropped: queries without a relevant item by label, by direction.
     classes: (n_classes,) the labels of the classes, which are the queries of class-level metrics.
-    counts: how many images and texts were evaluated.
+    image_cluster, text_cluster: (n_images,), (n_texts,) int64; queries of one number are not independent of
+        each other. They belong to one image, or to one identity where positives go by it.
     """
 
     protocol: Protocol
@@ -50,7 +57,18 @@ class Evaluation:
     per_query: PerQuery
     dropped: dict[str, int]
     classes: NDArray[np.int64] | None
-    counts: tuple[int, int]
+    image_cluster: NDArray[np.int64]
+    text_cluster: NDArray[np.int64]
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many images and texts were evaluated."""
+        return len(self.image_cluster), len(self.text_cluster)
+
+    @property
+    def query_results(self) -> QueryResults:
+        """What intervals and comparisons are computed from."""
+        return QueryResults(self.per_query, self.image_cluster, self.text_cluster, self.protocol.families)
 
     def save(self, path: Path | str, image_ids: Sequence[str], caption_ids: Sequence[str]) -> None:
         """Write the per-query results to an ``.npz``: the fields of Ranks, ``ap/<metric key>`` and
@@ -59,16 +77,17 @@ class Evaluation:
         arrays: dict[str, NDArray[Any]] = self.ranks.arrays() if self.ranks is not None else {}
         if self.classes is not None:
             arrays["class/labels"] = self.classes
-        for family, folder in _STORED_AS.items():
-            if family in self.protocol.families:
-                keys = [metric.key for metric in metric_table.computed(family)]
-                arrays |= {f"{folder}/{key}": self.per_query[key] for key in keys}
+        arrays |= {"image_cluster": self.image_cluster, "text_cluster": self.text_cluster}
+        arrays |= stored_per_query(self.per_query, self.protocol.families)
         write_results(path, arrays, image_ids, caption_ids, self.counts)
 
 
 @dataclass(frozen=True)
 class _Fold:
-    """Ranks of a block of images, whose rows are consecutive, among the block's own texts."""
+    """Ranks of a block of images, whose rows are consecutive, among the block's own texts.
+
+    texts: (n,) rows of the texts, ascending.
+    """
 
     images: slice
     texts: NDArray[np.int64]
@@ -80,10 +99,11 @@ def evaluate(
     images: Encoding,
     texts: Encoding,
     score: Scorer,
-    caption_image: CaptionImage,
+    caption_image: CaptionImage | None,
     image_labels: Labels | None = None,
     image_identities: Identities | None = None,
     *,
+    positives: PositivePairs | None = None,
     rank: int = 0,
     world_size: int = 1,
     reduce: Reduce | None = None,
@@ -92,12 +112,17 @@ def evaluate(
     """Evaluate whole galleries under ``protocol``; every process returns the same.
 
     caption_image: (n_texts,) row of each text's image. image_labels: (n_images,) classes or (n_images, C)
-    multi-hot; a text has its image's labels. image_identities: (n_images,) for positives by identity. Raises
-    ValueError where counts are not the protocol's or labels or identities are missing, and whatever
-    ``streamed_ranks``, ``label_precision`` and ``class_retrieval`` raise.
+    multi-hot; a text has its image's labels. image_identities: (n_images,) for positives by identity.
+    positives: for a protocol whose positives are pairs; ``caption_image`` may be None then where nothing is
+    computed by label or by folds.
+
+    Raises ValueError where counts are not the protocol's or labels, identities or pairs are missing, and
+    whatever ``streamed_ranks``, ``label_precision`` and ``class_retrieval`` raise.
     """
     _check_counts(protocol, len(images), len(texts))
-    owner = caption_owners(caption_image, len(images), len(texts))
+    owner = None if caption_image is None else caption_owners(caption_image, len(images), len(texts))
+    if owner is None and (protocol.needs_labels or protocol.folds > 1 or protocol.positives != "pairs"):
+        raise ValueError(f"protocol '{protocol.name}' needs the image of each caption")
     if image_labels is None and protocol.needs_labels:
         raise ValueError(f"protocol '{protocol.name}' needs the images' labels")
     identities: NDArray[Any] | None = None
@@ -105,6 +130,11 @@ def evaluate(
         if image_identities is None:
             raise ValueError(f"protocol '{protocol.name}' needs the images' identities")
         identities = np.asarray(image_identities)
+    if (protocol.positives == "pairs") != (positives is not None):
+        needed = (
+            "needs positive pairs" if positives is None else f"goes by {protocol.positives}, not by pairs"
+        )
+        raise ValueError(f"protocol '{protocol.name}' {needed}")
     metrics: dict[str, float] = {}
     per_query: PerQuery = {}
     ranks: Ranks | None = None
@@ -113,24 +143,28 @@ def evaluate(
     if "ranks" in protocol.families:
         folds = []
         for block in fold_slices(len(images), protocol.folds):
-            columns = np.flatnonzero((owner >= block.start) & (owner < block.stop))
+            columns = np.arange(len(texts))
+            if owner is not None:
+                columns = np.flatnonzero((owner >= block.start) & (owner < block.stop))
             whole = len(columns) == len(texts)
             ranks_of_fold = streamed_ranks(
                 images[block],
                 texts if whole else texts.take(torch.from_numpy(columns).to(texts.values.device)),
                 score,
-                owner[columns] - block.start,
+                None if owner is None else owner[columns] - block.start,
                 None if identities is None else identities[block],
+                positives=None if positives is None else positives.among(block, columns),
                 rank=rank,
                 world_size=world_size,
                 reduce=reduce,
                 device=device,
             )
             folds.append(_Fold(block, columns, ranks_of_fold))
-        metrics |= fold_metrics([(fold.ranks.i2t, fold.ranks.t2i) for fold in folds])
+        metrics |= fold_metrics([(fold.ranks.of("i2t"), fold.ranks.of("t2i")) for fold in folds])
         ranks = folds[0].ranks if len(folds) == 1 else _joined(folds, len(texts))
-        per_query |= _per_query_of_ranks(ranks.i2t, ranks.t2i)
+        per_query |= per_query_of_ranks({side: ranks.of(side) for side in SIDES})
     if "label_precision" in protocol.families:
+        assert owner is not None
         labels = torch.as_tensor(image_labels)
         precision = label_precision(
             images,
@@ -152,7 +186,7 @@ def evaluate(
         metrics |= _averages("label_precision", by_label)
         per_query |= by_label
     if "class_level" in protocol.families:
-        assert image_labels is not None
+        assert image_labels is not None and owner is not None
         classes = class_retrieval(
             images,
             texts,
@@ -168,6 +202,7 @@ def evaluate(
         by_class = _per_query_of_classes(classes)
         metrics |= _averages("class_level", by_class)
         per_query |= by_class
+    image_cluster, text_cluster = clusters(owner, identities, len(images), len(texts))
     return Evaluation(
         protocol=protocol,
         metrics=metrics,
@@ -176,18 +211,27 @@ def evaluate(
         per_query=per_query,
         dropped={} if precision is None else dict(precision.dropped),
         classes=None if classes is None else classes.classes,
-        counts=(len(images), len(texts)),
+        image_cluster=image_cluster,
+        text_cluster=text_cluster,
     )
 
 
-def rank_metrics(i2t: NDArray[Any], t2i: NDArray[Any]) -> dict[str, float]:
-    """The metrics of both directions' ranks, and the sums of recalls.
+def clusters(
+    owner: NDArray[np.int64] | None, identities: NDArray[Any] | None, n_images: int, n_texts: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(n_images,), (n_texts,): which queries belong together, by image, or by identity where there are any.
 
-    Args:
-        i2t: (n_images,) 1-based ranks of each image's best positive.
-        t2i: (n_texts,) likewise of each text's.
+    Texts that belong to no image are independent of everything.
     """
-    ranks: dict[Side, NDArray[Any]] = {"i2t": i2t, "t2i": t2i}
+    image = np.arange(n_images)
+    if identities is not None:
+        image = np.unique(identities, return_inverse=True)[1].astype(np.int64)
+    return image, np.arange(n_images, n_images + n_texts) if owner is None else image[owner]
+
+
+def rank_metrics(i2t: QueryRanks, t2i: QueryRanks) -> dict[str, float]:
+    """The metrics of both directions' ranks, of images as queries and of texts, and the sums of recalls."""
+    ranks: dict[Side, QueryRanks] = {"i2t": i2t, "t2i": t2i}
     metrics = {
         metric.key: metric.value(ranks[side])
         for side in SIDES
@@ -196,7 +240,7 @@ def rank_metrics(i2t: NDArray[Any], t2i: NDArray[Any]) -> dict[str, float]:
     return metrics | dict(metric_table.combinations(metrics, ["ranks"]))
 
 
-def fold_metrics(folds: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> dict[str, float]:
+def fold_metrics(folds: Sequence[tuple[QueryRanks, QueryRanks]]) -> dict[str, float]:
     """``rank_metrics`` of each fold's own ranks (i2t, t2i), each metric averaged over the folds."""
     return mean_metrics([rank_metrics(i2t, t2i) for i2t, t2i in folds])
 
@@ -213,16 +257,6 @@ def _check_counts(protocol: Protocol, images: int, captions: int) -> None:
 def _functions(family: Family, side: Side | None = None) -> dict[str, Any]:
     """By name, what the family's metrics are computed with; a name has one function in both directions."""
     return {metric.name: metric.function for metric in metric_table.computed(family, side)}
-
-
-def _per_query_of_ranks(i2t: NDArray[np.int64], t2i: NDArray[np.int64]) -> PerQuery:
-    ranks: dict[Side, NDArray[np.int64]] = {"i2t": i2t, "t2i": t2i}
-    return {
-        metric.key: np.asarray(metric.function(ranks[side]), dtype=np.float64)
-        for side in SIDES
-        for metric in metric_table.computed("ranks", side)
-        if metric.function is not None and metric.per_query
-    }
 
 
 def _per_query_of_classes(classes: ClassRetrieval) -> PerQuery:
@@ -264,6 +298,10 @@ def _joined(folds: Sequence[_Fold], n_texts: int) -> Ranks:
         t2i=np.concatenate([part.t2i for part in ranks])[back],
         i2t_expected=np.concatenate([part.i2t_expected for part in ranks]),
         t2i_expected=np.concatenate([part.t2i_expected for part in ranks])[back],
+        i2t_tied=np.concatenate([part.i2t_tied for part in ranks]),
+        t2i_tied=np.concatenate([part.t2i_tied for part in ranks])[back],
+        i2t_tied_positives=np.concatenate([part.i2t_tied_positives for part in ranks]),
+        t2i_tied_positives=np.concatenate([part.t2i_tied_positives for part in ranks])[back],
         i2t_top=np.concatenate([fold.texts[fold.ranks.i2t_top[:, :k_texts]] for fold in folds]),
         t2i_top=np.concatenate([fold.ranks.t2i_top[:, :k_images] + fold.images.start for fold in folds])[
             back

@@ -3,7 +3,8 @@
 A new metric is a function, and an entry in ``ENTRIES`` that names it. What the function is given depends on
 the entry's family:
 
-    ranks               (n,) int64, the 1-based rank of each query's best positive, in the entry's direction
+    ranks               ``query_ranks.QueryRanks`` of the entry's direction: the rank of each query's best
+                        positive, and what shares its score
     label_precision     ``precision.RankedRelevance``, a block of queries with their galleries in rank order
     class_level         likewise for text to image, where the queries are classes; for image to text, (n,)
                         whether the image's own class scores above every other
@@ -34,8 +35,8 @@ from crossmodal_bench.evaluation.chance import (
 from crossmodal_bench.evaluation.classes import own_class_first
 from crossmodal_bench.evaluation.metrics import hit_at_k, mean_rank, median_rank
 from crossmodal_bench.evaluation.precision import average_precision, precision_at
+from crossmodal_bench.evaluation.query_ranks import Side
 
-Side = Literal["i2t", "t2i"]
 Family = Literal["ranks", "label_precision", "class_level", "retrieved_captions", "written_captions"]
 Number = TypeVar("Number", float, NDArray[np.float64])
 

@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crossmodal_bench.evaluation.query_ranks import QueryRanks
 
-def hit_at_k(ranks: NDArray[Any], k: int) -> NDArray[np.bool_]:
-    """(n,) whether each query has a positive among its first ``k`` items: a hit, not the share of positives.
 
-    Args:
-        ranks: (n,) 1-based ranks of the best positives.
-        k: how many items are looked at.
+def hit_at_k(ranks: QueryRanks, k: int) -> NDArray[np.float64]:
+    """(n,) how probably a query has a positive among its first ``k`` items: a hit, not a share of positives.
+
+    0 or 1 where nothing is tied; see ``QueryRanks.hit_probability``. NaN for a query without a positive.
     """
-    return checked_ranks(ranks) <= k
+    return ranks.hit_probability(k)
 
 
-def median_rank(ranks: NDArray[Any]) -> float:
-    """MedR as in the originals' code: floor(median) + 1 of the 0-based ranks."""
-    return float(np.floor(np.median(checked_ranks(ranks) - 1)) + 1)
+def median_rank(ranks: QueryRanks) -> float:
+    """MedR as in the originals' code, floor(median) + 1 of the 0-based ranks, here of the expected ones."""
+    return float(np.floor(np.nanmedian(ranks.expected - 1)) + 1)
 
 
-def mean_rank(ranks: NDArray[Any]) -> float:
-    """MeanR: the mean of the 1-based ranks."""
-    return float(np.mean(checked_ranks(ranks)))
-
-
-def checked_ranks(ranks: NDArray[Any]) -> NDArray[Any]:
-    """The ranks as an array; ValueError where they are no non-empty (n,) array of 1-based ranks."""
-    ranks = np.asarray(ranks)
-    if ranks.ndim != 1 or not len(ranks) or ranks.min() < 1:
-        raise ValueError("ranks must be a non-empty (n,) array of 1-based ranks")
-    return ranks
+def mean_rank(ranks: QueryRanks) -> float:
+    """MeanR: the mean of the 1-based expected ranks."""
+    return float(np.nanmean(ranks.expected))
 
 
 def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

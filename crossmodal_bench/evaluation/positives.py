@@ -18,39 +18,131 @@ Identities = NDArray[Any] | Tensor | Sequence[int]
 
 
 @dataclass(frozen=True)
+class PositivePairs:
+    """Which texts are right for which images, pair by pair: any set of pairs.
+
+    Attributes:
+        image, text: (n_pairs,) int64 rows of the two galleries, by image and then by text, each pair once.
+    """
+
+    image: NDArray[np.int64]
+    text: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, pairs: NDArray[Any], n_images: int, n_texts: int) -> PositivePairs:
+        """From (n_pairs, 2) whole numbers (image row, text row), in any order; repetitions count once.
+
+        A query without a pair is not asked: it counts in no metric of its direction.
+
+        Raises:
+            ValueError: another shape or type, no pair, or a row that the gallery doesn't have.
+        """
+        given = np.asarray(pairs)
+        if given.ndim != 2 or given.shape[1] != 2 or not len(given):
+            raise ValueError(f"positives must be (n_pairs, 2) rows of images and texts, got {given.shape}")
+        if not np.issubdtype(given.dtype, np.integer):
+            raise ValueError(f"positives must hold whole numbers, got {given.dtype}")
+        for column, (items, count) in enumerate((("images", n_images), ("texts", n_texts))):
+            outside = np.flatnonzero((given[:, column] < 0) | (given[:, column] >= count))
+            if len(outside):
+                row = int(outside[0])
+                raise ValueError(
+                    f"positive pair {row} names row {given[row, column]} of {count} {items}, numbered from 0"
+                )
+        image, text = np.unique(given.astype(np.int64), axis=0).T
+        return cls(image, text)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def among(self, images: slice, texts: NDArray[np.int64]) -> PositivePairs:
+        """The pairs inside a block of images and some texts (ascending), numbered as rows of these."""
+        position = np.searchsorted(texts, self.text).clip(max=len(texts) - 1)
+        inside = (self.image >= images.start) & (self.image < images.stop) & (texts[position] == self.text)
+        return PositivePairs(self.image[inside] - images.start, position[inside])
+
+
+@dataclass(frozen=True)
 class Galleries:
-    """Both galleries in the order of their identities, so that positives lie in blocks along the diagonal.
+    """Both galleries in an order in which positives lie close to the diagonal, and their positive pairs.
 
     image_order, text_order: (n_images,), (n_texts,); the caller's row of each position. Images are in the
         caller's order within an identity, and texts in the order of their images.
-    image_identity, text_identity: identities by position, ascending from 0 without a gap; image and text are
-        positives of each other where the two are equal.
+    positive_image, positive_text: (n_pairs,) positions of each positive pair.
     """
 
     image_order: NDArray[np.int64]
     text_order: NDArray[np.int64]
-    image_identity: NDArray[np.int64]
-    text_identity: NDArray[np.int64]
+    positive_image: NDArray[np.int64]
+    positive_text: NDArray[np.int64]
 
 
 def galleries(
-    caption_image: CaptionImage, image_identity: Identities | None, n_images: int, n_texts: int
+    caption_image: CaptionImage | None,
+    image_identity: Identities | None,
+    n_images: int,
+    n_texts: int,
+    positives: PositivePairs | None = None,
 ) -> Galleries:
-    """The galleries' order; without ``image_identity`` every image is an identity of its own.
+    """The galleries' order and positives; without ``image_identity`` every image is an identity of its own.
 
-    Raises ValueError for an image without a caption, a caption of no image, and entries that are not one
-    whole number for each item.
+    With ``positives`` these pairs are the right ones, and nothing else; ``caption_image`` may be None then,
+    and texts are taken in the order of their first positive image.
+
+    Raises ValueError for an image without a caption, a caption of no image, entries that are not one whole
+    number for each item, and identities beside pairs.
     """
+    if positives is not None:
+        return _galleries_of_pairs(positives, caption_image, image_identity, n_images, n_texts)
+    if caption_image is None:
+        raise ValueError("captions need the rows of their images, or positive pairs")
     owner = caption_owners(caption_image, n_images, n_texts)
     identity = np.arange(n_images)
     if image_identity is not None:
         given = _whole_numbers("image_identity", image_identity, n_images, "images")
         identity = np.unique(given, return_inverse=True)[1].astype(np.int64)
     image_order = np.argsort(identity, kind="stable")
-    position = np.empty_like(image_order)
-    position[image_order] = np.arange(n_images)
-    text_order = np.argsort(position[owner], kind="stable")
-    return Galleries(image_order, text_order, identity[image_order], identity[owner[text_order]])
+    text_order = np.argsort(_positions(image_order)[owner], kind="stable")
+    # An identity's images stand together, so that a text's positives are one run of positions.
+    text_identity = identity[owner[text_order]]
+    counts = np.bincount(identity)
+    runs = counts[text_identity]
+    first = (np.cumsum(counts) - counts)[text_identity]
+    within = np.arange(runs.sum()) - np.repeat(np.cumsum(runs) - runs, runs)
+    return Galleries(
+        image_order,
+        text_order,
+        positive_image=np.repeat(first, runs) + within,
+        positive_text=np.repeat(np.arange(n_texts), runs),
+    )
+
+
+def _galleries_of_pairs(
+    positives: PositivePairs,
+    caption_image: CaptionImage | None,
+    image_identity: Identities | None,
+    n_images: int,
+    n_texts: int,
+) -> Galleries:
+    if image_identity is not None:
+        raise ValueError("positives are either pairs or by identity, not both")
+    if not len(positives):
+        raise ValueError("no image and text of the galleries are positives of each other")
+    if caption_image is None:
+        # Texts that are right for no image come last.
+        owner = np.full(n_texts, n_images)
+        np.minimum.at(owner, positives.text, positives.image)
+    else:
+        owner = caption_owners(caption_image, n_images, n_texts)
+    text_order = np.argsort(owner, kind="stable")
+    return Galleries(np.arange(n_images), text_order, positives.image, _positions(text_order)[positives.text])
+
+
+def _positions(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The position of each of the caller's rows."""
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
+    return position
 
 
 def caption_owners(caption_image: CaptionImage, n_images: int, n_texts: int) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from crossmodal_bench.core.validation import Items, Model, validated
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.metric_table import LABELLED_FAMILIES
 
-Positives = Literal["caption", "identity", "label"]
+Positives = Literal["caption", "identity", "label", "pairs"]
 RankedFamily = Literal["ranks", "label_precision", "class_level"]
 
 
@@ -28,7 +28,7 @@ class Protocol:
     images: how many the gallery must have, exactly; None leaves it open.
     captions: likewise; each of several numbers is allowed, and none leaves it open.
     positives: for the primary metric, 'caption' (the pairs themselves), 'identity' (all images and captions
-        of one person, say) or 'label' (any shared label).
+        of one person, say), 'label' (any shared label) or 'pairs' (a set of pairs that is given beside it).
     families: which of the families of ``metric_table`` are computed.
     primary: the metric that sorts a table and picks a checkpoint.
     folds: consecutive blocks of images, each with its own captions, that are evaluated apart and averaged.

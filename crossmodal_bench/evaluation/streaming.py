@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossmodal_bench.core.encoding import Encoding, Scorer
-from crossmodal_bench.evaluation.positives import CaptionImage, Identities, galleries
+from crossmodal_bench.evaluation.positives import (
+    CaptionImage,
+    Galleries,
+    Identities,
+    PositivePairs,
+    galleries,
+)
 from crossmodal_bench.evaluation.ranks import Ranks, make_ranks
 from crossmodal_bench.evaluation.tiles import NonFiniteScore, ScoreTiles
 from crossmodal_bench.evaluation.top import RunningTop
@@ -44,9 +50,10 @@ def streamed_ranks(
     images: Encoding,
     texts: Encoding,
     score: Scorer,
-    caption_image: CaptionImage,
+    caption_image: CaptionImage | None,
     image_identity: Identities | None = None,
     *,
+    positives: PositivePairs | None = None,
     top_k: int = 10,
     image_tile: int | None = None,
     text_tile: int | None = None,
@@ -58,7 +65,8 @@ def streamed_ranks(
     """Ranks of ``images`` against ``texts`` under any scorer, as ``retrieval_ranks`` of the full matrix.
 
     Positives are an image and its own captions, or with ``image_identity`` (n_images,) all images and all
-    captions of one identity.
+    captions of one identity; or ``positives``, any set of pairs, with which ``caption_image`` may be None. A
+    query without a positive has rank 0 and counts in no metric.
 
     Every process holds both galleries whole and calls this with its ``rank``; process r scores rows r,
     r + world_size, ... of a grid of tiles that is the same for every world size, and only positives' scores,
@@ -77,7 +85,14 @@ def streamed_ranks(
         raise ValueError(f"rank {rank} is not one of {world_size} processes")
     total = reduce if reduce is not None else (all_reduce_sum if world_size > 1 else _alone)
     sweep = _StreamingRanks(
-        images, texts, score, caption_image, image_identity, top_k, image_tile, text_tile, device
+        images,
+        texts,
+        score,
+        galleries(caption_image, image_identity, len(images), len(texts), positives),
+        top_k,
+        image_tile,
+        text_tile,
+        device,
     )
     mine = range(rank, len(sweep.tiles.rows), world_size)
 
@@ -115,15 +130,13 @@ class _StreamingRanks:
         images: Encoding,
         texts: Encoding,
         score: Scorer,
-        caption_image: CaptionImage,
-        image_identity: Identities | None,
+        ordered: Galleries,
         top_k: int,
         image_tile: int | None,
         text_tile: int | None,
         device: torch.device | str | None,
     ) -> None:
         n_images, n_texts = len(images), len(texts)
-        ordered = galleries(caption_image, image_identity, n_images, n_texts)
         self.tiles = ScoreTiles(
             images,
             texts,
@@ -137,11 +150,7 @@ class _StreamingRanks:
         device = self.tiles.device
         self.image_order = torch.from_numpy(ordered.image_order).to(device)
         self.text_order = torch.from_numpy(ordered.text_order).to(device)
-        self.image_identity = ordered.image_identity
-        every = np.arange(ordered.image_identity[-1] + 2)
-        self.first_text = np.searchsorted(ordered.text_identity, every)
-        self.first_image = torch.from_numpy(np.searchsorted(ordered.image_identity, every)).to(device)
-        self.text_identity = torch.from_numpy(ordered.text_identity).to(device)
+        self._find_tiles_of(ordered)
         self.i2t_best = torch.full((n_images,), -torch.inf, dtype=self.tiles.dtype, device=device)
         self.t2i_best = torch.full((n_texts,), -torch.inf, dtype=self.tiles.dtype, device=device)
         self.i2t_top = RunningTop(n_images, min(top_k, n_texts), self.i2t_best)
@@ -151,24 +160,27 @@ class _StreamingRanks:
         self._kept: dict[tuple[int, int], Tensor] = {}
         self._scratch = torch.empty(0, device=device)
 
+    def _find_tiles_of(self, ordered: Galleries) -> None:
+        """Sort the positive pairs by the tiles in which they lie."""
+        tops = np.array([top for top, _ in self.tiles.rows])
+        lefts = np.array([left for left, _ in self.tiles.columns])
+        row = np.searchsorted(tops, ordered.positive_image, side="right") - 1
+        column = np.searchsorted(lefts, ordered.positive_text, side="right") - 1
+        tile = row * len(lefts) + column
+        by_tile = np.argsort(tile, kind="stable")
+        # Where each tile's pairs begin, and behind the last tile, where they end.
+        self._first_pair = np.searchsorted(tile[by_tile], np.arange(len(tops) * len(lefts) + 1))
+        device = self.tiles.device
+        self._pair_image = torch.from_numpy((ordered.positive_image - tops[row])[by_tile]).to(device)
+        self._pair_text = torch.from_numpy((ordered.positive_text - lefts[column])[by_tile]).to(device)
+
     def positives(self, row: int, column: int) -> tuple[Tensor, Tensor] | None:
         """Positions (image, text) of the positive pairs inside a tile, or None if it holds none."""
-        (top, bottom), (left, right) = self.tiles.rows[row], self.tiles.columns[column]
-        lowest, highest = self.image_identity[top], self.image_identity[bottom - 1]
-        start = max(int(self.first_text[lowest]), left)
-        stop = min(int(self.first_text[highest + 1]), right)
-        if start >= stop:
+        tile = row * len(self.tiles.columns) + column
+        first, last = self._first_pair[tile], self._first_pair[tile + 1]
+        if first == last:
             return None
-        # An identity's images stand together: a text's positives are one run of the tile's rows.
-        identity = self.text_identity[start:stop]
-        first = self.first_image[identity].clamp(top, bottom)
-        images = self.first_image[identity + 1].clamp(top, bottom) - first
-        text = torch.repeat_interleave(torch.arange(start - left, stop - left, device=first.device), images)
-        before = images.cumsum(0) - images
-        image = torch.arange(len(text), device=first.device) + torch.repeat_interleave(
-            first - top - before, images
-        )
-        return image, text
+        return self._pair_image[first:last], self._pair_text[first:last]
 
     def find_positives(self, rows: range) -> None:
         """First pass: the best positives' scores, out of the tiles they share with their competitors."""

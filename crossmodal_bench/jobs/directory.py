@@ -47,8 +47,12 @@ class JobDirectory:
 
     @property
     def ranks(self) -> Path:
-        """Per-query results of the test split, see ``evaluation.ranks``."""
+        """Per-query results under the protocol that the job is named by, see ``Evaluation.save``."""
         return self.path / "ranks.npz"
+
+    def ranks_under(self, protocol: str) -> Path:
+        """Likewise under another protocol that the same test split meets."""
+        return self.path / f"ranks_{protocol}.npz"
 
     @property
     def config(self) -> Path:

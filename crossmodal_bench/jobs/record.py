@@ -197,6 +197,11 @@ class Record(RecordContent):
         return bool(self.content["job"]["protocol"] == self.job.protocol)
 
     @property
+    def ranks(self) -> Path:
+        """The per-query results under its protocol."""
+        return self.files.ranks if self.is_main else self.files.ranks_under(self.job.protocol)
+
+    @property
     def run(self) -> dict[str, str]:
         """Which run this was, as the records of those that start from its weights name it.
 

@@ -7,10 +7,10 @@ from crossmodal_bench.evaluation.metric_table import (
     SIDES,
     Family,
     Metric,
-    Side,
     formatted,
     of_family,
 )
+from crossmodal_bench.evaluation.query_ranks import Side
 from crossmodal_bench.jobs.record import Record
 
 FACTOR = 1.5

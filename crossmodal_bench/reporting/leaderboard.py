@@ -12,7 +12,7 @@ from typing import Any
 
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.comparisons import PairedDifference, compare_all, not_behind_first
-from crossmodal_bench.evaluation.intervals import Interval, intervals
+from crossmodal_bench.evaluation.intervals import Interval
 from crossmodal_bench.evaluation.protocols import primary_metric
 from crossmodal_bench.evaluation.query_results import check_same_queries
 from crossmodal_bench.jobs import experiments
@@ -269,7 +269,6 @@ def _row_key(record: Record) -> tuple[str, ...]:
 def _row(records: Sequence[Record], read: Reader) -> Row:
     job = records[-1].job
     results = read_results(records, read)
-    known = intervals(results.runs) if results.runs else {}
     metrics = {metric: None for record in records for metric in record.metrics}
     costs = {name: None for record in records for name in record.cost}
     return Row(
@@ -281,7 +280,7 @@ def _row(records: Sequence[Record], read: Reader) -> Row:
         label=job.label,
         overrides=job.overrides,
         seeds=tuple(record.job.seed for record in records),
-        cells={metric: _cell(metric, records, known.get(metric)) for metric in metrics},
+        cells={metric: _cell(metric, records, results.intervals.get(metric)) for metric in metrics},
         cost={name: statistics.fmean(r.cost[name] for r in records if name in r.cost) for name in costs},
         records=tuple(records),
         results=results,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.evaluation.query_results import QueryResults, check_same_queries
+from crossmodal_bench.evaluation.intervals import Interval, interval
+from crossmodal_bench.evaluation.query_results import QueryResults, check_same_queries, load_query_results
 from crossmodal_bench.jobs.record import Record
 
 Reader = Callable[[Record], QueryResults]
@@ -27,16 +30,50 @@ class RowResults:
 
     Attributes:
         runs: of each seed; empty where they are not known for all.
+        intervals: by metric, of the mean over the runs; of each that is a mean over queries, or a sum or mean
+            of such.
         missing: why they are not known, as the end of a sentence; empty where they are.
     """
 
     runs: tuple[QueryResults, ...] = ()
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
     missing: str = ""
 
 
 def read_query_results(record: Record) -> QueryResults:
-    """From the record's directory; MissingInput or BadInput where they are not there, or not readable."""
-    raise MissingInput(f"{record.files.ranks} is not there")
+    """What the queries of a record gave under its protocol, from its directory; kept until the file changes.
+
+    Raises:
+        MissingInput: there is no file of them.
+        BadInput: the file is damaged, or an earlier version wrote it.
+    """
+    path = record.ranks
+    try:
+        state = path.stat()
+    # A protocol's name is part of the file's, and may be any text in a record that others wrote.
+    except (OSError, ValueError) as error:
+        raise MissingInput(f"{path} is not there; run its job again") from error
+    return _load(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=512)
+def _load(path: Path, modified: int, size: int) -> QueryResults:
+    """The results in a file of that time and size."""
+    damaged = BadInput(f"{path} holds no results of queries that fit together; run its job again")
+    try:
+        results = load_query_results(path)
+    except ValueError as error:
+        raise damaged from error
+    clusters = {"images": results.image_cluster, "texts": results.text_cluster}
+    if any(cluster.ndim != 1 or cluster.dtype.kind not in "iu" for cluster in clusters.values()):
+        raise damaged
+    for key, values in results.per_query.items():
+        if values.ndim != 1 or values.dtype.kind != "f" or not len(values):
+            raise damaged
+        queries = results.metric(key).queries
+        if queries != "classes" and len(values) != len(clusters[queries]):
+            raise damaged
+    return results
 
 
 def read_results(records: Sequence[Record], read: Reader) -> RowResults:
@@ -57,17 +94,25 @@ def read_results(records: Sequence[Record], read: Reader) -> RowResults:
             return RowResults(missing="there is no file of them")
         except BadInput as error:
             return RowResults(missing=str(error))
-        for key, number in record.metrics.items():
-            if key in results.keys and not _gives(results, key, number):
+        for key in results.keys:
+            if key in record.metrics and not _gives(results, key, record.metrics[key]):
                 return RowResults(missing=f"they do not give the record's {key}")
         runs.append(results)
-    for key in runs[0].keys:
-        try:
-            if all(key in run.keys for run in runs):
-                check_same_queries(runs, key)
-        except ValueError:
-            return RowResults(missing="the seeds did not answer the same queries")
-    return RowResults(tuple(runs))
+    try:
+        for key in _measured(runs, records):
+            check_same_queries(runs, key)
+    except ValueError:
+        return RowResults(missing="the seeds did not answer the same queries")
+    return RowResults(tuple(runs), {key: interval(runs, key) for key in _measured(runs, records)})
+
+
+def _measured(runs: Sequence[QueryResults], records: Sequence[Record]) -> list[str]:
+    """The metrics of all records that follow from the results of queries."""
+    return [
+        key
+        for key in runs[0].keys
+        if all(key in run.keys for run in runs) and all(key in record.metrics for record in records)
+    ]
 
 
 def _gives(results: QueryResults, key: str, number: float) -> bool:

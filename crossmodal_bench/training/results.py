@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.evaluation import Evaluation, bootstrap_metrics
+from crossmodal_bench.data.equal_inputs import equal_input_pairs
+from crossmodal_bench.evaluation import Evaluation, Protocol, bootstrap_metrics
+from crossmodal_bench.evaluation.positives import PositivePairs
 from crossmodal_bench.evaluation.retrieved_captions import retrieved_caption_quality
 from crossmodal_bench.jobs.directory import JobDirectory
 
@@ -34,8 +36,16 @@ def labels_of(corpus: Corpus, split: str) -> NDArray[Any] | None:
     return None if corpus.labels is None else corpus.labels.values[corpus.image_rows(split)]
 
 
+def positives_of(corpus: Corpus, split: str, protocol: Protocol) -> PositivePairs | None:
+    """The positive pairs of a split, for a protocol that goes by pairs: those of equal inputs."""
+    if protocol.positives != "pairs":
+        return None
+    counts = corpus.counts()[split]
+    return PositivePairs.of(equal_input_pairs(corpus, split), counts["images"], counts["captions"])
+
+
 def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[Evaluation]) -> dict[str, Any]:
-    """Save the first evaluation's per-query ranks as ``ranks.npz``; the record's fields for all of them."""
+    """Save every evaluation's per-query results; the record's fields for all of them."""
     owner = owners(corpus, split)
     identities = identities_of(corpus, split)
     captions = [] if corpus.captions is None else [corpus.captions[row] for row in corpus.caption_rows(split)]
@@ -43,7 +53,11 @@ def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[E
     def numbers(evaluation: Evaluation) -> dict[str, Any]:
         clusters = identities if evaluation.protocol.positives == "identity" else None
         retrieved: dict[str, float] = {}
-        if captions and evaluation.ranks is not None and evaluation.protocol.positives != "identity":
+        if (
+            captions
+            and evaluation.ranks is not None
+            and evaluation.protocol.positives in ("caption", "label")
+        ):
             retrieved = retrieved_caption_quality(
                 evaluation.ranks.i2t_top, captions, owner, evaluation.protocol.folds
             )
@@ -54,11 +68,12 @@ def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[E
         }
 
     main, *others = evaluations
-    main.save(
-        JobDirectory(directory).ranks,
-        [corpus.image_ids[row] for row in corpus.image_rows(split)],
-        [corpus.caption_ids[row] for row in corpus.caption_rows(split)],
-    )
+    files = JobDirectory(directory)
+    image_ids = [corpus.image_ids[row] for row in corpus.image_rows(split)]
+    caption_ids = [corpus.caption_ids[row] for row in corpus.caption_rows(split)]
+    main.save(files.ranks, image_ids, caption_ids)
+    for other in others:
+        other.save(files.ranks_under(other.protocol.name), image_ids, caption_ids)
     return {**numbers(main), "also": {other.protocol.name: numbers(other) for other in others}}
 
 

@@ -79,7 +79,7 @@ def test_a_text_has_the_labels_of_its_image() -> None:
 def test_positives_by_identity_and_classes_reach_their_evaluation() -> None:
     persons = evaluate(PERSONS, IMAGES, TEXTS, dot, OWNER, image_identities=CLASSES)
     expected = retrieval_ranks(dot(IMAGES, TEXTS), OWNER, image_identity=CLASSES)
-    assert persons.metrics == rank_metrics(expected.i2t, expected.t2i)
+    assert persons.metrics == rank_metrics(expected.of("i2t"), expected.of("t2i"))
     assert persons.classes is None
     species = evaluate(SPECIES, IMAGES, TEXTS, dot, OWNER, CLASSES)
     measures = {"AP@50": partial(precision_at, cutoff=50)}
@@ -113,7 +113,7 @@ def test_folds_have_their_own_galleries_and_global_numbers() -> None:
         columns = np.flatnonzero(np.equal(OWNER // 10, start // 10))
         scores = IMAGES.values[start : start + 10] @ TEXTS.values[columns].T
         alone = retrieval_ranks(scores, OWNER[columns] - start)
-        rows.append(rank_metrics(alone.i2t, alone.t2i))
+        rows.append(rank_metrics(alone.of("i2t"), alone.of("t2i")))
         np.testing.assert_array_equal(found.ranks.i2t[start : start + 10], alone.i2t)
         np.testing.assert_array_equal(found.ranks.t2i[columns], alone.t2i)
         np.testing.assert_array_equal(found.ranks.i2t_top[start : start + 10], columns[alone.i2t_top])

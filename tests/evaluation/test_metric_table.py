@@ -32,6 +32,7 @@ from crossmodal_bench.evaluation.captions import CaptionComparison
 from crossmodal_bench.evaluation.chance import Search
 from crossmodal_bench.evaluation.metric_table import FRACTION, PERCENT, RANK, SIDES, Unit
 from crossmodal_bench.evaluation.precision import RankedRelevance, precision_at
+from crossmodal_bench.evaluation.query_ranks import QueryRanks
 from crossmodal_bench.evaluation.retrieved_captions import retrieved_caption_quality, written_caption_quality
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting import figures
@@ -199,9 +200,9 @@ def test_chance_of_recall_at_any_cutoff() -> None:
 # A new metric, as somebody would add one: a function, and an entry that names it.
 
 
-def reciprocal_ranks(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+def reciprocal_ranks(ranks: QueryRanks) -> NDArray[np.float64]:
     """(n,) one in the rank of the best positive."""
-    return 1 / ranks
+    return 1 / ranks.expected
 
 
 def expected_reciprocal_rank(search: Search) -> float:
@@ -236,9 +237,11 @@ def test_a_new_metric_of_ranks_is_an_entry_and_a_function(
     metrics, intervals = measured(RANKED)
     ranks = evaluate(RANKED, Encoding(IMAGES), Encoding(TEXTS), dot, OWNER).ranks
     assert ranks is not None
-    value = float(np.mean(1 / ranks.i2t))
+    value = float(np.mean(1 / ranks.i2t_expected))
     assert metrics == {**before, "i2t/InverseRank": value}
-    assert intervals["i2t/InverseRank"] == list(bootstrap_interval(1 / ranks.i2t, np.arange(40), n=200))
+    assert intervals["i2t/InverseRank"] == list(
+        bootstrap_interval(1 / ranks.i2t_expected, np.arange(40), n=200)
+    )
 
     records = [
         make_record(
@@ -292,7 +295,7 @@ def test_a_new_metric_that_is_best_when_low_ranks_so(
         family="ranks",
         side="t2i",
         unit=RANK,
-        function=lambda ranks: ranks.max(),
+        function=lambda ranks: ranks.strict.max(),
         per_query=False,
         lower_is_better=True,
     )

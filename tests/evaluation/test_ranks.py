@@ -132,11 +132,12 @@ def test_all_positives_are_masked_not_only_the_best() -> None:
     assert retrieval_ranks(scores[:, [1, 2, 0]], [0, 1, 0]).i2t.tolist() == [1, 1]
 
 
-def test_a_collapsed_embedding_is_last_everywhere() -> None:
+def test_a_collapsed_embedding_is_last_and_hits_by_chance() -> None:
     ranks = retrieval_ranks(torch.ones(6, 30), np.arange(30) // 5)
     assert ranks.i2t.tolist() == [26] * 6
     assert ranks.t2i.tolist() == [6] * 30
-    assert not hit_at_k(ranks.i2t, 1).any() and not hit_at_k(ranks.t2i, 1).any()
+    np.testing.assert_allclose(hit_at_k(ranks.of("i2t"), 1), 5 / 30)
+    np.testing.assert_allclose(hit_at_k(ranks.of("t2i"), 1), 1 / 6)
     np.testing.assert_allclose(ranks.t2i_expected, 3.5)
     np.testing.assert_allclose(ranks.i2t_expected, 1 + 25 / 6)
 

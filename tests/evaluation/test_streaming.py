@@ -117,7 +117,7 @@ def test_true_recall_of_one_stays_one() -> None:
     ranks = streamed_ranks(
         Encoding(images), Encoding(images.flip(0)), dot, owner, image_tile=64, text_tile=48
     )
-    assert hit_at_k(ranks.i2t, 1).all() and hit_at_k(ranks.t2i, 1).all()
+    assert hit_at_k(ranks.of("i2t"), 1).all() and hit_at_k(ranks.of("t2i"), 1).all()
     np.testing.assert_array_equal(ranks.i2t_top[:, 0], owner)
 
 

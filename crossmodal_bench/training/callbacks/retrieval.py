@@ -16,7 +16,7 @@ from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.evaluation import Evaluation, Protocol, RetrievalBank, evaluate
 from crossmodal_bench.jobs.inputs import fitting_protocols
 from crossmodal_bench.methods.base import RetrievalMethod
-from crossmodal_bench.training.results import identities_of, labels_of, owners
+from crossmodal_bench.training.results import identities_of, labels_of, owners, positives_of
 
 
 class RetrievalEvaluation(pl.Callback):
@@ -131,6 +131,7 @@ class RetrievalEvaluation(pl.Callback):
                 owners(corpus, self._split),
                 labels_of(corpus, self._split),
                 identities_of(corpus, self._split),
+                positives=positives_of(corpus, self._split, protocol),
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
                 # Others than CUDA do not count in double precision.
