@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from crossmodal_bench.evaluation import metric_table
-from crossmodal_bench.evaluation.metric_table import Family
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.ablations import effects
 from crossmodal_bench.reporting.leaderboard import Row, Table, differences, features_text, labels_text
@@ -37,8 +36,9 @@ PRESET_NOTES = {
 def meaning(table: Table) -> list[str]:
     """What ± and the mark mean in this table: without this, its numbers are not read right."""
     lines = []
-    covered = {cell.target for row in table.rows for cell in row.cells.values()}
-    if covered != {None}:
+    shown = main_metrics(table)
+    covered = {row.cells[metric].target for row in table.rows for metric in shown if metric in row.cells}
+    if covered - {None}:
         over = "; ".join(f"over {OVER[target]}: {TARGETS[target]}" for target in OVER if target in covered)
         lines.append(f"± is the longer side of a 95 % interval; {over}{_drawn(table)}")
     if len(table.rows) > 1:
@@ -52,7 +52,8 @@ def notes(table: Table) -> list[str]:
     """
     presets = dict.fromkeys(row.preset for row in table.rows)
     lines = [*(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
-    lines += _ties_note(table)
+    rules = [metric_table.TIES[family] for family in metric_table.families_among(table.metrics)]
+    lines += [f"ties: {'; '.join(rules)}"] if rules else []
     lines += _distinct(table, "data", _data_text)
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
@@ -126,24 +127,6 @@ def _mark_note(table: Table) -> str:
         text = f"no row is marked as among the best: the first in {table.primary} cannot be tested"
     untested = [row.name for position, row in enumerate(table.rows) if position not in table.tested]
     return f"{text}; not tested: {_names(untested)}" if table.best_set and untested else text
-
-
-def _ties_note(table: Table) -> list[str]:
-    """How equal scores count, for the families of metrics that the table has."""
-    present = set(table.metrics)
-    rules = []
-    if present & _own_keys("ranks"):
-        rules.append("R@K is the probability of a hit when ties are broken at random")
-        rules.append("MedR and MeanR go by the expected rank")
-    if present & _own_keys("label_precision"):
-        rules.append("mAP keeps ties against the query")
-    return [f"ties: {'; '.join(rules)}"] if rules else []
-
-
-def _own_keys(family: Family) -> set[str]:
-    """The keys of a family's metrics that no other family has."""
-    elsewhere = {metric.key for metric in metric_table.ENTRIES if metric.family != family}
-    return {metric.key for metric in metric_table.of_family(family)} - elsewhere
 
 
 def _distinct(table: Table, what: str, read: Callable[[Record], str]) -> list[str]:

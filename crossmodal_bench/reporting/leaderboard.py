@@ -187,13 +187,12 @@ def tables(rows: Iterable[Row]) -> list[Table]:
 
 def have_same_queries(row: Row, other: Row, metric: str) -> bool:
     """Whether all runs of both rows have answered the same queries, and it is known how, for a metric."""
-    runs = [*row.results.runs, *other.results.runs]
-    if not row.results.runs or not other.results.runs or any(metric not in run.keys for run in runs):
+    if metric not in row.results.intervals or metric not in other.results.intervals:
         return False
     if len({record.data.split_hash for record in (*row.records, *other.records)}) > 1:
         return False
     try:
-        check_same_queries(runs, metric)
+        check_same_queries([*row.results.runs, *other.results.runs], metric)
     except ValueError:
         return False
     return True

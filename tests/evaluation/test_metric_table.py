@@ -79,6 +79,13 @@ def _texts_of_code(path: Path) -> Iterator[str]:
             yield node.value
 
 
+def test_families_are_told_by_the_metrics_that_are_theirs_alone() -> None:
+    assert metric_table.families_among({"i2t/R@1"}) == [], "of captions, or of classes"
+    assert metric_table.families_among({"i2t/R@1", "t2i/AP@50"}) == ["class_level"]
+    assert metric_table.families_among({"i2t/R@1", "t2i/R@1", "mAP"}) == ["ranks", "label_precision"]
+    assert set(metric_table.TIES) == set(metric_table.RANKED_FAMILIES)
+
+
 def test_no_other_module_knows_a_metric_by_name() -> None:
     spelling = {
         path.relative_to(PACKAGE).as_posix()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
-from typing import Any
 
 import pytest
+from answered import Answered
 from scipy import stats
 
 from crossmodal_bench.evaluation.comparisons import compare, holm
@@ -30,7 +30,7 @@ def rows(make: Maker, method: str, values: dict[int, float], **changes: object) 
     ]
 
 
-def test_queries_are_paired_where_they_are_known(answered: Any) -> None:
+def test_queries_are_paired_where_they_are_known(answered: Answered) -> None:
     with_discriminators = [answered(0.32, method="addr_scan", seed=seed) for seed in (0, 1, 2)]
     alone = [answered(0.3, method="scan", seed=seed) for seed in (0, 1)]
     (table,) = answered.tables(with_discriminators + alone)
@@ -52,7 +52,7 @@ def test_queries_are_paired_where_they_are_known(answered: Any) -> None:
     )
 
 
-def test_p_is_adjusted_to_the_adversaries_of_the_table(answered: Any) -> None:
+def test_p_is_adjusted_to_the_adversaries_of_the_table(answered: Answered) -> None:
     records = [
         answered(share, own=0.3, method=method)
         for method, share in (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import pytest
+from answered import Answered
 
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.latex import escaped, latex
@@ -27,7 +27,7 @@ def width(row: list[str]) -> int:
     return sum(int(span[1]) if span else 1 for span in spans)
 
 
-def test_a_table_has_booktabs_rules_directions_and_margins(answered: Any) -> None:
+def test_a_table_has_booktabs_rules_directions_and_margins(answered: Answered) -> None:
     records = [answered(0.3, method="timam_no_adversary", seed=seed) for seed in (0, 1)]
     (table,) = map(show, answered.tables([*records, answered(0.15, method="cca")]))
     text = latex([table])
@@ -49,7 +49,7 @@ def test_a_table_has_booktabs_rules_directions_and_margins(answered: Any) -> Non
     assert f"{{@{{}}llrl{'r' * 7}@{{}}}}" in text
 
 
-def test_the_caption_says_protocol_and_margins_and_notes_are_comments(answered: Any) -> None:
+def test_the_caption_says_protocol_and_margins_and_notes_are_comments(answered: Answered) -> None:
     records = [answered(0.3, method="cca"), answered(0.2, method="vse")]
     text = latex(map(show, answered.tables(records)))
     caption = next(line for line in text.splitlines() if line.startswith(r"\caption{"))

@@ -3,9 +3,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
-from typing import Any
 
 import pytest
+from answered import Answered
 from scipy import stats
 
 from crossmodal_bench.evaluation.intervals import intervals
@@ -15,8 +15,6 @@ from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.leaderboard import features_text, leaderboard, tables
 
 Maker = Callable[..., Record]
-Answered = Any
-"""Makes records whose single queries are known, see ``conftest``."""
 
 
 def with_features(record: Record, features: dict[str, object]) -> Record:
@@ -81,8 +79,9 @@ def test_intervals_are_those_of_the_queries_where_these_are_known(answered: Answ
     (table,) = answered.tables(records)
     (row,) = table.rows
     known = intervals([answered.read(record) for record in records])
-    assert set(row.cells) == set(known) and row.results.missing == ""
-    for metric, cell in row.cells.items():
+    assert set(known) < set(row.cells) and row.results.missing == ""
+    for metric in known:
+        cell = row.cells[metric]
         assert cell.mean == pytest.approx(known[metric].value)
         assert (cell.low, cell.high) == (known[metric].low, known[metric].high)
         assert (cell.target, cell.n) == ("method", 3)

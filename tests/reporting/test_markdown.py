@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+
+from answered import Answered
 
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.markdown import markdown, readme
@@ -35,7 +36,7 @@ def test_tables_are_rectangular_and_escape_labels(make_record: Maker) -> None:
         assert rectangular(text)
 
 
-def test_a_readmes_block_says_what_its_numbers_mean_and_no_more(answered: Any) -> None:
+def test_a_readmes_block_says_what_its_numbers_mean_and_no_more(answered: Answered) -> None:
     records = [answered(0.3, method="scan", seed=seed) for seed in (0, 1)]
     tables = [show(table) for table in answered.tables([*records, answered(0.15, method="cca")])]
     text = readme(tables)

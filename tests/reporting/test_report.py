@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
+from answered import Answered
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.record import Record
@@ -112,7 +112,7 @@ def test_notes_say_preset_data_features_labels_and_selection(board: list[Record]
     assert "checkpoint: last epoch: no validation split" in said
 
 
-def test_notes_say_what_margins_marks_and_ties_mean(answered: Any, make_recall_record: Maker) -> None:
+def test_notes_say_what_margins_marks_and_ties_mean(answered: Answered, make_recall_record: Maker) -> None:
     records = [answered(0.3, method="scan", seed=seed) for seed in (0, 1)]
     records += [answered(0.2, method="cca"), make_recall_record(method="gru", by=-9)]
     (table,) = answered.tables(records)
@@ -135,7 +135,7 @@ def test_a_table_by_label_says_how_its_ties_count(make_record: Maker) -> None:
     assert meaning(table)[1] == "no row is marked as among the best: the first in mAP cannot be tested"
 
 
-def test_the_page_shows_how_sure_the_differences_are(answered: Any) -> None:
+def test_the_page_shows_how_sure_the_differences_are(answered: Answered) -> None:
     (table,) = answered.tables([answered(0.3, method="scan"), answered(0.2, method="cca")])
     (pair,) = table.pairs
     page = html([show(table)])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
+from answered import Answered
 
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.shown import DIFFERENCE_COLUMNS, Value, quantity, show
@@ -32,7 +32,7 @@ def test_what_was_not_measured_is_a_dash(make_record: Maker) -> None:
     assert line.over == "" and not line.marked
 
 
-def test_the_mark_is_at_the_primary_metric_alone(answered: Any) -> None:
+def test_the_mark_is_at_the_primary_metric_alone(answered: Answered) -> None:
     (table,) = map(show, answered.tables([answered(0.3, method="scan"), answered(0.1, method="cca")]))
     best, behind = table.lines
     assert (best.marked_name, behind.marked_name) == ("★ scan", "cca")
@@ -41,7 +41,7 @@ def test_the_mark_is_at_the_primary_metric_alone(answered: Any) -> None:
 
 
 def test_numbers_say_which_rows_are_among_the_best_and_which_are_not_tested(
-    answered: Any, make_recall_record: Maker
+    answered: Answered, make_recall_record: Maker
 ) -> None:
     records = [answered(0.3, method="scan"), answered(0.1, method="cca"), make_recall_record(method="gru")]
     (table,) = map(show, answered.tables(records))
@@ -54,7 +54,7 @@ def test_numbers_say_which_rows_are_among_the_best_and_which_are_not_tested(
     assert found == {"scan": (True, None), "cca": (False, pair.adjusted_p), "gru": (None, None)}
 
 
-def test_each_pair_of_tested_rows_is_a_line(answered: Any) -> None:
+def test_each_pair_of_tested_rows_is_a_line(answered: Answered) -> None:
     records = [answered(share, method="scan", label=f"{share}") for share in (0.1, 0.2, 0.3)]
     (table,) = map(show, answered.tables(records))
     assert [(line["row"], line["other_row"]) for line in table.differences] == [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from answered import Answered
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.record import Record
@@ -48,7 +48,7 @@ def test_a_folder_of_runs_does_as_well_as_records(records: list[Record], runs: P
         table(runs / "elsewhere")
 
 
-def test_differences_are_a_frame_and_a_file(answered: Any, runs: Path) -> None:
+def test_differences_are_a_frame_and_a_file(answered: Answered, runs: Path) -> None:
     records = [answered(0.3, method="scan"), answered(0.2, method="cca", label="=1")]
     shown = [show(table) for table in answered.tables(records)]
     frame = difference_frame(shown)
