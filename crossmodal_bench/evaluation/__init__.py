@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from crossmodal_bench.evaluation.classes import ClassRetrieval, class_retrieval
+from crossmodal_bench.evaluation.comparisons import (
+    Difference,
+    PairedDifference,
+    compare,
+    compare_all,
+    holm,
+    not_behind_first,
+)
 from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate, fold_metrics, rank_metrics
+from crossmodal_bench.evaluation.intervals import Interval, interval, intervals, model_intervals
 from crossmodal_bench.evaluation.metric_table import Metric
 from crossmodal_bench.evaluation.metrics import hit_at_k, mean_rank, median_rank
 from crossmodal_bench.evaluation.precision import LabelPrecision, average_precision, label_precision
@@ -16,14 +25,9 @@ from crossmodal_bench.evaluation.protocols import (
     resolve_protocols,
     split_hash,
 )
+from crossmodal_bench.evaluation.query_results import QueryResults
 from crossmodal_bench.evaluation.ranks import Ranks, retrieval_ranks
-from crossmodal_bench.evaluation.statistics import (
-    bootstrap_interval,
-    bootstrap_metrics,
-    holm,
-    paired_randomisation,
-    t_interval,
-)
+from crossmodal_bench.evaluation.statistics import t_interval
 from crossmodal_bench.evaluation.streaming import streamed_ranks
 
 if TYPE_CHECKING:
@@ -32,25 +36,32 @@ if TYPE_CHECKING:
 __all__ = [
     "PROTOCOLS",
     "ClassRetrieval",
+    "Difference",
     "Evaluation",
+    "Interval",
     "LabelPrecision",
     "Metric",
+    "PairedDifference",
     "Protocol",
+    "QueryResults",
     "Ranks",
     "RetrievalBank",
     "average_precision",
-    "bootstrap_interval",
-    "bootstrap_metrics",
     "class_retrieval",
+    "compare",
+    "compare_all",
     "evaluate",
     "fold_metrics",
     "get_protocol",
     "hit_at_k",
     "holm",
+    "interval",
+    "intervals",
     "label_precision",
     "mean_rank",
     "median_rank",
-    "paired_randomisation",
+    "model_intervals",
+    "not_behind_first",
     "rank_metrics",
     "resolve_protocols",
     "retrieval_ranks",

@@ -15,6 +15,7 @@ from crossmodal_bench.evaluation.query_results import QueryResults, check_same_q
 
 _SWAPS = 10_000
 _SWAPS_PER_PAIR = 100  # the least p, times the number of pairs, stays well below 5 %
+_LEAST_P = 1e-15
 _CELLS = 4_000_000  # swaps x clusters held together
 
 
@@ -29,7 +30,6 @@ class Difference:
         p: two-sided p of no difference.
         items_error: the standard error that the choice of test images makes.
         seeds_error: the one that the choice of seeds makes beside it; 0 where neither row has several.
-        df: the degrees of freedom of both together.
         targets: what each side is: a method, of which there are several seeds, or a single model.
         n: number of runs of each side.
     """
@@ -40,7 +40,6 @@ class Difference:
     p: float
     items_error: float
     seeds_error: float
-    df: float
     targets: tuple[Target, Target]
     n: tuple[int, int]
 
@@ -82,10 +81,10 @@ def compare_all(rows: Sequence[Sequence[QueryResults]], key: str, *, seed: int =
         return []
     check_same_queries([run for runs in rows for run in runs], key)
     measured = [cluster_effects(runs, key) for runs in rows]
-    summaries = RowSummaries.stacked([RowSummaries.of(row.values, row.effects) for row in measured])
+    table = TableSummary.of([row.values for row in measured], [row.effects for row in measured])
     contributions = np.stack([row.contributions.mean(0) for row in measured])
     first, second = np.array(list(itertools.combinations(range(len(rows)), 2))).T
-    tests = paired_t(summaries.take(first), summaries.take(second), measured[0].step)
+    tests = paired_t(table, first, second, measured[0].step)
     swapped = paired_randomisation(
         contributions[first] - contributions[second],
         n=max(_SWAPS, _SWAPS_PER_PAIR * len(first)),
@@ -93,14 +92,15 @@ def compare_all(rows: Sequence[Sequence[QueryResults]], key: str, *, seed: int =
     )
     # Swaps are exact between two models. Where seeds count too, they still guard against Student's
     # distribution where so few images tell the methods apart that it doesn't hold.
-    models = (summaries.runs[first] == 1) & (summaries.runs[second] == 1)
-    p = np.where(models, swapped, np.maximum(swapped, tests.p))
+    models = (table.runs[first] == 1) & (table.runs[second] == 1)
+    p = np.where(models, swapped, np.maximum(swapped, tests.p()))
     adjusted = holm(p.tolist())
     limits = [row.bounds for row in measured if row.bounds is not None]
     limit = limits[0][1] - limits[0][0] if len(limits) == len(measured) else np.inf
-    value = summaries.means[first] - summaries.means[second]
-    low = np.minimum(value, np.maximum(-limit, tests.centre - tests.half_width))
-    high = np.maximum(value, np.minimum(limit, tests.centre + tests.half_width))
+    value = table.means[first] - table.means[second]
+    half = tests.half_width(1 - LEVEL)
+    low = np.minimum(value, np.maximum(-limit, tests.centre - half))
+    high = np.maximum(value, np.minimum(limit, tests.centre + half))
     targets: list[Target] = ["method" if len(runs) > 1 else "model" for runs in rows]
     return [
         PairedDifference(
@@ -111,9 +111,8 @@ def compare_all(rows: Sequence[Sequence[QueryResults]], key: str, *, seed: int =
                 low=float(low[pair]),
                 high=float(high[pair]),
                 p=float(p[pair]),
-                items_error=float(tests.items_error[pair]),
-                seeds_error=float(tests.seeds_error[pair]),
-                df=float(tests.df[pair]),
+                items_error=float(np.sqrt(tests.items[pair])),
+                seeds_error=float(np.sqrt(tests.seeds[pair])),
                 targets=(targets[a], targets[b]),
                 n=(len(rows[a]), len(rows[b])),
             ),
@@ -141,104 +140,104 @@ def not_behind_first(first: int, pairs: Sequence[PairedDifference]) -> frozenset
 
 
 @dataclass(frozen=True)
-class RowSummaries:
-    """What comparing rows needs of each; arrays (...) of one shape, whatever they run over.
+class TableSummary:
+    """What comparing rows needs of a table, or of many tables at once (...).
 
     Attributes:
-        means: the metric's mean over the row's runs.
-        effects: (..., clusters) the mean of the runs' ``ClusterEffects.effects``.
-        of_runs: the variance of the mean that the runs' values show.
-        seeds: the part of it that is the seeds' own.
-        runs: how many there are.
+        means: (..., rows) the metric's mean over each row's runs.
+        products: (..., rows, rows) of the rows' effects of clusters (``ClusterEffects``), the mean over runs.
+        of_runs: (..., rows) the variance of the mean that the runs' values show.
+        seeds: (..., rows) the part of it that is the seeds' own.
+        runs: (rows,) how many each has.
+        clusters: how many were drawn.
     """
 
     means: NDArray[np.float64]
-    effects: NDArray[np.float64]
+    products: NDArray[np.float64]
     of_runs: NDArray[np.float64]
     seeds: NDArray[np.float64]
     runs: NDArray[np.int64]
+    clusters: int
 
     @classmethod
-    def of(cls, values: NDArray[np.float64], effects: NDArray[np.float64]) -> RowSummaries:
-        """From (..., runs) values and (..., runs, clusters) effects."""
-        variance = seeds_variance(values, effects)
-        means = values.mean(-1)
+    def of(
+        cls, values: Sequence[NDArray[np.float64]], effects: Sequence[NDArray[np.float64]]
+    ) -> TableSummary:
+        """From each row's (..., runs) values and (..., runs, clusters) effects."""
+        variances = [seeds_variance(*row) for row in zip(values, effects, strict=True)]
+        mean_effects = np.stack([row.mean(-2) for row in effects], -2)
         return cls(
-            means,
-            effects.mean(-2),
-            variance.of_runs,
-            variance.own,
-            np.full_like(means, values.shape[-1], int),
-        )
-
-    @classmethod
-    def stacked(cls, rows: Sequence[RowSummaries]) -> RowSummaries:
-        """Several rows as one, along a new first axis."""
-        return cls(
-            np.stack([row.means for row in rows]),
-            np.stack([row.effects for row in rows]),
-            np.stack([row.of_runs for row in rows]),
-            np.stack([row.seeds for row in rows]),
-            np.stack([row.runs for row in rows]),
-        )
-
-    def take(self, index: NDArray[np.int64]) -> RowSummaries:
-        """Those at ``index`` of the first axis."""
-        return RowSummaries(
-            self.means[index], self.effects[index], self.of_runs[index], self.seeds[index], self.runs[index]
+            means=np.stack([row.mean(-1) for row in values], -1),
+            products=mean_effects @ mean_effects.swapaxes(-1, -2),
+            of_runs=np.stack([variance.of_runs for variance in variances], -1),
+            seeds=np.stack([variance.own for variance in variances], -1),
+            runs=np.array([row.shape[-1] for row in values]),
+            clusters=effects[0].shape[-1],
         )
 
 
 @dataclass(frozen=True)
 class PairedT:
-    """Student's test of paired rows; arrays of one shape.
+    """Student's test of pairs of rows; (..., pairs) arrays.
 
     Attributes:
         centre: of the interval of the difference.
-        half_width: of the 95 % interval.
-        p: two-sided.
-        items_error: standard error from the choice of images.
-        seeds_error: standard error from the choice of seeds, of both sides.
-        df: degrees of freedom.
+        items: the variance that the choice of images makes.
+        seeds: the variance that the choice of seeds makes, of both sides.
+        items_df: its degrees of freedom.
+        seeds_df: likewise; any number where no side has several runs.
     """
 
     centre: NDArray[np.float64]
-    half_width: NDArray[np.float64]
-    p: NDArray[np.float64]
-    items_error: NDArray[np.float64]
-    seeds_error: NDArray[np.float64]
-    df: NDArray[np.float64]
+    items: NDArray[np.float64]
+    seeds: NDArray[np.float64]
+    items_df: float
+    seeds_df: NDArray[np.float64]
+
+    def half_width(self, alpha: float | NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of the interval with an error of ``alpha``: the two errors' squares, each with a t of its own."""
+        upper = np.asarray(alpha) / 2
+        of_images = stats.t.isf(upper, self.items_df) ** 2 * self.items
+        of_seeds = stats.t.isf(upper, self.seeds_df) ** 2 * self.seeds
+        return np.sqrt(of_images + of_seeds)
+
+    def p(self) -> NDArray[np.float64]:
+        """Two-sided p of no difference: the alpha whose interval ends at 0."""
+        low, high = np.full_like(self.centre, np.log(_LEAST_P)), np.zeros_like(self.centre)
+        for _ in range(40):
+            middle = (low + high) / 2
+            outside = np.abs(self.centre) >= self.half_width(np.exp(middle))
+            low, high = np.where(outside, low, middle), np.where(outside, middle, high)
+        return np.exp(high)
 
 
-def paired_t(a: RowSummaries, b: RowSummaries, step: float) -> PairedT:
-    """Test and interval of ``a`` minus ``b``, pair by pair.
+def paired_t(
+    table: TableSummary, first: NDArray[np.int64], second: NDArray[np.int64], step: float
+) -> PairedT:
+    """Test and interval of the ``first`` rows minus the ``second``, pair by pair.
 
-    Two images are added on which the methods differ by one ``step``, to either side, as Bonett and Price (2012)
-    do for proportions: no error is 0 then, and the sparse differences of few images or of recalls near 0 or
-    100 % keep their level. Images are paired, seeds are each side's own; degrees of freedom are
-    Satterthwaite's.
+    Two images are added on which the methods differ by one ``step`` to either side, as Bonett and Price
+    (2012) do for proportions: so no error is 0, and the sparse differences of few images, or of recalls near
+    0 or 100 %, keep their level. Images are paired; seeds are each side's own.
     """
-    clusters = a.effects.shape[-1]
-    enlarged = clusters + 2
-    value = a.means - b.means
+    diagonal = np.diagonal(table.products, axis1=-2, axis2=-1)
+    squares = diagonal[..., first] + diagonal[..., second] - 2 * table.products[..., first, second]
+    value = table.means[..., first] - table.means[..., second]
+    clusters, enlarged = table.clusters, table.clusters + 2
     centre = value * clusters / enlarged
-    per_cluster = clusters * (a.effects - b.effects) + value[..., None]
-    squares = (per_cluster**2).sum(-1) + 2 * step**2 - enlarged * centre**2
-    items = squares / enlarged / (enlarged - 1)
-    seeds = a.seeds + b.seeds
-    total = items + seeds
-    spread = items**2 / (enlarged - 1)
-    for side in (a, b):
-        spread = spread + side.of_runs**2 / np.maximum(1, side.runs - 1)
-    df = np.clip(total**2 / spread, 1.0, enlarged - 1)
-    error = np.sqrt(total)
+    squares = clusters * (clusters * squares + value**2) + 2 * step**2 - enlarged * centre**2
+    variances = np.stack([table.of_runs[..., first], table.of_runs[..., second]])
+    freedom = np.stack([table.runs[first], table.runs[second]]) - 1
+    freedom = freedom.reshape(2, *[1] * (value.ndim - 1), -1)
+    spread = (variances**2 / np.maximum(1, freedom)).sum(0)
+    # Welch's: between the lesser of both sides' and their sum.
+    seeds_df = variances.sum(0) ** 2 / np.where(spread > 0, spread, 1.0)
     return PairedT(
         centre=centre,
-        half_width=stats.t.ppf((1 + LEVEL) / 2, df) * error,
-        p=2 * stats.t.sf(np.abs(centre) / error, df),
-        items_error=np.sqrt(items),
-        seeds_error=np.sqrt(seeds),
-        df=df,
+        items=squares / enlarged / (enlarged - 1),
+        seeds=table.seeds[..., first] + table.seeds[..., second],
+        items_df=enlarged - 1,
+        seeds_df=np.where(spread > 0, np.clip(seeds_df, 1.0, np.maximum(1, freedom.sum(0))), 1.0),
     )
 
 

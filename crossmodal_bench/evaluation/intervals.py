@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from crossmodal_bench.evaluation.query_results import QueryResults, cluster_effects
+from crossmodal_bench.evaluation.evaluate import Evaluation
+from crossmodal_bench.evaluation.query_results import ClusterEffects, QueryResults, cluster_effects
 
 Target = Literal["method", "model"]
 
@@ -21,6 +22,8 @@ TARGETS: Mapping[Target, str] = {
 """What an interval is about: of several seeds, and of a single one (or of a method without any chance)."""
 
 LEVEL = 0.95
+_NOTHING = 1e-12  # of a share, or of a number of items
+_ONE_THAT_VARIES = 0.5  # by simulation: benchmarks/interval_coverage.py
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class Interval:
         high: never above it.
         items_error: the standard error that the choice of test images makes.
         seeds_error: the standard error that the choice of seeds makes beside it; 0 for a model.
-        df: the degrees of freedom of both together.
-        target: what the interval is about; see ``TARGETS``.
+        clusters: how many images (or identities, or classes) were drawn.
         n: number of runs.
+        target: what the interval is about; see ``TARGETS``.
     """
 
     value: float
@@ -43,28 +46,14 @@ class Interval:
     high: float
     items_error: float
     seeds_error: float
-    df: float
-    target: Target
+    clusters: int
     n: int
+    target: Target
 
     @property
     def half_width(self) -> float:
         """The longer side, so that value ± half_width never claims more than [low, high] does."""
         return max(self.high - self.value, self.value - self.low)
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Standard errors of means over runs, with their degrees of freedom; arrays of one shape."""
-
-    items: NDArray[np.float64]
-    seeds: NDArray[np.float64]
-    df: NDArray[np.float64]
-
-    @property
-    def total(self) -> NDArray[np.float64]:
-        """Of both sources of chance together."""
-        return np.hypot(self.items, self.seeds)
 
 
 def interval(runs: Sequence[QueryResults], key: str) -> Interval:
@@ -74,59 +63,80 @@ def interval(runs: Sequence[QueryResults], key: str) -> Interval:
         ValueError: without any run, where the runs didn't answer the same queries, or where the metric is
             no mean over queries nor a combination of such means (median rank, BLEU).
     """
-    measured = cluster_effects(runs, key)
-    errors = errors_of_mean(measured.values, measured.effects)
-    value = measured.values.mean()
-    clusters = measured.effects.shape[-1]
-    if measured.bounds is None:
-        half = stats.t.ppf((1 + LEVEL) / 2, errors.df) * errors.total
-        low, high = value - half, value + half
-    else:
-        lowest, highest = measured.bounds
-        scale = highest - lowest
-        low, high = bounded_interval(
-            (value - lowest) / scale, (errors.total / scale) ** 2, errors.df, clusters
-        )
-        low, high = lowest + scale * low, lowest + scale * high
-    return Interval(
-        value=float(value),
-        low=float(low),
-        high=float(high),
-        items_error=float(errors.items),
-        seeds_error=float(errors.seeds),
-        df=float(errors.df),
-        target="method" if len(runs) > 1 else "model",
-        n=len(runs),
-    )
+    if not runs:
+        raise ValueError("an interval needs at least one run")
+    return _intervals(runs, [key])[key]
 
 
 def intervals(runs: Sequence[QueryResults]) -> dict[str, Interval]:
-    """By key, the interval of each metric that has per-query results, combinations included."""
+    """By key, the interval of each metric that all runs have per-query results of, combinations included.
+
+    Raises:
+        ValueError: without any run, or where the runs didn't answer the same queries.
+    """
     if not runs:
         raise ValueError("an interval needs at least one run")
-    return {key: interval(runs, key) for key in runs[0].keys if all(key in run.keys for run in runs)}
+    return _intervals(runs, [key for key in runs[0].keys if all(key in run.keys for run in runs)])
 
 
-def errors_of_mean(values: NDArray[np.float64], effects: NDArray[np.float64]) -> Errors:
-    """What images and seeds add to the error of a mean over runs.
-
-    Images and seeds are crossed: all runs answer the same queries, so that more seeds don't make up for few
-    images. Where images affect each run differently, this shows in the runs' variance, but stands in the
-    images' part already and is taken off the seeds'. Degrees of freedom are Satterthwaite's.
+def model_intervals(
+    evaluation: Evaluation, caption_image: ArrayLike, image_identity: ArrayLike | None = None
+) -> dict[str, list[float]]:
+    """By key, [low, high] of this model on other images, of each mean over queries and their combinations.
 
     Args:
-        values: (..., runs) the runs' metrics.
+        evaluation: of one model.
+        caption_image: (n_texts,) the image that each text belongs to: its queries are drawn with it.
+        image_identity: (n_images,) where several images of one person are not independent.
+    """
+    owner = np.asarray(caption_image, dtype=np.int64)
+    cluster = np.arange(evaluation.counts[0])
+    if image_identity is not None:
+        cluster = np.unique(np.asarray(image_identity), return_inverse=True)[1].astype(np.int64)
+    run = QueryResults(evaluation.per_query, cluster, cluster[owner], evaluation.protocol.families)
+    return {key: [measured.low, measured.high] for key, measured in intervals([run]).items()}
+
+
+def _intervals(runs: Sequence[QueryResults], keys: Sequence[str]) -> dict[str, Interval]:
+    measured = [cluster_effects(runs, key) for key in keys]
+    bounds = [_bounds(effects) for effects in measured]
+    return {
+        key: Interval(
+            value=float(effects.values.mean()),
+            low=low,
+            high=high,
+            items_error=float(np.sqrt(items_variance(effects.effects))),
+            seeds_error=float(np.sqrt(seeds_variance(effects.values, effects.effects).own)),
+            clusters=effects.effects.shape[-1],
+            n=len(runs),
+            target="method" if len(runs) > 1 else "model",
+        )
+        for key, effects, (low, high) in zip(keys, measured, bounds, strict=True)
+    }
+
+
+def _bounds(measured: ClusterEffects) -> tuple[float, float]:
+    if measured.bounds is not None:
+        lowest, highest = measured.bounds
+        scale = highest - lowest
+        low, high = bounded_interval((measured.values - lowest) / scale, measured.effects / scale)
+        return lowest + scale * float(low), lowest + scale * float(high)
+    items = items_variance(measured.effects)
+    seeds = seeds_variance(measured.values, measured.effects).own
+    runs, clusters = measured.effects.shape
+    half = np.sqrt(_quantile(clusters) ** 2 * items + _quantile(runs) ** 2 * seeds)
+    value = measured.values.mean()
+    return float(value - half), float(value + half)
+
+
+def items_variance(effects: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(...) the variance that the choice of images makes in a mean over runs.
+
+    Args:
         effects: (..., runs, clusters) as of ``ClusterEffects``.
     """
-    runs, clusters = effects.shape[-2:]
-    freedom = max(1, clusters - 1)
-    items = clusters / freedom * (effects.mean(-2) ** 2).sum(-1)
-    seeds = seeds_variance(values, effects)
-    total = items + seeds.own
-    spread = items**2 / freedom + seeds.of_runs**2 / max(1, runs - 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        df = np.where(spread > 0, total**2 / spread, freedom)
-    return Errors(np.sqrt(items), np.sqrt(seeds.own), np.clip(df, 1.0, freedom))
+    clusters = effects.shape[-1]
+    return clusters / max(1, clusters - 1) * (effects.mean(-2) ** 2).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,15 @@ class SeedsVariance:
 
 
 def seeds_variance(values: NDArray[np.float64], effects: NDArray[np.float64]) -> SeedsVariance:
-    """The variance that the choice of seeds adds to a mean over runs; arguments as of ``errors_of_mean``."""
+    """(...) the variance that the choice of seeds makes in a mean over runs.
+
+    Images and seeds are crossed: all runs answer the same queries. Where images affect each run differently,
+    this shows in the runs' variance, but the images' variance has it already, and it is taken off here.
+
+    Args:
+        values: (..., runs) the runs' metrics.
+        effects: (..., runs, clusters) as of ``ClusterEffects``.
+    """
     runs, clusters = effects.shape[-2:]
     if runs == 1:
         return SeedsVariance(np.zeros(values.shape[:-1]), np.zeros(values.shape[:-1]))
@@ -154,47 +172,63 @@ def seeds_variance(values: NDArray[np.float64], effects: NDArray[np.float64]) ->
 
 
 def bounded_interval(
-    share: NDArray[np.float64], variance: NDArray[np.float64], df: NDArray[np.float64], clusters: int
+    values: NDArray[np.float64], effects: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """95 % interval of a mean of values between 0 and 1 (Korn & Graubard, 1998), never without a width.
+    """(...) 95 % interval of a mean over runs of means of values between 0 and 1; it always has a width.
 
-    It is the binomial's for as many independent items as would give this variance; where nothing varies (all
-    hits, or none), for the clusters. Bounds are mid-P ones.
+    It is the binomial's (mid-P) for as many independent items as make the same error (after Korn and
+    Graubard, 1998): exactly the binomial's for hits or misses of one run, one for each cluster; asymmetric
+    near 0 and 1; and with enough items what mean ± t x error is. The errors of images and of seeds are added
+    as squares, each with the t of its own degrees of freedom (after Graybill and Wang, 1980).
+
+    How much less the clusters' means vary than hits and misses would is known from those clusters only that
+    are on the rarer side of the mean. Where these are few, it counts little (as if half a cluster more had
+    been seen that varied as hits do), and where nothing is on it (all hits, say), not at all.
 
     Args:
-        share: the mean.
-        variance: its own, not that of its values.
-        df: the variance's degrees of freedom.
-        clusters: how many clusters were drawn.
+        values: (..., runs) the runs' metrics.
+        effects: (..., runs, clusters) as of ``ClusterEffects``.
     """
-    share, variance, df = np.broadcast_arrays(
-        *(np.asarray(given, np.float64) for given in (share, variance, df))
-    )
-    freedom = max(1, clusters - 1)
-    upper = (1 + LEVEL) / 2
-    uncorrected = variance * freedom / clusters
-    small = uncorrected <= 1e-15
-    items = share * (1 - share) / np.where(small, 1.0, uncorrected)
-    items *= (stats.t.ppf(upper, freedom) / stats.t.ppf(upper, df)) ** 2
-    items = np.where(small, float(clusters), items)
+    runs, clusters = effects.shape[-2:]
+    share = np.clip(values.mean(-1), 0.0, 1.0)
+    of_hits = share * (1 - share)
+    of_clusters = clusters * (effects.mean(-2) ** 2).sum(-1)
+    rarer = np.minimum(share, 1 - share)
+    constant = of_hits <= _NOTHING
+    known = clusters * rarer**2 / np.where(constant, 1.0, rarer**2 + of_clusters)
+    ratio = of_clusters / np.where(constant, 1.0, of_hits)
+    ratio = (known * ratio + _ONE_THAT_VARIES) / (known + _ONE_THAT_VARIES)
+    variance = ratio * of_hits / clusters
+    seeds = seeds_variance(values, effects).own
+    variance = variance + seeds * (_quantile(runs) / _quantile(clusters)) ** 2
+    items = np.where(constant, float(clusters), of_hits / np.where(constant, 1.0, variance))
     items = np.maximum(items, 1.0)
-    hits = share * items
-    low = _mid_p_lower(hits, items)
-    high = 1 - _mid_p_lower(items - hits, items)
+    low = _least_share(share * items, items)
+    high = 1 - _least_share((1 - share) * items, items)
     return np.minimum(low, share), np.maximum(high, share)
 
 
-def _mid_p_lower(hits: NDArray[np.float64], items: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The share of hits at which at least so many of the items would be 2.5 % likely, by mid-P.
+def _quantile(number: int) -> float:
+    """Student's, for a mean over that many; a single one's variance is 0 or unknown, and not scaled."""
+    return float(stats.t.ppf((1 + LEVEL) / 2, number - 1)) if number > 1 else 1.0
+
+
+def _least_share(hits: NDArray[np.float64], items: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The lower mid-P bound: the share of hits with which at least so many among the items are 2.5 % likely.
 
     Neither number need be whole: the incomplete beta function goes through the binomial's probabilities.
     """
-    below, above = np.zeros_like(hits), np.ones_like(hits)
     misses = np.maximum(items - hits, 0.0)
-    for _ in range(50):
+    likely = (1 - LEVEL) / 2
+    some, any_miss = hits > _NOTHING, misses > _NOTHING
+    positive_hits, positive_misses = np.where(some, hits, 1.0), np.where(any_miss, misses, 1.0)
+    # Mid-P lies between the exact bounds of these hits and of one hit more.
+    below = special.betaincinv(positive_hits, misses + 1, likely)
+    above = np.where(any_miss, special.betaincinv(hits + 1, positive_misses, likely), 1.0)
+    for _ in range(40):
         middle = (below + above) / 2
-        as_many = np.where(hits > 0, special.betainc(np.maximum(hits, 1e-12), misses + 1, middle), 1.0)
-        more = np.where(misses > 1e-9, special.betainc(hits + 1, np.maximum(misses, 1e-9), middle), 0.0)
-        reached = (as_many + more) / 2 >= (1 - LEVEL) / 2
+        as_many = special.betainc(positive_hits, misses + 1, middle)
+        more = np.where(any_miss, special.betainc(hits + 1, positive_misses, middle), 0.0)
+        reached = (as_many + more) / 2 >= likely
         below, above = np.where(reached, below, middle), np.where(reached, middle, above)
-    return np.where(hits > 0, below, 0.0)
+    return np.where(some, below, 0.0)

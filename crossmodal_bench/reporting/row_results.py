@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.evaluation.intervals import Interval, interval
-from crossmodal_bench.evaluation.query_results import QueryResults, check_same_queries, load_query_results
+from crossmodal_bench.evaluation.intervals import Interval, intervals
+from crossmodal_bench.evaluation.query_results import QueryResults, load_query_results
 from crossmodal_bench.jobs.record import Record
 
 Reader = Callable[[Record], QueryResults]
@@ -98,21 +98,23 @@ def read_results(records: Sequence[Record], read: Reader) -> RowResults:
             if key in record.metrics and not _gives(results, key, record.metrics[key]):
                 return RowResults(missing=f"they do not give the record's {key}")
         runs.append(results)
+    measured = [key for key in runs[0].keys if all(key in record.metrics for record in records)]
     try:
-        for key in _measured(runs, records):
-            check_same_queries(runs, key)
+        return RowResults(tuple(runs), _intervals(runs, measured))
     except ValueError:
         return RowResults(missing="the seeds did not answer the same queries")
-    return RowResults(tuple(runs), {key: interval(runs, key) for key in _measured(runs, records)})
 
 
-def _measured(runs: Sequence[QueryResults], records: Sequence[Record]) -> list[str]:
-    """The metrics of all records that follow from the results of queries."""
-    return [
-        key
-        for key in runs[0].keys
-        if all(key in run.keys for run in runs) and all(key in record.metrics for record in records)
-    ]
+def _intervals(runs: Sequence[QueryResults], keys: Sequence[str]) -> dict[str, Interval]:
+    """Of these metrics alone: whether the others' results are fit for an interval, nobody has looked."""
+    needed = {term for key in keys for term in (runs[0].metric(key).terms or (key,))}
+    if any(not needed <= set(run.per_query) for run in runs):
+        raise ValueError("a run lacks results that others have")
+    if not keys:
+        return {}
+    parts = [replace(run, per_query={key: run.per_query[key] for key in needed}) for run in runs]
+    known = intervals(parts)
+    return {key: known[key] for key in keys}
 
 
 def _gives(results: QueryResults, key: str, number: float) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.equal_inputs import equal_input_pairs
-from crossmodal_bench.evaluation import Evaluation, Protocol, bootstrap_metrics
+from crossmodal_bench.evaluation import Evaluation, Protocol, model_intervals
 from crossmodal_bench.evaluation.positives import PositivePairs
 from crossmodal_bench.evaluation.retrieved_captions import retrieved_caption_quality
 from crossmodal_bench.jobs.directory import JobDirectory
@@ -63,7 +63,7 @@ def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[E
             )
         return {
             "metrics": {**evaluation.metrics, **retrieved},
-            "bootstrap": bootstrap_metrics(evaluation, owner, clusters),
+            "bootstrap": model_intervals(evaluation, owner, clusters),
             "curves": evaluation.curves,
         }
 

@@ -23,10 +23,11 @@ from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.evaluation import (
     Metric,
     Protocol,
-    bootstrap_interval,
-    bootstrap_metrics,
+    QueryResults,
     evaluate,
+    interval,
     metric_table,
+    model_intervals,
 )
 from crossmodal_bench.evaluation.captions import CaptionComparison
 from crossmodal_bench.evaluation.chance import Search
@@ -61,7 +62,7 @@ def dot(images: Encoding, texts: Encoding) -> Tensor:
 def measured(protocol: Protocol) -> tuple[dict[str, float], dict[str, list[float]]]:
     """The metrics and their intervals."""
     found = evaluate(protocol, Encoding(IMAGES), Encoding(TEXTS), dot, OWNER, LABELS)
-    return found.metrics, bootstrap_metrics(found, OWNER, n=200)
+    return found.metrics, model_intervals(found, OWNER)
 
 
 def _texts_of_code(path: Path) -> Iterator[str]:
@@ -246,9 +247,9 @@ def test_a_new_metric_of_ranks_is_an_entry_and_a_function(
     assert ranks is not None
     value = float(np.mean(1 / ranks.i2t_expected))
     assert metrics == {**before, "i2t/InverseRank": value}
-    assert intervals["i2t/InverseRank"] == list(
-        bootstrap_interval(1 / ranks.i2t_expected, np.arange(40), n=200)
-    )
+    run = QueryResults({"i2t/InverseRank": 1 / ranks.i2t_expected}, np.arange(40), OWNER, ("ranks",))
+    expected = interval([run], "i2t/InverseRank")
+    assert intervals["i2t/InverseRank"] == [expected.low, expected.high]
 
     records = [
         make_record(
