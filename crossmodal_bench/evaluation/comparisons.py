@@ -46,7 +46,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Two rows of a table by their positions, their difference, and its p adjusted to all of the table's pairs."""
+    """Two rows of a table by their positions, their difference, and its p adjusted to all pairs of rows."""
 
     first: int
     second: int
@@ -92,7 +92,8 @@ def compare_all(rows: Sequence[Sequence[QueryResults]], key: str, *, seed: int =
     )
     # Swaps are exact between two models. Where seeds count too, they still guard against Student's
     # distribution where so few images tell the methods apart that it doesn't hold.
-    models = (table.runs[first] == 1) & (table.runs[second] == 1)
+    single = np.array([len(runs) == 1 for runs in rows])
+    models = single[first] & single[second]
     p = np.where(models, swapped, np.maximum(swapped, tests.p()))
     adjusted = holm(p.tolist())
     limits = [row.bounds for row in measured if row.bounds is not None]
@@ -146,32 +147,37 @@ class TableSummary:
     Attributes:
         means: (..., rows) the metric's mean over each row's runs.
         products: (..., rows, rows) of the rows' effects of clusters (``ClusterEffects``), the mean over runs.
-        of_runs: (..., rows) the variance of the mean that the runs' values show.
-        seeds: (..., rows) the part of it that is the seeds' own.
-        runs: (rows,) how many each has.
+        seeds: (..., rows) the variance of the mean that comes from the seeds.
+        seeds_df: its degrees of freedom; 0 where no row has several runs.
         clusters: how many were drawn.
     """
 
     means: NDArray[np.float64]
     products: NDArray[np.float64]
-    of_runs: NDArray[np.float64]
     seeds: NDArray[np.float64]
-    runs: NDArray[np.int64]
+    seeds_df: int
     clusters: int
 
     @classmethod
     def of(
         cls, values: Sequence[NDArray[np.float64]], effects: Sequence[NDArray[np.float64]]
     ) -> TableSummary:
-        """From each row's (..., runs) values and (..., runs, clusters) effects."""
-        variances = [seeds_variance(*row) for row in zip(values, effects, strict=True)]
+        """From each row's (..., runs) values and (..., runs, clusters) effects.
+
+        A variance over three seeds is known badly, and among many pairs those would stand out whose seeds
+        happen to agree. So a row's seeds count with what they show, or, where that is more, with what those
+        of all rows do on average.
+        """
         mean_effects = np.stack([row.mean(-2) for row in effects], -2)
+        runs = np.array([row.shape[-1] for row in values])
+        own = np.stack([seeds_variance(*row) for row in zip(values, effects, strict=True)], -1)
+        freedom = runs - 1
+        of_one_run = (own * runs * freedom).sum(-1, keepdims=True) / max(1, freedom.sum())
         return cls(
             means=np.stack([row.mean(-1) for row in values], -1),
             products=mean_effects @ mean_effects.swapaxes(-1, -2),
-            of_runs=np.stack([variance.of_runs for variance in variances], -1),
-            seeds=np.stack([variance.own for variance in variances], -1),
-            runs=np.array([row.shape[-1] for row in values]),
+            seeds=np.where(runs > 1, np.maximum(own, of_one_run / runs), 0.0),
+            seeds_df=int(freedom.sum()),
             clusters=effects[0].shape[-1],
         )
 
@@ -185,14 +191,14 @@ class PairedT:
         items: the variance that the choice of images makes.
         seeds: the variance that the choice of seeds makes, of both sides.
         items_df: its degrees of freedom.
-        seeds_df: likewise; any number where no side has several runs.
+        seeds_df: likewise.
     """
 
     centre: NDArray[np.float64]
     items: NDArray[np.float64]
     seeds: NDArray[np.float64]
-    items_df: float
-    seeds_df: NDArray[np.float64]
+    items_df: int
+    seeds_df: int
 
     def half_width(self, alpha: float | NDArray[np.float64]) -> NDArray[np.float64]:
         """Of the interval with an error of ``alpha``: the two errors' squares, each with a t of its own."""
@@ -226,18 +232,12 @@ def paired_t(
     clusters, enlarged = table.clusters, table.clusters + 2
     centre = value * clusters / enlarged
     squares = clusters * (clusters * squares + value**2) + 2 * step**2 - enlarged * centre**2
-    variances = np.stack([table.of_runs[..., first], table.of_runs[..., second]])
-    freedom = np.stack([table.runs[first], table.runs[second]]) - 1
-    freedom = freedom.reshape(2, *[1] * (value.ndim - 1), -1)
-    spread = (variances**2 / np.maximum(1, freedom)).sum(0)
-    # Welch's: between the lesser of both sides' and their sum.
-    seeds_df = variances.sum(0) ** 2 / np.where(spread > 0, spread, 1.0)
     return PairedT(
         centre=centre,
         items=squares / enlarged / (enlarged - 1),
         seeds=table.seeds[..., first] + table.seeds[..., second],
         items_df=enlarged - 1,
-        seeds_df=np.where(spread > 0, np.clip(seeds_df, 1.0, np.maximum(1, freedom.sum(0))), 1.0),
+        seeds_df=max(1, table.seeds_df),
     )
 
 

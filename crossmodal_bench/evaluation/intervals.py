@@ -106,7 +106,7 @@ def _intervals(runs: Sequence[QueryResults], keys: Sequence[str]) -> dict[str, I
             low=low,
             high=high,
             items_error=float(np.sqrt(items_variance(effects.effects))),
-            seeds_error=float(np.sqrt(seeds_variance(effects.values, effects.effects).own)),
+            seeds_error=float(np.sqrt(seeds_variance(effects.values, effects.effects))),
             clusters=effects.effects.shape[-1],
             n=len(runs),
             target="method" if len(runs) > 1 else "model",
@@ -122,7 +122,7 @@ def _bounds(measured: ClusterEffects) -> tuple[float, float]:
         low, high = bounded_interval((measured.values - lowest) / scale, measured.effects / scale)
         return lowest + scale * float(low), lowest + scale * float(high)
     items = items_variance(measured.effects)
-    seeds = seeds_variance(measured.values, measured.effects).own
+    seeds = seeds_variance(measured.values, measured.effects)
     runs, clusters = measured.effects.shape
     half = np.sqrt(_quantile(clusters) ** 2 * items + _quantile(runs) ** 2 * seeds)
     value = measured.values.mean()
@@ -139,20 +139,7 @@ def items_variance(effects: NDArray[np.float64]) -> NDArray[np.float64]:
     return clusters / max(1, clusters - 1) * (effects.mean(-2) ** 2).sum(-1)
 
 
-@dataclass(frozen=True)
-class SeedsVariance:
-    """Variances of a mean over runs that come from the runs; 0 where there is one.
-
-    Attributes:
-        of_runs: what the runs' values show: seeds, and that images affect the runs differently.
-        own: the seeds' part.
-    """
-
-    of_runs: NDArray[np.float64]
-    own: NDArray[np.float64]
-
-
-def seeds_variance(values: NDArray[np.float64], effects: NDArray[np.float64]) -> SeedsVariance:
+def seeds_variance(values: NDArray[np.float64], effects: NDArray[np.float64]) -> NDArray[np.float64]:
     """(...) the variance that the choice of seeds makes in a mean over runs.
 
     Images and seeds are crossed: all runs answer the same queries. Where images affect each run differently,
@@ -164,11 +151,11 @@ def seeds_variance(values: NDArray[np.float64], effects: NDArray[np.float64]) ->
     """
     runs, clusters = effects.shape[-2:]
     if runs == 1:
-        return SeedsVariance(np.zeros(values.shape[:-1]), np.zeros(values.shape[:-1]))
+        return np.zeros(values.shape[:-1])
     of_runs = values.var(-1, ddof=1) / runs
     interaction = ((effects - effects.mean(-2, keepdims=True)) ** 2).sum((-2, -1))
     interaction *= clusters / max(1, clusters - 1) / (runs - 1) / runs
-    return SeedsVariance(of_runs, np.maximum(0.0, of_runs - interaction))
+    return np.maximum(0.0, of_runs - interaction)
 
 
 def bounded_interval(
@@ -199,7 +186,7 @@ def bounded_interval(
     ratio = of_clusters / np.where(constant, 1.0, of_hits)
     ratio = (known * ratio + _ONE_THAT_VARIES) / (known + _ONE_THAT_VARIES)
     variance = ratio * of_hits / clusters
-    seeds = seeds_variance(values, effects).own
+    seeds = seeds_variance(values, effects)
     variance = variance + seeds * (_quantile(runs) / _quantile(clusters)) ** 2
     items = np.where(constant, float(clusters), of_hits / np.where(constant, 1.0, variance))
     items = np.maximum(items, 1.0)

@@ -85,7 +85,7 @@ class ClusterEffects:
         effects: (runs, clusters) by how much the metric is higher because each cluster was drawn and not an
             average one; the rows sum to 0.
         bounds: the least and the greatest value that the metric can have; None where that is not known.
-        step: by how much the metric would change if all queries changed from worst to best in one of its terms.
+        step: by how much the metric changes if all queries change from worst to best in one of its terms.
     """
 
     values: NDArray[np.float64]

@@ -62,7 +62,8 @@ def _load(path: Path, modified: int, size: int) -> QueryResults:
     damaged = BadInput(f"{path} holds no results of queries that fit together; run its job again")
     try:
         results = load_query_results(path)
-    except ValueError as error:
+    # Numbers that cannot be, or text where numbers must stand.
+    except (ValueError, TypeError) as error:
         raise damaged from error
     clusters = {"images": results.image_cluster, "texts": results.text_cluster}
     if any(cluster.ndim != 1 or cluster.dtype.kind not in "iu" for cluster in clusters.values()):
