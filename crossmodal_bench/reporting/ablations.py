@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from crossmodal_bench.evaluation.comparisons import compare, holm
+from crossmodal_bench.evaluation.comparisons import holm
 from crossmodal_bench.evaluation.metric_table import lookup
 from crossmodal_bench.evaluation.statistics import t_interval
 from crossmodal_bench.jobs import experiments
-from crossmodal_bench.reporting.leaderboard import Row, Table, have_same_queries
+from crossmodal_bench.reporting.leaderboard import Row, Table
 
 
 @dataclass(frozen=True)
@@ -63,43 +63,42 @@ def effects(table: Table) -> list[Effect]:
     The ablation has the same preset and overrides; or, in a suite, the label "base": the ablation in that
     training.
     """
-    metric = table.primary
     measured = [
         effect
         for row, twin in _twins(table)
-        if (effect := _effect(row, twin, metric) or _effect_by_seed(row, twin, metric)) is not None
+        if (effect := _effect(table, row, twin) or _effect_by_seed(table, row, twin)) is not None
     ]
     tested = [effect.p for effect in measured if effect.p is not None]
     adjusted = iter(holm(tested))
     return [effect if effect.p is None else replace(effect, p=next(adjusted)) for effect in measured]
 
 
-def _twins(table: Table) -> Iterator[tuple[Row, Row]]:
-    """Each row with an adversary, and its ablation."""
+def _twins(table: Table) -> Iterator[tuple[int, int]]:
+    """The positions of each row with an adversary, and of its ablation."""
     known = experiments.names("methods")
-    for row in table.rows:
+    for position, row in enumerate(table.rows):
         ablation = experiments.ablation_of(row.method) if row.method in known else None
         counterparts = [
-            other
-            for other in table.rows
+            twin
+            for twin, other in enumerate(table.rows)
             if (other.method, other.preset, other.ensemble) == (ablation, row.preset, row.ensemble)
             and (other.overrides == row.overrides or other.label == "base")
         ]
         # Where a suite has trained the ablation alike, that one is meant.
-        counterparts.sort(key=lambda counterpart: counterpart.label != "base")
+        counterparts.sort(key=lambda twin: table.rows[twin].label != "base")
         if counterparts:
-            yield row, counterparts[0]
+            yield position, counterparts[0]
 
 
-def _effect(row: Row, ablation: Row, metric: str) -> Effect | None:
+def _effect(table: Table, position: int, twin: int) -> Effect | None:
     """On the same queries, clustered by image, over the seeds of both; None where queries are not known."""
-    if not have_same_queries(row, ablation, metric):
+    difference = table.difference(position, twin)
+    if difference is None:
         return None
-    difference = compare(row.results.runs, ablation.results.runs, metric)
     return Effect(
-        row=row,
-        ablation=ablation,
-        metric=metric,
+        row=table.rows[position],
+        ablation=table.rows[twin],
+        metric=table.primary,
         difference=difference.value,
         low=difference.low,
         high=difference.high,
@@ -108,8 +107,10 @@ def _effect(row: Row, ablation: Row, metric: str) -> Effect | None:
     )
 
 
-def _effect_by_seed(row: Row, ablation: Row, metric: str) -> Effect | None:
+def _effect_by_seed(table: Table, position: int, twin: int) -> Effect | None:
     """From the records' numbers, paired by the seeds that both rows have; None where there is none."""
+    row, ablation = table.rows[position], table.rows[twin]
+    metric = table.primary
     theirs = {record.job.seed: record.metrics.get(metric) for record in ablation.records}
     pairs = [(record.metrics.get(metric), theirs.get(record.job.seed)) for record in row.records]
     differences = [

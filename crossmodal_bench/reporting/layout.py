@@ -70,7 +70,11 @@ def notes(table: Table) -> list[str]:
         for parents, names in started.items()
     ]
     lines += [f"paper ({_names(names)}): {text}" for text, names in papers.items()]
-    return lines + [f"adversary: {effect}" for effect in effects(table)]
+    measured = effects(table)
+    lines += [f"adversary: {effect}" for effect in measured]
+    if sum(effect.p is not None for effect in measured) > 1:
+        lines.append("adversaries: each p is adjusted to the table's other adversaries by Holm")
+    return lines
 
 
 def warnings(table: Table) -> list[str]:

@@ -11,7 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crossmodal_bench.evaluation import metric_table
-from crossmodal_bench.evaluation.comparisons import PairedDifference, compare_all, not_behind_first
+from crossmodal_bench.evaluation.comparisons import (
+    Difference,
+    PairedDifference,
+    compare_all,
+    not_behind_first,
+)
 from crossmodal_bench.evaluation.intervals import Interval
 from crossmodal_bench.evaluation.protocols import primary_metric
 from crossmodal_bench.evaluation.query_results import check_same_queries
@@ -144,6 +149,30 @@ class Table:
     def records(self) -> list[Record]:
         """Every record behind the table, row by row."""
         return [record for row in self.rows for record in row.records]
+
+    def difference(self, position: int, other: int) -> Difference | None:
+        """The first named row minus the other in the primary metric; None where they are not both tested.
+
+        The p is not adjusted.
+        """
+        for pair in self.pairs:
+            if (pair.first, pair.second) == (position, other):
+                return pair.difference
+            if (pair.first, pair.second) == (other, position):
+                return _reversed(pair.difference)
+        return None
+
+
+def _reversed(difference: Difference) -> Difference:
+    """The other row minus the one."""
+    return replace(
+        difference,
+        value=-difference.value,
+        low=-difference.high,
+        high=-difference.low,
+        targets=difference.targets[::-1],
+        n=difference.n[::-1],
+    )
 
 
 def leaderboard(records: Iterable[Record], read: Reader = read_query_results) -> list[Row]:

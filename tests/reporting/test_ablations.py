@@ -10,7 +10,7 @@ import pytest
 from answered import Answered
 from scipy import stats
 
-from crossmodal_bench.evaluation.comparisons import compare, holm
+from crossmodal_bench.evaluation.comparisons import holm
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.ablations import Effect, effects
@@ -35,10 +35,8 @@ def test_queries_are_paired_where_they_are_known(answered: Answered) -> None:
     alone = [answered(0.3, method="scan", seed=seed) for seed in (0, 1)]
     (table,) = answered.tables(with_discriminators + alone)
     (effect,) = effects(table)
-    read = answered.read
-    expected = compare(
-        [read(record) for record in with_discriminators], [read(record) for record in alone], "rsum"
-    )
+    (pair,) = table.pairs
+    expected = pair.difference
     assert (effect.row.method, effect.ablation.method, effect.n) == ("addr_scan", "scan", (3, 2))
     assert (effect.difference, effect.low, effect.high) == (expected.value, expected.low, expected.high)
     assert effect.p == expected.p
@@ -63,11 +61,25 @@ def test_p_is_adjusted_to_the_adversaries_of_the_table(answered: Answered) -> No
         )
     ]
     (table,) = answered.tables(records)
-    raw = [
-        compare(effect.row.results.runs, effect.ablation.results.runs, "rsum").p for effect in effects(table)
-    ]
-    assert [effect.p for effect in effects(table)] == holm(raw) and len(raw) == 2
+    named = {row.method: position for position, row in enumerate(table.rows)}
+    measured = effects(table)
+    raw = []
+    for effect in measured:
+        difference = table.difference(named[effect.row.method], named[effect.ablation.method])
+        assert difference is not None
+        raw.append(difference.p)
+    assert [effect.p for effect in measured] == holm(raw) and len(raw) == 2
     assert "(one seed each, paired by image)" in str(effects(table)[0])
+
+
+def test_an_adversary_that_costs_has_a_negative_effect(answered: Answered) -> None:
+    records = [answered(0.25, method="timam", seed=seed) for seed in (0, 1)]
+    (table,) = answered.tables([*records, answered(0.3, method="timam_no_adversary")])
+    (effect,) = effects(table)
+    (pair,) = table.pairs
+    assert table.rows[pair.first].method == "timam_no_adversary" and pair.difference.value > 0
+    assert effect.difference == -pair.difference.value < 0 and effect.n == (2, 1)
+    assert (effect.low, effect.high) == (-pair.difference.high, -pair.difference.low)
 
 
 def test_seeds_are_paired_where_queries_are_not_known(make_recall_record: Maker) -> None:
