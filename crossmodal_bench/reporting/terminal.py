@@ -31,7 +31,11 @@ def print_tables(
     )
     with console.capture() as capture:
         for table in tables:
-            console.print(_terminal_table(table))
+            shown = _terminal_table(table, stacked=False)
+            unlimited = console.options.update(width=10 * PLAIN_WIDTH)
+            if console.measure(shown, options=unlimited).maximum > console.width:
+                shown = _terminal_table(table, stacked=True)
+            console.print(shown)
             for warning in table.warnings:
                 console.print(_wrapped(f"WARNING: {warning}", console.width), style="bold red")
             for note in (*table.meaning, *table.notes) if with_notes else ():
@@ -49,25 +53,30 @@ def _wrapped(text: str, width: int) -> str:
     return textwrap.fill(printable(text), width, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _terminal_table(table: ShownTable) -> RichTable:
+def _terminal_table(table: ShownTable, *, stacked: bool) -> RichTable:
+    """The table; ``stacked``: what ± covers has a line of its own, which is narrower."""
     shown = RichTable(
         title=printable(table.title), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0)
     )
-    shown.add_column("method\npreset, seeds (± over)", overflow="fold", min_width=14)
+    shown.add_column("method\npreset, n (± over)", overflow="fold", min_width=14)
     for metric in (*table.metrics, f"paper/{table.primary.rpartition('/')[2]}", "params/train"):
         first, _, second = metric.rpartition("/")
         shown.add_column(f"{printable(first)}\n{printable(second)}", justify="right", no_wrap=True)
     for line in table.lines:
         values = [_stacked(line.values[metric]) for metric in table.metrics]
         cost = "\n".join(line.costs[name] for name in ("parameters", "train_samples_per_second"))
-        shown.add_row(_name(line), *values, line.paper, cost, style="bold" if line.marked else None)
+        shown.add_row(
+            _name(line, stacked=stacked), *values, line.paper, cost, style="bold" if line.marked else None
+        )
     return shown
 
 
-def _name(line: Line) -> str:
+def _name(line: Line, *, stacked: bool) -> str:
     """The row's name above its preset, its seeds and what its ± covers."""
-    over = f" (± {line.over})" if line.over else ""
-    return f"{printable(line.marked_name)}\n  {printable(line.preset)}, n={line.n}{over}"
+    name = f"{printable(line.marked_name)}\n  {printable(line.preset)}, n={line.n}"
+    if not line.over:
+        return name
+    return f"{name}\n  (± {line.over})" if stacked else f"{name} (± {line.over})"
 
 
 def _stacked(value: Value) -> str:

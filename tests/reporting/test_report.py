@@ -49,6 +49,20 @@ def test_the_plain_table_fits_its_width_and_shows_the_main_metrics(board: list[R
     assert "mAP@50" in text[text.index("wikipedia-2173-map") :]
 
 
+def test_a_plain_table_that_is_too_wide_says_what_margins_cover_in_a_line_of_its_own(
+    answered: Answered, make_recall_record: Maker
+) -> None:
+    narrow, wide = io.StringIO(), io.StringIO()
+    records = [answered(0.3, method="scan", images=12, seed=seed) for seed in (0, 1)]
+    print_leaderboard(records, narrow)
+    both = {"metrics": {**records[0].metrics, "mAP": 0.5}, "bootstrap": {"mAP": [0.1, 0.9]}}
+    print_leaderboard([*records, make_recall_record(method="acmr", **both)], wide)
+    assert any("small, n=2 (± images, seeds)" in line for line in narrow.getvalue().splitlines())
+    lines = wide.getvalue().splitlines()
+    assert any(line.startswith("   small, n=2 ") for line in lines) and max(map(len, lines)) <= 100
+    assert any(line.startswith("   (± images, seeds) ") for line in lines)
+
+
 def test_tables_of_persons_and_of_species_show_their_own_metrics(make_record: Maker) -> None:
     recalls = {f"{side}/R@{k}": 40.0 + k for side in ("i2t", "t2i") for k in (1, 5, 10)}
     persons = make_record(
