@@ -43,6 +43,7 @@ class Answered:
         defaults = {
             "dataset": "flickr8k",
             "protocol": "flickr8k-1k",
+            "protocol_version": 1,
             "curves": {},
             "metrics": rank_metrics(QueryRanks.untied(i2t), QueryRanks.untied(t2i)),
             "bootstrap": {},

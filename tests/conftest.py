@@ -75,6 +75,9 @@ def content(**changes: Any) -> dict[str, Any]:
         ],
         "cost": {"parameters": 1234567, "train_samples_per_second": 1500.0, "train_seconds": 12.5},
         "environment": {"python": "3.11.7", "device": "cpu"},
+        "encoders": [
+            {"image": {"network": None, "dim": 128}, "text": {"encoder": None, "dim": 10}},
+        ],
         "started_at": "2026-01-01T00:00:00+00:00",
         "finished_at": "2026-01-01T00:01:00+00:00",
     }

@@ -36,14 +36,14 @@ from crossmodal_bench.training.results import (
     positives_of,
     results,
 )
-from crossmodal_bench.training.trained_model import check_model, encode, protocol_names, protocols_of
+from crossmodal_bench.training.trained_model import check_model, encode, protocol_labels, protocols_of
 
 _MUST_AGREE: dict[str, Callable[[Record], Any]] = {
     "data set": lambda record: record.job.dataset,
     "data fingerprint": lambda record: record.data.fingerprint,
     "test split": lambda record: record.data.split_hash,
     "evaluated split": lambda record: record.evaluated_on,
-    "protocol": lambda record: " + ".join(protocol_names(record)),
+    "protocol": lambda record: " + ".join(protocol_labels(record)),
     "preset": lambda record: record.job.preset,
 }
 
@@ -208,6 +208,9 @@ def _head(ensemble: Ensemble) -> dict[str, Any]:
     features = [record.data.features for record in members]
     if any(source != features[0] for source in features):
         data["features"] = {"members": features}
+    # Of one member that does not say, nobody knows what the sum was made with.
+    known = all(record.encoders for record in members)
+    encoders = dict.fromkeys(each for record in members for each in record.encoders) if known else ()
     sources = "".join(sorted(record.source_fingerprint for record in members))
     return {
         "job": vars(ensemble.job),
@@ -227,6 +230,7 @@ def _head(ensemble: Ensemble) -> dict[str, Any]:
             for record in members
         ],
         "history": [],
+        "encoders": [each.model_dump() for each in encoders],
     }
 
 

@@ -45,10 +45,13 @@ def report(arguments: argparse.Namespace) -> int:
 def prepare(arguments: argparse.Namespace) -> int:
     """Check a data set's files and print what they hold."""
     from crossmodal_bench.data import prepare as preparation
+    from crossmodal_bench.jobs.inputs import protocol_lines
 
     data = _data_module(arguments, network=arguments.network)
     for line in preparation.prepare(data, arguments.min_count):
         print(line)
+    for line in protocol_lines(data.corpus):
+        print(f"  {line}")
     if arguments.network is not None:
         print(f"  features {preparation.extract(data)}")
     return 0

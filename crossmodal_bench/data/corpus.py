@@ -60,6 +60,8 @@ class Corpus:
         caption_image: (M,) index of the image that each caption describes.
         split: (N,) one of ``train``, ``val``, ``test`` per image; a caption follows its image.
         captions: M sentences, or None where the data set gives text features only.
+        caption_keys: M ids that the data set itself gives its captions (COCO's annotation ids), or None. A
+            known split is recognised by them; nothing is computed from them.
         labels: of N images, or None where the data set gives none.
         identities: (N,) which person or species each image shows, where several images show the same one;
             None where every image is an identity of its own. No identity stands in two splits.
@@ -82,6 +84,7 @@ class Corpus:
     caption_image: NDArray[np.int64]
     split: NDArray[np.str_]
     captions: tuple[str, ...] | None = None
+    caption_keys: tuple[str, ...] | None = None
     labels: Labels | None = None
     identities: NDArray[np.int64] | None = None
     images: ImageSource | None = None
@@ -130,6 +133,9 @@ class Corpus:
             caption_image=renumber[self.caption_image[keep_caption]],
             split=self.split[keep_image],
             captions=None if self.captions is None else tuple(compress(self.captions, keep_caption)),
+            caption_keys=(
+                None if self.caption_keys is None else tuple(compress(self.caption_keys, keep_caption))
+            ),
             labels=labels,
             identities=None if self.identities is None else self.identities[keep_image],
             images=None if self.images is None else self.images.subset(kept),
@@ -298,6 +304,7 @@ def _check_rows(corpus: Corpus, where: str) -> None:
         ("regions", corpus.regions, n),
         ("image features", corpus.image_features, n),
         ("text features", corpus.text_features, m),
+        ("caption keys", corpus.caption_keys, m),
     ):
         if array is not None and len(array) != rows:
             raise BadInput(f"{where}: {len(array)} rows of {kind} for {rows} items; the counts must agree")

@@ -23,10 +23,10 @@ from crossmodal_bench.evaluation.protocols import (
     Protocol,
     get_protocol,
     resolve_protocols,
-    split_hash,
 )
 from crossmodal_bench.evaluation.query_results import QueryResults
 from crossmodal_bench.evaluation.ranks import Ranks, retrieval_ranks
+from crossmodal_bench.evaluation.splits import KnownSplit, SplitItems, split_hash
 from crossmodal_bench.evaluation.statistics import t_interval
 from crossmodal_bench.evaluation.streaming import streamed_ranks
 
@@ -39,6 +39,7 @@ __all__ = [
     "Difference",
     "Evaluation",
     "Interval",
+    "KnownSplit",
     "LabelPrecision",
     "Metric",
     "PairedDifference",
@@ -46,6 +47,7 @@ __all__ = [
     "QueryResults",
     "Ranks",
     "RetrievalBank",
+    "SplitItems",
     "average_precision",
     "class_retrieval",
     "compare",

@@ -25,13 +25,9 @@ from crossmodal_bench.evaluation.positives import (
 from crossmodal_bench.evaluation.precision import LabelPrecision, Labels, label_precision
 from crossmodal_bench.evaluation.protocols import Protocol
 from crossmodal_bench.evaluation.query_ranks import QueryRanks, Side
-from crossmodal_bench.evaluation.query_results import (
-    PerQuery,
-    QueryResults,
-    per_query_of_ranks,
-    stored_per_query,
-)
+from crossmodal_bench.evaluation.query_results import QueryResults
 from crossmodal_bench.evaluation.ranks import Ranks, write_results
+from crossmodal_bench.evaluation.stored_results import PerQuery, per_query_of_ranks, stored_per_query
 from crossmodal_bench.evaluation.streaming import Reduce, streamed_ranks
 
 

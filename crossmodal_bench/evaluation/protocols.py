@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Annotated, Literal
 
@@ -16,9 +14,15 @@ from crossmodal_bench.core.files import parse_yaml, shown
 from crossmodal_bench.core.validation import Items, Model, validated
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.metric_table import LABELLED_FAMILIES
+from crossmodal_bench.evaluation.splits import IdScheme, KnownSplit, SplitItems
 
 Positives = Literal["caption", "identity", "label", "pairs"]
 RankedFamily = Literal["ranks", "label_precision", "class_level"]
+
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+
+RULES = 1
+"""The version of ``<dataset>-test``: what the rules of ties, positives and metrics make of any split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,10 @@ class Protocol:
     families: which of the families of ``metric_table`` are computed.
     primary: the metric that sorts a table and picks a checkpoint.
     folds: consecutive blocks of images, each with its own captions, that are evaluated apart and averaged.
-    split_hash: ``split_hash`` of the test images' ids, where it is known.
+    version: rises when the rules that its numbers are made by change; two versions are never compared.
+    split: what is known of the test split.
+    resembles: the named protocol whose numbers of images and captions the split has without being verified
+        as it; empty otherwise.
     note: what a reader must know.
 
     Raises ValueError for a primary metric that the families don't have or that is best when low, and for
@@ -47,7 +54,9 @@ class Protocol:
     families: tuple[RankedFamily, ...]
     primary: str
     folds: int = 1
-    split_hash: str | None = None
+    version: int = RULES
+    split: KnownSplit = field(default_factory=KnownSplit)
+    resembles: str = ""
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -70,24 +79,17 @@ class Protocol:
         return any(family in LABELLED_FAMILIES for family in self.families)
 
     def of_any_size(self) -> Protocol:
-        """The same metrics on any split: without counts, folds and the split's hash."""
-        return replace(self, images=None, captions=(), folds=1, split_hash=None)
+        """The same metrics on any split: without counts, folds and what is known of the split."""
+        return replace(self, images=None, captions=(), folds=1, split=KnownSplit())
 
-    def fits(
-        self,
-        dataset: str,
-        image_ids: Sequence[str],
-        n_captions: int,
-        real_labels: bool,
-        identities: bool = False,
-    ) -> bool:
-        """Does this protocol describe exactly that test split?"""
-        return (
-            self.images in (None, len(image_ids))
-            and (not self.captions or n_captions in self.captions)
-            and self.measures(dataset, real_labels, identities)
-            and self.split_hash in (None, split_hash(image_ids))
-        )
+    @property
+    def label(self) -> str:
+        """The name with the version, as tables and messages have it: ``flickr30k-1k@1``."""
+        return f"{self.name}@{self.version}"
+
+    def counts_agree(self, images: int, captions: int) -> bool:
+        """Whether a split of that size may be this protocol's; that it is takes more."""
+        return self.images in (None, images) and (not self.captions or captions in self.captions)
 
     def measures(self, dataset: str, real_labels: bool, identities: bool) -> bool:
         """Can its metrics be computed on any split of that data set?"""
@@ -98,9 +100,17 @@ class Protocol:
         )
 
 
-def split_hash(ids: Sequence[str]) -> str:
-    """16 hexadecimal digits that name a set of test images: SHA-256 of the sorted ids, joined by newlines."""
-    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
+class _Split(Model):
+    """What a protocol of ``protocols.yaml`` knows of its split; see ``KnownSplit``."""
+
+    ids: IdScheme = "names"
+    images: Hash = ""
+    order: Hash = ""
+    captions_per_image: PositiveInt = 0
+    counts: Hash = ""
+    texts: Hash = ""
+    caption_ids: Hash = ""
+    members: Annotated[str, Field(min_length=1)] = ""
 
 
 class _Entry(Model):
@@ -113,7 +123,8 @@ class _Entry(Model):
     families: Annotated[Items[RankedFamily], Field(min_length=1)]
     primary: str
     folds: PositiveInt = 1
-    split_hash: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = None
+    version: PositiveInt
+    split: _Split = _Split()
     note: Annotated[str, Field(min_length=1)]
 
 
@@ -138,7 +149,8 @@ def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
                 families=entry.families,
                 primary=entry.primary,
                 folds=entry.folds,
-                split_hash=entry.split_hash,
+                version=entry.version,
+                split=KnownSplit(**vars(entry.split)),
                 note=entry.note,
             )
         except ValueError as error:
@@ -147,6 +159,11 @@ def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
             raise BadInput(
                 f"{source}: protocol '{name}' cuts {entry.images} images into {entry.folds} folds; "
                 "give a number of folds that divides them"
+            )
+        if entry.folds > 1 and entry.split.images and not entry.split.order:
+            raise BadInput(
+                f"{source}: protocol '{name}' has folds, which are blocks of the images' order; "
+                "give split.order"
             )
     return protocols
 
@@ -175,50 +192,174 @@ def primary_metric(name: str, dataset: str) -> str | None:
     return None if known is None else known.primary
 
 
-def resolve_protocols(
-    dataset: str,
-    image_ids: Sequence[str],
-    n_captions: int,
-    real_labels: bool,
-    identities: bool = False,
-) -> list[Protocol]:
-    """Every named protocol that this test split meets exactly, else the one ``<dataset>-test``.
+@dataclass(frozen=True)
+class Match:
+    """How far a test split is that of a named protocol.
 
-    A subset of a known split, or one more caption, makes another protocol, beside which no published number
-    may stand. ``real_labels``: the items have labels of their own, not words of their captions.
-    ``identities``: several images may show the same person or species, and the data say which.
-
-    ``<dataset>-test`` reports what the data set's named protocols report; where there are none, what
-    ``own_protocol`` does. Raises BadInput for an empty split or one with repeated ids.
+    protocol: the named one.
+    images, captions: how many the split has.
+    faults: what is wrong with the split although its numbers agree, in clauses; empty where it is verified,
+        and where the numbers don't agree.
     """
-    if not len(image_ids) or n_captions < 1:
+
+    protocol: Protocol
+    images: int
+    captions: int
+    faults: tuple[str, ...]
+
+    @property
+    def counts_agree(self) -> bool:
+        """Whether the numbers of images and captions are the protocol's."""
+        return self.protocol.counts_agree(self.images, self.captions)
+
+    @property
+    def verified(self) -> bool:
+        """Whether the split is the protocol's."""
+        return self.counts_agree and not self.faults
+
+    @property
+    def sentence(self) -> str:
+        """What a user is told about it."""
+        name = self.protocol.name
+        if self.verified:
+            return f"this is the split of {self.protocol.label}"
+        if not self.counts_agree:
+            theirs = [f"{self.protocol.images:,} images"] if self.protocol.images is not None else []
+            if self.protocol.captions:
+                theirs.append(f"{' or '.join(f'{count:,}' for count in self.protocol.captions)} captions")
+            return (
+                f"not the split of {name}, which has {' and '.join(theirs)}; "
+                f"this one has {self.images:,} and {self.captions:,}"
+            )
+        agreement = f"images {self.images:,} and captions {self.captions:,} agree with {name}"
+        if not self.protocol.split.verifiable:
+            return f"{agreement}, but {self.faults[0]}"
+        return f"{agreement}, but {'; '.join(self.faults)}: this is another split"
+
+
+def matches(
+    dataset: str, items: SplitItems, *, real_labels: bool = False, identities: bool = False
+) -> list[Match]:
+    """How far a test split is that of each named protocol whose metrics it can be given.
+
+    ``real_labels``: the items have labels of their own, not words of their captions. ``identities``: several
+    images may show the same person or species, and the data say which. Raises BadInput for an empty split or
+    one with repeated ids.
+    """
+    images = len(items.image_ids)
+    captions = len(items.caption_image)
+    if not images or captions < 1:
         raise BadInput(
-            f"the test split of '{dataset}' has {len(image_ids)} images and {n_captions} captions; "
+            f"the test split of '{dataset}' has {images} images and {captions} captions; "
             "give it at least one of each"
         )
-    if len(set(image_ids)) != len(image_ids):
+    if len(set(items.image_ids)) != images:
         raise BadInput(f"the test split of '{dataset}' repeats an image id; give each image an id of its own")
     alike = [
         protocol for protocol in PROTOCOLS.values() if protocol.measures(dataset, real_labels, identities)
     ]
-    named = [
-        protocol
+    return [
+        Match(
+            protocol,
+            images,
+            captions,
+            tuple(protocol.split.faults(items, ordered=protocol.folds > 1))
+            if protocol.counts_agree(images, captions)
+            else (),
+        )
         for protocol in alike
-        if protocol.fits(dataset, image_ids, n_captions, real_labels, identities)
     ]
-    if named:
-        return named
+
+
+def resolve_protocols(
+    dataset: str, items: SplitItems, *, real_labels: bool = False, identities: bool = False
+) -> list[Protocol]:
+    """What is measured on a test split: each named protocol whose split it is verified to be.
+
+    Where only the numbers of images and captions are a named protocol's, ``unverified`` of it takes its
+    place: the same metrics under ``<dataset>-test``, beside which no published number may stand. Any other
+    split has ``<dataset>-test`` alone, which reports what the data set's first named protocol does; where
+    there is none, what ``own_protocol`` does. Arguments and errors are those of ``matches``.
+    """
+    compared = matches(dataset, items, real_labels=real_labels, identities=identities)
+    captions = len(items.caption_image)
+    near = [match for match in compared if match.counts_agree]
+    if near:
+        return [
+            match.protocol if match.verified else replace(unverified(match.protocol), captions=(captions,))
+            for match in near
+        ]
+    one_text_per_image = captions == len(items.image_ids)
+    model = compared[0].protocol if compared else own_protocol(dataset, real_labels, one_text_per_image)
     return [
         replace(
-            alike[0] if alike else own_protocol(dataset, real_labels, n_captions == len(image_ids)),
+            model,
             name=f"{dataset}-test",
-            images=len(image_ids),
-            captions=(n_captions,),
+            images=len(items.image_ids),
+            captions=(captions,),
             folds=1,
-            split_hash=split_hash(image_ids),
+            version=RULES,
+            split=KnownSplit(),
             note="Not a published split: no published number is comparable.",
         )
     ]
+
+
+def unverified(protocol: Protocol) -> Protocol:
+    """The same metrics for a split of the same size that is not verified to be the protocol's.
+
+    Its name is ``<dataset>-test``; with folds, which stand beside the whole, ``<dataset>-test-5fold``.
+    """
+    folds = f"-{protocol.folds}fold" if protocol.folds > 1 else ""
+    return replace(
+        protocol,
+        name=f"{protocol.dataset}-test{folds}",
+        version=RULES,
+        split=KnownSplit(),
+        resembles=protocol.name,
+        note=f"Split unverified: as many images and captions as {protocol.name}, but no published number is "
+        "comparable.",
+    )
+
+
+def with_equal_inputs(protocol: Protocol) -> Protocol:
+    """``<name>-equal``: the recalls of a protocol by captions where equal inputs are equal answers.
+
+    Its positives are pairs: an image and a caption are right for each other where an image of the same bytes
+    and a caption of the same words belong together. A protocol of its own beside the plain one, never in its
+    place, because no paper counts so.
+    """
+    return replace(
+        protocol,
+        name=f"{protocol.name}-equal",
+        positives="pairs",
+        families=("ranks",),
+        primary=metric_table.summary_of("ranks").key,
+        version=RULES,
+        resembles="",
+        note=f"As {protocol.name}, but captions of the same words and pictures of the same bytes are equal "
+        "answers: no published number is comparable.",
+    )
+
+
+def expected_protocols(dataset: str, wanted: str = "") -> list[Protocol]:
+    """What will be measured once a data set's files are there and are the published ones.
+
+    ``wanted`` is the named protocol that they are read for; empty for all of the data set's.
+    """
+    named = [
+        protocol
+        for protocol in PROTOCOLS.values()
+        if protocol.name == wanted or (not wanted and protocol.dataset == dataset)
+    ]
+    return [protocol if protocol.split.verifiable else unverified(protocol) for protocol in named] or [
+        own_protocol(dataset)
+    ]
+
+
+def id_scheme(dataset: str) -> IdScheme:
+    """How the image ids of a data set are spelled alike."""
+    return next((known.split.ids for known in PROTOCOLS.values() if known.dataset == dataset), "names")
 
 
 def own_protocol(dataset: str, real_labels: bool = False, one_text_per_image: bool = False) -> Protocol:

@@ -224,6 +224,16 @@ def method_settings(method: str, dataset: str, preset: str) -> Config:
     return config
 
 
+def has_papers_settings(method: str, dataset: str, preset: str) -> bool:
+    """Whether a method is configured under the preset as under ``paper``; CCA has one configuration for all.
+
+    What the data set's file says for a preset is not looked at: it is which features there are.
+    """
+    if method not in names("methods"):
+        return False
+    return method_settings(method, dataset, preset) == method_settings(method, dataset, "paper")
+
+
 def _check_bases(method: str) -> None:
     line = [method]
     while (base := _method(line[-1]).base) is not None:

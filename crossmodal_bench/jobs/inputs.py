@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from crossmodal_bench.core.errors import MissingInput
 from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.equal_inputs import repeated_captions
 from crossmodal_bench.evaluation.protocols import (
-    PROTOCOLS,
+    Match,
     Protocol,
-    own_protocol,
+    expected_protocols,
+    id_scheme,
+    matches,
     resolve_protocols,
-    split_hash,
+    with_equal_inputs,
 )
+from crossmodal_bench.evaluation.splits import SplitItems, describe, split_hash
 from crossmodal_bench.jobs.experiments import Config
+
+REPEATED = 0.01
+"""The share of repeated test captions above which equal inputs have a protocol of their own."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +61,11 @@ def read_inputs(
         corpus = datamodule.corpus
     except MissingInput as error:
         # The protocol that whole data would have: it is part of the job's id, by which a record is found.
-        known = [
-            protocol
-            for protocol in PROTOCOLS.values()
-            if protocol.name == wanted or (not wanted and protocol.dataset == dataset)
-        ]
-        corpora[key] = Inputs(known or [own_protocol(dataset)], "", "", {}, str(error))
+        corpora[key] = Inputs(expected_protocols(dataset, wanted), "", "", {}, str(error))
         return corpora[key]
-    protocols = fitting_protocols(corpus)
-    if wanted and wanted not in [protocol.name for protocol in protocols]:
-        # Not the split that the variant is meant for; the variants of a data set stay apart all the same.
-        protocols = [replace(protocol, name=f"{wanted}-unverified") for protocol in protocols]
     corpora[key] = Inputs(
-        protocols=protocols,
-        split_hash=split_hash(_test_images(corpus)),
+        protocols=fitting_protocols(corpus, wanted),
+        split_hash=split_hash(items_of_test(corpus), id_scheme(corpus.name)),
         fingerprint=corpus.fingerprint,
         counts=corpus.counts(),
         corpus=corpus,
@@ -72,16 +73,77 @@ def read_inputs(
     return corpora[key]
 
 
-def fitting_protocols(corpus: Corpus) -> list[Protocol]:
-    """The protocols that the corpus's test split meets."""
-    return resolve_protocols(
+def fitting_protocols(corpus: Corpus, wanted: str = "") -> list[Protocol]:
+    """What is measured on the corpus's test split.
+
+    ``wanted`` is the protocol that the corpus was read for, as in ``read_inputs``. Where its split is another
+    one, what is measured is called ``<wanted>-test``: the variants of a data set stay apart.
+
+    Where more than ``REPEATED`` of the test captions say what a caption of another image says, the recalls
+    with equal inputs as equal answers are measured beside the first protocol.
+    """
+    protocols = resolve_protocols(
         corpus.name,
-        _test_images(corpus),
-        len(corpus.caption_rows("test")),
+        items_of_test(corpus),
+        real_labels=corpus.labels is not None,
+        identities=corpus.identities is not None,
+    )
+    if wanted and wanted not in [protocol.name for protocol in protocols]:
+        resembling = [protocol for protocol in protocols if protocol.resembles == wanted]
+        protocols = [replace((resembling or protocols)[0], name=f"{wanted}-test")]
+    first = protocols[0]
+    by_caption = first.positives == "caption" and "ranks" in first.families
+    if by_caption and repeated_captions(corpus, "test") > REPEATED * len(corpus.caption_rows("test")):
+        protocols.append(with_equal_inputs(first))
+    return protocols
+
+
+def matched_protocols(corpus: Corpus) -> list[Match]:
+    """How far the corpus's test split is that of each named protocol."""
+    return matches(
+        corpus.name,
+        items_of_test(corpus),
         real_labels=corpus.labels is not None,
         identities=corpus.identities is not None,
     )
 
 
-def _test_images(corpus: Corpus) -> list[str]:
-    return [corpus.image_ids[row] for row in corpus.image_rows("test")]
+def protocol_lines(corpus: Corpus) -> list[str]:
+    """By what the test split is measured, how far it is each named protocol's, and how it is recognised."""
+    protocols = fitting_protocols(corpus)
+    names = " + ".join(protocol.label for protocol in protocols)
+    doubt = " (split unverified)" if any(protocol.resembles for protocol in protocols) else ""
+    found = matched_protocols(corpus)
+    lines = [f"protocol {names}{doubt}", *(f"  {match.sentence}" for match in found)]
+    items = items_of_test(corpus)
+    scheme = id_scheme(corpus.name)
+    if items.only_numbered(scheme):
+        return lines
+    known = describe(items, scheme)
+    fields = ", ".join(f"{name}: {json.dumps(value)}" for name, value in vars(known).items() if value)
+    lines.append(f"split {{{fields}}}")
+    lines += [
+        f"  if these are the files that {match.protocol.name} was published on, send this line in "
+        f"a pull request, as {match.protocol.name}'s 'split' in evaluation/protocols.yaml, and say where "
+        "they are from"
+        for match in found
+        if match.counts_agree and not match.protocol.split.verifiable
+    ]
+    return lines
+
+
+def items_of_test(corpus: Corpus) -> SplitItems:
+    """The images and captions of the corpus's test split."""
+    images = corpus.image_rows("test")
+    captions = corpus.caption_rows("test")
+
+    def chosen(values: Sequence[str] | None) -> list[str] | None:
+        return None if values is None else [values[row] for row in captions]
+
+    return SplitItems(
+        image_ids=[corpus.image_ids[row] for row in images],
+        caption_image=np.searchsorted(images, corpus.caption_image[captions]),
+        caption_ids=chosen(corpus.caption_ids),
+        captions=chosen(corpus.captions),
+        caption_keys=chosen(corpus.caption_keys),
+    )

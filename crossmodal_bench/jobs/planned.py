@@ -9,6 +9,7 @@ from typing import Any
 
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.evaluation.protocols import Protocol
+from crossmodal_bench.evaluation.splits import KnownSplit
 from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json
 from crossmodal_bench.jobs.experiments import Config
 from crossmodal_bench.jobs.record import Job
@@ -81,4 +82,4 @@ def from_json(content: dict[str, Any]) -> PlannedJob:
 def _protocol(content: dict[str, Any]) -> Protocol:
     # JSON has no tuples.
     sequences = {name: tuple(content[name]) for name in ("captions", "families")}
-    return Protocol(**{**content, **sequences})
+    return Protocol(**{**content, **sequences, "split": KnownSplit(**content["split"])})

@@ -1,23 +1,27 @@
 """The papers' own numbers, row by row, and whether one of ours may stand beside them.
 
-The numbers lie in ``published.yaml``. A row says under which protocol it was measured, on which features and
-whether by one model or an ensemble, because two numbers may share a column only where all of that agrees.
+The numbers lie in ``published.yaml``. A row says under which protocol it was measured, on which features,
+with which text encoder and whether by one model or an ensemble, because two numbers may share a column only
+where all of that agrees, and ours was made with the paper's settings. A number where something does not agree
+is listed apart, with what differs.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.core.files import parse_yaml, shown
 from crossmodal_bench.core.validation import Items, Model, WholeNumber, fault, validated
 from crossmodal_bench.evaluation.metric_table import published_keys
+from crossmodal_bench.evaluation.protocols import PROTOCOLS
+from crossmodal_bench.jobs.encoders import Encoders, PublishedImage, PublishedText
 
 METRICS = published_keys()
 """The metrics that a table may have, in the units of the table of metrics."""
@@ -27,13 +31,13 @@ METRICS = published_keys()
 class PublishedRow:
     """One row of a paper's table.
 
-    ``ours`` is our name of the method (None: we have none), ``backbone`` the image and text features (None:
-    not stated), ``ensemble`` whether several models' similarities were summed (None: not stated). Where
-    ``comparable`` is false, ``note`` says why. ``values`` maps metric keys to numbers, None for '-'.
-    ``label`` is that of the suite's row whose overrides make our method this one; empty for the method's own
-    setting. ``could_mean`` maps our metric keys to a column that may be that metric: the paper leaves it
-    open.
-    ``source`` is how a report names the row: "ACMR Table 2, SIFT + LDA".
+    ``ours`` is our name of the method (None: we have none), ``backbone`` the image and text features as the
+    paper names them (None: not stated), ``image`` and ``text`` the same for comparison with a record's
+    encoders (None: not stated, so that nothing agrees), ``ensemble`` whether several models' similarities
+    were summed (None: not stated). Where ``comparable`` is false, ``note`` says why. ``values`` maps metric
+    keys to numbers, None for '-'. ``label`` is that of the suite's row whose overrides make our method this
+    one; empty for the method's own setting. ``source`` is how a report names the row: "ACMR Table 2, SIFT +
+    LDA".
     """
 
     paper: str
@@ -44,32 +48,88 @@ class PublishedRow:
     dataset: str
     protocol: str
     backbone: str | None
+    image: PublishedImage | None
+    text: PublishedText | None
     ensemble: bool | None
     comparable: bool
     note: str
     values: dict[str, float | None]
     caption: str
     source: str
-    could_mean: dict[str, str] = field(default_factory=dict)
 
-    def value(self, metric: str) -> float | None:
-        """The number printed for ``metric``, or in the column that could mean it, or None."""
-        return self.values.get(self.could_mean.get(metric, metric))
+
+@dataclass(frozen=True)
+class Setting:
+    """How a number of ours was made, in all that a published one must agree with.
+
+    Attributes:
+        encoders: what stands for images and texts, of every model that the number rests on; empty where the
+            record does not say.
+        preset: of the settings.
+        papers_settings: whether these are the paper's: the preset ``paper``, or one under which the method is
+            configured alike.
+        ensemble: whether several models' similarities were summed.
+        overrides: the keys that were set by hand, against the method's or its suite's own setting.
+    """
+
+    encoders: tuple[Encoders, ...]
+    preset: str
+    papers_settings: bool
+    ensemble: bool = False
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A published number of the same method that does not stand beside ours, but apart.
+
+    Attributes:
+        value: the number.
+        source: the paper's row.
+        kind: ``protocol`` where it was measured on other test items, else ``features`` where images or texts
+            were encoded otherwise, else ``setting``.
+        differs: what is otherwise, ours and theirs.
+    """
+
+    value: float
+    source: str
+    kind: Literal["protocol", "features", "setting"]
+    differs: str
+
+    @property
+    def heading(self) -> str:
+        """Under which it is listed."""
+        headings = {
+            "protocol": "published, under another protocol",
+            "features": "published, on other features",
+            "setting": "published, with other settings",
+        }
+        return headings[self.kind]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A published number for one of ours, or the reason why there is none.
 
-    Either ``value``, ``source`` and ``backbone`` (a row's) are set, or ``reason`` is. ``note`` holds what a
-    reader must know beside the value, other published values of the same method included.
+    Either ``value`` and ``source`` (a row's) are set, or ``reason`` is. ``note`` holds what a reader must
+    know beside the value. ``also`` has what other rows, which agree too, print instead: number and source.
+    ``apart`` has the published numbers that do not agree, with what differs; they never stand in a column
+    with ours.
     """
 
     value: float | None
     source: str | None = None
     reason: str | None = None
     note: str = ""
-    backbone: str | None = None
+    also: tuple[tuple[float, str], ...] = ()
+    apart: tuple[Apart, ...] = ()
+
+    @property
+    def apart_text(self) -> str:
+        """The numbers that do not agree, in one phrase."""
+        return "; ".join(
+            f"{number.heading}: {number.value:g} ({number.source}), {number.differs}" for number in self.apart
+        )
 
 
 def _known_metric(name: str) -> str:
@@ -106,10 +166,11 @@ class _Inherited(Model):
     columns: Items[Metric] = ()
     protocol: str = ""
     backbone: str | None = None
+    image: PublishedImage | None = None
+    text: PublishedText | None = None
     ensemble: bool | None = None
     comparable: bool = True
     note: str = ""
-    could_mean: dict[Metric, str] = Field(default_factory=dict)
 
 
 class _Row(_Inherited):
@@ -141,7 +202,7 @@ class _Document(Model):
     tables: Items[_Table]
 
 
-_OPTIONAL: dict[str, Any] = {"comparable": True, "could_mean": {}}
+_OPTIONAL: dict[str, Any] = {"comparable": True}
 
 
 @dataclass(frozen=True)
@@ -163,19 +224,19 @@ def citations() -> dict[str, str]:
     return dict(_published().citations)
 
 
-def comparison(
-    ours: str,
-    protocol: str,
-    metric: str,
-    *,
-    label: str = "",
-    ensemble: bool = False,
-) -> Comparison:
+def comparison(ours: str, protocol: str, metric: str, setting: Setting, *, label: str = "") -> Comparison:
     """The published number to show beside our ``metric`` of method ``ours`` under ``protocol``.
 
-    The first row counts, and the note lists those with other features. ``label`` asks for the row that a
-    suite's row of that label stands for.
-    ``ensemble`` says that our number is an ensemble's. What no table has is no error: the reason says so.
+    It is the first row's that agrees with ``setting``. Rows that do not agree are listed apart: those of our
+    protocol, or where there are none and ours is a named one, the nearest of the method's other protocols.
+    What no table has is no error: the reason says so.
+
+    Args:
+        ours: our name of the method.
+        protocol: that our number was measured under.
+        metric: its key.
+        setting: how our number was made.
+        label: asks for the row that a suite's row of that label stands for.
     """
     known = _published().protocols
     dataset = _dataset(protocol, known)
@@ -183,28 +244,100 @@ def comparison(
     if not rows:
         name = f" ({label})" if label else ""
         return Comparison(None, reason=f"not published: no table has {ours}{name} on this data set")
-    rows, others = [row for row in rows if row.protocol == protocol], rows
+    elsewhere = [row for row in rows if row.protocol != protocol]
+    rows = [row for row in rows if row.protocol == protocol]
     if not rows:
-        return Comparison(None, reason=f"not comparable: {_other_protocols(others, known)}")
-    rows = [row for row in rows if row.value(metric) is not None]
+        # A split that nobody has verified is not shown with any number, not even apart.
+        others = elsewhere if protocol in PROTOCOLS else []
+        apart = _apart(_nearest(others, setting), protocol, metric, setting)
+        return Comparison(None, reason=f"not comparable: {_other_protocols(elsewhere, known)}", apart=apart)
+    rows = [row for row in rows if row.values.get(metric) is not None]
     if not rows:
         return Comparison(None, reason=f"not published: no table has {metric} of {ours} under {protocol}")
-    rows, others = [row for row in rows if row.comparable], rows
+    rows, refused = [row for row in rows if row.comparable], rows
     if not rows:
-        return Comparison(None, reason=f"not comparable: {others[0].note}")
-    rows, others = [row for row in rows if row.ensemble in (ensemble, None)], rows
+        return Comparison(None, reason=f"not comparable: {refused[0].note}")
+    apart = _apart(rows, protocol, metric, setting)
+    rows = [row for row in rows if not _differences(row, protocol, setting)]
     if not rows:
-        theirs, our = ("a single model", "an ensemble") if ensemble else ("an ensemble", "a single model")
-        reason = f"not comparable: {theirs}'s number ({others[0].source}), ours is {our}'s"
-        return Comparison(None, reason=reason)
+        return Comparison(None, reason=f"not comparable: {apart[0].differs}", apart=apart)
     chosen = rows[0]
-    value = chosen.value(metric)
-    also = [f"{row.value(metric):g} ({row.source})" for row in rows[1:] if row.value(metric) != value]
+    value = chosen.values[metric]
+    printed = ((row.values[metric], row.source) for row in rows[1:])
+    also = tuple((other, source) for other, source in printed if other is not None and other != value)
     notes = [known[protocol].note, chosen.note]
-    if also:
-        notes.append(f"Also published: {', '.join(also)}.")
+    if any(_is_given(encoders) for encoders in setting.encoders):
+        notes.append("Our features are taken for the paper's by their number and width.")
     note = " ".join(filter(None, notes))
-    return Comparison(value, source=chosen.source, note=note, backbone=chosen.backbone)
+    return Comparison(value, source=chosen.source, note=note, also=also, apart=apart)
+
+
+def _nearest(rows: Sequence[PublishedRow], setting: Setting) -> list[PublishedRow]:
+    """The rows that differ in the fewest things, but for their protocol."""
+    counts = [len(_differences(row, row.protocol, setting)) for row in rows]
+    return [row for row, count in zip(rows, counts, strict=True) if count == min(counts)]
+
+
+def _apart(rows: Sequence[PublishedRow], protocol: str, metric: str, setting: Setting) -> tuple[Apart, ...]:
+    """The rows that have the metric and differ in something, but for those that mean something else."""
+    numbers = []
+    for row in rows:
+        value = row.values.get(metric)
+        differences = _differences(row, protocol, setting)
+        if value is None or not differences or not row.comparable:
+            continue
+        kinds = {difference.kind for difference in differences}
+        our = ", ".join(difference.ours for difference in differences)
+        their = ", ".join(difference.theirs for difference in differences if difference.theirs)
+        numbers.append(
+            Apart(
+                value,
+                source=row.source,
+                kind=next(kind for kind in ("protocol", "features", "setting") if kind in kinds),
+                differs=f"ours: {our}" + (f"; theirs: {their}" if their else ""),
+            )
+        )
+    return tuple(numbers)
+
+
+@dataclass(frozen=True)
+class _Difference:
+    kind: Literal["protocol", "features", "setting"]
+    ours: str
+    theirs: str = ""
+
+
+def _differences(row: PublishedRow, protocol: str, setting: Setting) -> list[_Difference]:
+    """In what a published number and one of ours do not agree; what either leaves unsaid does not."""
+    differences = []
+    if row.protocol != protocol:
+        differences.append(_Difference("protocol", protocol, row.protocol))
+    for side, theirs in (("image", row.image), ("text", row.text)):
+        ours = [getattr(encoders, side) for encoders in setting.encoders]
+        if theirs is None or not ours or not all(theirs.agrees(each) for each in ours):
+            unsaid = f"{side} encoder not said"
+            described = dict.fromkeys(unsaid if each is None else each.text for each in ours)
+            differences.append(
+                _Difference(
+                    "features",
+                    " and ".join(described) or f"{side} encoder not in the record",
+                    unsaid if theirs is None else theirs.text,
+                )
+            )
+    if row.ensemble is not setting.ensemble:
+        names = {True: "an ensemble", False: "a single model", None: "not said whether an ensemble"}
+        differences.append(_Difference("setting", names[setting.ensemble], names[row.ensemble]))
+    if not setting.papers_settings:
+        differences.append(_Difference("setting", f"preset {setting.preset}"))
+    if setting.overrides:
+        differences.append(_Difference("setting", f"overrides change {', '.join(setting.overrides)}"))
+    return differences
+
+
+def _is_given(encoders: Encoders) -> bool:
+    """Whether image features come as arrays, which do not say what made them."""
+    image = encoders.image
+    return image is not None and (image.network is None or image.regions == "precomputed")
 
 
 def _dataset(protocol: str, known: Mapping[str, ProtocolFacts]) -> str:
@@ -261,8 +394,6 @@ def parse(text: str, source: str) -> Published:
 def _published_row(document: _Document, table: _Table, group: _Group, row: _Row, where: str) -> PublishedRow:
     cells = _inherited([table, group, row], where)
     columns = cells["columns"]
-    for column in cells["could_mean"].values():
-        _check_known(column, "could_mean", columns, where)
     if len(row.values) != len(columns):
         counts = f"{len(row.values)} entries for {len(columns)} columns"
         _fail(where, "values", f"has {counts}; null stands for '-'")
@@ -280,12 +411,13 @@ def _published_row(document: _Document, table: _Table, group: _Group, row: _Row,
         dataset=document.protocols[cells["protocol"]].dataset,
         protocol=cells["protocol"],
         backbone=cells["backbone"],
+        image=cells["image"],
+        text=cells["text"],
         ensemble=cells["ensemble"],
         comparable=cells["comparable"],
         note=cells["note"],
         source=f"{title}, {cells['backbone']}" if cells["backbone"] else title,
         values=dict(zip(columns, row.values, strict=True)),
-        could_mean=cells["could_mean"],
     )
 
 

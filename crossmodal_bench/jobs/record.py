@@ -23,6 +23,7 @@ from crossmodal_bench.core.validation import (
     fault,
 )
 from crossmodal_bench.jobs.directory import JobDirectory
+from crossmodal_bench.jobs.encoders import Encoders
 
 SCHEMA = 1
 """Version of the layout below; a record of another version is refused, not guessed at."""
@@ -136,11 +137,20 @@ class Numbers(Model):
     ``metrics`` holds recalls in percent, 1-based ranks and mAP as a fraction; ``bootstrap`` their 95 %
     intervals over test images (clustered by image, or by identity); ``curves`` lists of numbers by name,
     those of a curve of one length. A number that was not finite when written is absent.
+
+    ``protocol_version`` is that of the protocol: 0 where the record is older than versions.
+    ``resembles`` names the protocol whose numbers of images and captions the test split has without being
+    verified as its split; empty otherwise.
+    ``dropped`` is how many queries have no label, and so count for no metric by label, by direction (``i2t``:
+    images); empty where there are no such metrics.
     """
 
     metrics: FiniteNumbers
     bootstrap: Intervals
     curves: Curves
+    protocol_version: WholeNumber = 0
+    resembles: str = ""
+    dropped: dict[str, WholeNumber] = Field(default_factory=dict)
 
 
 class Member(Model):
@@ -162,7 +172,8 @@ class RecordContent(Numbers):
 
     ``history`` holds one mapping per epoch; ``also`` the numbers of the same run under other protocols that
     fit the same test split (COCO's 5K and 1K); ``ensemble`` the models whose similarities were summed, none
-    for a single model; ``parents`` the runs whose trained weights it started from, by method.
+    for a single model; ``parents`` the runs whose trained weights it started from, by method; ``encoders``
+    what stands for images and texts, of each member where an ensemble's differ, empty where that is unknown.
     """
 
     job: Job
@@ -178,6 +189,7 @@ class RecordContent(Numbers):
     also: dict[str, Numbers] = Field(default_factory=dict)
     ensemble: Items[Member] = ()
     parents: dict[str, ParentRun] = Field(default_factory=dict)
+    encoders: Items[Encoders] = ()
 
 
 class Record(RecordContent):
@@ -200,6 +212,11 @@ class Record(RecordContent):
     def ranks(self) -> Path:
         """The per-query results under its protocol."""
         return self.files.ranks if self.is_main else self.files.ranks_under(self.job.protocol)
+
+    @property
+    def protocol_label(self) -> str:
+        """The protocol with its version: ``flickr30k-1k@1``."""
+        return f"{self.job.protocol}@{self.protocol_version}"
 
     @property
     def run(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.core.errors import Diverged
 from crossmodal_bench.data.loader import Phase
 from crossmodal_bench.networks.backbones import BackboneSource
+from crossmodal_bench.networks.texts import TextSource
 
 
 class RetrievalMethod(pl.LightningModule, ABC):
@@ -90,6 +91,20 @@ class RetrievalMethod(pl.LightningModule, ABC):
     @property
     def backbone(self) -> BackboneSource | None:
         """The pre-trained image network that the method runs itself, if it does; part of every record."""
+        return None
+
+    @property
+    def fine_tunes_backbone(self) -> bool:
+        """Whether ``backbone`` is trained with all else; only such runs stand beside fine-tuned numbers."""
+        return False
+
+    @property
+    def text_source(self) -> TextSource | None:
+        """What reads the captions; part of every record.
+
+        None where the method compares bags of words, or does not say: then no published number can stand
+        beside its own.
+        """
         return None
 
     def prepare(self, spec: DataSpec) -> None:

@@ -15,6 +15,7 @@ from crossmodal_bench.losses import triplet_ranking_loss
 from crossmodal_bench.methods.base import RetrievalMethod
 from crossmodal_bench.methods.hosts import Encoded, Host
 from crossmodal_bench.methods.optimization import AdamSettings, DecaySettings
+from crossmodal_bench.networks import TextSource
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,11 @@ class Matching(RetrievalMethod):
     def image_ids(self, batch: PairBatch) -> Tensor:
         """(B,) which image each pair has; of all processes' pairs, where negatives are gathered."""
         return gather(batch.texts.image) if self.gather_negatives else batch.texts.image
+
+    @property
+    def text_source(self) -> TextSource | None:
+        """The host's."""
+        return self.host.text_source
 
     def encode_images(self, batch: ImageBatch) -> Encoding:
         """What the host compares."""

@@ -27,6 +27,7 @@ from crossmodal_bench.networks import (
     ImageEncoder,
     Perceptron,
     TextEncoder,
+    TextSource,
     reverse_gradient,
 )
 from crossmodal_bench.networks.backbones import BackboneSource
@@ -291,6 +292,16 @@ class TIMAM(AdversarialMethod):
     def backbone(self) -> BackboneSource | None:
         """The image encoder's pre-trained network."""
         return self.image_encoder.source
+
+    @property
+    def fine_tunes_backbone(self) -> bool:
+        """As the image encoder does."""
+        return self.image_encoder.fine_tuned
+
+    @property
+    def text_source(self) -> TextSource | None:
+        """The text encoder's."""
+        return self.text_encoder.source
 
     def _identification(self, images: Tensor, texts: Tensor, identities: Tensor) -> Tensor:
         weight, bias = self.classifier.weight, self.classifier.bias

@@ -24,6 +24,11 @@ class ImageEncoder(nn.Module, ABC):
     source: BackboneSource | None = None
     freeze: Freeze = "never"
 
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether its pre-trained network is trained with all else, rather than left as it was loaded."""
+        return False
+
     @abstractmethod
     def build(self, spec: DataSpec, dim: int) -> None:
         """Make the layers, for vectors of ``dim`` numbers."""
@@ -68,6 +73,11 @@ class ConvNetEncoder(ImageEncoder):
         self.source = None if spec.weights_root is None else source
         self.backbone = Freezable(network, self.freeze)
         self.projection = nn.Linear(source.dim, dim)
+
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether the network of this model, trained as far as it is, has been unfrozen."""
+        return not bool(self.backbone.frozen)
 
     def forward(self, batch: ImageBatch) -> Tensor:
         """(B, dim)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,11 +20,32 @@ Cell = Literal["lstm", "gru", "none"]
 Pooling = Literal["max", "mean", "last"]
 
 
+@dataclass(frozen=True)
+class TextSource:
+    """What reads the captions; part of every record.
+
+    Attributes:
+        encoder: ``gru``, ``bigru``, ``lstm`` or ``bilstm`` over learned word vectors, ``words`` for word
+            vectors without a recurrent network, or the family of a language model, as ``bert``.
+        weights: a language model's name, or ``none`` for random ones; None for the other encoders.
+        fine_tuned: whether it is trained with all else; a language model may be left as it was loaded.
+    """
+
+    encoder: str
+    weights: str | None = None
+    fine_tuned: bool = True
+
+
 class TextEncoder(nn.Module, ABC):
     """Captions to vectors. ``requires`` names the views that it reads."""
 
     requires: frozenset[str]
     freeze: Freeze = "never"
+
+    @property
+    def source(self) -> TextSource | None:
+        """What reads the captions; None where an encoder does not say."""
+        return None
 
     @abstractmethod
     def build(self, spec: DataSpec, dim: int) -> None:
@@ -138,6 +160,14 @@ class WordEncoder(TextEncoder):
         nn.init.uniform_(self.words.weight, -0.1, 0.1)
         self.pool = SequencePooling(self.embedding, dim, **self.recurrent)
 
+    @property
+    def source(self) -> TextSource:
+        """The recurrent network, or the word vectors alone."""
+        cell = self.recurrent["cell"]
+        if cell == "none":
+            return TextSource("words")
+        return TextSource(f"bi{cell}" if self.recurrent["bidirectional"] else cell)
+
     def forward(self, batch: TextBatch) -> Tensor:
         """(B, dim)."""
         words, lengths = require(batch.words, "words"), require(batch.lengths, "lengths")
@@ -198,6 +228,13 @@ class LanguageModelEncoder(TextEncoder):
         model = load_language_model(spec.tokenizer, pretrained, self.config, spec)
         self.language_model = Freezable(model, self.freeze)
         self.pool = SequencePooling(model.config.hidden_size, dim, **self.recurrent)
+        self.family, self.name = str(model.config.model_type), spec.tokenizer
+
+    @property
+    def source(self) -> TextSource:
+        """The language model, and whether this model's, trained as far as it is, has been unfrozen."""
+        weights = self.name if self.pretrained and self.name is not None else "none"
+        return TextSource(self.family, weights, fine_tuned=not bool(self.language_model.frozen))
 
     def forward(self, batch: TextBatch) -> Tensor:
         """(B, dim)."""

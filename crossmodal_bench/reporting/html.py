@@ -173,7 +173,7 @@ def _detail(row: Row, metric: str) -> list[str]:
         interval,
         OVER[cell.target] if cell.target else ABSENT,
         *errors,
-        cell.published.source or cell.published.reason or "",
+        cell.published.source or cell.published.apart_text or cell.published.reason or "",
     ]
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.ablations import effects
-from crossmodal_bench.reporting.leaderboard import Row, Table, differences, features_text, labels_text
+from crossmodal_bench.reporting.leaderboard import Table, differences, features_text, labels_text
+from crossmodal_bench.reporting.published_notes import published_notes
 from crossmodal_bench.reporting.stored_intervals import Target
 
 OVER: Mapping[Target, str] = {"method": "images, seeds", "model": "images", "seeds": "seeds"}
@@ -47,29 +48,31 @@ def meaning(table: Table) -> list[str]:
 
 
 def notes(table: Table) -> list[str]:
-    """What a reader must know beside ``meaning``: presets, data, features, labels, selection, which weights
-    training started from, the papers' numbers; and what each adversary adds.
+    """What a reader must know beside ``meaning``: presets, how ties count, data, features, labels, queries
+    that do not count, selection, which weights training started from, the papers' numbers; and what each
+    adversary adds.
     """
     presets = dict.fromkeys(row.preset for row in table.rows)
     lines = [*(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
-    rules = [metric_table.TIES[family] for family in metric_table.families_among(table.metrics)]
-    lines += [f"ties: {'; '.join(rules)}"] if rules else []
+    lines += _ties_note(table)
     lines += _distinct(table, "data", _data_text)
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
+    lines += _distinct(table, "no label", _dropped_text)
     lines += _distinct(table, "checkpoint", lambda record: record.selection.rule)
     started = defaultdict(list)
-    papers = defaultdict(list)
     for row in table.rows:
         parents = dict.fromkeys(name for record in row.records for name in record.parents)
         if parents:
             started[", ".join(parents)].append(row.name)
-        papers[_paper_text(row)].append(row.name)
     lines += [
         f"start ({_names(names)}): from the trained weights of {parents}, whose training comes on top"
         for parents, names in started.items()
     ]
-    lines += [f"paper ({_names(names)}): {text}" for text, names in papers.items()]
+    lines += [
+        f"{heading} ({_names(names)}): {text}"
+        for (heading, text), names in published_notes(table, main_metrics(table)).items()
+    ]
     measured = effects(table)
     lines += [f"adversary: {effect}" for effect in measured]
     if sum(effect.p is not None for effect in measured) > 1:
@@ -107,8 +110,9 @@ def main_metrics(table: Table) -> list[str]:
 
 
 def title(table: Table) -> str:
-    """The table's heading: data set, protocol, split and the metric that ranks it."""
-    return f"{table.dataset} · {table.protocol} · {table.evaluated_on} · ranked by {table.primary}"
+    """The table's heading: data set, protocol with its version, split and the metric that ranks it."""
+    protocol = f"{table.protocol}@{table.version}{' (split unverified)' if table.unverified else ''}"
+    return f"{table.dataset} · {protocol} · {table.evaluated_on} · ranked by {table.primary}"
 
 
 def _drawn(table: Table) -> str:
@@ -133,24 +137,38 @@ def _mark_note(table: Table) -> str:
     return f"{text}; not tested: {_names(untested)}" if table.best_set and untested else text
 
 
+def _ties_note(table: Table) -> list[str]:
+    """How equal scores count, for the families of metrics that the table has."""
+    rules = [metric_table.TIES[family] for family in metric_table.families_among(table.metrics)]
+    if rules and not table.version:
+        return ["ties: against the query throughout, as they counted before protocols had versions"]
+    return [f"ties: {'; '.join(rules)}"] if rules else []
+
+
 def _distinct(table: Table, what: str, read: Callable[[Record], str]) -> list[str]:
-    """One line for what all rows share, else one for each variant with the methods that have it."""
+    """One line for what all rows share, else one for each variant with the methods that have it.
+
+    Nothing is said of records for which ``read`` gives no text.
+    """
     variants = defaultdict(list)
     for row in table.rows:
         for record in row.records:
             variants[read(record)].append(row.name)
     if len(variants) == 1:
-        return [f"{what}: {next(iter(variants))}"]
-    return [f"{what} ({_names(names)}): {text}" for text, names in variants.items()]
+        return [f"{what}: {text}" for text in variants if text]
+    return [f"{what} ({_names(names)}): {text}" for text, names in variants.items() if text]
 
 
-def _paper_text(row: Row) -> str:
-    published = row.published
-    if published.value is not None:
-        return f"{row.primary} {published.value:g} is {published.source}. {published.note}".rstrip(" .")
-    reason = str(published.reason)
-    # Which method is not published stands in front of the sentence, so that one sentence does for many.
-    return "no published number" if reason.startswith("not published") else reason
+def _dropped_text(record: Record) -> str:
+    """How many queries no metric by label counts; nothing where all count."""
+    counts = record.data.counts.get(record.evaluated_on, {})
+    parts = [
+        f"{record.dropped[side]} of {counts.get(items, 'all')} {kind} queries"
+        for side, kind, items in (("i2t", "image", "images"), ("t2i", "text", "captions"))
+        if record.dropped.get(side)
+    ]
+    by_label = metric_table.summary_of("label_precision").name
+    return f"{' and '.join(parts)}, which do not count for {by_label}" if parts else ""
 
 
 def _names(names: Iterable[str]) -> str:

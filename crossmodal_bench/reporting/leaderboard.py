@@ -20,10 +20,9 @@ from crossmodal_bench.evaluation.comparisons import (
 from crossmodal_bench.evaluation.intervals import Interval
 from crossmodal_bench.evaluation.protocols import primary_metric
 from crossmodal_bench.evaluation.query_results import check_same_queries
-from crossmodal_bench.jobs import experiments
-from crossmodal_bench.jobs.published import Comparison, comparison
+from crossmodal_bench.jobs.published import Comparison
 from crossmodal_bench.jobs.record import Record, row_name
-from crossmodal_bench.jobs.suite_ensembles import is_a_suites
+from crossmodal_bench.reporting.neighbours import published_beside
 from crossmodal_bench.reporting.row_results import Reader, RowResults, read_query_results, read_results
 from crossmodal_bench.reporting.stored_intervals import Target, from_records
 
@@ -69,6 +68,8 @@ class Row:
 
     dataset: str
     protocol: str
+    version: int
+    unverified: bool
     evaluated_on: str
     preset: str
     method: str
@@ -106,11 +107,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows that may be compared: one data set, one protocol, one split.
+    """The rows that may be compared: one data set, one version of one protocol, one split.
 
     Attributes:
         dataset: the data set.
         protocol: the protocol.
+        version: that of the protocol.
+        unverified: whether the test split has a named protocol's numbers of images and captions without being
+            verified as its split.
         evaluated_on: the split.
         primary: the metric that ranks the rows.
         rows: by preset, and best first.
@@ -123,6 +127,8 @@ class Table:
 
     dataset: str
     protocol: str
+    version: int
+    unverified: bool
     evaluated_on: str
     primary: str
     rows: tuple[Row, ...]
@@ -178,10 +184,11 @@ def _reversed(difference: Difference) -> Difference:
 def leaderboard(records: Iterable[Record], read: Reader = read_query_results) -> list[Row]:
     """One row per (data set, protocol, split, preset, method, overrides, label), averaged over seeds.
 
-    Single models and ensembles never share a row. Rows are sorted by table (data set, protocol, split), then
-    by preset (``PRESETS``), then best first by the protocol's primary metric. A record counts under every
-    protocol that it was measured under (COCO's 5K and 1K tests), a seed once per row: of several records of
-    it (one job in two suites) the last finished one is taken, or n would claim more than was measured.
+    Single models and ensembles never share a row, two versions of a protocol never a table. Rows are sorted
+    by table (data set, protocol, version, split), then by preset (``PRESETS``), then best first by the
+    protocol's primary metric. A record counts under every protocol that it was measured under (COCO's 5K and
+    1K tests), a seed once per row: of several records of it (one job in two suites) the last finished one is
+    taken, or n would claim more than was measured.
 
     Args:
         records: of finished jobs.
@@ -190,7 +197,7 @@ def leaderboard(records: Iterable[Record], read: Reader = read_query_results) ->
     rows = []
     measured = (part for record in records for part in record.by_protocol())
     ordered = sorted(measured, key=lambda record: (_table_key(record), record.finished_at, record.job.id))
-    for (_, protocol, _), together in itertools.groupby(ordered, key=_table_key):
+    for (_, protocol, *_), together in itertools.groupby(ordered, key=_table_key):
         groups: dict[tuple[str, ...], dict[int, Record]] = {}
         for record in together:
             groups.setdefault(_row_key(record), {})[record.job.seed] = record
@@ -202,15 +209,27 @@ def leaderboard(records: Iterable[Record], read: Reader = read_query_results) ->
 def tables(rows: Iterable[Row]) -> list[Table]:
     """The rows of a leaderboard as its tables, in order, and what separates the rows of each."""
     split = []
-    for (dataset, protocol, evaluated_on), together in itertools.groupby(
-        rows, key=lambda row: (row.dataset, row.protocol, row.evaluated_on)
+    for (dataset, protocol, version, unverified, evaluated_on), together in itertools.groupby(
+        rows, key=lambda row: (row.dataset, row.protocol, row.version, row.unverified, row.evaluated_on)
     ):
         members = tuple(together)
         primary = members[0].primary
         first = _first(members, primary)
         tested = _tested(members, first, primary)
-        pairs = _pairs(members, tested, primary)
-        split.append(Table(dataset, protocol, evaluated_on, primary, members, first, tested, pairs))
+        split.append(
+            Table(
+                dataset=dataset,
+                protocol=protocol,
+                version=version,
+                unverified=unverified,
+                evaluated_on=evaluated_on,
+                primary=primary,
+                rows=members,
+                first=first,
+                tested=tested,
+                pairs=_pairs(members, tested, primary),
+            )
+        )
     return split
 
 
@@ -284,8 +303,14 @@ _PROVENANCE: dict[str, Callable[[Record], str]] = {
 }
 
 
-def _table_key(record: Record) -> tuple[str, str, str]:
-    return (record.job.dataset, record.job.protocol, record.evaluated_on)
+def _table_key(record: Record) -> tuple[str, str, int, bool, str]:
+    return (
+        record.job.dataset,
+        record.job.protocol,
+        record.protocol_version,
+        bool(record.resembles),
+        record.evaluated_on,
+    )
 
 
 def _row_key(record: Record) -> tuple[str, ...]:
@@ -302,6 +327,8 @@ def _row(records: Sequence[Record], read: Reader) -> Row:
     return Row(
         dataset=job.dataset,
         protocol=job.protocol,
+        version=records[-1].protocol_version,
+        unverified=bool(records[-1].resembles),
         evaluated_on=records[-1].evaluated_on,
         preset=job.preset,
         method=job.method,
@@ -320,7 +347,7 @@ def _cell(metric: str, records: Sequence[Record], interval: Interval | None) -> 
     measured = [record for record in records if metric in record.metrics]
     values = [record.metrics[metric] for record in measured]
     mean = statistics.fmean(values)
-    published = _published(records[-1], metric)
+    published = published_beside(records, metric)
     if interval is None:
         bounds = [record.bootstrap[metric] for record in measured if metric in record.bootstrap]
         stored = from_records(values, bounds)
@@ -344,40 +371,6 @@ def _cell(metric: str, records: Sequence[Record], interval: Interval | None) -> 
         seeds_error=interval.seeds_error if interval.n > 1 else None,
         published=published,
     )
-
-
-def _published(record: Record, metric: str) -> Comparison:
-    if record.evaluated_on != "test":
-        return Comparison(None, reason=f"not comparable: evaluated on {record.evaluated_on}, not on test")
-    job = record.job
-    ensemble = bool(record.ensemble)
-    if ensemble and not is_a_suites(record):
-        return Comparison(None, reason="not comparable: no suite sums these models for a paper's ensemble")
-    own = experiments.overrides_of(job.suite, job.method, job.label)
-    if not ensemble and job.overrides and job.overrides != own:
-        return Comparison(None, reason="not comparable: overrides change the method's own setting")
-    if job.label and job.preset != "paper":
-        # What a row's label says holds for the paper's encoders, which other presets replace.
-        return Comparison(None, reason=f"not comparable: preset {job.preset}, and the paper's row is its own")
-    label = "" if ensemble else job.label
-    published = comparison(job.method, job.protocol, metric, label=label, ensemble=ensemble)
-    ours = _made_regions(record)
-    if published.value is None or not ours:
-        return published
-    theirs = "bottom-up region features" if "regions" in (published.backbone or "") else published.backbone
-    reason = f"not comparable: published with {theirs or 'features not stated'}, ours are {ours}"
-    return Comparison(None, reason=reason)
-
-
-def _made_regions(record: Record) -> str:
-    """The regions, where they cannot be the published bottom-up ones: these are 36 of width 2,048."""
-    features = record.data.features or {}
-    for source in features.get("members", [features]):
-        if source and source.get("regions") in ("grid", "detector"):
-            return f"{source['regions']} regions of {source.get('network')}"
-        if source and source.get("regions") and (source.get("count"), source.get("dim")) != (36, 2048):
-            return f"{source.get('count')} precomputed regions of width {source.get('dim')}"
-    return ""
 
 
 def _ranked(rows: Sequence[Row], protocol: str) -> list[Row]:

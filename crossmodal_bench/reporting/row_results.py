@@ -11,7 +11,8 @@ import numpy as np
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.evaluation.intervals import Interval, intervals
-from crossmodal_bench.evaluation.query_results import QueryResults, load_query_results
+from crossmodal_bench.evaluation.query_results import QueryResults
+from crossmodal_bench.evaluation.stored_results import load_query_results
 from crossmodal_bench.jobs.record import Record
 
 Reader = Callable[[Record], QueryResults]

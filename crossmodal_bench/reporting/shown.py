@@ -27,6 +27,7 @@ COSTS: Mapping[str, str] = {
 DIFFERENCE_COLUMNS = (
     "dataset",
     "protocol",
+    "protocol_version",
     "evaluated_on",
     "metric",
     "row",
@@ -224,7 +225,12 @@ def _cells(table: Table, position: int) -> Iterable[dict[str, Any]]:
 
 
 def _table_columns(table: Table) -> dict[str, Any]:
-    return {"dataset": table.dataset, "protocol": table.protocol, "evaluated_on": table.evaluated_on}
+    return {
+        "dataset": table.dataset,
+        "protocol": table.protocol,
+        "protocol_version": table.version,
+        "evaluated_on": table.evaluated_on,
+    }
 
 
 def _against_the_first(table: Table, position: int) -> dict[str, Any]:
@@ -272,4 +278,5 @@ def _numbers(cell: Cell) -> dict[str, float | int | str | None]:
         "published": cell.published.value,
         "published_source": cell.published.source,
         "not_comparable": cell.published.reason,
+        "published_apart": cell.published.apart_text or None,
     }

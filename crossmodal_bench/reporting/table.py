@@ -29,8 +29,9 @@ def table(source: Source) -> pd.DataFrame:
 
     The lines are in the leaderboards' order. Their columns:
 
-    - ``dataset``, ``protocol``, ``evaluated_on``: the table; ``preset``, ``method``, ``label``,
-      ``overrides`` (JSON) and ``seeds`` (separated by spaces): the row; ``metric``, or ``cost/...``.
+    - ``dataset``, ``protocol``, ``protocol_version``, ``evaluated_on``: the table; ``preset``, ``method``,
+      ``label``, ``overrides`` (JSON) and ``seeds`` (separated by spaces): the row; ``metric``, or
+      ``cost/...``.
     - ``mean`` over ``n`` seeds, and the 95 % interval from ``low`` to ``high``; ``half_width``, which tables
       print behind ±, is its longer side. ``target`` says what it is about: "method" (on other images and with
       other seeds), "model" (one seed; on other images) or "seeds" (with other seeds on these very images).
@@ -40,7 +41,7 @@ def table(source: Source) -> pd.DataFrame:
       first, with ``p_against_first``, adjusted to all pairs of the table; both missing where the row, or the
       first, could not be tested. ``differences`` has all pairs.
     - ``published`` and ``published_source``: a paper's number that may stand beside it; else
-      ``not_comparable`` says why there is none.
+      ``not_comparable`` says why there is none, and ``published_apart`` what is published in other settings.
 
     What is not known is missing (NaN).
 
@@ -59,7 +60,7 @@ def differences(source: Source) -> pd.DataFrame:
     Both rows have answered the same queries, which are paired; they are clustered by image, and seeds count
     too where a row has several. Rows whose single queries are not known are left out. The columns:
 
-    - ``dataset``, ``protocol``, ``evaluated_on`` and ``metric``: the table.
+    - ``dataset``, ``protocol``, ``protocol_version``, ``evaluated_on`` and ``metric``: the table.
     - ``row``, ``preset``, ``n`` and ``other_row``, ``other_preset``, ``other_n``: the two, with their seeds.
     - ``difference``: of the first named minus the other, in the metric's unit, with its 95 % interval from
       ``low`` to ``high`` and the standard errors ``items_error`` and ``seeds_error`` that stem from images

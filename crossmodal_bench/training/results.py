@@ -65,6 +65,9 @@ def results(directory: Path, corpus: Corpus, split: str, evaluations: Iterable[E
             "metrics": {**evaluation.metrics, **retrieved},
             "bootstrap": model_intervals(evaluation, owner, clusters),
             "curves": evaluation.curves,
+            "protocol_version": evaluation.protocol.version,
+            "resembles": evaluation.protocol.resembles,
+            "dropped": evaluation.dropped,
         }
 
     main, *others = evaluations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,21 +118,22 @@ def trained_weights(record: Record) -> dict[str, Tensor]:
         raise BadInput(f"{checkpoint} cannot be read; delete the record and run that job again") from error
 
 
-def protocol_names(record: Record) -> list[str]:
-    """Every protocol that a record has numbers of, its main one first."""
-    return [record.job.protocol, *record.also]
+def protocol_labels(record: Record) -> list[str]:
+    """Every protocol that a record has numbers of, with its version, the main one first."""
+    return [part.protocol_label for part in record.by_protocol()]
 
 
 def protocols_of(record: Record, corpus: Corpus) -> list[Protocol]:
-    """The protocols of ``protocol_names``; BadInput where the corpus meets others by now."""
-    names = protocol_names(record)
-    protocols = fitting_protocols(corpus)
-    if names[0].endswith("-unverified"):
-        protocols = [replace(protocol, name=names[0]) for protocol in protocols]
-    if [protocol.name for protocol in protocols] != names:
+    """The protocols of ``protocol_labels``; BadInput where the corpus meets others by now."""
+    then = protocol_labels(record)
+    # Which named protocol the corpus was read for stands in the name alone: "<wanted>-test".
+    wanted, test, _ = record.job.protocol.rpartition("-test")
+    protocols = fitting_protocols(corpus, wanted if test and wanted != corpus.name else "")
+    now = [protocol.label for protocol in protocols]
+    if now != then:
         raise BadInput(
-            f"{record.directory} was measured under {' + '.join(names)} and would be under "
-            f"{' + '.join(protocol.name for protocol in protocols)} today; run that job again"
+            f"{record.directory} was measured under {' + '.join(then)} and would be under "
+            f"{' + '.join(now)} today; run that job again"
         )
     return protocols
 

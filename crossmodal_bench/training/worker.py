@@ -13,9 +13,11 @@ import yaml
 from crossmodal_bench.core import process_group
 from crossmodal_bench.core.signals import StopRequest
 from crossmodal_bench.data import CrossModalDataModule
+from crossmodal_bench.data.equal_inputs import repeated_captions
 from crossmodal_bench.data.features import Progress
 from crossmodal_bench.evaluation import Evaluation
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
+from crossmodal_bench.jobs.encoders import Encoders, ImageFacts, TextFacts
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.provenance import environment, source_fingerprint
 from crossmodal_bench.jobs.record import write_record
@@ -113,6 +115,7 @@ def run_job(
             "job": vars(planned.job),
             "evaluated_on": planned.evaluate,
             "data": {**_described(data, model, evaluations[0]), "split_hash": planned.split_hash},
+            "encoders": [_encoders(data, model).model_dump()],
             "source_fingerprint": source_fingerprint(planned.config),
             "selection": selection,
             "parents": parents,
@@ -151,6 +154,9 @@ def _described(data: CrossModalDataModule, model: RetrievalMethod, main: Evaluat
             "image_fit": data.images.fit,
             "inside_the_model": True,
         }
+    repeats = repeated_captions(data.corpus, data.test_split)
+    if repeats:
+        described["counts"][data.test_split]["repeated_captions"] = repeats
     # What random scores would reach depends on how many there are to choose from.
     identities = identities_of(data.corpus, data.test_split)
     if main.protocol.positives == "identity" and identities is not None:
@@ -158,6 +164,43 @@ def _described(data: CrossModalDataModule, model: RetrievalMethod, main: Evaluat
     if main.classes is not None:
         described["counts"][data.test_split]["classes"] = len(main.classes)
     return described
+
+
+def _encoders(data: CrossModalDataModule, model: RetrievalMethod) -> Encoders:
+    """What stands for images and texts in the tested model."""
+    return Encoders(image=_image_facts(data, model), text=_text_facts(data, model))
+
+
+def _image_facts(data: CrossModalDataModule, model: RetrievalMethod) -> ImageFacts | None:
+    if (backbone := model.backbone) is not None:
+        return ImageFacts(
+            network=backbone.network,
+            weights=backbone.weights,
+            dim=backbone.dim,
+            fine_tuned=model.fine_tunes_backbone,
+        )
+    if (source := data.feature_source) is not None:
+        return ImageFacts(
+            network=source["network"],
+            weights=source["weights"],
+            regions=source["regions"],
+            count=source["count"],
+            dim=source["dim"],
+        )
+    if "regions" in model.requires:
+        return ImageFacts(network=None, count=data.spec.region_count, dim=data.spec.region_dim)
+    if "features" in model.requires:
+        return ImageFacts(network=None, dim=data.spec.feature_dim)
+    return None
+
+
+def _text_facts(data: CrossModalDataModule, model: RetrievalMethod) -> TextFacts | None:
+    if (source := model.text_source) is not None:
+        return TextFacts(**asdict(source))
+    if "bow" in model.requires:
+        given = data.corpus.text_features is not None
+        return TextFacts(encoder=None if given else "bow", dim=data.spec.bow_dim)
+    return None
 
 
 def _report_extraction(files: JobDirectory) -> Progress:

@@ -19,7 +19,10 @@ from crossmodal_bench.bench.ensembles import (
 from crossmodal_bench.bench.plan import BenchOptions, make_plan
 from crossmodal_bench.cli.main import main
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.data.datasets import Synthetic
 from crossmodal_bench.evaluation import PROTOCOLS, Protocol, Ranks, retrieval_ranks
+from crossmodal_bench.evaluation.splits import describe
+from crossmodal_bench.jobs.inputs import items_of_test
 from crossmodal_bench.jobs.locks import locked
 from crossmodal_bench.jobs.record import Record, read_record
 from crossmodal_bench.reporting.leaderboard import leaderboard
@@ -66,6 +69,7 @@ def test_an_ensemble_is_a_record_of_the_summed_similarities(jobs: list[Path], tm
     assert [one.id for one in record.ensemble] == [one.job.id for one in members]
     assert record.ensemble[1].directory == f"synthetic-20/acmr/{members[1].job.id}"
     assert record.data == members[0].data and record.history == []
+    assert record.encoders == members[0].encoders and len(record.encoders) == 1
     assert record.selection.rule == "each member's own" and record.selection.metric is None
     for name in ("parameters", "evaluation_seconds", "train_seconds"):
         assert record.cost[name] == pytest.approx(sum(one.cost[name] for one in members))
@@ -154,6 +158,8 @@ def test_the_command_makes_it_once(
 def test_every_protocol_and_the_split_that_was_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    corpus = Synthetic(20).read(tmp_path)
+    split = describe(items_of_test(corpus), "exact")
     for name, folds in (("synthetic-a", 1), ("synthetic-b", 2)):
         fitting = Protocol(
             name=name,
@@ -164,13 +170,16 @@ def test_every_protocol_and_the_split_that_was_evaluated(
             families=("ranks",),
             primary="rsum",
             folds=folds,
+            split=split,
         )
         monkeypatch.setitem(PROTOCOLS, name, fitting)
     record = summed(finished(tmp_path / "runs", methods="acmr", seeds=2), tmp_path / "runs")
     assert record.job.protocol == "synthetic-a" and set(record.also) == {"synthetic-b"}
     assert record.also["synthetic-b"].metrics["rsum"] > record.metrics["rsum"]
     monkeypatch.undo()
-    with pytest.raises(BadInput, match=r"under synthetic-a \+ synthetic-b and would be under synthetic-test"):
+    with pytest.raises(
+        BadInput, match=r"under synthetic-a@1 \+ synthetic-b@1 and would be under synthetic-test@1"
+    ):
         summed([tmp_path / "runs" / one.directory for one in record.ensemble], tmp_path / "other")
 
 
@@ -196,7 +205,9 @@ def test_models_tuned_on_validation_are_summed_there(tmp_path: Path, data_root: 
     [
         ({"dataset": "pascal_sentence"}, "has data set pascal_sentence and .* synthetic-20"),
         ({"preset": "small"}, "has preset small and .* smoke"),
-        ({"protocol": "synthetic-tiny"}, "has protocol synthetic-tiny and"),
+        ({"protocol": "synthetic-tiny"}, "has protocol synthetic-tiny@1 and"),
+        ({"protocol_version": 2}, "has protocol synthetic-test@2 and .* synthetic-test@1"),
+        ({"protocol_version": 0}, "has protocol synthetic-test@0 and .* synthetic-test@1"),
         ({"evaluated_on": "val"}, "has evaluated split val and"),
         ({"fingerprint": "f" * 64}, "has data fingerprint ffff"),
         ({"split_hash": "5" * 16}, "has test split 5555"),

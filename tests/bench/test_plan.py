@@ -161,7 +161,7 @@ def test_variants_on_other_splits_than_theirs_stay_apart(
     variants = {"pascal-a-map": {"data": {"validation": 0.0}}, "pascal-b-map": {"data": {"validation": 0.2}}}
     monkeypatch.setattr(experiments, "protocols_of", lambda settings: variants)
     jobs = planned(dataset="pascal_sentence", methods="cca", data_root=data_root)
-    assert [one.job.protocol for one in jobs] == ["pascal-a-map-unverified", "pascal-b-map-unverified"]
+    assert [one.job.protocol for one in jobs] == ["pascal-a-map-test", "pascal-b-map-test"]
     assert len({one.job.id for one in jobs}) == 2
 
 

@@ -154,6 +154,8 @@ def test_prepare_describes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert "train 20 images, 100 captions, 5 per image" in text
     assert "vocabulary" in text and "fingerprint" in text and "8 (" in text
+    assert "protocol synthetic-test@1\n    not the split of synthetic-tiny, which has 48 images" in text
+    assert 'split {ids: "exact", images: "' in text
     assert not list(tmp_path.iterdir())
 
 

@@ -212,3 +212,20 @@ def test_what_applies_to_a_parent_is_what_it_has() -> None:
     assert list(experiments.applicable(over, without_pictures)) == [list(over)[i] for i in (0, 2, 3)]
     whole = experiments.method_settings("gxn_finetune", "synthetic", "smoke")
     assert list(experiments.applicable(over, whole)) == list(over)[2:]
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "preset", "same"),
+    [
+        ("cca", "wikipedia", "small", True),
+        ("cca", "pascal_sentence", "smoke", True),
+        ("acmr", "wikipedia", "paper", True),
+        ("acmr", "wikipedia", "small", False),
+        ("timam", "flickr30k", "controlled", False),
+        ("mine", "wikipedia", "paper", False),
+    ],
+)
+def test_a_preset_under_which_nothing_changes_has_the_papers_settings(
+    method: str, dataset: str, preset: str, same: bool
+) -> None:
+    assert experiments.has_papers_settings(method, dataset, preset) is same

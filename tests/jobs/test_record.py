@@ -42,6 +42,18 @@ def test_a_record_is_read_as_it_was_written(
     assert [file.name for file in path.parent.iterdir()] == ["record.json"]
 
 
+def test_a_record_without_versions_counts_as_made_before_them(
+    tmp_path: Path, make_content: Callable[..., dict[str, Any]]
+) -> None:
+    numbers = {"metrics": {"mAP": 0.5}, "bootstrap": {}, "curves": {}}
+    also = {"wikipedia-test": {**numbers, "protocol_version": 3, "resembles": "wikipedia-1300-map"}}
+    record = read_record(write_record(tmp_path, make_content(also=also)))
+    assert record.protocol_label == "wikipedia-2173-map@0" and record.resembles == ""
+    main, other = record.by_protocol()
+    assert main is record
+    assert (other.protocol_label, other.resembles) == ("wikipedia-test@3", "wikipedia-1300-map")
+
+
 def test_array_scalars_are_plain_and_non_finite_numbers_absent(
     tmp_path: Path, make_content: Callable[..., dict[str, Any]]
 ) -> None:
@@ -62,6 +74,26 @@ def test_points_of_a_curve_that_are_not_finite_are_absent(
     curve = {"scope": [50, 100, 200], "precision": [0.5, math.nan, 0.3]}
     read = read_record(write_record(tmp_path, make_content(curves={"i2t/precision_scope": curve})))
     assert read.curves == {"i2t/precision_scope": {"scope": [50.0, 200.0], "precision": [0.5, 0.3]}}
+
+
+def test_a_record_of_an_earlier_version_says_neither_encoders_nor_dropped_queries(
+    tmp_path: Path, make_content: Callable[..., dict[str, Any]]
+) -> None:
+    content = make_content()
+    del content["encoders"]
+    read = read_record(write_record(tmp_path, content))
+    assert (read.encoders, read.dropped) == ((), {})
+
+
+def test_dropped_queries_are_those_of_each_protocol(
+    tmp_path: Path, make_content: Callable[..., dict[str, Any]]
+) -> None:
+    numbers = {"metrics": {"mAP": 0.5}, "bootstrap": {}, "curves": {}}
+    also = {"first": {**numbers, "dropped": {"i2t": 1, "t2i": 2}}, "second": numbers}
+    content = make_content(dropped={"i2t": 20, "t2i": 0}, also=also)
+    main, *others = read_record(write_record(tmp_path, content)).by_protocol()
+    assert main.dropped == {"i2t": 20, "t2i": 0}
+    assert [other.dropped for other in others] == [{"i2t": 1, "t2i": 2}, {}]
 
 
 def test_a_record_cannot_be_changed(make_record: Callable[..., Record]) -> None:

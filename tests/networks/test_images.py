@@ -65,3 +65,6 @@ def test_a_frozen_network_under_a_layer_that_learns(tmp_path: Path, freeze: str)
     encoder(pixels()).sum().backward()
     learnt = {name for name, one in encoder.named_parameters() if one.grad is not None}
     assert learnt == {"projection.weight", "projection.bias"}
+    assert not encoder.fine_tuned
+    encoder.backbone.unfreeze()
+    assert encoder.fine_tuned == (freeze == "until_plateau")

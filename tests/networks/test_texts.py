@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 
 from crossmodal_bench.core.batch import DataSpec, TextBatch
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.networks import LanguageModelEncoder, WordEncoder
+from crossmodal_bench.networks import LanguageModelEncoder, TextSource, WordEncoder
 from crossmodal_bench.networks.texts import SequencePooling
 
 LENGTHS = torch.tensor([5, 2, 7, 3])
@@ -80,9 +80,17 @@ def test_unfrozen_all_parameters_learn_and_frozen_only_those_above() -> None:
     encoder(words()).sum().backward()
     learnt = {name.split(".")[0] for name, one in encoder.named_parameters() if one.grad is not None}
     assert learnt == {"pool"}
+    assert encoder.source == TextSource("bert", "none", fine_tuned=False)
     encoder.language_model.unfreeze()
+    assert encoder.source == TextSource("bert", "none", fine_tuned=True)
     encoder(words()).sum().backward()
     assert all(one.grad is not None for one in encoder.parameters())
+
+
+def test_an_encoder_says_what_reads_the_captions() -> None:
+    assert WordEncoder().source == TextSource("bilstm")
+    assert WordEncoder(cell="gru", bidirectional=False).source == TextSource("gru")
+    assert WordEncoder(cell="none", pooling="mean").source == TextSource("words")
 
 
 def test_without_a_recurrent_network_the_vectors_themselves_are_pooled() -> None:

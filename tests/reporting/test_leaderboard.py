@@ -12,9 +12,18 @@ from crossmodal_bench.evaluation.intervals import intervals
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.published import Comparison, published_rows
 from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.layout import title
 from crossmodal_bench.reporting.leaderboard import features_text, leaderboard, tables
 
 Maker = Callable[..., Record]
+
+
+def encoders(text: str, **image: object) -> list[dict[str, object]]:
+    """What a record says of its encoders."""
+    return [{"image": image, "text": {"encoder": text, "fine_tuned": True}}]
+
+
+REGIONS = {"network": "precomputed", "regions": "precomputed", "count": 36, "dim": 2048}
 
 
 def with_features(record: Record, features: dict[str, object]) -> Record:
@@ -102,7 +111,7 @@ def test_results_that_do_not_give_the_records_numbers_do_not_count(answered: Ans
 def test_a_seed_without_results_leaves_the_row_to_its_records(
     answered: Answered, make_recall_record: Maker
 ) -> None:
-    records = [answered(0.3, method="scan"), make_recall_record(method="scan", seed=1)]
+    records = [answered(0.3, method="scan"), make_recall_record(method="scan", seed=1, protocol_version=1)]
     (row,) = leaderboard(records, answered.read)
     assert row.results.missing == "there is no file of them"
     assert (row.cells["rsum"].n, row.cells["rsum"].target) == (2, "method")
@@ -139,7 +148,7 @@ def test_only_rows_that_answered_the_same_queries_are_tested(
         answered(0.2, method="cca"),
         answered(0.2, method="vse", images=199),
         answered(0.2, method="bfan", data=data),
-        make_recall_record(method="gru", by=-9),
+        make_recall_record(method="gru", by=-9, protocol_version=1),
     ]
     (table,) = answered.tables(records)
     assert [table.rows[position].method for position in table.tested] == ["scan", "cca"]
@@ -149,7 +158,8 @@ def test_only_rows_that_answered_the_same_queries_are_tested(
 def test_where_the_first_cannot_be_tested_nothing_is_marked(
     answered: Answered, make_recall_record: Maker
 ) -> None:
-    records = [answered(0.1, method="scan"), make_recall_record(method="gru", metrics={"rsum": 500.0})]
+    unknown = make_recall_record(method="gru", metrics={"rsum": 500.0}, protocol_version=1)
+    records = [answered(0.1, method="scan"), unknown]
     (table,) = answered.tables(records)
     assert table.first == 0 and table.rows[0].method == "gru"
     assert table.tested == () and table.best_set == frozenset()
@@ -175,6 +185,8 @@ def test_a_metric_that_a_seed_lacks_is_averaged_over_the_others(make_record: Mak
         {"protocol": "wikipedia-1300-map"},
         {"dataset": "pascal"},
         {"evaluated_on": "val"},
+        {"protocol_version": 2},
+        {"resembles": "wikipedia-2173-map"},
     ],
 )
 def test_what_differs_in_more_than_the_seed_is_another_row(
@@ -182,7 +194,7 @@ def test_what_differs_in_more_than_the_seed_is_another_row(
 ) -> None:
     rows = leaderboard([make_record(seed=0), make_record(seed=1), make_record(seed=0, **change)])
     assert sorted(len(row.seeds) for row in rows) == [1, 2]
-    own_table = bool({"protocol", "dataset", "evaluated_on"} & change.keys())
+    own_table = bool({"protocol", "dataset", "evaluated_on", "protocol_version", "resembles"} & change.keys())
     assert len(tables(rows)) == (2 if own_table else 1)
 
 
@@ -202,6 +214,21 @@ def test_protocols_never_share_a_table_not_even_one_runs(make_recall_record: Mak
     assert [(table.protocol, table.rows[0].cells["rsum"].mean) for table in found] == [
         ("coco-1k-5fold", 400.0),
         ("coco-5k", 300.0),
+    ]
+
+
+def test_a_table_says_which_version_and_whether_the_split_is_verified(make_recall_record: Maker) -> None:
+    numbers = {"metrics": {"rsum": 400.0}, "bootstrap": {}, "curves": {}}
+    also = {"coco-test-5fold": {**numbers, "protocol_version": 2, "resembles": "coco-1k-5fold"}}
+    words = {"dataset": "coco", "protocol": "coco-5k"}
+    records = [
+        make_recall_record(**words, also=also, protocol_version=1),
+        make_recall_record(**words, seed=1),
+    ]
+    assert [title(table) for table in tables(leaderboard(records))] == [
+        "coco · coco-5k@0 · test · ranked by rsum",
+        "coco · coco-5k@1 · test · ranked by rsum",
+        "coco · coco-test-5fold@2 (split unverified) · test · ranked by rsum",
     ]
 
 
@@ -271,8 +298,8 @@ def test_rank_metrics_are_best_when_low(make_record: Maker) -> None:
 def test_the_papers_number_stands_only_where_it_is_comparable(make_record: Maker) -> None:
     comparable = {"protocol": "wikipedia-1300-map", "preset": "paper"}
     (row,) = leaderboard([make_record(**comparable)])
-    assert row.published.value is not None
-    assert "ACMR" in str(row.published.source)
+    assert row.published.value == 0.322
+    assert row.published.source == "ACMR Table 2, SIFT + LDA"
     for change in (
         {"protocol": "wikipedia-2173-map"},
         {"evaluated_on": "val"},
@@ -297,6 +324,7 @@ def test_a_suites_row_stands_beside_its_own_published_row(make_record: Maker) ->
                     suite="timam_table4",
                     label=label,
                     overrides={**overrides, **more},
+                    encoders=encoders("bilstm", network="resnet101", weights="r.pth", fine_tuned=True),
                     metrics={"t2i/R@1": 30.0},
                     bootstrap={},
                 )
@@ -321,8 +349,11 @@ def test_every_label_of_the_papers_numbers_is_a_suites() -> None:
 def test_addrs_base_row_is_each_hosts_own(make_recall_record: Maker) -> None:
     def published(method: str) -> float | None:
         coco = {"dataset": "coco", "protocol": "coco-1k-5fold", "preset": "paper", "suite": "addr_table1"}
-        overrides = experiments.overrides_of("addr_table1", method, "base")
-        (row,) = leaderboard([make_recall_record(method=method, label="base", overrides=overrides, **coco)])
+        own = {
+            "overrides": experiments.overrides_of("addr_table1", method, "base"),
+            "encoders": encoders("gru" if method == "vsrn" else "bigru", **REGIONS),
+        }
+        (row,) = leaderboard([make_recall_record(method=method, label="base", **own, **coco)])
         return row.cells["rsum"].published.value
 
     assert [published(method) for method in ("scan", "bfan_prob", "vsrn")] == [500.6, 504.8, 506.6]
@@ -341,7 +372,8 @@ def _summed(make: Maker, members: list[tuple[str, int, dict[str, object]]], **ch
         for at, (method, seed, overrides) in enumerate(members)
     ]
     coco = {"dataset": "coco", "protocol": "coco-5k", "preset": "paper", "label": "ensemble of two"}
-    (row,) = leaderboard([make(**{**coco, "ensemble": ensemble, **changes})])
+    own = encoders("gru" if changes["method"] == "vsrn" else "bigru", **REGIONS)
+    (row,) = leaderboard([make(**{**coco, "ensemble": ensemble, "encoders": own, **changes})])
     return row.cells["rsum"].published
 
 
@@ -381,25 +413,22 @@ def test_an_ensemble_and_a_single_model_are_never_one_row(make_recall_record: Ma
 
 @pytest.mark.parametrize("kind", ["grid", "detector"])
 def test_regions_of_ones_own_never_stand_beside_bottom_up_ones(make_recall_record: Maker, kind: str) -> None:
-    def published(features: dict[str, object], metric: str = "rsum", **changes: object) -> Comparison:
-        coco = {"dataset": "coco", "protocol": "coco-1k-5fold", "preset": "paper"}
-        record = make_recall_record(**{"method": "addr_scan", **coco, **changes})
-        changed = with_features(record, features)
-        return leaderboard([changed])[0].cells[metric].published
+    def published(metric: str = "rsum", **changes: object) -> Comparison:
+        coco = {"dataset": "coco", "protocol": "coco-1k-5fold", "preset": "paper", "method": "addr_scan"}
+        record = make_recall_record(**{**coco, **changes})
+        return leaderboard([record])[0].cells[metric].published
 
-    cut = {"regions": kind, "network": "resnet152"}
-    given = {"regions": "precomputed", "network": "precomputed", "count": 36, "dim": 2048}
-    assert published(given).value == 509.5
-    for other in ({"count": 49}, {"dim": 512}):
-        assert "ours are " in str(published({**given, **other}).reason), "no bottom-up regions"
-    for features in (cut, {"members": [None, cut]}):
-        assert published(features).reason == (
-            f"not comparable: published with bottom-up region features, ours are {kind} regions of resnet152"
-        )
-    other = published(cut, "sum", method="gxn", metrics={"sum": 300.0})
-    assert "published with ResNet-152, fine-tuned, ours are" in str(other.reason)
-    nothing = published(cut, dataset="flickr8k", protocol="flickr8k-1k")
-    assert "not published" in str(nothing.reason)
+    own = encoders("bigru", network="resnet152", weights="r.pth", regions=kind, count=36, dim=2048)
+    given = encoders("bigru", **REGIONS)
+    assert published(encoders=given).value == 509.5
+    for found in (published(encoders=own), published(encoders=[*given, *own])):
+        assert found.value is None
+        assert f"36 {kind} regions of ResNet-152 (frozen)" in str(found.reason)
+        assert "theirs: 36 bottom-up regions of width 2048" in str(found.reason)
+    other = published("sum", method="gxn", metrics={"sum": 300.0}, encoders=own)
+    assert "theirs: ResNet-152 (fine-tuned)" in str(other.reason)
+    nothing = published(dataset="flickr8k", protocol="flickr8k-1k", encoders=own)
+    assert "not published" in str(nothing.reason) and nothing.apart == ()
 
 
 def test_names_tell_rows_apart(make_record: Maker) -> None:

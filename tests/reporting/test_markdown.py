@@ -41,7 +41,8 @@ def test_a_readmes_block_says_what_its_numbers_mean_and_no_more(answered: Answer
     tables = [show(table) for table in answered.tables([*records, answered(0.15, method="cca")])]
     text = readme(tables)
     caption, _, head, _, scan, cca = text.splitlines()
-    assert caption.startswith("flickr8k · flickr8k-1k · test · ranked by rsum. Preset small. ± is the longer")
+    title = "flickr8k · flickr8k-1k@1 · test · ranked by rsum"
+    assert caption.startswith(f"{title}. Preset small. ± is the longer side of a 95 % interval; over images")
     assert head.startswith("| method | n | ± over | i2t/R@1 |") and head.endswith("| rsum |")
     assert scan.startswith("| ★ scan | 2 | images, seeds |") and scan.count("±") == 1
     first, second = (line.values["rsum"] for line in tables[0].lines)

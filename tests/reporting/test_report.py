@@ -56,7 +56,7 @@ def test_a_plain_table_that_is_too_wide_says_what_margins_cover_in_a_line_of_its
     records = [answered(0.3, method="scan", images=12, seed=seed) for seed in (0, 1)]
     print_leaderboard(records, narrow)
     both = {"metrics": {**records[0].metrics, "mAP": 0.5}, "bootstrap": {"mAP": [0.1, 0.9]}}
-    print_leaderboard([*records, make_recall_record(method="acmr", **both)], wide)
+    print_leaderboard([*records, make_recall_record(method="acmr", protocol_version=1, **both)], wide)
     assert any("small, n=2 (± images, seeds)" in line for line in narrow.getvalue().splitlines())
     lines = wide.getvalue().splitlines()
     assert any(line.startswith("   small, n=2 ") for line in lines) and max(map(len, lines)) <= 100
@@ -128,7 +128,7 @@ def test_notes_say_preset_data_features_labels_and_selection(board: list[Record]
 
 def test_notes_say_what_margins_marks_and_ties_mean(answered: Answered, make_recall_record: Maker) -> None:
     records = [answered(0.3, method="scan", seed=seed) for seed in (0, 1)]
-    records += [answered(0.2, method="cca"), make_recall_record(method="gru", by=-9)]
+    records += [answered(0.2, method="cca"), make_recall_record(method="gru", by=-9, protocol_version=1)]
     (table,) = answered.tables(records)
     margin, mark = meaning(table)
     assert margin == (
@@ -144,7 +144,10 @@ def test_notes_say_what_margins_marks_and_ties_mean(answered: Answered, make_rec
 
 
 def test_a_table_by_label_says_how_its_ties_count(make_record: Maker) -> None:
-    (table,) = tables(leaderboard([make_record(), make_record(method="cca")]))
+    (old,) = tables(leaderboard([make_record()]))
+    assert "ties: against the query throughout, as they counted before protocols had versions" in notes(old)
+    records = [make_record(method=method, protocol_version=1) for method in ("acmr", "cca")]
+    (table,) = tables(leaderboard(records))
     assert "ties: mAP keeps ties against the query" in notes(table)
     assert meaning(table)[1] == "no row is marked as among the best: the first in mAP cannot be tested"
 

@@ -20,12 +20,20 @@ from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.bench.runtime_estimate import dry_run
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import experiments
+from crossmodal_bench.jobs.encoders import Encoders, ImageFacts, TextFacts
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import read_record
 from crossmodal_bench.reporting.qualitative import save_panels
 from crossmodal_bench.training.worker import run_job, trainer_devices
 
 METHODS = experiments.names("methods")
+TINY_BERT = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "max_position_embeddings": 64,
+}
 
 
 def job(runs: Path, **words: Any) -> PlannedJob:
@@ -49,8 +57,13 @@ def test_every_method_runs_to_a_whole_record(method: str, tmp_path: Path) -> Non
     run_with_parents(planned)
     record = read_record(planned.directory)
     assert record.job == planned.job and record.evaluated_on == "test"
+    assert len(record.encoders) == 1
+    assert record.encoders[0].image is not None and record.encoders[0].text is not None, (
+        "nobody could compare"
+    )
     assert record.data.counts == planned.counts and record.data.split_hash == planned.split_hash
     assert record.data.fingerprint == planned.data_fingerprint
+    assert record.protocol_label == planned.protocols[0].label == "synthetic-test@1"
     quality = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr")
     unbounded = {f"{side}/{rank}" for side in ("i2t", "t2i") for rank in ("MedR", "MeanR")}
     unbounded |= {f"{name}{at}" for name in quality for at in ("", "@2", "@3", "@4", "@5")}
@@ -142,6 +155,54 @@ def test_a_label_protocol_has_a_map_of_its_space(tmp_path: Path, data_root: Path
     second.directory.mkdir()
     run_job(second, "cpu")
     assert not (second.directory / "projection.npz").exists()
+
+
+def test_queries_without_a_label_and_the_widths_of_given_features_are_in_the_record(tmp_path: Path) -> None:
+    folder = tmp_path / "nuswide10k"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 60), ("test", 30)):
+        labels = np.eye(4, dtype=np.uint8)[np.arange(count) % 4]
+        labels[: count // 2, :2] = 1
+        labels[-6:] = 0 if part == "test" else 1
+        np.save(folder / f"{part}_labels.npy", labels)
+        for what, width in (("images", 12), ("texts", 8)):
+            np.save(folder / f"{part}_{what}.npy", rng.normal(size=(count, width)).astype(np.float32))
+    planned = job(tmp_path / "runs", methods="cca", dataset="nuswide10k", data_root=tmp_path)
+    run_job(planned, "cpu")
+    record = read_record(planned.directory)
+    assert record.dropped == {"i2t": 6, "t2i": 6}
+    image, text = ImageFacts(network=None, dim=12), TextFacts(encoder=None, dim=8)
+    assert record.encoders == (Encoders(image=image, text=text),)
+
+
+def test_a_network_inside_the_model_and_what_is_trained_of_it_are_in_the_record(tmp_path: Path) -> None:
+    fakes.write_karpathy(tmp_path / "data")
+    sides = {
+        "model.init_args.image_encoder": {
+            "class_path": "crossmodal_bench.networks.ConvNetEncoder",
+            "init_args": {"freeze": "always"},
+        },
+        "model.init_args.text_encoder": {
+            "class_path": "crossmodal_bench.networks.LanguageModelEncoder",
+            "init_args": {"config": TINY_BERT, "hidden": 5, "freeze": "never"},
+        },
+        "data.images.size": 32,
+        "trainer.max_epochs": 1,
+    }
+    planned = job(
+        tmp_path / "runs",
+        methods="timam",
+        dataset="flickr8k",
+        data_root=tmp_path / "data",
+        network="resnet18",
+        weights="none",
+        overrides=sides,
+    )
+    run_job(planned, "cpu")
+    (encoders,) = read_record(planned.directory).encoders
+    assert encoders.image == ImageFacts(network="resnet18", weights="none", dim=512, fine_tuned=False)
+    assert encoders.text == TextFacts(encoder="bert", weights="none", fine_tuned=True)
 
 
 def test_a_probe_trains_six_steps_whatever_the_job_is_long(

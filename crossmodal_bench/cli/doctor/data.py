@@ -24,8 +24,9 @@ from crossmodal_bench.data.datasets.precomputed import precomputed_folder
 from crossmodal_bench.data.images import unreadable
 from crossmodal_bench.data.view_builders import lacking
 from crossmodal_bench.data.views import VIEWS
+from crossmodal_bench.evaluation.protocols import unverified
 from crossmodal_bench.jobs import experiments
-from crossmodal_bench.jobs.inputs import Inputs
+from crossmodal_bench.jobs.inputs import Inputs, fitting_protocols, matched_protocols
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.training.devices import trainer_devices
 
@@ -140,6 +141,7 @@ def examined(name: str, target: Target, *, several: bool) -> Iterator[Finding]:
         yield told(name, status, plan[0].missing, MANUAL)
         return
     yield Finding(name, "ok", _described(corpus, plan))
+    yield from _protocols(name, corpus)
     yield from _pictures(name, corpus)
     yield from _methods(name, plan)
     for planned in plan:
@@ -155,6 +157,22 @@ def _described(corpus: Corpus, plan: list[PlannedJob]) -> str:
     sources = {str(planned.config["data"].get("images", {}).get("regions", "auto")) for planned in plan}
     views = [view for view in VIEWS if any(not lacking(corpus, {view}, source) for source in sources)]
     return f"{images} images ({'/'.join(SPLITS)}); gives {', '.join(views)}"
+
+
+def _protocols(name: str, corpus: Corpus) -> Iterator[Finding]:
+    """What the test split is measured by, and what is wrong with one that looks like a published one."""
+    labels = ", ".join(protocol.label for protocol in fitting_protocols(corpus))
+    near = [match for match in matched_protocols(corpus) if match.counts_agree and not match.verified]
+    if not near:
+        yield Finding(f"{name}: protocols", "ok", f"what is measured on the test split is {labels}")
+    for match in near:
+        text = f"{match.sentence}; what is measured is {unverified(match.protocol).label} (split unverified)"
+        if match.protocol.split.verifiable:
+            fix = "put the published split there, or take the numbers for what they are: your own split's"
+            yield Finding(f"{name}: protocols", "warning", text, fix)
+        else:
+            fix = f"crossmodal-bench prepare {name} prints by what it could be recognised"
+            yield Finding(f"{name}: protocols", "information", text, fix)
 
 
 def _pictures(name: str, corpus: Corpus) -> Iterator[Finding]:

@@ -23,8 +23,9 @@ MOST_LABELS = 4096
 class Karpathy(DatasetReader):
     """A folder with ``dataset*.json`` and ``images/``, and regions where a folder ``*_precomp`` has them.
 
-    Each entry of ``images`` has ``filename``, ``split``, ``sentences`` (``raw``), optionally ``filepath`` (a
-    folder below ``images/``) and ``label`` (a name or a number) or ``labels`` (a list of them).
+    Each entry of ``images`` has ``filename``, ``split``, ``sentences`` (``raw``, optionally ``sentid``),
+    optionally ``filepath`` (a folder below ``images/``) and ``label`` (a name or a number) or ``labels`` (a
+    list of them).
 
     Args:
         folder: name below the data root.
@@ -52,6 +53,7 @@ class Karpathy(DatasetReader):
         splits: list[str] = []
         captions: list[str] = []
         caption_ids: list[str] = []
+        caption_keys: list[str] = []
         caption_image: list[int] = []
         for number, entry in enumerate(entries):
             name = _name(entry, path, number)
@@ -67,6 +69,8 @@ class Karpathy(DatasetReader):
                     )
                 captions.append(raw)
                 caption_ids.append(f"{name}#{k}")
+                if isinstance(sentence.get("sentid"), int):
+                    caption_keys.append(str(sentence["sentid"]))
                 caption_image.append(number)
         images = folder / "images"
         regions = precomputed_folder(folder)
@@ -78,6 +82,7 @@ class Karpathy(DatasetReader):
             caption_image=np.array(caption_image, dtype=np.int64),
             split=split_names(splits, path),
             captions=tuple(captions),
+            caption_keys=tuple(caption_keys) if len(caption_keys) == len(captions) else None,
             labels=_labels(entries, path),
             images=ImageFiles.within(images, names) if has_pictures else None,
             source=str(path),

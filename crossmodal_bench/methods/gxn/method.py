@@ -19,7 +19,7 @@ from crossmodal_bench.losses import triplet_ranking_loss
 from crossmodal_bench.methods.base import RetrievalMethod
 from crossmodal_bench.methods.gxn.generation import CaptionPath, PicturePath, training_references
 from crossmodal_bench.methods.optimization import AdamSettings, EpochDecaySettings
-from crossmodal_bench.networks import ImageEncoder, unit
+from crossmodal_bench.networks import ImageEncoder, TextSource, unit
 from crossmodal_bench.networks.backbones import BackboneSource
 from crossmodal_bench.networks.texts import SequencePooling
 from crossmodal_bench.similarity import order_similarity
@@ -180,6 +180,16 @@ class GXN(RetrievalMethod):
     def backbone(self) -> BackboneSource | None:
         """The image encoder's pre-trained network."""
         return self.image_encoder.source
+
+    @property
+    def fine_tunes_backbone(self) -> bool:
+        """As the image encoder does."""
+        return self.image_encoder.fine_tuned
+
+    @property
+    def text_source(self) -> TextSource:
+        """The encoder of the abstract vectors; that of the grounded ones reads in one direction always."""
+        return TextSource("bigru" if self.text_encoder_settings.bidirectional else "gru")
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam over encoders and decoder.

@@ -7,7 +7,7 @@ from torch import Tensor
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch, require
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.methods.hosts.base import Encoded, Host
-from crossmodal_bench.networks import UnitEmbedding, WordStates, unit
+from crossmodal_bench.networks import TextSource, UnitEmbedding, WordStates, unit
 from crossmodal_bench.similarity import bfan_similarity, scan_similarity
 from crossmodal_bench.similarity.bfan import Focal
 from crossmodal_bench.similarity.cross_attention import FeatureNorm
@@ -21,6 +21,8 @@ class RegionWordHost(Host):
         dim: width of both.
         embedding: width of the word vectors.
     """
+
+    text_source = TextSource("bigru")
 
     def __init__(self, dim: int = 1024, embedding: int = 300) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.networks import TextSource
 
 
 class Encoded(NamedTuple):
@@ -27,10 +28,12 @@ class Host(nn.Module, ABC):
 
     Attributes:
         fragment_dim: width of the fragments; known once it is built.
+        text_source: what reads the captions; None where a host does not say.
     """
 
     requires: frozenset[str] = frozenset({"regions", "words"})
     fragment_dim: int
+    text_source: TextSource | None = None
 
     @abstractmethod
     def build(self, spec: DataSpec) -> None:

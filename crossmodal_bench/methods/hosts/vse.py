@@ -10,7 +10,7 @@ from torch import Tensor
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch, require
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.methods.hosts.base import Encoded, Host
-from crossmodal_bench.networks import UnitEmbedding, WordStates, unit
+from crossmodal_bench.networks import TextSource, UnitEmbedding, WordStates, unit
 from crossmodal_bench.similarity import cosine_similarity, order_similarity
 
 
@@ -24,6 +24,7 @@ class VSE(Host):
     """
 
     requires = frozenset({"features", "words"})
+    text_source = TextSource("gru")
 
     def __init__(
         self, dim: int = 1024, embedding: int = 300, measure: Literal["cosine", "order"] = "cosine"

@@ -11,6 +11,7 @@ from crossmodal_bench.methods.hosts.base import Encoded, Host
 from crossmodal_bench.networks.captioning import CaptionGenerator
 from crossmodal_bench.networks.embedding import unit
 from crossmodal_bench.networks.reasoning import RegionReasoning
+from crossmodal_bench.networks.texts import TextSource
 from crossmodal_bench.networks.words import WordStates
 
 
@@ -31,6 +32,8 @@ class VSRN(Host):
         caption_embedding: width of the caption branch's own word vectors.
         dropout: of the caption branch's inputs.
     """
+
+    text_source = TextSource("gru")
 
     def __init__(
         self,

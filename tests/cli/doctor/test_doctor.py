@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,7 @@ from crossmodal_bench.cli.doctor import (
 from crossmodal_bench.cli.doctor.findings import Finding, Status, Target, guarded, within
 from crossmodal_bench.cli.doctor.listing import print_area
 from crossmodal_bench.cli.main import main
+from crossmodal_bench.evaluation import PROTOCOLS, KnownSplit
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
 from crossmodal_bench.jobs.locks import locked
@@ -411,6 +413,7 @@ def test_a_good_data_set_with_a_damaged_picture(target: Target, monkeypatch: pyt
     found = by_name(one for one in data.data_sets(target) if one.name.startswith("mine"))
     assert "gives pixels" in found["mine"].text and found["mine"].status == "ok"
     assert found["mine: pictures"].status == "problem" and "prepare mine" in found["mine: pictures"].fix
+    assert found["mine: protocols"].text == "what is measured on the test split is mine-test@1"
     assert found["mine: methods"].text == "nothing is missing for cca, addr_scan"
     assert "discriminators" in found["mine: ADDR"].text
 
@@ -421,8 +424,22 @@ def test_what_a_data_set_has_nothing_for_is_no_problem(
     fakes.write_feature_arrays(target.data_root)
     monkeypatch.setattr(experiments, "DEFAULT_METHODS", ("cca", "timam"))
     found = [one for one in data.data_sets(target) if one.name.startswith("pascal_sentence: ")]
-    assert [one.status for one in found] == ["ok", "information"]
-    assert found[1].text.startswith("timam cannot run: pascal_sentence has no")
+    assert [one.status for one in found] == ["ok", "ok", "information"]
+    assert found[2].text.startswith("timam cannot run: pascal_sentence has no")
+
+
+def test_a_split_of_a_published_ones_size_is_looked_at(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "DEFAULT_METHODS", ("cca",))
+    fakes.write_feature_arrays(target.data_root)
+    for known, status in ((KnownSplit(), "information"), (KnownSplit(images="0" * 16), "warning")):
+        changed = replace(PROTOCOLS["pascal-map"], images=8, captions=(8,), split=known)
+        monkeypatch.setitem(PROTOCOLS, "pascal-map", changed)
+        found = by_name(one for one in data.data_sets(target) if one.name.startswith("pascal_sentence"))
+        answer = found["pascal_sentence: protocols"]
+        assert (answer.status, "agree with pascal-map, but" in answer.text) == (status, True)
+        assert answer.text.endswith("what is measured is pascal_sentence-test@1 (split unverified)")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""Which published number may stand beside ours, and which are listed apart, by what our records say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crossmodal_bench.jobs import experiments
+from crossmodal_bench.jobs.published import Comparison, Setting, comparison
+from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.jobs.suite_ensembles import is_a_suites
+
+_KNOWN_OTHERWISE = ("data.images.network", "data.images.weights")
+"""Overrides that say what made the image features, which the record itself says."""
+
+
+def published_beside(records: Sequence[Record], metric: str) -> Comparison:
+    """The published number for a metric of one row's records, which differ in nothing but their seeds."""
+    record = records[-1]
+    job = record.job
+    if record.evaluated_on != "test":
+        return Comparison(None, reason=f"not comparable: evaluated on {record.evaluated_on}, not on test")
+    if record.ensemble and not is_a_suites(record):
+        return Comparison(None, reason="not comparable: no suite sums these models for a paper's ensemble")
+    label = "" if record.ensemble else job.label
+    return comparison(job.method, job.protocol, metric, _setting(records), label=label)
+
+
+def _setting(records: Sequence[Record]) -> Setting:
+    record = records[-1]
+    job = record.job
+    encoders = (
+        dict.fromkeys(each for seed in records for each in seed.encoders)
+        if all(seed.encoders for seed in records)
+        else ()
+    )
+    # What a row's label says, and which models a sum has, holds for the paper's settings alone.
+    own_settings = not (job.label or record.ensemble)
+    papers_settings = job.preset == "paper" or (
+        own_settings and experiments.has_papers_settings(job.method, job.dataset, job.preset)
+    )
+    return Setting(
+        encoders=tuple(encoders),
+        preset=job.preset,
+        papers_settings=papers_settings,
+        ensemble=bool(record.ensemble),
+        overrides=() if record.ensemble else _changed(record),
+    )
+
+
+def _changed(record: Record) -> tuple[str, ...]:
+    """The overrides that are not those of the suite's row that the record is of."""
+    job = record.job
+    own = experiments.overrides_of(job.suite, job.method, job.label)
+    absent = object()
+    return tuple(
+        key
+        for key in sorted(own.keys() | job.overrides.keys())
+        if key not in _KNOWN_OTHERWISE and own.get(key, absent) != job.overrides.get(key, absent)
+    )
