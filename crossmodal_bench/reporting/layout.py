@@ -59,6 +59,7 @@ def notes(table: Table) -> list[str]:
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
     lines += _distinct(table, "no label", _dropped_text)
+    lines += _distinct(table, "repeats", _repeats_text)
     lines += _distinct(table, "checkpoint", lambda record: record.selection.rule)
     started = defaultdict(list)
     for row in table.rows:
@@ -157,6 +158,18 @@ def _distinct(table: Table, what: str, read: Callable[[Record], str]) -> list[st
     if len(variants) == 1:
         return [f"{what}: {text}" for text in variants if text]
     return [f"{what} ({_names(names)}): {text}" for text, names in variants.items() if text]
+
+
+def _repeats_text(record: Record) -> str:
+    """How many of the captions that were searched say what a caption of another image says."""
+    counts = record.data.counts.get(record.evaluated_on, {})
+    repeats, captions = counts.get("repeated_captions", 0), counts.get("captions", 0)
+    if not repeats or not captions:
+        return ""
+    return (
+        f"{repeats} of {captions} captions ({100 * repeats / captions:.1f} %) say word for word what a caption "
+        "of another image says; only an image's own captions are right, except under an -equal protocol"
+    )
 
 
 def _dropped_text(record: Record) -> str:
