@@ -16,8 +16,8 @@ PARTS = ("parameters", "first", "second", "steps")
 
 def work(rank: int, world: int, folder: str, checkpoint: str, epochs: int) -> None:
     """One process of a training run."""
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    from test_addr import settings
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    from test_method import settings
 
     from crossmodal_bench.training.lightning_cli import instantiate
 

@@ -275,7 +275,7 @@ def launch(out: str) -> int:
 @pytest.mark.slow
 def test_two_processes_train_alike_and_evaluate_as_one(tmp_path: Path) -> None:
     out = tmp_path / "rank"
-    paths = [str(Path(crossmodal_bench.__file__).parents[1]), str(Path(__file__).parents[1])]
+    paths = [str(Path(crossmodal_bench.__file__).parents[1]), str(Path(__file__).parents[2])]
     finished = subprocess.run(
         [sys.executable, __file__, str(out)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])},
