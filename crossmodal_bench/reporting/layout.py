@@ -133,7 +133,7 @@ def _mark_note(table: Table) -> str:
             "pairs of the table)"
         )
     else:
-        text = f"no row is marked as among the best: the first in {table.primary} cannot be tested"
+        text = f"no row is marked as among the best: the first in {table.primary} cannot be tested against another"
     untested = [row.name for position, row in enumerate(table.rows) if position not in table.tested]
     return f"{text}; not tested: {_names(untested)}" if table.best_set and untested else text
 

@@ -140,9 +140,10 @@ class Table:
     def best_set(self) -> frozenset[int]:
         """The positions of the rows that are not significantly behind the first, which is one of them.
 
-        There are none where the first can't be tested: the highest number alone says nothing.
+        There are none where the first can't be tested, or against nothing: the highest number alone says
+        nothing.
         """
-        if self.first is None or self.first not in self.tested:
+        if self.first is None or self.first not in self.tested or len(self.tested) < 2:
             return frozenset()
         return not_behind_first(self.first, self.pairs)
 

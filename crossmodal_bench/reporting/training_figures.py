@@ -64,7 +64,7 @@ def discriminator_accuracy(rows: Sequence[Row]) -> bytes | None:
     A row beside its ablation without adversary says whether the encoders have learnt to hide the modality.
     """
     lines = [(f"{row.name}, {row.preset}", _by_epoch(row, "train/discriminator_accuracy")) for row in rows]
-    return _over_epochs(lines, "discriminator accuracy (fraction right)", chance=0.5)
+    return _over_epochs(lines, "accuracy (fraction right)", chance=0.5)
 
 
 def validation_curves(rows: Sequence[Row]) -> bytes | None:
