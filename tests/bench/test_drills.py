@@ -126,7 +126,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(start: Start, tmp_path
 
 def ranks_of(directory: Path) -> list[int]:
     """The processes of a job on several devices."""
-    found = subprocess.run(["pgrep", "-f", f"bench.launchers.job {directory}"], capture_output=True, text=True)
+    found = subprocess.run(
+        ["pgrep", "-f", f"bench.launchers.job {directory}"], capture_output=True, text=True
+    )
     return [int(word) for word in found.stdout.split()]
 
 

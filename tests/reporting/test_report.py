@@ -149,7 +149,10 @@ def test_a_table_by_label_says_how_its_ties_count(make_record: Maker) -> None:
     records = [make_record(method=method, protocol_version=1) for method in ("acmr", "cca")]
     (table,) = tables(leaderboard(records))
     assert "ties: mAP keeps ties against the query" in notes(table)
-    assert meaning(table)[1] == "no row is marked as among the best: the first in mAP cannot be tested"
+    assert (
+        meaning(table)[1]
+        == "no row is marked as among the best: the first in mAP cannot be tested against another"
+    )
 
 
 def test_the_page_shows_how_sure_the_differences_are(answered: Answered) -> None:
