@@ -133,7 +133,9 @@ def _mark_note(table: Table) -> str:
             "pairs of the table)"
         )
     else:
-        text = f"no row is marked as among the best: the first in {table.primary} cannot be tested against another"
+        text = (
+            f"no row is marked as among the best: the first in {table.primary} cannot be tested against another"
+        )
     untested = [row.name for position, row in enumerate(table.rows) if position not in table.tested]
     return f"{text}; not tested: {_names(untested)}" if table.best_set and untested else text
 
@@ -167,8 +169,8 @@ def _repeats_text(record: Record) -> str:
     if not repeats or not captions:
         return ""
     return (
-        f"{repeats} of {captions} captions ({100 * repeats / captions:.1f} %) say word for word what a caption "
-        "of another image says; only an image's own captions are right, except under an -equal protocol"
+        f"{repeats} of {captions} captions ({100 * repeats / captions:.1f} %) say word for word what a "
+        "caption of another image says; only an image's own captions are right, except under an -equal protocol"
     )
 
 
