@@ -164,6 +164,7 @@ def run_ensemble(
                     "sum records of one data.validation"
                 )
         items = items_of(corpus, split)
+        assert items.owner is not None
         protocols = protocols_of(ensemble.members[0], corpus)
         device = encoded[0].device
         evaluations = [
