@@ -82,6 +82,9 @@ def lines(scored: Scored) -> Iterator[str]:
         doubt = " (split unverified)" if protocol.resembles else ""
         yield f"{protocol.label}{doubt}, {images:,} images, {captions:,} captions"
         for key in metric_table.in_order(set(metrics)):
+            # Of captions further down the list the record knows, too.
+            if (metric_table.lookup(key).caption_rank or 1) > 1:
+                continue
             value = f"  {key:12s} {metric_table.formatted(key, metrics[key]):>8s}"
             if key in intervals:
                 low, high = (metric_table.formatted(key, bound) for bound in intervals[key])

@@ -28,8 +28,8 @@ PRESET_NOTES = {
     "not the paper's setting",
     "small": "preset small: small networks and frozen features, NOT the paper's setting",
     "smoke": "preset smoke: minutes of training to show that everything runs, NOT a result",
-    "given": "preset given: a model from elsewhere, evaluated by its vectors or scores; how it was trained is "
-    "its author's to say",
+    "given": "preset given: a model from elsewhere, evaluated by its vectors or scores; how it was trained "
+    "is its author's to say",
 }
 
 

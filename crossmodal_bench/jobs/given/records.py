@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Record, read_record
 
@@ -17,7 +18,11 @@ def given_records(runs: Path, datasets: Sequence[str]) -> list[Record]:
     found = []
     for dataset in dict.fromkeys(datasets):
         for directory in map(JobDirectory, sorted((runs / dataset).glob("*/*"))):
-            if directory.is_done():
-                record = read_record(directory.path)
-                found += [record] if record.job.preset == PRESET else []
+            try:
+                record = read_record(directory.path) if directory.is_done() else None
+            # A report of all records will name the file; it is no reason to stop a bench.
+            except BadInput:
+                continue
+            if record is not None and record.job.preset == PRESET:
+                found.append(record)
     return found
