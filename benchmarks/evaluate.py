@@ -3,8 +3,8 @@
     python benchmarks/evaluate.py [--images 1000] [--captions 5] [--width 256] [--repeats 5]
 
 Each measurement is a process of its own. Imports are those beyond torch: torch is imported first, then the
-clock starts. The evaluation has vectors of random numbers as `.npy`, ids, and writes its record. The last line
-says whether the imports stay below two seconds.
+clock starts. The evaluation has vectors of random numbers as `.npy`, ids, and writes its record. The last
+line says whether the imports stay below two seconds.
 """
 
 from __future__ import annotations

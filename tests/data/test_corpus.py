@@ -307,7 +307,7 @@ def test_validation_is_drawn_by_whole_identities() -> None:
 
 
 def test_with_captions_keeps_some_and_every_image() -> None:
-    whole = corpus(per_image=3)
+    whole = fakes.corpus(per_image=3)
     rows = np.flatnonzero(np.arange(len(whole.caption_ids)) % 3 != 1)
     fewer = whole.with_captions(rows)
     assert fewer.image_ids == whole.image_ids

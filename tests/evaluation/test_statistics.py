@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from crossmodal_bench.evaluation import t_interval
+from crossmodal_bench.evaluation.statistics import t_quantile
 
 
 def test_t_interval_is_scipys() -> None:

@@ -95,23 +95,22 @@ def read_dataset(named: NamedDataset, data_root: Path | None, counts: tuple[int,
         BadInput: files are damaged or, below a data root that was named, missing.
     """
     root = _DEFAULT_ROOT if data_root is None else data_root
+    first: ReadDataset | None = None
     try:
-        found = list(_corpora(named, root))
+        for each in _corpora(named, root):
+            sizes = each.corpus.counts()["test"]
+            if (sizes["images"], sizes["captions"]) == counts:
+                return each
+            first = first or each
     except MissingInput:
         if data_root is not None:
             raise
         return None
-    if not found:
-        if data_root is not None:
-            raise MissingInput(
-                f"data set '{named.folder}' is not below {data_root}; put it there, or leave --data-root out"
-            )
-        return None
-    sizes = [each.corpus.counts()["test"] for each in found]
-    fitting = [
-        each for each, size in zip(found, sizes, strict=True) if (size["images"], size["captions"]) == counts
-    ]
-    return (fitting or found)[0]
+    if first is None and data_root is not None:
+        raise MissingInput(
+            f"data set '{named.folder}' is not below {data_root}; put it there, or leave --data-root out"
+        )
+    return first
 
 
 def _corpora(named: NamedDataset, root: Path) -> Iterator[ReadDataset]:
@@ -124,9 +123,17 @@ def _corpora(named: NamedDataset, root: Path) -> Iterator[ReadDataset]:
         if named.wanted in variants and variant != named.wanted:
             continue
         data = experiments.merge({"data": settings["data"]}, section)["data"]
-        yield ReadDataset(
-            read_corpus(_reader(data["dataset"]), root, validation=data.get("validation", 0.0)), variant
-        )
+        reader = _reader(data["dataset"])
+        validation = data.get("validation", 0.0)
+        try:
+            corpus = read_corpus(reader, root, validation=validation)
+        except MissingInput:
+            # Ids and captions are enough: the pictures have become vectors elsewhere.
+            bare = reader.without_pictures()
+            if bare is None:
+                raise
+            corpus = read_corpus(bare, root, validation=validation)
+        yield ReadDataset(corpus, variant)
 
 
 def _reader(settings: dict[str, Any]) -> DatasetReader:

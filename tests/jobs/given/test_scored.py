@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 import torch
@@ -678,3 +679,49 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert (record.job.method, record.job.protocol) == ("my-model", "synthetic-tiny")
     (words,) = re.findall(r"^crossmodal-bench (evaluate (?:.*\\\n)*.*)$", section, flags=re.MULTILINE)
     assert main(words.replace("\\\n", " ").split()) == 0
+
+
+@pytest.mark.parametrize("pictures", [True, False])
+def test_a_data_set_of_ones_own_is_found_by_its_folder(pictures: bool, tmp_path: Path) -> None:
+    fakes.write_karpathy(tmp_path, "mine", images=pictures)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(5, WIDTH))
+    texts = images.repeat(2, 0) + rng.normal(size=(10, WIDTH))
+    # The test images are numbers 16 to 20 of the JSON.
+    order = rng.permutation(10)
+    words: dict[str, Any] = {
+        "image_ids": [f"{16 + row:04d}" for row in range(5)],
+        "caption_ids": [f"images/{16 + row // 2:04d}.jpg#{row % 2}" for row in order],
+        "data_root": tmp_path,
+    }
+    found = evaluate_embeddings(images, texts[order], dataset="mine", **words)
+    alone = evaluate_embeddings(images, texts, dataset="elsewhere")
+    ranked = alone.metrics["elsewhere-test"]
+    assert {key: found.metrics["mine-test"][key] for key in ranked} == ranked
+    assert "CIDEr" in found.metrics["mine-test"]
+    words["caption_ids"][0] = "0000.jpg#0"
+    with pytest.raises(
+        BadInput, match=r"1 of 10 captions are not in the test split of mine \('0000.jpg#0'\)"
+    ):
+        evaluate_embeddings(images, texts[order], dataset="mine", **words)
+
+
+def test_splits_of_wikipedia_are_told_apart_by_their_sizes(tmp_path: Path) -> None:
+    fakes.write_wikipedia(tmp_path)
+    rng = np.random.default_rng(0)
+    images, texts = rng.normal(size=(11, 4)), rng.normal(size=(11, 4))
+    scored = evaluate_embeddings(images, texts, dataset="wikipedia", data_root=tmp_path)
+    assert [each.label for each in scored.protocols] == ["wikipedia-2173-map-test@1"]
+    assert "mAP" in scored.metrics["wikipedia-2173-map-test"]
+    with pytest.raises(BadInput, match="the data set's files have what --labels gives; leave it out"):
+        evaluate_embeddings(images, texts, dataset="wikipedia", data_root=tmp_path, labels=[0] * 11)
+
+
+def test_classes_are_means_of_vectors_and_not_of_scores(tmp_path: Path) -> None:
+    fakes.write_cub(tmp_path)
+    rng = np.random.default_rng(0)
+    images, texts = rng.normal(size=(6, 4)), rng.normal(size=(12, 4))
+    scored = evaluate_embeddings(images, texts, dataset="cub", data_root=tmp_path)
+    assert "t2i/AP@50" in scored.metrics["cub-test"]
+    with pytest.raises(BadInput, match="mean vector of a class; give --images and --texts instead"):
+        evaluate_embeddings(scores=images @ texts.T, dataset="cub", data_root=tmp_path)
