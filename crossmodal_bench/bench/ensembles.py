@@ -16,6 +16,7 @@ import torch
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.evaluation.ensemble import evaluate_ensemble
+from crossmodal_bench.evaluation.items import items_of, positives_of
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.locks import locked
 from crossmodal_bench.jobs.provenance import environment
@@ -27,15 +28,7 @@ from crossmodal_bench.jobs.record import (
     row_name,
     write_record,
 )
-from crossmodal_bench.training.results import (
-    device_name,
-    identities_of,
-    labels_of,
-    owners,
-    peak_memory_mb,
-    positives_of,
-    results,
-)
+from crossmodal_bench.jobs.results import device_name, peak_memory_mb, results
 from crossmodal_bench.training.trained_model import check_model, encode, protocol_labels, protocols_of
 
 _MUST_AGREE: dict[str, Callable[[Record], Any]] = {
@@ -170,21 +163,23 @@ def run_ensemble(
                     f"{record.directory} was evaluated on other items of {split} than the first record; "
                     "sum records of one data.validation"
                 )
+        items = items_of(corpus, split)
+        assert items.owner is not None
         protocols = protocols_of(ensemble.members[0], corpus)
         device = encoded[0].device
         evaluations = [
             evaluate_ensemble(
                 protocol if split == "test" else protocol.of_any_size(),
                 [model.member for model in encoded],
-                owners(corpus, split),
-                labels_of(corpus, split),
-                identities_of(corpus, split),
+                items.owner,
+                items.labels,
+                items.identities,
                 positives=positives_of(corpus, split, protocol),
                 device=device,
             )
             for protocol in protocols
         ]
-        measured = results(ensemble.directory, corpus, split, evaluations)
+        measured = results(ensemble.directory, items, evaluations)
         write_record(ensemble.directory, {**_head(ensemble), **measured, **_tail(ensemble, device, started)})
     return read_record(ensemble.directory)
 

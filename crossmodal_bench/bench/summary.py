@@ -8,6 +8,7 @@ from crossmodal_bench.bench import planned_ensembles as suite_ensembles
 from crossmodal_bench.bench.dependencies import held_back, needs, waits_in_vain
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs.given.records import given_records
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Record, read_record
 from crossmodal_bench.jobs.state import State, state_of
@@ -62,12 +63,22 @@ def describe_plan(
             why += "; RERUN=stale runs it again"
         log(f"  {name:34s} {job.protocol:22s} seed {job.seed}  {state.name}{why}")
     suite_ensembles.describe(plan, options, log)
+    for record in _given_beside(plan, options):
+        job = record.job
+        log(f"  {job.method:34s} {job.protocol:22s} seed {job.seed}  given")
     return to_run
 
 
 def records_of(plan: Sequence[PlannedJob]) -> list[Record]:
     """The records that are there."""
     return [read_record(planned.directory) for planned in plan if planned.files.is_done()]
+
+
+def _given_beside(plan: Sequence[PlannedJob], options: BenchOptions) -> list[Record]:
+    """What users have given of the plan's data sets, under a protocol of the plan."""
+    protocols = {planned.job.protocol for planned in plan}
+    given = given_records(options.runs, [planned.job.dataset for planned in plan])
+    return [record for record in given if record.job.protocol in protocols]
 
 
 def conclude(
@@ -86,7 +97,7 @@ def conclude(
     states = [state_of(planned) for planned in plan]
     records = records_of(plan) + suite_ensembles.ensemble_records(plan, options)
     if records:
-        print_leaderboard(records)
+        print_leaderboard([*records, *_given_beside(plan, options)])
     failed_ids = {planned.job.id for planned in failed}
     for planned, state in zip(plan, states, strict=True):
         shown = held_back(planned, failed_ids, options) or state

@@ -13,6 +13,7 @@ from typing import Any
 from crossmodal_bench import __version__
 from crossmodal_bench.bench.options import NAMES, add_options, read_options
 from crossmodal_bench.cli import commands as actions
+from crossmodal_bench.cli import evaluate as given
 from crossmodal_bench.core.errors import BadInput, Diverged
 from crossmodal_bench.core.signals import AGAIN, Interrupted
 from crossmodal_bench.reporting.formats import FORMATS
@@ -75,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     ensemble = _command(commands, "ensemble", actions.ensemble, text, ("data_root", "runs", "wandb"))
     text = "a job's directory, or its record.json"
     ensemble.add_argument("records", nargs="+", type=Path, metavar="RECORD", help=text)
+
+    text = "rank a model from elsewhere by its vectors or scores, as a row beside the bench's"
+    given.add_arguments(_command(commands, "evaluate", given.evaluate, text, ("runs",)))
 
     text = "print the leaderboard of all records, and write it to RUNS/report/"
     report = _command(commands, "report", actions.report, text, ("runs",))

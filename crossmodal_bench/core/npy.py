@@ -86,6 +86,9 @@ def is_pickled(path: Path) -> BadInput:
 @contextmanager
 def _sentences(path: Path, suffix: str) -> Iterator[None]:
     try:
+        # A pipe would be waited for.
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path} cannot be read (it is no file); put the file there")
         yield
     except BadInput:
         raise

@@ -144,6 +144,21 @@ class Corpus:
             text_features=None if self.text_features is None else self.text_features[keep_caption],
         )
 
+    def with_captions(self, rows: NDArray[np.int64]) -> Corpus:
+        """The corpus with some of its captions alone; each image must keep one.
+
+        Args:
+            rows: indices of the captions to keep, ascending.
+        """
+        return replace(
+            self,
+            caption_ids=tuple(self.caption_ids[row] for row in rows),
+            caption_image=self.caption_image[rows],
+            captions=None if self.captions is None else tuple(self.captions[row] for row in rows),
+            caption_keys=None if self.caption_keys is None else tuple(self.caption_keys[row] for row in rows),
+            text_features=None if self.text_features is None else self.text_features[rows],
+        )
+
     def with_validation(self, share: float, seed: int = 0) -> Corpus:
         """The corpus with a validation split drawn from train, stratified by label where labels are single.
 

@@ -19,8 +19,8 @@ from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets import DatasetReader
 from crossmodal_bench.data.features import Extracted, FeatureStore, Progress, extract_features
 from crossmodal_bench.data.image_settings import ImageSettings
-from crossmodal_bench.data.images import unreadable
 from crossmodal_bench.data.loader import BatchLoader, BatchOrder, Phase, PhaseOrder
+from crossmodal_bench.data.reading import read_corpus
 from crossmodal_bench.data.text import TextSettings, Vocabulary
 from crossmodal_bench.data.view_builders import (
     bags_of_words,
@@ -107,12 +107,12 @@ class CrossModalDataModule(pl.LightningDataModule):
     def corpus(self) -> Corpus:
         """The corpus, read once; without its unreadable images where they are to be skipped."""
         if self._corpus is None:
-            corpus = self.dataset.read(self.root)
-            if self.images.on_bad_image == "skip" and corpus.images is not None:
-                bad = sorted(unreadable(corpus.images))
-                names = tuple(corpus.image_ids[row] for row in bad)
-                corpus = replace(corpus.without_images(bad), skipped=names) if bad else corpus
-            self._corpus = corpus.with_validation(self.validation)
+            self._corpus = read_corpus(
+                self.dataset,
+                self.root,
+                skip_unreadable=self.images.on_bad_image == "skip",
+                validation=self.validation,
+            )
         return self._corpus
 
     def hand_over(self, corpus: Corpus) -> None:

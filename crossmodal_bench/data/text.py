@@ -8,14 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import scipy.sparse
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
 from crossmodal_bench.core.errors import BadInput
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 PAD = "<pad>"
 UNKNOWN = "<unk>"
@@ -133,6 +134,9 @@ class BagOfWords:
     """
 
     def __init__(self, size: int = 3000, min_count: int = 1) -> None:
+        # Splitting a caption into words, which every evaluation does, should not wait for scikit-learn.
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         self.vectorizer = TfidfVectorizer(
             tokenizer=tokenize,
             token_pattern=None,
@@ -189,6 +193,8 @@ def content_word_labels(
     Returns:
         (N, C) multi-hot, and the C words; C is smaller than ``count`` where there are fewer words.
     """
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
     words_of = {int(row): set(tokenize(captions[row])) for row in train_captions}
     counts = Counter(
         word

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from crossmodal_bench.evaluation.intervals import LEVEL, Target, seeds_variance
 from crossmodal_bench.evaluation.query_results import QueryResults, check_same_queries, cluster_effects
+from crossmodal_bench.evaluation.statistics import t_quantile
 
 SIGNIFICANT = 0.05
 """An adjusted p below it tells two rows apart."""
@@ -205,9 +205,9 @@ class PairedT:
 
     def half_width(self, alpha: float | NDArray[np.float64]) -> NDArray[np.float64]:
         """Of the interval with an error of ``alpha``: the two errors' squares, each with a t of its own."""
-        upper = np.asarray(alpha) / 2
-        of_images = stats.t.isf(upper, self.items_df) ** 2 * self.items
-        of_seeds = stats.t.isf(upper, self.seeds_df) ** 2 * self.seeds
+        tail = np.asarray(alpha) / 2
+        of_images = t_quantile(tail, self.items_df) ** 2 * self.items
+        of_seeds = t_quantile(tail, self.seeds_df) ** 2 * self.seeds
         return np.sqrt(of_images + of_seeds)
 
     def p(self) -> NDArray[np.float64]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from numpy.typing import NDArray
+from scipy import special
 
 from crossmodal_bench.evaluation.evaluate import Evaluation
 from crossmodal_bench.evaluation.query_results import ClusterEffects, QueryResults, cluster_effects
+from crossmodal_bench.evaluation.statistics import t_quantile
 
 Target = Literal["method", "model"]
 
@@ -79,22 +80,10 @@ def intervals(runs: Sequence[QueryResults]) -> dict[str, Interval]:
     return _intervals(runs, [key for key in runs[0].keys if all(key in run.keys for run in runs)])
 
 
-def model_intervals(
-    evaluation: Evaluation, caption_image: ArrayLike, image_identity: ArrayLike | None = None
-) -> dict[str, list[float]]:
-    """By key, [low, high] of this model on other images, of each mean over queries and their combinations.
-
-    Args:
-        evaluation: of one model.
-        caption_image: (n_texts,) the image that each text belongs to: its queries are drawn with it.
-        image_identity: (n_images,) where several images of one person are not independent.
-    """
-    owner = np.asarray(caption_image, dtype=np.int64)
-    cluster = np.arange(evaluation.counts[0])
-    if image_identity is not None:
-        cluster = np.unique(np.asarray(image_identity), return_inverse=True)[1].astype(np.int64)
-    run = QueryResults(evaluation.per_query, cluster, cluster[owner], evaluation.protocol.families)
-    return {key: [measured.low, measured.high] for key, measured in intervals([run]).items()}
+def model_intervals(evaluation: Evaluation) -> dict[str, list[float]]:
+    """By key, [low, high] of this model on other images, of each mean over queries and their combinations."""
+    measured = intervals([evaluation.query_results])
+    return {key: [each.low, each.high] for key, each in measured.items()}
 
 
 def _intervals(runs: Sequence[QueryResults], keys: Sequence[str]) -> dict[str, Interval]:
@@ -197,7 +186,7 @@ def bounded_interval(
 
 def _quantile(number: int) -> float:
     """Student's, for a mean over that many; a single one's variance is 0 or unknown, and not scaled."""
-    return float(stats.t.ppf((1 + LEVEL) / 2, number - 1)) if number > 1 else 1.0
+    return float(t_quantile((1 + LEVEL) / 2, number - 1)) if number > 1 else 1.0
 
 
 def _least_share(hits: NDArray[np.float64], items: NDArray[np.float64]) -> NDArray[np.float64]:

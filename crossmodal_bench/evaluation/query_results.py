@@ -45,6 +45,11 @@ class QueryResults:
         )
         return metric_table.in_order({*self.per_query, *combined})
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many images and texts were evaluated."""
+        return len(self.image_cluster), len(self.text_cluster)
+
     @cached_property
     def cluster_index(self) -> Mapping[Literal["images", "texts"], NDArray[np.int64]]:
         """The clusters of both kinds of queries, numbered alike from 0."""

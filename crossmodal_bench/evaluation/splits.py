@@ -182,6 +182,18 @@ def canonical_id(name: str, scheme: IdScheme) -> str:
     return found[1] if found else stem
 
 
+def image_named_by(caption_id: str) -> str | None:
+    """The image that a caption's id names: ``1000.jpg`` of ``1000.jpg#0``; None where it names none."""
+    numbered = _NUMBERED.fullmatch(caption_id)
+    return numbered[1] if numbered else None
+
+
+def canonical_caption_id(name: str, scheme: IdScheme) -> str:
+    """The one spelling of a caption's id: ``val2014/COCO_val2014_000000391895.jpg#2`` is ``391895#2``."""
+    image = image_named_by(name)
+    return canonical_id(name, scheme) if image is None else canonical_id(image, scheme) + name[len(image) :]
+
+
 def split_hash(items: SplitItems, scheme: IdScheme = "names") -> str:
     """16 hexadecimal digits that name a split: its image ids, in any order, and their numbers of captions."""
     return _counts_hash(items.canonical(scheme), items.captions_per_image)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,13 @@ def source_fingerprint(config: dict[str, Any]) -> str:
 
 def environment(device: str) -> dict[str, str]:
     """Versions and device, for the record."""
-    import pytorch_lightning
     import torch
 
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "lightning": pytorch_lightning.__version__,
+        # Importing it takes seconds, and vectors are scored without it.
+        "lightning": version("pytorch-lightning"),
         "crossmodal_bench": crossmodal_bench.__version__,
         "device": device,
         "platform": platform.platform(),

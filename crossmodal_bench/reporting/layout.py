@@ -31,6 +31,8 @@ PRESET_NOTES = {
     "not the paper's setting",
     "small": "preset small: small networks and frozen features, NOT the paper's setting",
     "smoke": "preset smoke: minutes of training to show that everything runs, NOT a result",
+    "given": "preset given: a model from elsewhere, evaluated by its vectors or scores; how it was trained "
+    "is its author's to say",
 }
 
 
@@ -134,7 +136,8 @@ def _mark_note(table: Table) -> str:
         )
     else:
         text = (
-            f"no row is marked as among the best: the first in {table.primary} cannot be tested against another"
+            f"no row is marked as among the best: the first in {table.primary} cannot be tested against "
+            "another"
         )
     untested = [row.name for position, row in enumerate(table.rows) if position not in table.tested]
     return f"{text}; not tested: {_names(untested)}" if table.best_set and untested else text
@@ -170,7 +173,8 @@ def _repeats_text(record: Record) -> str:
         return ""
     return (
         f"{repeats} of {captions} captions ({100 * repeats / captions:.1f} %) say word for word what a "
-        "caption of another image says; only an image's own captions are right, except under an -equal protocol"
+        "caption of another image says; only an image's own captions are right, except under an -equal "
+        "protocol"
     )
 
 

@@ -267,6 +267,8 @@ def features_text(record: Record) -> str:
 def _features_text(features: dict[str, Any] | None) -> str:
     if features is None:
         return "given by the data set"
+    if "given" in features:
+        return f"the user's own: {features['given']}"
     pooled = features.get("pooled")
     return _made_by(features) + (f", and {_made_by(pooled)}" if pooled else "")
 

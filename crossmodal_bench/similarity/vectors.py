@@ -12,6 +12,11 @@ def cosine_similarity(images: Tensor, texts: Tensor) -> Tensor:
     return F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
 
 
+def dot_product(images: Tensor, texts: Tensor) -> Tensor:
+    """(N, D) and (M, D) to (N, M) inner products."""
+    return images @ texts.T
+
+
 def negative_euclidean(images: Tensor, texts: Tensor) -> Tensor:
     """(N, D) and (M, D) to (N, M): minus the Euclidean distance (ACMR's ranking).
 

@@ -15,11 +15,11 @@ from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.evaluation import Ranks
+from crossmodal_bench.evaluation.items import owners
 from crossmodal_bench.evaluation.retrieved_captions import written_caption_quality
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.callbacks import RetrievalEvaluation
-from crossmodal_bench.training.results import owners
 
 SHOWN = 4
 """Queries that are shown of each direction."""

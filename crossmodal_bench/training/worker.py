@@ -7,7 +7,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import yaml
 
 from crossmodal_bench.core import process_group
@@ -16,11 +15,14 @@ from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.equal_inputs import repeated_captions
 from crossmodal_bench.data.features import Progress
 from crossmodal_bench.evaluation import Evaluation
+from crossmodal_bench.evaluation.items import EvaluatedItems, items_of
+from crossmodal_bench.evaluation.numbers import searched_groups
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
 from crossmodal_bench.jobs.encoders import Encoders, ImageFacts, TextFacts
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.provenance import environment, source_fingerprint
 from crossmodal_bench.jobs.record import write_record
+from crossmodal_bench.jobs.results import device_name, peak_memory_mb, results
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.callbacks import History, RetrievalEvaluation, exact_resumption
 from crossmodal_bench.training.checkpoints import (
@@ -33,7 +35,6 @@ from crossmodal_bench.training.devices import trainer_devices
 from crossmodal_bench.training.generated_outputs import Illustrate, generate, written_caption_metrics
 from crossmodal_bench.training.lightning_cli import instantiate
 from crossmodal_bench.training.projection import save_projection
-from crossmodal_bench.training.results import device_name, identities_of, peak_memory_mb, results
 from crossmodal_bench.training.warm_start import Inheritance, parent_runs, parent_weights
 
 
@@ -101,7 +102,8 @@ def run_job(
     if not trainer.is_global_zero:
         return
     evaluations = [retrieval.results[protocol.name] for protocol in planned.protocols]
-    measured = results(planned.directory, data.corpus, planned.evaluate, evaluations)
+    items = items_of(data.corpus, planned.evaluate)
+    measured = results(planned.directory, items, evaluations)
     outputs = generate(files, model, data, planned.evaluate, retrieval, evaluations[0].ranks)
     measured["metrics"] |= written_caption_metrics(outputs)
     if illustrate is not None:
@@ -114,7 +116,7 @@ def run_job(
         {
             "job": vars(planned.job),
             "evaluated_on": planned.evaluate,
-            "data": {**_described(data, model, evaluations[0]), "split_hash": planned.split_hash},
+            "data": {**_described(data, model, evaluations[0], items), "split_hash": planned.split_hash},
             "encoders": [_encoders(data, model).model_dump()],
             "source_fingerprint": source_fingerprint(planned.config),
             "selection": selection,
@@ -144,7 +146,9 @@ def run_job(
     )
 
 
-def _described(data: CrossModalDataModule, model: RetrievalMethod, main: Evaluation) -> dict[str, Any]:
+def _described(
+    data: CrossModalDataModule, model: RetrievalMethod, main: Evaluation, items: EvaluatedItems
+) -> dict[str, Any]:
     """The data, with what the record says beyond the data module: features made inside the model, counts."""
     described = data.describe()
     if model.backbone is not None:
@@ -157,12 +161,7 @@ def _described(data: CrossModalDataModule, model: RetrievalMethod, main: Evaluat
     repeats = repeated_captions(data.corpus, data.test_split)
     if repeats:
         described["counts"][data.test_split]["repeated_captions"] = repeats
-    # What random scores would reach depends on how many there are to choose from.
-    identities = identities_of(data.corpus, data.test_split)
-    if main.protocol.positives == "identity" and identities is not None:
-        described["counts"][data.test_split]["identities"] = len(np.unique(identities))
-    if main.classes is not None:
-        described["counts"][data.test_split]["classes"] = len(main.classes)
+    described["counts"][data.test_split] |= searched_groups(main, items)
     return described
 
 

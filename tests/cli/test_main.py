@@ -34,7 +34,18 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for command in ("bench", "status", "ensemble", "report", "prepare", "extract", "doctor", "fit", "test"):
+    for command in (
+        "bench",
+        "status",
+        "ensemble",
+        "report",
+        "prepare",
+        "extract",
+        "doctor",
+        "evaluate",
+        "fit",
+        "test",
+    ):
         assert f"    {command} " in text
 
 

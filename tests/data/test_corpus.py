@@ -304,3 +304,16 @@ def test_validation_is_drawn_by_whole_identities() -> None:
     held_out = set(identities[corpus.split == "val"].tolist())
     assert len(held_out) == 3
     assert not held_out & set(identities[corpus.split == "train"].tolist())
+
+
+def test_with_captions_keeps_some_and_every_image() -> None:
+    whole = fakes.corpus(per_image=3)
+    rows = np.flatnonzero(np.arange(len(whole.caption_ids)) % 3 != 1)
+    fewer = whole.with_captions(rows)
+    assert fewer.image_ids == whole.image_ids
+    assert fewer.caption_ids == tuple(whole.caption_ids[row] for row in rows)
+    assert fewer.captions is not None and whole.captions is not None
+    assert fewer.captions[1] == whole.captions[2]
+    np.testing.assert_array_equal(fewer.caption_image, whole.caption_image[rows])
+    with pytest.raises(BadInput, match="has no caption"):
+        whole.with_captions(rows[2:])

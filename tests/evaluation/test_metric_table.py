@@ -62,7 +62,7 @@ def dot(images: Encoding, texts: Encoding) -> Tensor:
 def measured(protocol: Protocol) -> tuple[dict[str, float], dict[str, list[float]]]:
     """The metrics and their intervals."""
     found = evaluate(protocol, Encoding(IMAGES), Encoding(TEXTS), dot, OWNER, LABELS)
-    return found.metrics, model_intervals(found, OWNER)
+    return found.metrics, model_intervals(found)
 
 
 def _texts_of_code(path: Path) -> Iterator[str]:

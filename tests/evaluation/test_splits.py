@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from crossmodal_bench.evaluation import PROTOCOLS, KnownSplit, SplitItems, split_hash
-from crossmodal_bench.evaluation.splits import IdScheme, _members, canonical_id, describe
+from crossmodal_bench.evaluation.splits import (
+    IdScheme,
+    _members,
+    canonical_caption_id,
+    canonical_id,
+    describe,
+    image_named_by,
+)
 
 COCO = Path(__file__).parents[1] / "golden" / "coco_karpathy_test.txt.gz"
 """Karpathy's 5,000 test images in his order, from the package eccv-caption 0.1.0 (MIT)."""
@@ -219,3 +226,10 @@ def test_one_image_of_coco_swapped_is_another_split() -> None:
     ids = coco()
     (fault,) = PROTOCOLS["coco-5k"].split.faults(in_fives([*ids[:-1], "1"]), ordered=False)
     assert fault.startswith("its images are others (hash ")
+
+
+def test_ids_of_captions_name_their_images_in_one_spelling() -> None:
+    assert image_named_by("1000.jpg#0") == "1000.jpg" and image_named_by("1000.jpg") is None
+    spelled = "val2014/COCO_val2014_000000391895.jpg#2"
+    assert canonical_caption_id(spelled, "coco") == canonical_caption_id("391895#2", "coco") == "391895#2"
+    assert canonical_caption_id("coco:770337", "coco") == "770337"

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from crossmodal_bench.evaluation import t_interval
+from crossmodal_bench.evaluation.statistics import t_quantile
 
 
 def test_t_interval_is_scipys() -> None:
@@ -21,3 +22,9 @@ def test_t_interval_of_one_seed_has_no_width() -> None:
         t_interval([])
     with pytest.raises(ValueError, match="finite"):
         t_interval([1.0, float("nan")])
+
+
+@pytest.mark.parametrize("df", [1, 2, 30, 4999])
+def test_students_quantile_is_scipys(df: int) -> None:
+    probability = np.array([1e-12, 0.02, 0.5, 0.975])
+    np.testing.assert_array_equal(t_quantile(probability, df), stats.t.ppf(probability, df))

@@ -24,6 +24,10 @@ class DatasetReader(ABC):
             BadInput: a missing, damaged or inconsistent file; the message names it, the field and the fix.
         """
 
+    def without_pictures(self) -> DatasetReader | None:
+        """A reader of the same items that needs no image files; None where there is no such thing."""
+        return None
+
     def write_fake(self, root: Path) -> None:
         """Write a few items in this layout below ``root``, in all three splits; the tests then read them.
 

@@ -39,6 +39,10 @@ class Karpathy(DatasetReader):
         self.use_restval = use_restval
         self.check_images = check_images
 
+    def without_pictures(self) -> Karpathy:
+        """A reader of the JSON alone."""
+        return Karpathy(self.folder, use_restval=self.use_restval, check_images=False)
+
     def read(self, root: Path) -> Corpus:
         """The corpus in ``root/folder``, with the regions of a folder ``*_precomp`` where there is one.
 

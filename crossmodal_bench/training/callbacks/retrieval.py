@@ -14,9 +14,9 @@ from crossmodal_bench.core.batch import ImageBatch, TextBatch
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.evaluation import Evaluation, Protocol, RetrievalBank, evaluate
+from crossmodal_bench.evaluation.items import identities_of, labels_of, owners, positives_of
 from crossmodal_bench.jobs.inputs import fitting_protocols
 from crossmodal_bench.methods.base import RetrievalMethod
-from crossmodal_bench.training.results import identities_of, labels_of, owners, positives_of
 
 
 class RetrievalEvaluation(pl.Callback):

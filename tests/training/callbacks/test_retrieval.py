@@ -176,8 +176,14 @@ def test_a_sanity_check_evaluates_nothing() -> None:
 
 @pytest.mark.parametrize("limit", [1, 0.5])
 def test_a_part_of_a_gallery_is_refused(limit: float) -> None:
+    class Limit(pl.Callback):
+        # Set behind the parser: to it 1 may be 1.0, all batches, because `typing` keeps the first of
+        # int | float and float | int that anything has asked for.
+        def setup(self, trainer: pl.Trainer, *rest: Any) -> None:
+            trainer.limit_val_batches = limit
+
     with pytest.raises(ValueError, match=r"the gallery is not whole: .* is the first missing"):
-        fitted(CONFIG, [RetrievalEvaluation()], limit_val_batches=limit)
+        fitted(CONFIG, [RetrievalEvaluation(), Limit()])
 
 
 def test_training_goes_on_without_a_validation_split(monkeypatch: pytest.MonkeyPatch) -> None:

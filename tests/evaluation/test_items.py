@@ -7,8 +7,8 @@ import torch
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.evaluation import evaluate
+from crossmodal_bench.evaluation.items import owners, positives_of
 from crossmodal_bench.jobs.inputs import fitting_protocols
-from crossmodal_bench.training.results import owners, positives_of
 
 
 def test_a_scorer_that_knows_every_sentence_is_right_under_equal_inputs_alone() -> None:

@@ -1,0 +1,143 @@
+"""The data set that a user's vectors are of: by its name, or by a protocol's, and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from crossmodal_bench.core.errors import BadInput, MissingInput, nearest
+from crossmodal_bench.core.validation import is_folder_name
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.datasets.base import DatasetReader
+from crossmodal_bench.data.reading import read_corpus
+from crossmodal_bench.evaluation.protocols import PROTOCOLS
+from crossmodal_bench.jobs import experiments
+
+_DEFAULT_ROOT = Path("data")
+
+
+@dataclass(frozen=True)
+class NamedDataset:
+    """What a user has named.
+
+    Attributes:
+        folder: the data set as the bench's records call it: ``wikipedia_deep``.
+        wanted: the named protocol that was asked for; empty for whichever the split meets.
+    """
+
+    folder: str
+    wanted: str
+
+    @property
+    def own_name(self) -> str:
+        """As protocols call it: that of the wanted protocol, and else the folder's."""
+        if self.wanted:
+            return PROTOCOLS[self.wanted].dataset
+        return self.folder.partition("-")[0] if self.folder.startswith("synthetic-") else self.folder
+
+
+def named_dataset(protocol: str, dataset: str) -> NamedDataset:
+    """What ``--protocol`` and ``--dataset`` name.
+
+    Raises:
+        BadInput: neither, an unknown protocol that is no data set either, or two that don't belong together.
+    """
+    if not protocol and not dataset:
+        raise BadInput(
+            "--protocol is missing; name the protocol, as flickr30k-1k, or the data set (--dataset)"
+        )
+    if dataset and not is_folder_name(dataset):
+        raise BadInput(f"data set '{dataset}' cannot be the name of a folder of results; choose another")
+    if protocol in PROTOCOLS:
+        theirs = PROTOCOLS[protocol].dataset
+        if dataset and dataset.partition("-")[0] != theirs and not dataset.startswith(f"{theirs}_"):
+            raise BadInput(
+                f"protocol '{protocol}' is of the data set {theirs}, not of {dataset}; leave one out"
+            )
+        # The bench's default size of synthetic data is known by the data set's bare name.
+        own = theirs if theirs != "synthetic" or protocol == "synthetic-small" else protocol
+        return NamedDataset(dataset or own, protocol)
+    folder = protocol.removesuffix("-test")
+    if not protocol or folder == dataset:
+        return NamedDataset(dataset, "")
+    known = experiments.names("datasets")
+    if not dataset and (folder in known or folder.startswith("synthetic-")):
+        return NamedDataset(folder, "")
+    raise BadInput(
+        f"protocol '{protocol}' is not known{nearest(protocol, [*PROTOCOLS, *known])} For data of your own "
+        "leave it out and give their name with --dataset."
+    )
+
+
+@dataclass(frozen=True)
+class ReadDataset:
+    """A data set's corpus, and the protocol that its settings are meant for; empty for a single one."""
+
+    corpus: Corpus
+    variant: str
+
+
+def read_dataset(named: NamedDataset, data_root: Path | None, counts: tuple[int, int]) -> ReadDataset | None:
+    """The data set's files, if they are there.
+
+    Of a data set with several splits (Wikipedia) it is the wanted protocol's, or the first whose test split
+    has as many images and captions.
+
+    Args:
+        named: which data set.
+        data_root: where its files must be; None: they may be below ``data``.
+        counts: how many images and captions were given.
+
+    Raises:
+        BadInput: files are damaged or, below a data root that was named, missing.
+    """
+    root = _DEFAULT_ROOT if data_root is None else data_root
+    first: ReadDataset | None = None
+    try:
+        for each in _corpora(named, root):
+            sizes = each.corpus.counts()["test"]
+            if (sizes["images"], sizes["captions"]) == counts:
+                return each
+            first = first or each
+    except MissingInput:
+        if data_root is not None:
+            raise
+        return None
+    if first is None and data_root is not None:
+        raise MissingInput(
+            f"data set '{named.folder}' is not below {data_root}; put it there, or leave --data-root out"
+        )
+    return first
+
+
+def _corpora(named: NamedDataset, root: Path) -> Iterator[ReadDataset]:
+    is_known = named.folder in experiments.names("datasets") or named.folder.startswith("synthetic-")
+    if not is_known and not (root / named.folder).is_dir():
+        return
+    settings = experiments.dataset_settings(named.folder, root)
+    variants = experiments.protocols_of(settings)
+    for variant, section in variants.items():
+        if named.wanted in variants and variant != named.wanted:
+            continue
+        data = experiments.merge({"data": settings["data"]}, section)["data"]
+        reader = _reader(data["dataset"])
+        validation = data.get("validation", 0.0)
+        try:
+            corpus = read_corpus(reader, root, validation=validation)
+        except MissingInput:
+            # Ids and captions are enough: the pictures have become vectors elsewhere.
+            bare = reader.without_pictures()
+            if bare is None:
+                raise
+            corpus = read_corpus(bare, root, validation=validation)
+        yield ReadDataset(corpus, variant)
+
+
+def _reader(settings: dict[str, Any]) -> DatasetReader:
+    module, _, name = settings["class_path"].rpartition(".")
+    reader = getattr(import_module(module), name)(**settings.get("init_args", {}))
+    assert isinstance(reader, DatasetReader)
+    return reader

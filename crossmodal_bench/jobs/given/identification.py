@@ -1,0 +1,400 @@
+"""Which images and captions the rows of a user's vectors are, as far as ids and the data set can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.files import shown
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.evaluation.items import EvaluatedItems, items_of
+from crossmodal_bench.evaluation.protocols import id_scheme, matches
+from crossmodal_bench.evaluation.splits import (
+    IdScheme,
+    SplitItems,
+    canonical_caption_id,
+    canonical_id,
+    image_named_by,
+)
+from crossmodal_bench.jobs.given.files import Column
+from crossmodal_bench.jobs.inputs import items_of_test
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Identified:
+    """The items of N and M given rows, in the order in which they are evaluated.
+
+    Attributes:
+        items: what is known of them.
+        image_rows: (N,) the given row of each evaluated image.
+        text_rows: (M,) likewise of each caption.
+        images_known: whether ids say which images these are.
+        owners_known: whether ids, or the user, say which image each caption describes.
+        captions_known: whether ids say which captions of the data set these are.
+        corpus: the data set, with the captions that were given, where it is at hand.
+        remarks: what was taken for granted, in sentences.
+    """
+
+    items: EvaluatedItems
+    image_rows: NDArray[np.int64]
+    text_rows: NDArray[np.int64]
+    images_known: bool
+    owners_known: bool
+    captions_known: bool
+    corpus: Corpus | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def split_items(self) -> SplitItems:
+        """What the split is recognised by."""
+        assert self.items.owner is not None
+        if self.corpus is not None and self.captions_known:
+            return items_of_test(self.corpus)
+        return SplitItems(
+            image_ids=self.items.image_ids,
+            caption_image=self.items.owner,
+            caption_ids=self.items.caption_ids if self.captions_known else None,
+        )
+
+
+def identify(
+    counts: tuple[int, int],
+    dataset: str,
+    corpus: Corpus | None,
+    *,
+    image_ids: Column | None,
+    caption_ids: Column | None,
+    caption_image: Column | None,
+    needs_owners: bool = True,
+) -> Identified:
+    """Find out which items the given rows are.
+
+    Args:
+        counts: how many images and captions were given.
+        dataset: the data set's own name, which says how its ids are spelled alike.
+        corpus: the data set, where it is at hand.
+        image_ids: a name for each given image.
+        caption_ids: likewise for each caption.
+        caption_image: for each caption the row or the id of its image.
+        needs_owners: whether captions must belong to images; not where pairs say what is right.
+
+    Raises:
+        BadInput: counts that don't agree, or ids that are missing, unknown or contradictory.
+    """
+    for column, count, what in (
+        (image_ids, counts[0], "images"),
+        (caption_ids, counts[1], "captions"),
+        (caption_image, counts[1], "captions"),
+    ):
+        if column is not None and (len(column) != count or column.values.ndim != 1):
+            raise BadInput(f"{column.name} has shape {column.values.shape} for {count} {what}; give one each")
+    scheme = id_scheme(dataset)
+    if corpus is not None:
+        return _among(corpus, scheme, counts, image_ids, caption_ids, caption_image)
+    return _by_themselves(scheme, counts, image_ids, caption_ids, caption_image, needs_owners=needs_owners)
+
+
+def rows_of(
+    values: NDArray[Any], ids: Sequence[str] | None, count: int, name: str, what: str
+) -> NDArray[np.int64]:
+    """The rows that entries name, by number or by id.
+
+    Args:
+        values: (n,) whole numbers or texts.
+        ids: the names of the ``count`` rows, where they have any.
+        count: how many rows there are.
+        name: the file, or the argument.
+        what: what the rows are: "image".
+
+    Raises:
+        BadInput: an entry that is neither, or entries that could be both and would mean different rows.
+    """
+    texts = [str(value) for value in values.tolist()]
+    position = {known: row for row, known in enumerate(ids or ())}
+    by_id = [position.get(text) for text in texts]
+    by_number = [int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1 for text in texts]
+    numbered = all(0 <= row < count for row in by_number)
+    named = all(row is not None for row in by_id)
+    if named and numbered and by_id != by_number:
+        raise BadInput(
+            f"{name} could name the {what}s' rows as well as their ids; give ids that are more than numbers"
+        )
+    if named:
+        return np.array(by_id, dtype=np.int64)
+    if numbered:
+        return np.array(by_number, dtype=np.int64)
+    wrong = next(
+        at
+        for at, row in enumerate(by_id)
+        if row is None and (ids is not None or not 0 <= by_number[at] < count)
+    )
+    raise BadInput(
+        f"{name}: entry {wrong} is {shown(texts[wrong])}, which is no {what} given; give rows from 0 to "
+        f"{count - 1}" + (f", or the {what}s' ids" if ids is not None else "")
+    )
+
+
+def _among(
+    corpus: Corpus,
+    scheme: IdScheme,
+    counts: tuple[int, int],
+    image_ids: Column | None,
+    caption_ids: Column | None,
+    caption_image: Column | None,
+) -> Identified:
+    """The given rows among the items of the data set's test split, in its order."""
+    remarks: list[str] = []
+    items = items_of(corpus, "test")
+    if image_ids is None:
+        _check_count(counts[0], len(items.image_ids), "images", "--image-ids", corpus)
+        image_rows = np.arange(counts[0])
+        remarks.append(f"without image ids, rows are taken in the order of {corpus.name}'s test images")
+    else:
+        image_rows = _rows_of_known(image_ids, _spellings(items.image_ids, scheme), "image", corpus)
+    if caption_ids is not None:
+        corpus, text_rows = _captions_among(corpus, scheme, caption_ids)
+        items = items_of(corpus, "test")
+    elif caption_image is None:
+        _check_count(counts[1], len(items.caption_ids), "captions", "--caption-ids", corpus)
+        text_rows = np.arange(counts[1])
+        remarks.append(f"without caption ids, rows are taken in the order of {corpus.name}'s test captions")
+    assert items.owner is not None
+    if caption_image is not None:
+        names = None if image_ids is None else image_ids.texts
+        owner = rows_of(caption_image.values, names, counts[0], caption_image.name, "image")
+        position = np.empty(counts[0], dtype=np.int64)
+        position[image_rows] = np.arange(counts[0])
+        owner = position[owner]
+        if caption_ids is None:
+            text_rows = _grouped(owner, items, caption_image, corpus)
+        elif not np.array_equal(owner[text_rows], items.owner):
+            row = int(text_rows[np.flatnonzero(owner[text_rows] != items.owner)[0]])
+            raise BadInput(
+                f"{caption_image.name}: caption {shown(caption_ids.texts[row])} is given to another image "
+                f"than in {corpus.name}; leave it out, as the ids say it"
+            )
+    if caption_ids is None:
+        # Which of an image's captions is which would be a guess, and their words decide some metrics.
+        items = replace(items, captions=None)
+    return Identified(
+        items,
+        image_rows,
+        text_rows,
+        images_known=image_ids is not None,
+        owners_known=caption_ids is not None or (caption_image is not None and image_ids is not None),
+        captions_known=caption_ids is not None,
+        corpus=corpus,
+        remarks=tuple(remarks),
+    )
+
+
+def _by_themselves(
+    scheme: IdScheme,
+    counts: tuple[int, int],
+    image_ids: Column | None,
+    caption_ids: Column | None,
+    caption_image: Column | None,
+    *,
+    needs_owners: bool,
+) -> Identified:
+    """The given rows in the order in which they were given."""
+    remarks: list[str] = []
+    images = [str(row) for row in range(counts[0])] if image_ids is None else image_ids.texts
+    owner: NDArray[np.int64] | None = None
+    named = None if caption_ids is None else _images_of_captions(caption_ids, images, scheme, image_ids)
+    if caption_image is not None:
+        owner = rows_of(
+            caption_image.values,
+            None if image_ids is None else images,
+            counts[0],
+            caption_image.name,
+            "image",
+        )
+        if named is not None and caption_ids is not None and not np.array_equal(named, owner):
+            row = int(np.flatnonzero(named != owner)[0])
+            raise BadInput(
+                f"{caption_image.name}: caption {shown(caption_ids.texts[row])} is given to image "
+                f"{shown(images[owner[row]])}; correct the one or the other"
+            )
+    elif named is not None:
+        owner = named
+    elif counts[1] % counts[0] == 0 and needs_owners:
+        each = counts[1] // counts[0]
+        owner = np.repeat(np.arange(counts[0]), each)
+        remarks.append(
+            f"captions are taken to be in the images' order, {each} for each image, as nothing says "
+            "otherwise (--caption-image)"
+        )
+    elif needs_owners:
+        raise BadInput(
+            f"{counts[1]} captions are no whole number for each of {counts[0]} images; say with "
+            "--caption-image which image each describes, or with --positives what is right"
+        )
+    if owner is not None and not needs_owners and len(np.unique(owner)) < counts[0]:
+        # Pairs say what is right, and owners only which queries belong together.
+        owner = None
+    if owner is not None and len(np.unique(owner)) < counts[0]:
+        lonely = int(np.setdiff1d(np.arange(counts[0]), owner)[0])
+        raise BadInput(f"image {shown(images[lonely])} has no caption; give it one, or leave it out")
+    if caption_ids is not None:
+        captions = caption_ids.texts
+    elif owner is not None:
+        # The how-manieth caption of its image each is.
+        order = np.argsort(owner, kind="stable")
+        firsts = np.searchsorted(owner[order], owner[order])
+        within = np.empty(counts[1], dtype=np.int64)
+        within[order] = np.arange(counts[1]) - firsts
+        captions = [f"{images[image]}#{k}" for image, k in zip(owner.tolist(), within.tolist(), strict=True)]
+    else:
+        captions = [str(row) for row in range(counts[1])]
+    return Identified(
+        EvaluatedItems(images, captions, owner),
+        np.arange(counts[0]),
+        np.arange(counts[1]),
+        images_known=image_ids is not None,
+        owners_known=image_ids is not None and (caption_image is not None or named is not None),
+        captions_known=caption_ids is not None,
+        remarks=tuple(remarks),
+    )
+
+
+def _images_of_captions(
+    caption_ids: Column, images: Sequence[str], scheme: IdScheme, image_ids: Column | None
+) -> NDArray[np.int64] | None:
+    """(M,) the images that all captions' ids name; None where they name none."""
+    names = [image_named_by(name) for name in caption_ids.texts]
+    if image_ids is None or not all(names):
+        return None
+    for spelled in (lambda name: name, lambda name: canonical_id(name, scheme)):
+        position = {spelled(name): row for row, name in enumerate(images)}
+        rows = [position.get(spelled(str(name))) for name in names]
+        if len(position) == len(images) and all(row is not None for row in rows):
+            return np.array(rows, dtype=np.int64)
+    stranger = next(name for name, row in zip(caption_ids.texts, rows, strict=True) if row is None)
+    raise BadInput(
+        f"{caption_ids.name}: caption {shown(stranger)} names an image that {image_ids.name} lacks"
+    )
+
+
+def _spellings(names: Sequence[str], scheme: IdScheme) -> list[tuple[list[str], Any]]:
+    """The known names as they are, and spelled alike, with what spells a given one so."""
+    canonical = [canonical_id(name, scheme) for name in names]
+    spellings: list[tuple[list[str], Any]] = [(list(names), str)]
+    if len(set(canonical)) == len(canonical):
+        spellings.append((canonical, lambda name: canonical_id(name, scheme)))
+    return spellings
+
+
+def _captions_among(
+    corpus: Corpus, scheme: IdScheme, caption_ids: Column
+) -> tuple[Corpus, NDArray[np.int64]]:
+    """The data set with the given captions alone, and (M,) the given row of each of these.
+
+    All of the test captions must be there; fewer are allowed where these alone are a named protocol's split,
+    as COCO's 25,000 of 25,010.
+    """
+    rows = corpus.caption_rows("test")
+    names = [corpus.caption_ids[row] for row in rows]
+    canonical = [canonical_caption_id(name, scheme) for name in names]
+    spellings: list[tuple[list[str], Any]] = [(names, str)]
+    if len(set(canonical)) == len(canonical):
+        spellings.append((canonical, lambda name: canonical_caption_id(name, scheme)))
+    if corpus.caption_keys is not None:
+        keys = [corpus.caption_keys[row].rpartition(":")[2] for row in rows]
+        spellings.append((keys, lambda name: name.rpartition(":")[2]))
+    known, spell = _spelling(caption_ids, spellings)
+    given = {spell(name) for name in caption_ids.texts}
+    kept = np.array([name in given for name in known])
+    if 0 < kept.sum() == len(caption_ids) < len(known):
+        fewer = _with_test_captions(corpus, rows[kept])
+        if fewer is not None:
+            corpus, known = fewer, [name for name in known if name in given]
+    return corpus, _rows_of_known(caption_ids, [(known, spell)], "caption", corpus)
+
+
+def _with_test_captions(corpus: Corpus, rows: NDArray[np.int64]) -> Corpus | None:
+    """The data set with these test captions alone, if they make a named protocol's split."""
+    keep = corpus.split[corpus.caption_image] != "test"
+    keep[rows] = True
+    if len(np.unique(corpus.caption_image[keep])) < len(corpus.image_ids):
+        return None
+    fewer = corpus.with_captions(np.flatnonzero(keep))
+    found = matches(
+        corpus.name,
+        items_of_test(fewer),
+        real_labels=corpus.labels is not None,
+        identities=corpus.identities is not None,
+    )
+    return fewer if any(match.verified for match in found) else None
+
+
+def _spelling(given: Column, spellings: list[tuple[list[str], Any]]) -> tuple[list[str], Any]:
+    """The spelling in which the most of the given names are known; the first of equals."""
+    return max(spellings, key=lambda each: len({each[1](name) for name in given.texts}.intersection(each[0])))
+
+
+def _rows_of_known(
+    given: Column, spellings: list[tuple[list[str], Any]], what: str, corpus: Corpus
+) -> NDArray[np.int64]:
+    """(n_known,) the given row of each known item; BadInput unless each is given once and nothing else."""
+    known, spell = _spelling(given, spellings)
+    row_of: dict[str, int] = {}
+    for row, name in enumerate(given.texts):
+        other = row_of.setdefault(spell(name), row)
+        if other != row:
+            raise BadInput(
+                f"{given.name}: {shown(given.texts[other])} and {shown(name)} are the same {what}; "
+                "give each once"
+            )
+    strangers = row_of.keys() - set(known)
+    unknown = [name for name in given.texts if spell(name) in strangers]
+    if unknown:
+        raise BadInput(
+            f"{given.name}: {len(unknown):,} of {len(given):,} {what}s are not in the test split of "
+            f"{corpus.name} ({_some(unknown)}); give exactly its {len(known):,} {what}s"
+        )
+    missing = [name for name in known if name not in row_of]
+    if missing:
+        raise BadInput(
+            f"{given.name}: {len(missing):,} of {len(known):,} test {what}s of {corpus.name} are missing "
+            f"({_some(missing)}); give all of them"
+        )
+    return np.array([row_of[name] for name in known], dtype=np.int64)
+
+
+def _grouped(
+    owner: NDArray[np.int64], items: EvaluatedItems, caption_image: Column, corpus: Corpus
+) -> NDArray[np.int64]:
+    """(M,) the given row for each caption of the data set: those of an image in the order given."""
+    assert items.owner is not None
+    counts = [np.bincount(rows, minlength=len(items.image_ids)) for rows in (owner, items.owner)]
+    different = np.flatnonzero(counts[0] != counts[1])
+    if len(different):
+        image = int(different[0])
+        raise BadInput(
+            f"{caption_image.name}: image {shown(items.image_ids[image])} has {counts[0][image]} captions, "
+            f"and {counts[1][image]} in {corpus.name}; give its own captions"
+        )
+    text_rows = np.empty(len(owner), dtype=np.int64)
+    text_rows[np.argsort(items.owner, kind="stable")] = np.argsort(owner, kind="stable")
+    return text_rows
+
+
+def _check_count(given: int, known: int, what: str, option: str, corpus: Corpus) -> None:
+    if given != known:
+        raise BadInput(
+            f"{given:,} {what} are given, and the test split of {corpus.name} has {known:,}; give these, "
+            f"with their ids ({option})"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = " ..." if len(names) > _SHOWN else ""
+    return ", ".join(shown(name) for name in names[:_SHOWN]) + more

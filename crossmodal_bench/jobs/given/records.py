@@ -1,0 +1,28 @@
+"""The records of models from elsewhere, among all others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs.directory import JobDirectory
+from crossmodal_bench.jobs.record import Record, read_record
+
+PRESET = "given"
+"""The preset of such records: nothing here has trained the model."""
+
+
+def given_records(runs: Path, datasets: Sequence[str]) -> list[Record]:
+    """The records below RUNS that ``evaluate_embeddings`` has written of these data sets."""
+    found = []
+    for dataset in dict.fromkeys(datasets):
+        for directory in map(JobDirectory, sorted((runs / dataset).glob("*/*"))):
+            try:
+                record = read_record(directory.path) if directory.is_done() else None
+            # A report of all records will name the file; it is no reason to stop a bench.
+            except BadInput:
+                continue
+            if record is not None and record.job.preset == PRESET:
+                found.append(record)
+    return found

@@ -1,0 +1,567 @@
+"""Score anything: vectors, encodings with a scorer, or a matrix of scores, to a record like others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossmodal_bench.core.encoding import Encoding, Scorer
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.validation import is_folder_name
+from crossmodal_bench.data.equal_inputs import repeated_captions
+from crossmodal_bench.evaluation import metric_table
+from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate
+from crossmodal_bench.evaluation.items import positives_of
+from crossmodal_bench.evaluation.numbers import numbers, searched_groups
+from crossmodal_bench.evaluation.positives import PositivePairs
+from crossmodal_bench.evaluation.protocols import (
+    PROTOCOLS,
+    RULES,
+    Match,
+    Protocol,
+    id_scheme,
+    matches,
+    own_protocol,
+    resolve_protocols,
+    unverified,
+)
+from crossmodal_bench.evaluation.query_results import QueryResults
+from crossmodal_bench.evaluation.splits import KnownSplit, split_hash
+from crossmodal_bench.evaluation.stored_results import load_query_results
+from crossmodal_bench.jobs import experiments
+from crossmodal_bench.jobs.directory import JobDirectory
+from crossmodal_bench.jobs.given.dataset import NamedDataset, ReadDataset, named_dataset, read_dataset
+from crossmodal_bench.jobs.given.files import Column, Given, read_column, read_ids, read_labels, read_pairs
+from crossmodal_bench.jobs.given.galleries import (
+    Array,
+    GivenGalleries,
+    galleries_of_encodings,
+    galleries_of_scores,
+    galleries_of_vectors,
+)
+from crossmodal_bench.jobs.given.identification import Identified, identify, rows_of
+from crossmodal_bench.jobs.given.records import PRESET
+from crossmodal_bench.jobs.inputs import fitting_protocols
+from crossmodal_bench.jobs.locks import locked
+from crossmodal_bench.jobs.provenance import environment, source_fingerprint
+from crossmodal_bench.jobs.record import Record, read_record, write_record
+from crossmodal_bench.jobs.results import device_name, peak_memory_mb, results
+
+_SELECTION = "the user's own: what was given is evaluated as it is"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the evaluation of a given model has found; each mapping is by protocol, the main one first.
+
+    Attributes:
+        protocols: what it was measured under.
+        metrics: by key: recalls in percent, 1-based ranks, mAP as a fraction.
+        intervals: by key, the 95 % interval (low, high) of this model on other images.
+        query_results: per-query results, for comparisons.
+        remarks: what was taken for granted and what does not apply, in sentences.
+        record: what was written below RUNS; None where nothing was to be written.
+        already_there: whether the record was there before, of the same inputs.
+    """
+
+    protocols: tuple[Protocol, ...]
+    metrics: Mapping[str, Mapping[str, float]]
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]]
+    query_results: Mapping[str, QueryResults]
+    remarks: tuple[str, ...]
+    record: Record | None = None
+    already_there: bool = False
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything but the numbers: galleries and items in the order of evaluation, and what is measured."""
+
+    named: NamedDataset
+    galleries: GivenGalleries
+    identified: Identified
+    protocols: tuple[Protocol, ...]
+    pairs: PositivePairs | None
+    remarks: tuple[str, ...]
+
+    def positives(self, protocol: Protocol) -> PositivePairs | None:
+        """The pairs that a protocol of pairs goes by: the user's, or those of equal inputs."""
+        if self.pairs is not None or self.identified.corpus is None:
+            return self.pairs
+        return positives_of(self.identified.corpus, "test", protocol)
+
+
+def evaluate_embeddings(
+    images: Array | Encoding | Path | str | None = None,
+    texts: Array | Encoding | Path | str | None = None,
+    *,
+    scores: Array | Path | str | None = None,
+    scorer: Scorer | None = None,
+    similarity: str = "cosine",
+    image_ids: Given | str | None = None,
+    caption_ids: Given | str | None = None,
+    caption_image: Given | str | None = None,
+    positives: Given | str | None = None,
+    labels: Given | str | None = None,
+    identities: Given | str | None = None,
+    protocol: str = "",
+    dataset: str = "",
+    data_root: Path | str | None = None,
+    name: str = "my-model",
+    seed: int = 0,
+    runs: Path | str | None = None,
+) -> Scored:
+    """Evaluate a model of one's own exactly as the bench evaluates its methods.
+
+    Every argument that takes an array or a list takes the path of a file as well.
+
+    Args:
+        images: (N, D) vectors; or, with a ``scorer``, whatever an Encoding holds.
+        texts: (M, D) likewise.
+        scores: (N, M) instead, higher is better.
+        scorer: compares two Encodings, instead of ``similarity``; (n, m), higher is better.
+        similarity: ``cosine``, ``dot`` or ``euclidean`` (minus the distance).
+        image_ids: N names. Without them nobody can tell which split it is, and the row is unverified.
+        caption_ids: M names; ``x#k`` is caption k of image x.
+        caption_image: for each caption its image's row or id. Else the data set's files say it, or the
+            captions' ids, or N captions are taken to be in the images' order, equally many for each.
+        positives: (P, 2) an image and a caption in each row, by rows or ids: what is right, in place of the
+            captions' images.
+        labels: N classes, or an (N, C) multi-hot, for protocols by label.
+        identities: N persons or species, for protocols by identity.
+        protocol: a named protocol; or the data set's name, for whichever its split meets.
+        dataset: the data set, where the protocol doesn't say it; any name for data of one's own.
+        data_root: the folder of the data sets. Where the data set is in it, vectors are matched to it by
+            their ids, and captions, labels and identities come from there. None: ``data``, if it is there.
+        name: of the model, as tables show it.
+        seed: several of one name are averaged into one row.
+        runs: the folder of the records; None writes nothing.
+
+    Raises:
+        BadInput: anything unusable, contradictory or missing, in one sentence.
+    """
+    _check_name(name, seed)
+    galleries = _galleries(_file(images), _file(texts), _file(scores), scorer, similarity)
+    started = datetime.now(UTC)
+    plan = _plan(
+        galleries,
+        named_dataset(protocol, dataset),
+        data_root=None if data_root is None else Path(data_root),
+        image_ids=None if image_ids is None else read_ids(_file(image_ids), "image_ids"),
+        caption_ids=None if caption_ids is None else read_ids(_file(caption_ids), "caption_ids"),
+        caption_image=None if caption_image is None else read_column(_file(caption_image), "caption_image"),
+        positives=None if positives is None else read_pairs(_file(positives), "positives"),
+        labels=None if labels is None else read_labels(_file(labels), "labels", several=True),
+        identities=None
+        if identities is None
+        else read_labels(_file(identities), "identities", several=False),
+    )
+    if runs is None:
+        return _measured(plan, _evaluations(plan))
+    # A scorer is a program, which only its results can tell from another one.
+    evaluations = _evaluations(plan) if galleries.custom else None
+    identity = _identity(plan, name, seed, evaluations)
+    directory = JobDirectory.of(Path(runs), plan.named.folder, name, identity)
+    if directory.is_done():
+        return _recorded(plan, read_record(directory.path), already_there=True)
+    _refuse_another(directory, plan, seed)
+    begin = time.perf_counter()
+    evaluations = evaluations or _evaluations(plan)
+    seconds = time.perf_counter() - begin
+    with locked(directory.path):
+        try:
+            measured = results(directory.path, plan.identified.items, evaluations)
+        except OSError as error:
+            raise BadInput(
+                f"{directory.path} cannot be written ({error.strerror}); free space there or choose another "
+                "RUNS folder"
+            ) from error
+        content = _content(plan, name, seed, identity, evaluations[0], seconds)
+        finished = datetime.now(UTC)
+        times = {
+            "started_at": started.isoformat(timespec="seconds"),
+            "finished_at": finished.isoformat(timespec="seconds"),
+        }
+        write_record(directory.path, {**content, **measured, **times})
+    return _recorded(plan, read_record(directory.path), already_there=False)
+
+
+def _file(given: Any) -> Any:
+    return Path(given) if isinstance(given, str) else given
+
+
+def _check_name(name: str, seed: int) -> None:
+    if not is_folder_name(name) or name.strip() != name:
+        raise BadInput(f"--name '{name}' cannot be the name of a folder of results; choose another")
+    if name in experiments.names("methods"):
+        raise BadInput(f"--name '{name}' is a method of the bench; call your model otherwise")
+    if not 0 <= seed < 2**63:
+        raise BadInput(f"--seed is {seed}; give a whole number from 0")
+
+
+def _galleries(
+    images: Any, texts: Any, scores: Any, scorer: Scorer | None, similarity: str
+) -> GivenGalleries:
+    if scores is not None:
+        if images is not None or texts is not None or scorer is not None:
+            raise BadInput("--scores stands for --images and --texts; give the one or the others")
+        if similarity != "cosine":
+            raise BadInput("--similarity has no effect on --scores; leave it out")
+        return galleries_of_scores(scores)
+    for side, given in (("images", images), ("texts", texts)):
+        if given is None:
+            raise BadInput(f"--{side} is missing; give both --images and --texts, or --scores")
+    if scorer is None:
+        return galleries_of_vectors(images, texts, similarity)
+    if similarity != "cosine":
+        raise BadInput("similarity has no effect beside a scorer; leave it out")
+    if isinstance(images, Path) or isinstance(texts, Path):
+        raise BadInput("a scorer is given arrays or Encodings, not files; load them")
+    return galleries_of_encodings(images, texts, scorer)
+
+
+def _plan(
+    galleries: GivenGalleries,
+    named: NamedDataset,
+    *,
+    data_root: Path | None,
+    image_ids: Column | None,
+    caption_ids: Column | None,
+    caption_image: Column | None,
+    positives: Column | None,
+    labels: Any,
+    identities: Any,
+) -> _Plan:
+    counts = (len(galleries.images), len(galleries.texts))
+    at_hand = read_dataset(named, data_root, counts)
+    identified = identify(
+        counts,
+        named.own_name,
+        None if at_hand is None else at_hand.corpus,
+        image_ids=image_ids,
+        caption_ids=caption_ids,
+        caption_image=caption_image,
+        needs_owners=positives is None,
+    )
+    identified = _with_labels(identified, labels, identities)
+    protocols, remarks = _protocols(named, identified, at_hand, has_pairs=positives is not None)
+    _check_use(protocols, labels, identities)
+    pairs = None
+    if positives is not None:
+        pairs = _pairs(positives, identified, image_ids, caption_ids)
+        protocols, doubts = _by_pairs(protocols[0], pairs, identified, named)
+        remarks += doubts
+    if galleries.scores is not None and any("class_level" in each.families for each in protocols):
+        raise BadInput(
+            f"protocol '{protocols[0].name}' compares images with the mean vector of a class; give --images "
+            "and --texts instead of --scores"
+        )
+    return _Plan(
+        named,
+        galleries.reordered(identified.image_rows, identified.text_rows),
+        identified,
+        tuple(protocols),
+        pairs,
+        (*identified.remarks, *remarks),
+    )
+
+
+def _with_labels(identified: Identified, labels: Any, identities: Any) -> Identified:
+    items = identified.items
+    for option, given, known in (
+        ("--labels", labels, items.labels),
+        ("--identities", identities, items.identities),
+    ):
+        if given is not None and len(given) != len(items.image_ids):
+            raise BadInput(
+                f"{option} has {len(given)} entries for {len(items.image_ids)} images; give one each"
+            )
+        if given is not None and known is not None:
+            raise BadInput(f"the data set's files have what {option} gives; leave it out")
+    rows = identified.image_rows
+    return replace(
+        identified,
+        items=replace(
+            items,
+            labels=items.labels if labels is None else labels[rows],
+            identities=items.identities if identities is None else identities[rows],
+        ),
+    )
+
+
+def _protocols(
+    named: NamedDataset, identified: Identified, at_hand: ReadDataset | None, *, has_pairs: bool
+) -> tuple[list[Protocol], list[str]]:
+    """What is measured, the main protocol first, and what there is to say of it."""
+    items = identified.items
+    if items.owner is None:
+        return [own_protocol(named.own_name)], []
+    facts = {"real_labels": items.labels is not None, "identities": items.identities is not None}
+    known = identified.images_known and identified.owners_known
+    corpus = identified.corpus
+    name = named.own_name if corpus is None else corpus.name
+    compared = matches(name, identified.split_items, **facts)
+    remarks = [] if has_pairs else _wanted(named, compared, known=known, facts=facts)
+    if corpus is not None and at_hand is not None and known and identified.captions_known:
+        return fitting_protocols(corpus, at_hand.variant), remarks
+    protocols = resolve_protocols(name, identified.split_items, **facts)
+    if not known:
+        captions = (len(items.caption_ids),)
+        protocols = [
+            replace(unverified(each), captions=captions) if each.name in PROTOCOLS else each
+            for each in protocols
+        ]
+    if at_hand is not None and at_hand.variant and at_hand.variant not in [each.name for each in protocols]:
+        protocols = [replace(protocols[0], name=f"{at_hand.variant}-test")]
+    return protocols, remarks
+
+
+def _wanted(
+    named: NamedDataset, compared: Sequence[Match], *, known: bool, facts: Mapping[str, bool]
+) -> list[str]:
+    """Whether it is the wanted protocol's split, in a sentence; BadInput where it cannot be."""
+    near = [match for match in compared if match.counts_agree]
+    if named.wanted:
+        near = [match for match in compared if match.protocol.name == named.wanted]
+        wanted = PROTOCOLS[named.wanted]
+        if not near:
+            lacks = "--labels" if wanted.needs_labels and not facts["real_labels"] else "--identities"
+            raise BadInput(f"protocol '{named.wanted}' goes by {wanted.positives}; give {lacks}")
+        if not near[0].counts_agree:
+            raise BadInput(
+                f"this is {near[0].sentence}; give that split, or --dataset {named.folder} without "
+                "--protocol for one of your own"
+            )
+    lines = []
+    for match in near:
+        if not known and match.protocol.split.verifiable:
+            what = "the images' ids (--image-ids) and the captions', or their images (--caption-image)"
+            lines.append(f"{match.protocol.name}: split unverified, as it is recognised by {what}")
+        elif not match.verified:
+            lines.append(match.sentence)
+    return lines
+
+
+def _check_use(protocols: Sequence[Protocol], labels: Any, identities: Any) -> None:
+    """Refuse what nothing is computed from."""
+    if labels is not None and not any(each.needs_labels for each in protocols):
+        raise BadInput(f"--labels has no effect under {protocols[0].label}; leave it out")
+    if identities is not None and not any(each.positives == "identity" for each in protocols):
+        raise BadInput(f"--identities has no effect under {protocols[0].label}; leave it out")
+
+
+def _pairs(
+    positives: Column, identified: Identified, image_ids: Column | None, caption_ids: Column | None
+) -> PositivePairs:
+    """The user's pairs as rows of evaluated items."""
+    sides = []
+    for column, ids, rows, what in (
+        (0, image_ids, identified.image_rows, "image"),
+        (1, caption_ids, identified.text_rows, "caption"),
+    ):
+        names = None if ids is None else ids.texts
+        given = rows_of(positives.values[:, column], names, len(rows), positives.name, what)
+        position = np.empty(len(rows), dtype=np.int64)
+        position[rows] = np.arange(len(rows))
+        sides.append(position[given])
+    return PositivePairs.of(np.stack(sides, 1), len(identified.image_rows), len(identified.text_rows))
+
+
+def _by_pairs(
+    base: Protocol, pairs: PositivePairs, identified: Identified, named: NamedDataset
+) -> tuple[list[Protocol], list[str]]:
+    """The protocol of a set of pairs, whose name says which: two sets never share a table."""
+    items = identified.items
+    lines = sorted(
+        f"{items.image_ids[image]}\t{items.caption_ids[text]}"
+        for image, text in zip(pairs.image.tolist(), pairs.text.tolist(), strict=True)
+    )
+    digits = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+    protocol = Protocol(
+        name=f"{base.name}-pairs-{digits}",
+        dataset=base.dataset,
+        images=len(items.image_ids),
+        captions=(len(items.caption_ids),),
+        positives="pairs",
+        families=("ranks",),
+        primary=metric_table.summary_of("ranks").key,
+        version=RULES,
+        split=KnownSplit(),
+        note=f"As {base.name}, but {len(pairs):,} given pairs say what is right: no published number is "
+        "comparable.",
+    )
+    instead = f"{named.wanted or base.name} does not apply to given pairs: they make {protocol.name}"
+    unasked = len(items.image_ids) - len(np.unique(pairs.image))
+    unsought = len(items.caption_ids) - len(np.unique(pairs.text))
+    remarks = [instead]
+    if unasked or unsought:
+        remarks.append(
+            f"{unasked:,} images and {unsought:,} captions are in no pair: as queries they count in no metric"
+        )
+    return [protocol], remarks
+
+
+def _evaluations(plan: _Plan) -> list[Evaluation]:
+    items = plan.identified.items
+    try:
+        return [
+            evaluate(
+                protocol,
+                plan.galleries.images,
+                plan.galleries.texts,
+                plan.galleries.score,
+                items.owner,
+                items.labels,
+                items.identities,
+                positives=plan.positives(protocol),
+            )
+            for protocol in plan.protocols
+        ]
+    # A score that is not finite, a scorer of another shape, labels that no two items share.
+    except ValueError as error:
+        raise BadInput(f"{plan.galleries.how} cannot be evaluated: {error}") from error
+
+
+def _measured(plan: _Plan, evaluations: Sequence[Evaluation]) -> Scored:
+    names = [protocol.name for protocol in plan.protocols]
+    fields = [numbers(evaluation, plan.identified.items) for evaluation in evaluations]
+    return Scored(
+        plan.protocols,
+        metrics=dict(zip(names, (each["metrics"] for each in fields), strict=True)),
+        intervals={
+            name: {key: (low, high) for key, (low, high) in each["bootstrap"].items()}
+            for name, each in zip(names, fields, strict=True)
+        },
+        query_results={name: each.query_results for name, each in zip(names, evaluations, strict=True)},
+        remarks=plan.remarks,
+    )
+
+
+def _recorded(plan: _Plan, record: Record, *, already_there: bool) -> Scored:
+    parts = {part.job.protocol: part for part in record.by_protocol()}
+    return Scored(
+        plan.protocols,
+        metrics={name: part.metrics for name, part in parts.items()},
+        intervals={name: part.bootstrap for name, part in parts.items()},
+        query_results={name: load_query_results(part.ranks) for name, part in parts.items()},
+        remarks=plan.remarks,
+        record=record,
+        already_there=already_there,
+    )
+
+
+def _data(plan: _Plan) -> dict[str, Any]:
+    """What a record says of the data, but for what depends on the evaluation."""
+    items = plan.identified.items
+    corpus = plan.identified.corpus
+    n_images, n_texts = len(items.image_ids), len(items.caption_ids)
+    counts: dict[str, dict[str, int]] = {"test": {"images": n_images, "captions": n_texts}}
+    labels: dict[str, Any] = {"kind": "none", "count": 0, "rule": ""}
+    if corpus is not None:
+        counts = corpus.counts()
+        if repeats := repeated_captions(corpus, "test"):
+            counts["test"]["repeated_captions"] = repeats
+    if corpus is not None and corpus.labels is not None:
+        labels = {"kind": "real", "count": corpus.labels.count, "rule": corpus.labels.rule}
+    elif items.labels is not None:
+        count = items.labels.shape[1] if items.labels.ndim == 2 else int(items.labels.max()) + 1
+        labels = {"kind": "real", "count": count, "rule": "given"}
+    scheme = id_scheme(plan.named.own_name)
+    hashed = "" if items.owner is None else split_hash(plan.identified.split_items, scheme)
+    return {
+        "fingerprint": _fingerprint(plan),
+        "split_hash": hashed,
+        "counts": counts,
+        "labels": labels,
+        "features": {"given": plan.galleries.how},
+    }
+
+
+def _fingerprint(plan: _Plan) -> str:
+    """Of the data set, or of everything that is known of the items, as 16 hexadecimal digits."""
+    if plan.identified.corpus is not None:
+        return plan.identified.corpus.fingerprint
+    items = plan.identified.items
+    digest = hashlib.sha256()
+    for names in (items.image_ids, items.caption_ids):
+        digest.update(hashlib.sha256("\n".join(names).encode()).digest())
+    for array in (items.owner, items.labels, items.identities):
+        if array is not None:
+            digest.update(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _identity(plan: _Plan, name: str, seed: int, evaluations: Sequence[Evaluation] | None) -> str:
+    """16 hex digits over exactly what was given; the same for rows in another order with their ids."""
+    if evaluations is None:
+        content = plan.galleries.checksum()
+    else:
+        digest = hashlib.sha256()
+        for evaluation in evaluations:
+            arrays = {**evaluation.per_query}
+            if evaluation.ranks is not None:
+                arrays |= evaluation.ranks.arrays()
+            for field, values in arrays.items():
+                digest.update(field.encode() + np.ascontiguousarray(values).tobytes())
+        content = digest.hexdigest()
+    key: dict[str, Any] = {
+        "given": name,
+        "dataset": plan.named.folder,
+        "protocols": [protocol.label for protocol in plan.protocols],
+        "seed": seed,
+        "how": plan.galleries.how,
+        "content": content,
+        "items": _fingerprint(plan),
+    }
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _refuse_another(directory: JobDirectory, plan: _Plan, seed: int) -> None:
+    """Raise BadInput where the name and the seed stand for other inputs already, under the same protocol."""
+    for other in map(JobDirectory, sorted(directory.path.parent.glob("*"))):
+        if not other.is_done():
+            continue
+        job = read_record(other.path).job
+        if (job.preset, job.seed, job.protocol) == (PRESET, seed, plan.protocols[0].name):
+            raise BadInput(
+                f"{other.path} has this name and seed, and was made from other inputs; give another --name "
+                "(or --seed, for another run of the same model), or delete that folder"
+            )
+
+
+def _content(
+    plan: _Plan, name: str, seed: int, identity: str, main: Evaluation, seconds: float
+) -> dict[str, Any]:
+    data = _data(plan)
+    data["counts"]["test"] |= searched_groups(main, plan.identified.items)
+    device = plan.galleries.images.values.device
+    return {
+        "job": {
+            "id": identity,
+            "method": name,
+            "dataset": plan.named.folder,
+            "protocol": plan.protocols[0].name,
+            "preset": PRESET,
+            "seed": seed,
+            "suite": None,
+            "label": "",
+            "overrides": {},
+        },
+        "evaluated_on": "test",
+        "data": data,
+        "source_fingerprint": source_fingerprint({PRESET: plan.galleries.how}),
+        "selection": {"metric": None, "epoch": None, "rule": _SELECTION},
+        "history": [],
+        # Empty, so that no published number stands beside it: nobody here knows what made the vectors.
+        "encoders": [],
+        "cost": {"evaluation_seconds": seconds, "peak_memory_mb": peak_memory_mb()},
+        "environment": environment(device_name(device)),
+    }
