@@ -179,7 +179,7 @@ def test_a_part_of_a_gallery_is_refused(limit: float) -> None:
     class Limit(pl.Callback):
         # Set behind the parser: to it 1 may be 1.0, all batches, because `typing` keeps the first of
         # int | float and float | int that anything has asked for.
-        def setup(self, trainer: pl.Trainer, *rest: Any) -> None:
+        def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
             trainer.limit_val_batches = limit
 
     with pytest.raises(ValueError, match=r"the gallery is not whole: .* is the first missing"):
