@@ -1,6 +1,37 @@
 """How often the ± holds what it says, and how often equal methods are told apart, by simulation.
 
-OMP_NUM_THREADS=1 python benchmarks/interval_coverage.py
+    OMP_NUM_THREADS=1 python benchmarks/interval_coverage.py
+
+A query hits where its ease is high enough: the image's, which its five captions share; its own, which all
+methods and seeds share; the seed's; and a rest. What an interval is to hold is known then: with several seeds
+the method over all images and seeds, with one seed that model over all images. Beside it stands the old
+interval: Student's over seeds, or the percentile bootstrap over images of one seed. Spreads are Flickr8K's.
+
+Measured with 4,000 repeats (a standard error of 0.35 %), on 20, 243 and 1,000 images; i2t and t2i recalls
+of 5 to 99.9 % and rsums of 75 to 598; 1, 3 and 5 seeds:
+
+    coverage         old          new            rsum of 336 with 1, 3, 5 seeds: old       new
+    20 images        2 to 93 %    93.9 to 99.9 %                      92, 52, 31 %         94.3, 95.2, 94.4 %
+    243 images      23 to 95 %    94.8 to 99.6 %                      95, 58, 35 %         95.2, 95.7, 95.2 %
+    1,000 images    45 to 95 %    94.5 to 98.8 %                      94, 67, 45 %         94.5, 96.0, 94.8 %
+
+20 images at 98 % and one seed: 34 % before, 99.3 % now. New coverage is above 97 % only where the images
+hold a handful of failures (or successes) at most: with 20 images at 5 % and from 95 % up, with 243 from
+99 % up, with 1,000 at 99.9 %, and rsum of 598 with 20 and 243. One failure more or less moves the interval
+so far there that no rule meets 95 %.
+
+Any of 2, 5, 10 equal methods are told apart by the adjusted test in so many tables of 100 (rsum of 336;
+with recalls, which have fewer outcomes, in fewer), and a method better by 20 points of rsum is found:
+
+                            told apart, 2, 5, 10     found, of 2    of 10
+    20 images,  1 seed        5.3, 4.1, 2.0             18             1
+    20 images,  3 seeds       0.3, 0.1, 0.0             13             0
+    20 images,  5 seeds       0.5, 0.0, 0.0             23             0
+    243 images, 1 seed        5.6, 4.5, 4.2             98            67
+    243 images, 3 seeds       3.1, 1.6, 1.1             98            86
+    243 images, 5 seeds       2.9, 1.8, 1.1            100           100
+
+The best of ten, ahead by 3 points, is outside the set of those not behind the first in 0.2 % at most.
 """
 
 from __future__ import annotations
@@ -182,52 +213,67 @@ def told_apart(rows: list[NDArray[np.float64]], step: float) -> NDArray[np.bool_
     apart = np.zeros((repeats, size, size), dtype=np.bool_)
     alpha = 0.05 if runs > 1 else 0.15
     means = np.stack([row.mean(1) for row in rows], 1)
-    for repeat in np.flatnonzero((np.abs(tests.centre) >= tests.half_width(alpha / len(first))).any(1)):
-        one = TableSummary(
-            table.means[repeat], table.products[repeat], table.seeds[repeat], table.seeds_df, table.clusters
-        )
-        p = paired_t(one, first, second, step).p()
-        near = np.flatnonzero(p <= alpha)
-        swapped = paired_randomisation(means[repeat][first[near]] - means[repeat][second[near]])
-        p[near] = np.maximum(p[near], swapped) if runs > 1 else swapped
-        significant = np.array(holm(p.tolist())) < 0.05
-        apart[repeat, first[significant], second[significant]] = True
+    candidates = np.flatnonzero((np.abs(tests.centre) >= tests.half_width(alpha / len(first))).any(1))
+    if not len(candidates):
+        return apart
+    of_candidates = TableSummary(
+        table.means[candidates],
+        table.products[candidates],
+        table.seeds[candidates],
+        table.seeds_df,
+        table.clusters,
+    )
+    p = paired_t(of_candidates, first, second, step).p()
+    repeat, pair = np.nonzero(p <= alpha)
+    differences = means[candidates[repeat], first[pair]] - means[candidates[repeat], second[pair]]
+    swapped = paired_randomisation(differences)
+    p[repeat, pair] = np.maximum(p[repeat, pair], swapped) if runs > 1 else swapped
+    for candidate, row in zip(candidates, p, strict=True):
+        significant = np.array(holm(row.tolist())) < 0.05
+        apart[candidate, first[significant], second[significant]] = True
     return apart | apart.swapaxes(1, 2)
 
 
 def comparisons(images: int, repeats: int) -> None:
     """Print how often equal methods are told apart, the best is left out, and a better one is found.
 
-    Better by so many points of rsum where that is 336, by the same ease elsewhere; the best of ten is so by 3.
+    Better by so many points of rsum where that is 336, and elsewhere by the same ease; the best of ten by 3.
     """
     generator = np.random.default_rng(images + 1)
-    counts: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
+    errors: dict[tuple[str, int], list[NDArray[np.bool_]]] = {}
+    found: dict[tuple[str, int], list[NDArray[np.bool_]]] = {}
     for batch in _batches(repeats, images * 5):
         for runs in SEEDS:
-            # A single model is compared as such: methods whose models differ by their seeds are not equal.
+            # A single model is compared as such: models that their seeds have made different are not equal.
             deviation = SEED if runs > 1 else 0.0
             methods = list(world(generator, batch, 10, runs, images, deviation))
             for metric in COMPARED:
                 step = 1 / sum(map(len, metric.recalls))
                 equal = [method.per_image(metric) for method in methods]
                 columns = [told_apart(equal[:size], step).any((1, 2)) for size in (2, 5, 10)]
-                for points in (3, 10, 20):
-                    rows = [methods[0].per_image(metric, points / POINTS), *equal[1:]]
-                    apart = told_apart(rows, step)
-                    leader = np.stack([row.mean((1, 2)) for row in rows], 1).argmax(1)
-                    columns.append(apart[np.arange(batch), leader, 0] if points == 3 else apart[:, 0, 1])
-                    if points > 3:
-                        columns.append(told_apart(rows[:2], step)[:, 0, 1])
-                counts.setdefault((metric.name, runs), []).append(np.stack(columns).astype(np.float64))
-    for (name, runs), parts in counts.items():
-        two, five, ten, outside, *found = 100 * np.concatenate(parts, 1).mean(1)
+                rows = [methods[0].per_image(metric, 3 / POINTS), *equal[1:]]
+                leader = np.stack([row.mean((1, 2)) for row in rows], 1).argmax(1)
+                columns.append(told_apart(rows, step)[np.arange(batch), leader, 0])
+                errors.setdefault((metric.name, runs), []).append(np.stack(columns))
+                # A tenth of the repeats is enough for what nothing is demanded of.
+                few = slice(0, max(1, batch // 10))
+                better = []
+                for points in (10, 20):
+                    rows = [row[few] for row in (methods[0].per_image(metric, points / POINTS), *equal[1:])]
+                    better += [told_apart(rows[:2], step)[:, 0, 1], told_apart(rows, step)[:, 0, 1]]
+                found.setdefault((metric.name, runs), []).append(np.stack(better))
+    for (name, runs), parts in errors.items():
+        two, five, ten, outside = 100 * np.concatenate(parts, 1).mean(1)
+        ten_of_two, ten_of_ten, twenty_of_two, twenty_of_ten = 100 * np.concatenate(
+            found[name, runs], 1
+        ).mean(1)
         mark = "TOO MANY" if max(two, five, ten, outside) > 6 else ""
         print(
             f"{images:5} images  {name:14} {runs} seed{'s' if runs > 1 else ' '}  "
             f"any of 2, 5, 10 equal methods told apart {two:4.1f} {five:4.1f} {ten:4.1f} %  "
             f"the best of 10 outside the set {outside:4.1f} %  "
-            f"better by 10: found among 2 {found[1]:5.1f}, 10 {found[0]:5.1f} %  "
-            f"by 20: {found[3]:5.1f}, {found[2]:5.1f} %  {mark}",
+            f"better by 10: found among 2 {ten_of_two:5.1f}, 10 {ten_of_ten:5.1f} %  "
+            f"by 20: {twenty_of_two:5.1f}, {twenty_of_ten:5.1f} %  {mark}",
             flush=True,
         )
 

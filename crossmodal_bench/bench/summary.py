@@ -12,6 +12,7 @@ from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Record, read_record
 from crossmodal_bench.jobs.state import State, state_of
 from crossmodal_bench.reporting.chance import below_chance
+from crossmodal_bench.reporting.formats import FILES
 from crossmodal_bench.reporting.report import build_report, print_leaderboard
 
 
@@ -97,7 +98,7 @@ def conclude(
     for sentence in poor:
         log(f"not above chance: {sentence}")
     if records:
-        report = build_report(options.runs, ("markdown", "csv", "html"))
+        report = build_report(options.runs, tuple(FILES))
         log(f"Report: {', '.join(str(path) for path in report.files)}")
     errors = [planned.files.read_error() for planned in failed]
     if errors and not done and all(error.get("kind") == "bad input" for error in errors):

@@ -28,15 +28,17 @@ def ensemble(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Write the leaderboard of all records."""
+    """Print and write the leaderboard of all records."""
+    from crossmodal_bench.reporting.formats import FORMATS
     from crossmodal_bench.reporting.report import build_report
 
     if not arguments.runs.is_dir():
         raise BadInput(
             f"{arguments.runs} is missing; run crossmodal-bench bench first, or name the folder with --runs"
         )
-    report = build_report(arguments.runs)
-    print(f"Report: {', '.join(str(path) for path in report.files)}")
+    report = build_report(arguments.runs, arguments.format or FORMATS)
+    if report.files:
+        print(f"Report: {', '.join(str(path) for path in report.files)}")
     return 0
 
 

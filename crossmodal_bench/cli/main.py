@@ -15,6 +15,7 @@ from crossmodal_bench.bench.options import NAMES, add_options, read_options
 from crossmodal_bench.cli import commands as actions
 from crossmodal_bench.core.errors import BadInput, Diverged
 from crossmodal_bench.core.signals import AGAIN, Interrupted
+from crossmodal_bench.reporting.formats import FORMATS
 
 FAILED = 1
 BAD_INPUT = 2
@@ -75,8 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     text = "a job's directory, or its record.json"
     ensemble.add_argument("records", nargs="+", type=Path, metavar="RECORD", help=text)
 
-    text = "write the leaderboard of all records as Markdown, CSV and HTML"
-    _command(commands, "report", actions.report, text, ("runs",))
+    text = "print the leaderboard of all records, and write it to RUNS/report/"
+    report = _command(commands, "report", actions.report, text, ("runs",))
+    text = f"only these: {', '.join(FORMATS)}"
+    report.add_argument("--format", nargs="+", action="extend", default=[], metavar="FORMAT", help=text)
 
     of_data = ("data_root", "runs", "on_bad_image")
     text = "check a data set's files and print what they hold"

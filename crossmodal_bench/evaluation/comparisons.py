@@ -13,6 +13,9 @@ from scipy import stats
 from crossmodal_bench.evaluation.intervals import LEVEL, Target, seeds_variance
 from crossmodal_bench.evaluation.query_results import QueryResults, check_same_queries, cluster_effects
 
+SIGNIFICANT = 0.05
+"""An adjusted p below it tells two rows apart."""
+
 _SWAPS = 10_000
 _SWAPS_PER_PAIR = 100  # the least p, times the number of pairs, stays well below 5 %
 _LEAST_P = 1e-15
@@ -135,7 +138,7 @@ def not_behind_first(first: int, pairs: Sequence[PairedDifference]) -> frozenset
     """
     members = {first}
     for pair in pairs:
-        if first in (pair.first, pair.second) and pair.adjusted_p >= 1 - LEVEL:
+        if first in (pair.first, pair.second) and pair.adjusted_p >= SIGNIFICANT:
             members |= {pair.first, pair.second}
     return frozenset(members)
 

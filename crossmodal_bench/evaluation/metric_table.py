@@ -302,6 +302,14 @@ ENTRIES: tuple[Metric, ...] = (
 A key stands in two families where a protocol never asks for both: R@1 of captions and R@1 of classes.
 """
 
+TIES: Mapping[Family, str] = {
+    "ranks": "R@K is the probability of a hit when ties are broken at random; MedR and MeanR go by the "
+    "expected rank",
+    "label_precision": "mAP keeps ties against the query",
+    "class_level": "AP@50 and R@1 of classes keep ties against the query",
+}
+"""How equal scores count, by family."""
+
 VALIDATION_CURVE = "i2t/R@1"
 """The metric whose course over the epochs is drawn (ADDR, Figure 3(b))."""
 
@@ -309,6 +317,18 @@ VALIDATION_CURVE = "i2t/R@1"
 def of_family(family: Family) -> list[Metric]:
     """The metrics of one family."""
     return [metric for metric in ENTRIES if metric.family == family]
+
+
+def families_among(keys: Collection[str]) -> list[Family]:
+    """The families that a protocol can ask for of which there is a metric that no other family has."""
+    return [
+        family
+        for family in RANKED_FAMILIES
+        if any(
+            metric.key in keys and all(other.family == family for other in ENTRIES if other.key == metric.key)
+            for metric in of_family(family)
+        )
+    ]
 
 
 def computed(family: Family, side: Side | None = None) -> list[Metric]:

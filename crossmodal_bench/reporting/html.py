@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from html import escape as escaped
 
 from crossmodal_bench.core.errors import printable
+from crossmodal_bench.evaluation.metric_table import formatted
+from crossmodal_bench.reporting.layout import OVER
+from crossmodal_bench.reporting.leaderboard import Row, Table
+from crossmodal_bench.reporting.shown import ABSENT, COSTS, ShownTable, Value
 
 _STYLE = """
 :root {
@@ -60,24 +64,6 @@ summary { cursor: pointer; color: var(--mark); margin: .5rem 0; }
 
 
 @dataclass(frozen=True)
-class Value:
-    """A cell: a number, the interval printed small behind it, and whether it is the table's best."""
-
-    text: str
-    interval: str = ""
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Line:
-    """A table row: ours, or a paper's (set beneath ours in a softer colour)."""
-
-    name: str
-    values: Sequence[Value]
-    paper: bool = False
-
-
-@dataclass(frozen=True)
 class Figure:
     """A PNG and what it shows; the caption is also the text for those who cannot see it."""
 
@@ -87,15 +73,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """One leaderboard: its table, its footnotes, the same in full detail, and its figures."""
+    """One leaderboard and its figures."""
 
-    title: str
-    headers: Sequence[str]
-    lines: Sequence[Line]
-    warnings: Sequence[str] = ()
-    notes: Sequence[str] = ()
-    detail_headers: Sequence[str] = ()
-    details: Sequence[Line] = ()
+    table: ShownTable
     figures: Sequence[Figure] = field(default=(), repr=False)
 
 
@@ -116,38 +96,107 @@ def escape(text: str) -> str:
 
 
 def _section(section: Section) -> str:
-    parts = [f"<section>\n<h2>{escape(section.title)}</h2>"]
-    parts += [f'<p class="warning">Warning: {escape(warning)}</p>' for warning in section.warnings]
-    parts.append(_table(section.headers, section.lines))
-    if section.notes:
-        parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in section.notes) + "</ul>")
-    if section.details:
-        detail = _table(section.detail_headers, section.details)
-        parts.append(f"<details>\n<summary>Every metric, with both intervals</summary>\n{detail}\n</details>")
+    table = section.table
+    parts = [f"<section>\n<h2>{escape(table.title)}</h2>"]
+    parts += [f'<p class="warning">Warning: {escape(warning)}</p>' for warning in table.warnings]
+    parts.append(_main_grid(table))
+    notes = "".join(f"<li>{escape(note)}</li>" for note in (*table.meaning, *table.notes))
+    parts.append(f"<ul>{notes}</ul>")
+    parts.append(_collapsed("Every metric, with the parts of its interval", _details(table)))
+    if table.source.pairs:
+        summary = f"How sure the differences in {table.primary} are: p, adjusted to all pairs of the table"
+        parts.append(_collapsed(summary, _matrix(table.source)))
     if section.figures:
         figures = "\n".join(_figure(figure) for figure in section.figures)
         parts.append(f'<div class="figures">\n{figures}\n</div>')
     return "\n".join([*parts, "</section>"])
 
 
-def _table(headers: Sequence[str], lines: Iterable[Line]) -> str:
+def _collapsed(summary: str, content: str) -> str:
+    return f"<details>\n<summary>{escape(summary)}</summary>\n{content}\n</details>"
+
+
+def _main_grid(table: ShownTable) -> str:
+    """Our rows, each followed by the published ones that may stand beside it, in a softer colour."""
+    rows = []
+    for line in table.lines:
+        values = "".join(_value(line.values[metric]) for metric in table.metrics)
+        head = _cells([line.preset, str(line.n), line.over])
+        rows.append(f"<tr>{_name(line.marked_name)}{head}{values}{_cells(line.costs.values())}</tr>")
+        for published in line.published:
+            theirs = [published.values.get(metric, "") for metric in table.metrics]
+            cells = _cells(["paper", "", "", *theirs, *("" for _ in COSTS)])
+            rows.append(f'<tr class="paper">{_name(published.source)}{cells}</tr>')
+    return _grid(["method", "preset", "n", "± over", *table.metrics, *COSTS.values()], rows)
+
+
+def _details(table: ShownTable) -> str:
+    headers = ["method", "preset", "n", "metric", "mean", "95 % interval", "over"]
+    headers += ["error of images", "error of seeds", "published", "source or why not"]
+    rows = []
+    for row in table.source.rows:
+        for metric in table.source.metrics:
+            if metric in row.cells:
+                rows.append(f"<tr>{_name(row.name)}{_cells(_detail(row, metric))}</tr>")
+    return _grid(headers, rows)
+
+
+def _matrix(table: Table) -> str:
+    """The adjusted p of each pair of rows, the rows numbered to name the columns."""
+    p = {(pair.first, pair.second): pair.adjusted_p for pair in table.pairs}
+    numbers = {position: number for number, position in enumerate(table.tested, start=1)}
+    rows = []
+    for position, number in numbers.items():
+        cells = [
+            f"{p[min(position, other), max(position, other)]:.2g}" if other != position else ""
+            for other in table.tested
+        ]
+        row = table.rows[position]
+        rows.append(f"<tr>{_name(f'{number}. {row.name} ({row.preset})')}{_cells(cells)}</tr>")
+    return _grid(["row", *map(str, numbers.values())], rows)
+
+
+def _detail(row: Row, metric: str) -> list[str]:
+    cell = row.cells[metric]
+    interval = ABSENT
+    if cell.low is not None and cell.high is not None:
+        interval = f"{formatted(metric, cell.low)} to {formatted(metric, cell.high)}"
+    errors = [
+        ABSENT if number is None else formatted(metric, number)
+        for number in (cell.items_error, cell.seeds_error, cell.published.value)
+    ]
+    return [
+        row.preset,
+        str(cell.n),
+        metric,
+        formatted(metric, cell.mean),
+        interval,
+        OVER[cell.target] if cell.target else ABSENT,
+        *errors,
+        cell.published.source or cell.published.apart_text or cell.published.reason or "",
+    ]
+
+
+def _grid(headers: Iterable[str], rows: Iterable[str]) -> str:
     head = "".join(f'<th scope="col">{escape(header)}</th>' for header in headers)
-    rows = "\n".join(_line(line) for line in lines)
-    table = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+    body = "\n".join(rows)
+    table = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
     return f'<div class="scroll">{table}</div>'
 
 
-def _line(line: Line) -> str:
-    kind = ' class="paper"' if line.paper else ""
-    name = escape(line.name)
-    values = "".join(_value(value) for value in line.values)
-    return f'<tr{kind}><th scope="row"><span title="{name}">{name}</span></th>{values}</tr>'
+def _name(text: str) -> str:
+    name = escape(text)
+    return f'<th scope="row"><span title="{name}">{name}</span></th>'
+
+
+def _cells(texts: Iterable[str]) -> str:
+    return "".join(f"<td>{escape(text)}</td>" for text in texts)
 
 
 def _value(value: Value) -> str:
-    kind = ' class="best"' if value.best else ""
-    interval = f"<small>{escape(value.interval)}</small>" if value.interval else ""
-    return f"<td{kind}>{escape(value.text)}{interval}</td>"
+    kind = ' class="best"' if value.marked else ""
+    margin = f"<small>{escape(value.margin)}</small>" if value.margin else ""
+    return f"<td{kind}>{escape(value.text)}{margin}</td>"
 
 
 def _figure(figure: Figure) -> str:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from crossmodal_bench.evaluation import metric_table
-from crossmodal_bench.evaluation.metric_table import formatted
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.ablations import effects
-from crossmodal_bench.reporting.leaderboard import Cell, Row, Table, differences, features_text, labels_text
+from crossmodal_bench.reporting.leaderboard import Table, differences, features_text, labels_text
 from crossmodal_bench.reporting.published_notes import published_notes
+from crossmodal_bench.reporting.stored_intervals import Target
 
-COST = {
-    "parameters": "parameters",
-    "train_samples_per_second": "training samples/s",
-    "train_seconds": "training s",
-    "evaluation_seconds": "evaluation s",
-    "peak_memory_mb": "peak memory MB",
+OVER: Mapping[Target, str] = {"method": "images, seeds", "model": "images", "seeds": "seeds"}
+"""What ± covers, as a column says it."""
+
+TARGETS: Mapping[Target, str] = {
+    "method": "of this method on other images with other seeds",
+    "model": "of this one model on other images",
+    "seeds": "of this method with other seeds on these very images",
 }
-"""The costs that are columns, with their units."""
+"""The same in a sentence."""
+
+MARK = "★"
+"""Stands before the name of each row that is not significantly behind the first."""
 
 PRESET_NOTES = {
     "paper": "preset paper: the paper's own settings",
@@ -31,12 +34,27 @@ PRESET_NOTES = {
 }
 
 
+def meaning(table: Table) -> list[str]:
+    """What ± and the mark mean in this table: without this, its numbers are not read right."""
+    lines = []
+    shown = main_metrics(table)
+    covered = {row.cells[metric].target for row in table.rows for metric in shown if metric in row.cells}
+    if covered - {None}:
+        over = "; ".join(f"over {OVER[target]}: {TARGETS[target]}" for target in OVER if target in covered)
+        lines.append(f"± is the longer side of a 95 % interval; {over}{_drawn(table)}")
+    if len(table.rows) > 1:
+        lines.append(_mark_note(table))
+    return lines
+
+
 def notes(table: Table) -> list[str]:
-    """What a reader must know: intervals, presets, data, features, labels, queries that do not count,
-    selection, which weights training started from, the papers' numbers; and what each adversary adds.
+    """What a reader must know beside ``meaning``: presets, how ties count, data, features, labels, queries
+    that do not count, selection, which weights training started from, the papers' numbers; and what each
+    adversary adds.
     """
     presets = dict.fromkeys(row.preset for row in table.rows)
-    lines = [_interval_note(), *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
+    lines = [*(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
+    lines += _ties_note(table)
     lines += _distinct(table, "data", _data_text)
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
@@ -55,18 +73,34 @@ def notes(table: Table) -> list[str]:
         f"{heading} ({_names(names)}): {text}"
         for (heading, text), names in published_notes(table, main_metrics(table)).items()
     ]
-    return lines + [f"adversary: {effect}" for effect in effects(table)]
+    measured = effects(table)
+    lines += [f"adversary: {effect}" for effect in measured]
+    if sum(effect.p is not None for effect in measured) > 1:
+        lines.append("adversaries: each p is adjusted to the table's other adversaries by Holm")
+    return lines
 
 
 def warnings(table: Table) -> list[str]:
-    """Where seeds of one row, or rows of the table, rest on different measurements."""
+    """Where seeds of one row, or rows of the table, rest on different measurements; and where intervals are
+    less than they should be.
+    """
     lines = [
         f"{row.name} ({row.preset}) averages seeds of {text}"
         for row in table.rows
         for text in differences(row.records)
     ]
     across = differences(table.records, ("data fingerprints", "split hashes"))
-    return lines + [f"the rows do not rest on the same data, {text}" for text in across]
+    lines += [f"the rows do not rest on the same data, {text}" for text in across]
+    unknown = defaultdict(list)
+    for row in table.rows:
+        if row.results.missing:
+            unknown[row.results.missing].append(row.name)
+    lines += [
+        f"± of {_names(names)} is made of the intervals in the records and the spread over seeds, and these "
+        f"rows are in no test, because what single queries gave is not known: {reason}"
+        for reason, names in unknown.items()
+    ]
+    return lines
 
 
 def main_metrics(table: Table) -> list[str]:
@@ -75,44 +109,40 @@ def main_metrics(table: Table) -> list[str]:
     return [metric for metric in metric_table.main_columns(table.primary) if metric in measured]
 
 
-def interval(metric: str, cell: Cell) -> str:
-    """± with the t-interval over seeds or, marked with *, the bootstrap interval of one seed; or nothing."""
-    if not math.isnan(cell.half_width):
-        return f"±{formatted(metric, cell.half_width)}"
-    if cell.low is not None and cell.high is not None:
-        return f"±{formatted(metric, (cell.high - cell.low) / 2)}*"
-    return ""
-
-
 def title(table: Table) -> str:
     """The table's heading: data set, protocol with its version, split and the metric that ranks it."""
     protocol = f"{table.protocol}@{table.version}{' (split unverified)' if table.unverified else ''}"
     return f"{table.dataset} · {protocol} · {table.evaluated_on} · ranked by {table.primary}"
 
 
-def row_name(row: Row) -> str:
-    """The row's name, with a star on the table's best."""
-    return f"★ {row.name}" if row.best else row.name
+def _drawn(table: Table) -> str:
+    """What is drawn anew where it is not single images."""
+    over_classes = [
+        metric.name for metric in map(metric_table.lookup, table.metrics) if metric.queries == "classes"
+    ]
+    return f" ({', '.join(over_classes)}: over other classes)" if over_classes else ""
 
 
-def quantity(value: float | None, suffix: str = "") -> str:
-    """A cost with three digits and k, M or G; a dash where it was not measured."""
-    if value is None:
-        return "–"
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g}{unit}{suffix}"
-    return f"{value:.3g}{suffix}"
+def _mark_note(table: Table) -> str:
+    """What the mark means, and which rows could not be tested."""
+    if table.best_set:
+        text = (
+            f"{MARK} marks the rows that are not significantly behind the first in {table.primary} (paired "
+            "on the same queries, clustered by image, over seeds; two-sided at 5 %, adjusted by Holm to all "
+            "pairs of the table)"
+        )
+    else:
+        text = f"no row is marked as among the best: the first in {table.primary} cannot be tested"
+    untested = [row.name for position, row in enumerate(table.rows) if position not in table.tested]
+    return f"{text}; not tested: {_names(untested)}" if table.best_set and untested else text
 
 
-def _interval_note() -> str:
-    """What ± means; which queries the bootstrap draws depends on the metric."""
-    over_classes = [metric.name for metric in metric_table.ENTRIES if metric.queries == "classes"]
-    return (
-        "± is the 95 % t-interval of the mean over n seeds; with *, one seed only: half of the 95 % "
-        "bootstrap interval over test images (clustered by image, or by identity where positives go by it; "
-        f"{', '.join(over_classes)}: over classes), blind to other seeds; ★ is the table's best"
-    )
+def _ties_note(table: Table) -> list[str]:
+    """How equal scores count, for the families of metrics that the table has."""
+    rules = [metric_table.TIES[family] for family in metric_table.families_among(table.metrics)]
+    if rules and not table.version:
+        return ["ties: against the query throughout, as they counted before protocols had versions"]
+    return [f"ties: {'; '.join(rules)}"] if rules else []
 
 
 def _distinct(table: Table, what: str, read: Callable[[Record], str]) -> list[str]:
@@ -137,7 +167,8 @@ def _dropped_text(record: Record) -> str:
         for side, kind, items in (("i2t", "image", "images"), ("t2i", "text", "captions"))
         if record.dropped.get(side)
     ]
-    return f"{' and '.join(parts)}, which do not count for mAP" if parts else ""
+    by_label = metric_table.summary_of("label_precision").name
+    return f"{' and '.join(parts)}, which do not count for {by_label}" if parts else ""
 
 
 def _names(names: Iterable[str]) -> str:

@@ -11,11 +11,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crossmodal_bench.evaluation import metric_table
+from crossmodal_bench.evaluation.comparisons import (
+    Difference,
+    PairedDifference,
+    compare_all,
+    not_behind_first,
+)
+from crossmodal_bench.evaluation.intervals import Interval
 from crossmodal_bench.evaluation.protocols import primary_metric
-from crossmodal_bench.evaluation.statistics import t_interval
+from crossmodal_bench.evaluation.query_results import check_same_queries
 from crossmodal_bench.jobs.published import Comparison
 from crossmodal_bench.jobs.record import Record, row_name
 from crossmodal_bench.reporting.neighbours import published_beside
+from crossmodal_bench.reporting.row_results import Reader, RowResults, read_query_results, read_results
+from crossmodal_bench.reporting.stored_intervals import Target, from_records
 
 PRESETS = ("paper", "controlled", "small", "smoke")
 """Rows of different presets never mix; the papers' own settings come first."""
@@ -23,21 +32,34 @@ PRESETS = ("paper", "controlled", "small", "smoke")
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one row.
+    """One metric of one row, in the metric's unit.
 
-    ``mean`` and ``sd`` (sample standard deviation, nan for one seed) are over the ``n`` seeds that have the
-    metric; ``half_width`` is that of the 95 % t-interval of the mean over seeds (nan for one seed). ``low``
-    and ``high`` bound the 95 % bootstrap interval over test images: the seeds' bounds averaged, so the
-    interval of one typical run, not of the mean over seeds; None where no seed has one.
+    Attributes:
+        mean: over the ``n`` seeds that have the metric.
+        n: number of these seeds.
+        low: lower end of the 95 % interval; None where there is no interval.
+        high: its upper end.
+        target: what the interval is about; None where there is none.
+        items_error: standard error of the mean that stems from the choice of test images; None if unknown.
+        seeds_error: likewise from the choice of seeds; None for one seed.
+        published: the published number that may stand beside it, or why there is none.
     """
 
     mean: float
-    sd: float
-    half_width: float
     n: int
     low: float | None
     high: float | None
+    target: Target | None
+    items_error: float | None
+    seeds_error: float | None
     published: Comparison
+
+    @property
+    def half_width(self) -> float | None:
+        """What is printed behind ±: the longer side of the interval; None where there is none."""
+        if self.low is None or self.high is None:
+            return None
+        return max(self.mean - self.low, self.high - self.mean)
 
 
 @dataclass(frozen=True)
@@ -57,8 +79,8 @@ class Row:
     cells: dict[str, Cell]
     cost: dict[str, float]
     records: tuple[Record, ...] = field(repr=False)
+    results: RowResults = field(repr=False)
     primary: str = ""
-    best: bool = False
 
     @property
     def name(self) -> str:
@@ -71,6 +93,12 @@ class Row:
         return bool(self.records[-1].ensemble)
 
     @property
+    def target(self) -> Target | None:
+        """What the row's intervals are about: the primary metric's, else the first that has one."""
+        cells = [self.cells[self.primary]] if self.primary in self.cells else []
+        return next((cell.target for cell in (*cells, *self.cells.values()) if cell.target), None)
+
+    @property
     def published(self) -> Comparison:
         """The published number of the primary metric, or why there is none."""
         cell = self.cells.get(self.primary)
@@ -81,8 +109,20 @@ class Row:
 class Table:
     """The rows that may be compared: one data set, one version of one protocol, one split.
 
-    ``unverified``: the test split has a named protocol's numbers of images and captions without being
-    verified as its split.
+    Attributes:
+        dataset: the data set.
+        protocol: the protocol.
+        version: that of the protocol.
+        unverified: whether the test split has a named protocol's numbers of images and captions without being
+            verified as its split.
+        evaluated_on: the split.
+        primary: the metric that ranks the rows.
+        rows: by preset, and best first.
+        first: the position of the row with the best number of all presets; None where no row has one.
+        tested: the positions of the rows that are compared with one another: they have answered the same
+            queries as the first, and what each query gave is known.
+        pairs: what separates each two of them in the primary metric, by position; the p-values are adjusted
+            to all of the table's pairs.
     """
 
     dataset: str
@@ -92,6 +132,19 @@ class Table:
     evaluated_on: str
     primary: str
     rows: tuple[Row, ...]
+    first: int | None
+    tested: tuple[int, ...]
+    pairs: tuple[PairedDifference, ...] = field(repr=False)
+
+    @property
+    def best_set(self) -> frozenset[int]:
+        """The positions of the rows that are not significantly behind the first, which is one of them.
+
+        There are none where the first can't be tested: the highest number alone says nothing.
+        """
+        if self.first is None or self.first not in self.tested:
+            return frozenset()
+        return not_behind_first(self.first, self.pairs)
 
     @property
     def metrics(self) -> list[str]:
@@ -103,15 +156,43 @@ class Table:
         """Every record behind the table, row by row."""
         return [record for row in self.rows for record in row.records]
 
+    def difference(self, position: int, other: int) -> Difference | None:
+        """The first named row minus the other in the primary metric; None where they are not both tested.
 
-def leaderboard(records: Iterable[Record]) -> list[Row]:
+        The p is not adjusted.
+        """
+        for pair in self.pairs:
+            if (pair.first, pair.second) == (position, other):
+                return pair.difference
+            if (pair.first, pair.second) == (other, position):
+                return _reversed(pair.difference)
+        return None
+
+
+def _reversed(difference: Difference) -> Difference:
+    """The other row minus the one."""
+    return replace(
+        difference,
+        value=-difference.value,
+        low=-difference.high,
+        high=-difference.low,
+        targets=difference.targets[::-1],
+        n=difference.n[::-1],
+    )
+
+
+def leaderboard(records: Iterable[Record], read: Reader = read_query_results) -> list[Row]:
     """One row per (data set, protocol, split, preset, method, overrides, label), averaged over seeds.
 
     Single models and ensembles never share a row, two versions of a protocol never a table. Rows are sorted
     by table (data set, protocol, version, split), then by preset (``PRESETS``), then best first by the
-    protocol's primary metric; the best of each table is marked. A record counts under every protocol that it
-    was measured under (COCO's 5K and 1K tests), a seed once per row: of several records of it (one job in two
-    suites) the last finished one is taken, or n would claim more than was measured.
+    protocol's primary metric. A record counts under every protocol that it was measured under (COCO's 5K and
+    1K tests), a seed once per row: of several records of it (one job in two suites) the last finished one is
+    taken, or n would claim more than was measured.
+
+    Args:
+        records: of finished jobs.
+        read: gives what a record's single queries gave, on which intervals and comparisons rest.
     """
     rows = []
     measured = (part for record in records for part in record.by_protocol())
@@ -120,20 +201,49 @@ def leaderboard(records: Iterable[Record]) -> list[Row]:
         groups: dict[tuple[str, ...], dict[int, Record]] = {}
         for record in together:
             groups.setdefault(_row_key(record), {})[record.job.seed] = record
-        table = [_row([seeds[seed] for seed in sorted(seeds)]) for seeds in groups.values()]
+        table = [_row([seeds[seed] for seed in sorted(seeds)], read) for seeds in groups.values()]
         rows += _ranked(table, protocol)
     return rows
 
 
 def tables(rows: Iterable[Row]) -> list[Table]:
-    """The rows of a leaderboard as its tables, in order."""
+    """The rows of a leaderboard as its tables, in order, and what separates the rows of each."""
     split = []
     for (dataset, protocol, version, unverified, evaluated_on), together in itertools.groupby(
         rows, key=lambda row: (row.dataset, row.protocol, row.version, row.unverified, row.evaluated_on)
     ):
         members = tuple(together)
-        split.append(Table(dataset, protocol, version, unverified, evaluated_on, members[0].primary, members))
+        primary = members[0].primary
+        first = _first(members, primary)
+        tested = _tested(members, first, primary)
+        split.append(
+            Table(
+                dataset=dataset,
+                protocol=protocol,
+                version=version,
+                unverified=unverified,
+                evaluated_on=evaluated_on,
+                primary=primary,
+                rows=members,
+                first=first,
+                tested=tested,
+                pairs=_pairs(members, tested, primary),
+            )
+        )
     return split
+
+
+def have_same_queries(row: Row, other: Row, metric: str) -> bool:
+    """Whether all runs of both rows have answered the same queries, and it is known how, for a metric."""
+    if metric not in row.results.intervals or metric not in other.results.intervals:
+        return False
+    if len({record.data.split_hash for record in (*row.records, *other.records)}) > 1:
+        return False
+    try:
+        check_same_queries([*row.results.runs, *other.results.runs], metric)
+    except ValueError:
+        return False
+    return True
 
 
 def differences(records: Sequence[Record], names: Sequence[str] = ()) -> list[str]:
@@ -209,8 +319,9 @@ def _row_key(record: Record) -> tuple[str, ...]:
     return (job.preset, job.method, job.label, json.dumps(job.overrides, sort_keys=True), kind)
 
 
-def _row(records: Sequence[Record]) -> Row:
+def _row(records: Sequence[Record], read: Reader) -> Row:
     job = records[-1].job
+    results = read_results(records, read)
     metrics = {metric: None for record in records for metric in record.metrics}
     costs = {name: None for record in records for name in record.cost}
     return Row(
@@ -224,43 +335,78 @@ def _row(records: Sequence[Record]) -> Row:
         label=job.label,
         overrides=job.overrides,
         seeds=tuple(record.job.seed for record in records),
-        cells={metric: _cell(metric, records) for metric in metrics},
+        cells={metric: _cell(metric, records, results.intervals.get(metric)) for metric in metrics},
         cost={name: statistics.fmean(r.cost[name] for r in records if name in r.cost) for name in costs},
         records=tuple(records),
+        results=results,
     )
 
 
-def _cell(metric: str, records: Sequence[Record]) -> Cell:
-    values = [record.metrics[metric] for record in records if metric in record.metrics]
-    bounds = [record.bootstrap[metric] for record in records if metric in record.bootstrap]
-    mean, half_width, n = t_interval(values)
+def _cell(metric: str, records: Sequence[Record], interval: Interval | None) -> Cell:
+    """One number with ``interval``, that of its queries; without one, with what the records state."""
+    measured = [record for record in records if metric in record.metrics]
+    values = [record.metrics[metric] for record in measured]
+    mean = statistics.fmean(values)
+    published = published_beside(records, metric)
+    if interval is None:
+        bounds = [record.bootstrap[metric] for record in measured if metric in record.bootstrap]
+        stored = from_records(values, bounds)
+        return Cell(
+            mean=mean,
+            n=len(values),
+            low=stored.low,
+            high=stored.high,
+            target=stored.target,
+            items_error=stored.items_error,
+            seeds_error=stored.seeds_error,
+            published=published,
+        )
     return Cell(
         mean=mean,
-        sd=statistics.stdev(values) if n > 1 else math.nan,
-        half_width=half_width,
-        n=n,
-        low=statistics.fmean(low for low, _ in bounds) if bounds else None,
-        high=statistics.fmean(high for _, high in bounds) if bounds else None,
-        published=published_beside(records, metric),
+        n=len(values),
+        low=interval.low,
+        high=interval.high,
+        target=interval.target,
+        items_error=interval.items_error,
+        seeds_error=interval.seeds_error if interval.n > 1 else None,
+        published=published,
     )
 
 
 def _ranked(rows: Sequence[Row], protocol: str) -> list[Row]:
     primary = _primary(protocol, rows[0].dataset, {metric for row in rows for metric in row.cells})
-    sign = 1 if metric_table.lookup(primary).lower_is_better else -1
-
-    def cost(row: Row) -> float:
-        return sign * row.cells[primary].mean if primary in row.cells else math.inf
 
     def position(row: Row) -> tuple[int, str, float, str]:
         preset = PRESETS.index(row.preset) if row.preset in PRESETS else len(PRESETS)
-        return (preset, row.preset, cost(row), row.name)
+        return (preset, row.preset, _cost(row, primary), row.name)
 
-    best = min(cost(row) for row in rows)
-    return [
-        replace(row, primary=primary, best=primary in row.cells and cost(row) == best)
-        for row in sorted(rows, key=position)
-    ]
+    return [replace(row, primary=primary) for row in sorted(rows, key=position)]
+
+
+def _cost(row: Row, metric: str) -> float:
+    """The row's number, lower where it is better; infinite where it has none."""
+    if metric not in row.cells:
+        return math.inf
+    return row.cells[metric].mean * (1 if metric_table.lookup(metric).lower_is_better else -1)
+
+
+def _first(rows: Sequence[Row], primary: str) -> int | None:
+    measured = [position for position, row in enumerate(rows) if primary in row.cells]
+    return min(measured, key=lambda position: _cost(rows[position], primary), default=None)
+
+
+def _tested(rows: Sequence[Row], first: int | None, primary: str) -> tuple[int, ...]:
+    """The rows whose queries are known and are those of the first row."""
+    if first is None:
+        return ()
+    return tuple(
+        position for position, row in enumerate(rows) if have_same_queries(row, rows[first], primary)
+    )
+
+
+def _pairs(rows: Sequence[Row], tested: Sequence[int], metric: str) -> tuple[PairedDifference, ...]:
+    pairs = compare_all([rows[position].results.runs for position in tested], metric)
+    return tuple(replace(pair, first=tested[pair.first], second=tested[pair.second]) for pair in pairs)
 
 
 def _primary(protocol: str, dataset: str, present: set[str]) -> str:

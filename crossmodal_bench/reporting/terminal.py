@@ -12,23 +12,13 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from crossmodal_bench.core.errors import printable
-from crossmodal_bench.evaluation.metric_table import formatted
-from crossmodal_bench.reporting.layout import (
-    interval,
-    main_metrics,
-    notes,
-    quantity,
-    row_name,
-    title,
-    warnings,
-)
-from crossmodal_bench.reporting.leaderboard import Row, Table
+from crossmodal_bench.reporting.shown import Line, ShownTable, Value
 
 PLAIN_WIDTH = 100
 
 
 def print_tables(
-    leaderboards: Sequence[Table], stream: TextIO | None = None, *, with_notes: bool = True
+    tables: Sequence[ShownTable], stream: TextIO | None = None, *, with_notes: bool = True
 ) -> None:
     """Print tables with rich; without a terminal as plain text of at most ``PLAIN_WIDTH`` columns.
 
@@ -40,14 +30,18 @@ def print_tables(
         file=stream, width=None if terminal else PLAIN_WIDTH, markup=False, highlight=False, emoji=False
     )
     with console.capture() as capture:
-        for table in leaderboards:
-            console.print(_terminal_table(table))
-            for warning in warnings(table):
+        for table in tables:
+            shown = _terminal_table(table, stacked=False)
+            unlimited = console.options.update(width=10 * PLAIN_WIDTH)
+            if console.measure(shown, options=unlimited).maximum > console.width:
+                shown = _terminal_table(table, stacked=True)
+            console.print(shown)
+            for warning in table.warnings:
                 console.print(_wrapped(f"WARNING: {warning}", console.width), style="bold red")
-            for note in notes(table) if with_notes else ():
+            for note in (*table.meaning, *table.notes) if with_notes else ():
                 console.print(_wrapped(f"- {note}", console.width), style="dim")
             console.print()
-        if not leaderboards:
+        if not tables:
             console.print("no finished job yet")
     encoding = getattr(stream, "encoding", None) or "utf-8"
     # A table must never be the reason why a bench stops: what the terminal cannot show becomes '?'.
@@ -59,25 +53,31 @@ def _wrapped(text: str, width: int) -> str:
     return textwrap.fill(printable(text), width, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _terminal_table(table: Table) -> RichTable:
-    metrics = main_metrics(table)
+def _terminal_table(table: ShownTable, *, stacked: bool) -> RichTable:
+    """The table; ``stacked``: what ± covers has a line of its own, which is narrower."""
     shown = RichTable(
-        title=printable(title(table)), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0)
+        title=printable(table.title), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0)
     )
-    shown.add_column("method\npreset, seeds", overflow="fold", min_width=14)
-    for metric in (*metrics, f"paper/{table.primary.rpartition('/')[2]}", "params/train"):
+    shown.add_column("method\npreset, n (± over)", overflow="fold", min_width=14)
+    for metric in (*table.metrics, f"paper/{table.primary.rpartition('/')[2]}", "params/train"):
         first, _, second = metric.rpartition("/")
         shown.add_column(f"{printable(first)}\n{printable(second)}", justify="right", no_wrap=True)
-    for row in table.rows:
-        cells = [_stacked(row, metric) for metric in metrics]
-        published = row.published.value
-        paper = "–" if published is None else formatted(table.primary, published)
-        cost = "\n".join(quantity(row.cost.get(name)) for name in ("parameters", "train_samples_per_second"))
-        name = f"{printable(row_name(row))}\n  {printable(row.preset)}, n={len(row.seeds)}"
-        shown.add_row(name, *cells, paper, cost, style="bold" if row.best else None)
+    for line in table.lines:
+        values = [_stacked(line.values[metric]) for metric in table.metrics]
+        cost = "\n".join(line.costs[name] for name in ("parameters", "train_samples_per_second"))
+        shown.add_row(
+            _name(line, stacked=stacked), *values, line.paper, cost, style="bold" if line.marked else None
+        )
     return shown
 
 
-def _stacked(row: Row, metric: str) -> str:
-    cell = row.cells.get(metric)
-    return "–" if cell is None else f"{formatted(metric, cell.mean)}\n{interval(metric, cell)}"
+def _name(line: Line, *, stacked: bool) -> str:
+    """The row's name above its preset, its seeds and what its ± covers."""
+    name = f"{printable(line.marked_name)}\n  {printable(line.preset)}, n={line.n}"
+    if not line.over:
+        return name
+    return f"{name}\n  (± {line.over})" if stacked else f"{name} (± {line.over})"
+
+
+def _stacked(value: Value) -> str:
+    return f"{value.text}\n{value.margin}" if value.margin else value.text

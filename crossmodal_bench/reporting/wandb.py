@@ -19,8 +19,9 @@ from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting import figures
-from crossmodal_bench.reporting.layout import COST, main_metrics
+from crossmodal_bench.reporting.layout import main_metrics
 from crossmodal_bench.reporting.leaderboard import leaderboard, tables
+from crossmodal_bench.reporting.shown import COSTS
 
 if TYPE_CHECKING:
     import wandb
@@ -185,7 +186,7 @@ def _media(record: Record) -> dict[str, wandb.Table | wandb.Image]:
     for row in rows:
         head = [row.name, row.preset, record.job.seed, row.dataset, row.protocol]
         numbers = [row.cells[metric].mean if metric in row.cells else None for metric in metrics]
-        lines.append([*head, *numbers, row.published.value, *(record.cost.get(name) for name in COST)])
+        lines.append([*head, *numbers, row.published.value, *(record.cost.get(name) for name in COSTS)])
     columns: list[str | int] = [
         "method",
         "preset",
@@ -194,7 +195,7 @@ def _media(record: Record) -> dict[str, wandb.Table | wandb.Image]:
         "protocol",
         *metrics,
         "published",
-        *COST,
+        *COSTS,
     ]
     media: dict[str, wandb.Table | wandb.Image] = {"leaderboard": wandb.Table(columns=columns, data=lines)}
     drawn = {

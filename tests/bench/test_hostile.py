@@ -13,17 +13,21 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from answered import write_ranks as write_query_ranks
 from hostile import Reader
 
 from crossmodal_bench.bench.options import read_options
 from crossmodal_bench.cli.main import _parser
-from crossmodal_bench.evaluation import Ranks, retrieval_ranks
+from crossmodal_bench.evaluation import Ranks, rank_metrics, retrieval_ranks
+from crossmodal_bench.evaluation.query_ranks import QueryRanks
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.record import read_record, read_records, write_record
 from crossmodal_bench.jobs.suite_ensembles import with_members
 from crossmodal_bench.reporting import figures
-from crossmodal_bench.reporting.leaderboard import leaderboard, tables
-from crossmodal_bench.reporting.report import csv, html, markdown
+from crossmodal_bench.reporting.latex import latex
+from crossmodal_bench.reporting.markdown import markdown, readme
+from crossmodal_bench.reporting.report import html
+from crossmodal_bench.reporting.table import csv, shown_tables
 from crossmodal_bench.reporting.terminal import print_tables
 from crossmodal_bench.training import lightning_cli as training
 from crossmodal_bench.training import trained_model as model
@@ -54,16 +58,16 @@ def records(content: Callable[..., dict[str, Any]]) -> Callable[[Path], None]:
 
 
 def read_tables(root: Path) -> None:
-    found = tables(leaderboard(read_records(root)))
+    found = shown_tables(read_records(root))
     out = io.StringIO()
     print_tables(found, out)
-    for text in (markdown(found), csv(found), out.getvalue()):
+    for text in (markdown(found), readme(found), csv(found), latex(found), out.getvalue()):
         assert text.encode() and not set(text) & {"\x1b", "\0", "\u202e"}
     assert not any(line.startswith(("=", "+", "@")) for line in csv(found).splitlines())
 
 
 def read_page(root: Path) -> None:
-    page = html(tables(leaderboard(read_records(root))))
+    page = html(shown_tables(read_records(root)))
     assert page.encode() and "<script" not in page
 
 
@@ -75,6 +79,20 @@ def write_ranks(root: Path) -> None:
 def read_ranks(root: Path) -> None:
     assert len(Ranks.load(root / "ranks.npz").arrays()) == 8
     assert len(Ranks.load_ids(root / "ranks.npz")) == 2
+
+
+def answered(content: Callable[..., dict[str, Any]]) -> Callable[[Path], None]:
+    """Two rows of which it is known what each query gave."""
+
+    def write(root: Path) -> None:
+        i2t, t2i = np.array([1, 3, 1, 9]), np.array([1, 2, 8, 1, 1, 4, 1, 30])
+        metrics = rank_metrics(QueryRanks.untied(i2t), QueryRanks.untied(t2i))
+        for method in ("scan", "addr_scan"):
+            record = content(dataset="mine", protocol="mine-test", method=method, metrics=metrics)
+            written = write_record(root / "mine" / method / record["job"]["id"], record)
+            write_query_ranks(read_record(written), i2t, t2i)
+
+    return write
 
 
 def projected(content: Callable[..., dict[str, Any]]) -> Callable[[Path], None]:
@@ -151,6 +169,7 @@ def readers(content: Callable[..., dict[str, Any]]) -> dict[str, Reader]:
         "record": Reader(records(content), read_tables, "*.json", inputs=2500),
         "page": Reader(records(content), read_page, "*.json", inputs=100),
         "ranks": Reader(write_ranks, read_ranks, "*.npz", inputs=800),
+        "queries": Reader(answered(content), read_tables, "*.npz", inputs=500),
         "projection": Reader(
             projected(content), lambda root: figures.projection(read_record(root)), "*.npz", inputs=150
         ),

@@ -20,6 +20,7 @@ from crossmodal_bench.jobs.directory import write_json
 from crossmodal_bench.jobs.locks import is_locked
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.state import State
+from crossmodal_bench.reporting.formats import FILES
 
 Start = Callable[..., Any]
 EPOCHS = 40
@@ -91,11 +92,7 @@ def test_a_bench_prints_its_plan_a_table_per_job_and_the_notes_once(whole: tuple
     assert text.count("ranked by rsum") == 2
     assert text.count("- preset smoke") == 1
     assert text.index("2 of 2 jobs done") > text.index("- preset smoke")
-    assert {path.name for path in (folder / "runs" / "report").iterdir()} == {
-        "leaderboard.md",
-        "leaderboard.csv",
-        "leaderboard.html",
-    }
+    assert {path.name for path in (folder / "runs" / "report").iterdir()} == set(FILES.values())
     assert len(text.splitlines()) < 60
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from crossmodal_bench.bench.options import read_options
 from crossmodal_bench.cli import commands as actions
 from crossmodal_bench.cli import main as cli
 from crossmodal_bench.cli.main import main
+from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.formats import FORMATS
 
 
 def test_the_module_answers_at_once_without_heavy_imports() -> None:
@@ -124,6 +127,26 @@ def test_ctrl_c_asks_to_run_again(
 def test_a_report_without_records_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--runs", str(tmp_path)]) == 2
     assert "has no finished job" in capsys.readouterr().err
+
+
+def test_a_report_can_be_of_some_formats_alone(
+    make_record: Callable[..., Record], runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_record()
+    assert main(["report", "--runs", str(runs), "--format", "latex", "csv"]) == 0
+    assert {path.name for path in (runs / "report").iterdir()} == {"leaderboard.tex", "leaderboard.csv"}
+    assert capsys.readouterr().out.startswith("Report: ")
+    assert main(["report", "--runs", str(runs), "--format", "terminal"]) == 0
+    assert "ranked by mAP" in capsys.readouterr().out
+    assert main(["report", "--runs", str(runs), "--format", "latx"]) == 2
+    assert "did you mean 'latex'" in capsys.readouterr().err
+
+
+def test_help_names_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", "--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in FORMATS)
 
 
 def test_prepare_describes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

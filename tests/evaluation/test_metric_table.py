@@ -40,8 +40,11 @@ from crossmodal_bench.reporting import figures
 from crossmodal_bench.reporting.chance import below_chance
 from crossmodal_bench.reporting.layout import main_metrics
 from crossmodal_bench.reporting.leaderboard import leaderboard, tables
+from crossmodal_bench.reporting.markdown import markdown
 from crossmodal_bench.reporting.parameter_sweeps import sweeps
-from crossmodal_bench.reporting.report import csv, frame, markdown, print_leaderboard
+from crossmodal_bench.reporting.report import print_leaderboard
+from crossmodal_bench.reporting.shown import show
+from crossmodal_bench.reporting.table import csv, frame
 
 Maker = Callable[..., Record]
 PACKAGE = Path(crossmodal_bench.__file__).parent
@@ -75,6 +78,13 @@ def _texts_of_code(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             yield node.value
+
+
+def test_families_are_told_by_the_metrics_that_are_theirs_alone() -> None:
+    assert metric_table.families_among({"i2t/R@1"}) == [], "of captions, or of classes"
+    assert metric_table.families_among({"i2t/R@1", "t2i/AP@50"}) == ["class_level"]
+    assert metric_table.families_among({"i2t/R@1", "t2i/R@1", "mAP"}) == ["ranks", "label_precision"]
+    assert set(metric_table.TIES) == set(metric_table.RANKED_FAMILIES)
 
 
 def test_no_other_module_knows_a_metric_by_name() -> None:
@@ -255,15 +265,15 @@ def test_a_new_metric_of_ranks_is_an_entry_and_a_function(
     (table,) = tables(leaderboard(records))
     assert table.metrics.index("i2t/InverseRank") == len(table.metrics) - 1
     assert main_metrics(table) == [*RECALLS, "rsum", "i2t/InverseRank"]
-    assert f"{value:.4f}" in markdown([table])
+    assert f"{value:.4f}" in markdown([show(table)])
     stream = io.StringIO()
     print_leaderboard(records, stream)
     assert "InverseRank" in stream.getvalue() and f"{value:.4f}" in stream.getvalue()
-    lines = frame([table])
+    lines = frame([show(table)])
     lines = lines[lines.metric == "i2t/InverseRank"]
     assert lines["mean"].tolist() == [value, value / 2]
-    assert lines["bootstrap_low"].tolist() == [intervals["i2t/InverseRank"][0]] * 2
-    assert "i2t/InverseRank" in csv([table])
+    assert lines["low"].tolist() == [intervals["i2t/InverseRank"][0]] * 2
+    assert "i2t/InverseRank" in csv([show(table)])
 
     by_it = replace(RANKED, primary="i2t/InverseRank")
     assert by_it.primary == "i2t/InverseRank" and metric_table.main_columns("i2t/InverseRank")[-4:] == [
@@ -306,7 +316,7 @@ def test_a_new_metric_that_is_best_when_low_ranks_so(
         )
         for name, rank in (("cca", 40.0), ("sm", 9.0))
     ]
-    assert [row.method for row in leaderboard(records) if row.best] == ["sm"]
+    assert leaderboard(records)[0].method == "sm"
 
 
 def test_a_new_combination_has_an_interval_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,10 @@ import statistics
 from collections.abc import Callable
 
 import pytest
+from answered import Answered
 from scipy import stats
 
+from crossmodal_bench.evaluation.intervals import intervals
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.published import Comparison, published_rows
 from crossmodal_bench.jobs.record import Record
@@ -29,32 +31,138 @@ def with_features(record: Record, features: dict[str, object]) -> Record:
     return record.model_copy(update={"data": record.data.model_copy(update={"features": features})})
 
 
-def test_seeds_become_one_row_with_mean_deviation_and_interval(make_recall_record: Maker) -> None:
+def test_seeds_become_one_row_with_mean_and_interval_and_its_parts(make_recall_record: Maker) -> None:
     values = [90.0, 96.0, 93.0]
-    records = [make_recall_record(seed=seed, metrics={"rsum": value}) for seed, value in enumerate(values)]
+    records = [
+        make_recall_record(seed=seed, metrics={"rsum": value}, bootstrap={"rsum": [value - 4, value + 4]})
+        for seed, value in enumerate(values)
+    ]
     (row,) = leaderboard(records)
     cell = row.cells["rsum"]
     assert row.seeds == (0, 1, 2)
     assert cell.n == 3
     assert cell.mean == pytest.approx(93.0)
-    assert cell.sd == pytest.approx(statistics.stdev(values))
-    assert cell.half_width == pytest.approx(stats.t.ppf(0.975, 2) * statistics.stdev(values) / math.sqrt(3))
+    assert cell.target == "method"
+    assert cell.items_error == pytest.approx(4 / stats.norm.ppf(0.975))
+    assert cell.seeds_error == pytest.approx(statistics.stdev(values) / math.sqrt(3))
+    error = math.hypot(cell.items_error or 0, cell.seeds_error or 0)
+    assert cell.half_width is not None and cell.half_width > stats.norm.ppf(0.975) * error
+    assert (cell.low, cell.high) == pytest.approx((93 - cell.half_width, 93 + cell.half_width))
     assert row.cost["train_seconds"] == pytest.approx(12.5)
 
 
-def test_one_seed_has_no_interval_over_seeds_but_one_over_images(make_record: Maker) -> None:
+def test_seeds_alone_give_the_t_interval_and_say_so(make_recall_record: Maker) -> None:
+    values = [90.0, 96.0, 93.0]
+    records = [
+        make_recall_record(seed=seed, metrics={"rsum": value}, bootstrap={})
+        for seed, value in enumerate(values)
+    ]
+    cell = leaderboard(records)[0].cells["rsum"]
+    assert cell.target == "seeds" and cell.items_error is None
+    assert cell.half_width == pytest.approx(stats.t.ppf(0.975, 2) * statistics.stdev(values) / math.sqrt(3))
+
+
+def test_one_seed_has_an_interval_over_images_alone(make_record: Maker) -> None:
     (row,) = leaderboard([make_record(method="cca")])
     cell = row.cells["mAP"]
-    assert cell.n == 1
-    assert math.isnan(cell.half_width) and math.isnan(cell.sd)
+    assert (cell.n, cell.target, cell.seeds_error) == (1, "model", None)
     assert (cell.low, cell.high) == pytest.approx((0.43, 0.49))
+    assert cell.half_width == pytest.approx(0.04), "the longer side"
 
 
-def test_bootstrap_bounds_are_averaged_over_the_seeds_that_have_them(make_record: Maker) -> None:
+def test_one_seed_without_an_interval_has_none(make_record: Maker) -> None:
+    cell = leaderboard([make_record(method="cca", bootstrap={})])[0].cells["mAP"]
+    assert (cell.low, cell.high, cell.half_width, cell.target) == (None, None, None, None)
+
+
+def test_the_variance_over_images_is_a_typical_runs(make_record: Maker) -> None:
     bounds = ({"mAP": [0.2, 0.4]}, {"mAP": [0.3, 0.6]}, {})
     (row,) = leaderboard([make_record(seed=seed, bootstrap=bound) for seed, bound in enumerate(bounds)])
-    assert (row.cells["mAP"].low, row.cells["mAP"].high) == pytest.approx((0.25, 0.5))
-    assert row.cells["i2t/mAP"].low is None
+    variance = (0.1**2 + 0.15**2) / 2 / stats.norm.ppf(0.975) ** 2
+    assert row.cells["mAP"].items_error == pytest.approx(math.sqrt(variance))
+    assert row.cells["i2t/mAP"].target == "seeds"
+
+
+def test_intervals_are_those_of_the_queries_where_these_are_known(answered: Answered) -> None:
+    records = [answered(0.3, method="scan", seed=seed) for seed in (0, 1, 2)]
+    (table,) = answered.tables(records)
+    (row,) = table.rows
+    known = intervals([answered.read(record) for record in records])
+    assert set(known) < set(row.cells) and row.results.missing == ""
+    for metric in known:
+        cell = row.cells[metric]
+        assert cell.mean == pytest.approx(known[metric].value)
+        assert (cell.low, cell.high) == (known[metric].low, known[metric].high)
+        assert (cell.target, cell.n) == ("method", 3)
+        assert cell.seeds_error == known[metric].seeds_error
+    (table,) = answered.tables(records[:1])
+    cell = table.rows[0].cells["rsum"]
+    assert (cell.target, cell.seeds_error) == ("model", None)
+
+
+def test_results_that_do_not_give_the_records_numbers_do_not_count(answered: Answered) -> None:
+    record = answered(0.3, method="scan")
+    moved = record.model_copy(update={"metrics": {**record.metrics, "i2t/R@1": 99.0}})
+    (row,) = leaderboard([moved], answered.read)
+    assert row.results.runs == () and row.results.missing == "they do not give the record's i2t/R@1"
+    assert row.cells["i2t/R@1"].target is None
+
+
+def test_a_seed_without_results_leaves_the_row_to_its_records(
+    answered: Answered, make_recall_record: Maker
+) -> None:
+    records = [answered(0.3, method="scan"), make_recall_record(method="scan", seed=1, protocol_version=1)]
+    (row,) = leaderboard(records, answered.read)
+    assert row.results.missing == "there is no file of them"
+    assert (row.cells["rsum"].n, row.cells["rsum"].target) == (2, "method")
+
+
+def test_the_set_of_the_best_is_what_is_not_significantly_behind_the_first(answered: Answered) -> None:
+    records = [answered(share, own=0.5, method="scan", label=str(share)) for share in (0.3, 0.305, 0.15)]
+    records += [answered(0.31, own=0.5, method="cca", preset="paper")]
+    (table,) = answered.tables(records)
+    methods = [(row.preset, row.label) for row in table.rows]
+    assert methods == [("paper", ""), ("small", "0.305"), ("small", "0.3"), ("small", "0.15")]
+    assert table.tested == (0, 1, 2, 3) and len(table.pairs) == 6
+    behind = {pair.second for pair in table.pairs if pair.first == table.first and pair.adjusted_p < 0.05}
+    assert table.first == 0 and 3 in behind
+    assert table.best_set == {0, 1, 2, 3} - behind and len(table.best_set) > 1
+
+
+def test_equal_methods_are_all_among_the_best(answered: Answered) -> None:
+    records = [
+        answered(0.3, own=0.5, method=method, seed=seed)
+        for method in ("scan", "cca", "vse")
+        for seed in (0, 1, 2)
+    ]
+    (table,) = answered.tables(records)
+    assert table.best_set == {0, 1, 2}
+
+
+def test_only_rows_that_answered_the_same_queries_are_tested(
+    answered: Answered, make_recall_record: Maker
+) -> None:
+    data = {**make_recall_record().content["data"], "split_hash": "6" * 16}
+    records = [
+        answered(0.3, method="scan"),
+        answered(0.2, method="cca"),
+        answered(0.2, method="vse", images=199),
+        answered(0.2, method="bfan", data=data),
+        make_recall_record(method="gru", by=-9, protocol_version=1),
+    ]
+    (table,) = answered.tables(records)
+    assert [table.rows[position].method for position in table.tested] == ["scan", "cca"]
+    assert [(pair.first, pair.second) for pair in table.pairs] == [table.tested]
+
+
+def test_where_the_first_cannot_be_tested_nothing_is_marked(
+    answered: Answered, make_recall_record: Maker
+) -> None:
+    unknown = make_recall_record(method="gru", metrics={"rsum": 500.0}, protocol_version=1)
+    records = [answered(0.1, method="scan"), unknown]
+    (table,) = answered.tables(records)
+    assert table.first == 0 and table.rows[0].method == "gru"
+    assert table.tested == () and table.best_set == frozenset()
 
 
 def test_a_metric_that_a_seed_lacks_is_averaged_over_the_others(make_record: Maker) -> None:
@@ -124,7 +232,9 @@ def test_a_table_says_which_version_and_whether_the_split_is_verified(make_recal
     ]
 
 
-def test_rows_stand_by_preset_then_best_first_and_the_best_is_marked(make_recall_record: Maker) -> None:
+def test_rows_stand_by_preset_then_best_first_and_the_best_of_all_is_known(
+    make_recall_record: Maker,
+) -> None:
     records = [
         make_recall_record(method="cca", by=-5),
         make_recall_record(method="scan", by=5),
@@ -134,7 +244,8 @@ def test_rows_stand_by_preset_then_best_first_and_the_best_is_marked(make_recall
     ]
     rows = leaderboard(records)
     assert [row.method for row in rows] == ["gru", "scan", "vse", "cca", "bfan"]
-    assert [row.method for row in rows if row.best] == ["scan"]
+    (table,) = tables(rows)
+    assert table.first == 1
     assert {row.primary for row in rows} == {"rsum"}
 
 
@@ -169,8 +280,8 @@ def test_persons_and_species_are_ranked_by_their_own_metric(
         for name, value in (("cca", 10.0), ("timam", 20.0))
     ]
     rows = leaderboard(records)
-    assert [row.method for row in rows if row.best] == ["timam"]
     (table,) = tables(rows)
+    assert table.first == 0 and rows[0].method == "timam"
     assert table.primary == primary
     assert table.metrics == ["i2t/R@1", primary, "rsum"]
 
@@ -180,7 +291,8 @@ def test_rank_metrics_are_best_when_low(make_record: Maker) -> None:
     records = [
         make_record(method=name, metrics={"i2t/MedR": r}, **own) for name, r in (("cca", 9.0), ("sm", 2.0))
     ]
-    assert [(row.method, row.best) for row in leaderboard(records)] == [("sm", True), ("cca", False)]
+    (table,) = tables(leaderboard(records))
+    assert [row.method for row in table.rows] == ["sm", "cca"] and table.first == 0
 
 
 def test_the_papers_number_stands_only_where_it_is_comparable(make_record: Maker) -> None:

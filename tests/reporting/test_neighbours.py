@@ -13,7 +13,10 @@ from crossmodal_bench.jobs.published import Comparison
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.layout import notes
 from crossmodal_bench.reporting.leaderboard import leaderboard, tables
-from crossmodal_bench.reporting.report import frame, html, markdown
+from crossmodal_bench.reporting.markdown import markdown
+from crossmodal_bench.reporting.report import html
+from crossmodal_bench.reporting.shown import show
+from crossmodal_bench.reporting.table import frame, shown_tables
 
 Maker = Callable[..., Record]
 Side = dict[str, Any]
@@ -218,8 +221,8 @@ def test_a_wrong_neighbour_is_listed_apart(make_record: Maker, case: Case, kind:
     number = next(number for number in published.apart if number.value == case.value)
     assert number.kind == kind
     assert number.differs.startswith("ours: ")
-    board = tables(leaderboard([record]))
-    (note,) = [note for note in notes(board[0]) if number.source in note and number.heading in note]
+    board = shown_tables([record])
+    (note,) = [note for note in board[0].notes if number.source in note and number.heading in note]
     assert formatted(case.metric, case.value) in note and number.differs.removeprefix("ours: ") in note
     assert not [line for line in markdown(board).splitlines() if line.startswith(f"| *{number.source}")]
     (line,) = [line for line in frame(board).to_dict("records") if line["metric"] == case.metric]
@@ -235,7 +238,7 @@ def test_what_differs_is_said_on_both_sides(make_record: Maker) -> None:
         "ours: mobilenet_v2 (frozen), word vectors, preset small; "
         "theirs: ResNet-152 (fine-tuned), BERT (fine-tuned)"
     )
-    assert f"{number.source}), {number.differs}" in html(tables(leaderboard([record])))
+    assert f"{number.source}), {number.differs}" in html(shown_tables([record]))
 
 
 def test_a_record_that_does_not_say_its_encoders_has_no_neighbour(make_record: Maker) -> None:
@@ -286,7 +289,7 @@ def test_a_number_whose_metric_is_unknown_is_shown_once(make_record: Maker) -> N
     said = "\n".join(notes(tables([row])[0]))
     assert "i2t/mAP 0.366, t2i/mAP 0.277, mAP 0.322 (ACMR Table 2, SIFT + LDA)" in said
     assert "over the whole list or the top 50 is not said" in said
-    assert markdown(tables([row])).count("0.322 |") == 1
+    assert markdown([show(table) for table in tables([row])]).count("0.322 |") == 1
 
 
 def test_queries_without_a_label_are_stated(make_record: Maker) -> None:

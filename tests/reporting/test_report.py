@@ -7,15 +7,18 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
+from answered import Answered
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.reporting.layout import main_metrics, notes, quantity, warnings
+from crossmodal_bench.reporting.formats import FILES, FORMATS
+from crossmodal_bench.reporting.layout import main_metrics, meaning, notes, warnings
 from crossmodal_bench.reporting.leaderboard import leaderboard, tables
-from crossmodal_bench.reporting.report import build_report, frame, html, markdown, print_leaderboard
+from crossmodal_bench.reporting.markdown import markdown
+from crossmodal_bench.reporting.report import build_report, html, print_leaderboard
+from crossmodal_bench.reporting.shown import show
+from crossmodal_bench.reporting.table import frame, shown_tables
 
 Maker = Callable[..., Record]
 
@@ -42,8 +45,22 @@ def test_the_plain_table_fits_its_width_and_shows_the_main_metrics(board: list[R
     assert "flickr8k-1k" in text and "wikipedia-2173-map" in text
     recall = text[text.index("flickr8k-1k") : text.index("wikipedia-2173-map")]
     assert recall.count("R@10") == 2 and "rsum" in recall and "mAP" not in recall
-    assert "93.0" in recall and "small, n=2" in recall
+    assert "93.0" in recall and "small, n=2 (± images, seeds)" in recall
     assert "mAP@50" in text[text.index("wikipedia-2173-map") :]
+
+
+def test_a_plain_table_that_is_too_wide_says_what_margins_cover_in_a_line_of_its_own(
+    answered: Answered, make_recall_record: Maker
+) -> None:
+    narrow, wide = io.StringIO(), io.StringIO()
+    records = [answered(0.3, method="scan", images=12, seed=seed) for seed in (0, 1)]
+    print_leaderboard(records, narrow)
+    both = {"metrics": {**records[0].metrics, "mAP": 0.5}, "bootstrap": {"mAP": [0.1, 0.9]}}
+    print_leaderboard([*records, make_recall_record(method="acmr", protocol_version=1, **both)], wide)
+    assert any("small, n=2 (± images, seeds)" in line for line in narrow.getvalue().splitlines())
+    lines = wide.getvalue().splitlines()
+    assert any(line.startswith("   small, n=2 ") for line in lines) and max(map(len, lines)) <= 100
+    assert any(line.startswith("   (± images, seeds) ") for line in lines)
 
 
 def test_tables_of_persons_and_of_species_show_their_own_metrics(make_record: Maker) -> None:
@@ -63,19 +80,21 @@ def test_tables_of_persons_and_of_species_show_their_own_metrics(make_record: Ma
     assert main_metrics(cuhk)[:3] == ["t2i/R@1", "t2i/R@5", "t2i/R@10"] and "rsum" not in main_metrics(cuhk)
     stream = io.StringIO()
     print_leaderboard([persons, species], stream)
-    assert "67.7" in stream.getvalue() and "±2.0*" in stream.getvalue()
+    assert "67.7" in stream.getvalue() and "±2.0" in stream.getvalue()
     assert max(map(len, stream.getvalue().splitlines())) <= 100
-    assert "67.7" in markdown([cub]) and "67.7" in html([cub])
-    assert set(frame([cub]).metric) >= set(classes)
+    assert "67.7" in markdown([show(cub)]) and "67.7" in html([show(cub)])
+    assert set(frame([show(cub)]).metric) >= set(classes)
 
 
-def test_a_single_seed_shows_the_bootstrap_interval_with_a_mark(make_record: Maker) -> None:
+def test_a_single_seed_is_labelled_as_one_model_on_other_images(make_record: Maker) -> None:
     stream = io.StringIO()
     print_leaderboard([make_record(method="cca")], stream)
-    assert "±0.030*" in stream.getvalue()
+    assert "±0.040" in stream.getvalue() and "small, n=1 (± images)" in stream.getvalue()
+    said = " ".join(stream.getvalue().split())
+    assert "over images: of this one model on other images" in said
     stream = io.StringIO()
     print_leaderboard([make_record(method="cca", bootstrap={})], stream)
-    assert "±0." not in stream.getvalue()
+    assert "±0." not in stream.getvalue() and "(±" not in stream.getvalue().replace("(± over)", "")
 
 
 def test_a_terminal_of_another_encoding_does_not_stop_the_bench(make_record: Maker) -> None:
@@ -105,7 +124,41 @@ def test_notes_say_preset_data_features_labels_and_selection(board: list[Record]
     assert "vgg19, weights V1 (sha256 abababababab), 224 px" in said
     assert "50 content words: the most frequent ones; they serve training only" in said
     assert "checkpoint: last epoch: no validation split" in said
-    assert "95 % bootstrap" in said
+
+
+def test_notes_say_what_margins_marks_and_ties_mean(answered: Answered, make_recall_record: Maker) -> None:
+    records = [answered(0.3, method="scan", seed=seed) for seed in (0, 1)]
+    records += [answered(0.2, method="cca"), make_recall_record(method="gru", by=-9, protocol_version=1)]
+    (table,) = answered.tables(records)
+    margin, mark = meaning(table)
+    assert margin == (
+        "± is the longer side of a 95 % interval; over images, seeds: of this method on other images with "
+        "other seeds; over images: of this one model on other images"
+    )
+    assert mark.startswith("★ marks the rows that are not significantly behind the first in rsum (paired")
+    assert "adjusted by Holm to all pairs of the table" in mark and mark.endswith("; not tested: gru")
+    ties = "R@K is the probability of a hit when ties are broken at random; MedR and MeanR go by the expected"
+    assert f"ties: {ties} rank" in notes(table)
+    (warning,) = warnings(table)
+    assert warning.startswith("± of gru is made of the intervals in the records")
+
+
+def test_a_table_by_label_says_how_its_ties_count(make_record: Maker) -> None:
+    (old,) = tables(leaderboard([make_record()]))
+    assert "ties: against the query throughout, as they counted before protocols had versions" in notes(old)
+    records = [make_record(method=method, protocol_version=1) for method in ("acmr", "cca")]
+    (table,) = tables(leaderboard(records))
+    assert "ties: mAP keeps ties against the query" in notes(table)
+    assert meaning(table)[1] == "no row is marked as among the best: the first in mAP cannot be tested"
+
+
+def test_the_page_shows_how_sure_the_differences_are(answered: Answered) -> None:
+    (table,) = answered.tables([answered(0.3, method="scan"), answered(0.2, method="cca")])
+    (pair,) = table.pairs
+    page = html([show(table)])
+    assert "How sure the differences in rsum are" in page
+    assert page.count(f"<td>{pair.adjusted_p:.2g}</td>") == 2
+    assert "2. cca (small)" in page
 
 
 def test_why_a_paper_is_not_comparable_is_a_note(board: list[Record]) -> None:
@@ -116,46 +169,16 @@ def test_why_a_paper_is_not_comparable_is_a_note(board: list[Record]) -> None:
 
 def test_seeds_on_different_data_or_features_are_warned_of(make_record: Maker) -> None:
     same = make_record(seed=0)
-    assert warnings(tables(leaderboard([same, make_record(seed=2)]))[0]) == []
+    (only,) = warnings(tables(leaderboard([same, make_record(seed=2)]))[0])
+    assert "what single queries gave is not known: there is no file of them" in only
     moved = {**same.content["data"], "fingerprint": "f" * 64}
     (table,) = tables(leaderboard([same, make_record(seed=1, data=moved)]))
-    first, second = warnings(table)
+    first, second, _ = warnings(table)
     assert first.startswith("acmr (small) averages seeds of different data fingerprints: dddddddddddd / ff")
     assert second.startswith("the rows do not rest on the same data")
-    assert "**Warning: acmr" in markdown([table])
+    assert "**Warning: acmr" in markdown([show(table)])
     (table,) = tables(leaderboard([same, make_record(seed=1, source_fingerprint="0" * 64)]))
     assert [line for line in warnings(table) if "source fingerprints" in line]
-
-
-def test_csv_is_tidy_and_survives_pandas(board: list[Record], runs: Path) -> None:
-    (path,) = build_report(runs, ["csv"]).files
-    assert path == runs / "report" / "leaderboard.csv"
-    read = pd.read_csv(path)
-    assert not read.duplicated(["protocol", "preset", "method", "metric"]).any()
-    scan = read[(read.method == "scan") & (read.metric == "rsum")].iloc[0]
-    assert (scan["mean"], scan.n, scan.seeds) == (93.0, 2, "0 1")
-    assert scan.sd == pytest.approx(np.std([92, 94], ddof=1))
-    assert (scan.bootstrap_low, scan.bootstrap_high) == (91.0, 95.0)
-    assert bool(scan.best)
-    acmr = read[(read.method == "acmr") & (read.metric == "mAP")].iloc[0]
-    assert np.isnan(acmr.published) and "not comparable" in acmr.not_comparable
-    assert read[read.metric == "cost/train_seconds"]["mean"].tolist() == [12.5] * 3
-    expected = frame(tables(leaderboard(board)))
-    pd.testing.assert_series_equal(read["mean"], expected["mean"])
-
-
-def test_published_numbers_stand_in_their_own_row(make_record: Maker) -> None:
-    found = tables(leaderboard([make_record(protocol="wikipedia-1300-map", preset="paper")]))
-    paper = next(line for line in markdown(found).splitlines() if line.startswith("| *ACMR Table 2"))
-    assert [cell.strip() for cell in paper.split("|")][4:7] == ["0.366", "0.277", "0.322"]
-    assert 'class="paper"' in html(found)
-
-
-def test_markdown_tables_are_rectangular_and_escape_labels(make_record: Maker) -> None:
-    text = markdown(tables(leaderboard([make_record(label="a|b <i>*c*")])))
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert r"a\|b \<i\>\*c\*" in text
-    assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
 
 
 class _Page(HTMLParser):
@@ -204,10 +227,44 @@ def test_validation_and_risks_are_figures_of_the_page(make_recall_record: Maker,
 
 def test_all_formats_are_built(board: list[Record], runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = build_report(runs)
-    assert [file.name for file in report.files] == ["leaderboard.md", "leaderboard.csv", "leaderboard.html"]
-    assert all(file.stat().st_size for file in report.files)
+    assert report.files == [runs / "report" / file for file in FILES.values()]
+    assert all("dataset" in file.read_text() or "wikipedia" in file.read_text() for file in report.files)
     assert "flickr8k-1k" in capsys.readouterr().out
-    assert [table.protocol for table in report.tables] == ["flickr8k-1k", "wikipedia-2173-map"]
+    assert [table.source.protocol for table in report.tables] == ["flickr8k-1k", "wikipedia-2173-map"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_is_built_alone(
+    name: str, make_record: Maker, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_record()
+    report = build_report(runs, [name])
+    assert [file.name for file in report.files] == ([FILES[name]] if name in FILES else [])
+    assert bool(capsys.readouterr().out) == (name == "terminal")
+
+
+def test_every_form_shows_the_same_numbers(board: list[Record], runs: Path) -> None:
+    tables = shown_tables(board)
+    texts = [file.read_text() for file in build_report(runs).files if file.suffix != ".csv"]
+    assert len(texts) == 4
+    stream = io.StringIO()
+    print_leaderboard(board, stream)
+    for text in (*texts, stream.getvalue()):
+        for line in (line for table in tables for line in table.lines):
+            assert line.name in text.replace("\\_", "_")
+            assert all(value.text in text for value in line.values.values())
+
+
+def test_hostile_text_stays_text_in_every_form(make_record: Maker, runs: Path) -> None:
+    make_record(label='=1+1\x1b[31m|<b>*x*\\input{a}$%#&_^~`"\u202e')
+    built = build_report(runs).files
+    for file in built:
+        text = file.read_text()
+        assert not set(text) & {"\x1b", "\u202e"}
+    page, tex, csv = (runs / "report" / FILES[name] for name in ("html", "latex", "csv"))
+    assert "<b>" not in page.read_text()
+    assert r"\input{a}" not in tex.read_text()
+    assert ""","'=1+1""" in csv.read_text()
 
 
 def test_bad_requests_are_one_sentence(make_record: Maker, runs: Path) -> None:
@@ -219,11 +276,6 @@ def test_bad_requests_are_one_sentence(make_record: Maker, runs: Path) -> None:
     (runs / "report").write_text("in the way")
     with pytest.raises(BadInput, match="cannot be written"):
         build_report(runs, ["csv"])
-
-
-def test_quantities_are_short() -> None:
-    shown = [quantity(value) for value in (None, 0.5, 12.34, 1234567.0, 2e9)]
-    assert shown == ["–", "0.5", "12.3", "1.23M", "2G"]
 
 
 def test_reports_do_not_import_wandb(make_record: Maker, runs: Path) -> None:

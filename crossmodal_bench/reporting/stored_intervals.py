@@ -1,0 +1,67 @@
+"""The one interval of a number in a leaderboard, from what its records hold."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy import stats
+
+Target = Literal["method", "model", "seeds"]
+"""What an interval is about.
+
+``method``: this method on other images and with other seeds. ``model``: one seed; this model on other images.
+``seeds``: this method with other seeds on these very images, where nothing is known about other images.
+"""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval with its parts, in the metric's unit; all None where nothing is known.
+
+    Attributes:
+        low: lower end.
+        high: upper end.
+        target: what it covers.
+        items_error: standard error that stems from the choice of test images.
+        seeds_error: standard error that stems from the choice of seeds.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    target: Target | None = None
+    items_error: float | None = None
+    seeds_error: float | None = None
+
+
+def from_records(values: Sequence[float], bounds: Sequence[tuple[float, float]]) -> Interval:
+    """From what records hold, where the results of single queries are not at hand.
+
+    The variance over images is that of a typical run, the mean over the seeds that state an interval, and is
+    not made smaller by their number: the seeds answer the same queries. The variance over seeds is divided by
+    it, and the degrees of freedom are Satterthwaite's (1946), infinitely many for the images.
+
+    Args:
+        values: the metric of each seed.
+        bounds: (low, high) of each seed's own 95 % interval over test images.
+    """
+    n = len(values)
+    items = None
+    if bounds:
+        normal = float(stats.norm.ppf(0.975))
+        items = math.sqrt(statistics.fmean(((high - low) / 2 / normal) ** 2 for low, high in bounds))
+    if n == 1:
+        if items is None:
+            return Interval()
+        (low, high), *_ = bounds
+        return Interval(low, high, "model", items)
+    seeds = statistics.stdev(values) / math.sqrt(n)
+    error = math.hypot(items or 0.0, seeds)
+    freedom = (n - 1) * (error / seeds) ** 4 if seeds else math.inf
+    half_width = float(stats.t.ppf(0.975, freedom)) * error
+    mean = statistics.fmean(values)
+    target: Target = "seeds" if items is None else "method"
+    return Interval(mean - half_width, mean + half_width, target, items, seeds)
