@@ -53,10 +53,7 @@ def source_fingerprint(config: dict[str, Any]) -> str:
 
 
 LIBRARIES = ("lightning", "transformers", "torchvision", "numpy", "scipy", "scikit-learn")
-"""Those whose versions may move a digit, beside torch; Lightning is called pytorch-lightning in registries."""
-
-ARITHMETIC = ("threads", "blas_threads", "precision", "processes", "cpu", "cpu_vectors", "device")
-"""What of an environment decides, beside the versions, in which order numbers are added up."""
+"""Those whose versions may move a digit, beside torch."""
 
 
 def environment(device: str) -> dict[str, str]:

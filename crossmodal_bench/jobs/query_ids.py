@@ -1,4 +1,4 @@
-"""Ids of the queries behind a record's ranks: in the file of the ranks, or once for many runs of one split."""
+"""Ids of the queries behind a record's ranks: in the file of the ranks, or once for all runs of a split."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Reference results: the records and ranks behind the rows of the documentation, without weights.
 
-They lie in ``results/`` at the top of the repository, in the layout of a folder of runs, and are no part of an
-installed package: a wheel's user names a checkout's folder.
+They lie in ``results/`` at the top of the repository, in the layout of a folder of runs, and are no part of
+an installed package: a wheel's user names a checkout's folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a finished job to a folder that can be sent in: record, ranks and configuration, checked and portable."""
+"""From a finished job to a folder that can be sent in: record, ranks and configuration, checked."""
 
 from __future__ import annotations
 
@@ -181,7 +181,9 @@ def _check_portable(content: Mapping[str, Any], path: Path) -> None:
     text = json.dumps(content, default=str)
     for folder in {str(Path.home()), str(Path.cwd())}:
         if len(folder) > 1 and f"{folder}/" in text:
-            raise BadInput(f"{path} names {folder}, a folder of this machine; run its job with relative paths")
+            raise BadInput(
+                f"{path} names {folder}, a folder of this machine; run its job with relative paths"
+            )
 
 
 def _write(

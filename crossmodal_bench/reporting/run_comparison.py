@@ -1,4 +1,4 @@
-"""What separates two runs, or two rows: every metric on the same queries, and the queries that changed sides."""
+"""What separates two runs, or two rows: every metric on the same queries, and queries that changed sides."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LONGEST = 70  # characters of a caption in an example
 
 @dataclass(frozen=True)
 class MetricDifference:
-    """One metric of both sides, as means over their seeds; no ``difference`` where it is no mean over queries."""
+    """One metric of both sides, as means over seeds; no ``difference`` where it is no mean over queries."""
 
     metric: str
     first: float
@@ -204,9 +204,7 @@ def _compared(
 ) -> RunComparison:
     ids = _common_ids([*first, *second])
     ours, theirs = ([_results(record) for record in records] for records in (first, second))
-    keys = metric_table.in_order(
-        set.intersection(*(set(record.metrics) for record in (*first, *second)))
-    )
+    keys = metric_table.in_order(set.intersection(*(set(record.metrics) for record in (*first, *second))))
     metrics = tuple(_metric_difference(key, first, second, ours, theirs) for key in keys)
     has_rank_one = all(
         {f"{side}/R@1" for side in SIDES} <= run.per_query.keys() and "ranks" in run.families
@@ -261,8 +259,8 @@ def _common_ids(records: Sequence[Record]) -> Ids:
                 )
         if load_query_ids(other.files, other.ranks) != ids:
             raise BadInput(
-                f"{one.ranks} and {other.ranks} are about other queries, or in another order; compare runs of "
-                "the same data"
+                f"{one.ranks} and {other.ranks} are about other queries, or in another order; compare runs "
+                "of the same data"
             )
     return ids
 
@@ -345,10 +343,13 @@ def _captions(record: Record, data_root: Path) -> dict[str, str]:
     config = read_yaml(record.files.config)
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         return {}
-    data = {**config["data"], "root": str(data_root)}
-    model = {"class_path": "crossmodal_bench.methods.CCA"}
+    settings = {
+        "data": {**config["data"], "root": str(data_root)},
+        "model": {"class_path": "crossmodal_bench.methods.CCA"},
+        "seed_everything": 0,
+    }
     try:
-        module = instantiate({"data": data, "model": model, "seed_everything": 0}, accelerator="cpu", devices=1)
+        module = instantiate(settings, accelerator="cpu", devices=1)
         corpus = module.datamodule.corpus
     except BadInput:
         return {}

@@ -84,5 +84,3 @@ def test_the_environment_names_what_decides_the_last_bits() -> None:
     assert found["numpy"] == np.__version__ and found["scikit-learn"] == sklearn.__version__
     assert found["lightning"] == pytorch_lightning.__version__
     assert "unknown" not in found.values()
-    # The worker adds those of ARITHMETIC that only it knows.
-    assert set(provenance.ARITHMETIC) - set(found) == {"precision", "processes"}
