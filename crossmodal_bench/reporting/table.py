@@ -30,8 +30,8 @@ def table(source: Source) -> pd.DataFrame:
     The lines are in the leaderboards' order. Their columns:
 
     - ``dataset``, ``protocol``, ``protocol_version``, ``evaluated_on``: the table; ``preset``, ``method``,
-      ``label``, ``overrides`` (JSON), ``seeds`` (separated by spaces) and ``reference`` (of results/): the row; ``metric``, or
-      ``cost/...``.
+      ``label``, ``overrides`` (JSON), ``seeds`` (separated by spaces) and ``reference`` (whether it is one of
+      results/): the row; ``metric``, or ``cost/...``.
     - ``mean`` over ``n`` seeds, and the 95 % interval from ``low`` to ``high``; ``half_width``, which tables
       print behind ±, is its longer side. ``target`` says what it is about: "method" (on other images and with
       other seeds), "model" (one seed; on other images) or "seeds" (with other seeds on these very images).
