@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from crossmodal_bench.core.files import read_yaml
+from crossmodal_bench.core.npy import load_npz
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.provenance import source_fingerprint
+from crossmodal_bench.jobs.query_ids import SHARED
 from crossmodal_bench.jobs.record import read_record
 from crossmodal_bench.jobs.reference import results_folder
 from crossmodal_bench.jobs.submission import LARGEST, folder_size
@@ -56,5 +58,10 @@ def test_nothing_else_lies_there_and_no_folder_of_a_machine_is_named(path: Path)
 
 
 def test_every_file_of_ids_is_used() -> None:
-    used = {part for path in JOBS for part in [path.parent.parent]}
-    assert {path.parent for path in RESULTS.glob("*/ids_*.npz")} <= used
+    used = set()
+    for path in JOBS:
+        files = JobDirectory(path)
+        for part in read_record(path).by_protocol():
+            (digest,) = load_npz(part.ranks, [SHARED]).values()
+            used.add(files.shared_ids(str(digest)))
+    assert used == set(RESULTS.glob("*/ids_*.npz"))

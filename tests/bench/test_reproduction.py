@@ -33,7 +33,7 @@ def test_a_row_that_is_run_again_is_equal_to_the_digit(solved: Record, how: Repe
     (again,) = read_records(how.runs)
     assert again.job == solved.job and again.directory != solved.directory
     assert again.environment["threads"] == solved.environment["threads"]
-    with pytest.raises(BadInput, match="was run with .* threads, not with 7"):
+    with pytest.raises(BadInput, match=r"was run with .* threads, not with 7"):
         reproduce([solved], replace(how, threads=7), lambda line: None)
 
 
