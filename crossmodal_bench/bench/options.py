@@ -53,6 +53,7 @@ class BenchOptions:
     network: str | None = option("image network whose features are used", None)
     weights: str | None = option("that network's weights: PATH, DEFAULT or none", None)
     rerun: str | None = option("stale: run jobs again whose data or sources changed", None, ("stale",))
+    reference: str = option("reference rows: auto (the checkout's results), off, or a folder", "auto")
     on_bad_image: str = option("where an image cannot be decoded: fail, or skip it", "fail", ("fail", "skip"))
     overrides: dict[str, Any] = option("a configuration value, e.g. trainer.max_epochs=5", {}, flag="--set")
 
@@ -86,10 +87,7 @@ def add_options(command: argparse.ArgumentParser, names: Collection[str] = NAMES
 
 def read_options(arguments: argparse.Namespace) -> BenchOptions:
     """The words of a parsed command line; BadInput where they are none."""
-    if arguments.devices not in ("auto", "cpu") and not (
-        arguments.devices.isdigit() and int(arguments.devices) > 0
-    ):
-        raise BadInput(f"DEVICES is '{arguments.devices}'; give auto, cpu or a number from 1")
+    check_devices(arguments.devices)
     if arguments.jobs is not None and arguments.jobs < 1:
         raise BadInput(f"JOBS is {arguments.jobs}; give how many jobs run at a time, at least 1")
     if arguments.slurm and arguments.launcher != "slurm":
@@ -97,6 +95,12 @@ def read_options(arguments: argparse.Namespace) -> BenchOptions:
     overrides = dict(_override(pair) for pair in arguments.overrides)
     content = {**vars(arguments), "slurm": _slurm(arguments.slurm), "overrides": overrides}
     return BenchOptions(**{name: content[name] for name in NAMES})
+
+
+def check_devices(word: str) -> None:
+    """Raise BadInput where DEVICES is none that a job can be given."""
+    if word not in ("auto", "cpu") and not (word.isdigit() and int(word) > 0):
+        raise BadInput(f"DEVICES is '{word}'; give auto, cpu or a number from 1")
 
 
 def _override(pair: str) -> tuple[str, Any]:

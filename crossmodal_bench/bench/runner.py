@@ -26,6 +26,7 @@ from crossmodal_bench.core.signals import AGAIN, ASKING, Interrupted
 from crossmodal_bench.jobs.locks import is_locked
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import read_record
+from crossmodal_bench.jobs.reference import reference_records
 from crossmodal_bench.jobs.state import state_of
 from crossmodal_bench.reporting import wandb as wandb_runs
 from crossmodal_bench.reporting.report import print_leaderboard
@@ -63,6 +64,7 @@ def bench(
         mode = wandb_runs.resolve_mode(options.wandb)
         if launcher is None:
             launcher = slurm.Slurm(options, log) if options.launcher == "slurm" else Local(options)
+        reference_records(options.reference)
         plan = _plan(options)
         _settle(plan)
         to_run = describe_plan(plan, options, log, slurm.queued(plan))
@@ -117,12 +119,17 @@ def _run(
             # What lets one job fail may be the disk, and would let all others fail.
             check_writable(options)
         elif more:
-            print_leaderboard(records_of(plan), with_notes=False)
+            shown = [*records_of(plan), *reference_records(options.reference)]
+            print_leaderboard(shown, with_notes=False)
         return well
 
     asked = {planned.job.id for planned in to_run}
     jobs = [planned for planned in plan if planned.job.id in asked or is_locked(planned.directory)]
-    schedule = Schedule(jobs, options, launcher, seconds, ended, line, log)
+    return run_schedule(Schedule(jobs, options, launcher, seconds, ended, line, log))
+
+
+def run_schedule(schedule: Schedule) -> list[PlannedJob]:
+    """Run a schedule's jobs and end them with it, whatever ends it; those that failed."""
     try:
         return schedule.run()
     except BaseException:

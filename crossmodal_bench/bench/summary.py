@@ -11,6 +11,7 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.given.records import given_records
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Record, read_record
+from crossmodal_bench.jobs.reference import reference_records
 from crossmodal_bench.jobs.state import State, state_of
 from crossmodal_bench.reporting.chance import below_chance
 from crossmodal_bench.reporting.formats import FILES
@@ -97,7 +98,8 @@ def conclude(
     states = [state_of(planned) for planned in plan]
     records = records_of(plan) + suite_ensembles.ensemble_records(plan, options)
     if records:
-        print_leaderboard([*records, *_given_beside(plan, options)])
+        references = reference_records(options.reference)
+        print_leaderboard([*records, *_given_beside(plan, options), *references])
     failed_ids = {planned.job.id for planned in failed}
     for planned, state in zip(plan, states, strict=True):
         shown = held_back(planned, failed_ids, options) or state
@@ -109,7 +111,7 @@ def conclude(
     for sentence in poor:
         log(f"not above chance: {sentence}")
     if records:
-        report = build_report(options.runs, tuple(FILES))
+        report = build_report(options.runs, tuple(FILES), reference_records(options.reference))
         log(f"Report: {', '.join(str(path) for path in report.files)}")
     errors = [planned.files.read_error() for planned in failed]
     if errors and not done and all(error.get("kind") == "bad input" for error in errors):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
+from crossmodal_bench.bench.options import check_devices
 from crossmodal_bench.core.errors import BadInput
 
 
@@ -29,6 +31,7 @@ def ensemble(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """Print and write the leaderboard of all records."""
+    from crossmodal_bench.jobs.reference import reference_records
     from crossmodal_bench.reporting.formats import FORMATS
     from crossmodal_bench.reporting.report import build_report
 
@@ -36,10 +39,94 @@ def report(arguments: argparse.Namespace) -> int:
         raise BadInput(
             f"{arguments.runs} is missing; run crossmodal-bench bench first, or name the folder with --runs"
         )
-    report = build_report(arguments.runs, arguments.format or FORMATS)
+    references = reference_records(arguments.reference)
+    report = build_report(arguments.runs, arguments.format or FORMATS, references)
     if report.files:
         print(f"Report: {', '.join(str(path) for path in report.files)}")
     return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Print what separates two runs or rows."""
+    import json
+
+    from crossmodal_bench.jobs.reference import results_folder
+    from crossmodal_bench.jobs.rows import row_of
+    from crossmodal_bench.reporting.run_comparison import compare_rows, report_lines
+
+    if arguments.examples < 0:
+        raise BadInput(f"--examples is {arguments.examples}; give how many queries to name, from 0")
+    first, second = (
+        row_of(name, [arguments.runs, results_folder()]) for name in (arguments.first, arguments.second)
+    )
+    comparisons = compare_rows(first, second, examples=arguments.examples, data_root=arguments.data_root)
+    if arguments.json:
+        print(json.dumps([comparison.plain() for comparison in comparisons], indent=1))
+        return 0
+    for comparison in comparisons:
+        print("\n".join(report_lines(comparison)))
+    return 0
+
+
+def submit(arguments: argparse.Namespace) -> int:
+    """Make the folder for a pull request."""
+    from crossmodal_bench.jobs.rows import row_of
+    from crossmodal_bench.jobs.submission import LARGEST, folder_size, submit
+
+    records = [record for name in arguments.names for record in row_of(name, [arguments.runs])]
+    unique = list({record.directory.resolve(): record for record in records}.values())
+    for record, copy in zip(unique, submit(unique, arguments.to), strict=True):
+        labels = " + ".join(part.protocol_label for part in record.by_protocol())
+        split = "split verified" if copy.verified else "split UNVERIFIED: no published number is comparable"
+        again = ", in place of an earlier run" if copy.replaced else ""
+        print(f"{copy.directory}: {labels}, seed {record.job.seed}, {split}{again}")
+    size = folder_size(arguments.to)
+    print(
+        f"{len(unique)} runs, every metric computed again from the ranks; {arguments.to} holds "
+        f"{size / 1e6:.1f} MB"
+    )
+    if size > LARGEST:
+        raise BadInput(
+            f"{arguments.to} holds {size / 1e6:.1f} MB, and at most {LARGEST / 1e6:.0f} MB are kept; send in "
+            "fewer rows, or the seeds that a table shows"
+        )
+    print(
+        f"Next: git add {arguments.to}, commit it with the table that shows the rows, and open a pull "
+        "request that gives the bench's command; tests/test_results.py will check the folder again."
+    )
+    return 0
+
+
+def reproduce(arguments: argparse.Namespace) -> int:
+    """Run a row again; 0 where it is equal or agrees, 1 where it differs."""
+    import json
+    from dataclasses import asdict
+
+    from crossmodal_bench.bench.reproduction import Repetition, reproduce
+    from crossmodal_bench.jobs.reference import results_folder
+    from crossmodal_bench.jobs.rows import row_of
+
+    if arguments.threads is not None and arguments.threads < 1:
+        raise BadInput(f"--threads is {arguments.threads}; give a number from 1")
+    check_devices(arguments.devices or "auto")
+    records = row_of(arguments.name, [results_folder()])
+    how = Repetition(arguments.runs, arguments.data_root, arguments.devices, arguments.threads)
+    log = (lambda line: print(line, file=sys.stderr)) if arguments.json else print
+    agreements = reproduce(records, how, log)
+    if arguments.json:
+        content = [
+            {"run": str(record.directory), **asdict(agreed)}
+            for record, agreed in zip(records, agreements, strict=True)
+        ]
+        print(json.dumps(content, indent=1))
+    else:
+        for record, agreed in zip(records, agreements, strict=True):
+            print(f"{record.directory} (seed {record.job.seed}): {agreed.verdict}")
+            for line in agreed.lines:
+                print(f"  {line}")
+            if agreed.environment:
+                print(f"  made otherwise: {'; '.join(agreed.environment)}")
+    return int(any(agreed.verdict == "differs" for agreed in agreements))
 
 
 def prepare(arguments: argparse.Namespace) -> int:

@@ -81,9 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     given.add_arguments(_command(commands, "evaluate", given.evaluate, text, ("runs",)))
 
     text = "print the leaderboard of all records, and write it to RUNS/report/"
-    report = _command(commands, "report", actions.report, text, ("runs",))
+    report = _command(commands, "report", actions.report, text, ("runs", "reference"))
     text = f"only these: {', '.join(FORMATS)}"
     report.add_argument("--format", nargs="+", action="extend", default=[], metavar="FORMAT", help=text)
+
+    _add_run_commands(commands)
 
     of_data = ("data_root", "runs", "on_bad_image")
     text = "check a data set's files and print what they hold"
@@ -115,6 +117,32 @@ def _parser() -> argparse.ArgumentParser:
         text = f"{name} one configuration with Lightning's command line"
         commands.add_parser(name, help=text, add_help=False)
     return parser
+
+
+def _add_run_commands(commands: Any) -> None:
+    """The commands about finished runs, one's own and those of ``results/``."""
+    run = "a job's directory or record.json, or DATASET/METHOD below RUNS or results: a row, all its seeds"
+
+    text = "what separates two runs or rows: every metric with interval and p, and queries that changed sides"
+    compare = _command(commands, "compare", actions.compare, text, ("data_root", "runs"))
+    compare.add_argument("first", metavar="RUN", help=run)
+    compare.add_argument("second", metavar="RUN", help="likewise")
+    compare.add_argument("--examples", type=int, default=3, help="changed queries of each direction (3)")
+    compare.add_argument("--json", action="store_true", help="print it for programs")
+
+    text = "make the folder for a pull request: record, ranks and configuration, checked, without weights"
+    submit = _command(commands, "submit", actions.submit, text, ("runs",))
+    submit.add_argument("names", nargs="+", metavar="RUN", help=run)
+    submit.add_argument("--to", type=Path, default=Path("results"), help="folder of the results (results)")
+
+    text = "run a row again, and say whether it is equal to the digit, agrees, or differs"
+    reproduce = _command(commands, "reproduce", actions.reproduce, text, ("data_root",))
+    reproduce.add_argument("name", metavar="RUN", help=run)
+    text = "folder of the new records (reproduced)"
+    reproduce.add_argument("--runs", type=Path, default=Path("reproduced"), help=text)
+    reproduce.add_argument("--devices", help="as of bench (what the record names)")
+    reproduce.add_argument("--threads", type=int, help="of a process (what the record names)")
+    reproduce.add_argument("--json", action="store_true", help="print it for programs")
 
 
 def _command(

@@ -54,6 +54,10 @@ class JobDirectory:
         """Likewise under another protocol that the same test split meets."""
         return self.path / f"ranks_{protocol}.npz"
 
+    def shared_ids(self, digest: str) -> Path:
+        """Ids of queries that lie once for all jobs of a data set, as in ``results/``; see ``query_ids``."""
+        return self.path.parent.parent / f"ids_{digest}.npz"
+
     @property
     def config(self) -> Path:
         """The resolved configuration; `crossmodal-bench fit --config` takes it."""

@@ -193,10 +193,14 @@ class RecordContent(Numbers):
 
 
 class Record(RecordContent):
-    """One finished job, as read from its ``record.json``; ``content`` is the JSON itself."""
+    """One finished job, as read from its ``record.json``; ``content`` is the JSON itself.
+
+    ``reference``: whether it is one of ``results/``, which stand beside a user's own and are not theirs.
+    """
 
     directory: Path
     content: Mapping[str, Any] = Field(repr=False)
+    reference: bool = False
 
     @property
     def files(self) -> JobDirectory:

@@ -77,11 +77,14 @@ def _twins(table: Table) -> Iterator[tuple[int, int]]:
     """The positions of each row with an adversary, and of its ablation."""
     known = experiments.names("methods")
     for position, row in enumerate(table.rows):
+        if row.reference:
+            continue
         ablation = experiments.ablation_of(row.method) if row.method in known else None
         counterparts = [
             twin
             for twin, other in enumerate(table.rows)
             if (other.method, other.preset, other.ensemble) == (ablation, row.preset, row.ensemble)
+            and not other.reference
             and (other.overrides == row.overrides or other.label == "base")
         ]
         # Where a suite has trained the ablation alike, that one is meant.

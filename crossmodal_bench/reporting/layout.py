@@ -44,7 +44,7 @@ def meaning(table: Table) -> list[str]:
     if covered - {None}:
         over = "; ".join(f"over {OVER[target]}: {TARGETS[target]}" for target in OVER if target in covered)
         lines.append(f"± is the longer side of a 95 % interval; {over}{_drawn(table)}")
-    if len(table.rows) > 1:
+    if len(table.own) > 1:
         lines.append(_mark_note(table))
     return lines
 
@@ -55,7 +55,7 @@ def notes(table: Table) -> list[str]:
     adversary adds.
     """
     presets = dict.fromkeys(row.preset for row in table.rows)
-    lines = [*(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
+    lines = [*_reference_note(table), *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
     lines += _ties_note(table)
     lines += _distinct(table, "data", _data_text)
     lines += _distinct(table, "features", features_text)
@@ -89,7 +89,7 @@ def warnings(table: Table) -> list[str]:
     """
     lines = [
         f"{row.name} ({row.preset}) averages seeds of {text}"
-        for row in table.rows
+        for row in table.own
         for text in differences(row.records)
     ]
     across = differences(table.records, ("data fingerprints", "split hashes"))
@@ -139,8 +139,33 @@ def _mark_note(table: Table) -> str:
             f"no row is marked as among the best: the first in {table.primary} cannot be tested against "
             "another"
         )
-    untested = [row.name for position, row in enumerate(table.rows) if position not in table.tested]
+    untested = [
+        row.name
+        for position, row in enumerate(table.rows)
+        if position not in table.tested and not row.reference
+    ]
     return f"{text}; not tested: {_names(untested)}" if table.best_set and untested else text
+
+
+def _reference_note(table: Table) -> list[str]:
+    """What reference rows are, and what they were made by."""
+    rows = [row for row in table.rows if row.reference]
+    if not rows:
+        return []
+    made = dict.fromkeys(_made_on(record) for row in rows for record in row.records)
+    return [
+        "[reference]: rows of results/, made by others and neither averaged with yours, tested nor marked "
+        f"(`compare` tests two rows; --reference off leaves them out); made with {' / '.join(made)}"
+    ]
+
+
+def _made_on(record: Record) -> str:
+    """The versions and threads behind a record, in one phrase."""
+    known = record.environment
+    threads = known.get("threads", "an unknown number of")
+    plural = "" if threads == "1" else "s"
+    device = known.get("device", "an unknown device")
+    return f"{device}, {threads} thread{plural}, torch {known.get('torch', 'unknown')}"
 
 
 def _ties_note(table: Table) -> list[str]:
@@ -157,7 +182,7 @@ def _distinct(table: Table, what: str, read: Callable[[Record], str]) -> list[st
     Nothing is said of records for which ``read`` gives no text.
     """
     variants = defaultdict(list)
-    for row in table.rows:
+    for row in table.own:
         for record in row.records:
             variants[read(record)].append(row.name)
     if len(variants) == 1:

@@ -85,7 +85,13 @@ class Row:
     @property
     def name(self) -> str:
         """The method, with what distinguishes this row from the method's others."""
-        return row_name(self.method, self.label, self.overrides)
+        name = row_name(self.method, self.label, self.overrides)
+        return f"{name} [reference]" if self.reference else name
+
+    @property
+    def reference(self) -> bool:
+        """Whether it is one of ``results/``, which stands beside the user's own rows."""
+        return self.records[-1].reference
 
     @property
     def ensemble(self) -> bool:
@@ -119,6 +125,8 @@ class Table:
         primary: the metric that ranks the rows.
         rows: by preset, and best first.
         first: the position of the row with the best number of all presets; None where no row has one.
+            Reference rows do not count: a user's own are marked and tested among themselves, for each row
+            more would make their differences less sure.
         tested: the positions of the rows that are compared with one another: they have answered the same
             queries as the first, and what each query gave is known.
         pairs: what separates each two of them in the primary metric, by position; the p-values are adjusted
@@ -153,9 +161,14 @@ class Table:
         return metric_table.in_order({metric for row in self.rows for metric in row.cells})
 
     @property
+    def own(self) -> tuple[Row, ...]:
+        """The rows that are no references."""
+        return tuple(row for row in self.rows if not row.reference)
+
+    @property
     def records(self) -> list[Record]:
-        """Every record behind the table, row by row."""
-        return [record for row in self.rows for record in row.records]
+        """Every record behind the table's own rows, row by row."""
+        return [record for row in self.own for record in row.records]
 
     def difference(self, position: int, other: int) -> Difference | None:
         """The first named row minus the other in the primary metric; None where they are not both tested.
@@ -191,13 +204,17 @@ def leaderboard(records: Iterable[Record], read: Reader = read_query_results) ->
     1K tests), a seed once per row: of several records of it (one job in two suites) the last finished one is
     taken, or n would claim more than was measured.
 
+    References are rows of their own, only beside others of the same data set, protocol, version and split.
+
     Args:
-        records: of finished jobs.
+        records: of finished jobs, and references.
         read: gives what a record's single queries gave, on which intervals and comparisons rest.
     """
     rows = []
-    measured = (part for record in records for part in record.by_protocol())
-    ordered = sorted(measured, key=lambda record: (_table_key(record), record.finished_at, record.job.id))
+    measured = [part for record in records for part in record.by_protocol()]
+    own = {_split_key(part) for part in measured if not part.reference}
+    shown = (part for part in measured if not part.reference or _split_key(part) in own)
+    ordered = sorted(shown, key=lambda record: (_table_key(record), record.finished_at, record.job.id))
     for (_, protocol, *_), together in itertools.groupby(ordered, key=_table_key):
         groups: dict[tuple[str, ...], dict[int, Record]] = {}
         for record in together:
@@ -316,9 +333,15 @@ def _table_key(record: Record) -> tuple[str, str, int, bool, str]:
     )
 
 
+def _split_key(record: Record) -> tuple[str | int, ...]:
+    return (*_table_key(record), record.data.split_hash)
+
+
 def _row_key(record: Record) -> tuple[str, ...]:
     job = record.job
     kind = "ensemble" if record.ensemble else "single model"
+    if record.reference:
+        kind = f"reference {kind}"
     return (job.preset, job.method, job.label, json.dumps(job.overrides, sort_keys=True), kind)
 
 
@@ -394,7 +417,7 @@ def _cost(row: Row, metric: str) -> float:
 
 
 def _first(rows: Sequence[Row], primary: str) -> int | None:
-    measured = [position for position, row in enumerate(rows) if primary in row.cells]
+    measured = [position for position, row in enumerate(rows) if primary in row.cells and not row.reference]
     return min(measured, key=lambda position: _cost(rows[position], primary), default=None)
 
 
@@ -403,7 +426,9 @@ def _tested(rows: Sequence[Row], first: int | None, primary: str) -> tuple[int, 
     if first is None:
         return ()
     return tuple(
-        position for position, row in enumerate(rows) if have_same_queries(row, rows[first], primary)
+        position
+        for position, row in enumerate(rows)
+        if not row.reference and have_same_queries(row, rows[first], primary)
     )
 
 

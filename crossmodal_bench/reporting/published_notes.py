@@ -21,7 +21,7 @@ def published_notes(table: Table, metrics: Sequence[str]) -> NotesOfRows:
         metrics: those that the table shows.
     """
     rows: NotesOfRows = defaultdict(list)
-    for row in table.rows:
+    for row in table.own:
         published = {metric: row.cells[metric].published for metric in metrics if metric in row.cells}
         for note in [*_beside(published), *_apart(published)] or [("paper", "no published number")]:
             rows[note].append(row.name)

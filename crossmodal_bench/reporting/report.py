@@ -30,8 +30,12 @@ class Report:
     files: list[Path]
 
 
-def build_report(runs: str | Path, formats: Sequence[str] = FORMATS) -> Report:
+def build_report(
+    runs: str | Path, formats: Sequence[str] = FORMATS, references: Sequence[Record] = ()
+) -> Report:
     """Print (``terminal``) or write (``runs/report/``, under the names of ``FILES``) the leaderboards.
+
+    ``references``: records of others that stand beside those of ``runs``.
 
     Raises ``BadInput`` for an unknown format, a directory without a finished job, a damaged record and a
     report that cannot be written.
@@ -39,7 +43,7 @@ def build_report(runs: str | Path, formats: Sequence[str] = FORMATS) -> Report:
     for name in formats:
         if name not in FORMATS:
             raise BadInput(f"'{name}' is no report format{nearest(name, FORMATS)}")
-    tables = shown_tables(runs)
+    tables = shown_tables(runs, references)
     if "terminal" in formats:
         print_tables(tables)
     writers: Mapping[str, Callable[[Sequence[ShownTable]], str]] = {
@@ -76,7 +80,7 @@ def html(tables: Sequence[ShownTable]) -> str:
 
 def _figures(table: Table) -> list[Figure]:
     # A sweep has a figure of its own; its many settings would bury the methods in the others.
-    methods = [row for row in table.rows if not row.overrides] or table.rows
+    methods = [row for row in table.own if not row.overrides] or table.own
     drawn: list[tuple[bytes | None, str]] = [
         (figures.precision_scope(methods), "Precision against scope, mean over seeds (as ACMR, Figure 3)")
     ]
@@ -109,7 +113,7 @@ def _figures(table: Table) -> list[Figure]:
         # The first seed's, likewise.
         for path, what in panels(row.records[0].files).items():
             drawn.append((path.read_bytes() if path.is_file() else None, f"{label}: {what}"))
-    for sweep in sweeps(table.rows):
+    for sweep in sweeps(table.own):
         caption = f"{sweep.method}: sweep of {short(sweep.key)} (as ACMR, Figure 6)"
         drawn.append((figures.parameter_sweep(sweep), caption))
     return [Figure(png, caption) for png, caption in drawn if png is not None]

@@ -215,6 +215,7 @@ def _cells(table: Table, position: int) -> Iterable[dict[str, Any]]:
         "label": row.label,
         "overrides": json.dumps(row.overrides, sort_keys=True) if row.overrides else "",
         "seeds": " ".join(map(str, row.seeds)),
+        "reference": row.reference,
     }
     for metric in table.metrics:
         if metric in row.cells:

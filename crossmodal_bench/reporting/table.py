@@ -30,8 +30,8 @@ def table(source: Source) -> pd.DataFrame:
     The lines are in the leaderboards' order. Their columns:
 
     - ``dataset``, ``protocol``, ``protocol_version``, ``evaluated_on``: the table; ``preset``, ``method``,
-      ``label``, ``overrides`` (JSON) and ``seeds`` (separated by spaces): the row; ``metric``, or
-      ``cost/...``.
+      ``label``, ``overrides`` (JSON), ``seeds`` (separated by spaces) and ``reference`` (whether it is one of
+      results/): the row; ``metric``, or ``cost/...``.
     - ``mean`` over ``n`` seeds, and the 95 % interval from ``low`` to ``high``; ``half_width``, which tables
       print behind ±, is its longer side. ``target`` says what it is about: "method" (on other images and with
       other seeds), "model" (one seed; on other images) or "seeds" (with other seeds on these very images).
@@ -76,8 +76,10 @@ def differences(source: Source) -> pd.DataFrame:
     return difference_frame(shown_tables(source))
 
 
-def shown_tables(source: Source) -> list[ShownTable]:
+def shown_tables(source: Source, references: Iterable[Record] = ()) -> list[ShownTable]:
     """The leaderboards as they are shown, from a folder of runs or from records.
+
+    ``references``: records of others, marked as such, which stand beside them.
 
     Raises:
         BadInput: the folder has no finished job, or a damaged record.
@@ -90,7 +92,7 @@ def shown_tables(source: Source) -> list[ShownTable]:
             )
     else:
         records = list(source)
-    return [show(ranked) for ranked in tables(leaderboard(records))]
+    return [show(ranked) for ranked in tables(leaderboard([*records, *references]))]
 
 
 def frame(shown: Iterable[ShownTable]) -> pd.DataFrame:

@@ -34,18 +34,8 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for command in (
-        "bench",
-        "status",
-        "ensemble",
-        "report",
-        "prepare",
-        "extract",
-        "doctor",
-        "evaluate",
-        "fit",
-        "test",
-    ):
+    of_runs = ("compare", "submit", "reproduce", "report", "ensemble", "evaluate")
+    for command in ("bench", "status", *of_runs, "prepare", "extract", "doctor", "fit", "test"):
         assert f"    {command} " in text
 
 
@@ -69,6 +59,13 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("report", "runs is missing; run crossmodal-bench bench first"),
         ("ensemble nowhere", "nowhere cannot be read"),
         ("ensemble nowhere --wandb of", "did you mean 'off'"),
+        ("compare nowhere elsewhere", "nowhere is no run, neither here nor below runs"),
+        ("compare a b --examples -1", "--examples is -1"),
+        ("submit nowhere", "nowhere is no run"),
+        ("reproduce nowhere", "nowhere is no run"),
+        ("reproduce nowhere --threads 0", "--threads is 0"),
+        ("reproduce nowhere --devices none", "DEVICES is 'none'"),
+        ("bench --reference nowhere", "nowhere has no reference results"),
         ("prepare flickr8k", "set DATA_ROOT"),
         ("prepare wikipedai", "did you mean 'wikipedia'"),
     ],
@@ -101,7 +98,7 @@ def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
     words = (
         "bench --dataset d --data-root r --methods m --seeds 2 --preset p --runs u --devices 3 --wandb off "
         "--network n --weights w --rerun stale --on-bad-image skip --set a.b=1e-3 --set c=[1,2] "
-        "--jobs 4 --launcher slurm --slurm time=60"
+        "--reference off --jobs 4 --launcher slurm --slurm time=60"
     )
     options = vars(read_options(cli._parser().parse_args(words.split())))
     assert options == {
@@ -119,6 +116,7 @@ def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
         "network": "n",
         "weights": "w",
         "rerun": "stale",
+        "reference": "off",
         "on_bad_image": "skip",
         "overrides": {"a.b": 1e-3, "c": [1, 2]},
     }

@@ -1,0 +1,231 @@
+"""From a finished job to a folder that can be sent in: record, ranks and configuration, checked."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from crossmodal_bench.core.atomic_files import replace_file
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.files import read_yaml
+from crossmodal_bench.core.npy import load_npz, names_in_npz
+from crossmodal_bench.jobs.directory import JobDirectory
+from crossmodal_bench.jobs.provenance import source_fingerprint
+from crossmodal_bench.jobs.query_ids import SHARED, digest, load_query_ids, shared_arrays
+from crossmodal_bench.jobs.record import Record, read_record, write_record
+from crossmodal_bench.jobs.verification import check_record, named_protocol
+
+LARGEST = 5_000_000
+"""Bytes of a whole ``results/``: whoever clones the repository gets them all."""
+
+_NEEDED = ("python", "torch", "lightning", "numpy", "device", "threads", "precision")
+"""What the environment of a record must name, for others to judge whether theirs is alike."""
+
+_DEVICE_WORDS = ("strategy", "precision", "sync_batchnorm")
+"""Trainer's keys that the worker adds to the configuration in a job's directory."""
+
+_IDS = ("image_ids", "caption_ids")
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_ABSOLUTE = re.compile(r"^(/|~|[A-Za-z]:[\\/])")
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """One job's folder among the reference results.
+
+    Attributes:
+        directory: the folder.
+        replaced: whether another run of the same job was there.
+        verified: whether the protocol is a named one, as whose split the test split was recognised.
+    """
+
+    directory: Path
+    replaced: bool
+    verified: bool
+
+
+def submit(records: Sequence[Record], to: Path) -> list[Submitted]:
+    """Copy record, ranks and configuration of finished jobs into ``to``, in the layout of a folder of runs.
+
+    What names this machine's folders is replaced by names that mean the same anywhere, and ids of queries are
+    kept once for all runs of one split. Nothing is written unless every record can be sent in.
+
+    Raises:
+        BadInput: a record is not complete, not of today's sources and protocols, does not follow from its
+            ranks, or names a folder of this machine that cannot be left out; or ``to`` cannot be written.
+    """
+    for record in records:
+        _check(record, records, to)
+    contents = [_portable_record(record) for record in records]
+    configs = [None if record.ensemble else _portable_config(record) for record in records]
+    try:
+        submitted = [
+            _write(record, content, config, to)
+            for record, content, config in zip(records, contents, configs, strict=True)
+        ]
+    except OSError as error:
+        raise BadInput(
+            f"{to} cannot be written ({error.strerror or error}); free space or name another folder with --to"
+        ) from error
+    return submitted
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files below."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _check(record: Record, together: Sequence[Record], to: Path) -> None:
+    path = record.directory
+    if record.evaluated_on != "test":
+        raise BadInput(f"{path} was evaluated on {record.evaluated_on}; send in rows of the test split")
+    missing = [name for name in _NEEDED if not record.environment.get(name)]
+    # A sum of models has no process of its own whose precision it could name.
+    if missing:
+        raise BadInput(
+            f"{path} does not name its {', '.join(missing)}, because an earlier version wrote it; run its "
+            "job again"
+        )
+    for fault in check_record(record):
+        raise BadInput(fault)
+    for member in record.ensemble:
+        ours = [(other.job.id, other.finished_at) for other in together]
+        there = JobDirectory(to / member.directory)
+        if there.is_done():
+            sent = read_record(there.record)
+            ours.append((sent.job.id, sent.finished_at))
+        if (member.id, member.finished_at) not in ours:
+            raise BadInput(f"{path} sums {member.directory}, which is not sent in; name that job too")
+    if not record.ensemble:
+        _check_sources(record)
+
+
+def _check_sources(record: Record) -> None:
+    config = _config(record)
+    trainer = config.get("trainer", {})
+    plain = {name: value for name, value in trainer.items() if name not in _DEVICE_WORDS}
+    today = [source_fingerprint(settings) for settings in (config, {**config, "trainer": plain})]
+    if record.source_fingerprint not in today:
+        raise BadInput(
+            f"{record.directory} is stale: the sources or settings differ from those of the record; run its "
+            "job again with RERUN=stale"
+        )
+
+
+def _config(record: Record) -> dict[str, Any]:
+    path = record.files.config
+    if not path.is_file():
+        raise BadInput(f"{path} is missing, so that nobody could run the job again; run it again")
+    config = read_yaml(path)
+    if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
+        raise BadInput(f"{path} is damaged: it has no 'data'; run the job again")
+    if not isinstance(config.get("trainer", {}), dict):
+        raise BadInput(f"{path} is damaged: its 'trainer' is no mapping; run the job again")
+    return config
+
+
+def _portable_config(record: Record) -> dict[str, Any]:
+    config = _config(record)
+    replace = _path_replacement(record, config)
+    config["data"] = {**config["data"], "root": "data", "cache": "runs/cache"}
+    portable: dict[str, Any] = _mapped(config, replace)
+    _check_portable(portable, record.files.config)
+    return portable
+
+
+def _portable_record(record: Record) -> dict[str, Any]:
+    config = {} if record.ensemble else _config(record)
+    content = {name: value for name, value in record.content.items() if name != "schema"}
+    portable: dict[str, Any] = _mapped(content, _path_replacement(record, config))
+    _check_portable(portable, record.files.record)
+    return portable
+
+
+def _path_replacement(record: Record, config: Mapping[str, Any]) -> Callable[[str], str]:
+    """A path below the data root becomes one below ``data``; another absolute one its file's name."""
+    root = str(config.get("data", {}).get("root", ""))
+    runs = str(record.directory.parent.parent.parent)
+
+    def replace(text: str) -> str:
+        for folder, name in ((root, "data"), (runs, "runs")):
+            if folder not in ("", ".", "/") and (text == folder or text.startswith(f"{folder}/")):
+                text = name + text[len(folder) :]
+        if _ABSOLUTE.match(text) and " " not in text:
+            text = re.split(r"[\\/]", text.rstrip("\\/"))[-1]
+        return text
+
+    return replace
+
+
+def _mapped(value: Any, replace: Callable[[str], str]) -> Any:
+    """The same lists and mappings, every text in them replaced."""
+    if isinstance(value, Mapping):
+        return {name: _mapped(item, replace) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(item, replace) for item in value]
+    return replace(value) if isinstance(value, str) else value
+
+
+def _check_portable(content: Mapping[str, Any], path: Path) -> None:
+    """Whatever still holds the name of somebody's folder inside a sentence."""
+    text = json.dumps(content, default=str)
+    for folder in {str(Path.home()), str(Path.cwd())}:
+        if len(folder) > 1 and f"{folder}/" in text:
+            raise BadInput(
+                f"{path} names {folder}, a folder of this machine; run its job with relative paths"
+            )
+
+
+def _write(
+    record: Record, content: Mapping[str, Any], config: Mapping[str, Any] | None, to: Path
+) -> Submitted:
+    job = record.job
+    target = JobDirectory.of(to, job.dataset, job.method, job.id)
+    replaced = target.is_done() and read_record(target.record).finished_at != record.finished_at
+    target.path.mkdir(parents=True, exist_ok=True)
+    # Behind a process that is killed here, no record may stand beside the ranks of another run.
+    target.record.unlink(missing_ok=True)
+    for part in record.by_protocol():
+        name = target.ranks if part.is_main else target.ranks_under(part.job.protocol)
+        _write_ranks(record.files, part.ranks, target, name)
+    if config is not None:
+        text = yaml.safe_dump(dict(config), sort_keys=False)
+        replace_file(target.config, lambda stream: stream.write(text.encode()))
+    write_record(target.path, content)
+    verified = all(
+        (protocol := named_protocol(part)) is not None and protocol.split.verifiable
+        for part in record.by_protocol()
+        if not part.job.protocol.endswith("-equal")
+    )
+    return Submitted(target.path, replaced, verified)
+
+
+def _write_ranks(files: JobDirectory, source: Path, target: JobDirectory, path: Path) -> None:
+    ids = load_query_ids(files, source)
+    shared = target.shared_ids(digest(*ids))
+    if not shared.is_file():
+        replace_file(shared, lambda stream: _pack(stream, shared_arrays(ids)))
+    names = [name for name in names_in_npz(source) if name not in (*_IDS, SHARED)]
+    arrays = {**load_npz(source, names), SHARED: np.array(digest(*ids))}
+    replace_file(path, lambda stream: _pack(stream, arrays))
+
+
+def _pack(stream: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """An ``.npz`` as small as NumPy can read it, whose bytes depend on nothing but the arrays."""
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_LZMA) as archive:
+        for name, values in arrays.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, values, allow_pickle=False)
+            member = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
+            member.compress_type = zipfile.ZIP_LZMA
+            archive.writestr(member, content.getvalue())

@@ -1,0 +1,52 @@
+"""Finished jobs whose files agree with each other: record, ranks and configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from answered import CAPTIONS, Answered
+
+from crossmodal_bench.evaluation.splits import SplitItems, split_hash
+from crossmodal_bench.jobs.provenance import environment, source_fingerprint
+from crossmodal_bench.jobs.record import Record
+
+IMAGES = 40
+CONFIG = {"data": {"root": "/home/somebody/data", "cache": "/home/somebody/runs/cache", "batch_size": 8}}
+
+
+def finished(make_record: Callable[..., Record], share: float = 0.3, **changes: Any) -> Record:
+    """A job on a data set of one's own; ``changes`` as of ``make_record``."""
+    items = SplitItems(
+        image_ids=[f"image {row}" for row in range(IMAGES)],
+        caption_image=np.repeat(np.arange(IMAGES), CAPTIONS),
+    )
+    data = {
+        "fingerprint": "d" * 64,
+        "split_hash": split_hash(items),
+        "counts": {"test": {"images": IMAGES, "captions": CAPTIONS * IMAGES}},
+        "labels": {},
+        "features": None,
+    }
+    defaults = {
+        "dataset": "mine",
+        "protocol": "mine-test",
+        "data": data,
+        "environment": {**environment("cpu"), "precision": "32-true", "processes": "1"},
+        "source_fingerprint": source_fingerprint(CONFIG),
+    }
+    record = Answered(make_record)(share, images=IMAGES, **{**defaults, **changes})
+    record.files.config.write_text(yaml.safe_dump(CONFIG))
+    return record
+
+
+def edit(record: Record, old: str, new: str) -> Path:
+    """Put one text in place of another in the record's file."""
+    path = record.files.record
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
