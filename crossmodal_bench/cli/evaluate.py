@@ -28,7 +28,10 @@ _FILES = {
         "FILE",
         "(P, 2) .npy, or lines image,caption: rows or ids of what is right, in place of that",
     ),
-    "labels": ("FILE", "a class for each image (or a multi-hot row), for mAP, where the data set gives none"),
+    "labels": (
+        "FILE",
+        "a class for each image (or a multi-hot row), for protocols by label, where the data set gives none",
+    ),
     "identities": ("FILE", "whom each image shows, for protocols by identity, where the data set gives none"),
 }
 

@@ -314,6 +314,11 @@ VALIDATION_CURVE = "i2t/R@1"
 """The metric whose course over the epochs is drawn (ADDR, Figure 3(b))."""
 
 
+def first_place(side: Side) -> str:
+    """The key of the hits at the first rank of one direction: whether a query is answered right."""
+    return f"{side}/R@1"
+
+
 def of_family(family: Family) -> list[Metric]:
     """The metrics of one family."""
     return [metric for metric in ENTRIES if metric.family == family]

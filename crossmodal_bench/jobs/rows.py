@@ -15,7 +15,7 @@ def row_of(name: str | Path, folders: Sequence[Path] = ()) -> list[Record]:
     """The records of one job, or of all jobs of one row (seeds, and protocols with a training split each).
 
     Args:
-        name: a job's directory, its ``record.json``, or a method's folder; one that is not there as it stands
+        name: a job's directory, its record, or a method's folder; one that is not there as it stands
             is looked for below each of ``folders``, of which the first that has it counts.
         folders: folders of runs.
 
@@ -32,9 +32,12 @@ def row_of(name: str | Path, folders: Sequence[Path] = ()) -> list[Record]:
         )
     if path.is_file() or JobDirectory(path).is_done():
         return [read_record(path)]
-    records = [read_record(files) for files in sorted(path.glob("*/record.json"))]
+    jobs = [JobDirectory(folder) for folder in sorted(path.iterdir()) if folder.is_dir()]
+    records = [read_record(job.record) for job in jobs if job.is_done()]
     if not records:
-        raise BadInput(f"{path} has no record.json, so nothing has finished there; name a finished job")
+        raise BadInput(
+            f"{path} has no {JobDirectory(path).record.name}, so nothing has finished there; name a finished job"
+        )
     rows = dict.fromkeys(_row(record) for record in records)
     if len(rows) > 1:
         described = ", ".join(f"{label} (preset {preset})" for preset, label, *_ in rows)

@@ -58,7 +58,7 @@ class Example:
 
 @dataclass(frozen=True)
 class ChangedSides:
-    """How many queries of one direction each side answers at R@1; with seeds, most of them.
+    """How many queries of one direction each side answers right; with seeds, most of them.
 
     ``examples`` are of those that one side alone answers, first those where the ranks are the farthest apart.
     """
@@ -133,8 +133,9 @@ def report_lines(comparison: RunComparison) -> list[str]:
         f"{_covers(comparison)}; each p is of its metric alone"
     )
     for sides in comparison.sides:
+        hits = metric_table.lookup(metric_table.first_place(sides.side)).name
         lines.append(
-            f"  {SIDES[sides.side]}, right at R@1: both {sides.both:,}, first only {sides.only_first:,}, "
+            f"  {SIDES[sides.side]}, right at {hits}: both {sides.both:,}, first only {sides.only_first:,}, "
             f"second only {sides.only_second:,}, neither {sides.neither:,}"
         )
         lines += [line for example in sides.examples for line in _example_lines(example)]
@@ -207,7 +208,7 @@ def _compared(
     keys = metric_table.in_order(set.intersection(*(set(record.metrics) for record in (*first, *second))))
     metrics = tuple(_metric_difference(key, first, second, ours, theirs) for key in keys)
     has_rank_one = all(
-        {f"{side}/R@1" for side in SIDES} <= run.per_query.keys() and "ranks" in run.families
+        {metric_table.first_place(side) for side in SIDES} <= run.per_query.keys() and "ranks" in run.families
         for run in (*ours, *theirs)
     )
     sides = [_changed(side, first, second, ours, theirs, ids, examples, texts) for side in SIDES]
@@ -294,7 +295,7 @@ def _changed(
     examples: int,
     texts: Mapping[str, str],
 ) -> ChangedSides:
-    key = f"{side}/R@1"
+    key = metric_table.first_place(side)
     if any(key not in run.per_query or "ranks" not in run.families for run in (*ours, *theirs)):
         return ChangedSides(side, 0, 0, 0, 0, ())
     right, right_there = (_mostly_right(runs, key) for runs in (ours, theirs))

@@ -77,7 +77,7 @@ def write_ranks(root: Path) -> None:
 
 
 def read_ranks(root: Path) -> None:
-    assert len(Ranks.load(root / "ranks.npz").arrays()) == 8
+    assert len(Ranks.load(root / "ranks.npz").arrays()) == 12
     assert len(Ranks.load_ids(root / "ranks.npz")) == 2
 
 

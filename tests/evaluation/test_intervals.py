@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -152,7 +154,7 @@ def test_the_record_holds_every_mean_over_queries() -> None:
         owner,
         np.arange(40) % 4,
     )
-    stored = model_intervals(found, owner)
+    stored = model_intervals(found)
     headline = {key for key in found.metrics if "MedR" not in key and "MeanR" not in key}
     assert set(stored) == headline
     for key in headline:
@@ -163,7 +165,8 @@ def test_the_record_holds_every_mean_over_queries() -> None:
     person = np.arange(40) // 2
     by_person = QueryResults(found.per_query, person, person[owner], protocol.families)
     expected = interval([by_person], "rsum")
-    assert model_intervals(found, owner, 10 * person)["rsum"] == [expected.low, expected.high]
+    grouped = replace(found, image_cluster=10 * person, text_cluster=10 * person[owner])
+    assert model_intervals(grouped)["rsum"] == [expected.low, expected.high]
 
 
 def test_an_interval_needs_a_run() -> None:
