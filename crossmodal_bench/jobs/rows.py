@@ -35,9 +35,8 @@ def row_of(name: str | Path, folders: Sequence[Path] = ()) -> list[Record]:
     jobs = [JobDirectory(folder) for folder in sorted(path.iterdir()) if folder.is_dir()]
     records = [read_record(job.record) for job in jobs if job.is_done()]
     if not records:
-        raise BadInput(
-            f"{path} has no {JobDirectory(path).record.name}, so nothing has finished there; name a finished job"
-        )
+        record = JobDirectory(path).record.name
+        raise BadInput(f"{path} has no {record}, so nothing has finished there; name a finished job")
     rows = dict.fromkeys(_row(record) for record in records)
     if len(rows) > 1:
         described = ", ".join(f"{label} (preset {preset})" for preset, label, *_ in rows)
