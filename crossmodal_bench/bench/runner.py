@@ -21,7 +21,7 @@ from crossmodal_bench.bench.progress import StatusLine
 from crossmodal_bench.bench.runtime_estimate import estimates
 from crossmodal_bench.bench.schedule import Schedule
 from crossmodal_bench.bench.summary import conclude, describe_plan, records_of
-from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.errors import BadInput, no_permission
 from crossmodal_bench.core.signals import AGAIN, ASKING, Interrupted
 from crossmodal_bench.jobs.locks import is_locked
 from crossmodal_bench.jobs.planned import PlannedJob
@@ -86,8 +86,10 @@ def bench(
             + (f" {stays}" if stays else "")
         )
         return AGAIN
-    except OSError:
+    except OSError as error:
         check_writable(options)
+        if isinstance(error, PermissionError):
+            raise no_permission(error) from error
         raise
     finally:
         for name, handler in previous.items():

@@ -14,7 +14,7 @@ from crossmodal_bench import __version__
 from crossmodal_bench.bench.options import NAMES, add_options, read_options
 from crossmodal_bench.cli import commands as actions
 from crossmodal_bench.cli import evaluate as given
-from crossmodal_bench.core.errors import BadInput, Diverged
+from crossmodal_bench.core.errors import BadInput, Diverged, no_permission
 from crossmodal_bench.core.signals import AGAIN, Interrupted
 from crossmodal_bench.reporting.formats import FORMATS
 
@@ -39,6 +39,9 @@ def _guarded(run: Callable[[], int]) -> int:
     _quiet()
     try:
         return run()
+    except PermissionError as error:
+        print(f"crossmodal-bench: {no_permission(error)}", file=sys.stderr)
+        return BAD_INPUT
     except (BadInput, Diverged) as error:
         print(f"crossmodal-bench: {error}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, BadInput) else FAILED

@@ -43,6 +43,15 @@ class MissingInput(BadInput):
     """An input file that is not there; the message says which command or download makes it."""
 
 
+def no_permission(error: PermissionError) -> BadInput:
+    """The exception for a file that belongs to somebody else, as in another user's RUNS."""
+    what = error.filename if error.filename is not None else "a file or a process"
+    return BadInput(
+        f"{what} is not yours to use ({error.strerror or error}); let its owner give you the right, or choose "
+        "another RUNS folder"
+    )
+
+
 class Diverged(Exception):
     """Training that cannot go on, because a loss is no number; the message is one sentence."""
 
