@@ -32,7 +32,9 @@ def row_of(name: str | Path, folders: Sequence[Path] = ()) -> list[Record]:
         )
     if path.is_file() or JobDirectory(path).is_done():
         return [read_record(path)]
-    records = [read_record(files) for files in sorted(path.glob("*/record.json"))]
+    records = [
+        read_record(files.record) for files in map(JobDirectory, sorted(path.glob("*"))) if files.is_done()
+    ]
     if not records:
         raise BadInput(f"{path} has no record.json, so nothing has finished there; name a finished job")
     rows = dict.fromkeys(_row(record) for record in records)

@@ -38,7 +38,7 @@ def jobs(target: Target) -> Iterator[Finding]:
             except BadInput as error:
                 damaged.append(str(error))
             continue
-        if files.lock.exists() and not os.access(files.lock, os.R_OK | os.W_OK):
+        if files.lock.exists() and not os.access(files.lock, os.R_OK | os.W_OK, effective_ids=True):
             foreign.append(folder)
         elif is_locked(folder):
             running.append(folder)
