@@ -66,8 +66,8 @@ def no_permission(error: PermissionError) -> BadInput:
     """The exception for a file that belongs to somebody else, as in another user's RUNS."""
     what = error.filename if error.filename is not None else "a file or a process"
     return BadInput(
-        f"{what} is not yours to use ({error.strerror or error}); let its owner give you the right, or choose "
-        "another RUNS folder"
+        f"{what} is not yours to use ({error.strerror or error}); let its owner give you the right, or "
+        "choose another RUNS folder"
     )
 
 

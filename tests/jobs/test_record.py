@@ -286,7 +286,7 @@ def test_one_damaged_record_does_not_withhold_the_others(
     ):
         assert re.search(rf"warning: {record.files.record} .*{reason}.*delete it", said)
     whole.files.record.write_text("{")
-    with pytest.raises(BadInput, match="damaged|plain file|out of RUNS"):
+    with pytest.raises(BadInput, match=r"damaged|plain file|out of RUNS"):
         read_records(runs)
 
 

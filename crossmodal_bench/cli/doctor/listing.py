@@ -30,9 +30,8 @@ def print_area(area: str, findings: Sequence[Finding], stream: TextIO | None = N
     """Print an area's findings, each with its mark, and its fix in a line of its own."""
     lines: list[tuple[Text, int]] = [(Text(area, style="bold"), 0)]
     for finding in findings:
-        line = Text.assemble(
-            "  ", MARKS[finding.status], " ", (printable(finding.name), "bold"), "  ", printable(finding.text)
-        )
+        name, text = printable(finding.name), printable(finding.text)
+        line = Text.assemble("  ", MARKS[finding.status], " ", (name, "bold"), "  ", text)
         lines.append((line, 4))
         if finding.fix:
             lines.append((Text.assemble("    → ", (printable(finding.fix), "italic")), 6))
