@@ -10,7 +10,7 @@ from typing import TextIO
 
 from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.core.errors import BadInput, nearest, warn_once
-from crossmodal_bench.jobs.directory import read_own
+from crossmodal_bench.jobs.directory import check_own, read_own
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting import figures, training_figures
 from crossmodal_bench.reporting.formats import FILES, FORMATS
@@ -131,11 +131,15 @@ def _figures(table: Table) -> list[Figure]:
 
 
 def _projection(record: Record) -> bytes | None:
+    path = record.files.projection
     try:
+        check_own(path)
         return figures.projection(record)
     except BadInput as error:
         warn_once(f"{error}; its figure is left out meanwhile")
-        return None
+    except OSError as error:
+        warn_once(f"{path} is left out of the page ({error.strerror}); delete it or copy it again")
+    return None
 
 
 def _picture(path: Path) -> bytes | None:

@@ -51,14 +51,14 @@ def read_query_results(record: Record) -> QueryResults:
     """
     path = record.ranks
     try:
-        check_own(path)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); run its job again") from error
-    try:
         state = path.stat()
     # A protocol's name is part of the file's, and may be any text in a record that others wrote.
     except (OSError, ValueError) as error:
         raise MissingInput(f"{path} is not there; run its job again") from error
+    try:
+        check_own(path)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); run its job again") from error
     return _load(path, state.st_mtime_ns, state.st_size)
 
 

@@ -333,6 +333,14 @@ def test_a_damaged_map_does_not_withhold_the_page(
     assert "projection.npz" in capsys.readouterr().err
 
 
+def test_a_map_that_is_a_link_out_of_the_runs_is_not_shown(
+    make_record: Maker, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_record().files.projection.symlink_to("/etc/passwd")
+    build_report(runs, ["html"])
+    assert "projection.npz is left out of the page (it is a link out of RUNS)" in capsys.readouterr().err
+
+
 def test_links_out_of_the_runs_are_not_written_through(make_record: Maker, runs: Path) -> None:
     make_record()
     victim = runs.parent / "victim.txt"
