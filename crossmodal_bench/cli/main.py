@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import select
 import sys
@@ -40,17 +41,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments = _parser().parse_args(given)
             return _guarded(lambda: int(arguments.run(arguments)))
         finally:
-            # What is still to be written must meet a closed pipe here, not when Python ends.
+            # What is still to be written must meet a closed pipe or a full disk here, not when Python ends.
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
         if not _output_is_closed():
             raise
-        # Python would complain of what it cannot write once more at its end.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        _drop_output()
         return UNREAD
+    except OSError as error:
+        # Files that we write are named in their errors; the output has no name.
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _drop_output()
+        tell("crossmodal-bench: the output's disk is full; free some space, or send it elsewhere", sys.stderr)
+        return BAD_INPUT
+
+
+def _drop_output() -> None:
+    """Let nothing be written any more: Python would complain of it once again at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _output_is_closed() -> bool:

@@ -228,6 +228,18 @@ def test_a_reader_that_has_gone_ends_it_quietly(make_record: Callable[..., Recor
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_output_that_takes_no_more_is_a_sentence(make_record: Callable[..., Record], runs: Path) -> None:
+    make_record()
+    command = [sys.executable, "-m", "crossmodal_bench", "report", "--format", "terminal"]
+    with open("/dev/full", "w") as full:
+        words = [*command, "--runs", str(runs)]
+        ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("crossmodal-bench: the output's disk is full")
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_pipe_that_breaks_elsewhere_is_no_quiet_end(monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(arguments: object) -> int:
         raise BrokenPipeError
