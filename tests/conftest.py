@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from users import NOBODY
 
 from crossmodal_bench.core.signals import ASKING
 from crossmodal_bench.jobs.record import Record, read_record, write_record
@@ -92,6 +95,22 @@ def make_content() -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def anothers_runs() -> Iterator[Path]:
+    """A folder of runs whose owner is not the user that the test runs as, who may read it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be two users")
+    # pytest's own folders are closed to others.
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    os.seteuid(NOBODY)
+    try:
+        yield folder
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture

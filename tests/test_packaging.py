@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 import re
 import shlex
@@ -405,7 +404,7 @@ def test_the_page_is_read_only_of_this_machine_alone_and_where_the_report_is_wri
     assert page["ports"][0].endswith(f":{served.port}")
     # Where the report lies below RUNS, in the words of the module that writes it.
     assert served.directory.relative_to(target) == Path("report")
-    assert 'Path(runs) / "report" / file' in inspect.getsource(report.build_report)
+    assert report.report_folder(target) == served.directory
 
 
 # ---- the batch script of a cluster -----------------------------------------------------------------

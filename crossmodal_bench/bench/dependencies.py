@@ -24,6 +24,8 @@ def needs(planned: PlannedJob, failed: Collection[str], options: BenchOptions) -
             return f"needs {name}, which is running"
         if state.name == "stale" and options.rerun != "stale":
             return f"needs {name}, which is stale; RERUN=stale runs it again"
+        if state.name == "unreadable":
+            return f"needs {name}, whose record cannot be read"
         return f"needs {name}, which is skipped"
     return ""
 

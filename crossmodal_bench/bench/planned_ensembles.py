@@ -20,7 +20,7 @@ from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.inputs import corpus_key
 from crossmodal_bench.jobs.planned import PlannedJob
-from crossmodal_bench.jobs.record import Record, read_record, row_name
+from crossmodal_bench.jobs.record import Record, read_record, read_record_or_warn, row_name
 from crossmodal_bench.jobs.schema import EnsembleRow
 from crossmodal_bench.jobs.state import state_of
 from crossmodal_bench.jobs.suite_ensembles import ensemble_rows, key
@@ -52,11 +52,11 @@ class PlannedEnsemble:
         return next((member for member in self.members if state_of(member).name != "done"), None)
 
     def record(self) -> Record | None:
-        """Its record, whatever it was made of; None where there is none."""
+        """Its record, whatever it was made of; None where there is none that can be read."""
         first = self.members[0]
         identity = ensemble_id(self.row.method, [planned.job.id for planned in self.members])
         files = JobDirectory.of(first.directory.parents[2], first.job.dataset, self.row.method, identity)
-        return read_record(files.path) if files.is_done() else None
+        return read_record_or_warn(files.path) if files.is_done() else None
 
     def ensemble(self, options: BenchOptions) -> Ensemble:
         """What its members, all of them finished, are together."""
@@ -84,7 +84,10 @@ def describe(plan: Sequence[PlannedJob], options: BenchOptions, log: Log) -> Non
     for planned in ensembles:
         state = "waits for its members"
         if planned.waits_for() is None:
-            state = "not made" if planned.ensemble(options).existing() is None else "done"
+            try:
+                state = "not made" if planned.ensemble(options).existing() is None else "done"
+            except BadInput as error:
+                state = f"unreadable: {error}"
         log(f"  {planned.name:34s} {planned.members[0].job.protocol:22s} seed {planned.seed}  {state}")
     if options.methods in experiments.names("suites"):
         made = [planned.row for planned in ensembles]

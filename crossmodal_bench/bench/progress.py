@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from crossmodal_bench.core.errors import printable
+
 QUIET_SECONDS = 15.0
 
 
@@ -47,6 +49,7 @@ class StatusLine:
 
     def show(self, text: str) -> None:
         """On a terminal: over the last one. Elsewhere: a line every 15 seconds, for logs."""
+        text = printable(text)
         if self.stream.isatty():
             width = shutil.get_terminal_size().columns - 1
             self.stream.write(f"\r\x1b[K{text[:width]}")

@@ -14,7 +14,7 @@ from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.bench.progress import StatusLine
 from crossmodal_bench.bench.runner import check_writable, run_schedule
 from crossmodal_bench.bench.schedule import Schedule
-from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.errors import BadInput, tell
 from crossmodal_bench.core.signals import AGAIN, Interrupted
 from crossmodal_bench.jobs.inputs import Inputs
 from crossmodal_bench.jobs.planned import PlannedJob
@@ -50,7 +50,7 @@ class _Fixed(Local):
 
 
 def reproduce(
-    records: Sequence[Record], how: Repetition, log: Callable[[str], None] = print
+    records: Sequence[Record], how: Repetition, log: Callable[[str], None] = tell
 ) -> list[Agreement]:
     """Run each record's job again and judge what comes out.
 

@@ -21,7 +21,7 @@ from crossmodal_bench.bench.progress import StatusLine
 from crossmodal_bench.bench.runtime_estimate import estimates
 from crossmodal_bench.bench.schedule import Schedule
 from crossmodal_bench.bench.summary import conclude, describe_plan, records_of
-from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.errors import BadInput, no_permission, tell
 from crossmodal_bench.core.signals import AGAIN, ASKING, Interrupted
 from crossmodal_bench.jobs.locks import is_locked
 from crossmodal_bench.jobs.planned import PlannedJob
@@ -41,7 +41,7 @@ def bench(
     options: BenchOptions,
     *,
     check_chance: bool = False,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = tell,
     launcher: Launcher | None = None,
 ) -> int:
     """Run what is missing of a bench.
@@ -86,8 +86,10 @@ def bench(
             + (f" {stays}" if stays else "")
         )
         return AGAIN
-    except OSError:
+    except OSError as error:
         check_writable(options)
+        if isinstance(error, PermissionError):
+            raise no_permission(error) from error
         raise
     finally:
         for name, handler in previous.items():
@@ -169,7 +171,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted
 
 
-def status(options: BenchOptions, log: Callable[[str], None] = print) -> int:
+def status(options: BenchOptions, log: Callable[[str], None] = tell) -> int:
     """Print every job of a bench with its state; nothing is run."""
     plan = _plan(options)
     describe_plan(plan, options, log, slurm.queued(plan))

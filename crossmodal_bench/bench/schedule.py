@@ -94,7 +94,9 @@ class Schedule:
                 continue
             self._waiting.remove(planned)
             state = state_of(planned)
-            if state.name == "done" or (state.name == "stale" and self._options.rerun != "stale"):
+            if state.name in ("done", "unreadable"):
+                continue
+            if state.name == "stale" and self._options.rerun != "stale":
                 continue
             if state.name == "failed" and planned.job.id in self._others:
                 self._log(f"{planned.title} failed in another bench: {state.why}")

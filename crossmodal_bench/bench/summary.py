@@ -10,7 +10,7 @@ from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.given.records import given_records
 from crossmodal_bench.jobs.planned import PlannedJob
-from crossmodal_bench.jobs.record import Record, read_record
+from crossmodal_bench.jobs.record import Record, read_record_or_warn
 from crossmodal_bench.jobs.reference import reference_records
 from crossmodal_bench.jobs.state import State, state_of
 from crossmodal_bench.reporting.chance import below_chance
@@ -71,8 +71,9 @@ def describe_plan(
 
 
 def records_of(plan: Sequence[PlannedJob]) -> list[Record]:
-    """The records that are there."""
-    return [read_record(planned.directory) for planned in plan if planned.files.is_done()]
+    """The records that are there and can be read."""
+    directories = [planned.directory for planned in plan if planned.files.is_done()]
+    return [record for path in directories if (record := read_record_or_warn(path)) is not None]
 
 
 def _given_beside(plan: Sequence[PlannedJob], options: BenchOptions) -> list[Record]:
@@ -103,7 +104,7 @@ def conclude(
     failed_ids = {planned.job.id for planned in failed}
     for planned, state in zip(plan, states, strict=True):
         shown = held_back(planned, failed_ids, options) or state
-        if shown.name in ("failed", "skipped", "running"):
+        if shown.name in ("failed", "skipped", "running", "unreadable"):
             log(f"{shown.name}: {planned.title}{f': {shown.why}' if shown.why else ''}")
     done = sum(state.name in ("done", "stale") for state in states)
     log(f"{done} of {len(plan)} jobs done")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from crossmodal_bench.bench.options import check_devices
-from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.errors import BadInput, tell, warn_once
 
 
 def ensemble(arguments: argparse.Namespace) -> int:
@@ -20,11 +22,11 @@ def ensemble(arguments: argparse.Namespace) -> int:
     planned = ensembles.plan_ensemble(ensembles.read_members(arguments.records), arguments.runs)
     record = planned.existing()
     if record is not None:
-        print(f"{record.directory} is there already, of exactly these models")
+        tell(f"{record.directory} is there already, of exactly these models")
     else:
         record = ensembles.run_ensemble(planned, arguments.data_root, arguments.runs / "cache")
         warning = wandb.log_record(record, record.directory, mode)
-        print(warning or f"Record: {record.directory}")
+        tell(warning or f"Record: {record.directory}")
     print_leaderboard([record])
     return 0
 
@@ -40,10 +42,22 @@ def report(arguments: argparse.Namespace) -> int:
             f"{arguments.runs} is missing; run crossmodal-bench bench first, or name the folder with --runs"
         )
     references = reference_records(arguments.reference)
-    report = build_report(arguments.runs, arguments.format or FORMATS, references)
+    formats = arguments.format or FORMATS
+    # Another user's records can be looked at; who asks for a file is told that it cannot be written.
+    if not arguments.format and not _is_writable(arguments.runs):
+        formats = ("terminal",)
+        warn_once(f"{arguments.runs} is not yours to write to, so the report is printed and not kept")
+    report = build_report(arguments.runs, formats, references)
     if report.files:
-        print(f"Report: {', '.join(str(path) for path in report.files)}")
+        tell(f"Report: {', '.join(str(path) for path in report.files)}")
     return 0
+
+
+def _is_writable(runs: Path) -> bool:
+    from crossmodal_bench.reporting.report import report_folder
+
+    folder = report_folder(runs)
+    return os.access(folder if folder.is_dir() else runs, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def compare(arguments: argparse.Namespace) -> int:
@@ -79,9 +93,9 @@ def submit(arguments: argparse.Namespace) -> int:
         labels = " + ".join(part.protocol_label for part in record.by_protocol())
         split = "split verified" if copy.verified else "split UNVERIFIED: no published number is comparable"
         again = ", in place of an earlier run" if copy.replaced else ""
-        print(f"{copy.directory}: {labels}, seed {record.job.seed}, {split}{again}")
+        tell(f"{copy.directory}: {labels}, seed {record.job.seed}, {split}{again}")
     size = folder_size(arguments.to)
-    print(
+    tell(
         f"{len(unique)} runs, every metric computed again from the ranks; {arguments.to} holds "
         f"{size / 1e6:.1f} MB"
     )
@@ -90,7 +104,7 @@ def submit(arguments: argparse.Namespace) -> int:
             f"{arguments.to} holds {size / 1e6:.1f} MB, and at most {LARGEST / 1e6:.0f} MB are kept; send in "
             "fewer rows, or the seeds that a table shows"
         )
-    print(
+    tell(
         f"Next: git add {arguments.to}, commit it with the table that shows the rows, and open a pull "
         "request that gives the bench's command; tests/test_results.py will check the folder again."
     )
@@ -111,7 +125,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
     check_devices(arguments.devices or "auto")
     records = row_of(arguments.name, [results_folder()])
     how = Repetition(arguments.runs, arguments.data_root, arguments.devices, arguments.threads)
-    log = (lambda line: print(line, file=sys.stderr)) if arguments.json else print
+    log = (lambda line: tell(line, sys.stderr)) if arguments.json else tell
     agreements = reproduce(records, how, log)
     if arguments.json:
         content = [
@@ -121,11 +135,11 @@ def reproduce(arguments: argparse.Namespace) -> int:
         print(json.dumps(content, indent=1))
     else:
         for record, agreed in zip(records, agreements, strict=True):
-            print(f"{record.directory} (seed {record.job.seed}): {agreed.verdict}")
+            tell(f"{record.directory} (seed {record.job.seed}): {agreed.verdict}")
             for line in agreed.lines:
-                print(f"  {line}")
+                tell(f"  {line}")
             if agreed.environment:
-                print(f"  made otherwise: {'; '.join(agreed.environment)}")
+                tell(f"  made otherwise: {'; '.join(agreed.environment)}")
     return int(any(agreed.verdict == "differs" for agreed in agreements))
 
 
@@ -136,11 +150,11 @@ def prepare(arguments: argparse.Namespace) -> int:
 
     data = _data_module(arguments, network=arguments.network)
     for line in preparation.prepare(data, arguments.min_count):
-        print(line)
+        tell(line)
     for line in protocol_lines(data.corpus):
-        print(f"  {line}")
+        tell(f"  {line}")
     if arguments.network is not None:
-        print(f"  features {preparation.extract(data)}")
+        tell(f"  features {preparation.extract(data)}")
     return 0
 
 
@@ -161,7 +175,7 @@ def extract(arguments: argparse.Namespace) -> int:
         size=arguments.image_size or 224,
         regions=arguments.regions or "auto",
     )
-    print(preparation.extract(data, arguments.batch_size or 32, arguments.device))
+    tell(preparation.extract(data, arguments.batch_size or 32, arguments.device))
     return 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossmodal_bench.core.errors import printable
+from crossmodal_bench.core.errors import tell
 
 if TYPE_CHECKING:
     from crossmodal_bench.jobs.given.scored import Scored
@@ -69,7 +69,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         runs=arguments.runs,
     )
     for line in lines(scored):
-        print(printable(line))
+        tell(line)
     return 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import select
 import sys
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -14,33 +16,71 @@ from crossmodal_bench import __version__
 from crossmodal_bench.bench.options import NAMES, add_options, read_options
 from crossmodal_bench.cli import commands as actions
 from crossmodal_bench.cli import evaluate as given
-from crossmodal_bench.core.errors import BadInput, Diverged
+from crossmodal_bench.core.errors import BadInput, Diverged, no_permission, tell
 from crossmodal_bench.core.signals import AGAIN, Interrupted
 from crossmodal_bench.reporting.formats import FORMATS
 
 FAILED = 1
 BAD_INPUT = 2
+UNREAD = 141
+"""What a shell gives for a program that SIGPIPE ends."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 some job failed; 2 bad input; 75 interrupted, run the same command again.
+        0; 1 some job failed; 2 bad input; 75 interrupted, run the same command again; 141 nobody reads its
+        output any more, as behind ``| head``.
     """
     given = list(sys.argv[1:] if argv is None else argv)
-    if given[:1] in (["fit"], ["test"]):
-        return _guarded(lambda: _lightning(given))
-    arguments = _parser().parse_args(given)
-    return _guarded(lambda: int(arguments.run(arguments)))
+    try:
+        try:
+            if given[:1] in (["fit"], ["test"]):
+                return _guarded(lambda: _lightning(given))
+            arguments = _parser().parse_args(given)
+            return _guarded(lambda: int(arguments.run(arguments)))
+        finally:
+            # What is still to be written must meet a closed pipe or a full disk here, not when Python ends.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        _drop_output()
+        return UNREAD
+    except OSError as error:
+        # Files that we write are named in their errors; the output has no name.
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _drop_output()
+        tell("crossmodal-bench: the output's disk is full; free some space, or send it elsewhere", sys.stderr)
+        return BAD_INPUT
+
+
+def _drop_output() -> None:
+    """Let nothing be written any more: Python would complain of it once again at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _output_is_closed() -> bool:
+    """Whether whoever read the output has gone; a pipe to another process may break, too."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _guarded(run: Callable[[], int]) -> int:
     _quiet()
     try:
         return run()
+    except PermissionError as error:
+        tell(f"crossmodal-bench: {no_permission(error)}", sys.stderr)
+        return BAD_INPUT
     except (BadInput, Diverged) as error:
-        print(f"crossmodal-bench: {error}", file=sys.stderr)
+        tell(f"crossmodal-bench: {error}", sys.stderr)
         return BAD_INPUT if isinstance(error, BadInput) else FAILED
     except (KeyboardInterrupt, Interrupted):
         print("Interrupted. Run the same command again to go on.", file=sys.stderr)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import sys
 from collections.abc import Iterable
+from typing import TextIO
 
 LONGEST = 2000
 """Characters of a sentence; a name that it quotes may be a whole file."""
@@ -41,6 +44,31 @@ def _escaped(letter: str) -> str:
 
 class MissingInput(BadInput):
     """An input file that is not there; the message says which command or download makes it."""
+
+
+def tell(line: str, stream: TextIO | None = None) -> None:
+    """Print a line for people, on one line and ``printable``: what it says may come from anybody's files.
+
+    Args:
+        line: the line.
+        stream: where to; None for the standard output.
+    """
+    print(printable(line), file=stream)
+
+
+@functools.lru_cache(maxsize=1024)
+def warn_once(sentence: str) -> None:
+    """Tell of something that is left out, on the standard error stream; the same sentence once a process."""
+    tell(f"warning: {sentence}", sys.stderr)
+
+
+def no_permission(error: PermissionError) -> BadInput:
+    """The exception for a file that belongs to somebody else, as in another user's RUNS."""
+    what = error.filename if error.filename is not None else "a file or a process"
+    return BadInput(
+        f"{what} is not yours to use ({error.strerror or error}); let its owner give you the right, or "
+        "choose another RUNS folder"
+    )
 
 
 class Diverged(Exception):

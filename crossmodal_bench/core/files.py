@@ -7,8 +7,11 @@ object (its first value would be lost), and names that lead out of the folder th
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import reprlib
+import stat
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -25,6 +28,39 @@ LONGEST_NAME = 255
 """Bytes of one part of a path, on every file system in use."""
 LONGEST_PATH = 1024
 """Bytes of a path below a data set's folder."""
+
+
+LARGEST = 64 * 2**20
+"""Bytes of a file that is read whole because of its name alone, in a folder that may be anybody's."""
+
+
+def read_plain(path: Path, largest: int = LARGEST) -> bytes:
+    """A plain file of a bounded size.
+
+    Raises:
+        OSError: it cannot be read, is larger, or is a pipe or a device, which has no end; ``strerror`` says
+            so.
+    """
+    # Before it is opened: opening alone makes some devices do something.
+    _check_plain(os.stat(path), path, largest)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as stream:
+        _check_plain(os.fstat(descriptor), path, largest)
+        content = stream.read(largest + 1)
+    if len(content) > largest:
+        raise _too_large(path, largest)
+    return content
+
+
+def _check_plain(status: os.stat_result, path: Path, largest: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    if status.st_size > largest:
+        raise _too_large(path, largest)
+
+
+def _too_large(path: Path, largest: int) -> OSError:
+    return OSError(errno.EFBIG, f"it is larger than {largest // 2**20} MB", str(path))
 
 
 def read_text(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.file_locks import wait_for_lock
 from crossmodal_bench.core.files import read_json
 from crossmodal_bench.core.npy import map_npy
 from crossmodal_bench.data.corpus import Corpus
@@ -172,8 +172,9 @@ def _name(fingerprint: str, source: FeatureSource) -> str:
 def _locked(path: Path) -> Iterator[None]:
     """Wait while another process makes the same store; the kernel frees the lock however that one ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    lock = path.with_suffix(".lock")
+    with lock.open("a") as handle:
+        wait_for_lock(handle, lock)
         yield
 
 

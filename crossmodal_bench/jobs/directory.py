@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from crossmodal_bench.core.atomic_files import replace_file
-from crossmodal_bench.core.files import parse_json
+from crossmodal_bench.core.files import LARGEST, parse_json, read_plain
 
 ErrorKind = Literal["error", "bad input"]
 
@@ -163,8 +165,8 @@ class JobDirectory:
     # ---- reading and writing --------------------------------------------------------------------------
 
     def is_done(self) -> bool:
-        """Whether the record is there."""
-        return self.record.is_file()
+        """Whether the record is there, or something that nobody can read as one: it is not overwritten."""
+        return os.path.lexists(self.record)
 
     def chosen_checkpoint(self, metric: str | None) -> Path:
         """The checkpoint behind a record whose selection was by ``metric``; by none, the last one."""
@@ -196,10 +198,38 @@ class JobDirectory:
             path.unlink(missing_ok=True)
 
 
+def read_own(path: Path, largest: int = LARGEST) -> bytes:
+    """A file of a job's directory, in a folder of runs that may be anybody's.
+
+    Folders that are links are their owner's way of using two disks, and are followed; a file that is one
+    could show any other file of whoever reads it.
+
+    Args:
+        path: the file.
+        largest: bytes.
+
+    Raises:
+        OSError: it cannot be read, is larger, is no plain file, or a link out of RUNS.
+    """
+    check_own(path)
+    return read_plain(path, largest)
+
+
+def check_own(path: Path) -> None:
+    """Raise OSError where a file of a job's directory is a link out of RUNS."""
+    if not path.is_symlink():
+        return
+    folder = path.absolute().parent
+    runs = folder.parents[2] if len(folder.parents) > 2 else folder
+    real = Path(os.path.realpath(path))
+    if not any(real.is_relative_to(os.path.realpath(own)) for own in (folder, runs)):
+        raise OSError(errno.ELOOP, "it is a link out of RUNS", str(path))
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """A small JSON file, or {} where it is missing or half-written."""
+    """A small JSON file, or {} where it is missing, half-written or no plain file."""
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_own(path).decode("utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

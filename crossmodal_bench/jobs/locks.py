@@ -5,10 +5,11 @@ Not filelock's: that truncates the file at every attempt, and who holds the lock
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.file_locks import try_lock
 from crossmodal_bench.jobs.directory import JobDirectory, read_json
 
 PATIENCE = 0.5
@@ -28,16 +30,21 @@ class Taken(BadInput):
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether a live process works in the directory."""
+    """Whether a live process works in the directory.
+
+    Looking takes no more than the right to read, in another user's RUNS too. Who may not even read the lock
+    may not work there either, which ``locked`` tells.
+
+    Raises:
+        BadInput: the file system has no locks.
+    """
     path = JobDirectory(directory).lock
-    if not path.is_file():
+    try:
+        handle = _open(path, os.O_RDONLY)
+    except OSError:
         return False
-    with path.open("r+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    with handle:
+        return not try_lock(handle, path, shared=True)
 
 
 @contextmanager
@@ -46,29 +53,26 @@ def locked(directory: Path) -> Iterator[None]:
 
     Raises:
         Taken: another process holds it.
-        BadInput: the directory cannot be written.
+        BadInput: the directory cannot be written, or its file system has no locks.
     """
+    path = JobDirectory(directory).lock
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        handle = JobDirectory(directory).lock.open("a+")
+        handle = _open(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise BadInput(
             f"{directory} cannot be written ({error.strerror}); choose another RUNS folder"
         ) from error
     with handle:
         deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    who = holder(directory)
-                    raise Taken(
-                        f"{directory} is being worked on by another process"
-                        f"{f' ({who})' if who else ''}; wait for it or stop it"
-                    ) from error
-                time.sleep(0.02)
+        while not try_lock(handle, path):
+            if time.monotonic() > deadline:
+                who = holder(directory)
+                raise Taken(
+                    f"{directory} is being worked on by another process"
+                    f"{f' ({who})' if who else ''}; wait for it or stop it"
+                )
+            time.sleep(0.02)
         _sign(handle)
         yield
 
@@ -82,9 +86,22 @@ def holder(directory: Path) -> str:
     return f"process {signed['pid']} on {signed['host']} since {since}"
 
 
+def _open(path: Path, flags: int) -> TextIO:
+    """The lock's file, for reading or for writing; OSError where something else has its name.
+
+    What is signed is truncated: a link would lead to somebody's file, and a pipe would be waited for.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{path.name} is no plain file")
+    return os.fdopen(descriptor, "r" if flags == os.O_RDONLY else "r+")
+
+
 def _sign(handle: TextIO) -> None:
     """Say in the lock's file who holds it; the lock itself is the kernel's."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    handle.truncate(0)
+    handle.seek(0)
+    handle.truncate()
     handle.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}))
     handle.flush()

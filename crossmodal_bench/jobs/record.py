@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationError
 
 from crossmodal_bench.core.atomic_files import replace_file
-from crossmodal_bench.core.errors import BadInput, nearest
+from crossmodal_bench.core.errors import BadInput, nearest, warn_once
 from crossmodal_bench.core.files import is_unicode, parse_json, shown
 from crossmodal_bench.core.validation import (
     FolderName,
@@ -22,7 +22,7 @@ from crossmodal_bench.core.validation import (
     damaged,
     fault,
 )
-from crossmodal_bench.jobs.directory import JobDirectory
+from crossmodal_bench.jobs.directory import JobDirectory, read_own
 from crossmodal_bench.jobs.encoders import Encoders
 
 SCHEMA = 1
@@ -278,22 +278,45 @@ def read_record(path: str | Path) -> Record:
     if path.is_dir():
         path = JobDirectory(path).record
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_own(path).decode("utf-8"))
         if not is_unicode(json.dumps(content, ensure_ascii=False)):
             raise ValueError("half a character")
-    except OSError as error:
+    except FileNotFoundError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}): run the bench again to make it") from error
+    except OSError as error:
+        raise BadInput(
+            f"{path} cannot be read ({error.strerror}): put the record itself there and make it readable, or "
+            "delete it and run the bench again"
+        ) from error
     except ValueError as error:
         raise damaged(path, "it is not complete JSON") from error
     return _parse(path, content)
 
 
+def read_record_or_warn(path: str | Path) -> Record | None:
+    """As ``read_record``, but one that cannot be read is None, and a warning says why and what to do."""
+    try:
+        return read_record(path)
+    except BadInput as error:
+        warn_once(f"{error}; it is left out meanwhile")
+        return None
+
+
 def read_records(runs: str | Path) -> list[Record]:
     """Every finished job's record under ``runs/<dataset>/<method>/<job id>/``, sorted by path.
 
-    Jobs that have not finished (no ``record.json``) are left out.
+    Jobs that have not finished (no ``record.json``) are left out, and so are records that cannot be read,
+    each with a warning: one damaged file is no reason to withhold all others.
+
+    Raises:
+        BadInput: there are records, and none of them can be read.
     """
-    return [read_record(files.record) for files in JobDirectory.all_below(Path(runs)) if files.is_done()]
+    paths = [files.record for files in JobDirectory.all_below(Path(runs)) if files.is_done()]
+    records = [record for path in paths if (record := read_record_or_warn(path)) is not None]
+    if paths and not records:
+        # Of the first, as there is nothing to show.
+        return [read_record(paths[0])]
+    return records
 
 
 def _plain(value: Any) -> Any:

@@ -28,7 +28,7 @@ def reference_records(word: str) -> list[Record]:
         word: ``auto``, ``off``, or the folder.
 
     Raises:
-        BadInput: a folder that was named is not there or has no record, or a record is damaged.
+        BadInput: a folder that was named is not there or has no record, or has none that can be read.
     """
     if word == OFF:
         return []

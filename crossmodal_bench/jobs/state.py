@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.locks import holder, is_locked
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.provenance import source_fingerprint
 from crossmodal_bench.jobs.record import Record, read_record
 
-Name = Literal["not started", "queued", "running", "failed", "skipped", "done", "stale"]
+Name = Literal["not started", "queued", "running", "failed", "skipped", "done", "stale", "unreadable"]
 
 
 @dataclass(frozen=True)
 class State:
     """A state and why, for ``failed``, ``skipped``, ``stale``, where parents are waited for; and who runs it.
+
+    ``unreadable``: a record is there and damaged, of another version, or not for this user. It is neither
+    guessed at nor overwritten, and ``why`` says what to do.
 
     Only a cluster knows that a job is ``queued``; what a directory shows is ``not started`` then.
     """
@@ -26,8 +30,19 @@ class State:
 
 def state_of(planned: PlannedJob) -> State:
     """The state of a planned job."""
+    try:
+        return _state_of(planned)
+    # Another user's folder that is closed to this one.
+    except PermissionError as error:
+        return State("unreadable", f"{error.filename} ({error.strerror}); let its owner make it readable")
+
+
+def _state_of(planned: PlannedJob) -> State:
     if planned.files.is_done():
-        record = read_record(planned.directory)
+        try:
+            record = read_record(planned.directory)
+        except BadInput as error:
+            return State("unreadable", str(error))
         if planned.missing:
             return State("done")
         if record.data.fingerprint != planned.data_fingerprint:

@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from torch import Tensor
 
+from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.evaluation import Ranks
@@ -50,11 +51,16 @@ def save_panels(outputs: GeneratedOutputs) -> None:
     if outputs.vocabulary is not None and outputs.word_vectors is not None:
         panel = words_panel(outputs.vocabulary, outputs.word_vectors)
         if panel is not None:
-            files.words_panel.write_bytes(panel)
+            _save(files.words_panel, panel)
     generates = bool(outputs.written) or outputs.drawn is not None
     if generates and ranks is not None and corpus.images is not None:
-        files.captions_panel.write_bytes(captions_panel(corpus, outputs.split, ranks, outputs.written))
-        files.pictures_panel.write_bytes(pictures_panel(corpus, outputs.split, ranks, outputs.drawn))
+        _save(files.captions_panel, captions_panel(corpus, outputs.split, ranks, outputs.written))
+        _save(files.pictures_panel, pictures_panel(corpus, outputs.split, ranks, outputs.drawn))
+
+
+def _save(path: Path, panel: bytes) -> None:
+    # A link that lies there is replaced, not written through.
+    replace_file(path, lambda stream: stream.write(panel), durable=False)
 
 
 def captions_panel(corpus: Corpus, split: str, ranks: Ranks, written: Sequence[str]) -> bytes:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from crossmodal_bench.core.errors import BadInput, nearest
+from crossmodal_bench.core.atomic_files import replace_file
+from crossmodal_bench.core.errors import BadInput, nearest, warn_once
+from crossmodal_bench.jobs.directory import check_own, read_own
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting import figures, training_figures
 from crossmodal_bench.reporting.formats import FILES, FORMATS
@@ -20,6 +23,11 @@ from crossmodal_bench.reporting.qualitative import panels
 from crossmodal_bench.reporting.shown import ShownTable
 from crossmodal_bench.reporting.table import csv, difference_csv, shown_tables
 from crossmodal_bench.reporting.terminal import print_tables
+
+LARGEST_PICTURE = 16 * 2**20
+"""Bytes of a picture that the page takes in."""
+PNG = b"\x89PNG\r\n\x1a\n"
+"""What every PNG begins with."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,11 @@ def build_report(
 
     ``references``: records of others that stand beside those of ``runs``.
 
-    Raises ``BadInput`` for an unknown format, a directory without a finished job, a damaged record and a
-    report that cannot be written.
+    Records that cannot be read are left out with a warning, as ``read_records`` says, and so are figures of
+    damaged files.
+
+    Raises ``BadInput`` for an unknown format, a directory without a finished job or without a single record
+    that can be read, and a report that cannot be written.
     """
     for name in formats:
         if name not in FORMATS:
@@ -57,7 +68,7 @@ def build_report(
     files = []
     for name, file in FILES.items():
         if name in formats:
-            files.append(Path(runs) / "report" / file)
+            files.append(report_folder(runs) / file)
             _write(files[-1], writers[name](tables))
     return Report(tables, files)
 
@@ -107,22 +118,63 @@ def _figures(table: Table) -> list[Figure]:
         curves = "losses and discriminator accuracy over the epochs (as ACMR, Figure 5)"
         drawn.append((training_figures.training_curves(row), f"{label}: {curves}"))
         # One seed's map is enough: t-SNE coordinates of different runs cannot be compared or averaged.
-        maps = (figures.projection(record) for record in row.records)
+        maps = (_projection(record) for record in row.records)
         scatter = "t-SNE of image and text representations (as ACMR, Figure 4)"
         drawn.append((next(filter(None, maps), None), f"{label}: {scatter}"))
         # The first seed's, likewise.
         for path, what in panels(row.records[0].files).items():
-            drawn.append((path.read_bytes() if path.is_file() else None, f"{label}: {what}"))
+            drawn.append((_picture(path), f"{label}: {what}"))
     for sweep in sweeps(table.own):
         caption = f"{sweep.method}: sweep of {short(sweep.key)} (as ACMR, Figure 6)"
         drawn.append((figures.parameter_sweep(sweep), caption))
     return [Figure(png, caption) for png, caption in drawn if png is not None]
 
 
+def _projection(record: Record) -> bytes | None:
+    path = record.files.projection
+    try:
+        check_own(path)
+        return figures.projection(record)
+    except BadInput as error:
+        warn_once(f"{error}; its figure is left out meanwhile")
+    except OSError as error:
+        warn_once(f"{path} is left out of the page ({error.strerror}); delete it or copy it again")
+    return None
+
+
+def _picture(path: Path) -> bytes | None:
+    """A picture of a job's directory; None where there is none, or something else."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        content = read_own(path, LARGEST_PICTURE)
+    except OSError as error:
+        reason = error.strerror
+    else:
+        if content.startswith(PNG):
+            return content
+        reason = "it is no PNG"
+    warn_once(f"{path} is left out of the page ({reason}); delete it or copy it again")
+    return None
+
+
+def report_folder(runs: str | Path) -> Path:
+    """Where the report of a folder of runs is written, which need not exist.
+
+    Raises:
+        BadInput: it is a link out of the folder, to where files may lie that are not the report's.
+    """
+    folder = Path(runs) / "report"
+    if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(runs)):
+        raise BadInput(f"{folder} is a link out of {runs}; put a folder in its place, or remove it")
+    return folder
+
+
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        # What is a link under that name is replaced, and not what it leads to.
+        replace_file(path, lambda stream: stream.write(text.encode()))
     except OSError as error:
         raise BadInput(
             f"{path} cannot be written ({error.strerror or error}): free some space or make it writable"

@@ -13,6 +13,7 @@ from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.evaluation.intervals import Interval, intervals
 from crossmodal_bench.evaluation.query_results import QueryResults
 from crossmodal_bench.evaluation.stored_results import load_query_results
+from crossmodal_bench.jobs.directory import check_own
 from crossmodal_bench.jobs.record import Record
 
 Reader = Callable[[Record], QueryResults]
@@ -54,6 +55,10 @@ def read_query_results(record: Record) -> QueryResults:
     # A protocol's name is part of the file's, and may be any text in a record that others wrote.
     except (OSError, ValueError) as error:
         raise MissingInput(f"{path} is not there; run its job again") from error
+    try:
+        check_own(path)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); run its job again") from error
     return _load(path, state.st_mtime_ns, state.st_size)
 
 

@@ -49,7 +49,7 @@ def table(source: Source) -> pd.DataFrame:
         source: the folder of the runs, or their records.
 
     Raises:
-        BadInput: the folder has no finished job, or a damaged record.
+        BadInput: the folder has no finished job, or none whose record can be read.
     """
     return frame(shown_tables(source))
 
@@ -71,7 +71,7 @@ def differences(source: Source) -> pd.DataFrame:
         source: the folder of the runs, or their records.
 
     Raises:
-        BadInput: the folder has no finished job, or a damaged record.
+        BadInput: the folder has no finished job, or none whose record can be read.
     """
     return difference_frame(shown_tables(source))
 
@@ -82,7 +82,7 @@ def shown_tables(source: Source, references: Iterable[Record] = ()) -> list[Show
     ``references``: records of others, marked as such, which stand beside them.
 
     Raises:
-        BadInput: the folder has no finished job, or a damaged record.
+        BadInput: the folder has no finished job, or none whose record can be read.
     """
     if isinstance(source, str | Path):
         records = read_records(source)

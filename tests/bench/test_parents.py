@@ -482,6 +482,21 @@ def work_until(planned: PlannedJob, ready: Any, told: Any) -> None:
         told.wait(60)
 
 
+def test_what_needs_an_unreadable_parent_is_not_started(
+    family: Path, tmp_path: Path, in_place: list[str]
+) -> None:
+    words = options(tmp_path)
+    first, *_ = make_plan(words, gpu=False)
+    run(first)
+    first.files.record.write_text("{")
+    said: list[str] = []
+    assert runner.bench(words, log=said.append) == 1
+    assert in_place == [] and first.files.record.read_text() == "{"
+    needs = "needs first, whose record cannot be read"
+    assert any(line.endswith(f"seed 0  not started: {needs}") for line in said)
+    assert f"skipped: left on synthetic-20 seed 0: {needs}" in said
+
+
 def test_what_needs_a_stale_parent_is_not_started_and_a_busy_one_is_waited_for(
     family: Path, tmp_path: Path, in_place: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,3 +61,9 @@ def test_what_a_job_does_and_how_long_it_will() -> None:
     extraction = {"phase": "extracting features", "done": 3, "total": 8, "seconds_left": 5}
     assert doing(extraction) == "extracting features 3/8" and seconds_left(extraction, 1) == 5
     assert seconds_left({"phase": "testing"}, 1) is None
+
+
+def test_what_a_terminal_would_obey_is_shown_as_its_escape() -> None:
+    stream = Terminal()
+    StatusLine(stream).show(doing({"phase": "training\x1b]0;owned\x07"}))
+    assert stream.getvalue().removeprefix("\r\x1b[K") == r"training\x1b]0;owned\x07"

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from users import as_its_owner
 
 from crossmodal_bench.bench import runner, runtime_estimate, summary
 from crossmodal_bench.bench.launchers import local
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
+from crossmodal_bench.cli.main import main
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.jobs.directory import write_json
-from crossmodal_bench.jobs.locks import is_locked
+from crossmodal_bench.jobs.directory import JobDirectory, write_json
+from crossmodal_bench.jobs.locks import is_locked, locked
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.state import State
 from crossmodal_bench.reporting.formats import FILES
@@ -301,3 +303,62 @@ def test_a_stale_job_that_fails_again_is_no_success(tmp_path: Path, monkeypatch:
     said: list[str] = []
     assert runner.bench(options, log=said.append) == 1
     assert any("failed: ValueError: again" in line for line in said)
+
+
+def test_escapes_in_a_jobs_files_do_not_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = BenchOptions("synthetic-20", methods="cca,acmr", runs=tmp_path, wandb="off", devices="cpu")
+    failed, piped = (planned.files for planned in make_plan(options, gpu=False))
+    for files in (failed, piped):
+        files.path.mkdir(parents=True)
+    failed.write_error("error", "no\x1b]0;owned\x07\x1b[2J")
+    os.mkfifo(piped.error)
+    assert runner.status(options) == 0
+    said = capsys.readouterr().out
+    assert r"failed: no\x1b]0;owned\x07\x1b[2J" in said
+    assert "\x1b" not in said and "\x07" not in said
+
+
+def test_a_damaged_record_is_told_and_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = BenchOptions("synthetic-20", methods="cca,sm", runs=tmp_path, wandb="off", devices="cpu")
+    damaged, other = (planned.files for planned in make_plan(options, gpu=False))
+    damaged.path.mkdir(parents=True)
+    damaged.record.write_text('{"schema": 1, "jo')
+    assert runner.status(options) == 0
+    assert "unreadable" in capsys.readouterr().out
+    assert runner.bench(options) == 1
+    said = capsys.readouterr()
+    assert "1 of 2 jobs done" in said.out and "n=1" in said.out and "Report: " in said.out
+    assert said.out.count("record.json is damaged") == 2
+    assert said.err.count("record.json is damaged") == 1
+    assert damaged.record.read_text() == '{"schema": 1, "jo'
+    assert other.is_done()
+
+
+def test_another_users_jobs_are_shown_and_not_run(
+    anothers_runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = BenchOptions("synthetic-20", methods="cca", runs=anothers_runs, wandb="off", devices="cpu")
+    with as_its_owner():
+        for planned in make_plan(options, gpu=False):
+            planned.directory.mkdir(parents=True)
+            with locked(planned.directory):
+                pass
+    assert runner.status(options) == 0
+    assert "not started" in capsys.readouterr().out
+    words = ["bench", "--dataset", "synthetic-20", "--methods", "cca", "--runs", str(anothers_runs)]
+    assert main([*words, *OFF]) == 2
+    assert f"{anothers_runs} cannot be written (Permission denied)" in capsys.readouterr().err
+
+
+def test_anothers_job_in_a_shared_folder_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "theirs/progress.json")
+
+    monkeypatch.setattr(JobDirectory, "forget_last_run", refused)
+    options = BenchOptions("synthetic-20", methods="cca", runs=tmp_path, wandb="off", devices="cpu")
+    with pytest.raises(BadInput, match=r"theirs/progress\.json is not yours to use \(Permission denied\)"):
+        runner.bench(options)

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from users import as_its_owner
 
 import crossmodal_bench
 from crossmodal_bench.bench.options import read_options
 from crossmodal_bench.cli import commands as actions
 from crossmodal_bench.cli import main as cli
 from crossmodal_bench.cli.main import main
-from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.jobs.record import Record, write_record
 from crossmodal_bench.reporting.formats import FORMATS
 
 
@@ -204,3 +207,79 @@ def test_extract_runs_once_and_names_its_store(tmp_path: Path, capsys: pytest.Ca
         flat = text.replace("\n", "")
         assert str(store) in flat and "28 x 1280, mobilenet_v2, weights none" in flat
     assert store.stat().st_mtime_ns == before
+
+
+def test_a_reader_that_has_gone_ends_it_quietly(make_record: Callable[..., Record], runs: Path) -> None:
+    make_record()
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [
+        sys.executable,
+        "-m",
+        "crossmodal_bench",
+        "report",
+        "--format",
+        "terminal",
+        "--runs",
+        str(runs),
+    ]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_output_that_takes_no_more_is_a_sentence(make_record: Callable[..., Record], runs: Path) -> None:
+    make_record()
+    command = [sys.executable, "-m", "crossmodal_bench", "report", "--format", "terminal"]
+    with open("/dev/full", "w") as full:
+        words = [*command, "--runs", str(runs)]
+        ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("crossmodal-bench: the output's disk is full")
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_pipe_that_breaks_elsewhere_is_no_quiet_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(arguments: object) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(actions, "report", breaks)
+    monkeypatch.setattr(cli, "_output_is_closed", lambda: False)
+    with pytest.raises(BrokenPipeError):
+        main(["report"])
+
+
+def test_another_users_records_are_reported(
+    anothers_runs: Path, make_content: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["report", "--runs", str(anothers_runs), "--reference", "off"]
+    with as_its_owner():
+        write_record(anothers_runs / "wikipedia" / "acmr" / "job", make_content())
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "acmr" in said.out and "is not yours to write to" in said.err
+    assert main([*words, "--format", "html"]) == 2
+    assert "leaderboard.html cannot be written (Permission denied)" in said.err + capsys.readouterr().err
+
+
+def test_a_report_shows_what_can_be_read(
+    make_record: Callable[..., Record], runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_record(method="cca")
+    make_record(method="acmr").files.record.write_text("{")
+    assert main(["report", "--runs", str(runs), "--reference", "off"]) == 0
+    said = capsys.readouterr()
+    assert "cca" in said.out and "is damaged" in said.err
+
+
+def test_a_file_that_is_closed_to_the_user_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(arguments: object) -> int:
+        raise PermissionError(13, "Permission denied", "theirs/\x1b[2Jfile")
+
+    monkeypatch.setattr(actions, "report", refused)
+    assert main(["report"]) == 2
+    said = capsys.readouterr().err
+    assert "theirs/\\x1b[2Jfile is not yours to use (Permission denied); let its owner" in said

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import socket
 from pathlib import Path
+from typing import TextIO
 
 import pytest
+from users import as_its_owner
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import locks
@@ -61,3 +65,58 @@ def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("in the way")
     with pytest.raises(BadInput, match="cannot be written"), locked(tmp_path / "runs" / "job"):
         raise AssertionError("locked a folder that is not there")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_a_sentence_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuses(handle: TextIO, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    JobDirectory(tmp_path).lock.touch()
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    sentence = rf"{tmp_path}/lock cannot be locked: .*{errno.errorcode[number]}.*; choose a RUNS folder"
+    with pytest.raises(BadInput, match=sentence):
+        is_locked(tmp_path)
+    with pytest.raises(BadInput, match=sentence) as refused, locked(tmp_path):
+        raise AssertionError("locked without a lock")
+    assert not isinstance(refused.value, Taken)
+
+
+def test_another_users_lock_can_be_looked_at_and_not_taken(anothers_runs: Path) -> None:
+    directory = anothers_runs / "wikipedia" / "cca" / "job"
+    with as_its_owner(), locked(directory):
+        pass
+    assert not is_locked(directory)
+    with pytest.raises(BadInput, match="cannot be written"), locked(directory):
+        raise AssertionError("locked in another user's folder")
+
+
+def test_another_users_held_lock_is_seen(anothers_runs: Path) -> None:
+    directory = anothers_runs / "job"
+    with as_its_owner():
+        holding = locked(directory)
+        holding.__enter__()
+    assert is_locked(directory)
+    with as_its_owner():
+        holding.__exit__(None, None, None)
+        JobDirectory(directory).lock.chmod(0o600)
+    assert not is_locked(directory)
+
+
+def test_no_link_is_signed_and_no_pipe_is_waited_for(tmp_path: Path) -> None:
+    victim = tmp_path / "victim.txt"
+    victim.write_text("dear")
+    job = tmp_path / "job"
+    job.mkdir()
+    JobDirectory(job).lock.symlink_to(victim)
+    assert not is_locked(job)
+    with pytest.raises(BadInput, match="cannot be written"), locked(job):
+        raise AssertionError("locked through a link")
+    assert victim.read_text() == "dear"
+    JobDirectory(job).lock.unlink()
+    os.mkfifo(JobDirectory(job).lock)
+    assert not is_locked(job)
+    with pytest.raises(BadInput, match="no plain file"), locked(job):
+        raise AssertionError("locked a pipe")

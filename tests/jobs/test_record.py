@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs import directory
 from crossmodal_bench.jobs.record import (
     SCHEMA,
     Record,
@@ -263,3 +265,52 @@ def test_names_show_what_tells_rows_apart() -> None:
     assert row_name("acmr", "", {}) == "acmr"
     assert row_name("acmr", "wide", {"a.b": 1}) == "acmr (wide)"
     assert row_name("acmr", "", {"a.b": 1, "c": "x"}) == "acmr (b=1, c=x)"
+
+
+def test_one_damaged_record_does_not_withhold_the_others(
+    runs: Path, make_record: Callable[..., Record], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, damaged, piped, elsewhere = (make_record(seed=seed) for seed in range(4))
+    damaged.files.record.write_text(damaged.files.record.read_text()[:100])
+    piped.files.record.unlink()
+    os.mkfifo(piped.files.record)
+    outside = runs.parent / "private.json"
+    elsewhere.files.record.rename(outside)
+    elsewhere.files.record.symlink_to(outside)
+    assert [record.directory for record in read_records(runs)] == [whole.directory]
+    said = capsys.readouterr().err
+    for record, reason in (
+        (damaged, "is damaged"),
+        (piped, "it is no plain file"),
+        (elsewhere, "it is a link out of RUNS"),
+    ):
+        assert re.search(rf"warning: {record.files.record} .*{reason}.*delete it", said)
+    whole.files.record.write_text("{")
+    with pytest.raises(BadInput, match=r"damaged|plain file|out of RUNS"):
+        read_records(runs)
+
+
+def test_a_record_without_end_is_refused(
+    runs: Path, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = make_record()
+    monkeypatch.setattr(directory.read_own, "__defaults__", (1000,))
+    with pytest.raises(BadInput, match=r"record\.json cannot be read \(it is larger than"):
+        read_record(record.directory)
+    record.files.record.unlink()
+    record.files.record.symlink_to("/dev/zero")
+    with pytest.raises(BadInput, match="link out of RUNS"):
+        read_record(record.directory)
+
+
+def test_links_inside_of_a_folder_of_runs_are_followed(
+    runs: Path, make_record: Callable[..., Record]
+) -> None:
+    record = make_record()
+    kept = runs / "kept.json"
+    record.files.record.rename(kept)
+    record.files.record.symlink_to(kept)
+    moved = runs.parent / "another disk"
+    record.directory.rename(moved)
+    record.directory.symlink_to(moved)
+    assert [found.directory for found in read_records(runs)] == [record.directory]

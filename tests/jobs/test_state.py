@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from users import as_its_owner
 
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.core.errors import BadInput
@@ -76,8 +78,21 @@ def test_done_and_stale(finished: Path) -> None:
 def test_a_damaged_record_is_named_not_guessed_at(finished: Path) -> None:
     path = finished / "record.json"
     path.write_text(path.read_text()[:100])
-    with pytest.raises(BadInput, match=r"record\.json is damaged .*delete it"):
-        state_of(planned(finished))
+    damaged = state_of(planned(finished))
+    assert damaged.name == "unreadable"
+    assert re.search(r"record\.json is damaged .*delete it", damaged.why)
+    path.unlink()
+    os.mkfifo(path)
+    pipe = state_of(planned(finished))
+    assert pipe.name == "unreadable" and "no plain file" in pipe.why
+
+
+def test_a_folder_that_is_closed_to_the_user_is_said(anothers_runs: Path) -> None:
+    with as_its_owner():
+        (anothers_runs / "job").mkdir()
+        (anothers_runs / "job").chmod(0o700)
+    state = state_of(planned(anothers_runs / "job"))
+    assert state.name == "unreadable" and "Permission denied" in state.why
 
 
 def test_a_lock_lives_as_long_as_its_process(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import base64
 import io
+import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,11 +15,12 @@ from answered import Answered
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting import report as reports
 from crossmodal_bench.reporting.formats import FILES, FORMATS
 from crossmodal_bench.reporting.layout import main_metrics, meaning, notes, warnings
 from crossmodal_bench.reporting.leaderboard import leaderboard, tables
 from crossmodal_bench.reporting.markdown import markdown
-from crossmodal_bench.reporting.report import build_report, html, print_leaderboard
+from crossmodal_bench.reporting.report import PNG, build_report, html, print_leaderboard
 from crossmodal_bench.reporting.shown import show
 from crossmodal_bench.reporting.table import frame, shown_tables
 
@@ -291,3 +295,80 @@ def test_reports_do_not_import_wandb(make_record: Maker, runs: Path) -> None:
         "assert 'wandb' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, str(runs)], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_only_pictures_of_the_runs_are_embedded(
+    make_record: Maker, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "LARGEST_PICTURE", 1000)
+    jobs = [make_record(method=method).files for method in ("acmr", "cca", "sm")]
+    figures = build_report(runs, ["html"]).files[0].read_text().count("<img")
+    outside = runs.parent / "private.png"
+    outside.write_bytes(PNG + b"private")
+    contents = {
+        jobs[0].words_panel: PNG + b"shown",
+        jobs[0].pictures_panel: b"no picture",
+        jobs[1].words_panel: PNG + bytes(1000),
+    }
+    for path, content in contents.items():
+        path.write_bytes(content)
+    jobs[0].captions_panel.symlink_to("/etc/passwd")
+    jobs[1].captions_panel.symlink_to(outside)
+    os.mkfifo(jobs[2].captions_panel)
+    jobs[2].words_panel.symlink_to("/dev/zero")
+    page = build_report(runs, ["html"]).files[0].read_text()
+    assert base64.b64encode(PNG + b"shown").decode() in page
+    assert page.count("<img") == figures + 1
+    said = capsys.readouterr().err
+    assert said.count("link out of RUNS") == 3
+    assert "panel_pictures.png is left out of the page (it is no PNG); delete it" in said
+    assert "it is no plain file" in said and "it is larger than" in said
+
+
+def test_a_damaged_map_does_not_withhold_the_page(
+    make_record: Maker, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_record().files.projection.write_bytes(b"cut")
+    assert "acmr" in build_report(runs, ["html"]).files[0].read_text()
+    assert "projection.npz" in capsys.readouterr().err
+
+
+def test_a_map_that_is_a_link_out_of_the_runs_is_not_shown(
+    make_record: Maker, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_record().files.projection.symlink_to("/etc/passwd")
+    build_report(runs, ["html"])
+    assert "projection.npz is left out of the page (it is a link out of RUNS)" in capsys.readouterr().err
+
+
+def test_links_out_of_the_runs_are_not_written_through(make_record: Maker, runs: Path) -> None:
+    make_record()
+    victim = runs.parent / "victim.txt"
+    victim.write_text("dear")
+    (runs / "report").mkdir()
+    (runs / "report" / FILES["markdown"]).symlink_to(victim)
+    (written,) = build_report(runs, ["markdown"]).files
+    assert victim.read_text() == "dear"
+    assert not written.is_symlink() and "acmr" in written.read_text()
+    written.unlink()
+    (runs / "report").rmdir()
+    (runs / "report").symlink_to(runs.parent)
+    with pytest.raises(BadInput, match=r"report is a link out of .*; put a folder in its place"):
+        build_report(runs, ["markdown"])
+    assert not (runs.parent / FILES["markdown"]).exists()
+
+
+def test_a_refused_write_keeps_the_report_of_before(make_record: Maker, runs: Path) -> None:
+    make_record()
+    (page,) = build_report(runs, ["html"]).files
+    before = page.read_bytes()
+    make_record(method="cca")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(BadInput, match=r"leaderboard\.html cannot be written \(.*\): free some space"):
+            build_report(runs, ["html"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert page.read_bytes() == before
+    assert list(page.parent.iterdir()) == [page]

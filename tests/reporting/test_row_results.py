@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,3 +92,13 @@ def test_a_protocol_that_names_no_file_has_no_results(record: Record, protocol: 
     job = record.job.model_copy(update={"protocol": protocol})
     with pytest.raises(MissingInput, match="is not there"):
         read_query_results(record.model_copy(update={"job": job}))
+
+
+def test_results_that_are_a_link_out_of_the_runs_are_not_read(answered: Answered, runs: Path) -> None:
+    record = answered(0.3, images=12)
+    read_query_results(record)
+    outside = runs.parent / "private.npz"
+    record.ranks.rename(outside)
+    record.ranks.symlink_to(outside)
+    with pytest.raises(BadInput, match=r"ranks\.npz cannot be read \(it is a link out of RUNS\)"):
+        read_query_results(record)

@@ -16,7 +16,7 @@ from crossmodal_bench.bench.launchers.slurm_job import FINAL, SlurmJob
 from crossmodal_bench.bench.launchers.slurm_options import executor_parameters, tasks_per_node
 from crossmodal_bench.bench.launchers.slurm_task import task
 from crossmodal_bench.bench.options import BenchOptions
-from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.errors import BadInput, tell
 from crossmodal_bench.core.signals import ASKING
 from crossmodal_bench.jobs.directory import read_json
 from crossmodal_bench.jobs.planned import PlannedJob
@@ -40,7 +40,7 @@ class Slurm:
     allows_dry_runs = False
     ask_every = 5.0
 
-    def __init__(self, options: BenchOptions, log: Callable[[str], None] = print) -> None:
+    def __init__(self, options: BenchOptions, log: Callable[[str], None] = tell) -> None:
         if importlib.util.find_spec("submitit") is None:
             raise BadInput("LAUNCHER=slurm needs submitit; pip install 'crossmodal-bench[slurm]'")
         self.check()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from typing import Any, Protocol
 
+from crossmodal_bench.core.file_locks import wait_for_lock
 from crossmodal_bench.core.signals import AGAIN
 from crossmodal_bench.jobs.directory import read_json, write_json
 from crossmodal_bench.jobs.planned import PlannedJob
@@ -128,7 +128,7 @@ class SlurmJob:
         self._cluster.following.discard(self._identity)
         # Two benches that follow one job must not both submit it again.
         with files.slurm_lock.open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            wait_for_lock(lock, files.slurm_lock)
             queued = read_json(files.slurm_launch).get("slurm_job")
             if queued is not None and queued != self._identity and self._cluster.adopts(self.planned):
                 self._cluster.log(f"{self.planned.title} is in the queue as SLURM job {queued}")

@@ -21,7 +21,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from crossmodal_bench.core.atomic_files import NO_ROOM
-from crossmodal_bench.core.errors import BadInput, Diverged
+from crossmodal_bench.core.errors import BadInput, Diverged, tell
 from crossmodal_bench.core.process_group import global_rank
 from crossmodal_bench.core.signals import AGAIN, Interrupted, StopRequest
 from crossmodal_bench.jobs.directory import ErrorKind, JobDirectory
@@ -219,10 +219,10 @@ def guarded(planned: PlannedJob, devices: str, run: Run | None = None) -> int:
         print("interrupted; what was trained is saved", file=sys.stderr)
         return AGAIN
     except Taken as error:
-        print(error, file=sys.stderr)
+        tell(str(error), sys.stderr)
         return TAKEN
     except (BadInput, Diverged) as error:
-        print(error, file=sys.stderr)
+        tell(str(error), sys.stderr)
         is_bad_input = isinstance(error, BadInput)
         _note(planned.directory, "bad input" if is_bad_input else "error", str(error))
         return 2 if is_bad_input else 1
@@ -246,4 +246,4 @@ def _note(directory: Path, kind: ErrorKind, message: str) -> None:
     try:
         files.write_error(kind, message)
     except OSError:
-        print(f"{files.error} cannot be written: {message}", file=sys.stderr)
+        tell(f"{files.error} cannot be written: {message}", sys.stderr)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from crossmodal_bench.cli.doctor.findings import Finding
+from crossmodal_bench.core.errors import printable
 
 MARKS = {
     "ok": ("✓", "green"),
@@ -29,10 +30,11 @@ def print_area(area: str, findings: Sequence[Finding], stream: TextIO | None = N
     """Print an area's findings, each with its mark, and its fix in a line of its own."""
     lines: list[tuple[Text, int]] = [(Text(area, style="bold"), 0)]
     for finding in findings:
-        line = Text.assemble("  ", MARKS[finding.status], " ", (finding.name, "bold"), "  ", finding.text)
+        name, text = printable(finding.name), printable(finding.text)
+        line = Text.assemble("  ", MARKS[finding.status], " ", (name, "bold"), "  ", text)
         lines.append((line, 4))
         if finding.fix:
-            lines.append((Text.assemble("    → ", (finding.fix, "italic")), 6))
+            lines.append((Text.assemble("    → ", (printable(finding.fix), "italic")), 6))
     _print(lines, stream)
 
 

@@ -38,12 +38,9 @@ def jobs(target: Target) -> Iterator[Finding]:
             except BadInput as error:
                 damaged.append(str(error))
             continue
-        try:
-            locked = is_locked(folder)
-        except OSError:
+        if files.lock.exists() and not os.access(files.lock, os.R_OK | os.W_OK, effective_ids=True):
             foreign.append(folder)
-            continue
-        if locked:
+        elif is_locked(folder):
             running.append(folder)
         elif files.error.is_file():
             failed.append(f"{folder}: {files.read_error().get('message', '')}")

@@ -1,0 +1,57 @@
+"""Locks of the kernel's, on files: held, free, or a sentence about a file system that has none."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from pathlib import Path
+from typing import IO
+
+from crossmodal_bench.core.errors import BadInput
+
+HELD = (errno.EWOULDBLOCK, errno.EAGAIN)
+"""What flock answers where another process holds the lock; any other answer says nothing of processes."""
+
+
+def try_lock(handle: IO[str] | IO[bytes], path: Path, *, shared: bool = False) -> bool:
+    """Take the lock of an open file unless another process holds it; whether it was taken.
+
+    Args:
+        handle: the file, open; a shared lock needs no more than a file open for reading.
+        path: its name, for the sentence.
+        shared: any number of processes may hold it at once, and none exclusively meanwhile.
+
+    Raises:
+        BadInput: the file system has no locks, or no room for one more.
+    """
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in HELD:
+            return False
+        raise no_locks(path, error) from error
+    return True
+
+
+def wait_for_lock(handle: IO[str] | IO[bytes], path: Path) -> None:
+    """Take the lock of an open file as soon as no other process holds it.
+
+    Raises:
+        BadInput: as ``try_lock``.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        raise no_locks(path, error) from error
+
+
+def no_locks(path: Path, error: OSError) -> BadInput:
+    """The exception for a file system that refuses a lock for a reason other than its holder."""
+    return BadInput(
+        f"{path} cannot be locked: its file system answers {_name(error)} ({error.strerror}); choose a RUNS "
+        "folder on a file system with locks (a local disk, NFS 4, or Lustre mounted with -o flock)"
+    )
+
+
+def _name(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, f"error {error.errno}")
