@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from crossmodal_bench.data.pixels import small_picture
-from crossmodal_bench.evaluation.statistics import t_interval
+from crossmodal_bench.evaluation.statistics.student_t import t_interval
 from crossmodal_bench.jobs.record import read_records
 from crossmodal_bench.training.trained_model import encode
 

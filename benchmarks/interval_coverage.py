@@ -47,8 +47,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from crossmodal_bench.evaluation.comparisons import TableSummary, holm, paired_randomisation, paired_t
-from crossmodal_bench.evaluation.intervals import bounded_interval
+from crossmodal_bench.evaluation.statistics.comparisons import (
+    TableSummary,
+    holm,
+    paired_randomisation,
+    paired_t,
+)
+from crossmodal_bench.evaluation.statistics.intervals import bounded_interval
 
 IMAGES = (20, 243, 1000)
 SEEDS = (1, 3, 5)

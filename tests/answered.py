@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossmodal_bench.evaluation import rank_metrics
-from crossmodal_bench.evaluation.query_ranks import QueryRanks
 from crossmodal_bench.evaluation.query_results import QueryResults
-from crossmodal_bench.evaluation.ranks import Ranks, write_results
+from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks
+from crossmodal_bench.evaluation.ranking.ranks import Ranks, write_results
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.reporting.leaderboard import Table, leaderboard, tables
-from crossmodal_bench.reporting.row_results import read_query_results
+from crossmodal_bench.reporting.rows.leaderboard import Table, leaderboard, tables
+from crossmodal_bench.reporting.rows.row_results import read_query_results
 
 CAPTIONS = 5
 

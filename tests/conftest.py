@@ -22,7 +22,7 @@ from users import NOBODY
 
 from crossmodal_bench.core.signals import ASKING
 from crossmodal_bench.jobs.record import Record, read_record, write_record
-from crossmodal_bench.reporting import drawing
+from crossmodal_bench.reporting.figures import drawing
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from answered import CAPTIONS, Answered
 
-from crossmodal_bench.evaluation.splits import SplitItems, split_hash
+from crossmodal_bench.evaluation.protocols.splits import SplitItems, split_hash
 from crossmodal_bench.jobs.provenance import environment, source_fingerprint
 from crossmodal_bench.jobs.record import Record
 

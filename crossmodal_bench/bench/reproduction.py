@@ -20,7 +20,7 @@ from crossmodal_bench.jobs.inputs import Inputs
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Record, read_record
 from crossmodal_bench.jobs.verification import check_record
-from crossmodal_bench.reporting.agreement import Agreement, agreement
+from crossmodal_bench.reporting.comparison.agreement import Agreement, agreement
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Record, read_record_or_warn
 from crossmodal_bench.jobs.reference import reference_records
 from crossmodal_bench.jobs.state import State, state_of
-from crossmodal_bench.reporting.chance import below_chance
+from crossmodal_bench.reporting.comparison.chance import below_chance
 from crossmodal_bench.reporting.formats import FILES
 from crossmodal_bench.reporting.report import build_report, print_leaderboard
 

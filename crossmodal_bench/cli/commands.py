@@ -66,7 +66,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
     from crossmodal_bench.jobs.reference import results_folder
     from crossmodal_bench.jobs.rows import row_of
-    from crossmodal_bench.reporting.run_comparison import compare_rows, report_lines
+    from crossmodal_bench.reporting.comparison.run_comparison import compare_rows, report_lines
 
     if arguments.examples < 0:
         raise BadInput(f"--examples is {arguments.examples}; give how many queries to name, from 0")

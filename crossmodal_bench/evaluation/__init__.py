@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from crossmodal_bench.evaluation.classes import ClassRetrieval, class_retrieval
-from crossmodal_bench.evaluation.comparisons import (
+from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate, fold_metrics, rank_metrics
+from crossmodal_bench.evaluation.metric_table import Metric
+from crossmodal_bench.evaluation.metrics import hit_at_k, mean_rank, median_rank
+from crossmodal_bench.evaluation.protocols.protocol import (
+    PROTOCOLS,
+    Protocol,
+    get_protocol,
+    resolve_protocols,
+)
+from crossmodal_bench.evaluation.protocols.splits import KnownSplit, SplitItems, split_hash
+from crossmodal_bench.evaluation.query_results import QueryResults
+from crossmodal_bench.evaluation.ranking.classes import ClassRetrieval, class_retrieval
+from crossmodal_bench.evaluation.ranking.precision import LabelPrecision, average_precision, label_precision
+from crossmodal_bench.evaluation.ranking.ranks import Ranks, retrieval_ranks
+from crossmodal_bench.evaluation.ranking.streaming import streamed_ranks
+from crossmodal_bench.evaluation.statistics.comparisons import (
     Difference,
     PairedDifference,
     compare,
@@ -13,25 +27,11 @@ from crossmodal_bench.evaluation.comparisons import (
     holm,
     not_behind_first,
 )
-from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate, fold_metrics, rank_metrics
-from crossmodal_bench.evaluation.intervals import Interval, interval, intervals, model_intervals
-from crossmodal_bench.evaluation.metric_table import Metric
-from crossmodal_bench.evaluation.metrics import hit_at_k, mean_rank, median_rank
-from crossmodal_bench.evaluation.precision import LabelPrecision, average_precision, label_precision
-from crossmodal_bench.evaluation.protocols import (
-    PROTOCOLS,
-    Protocol,
-    get_protocol,
-    resolve_protocols,
-)
-from crossmodal_bench.evaluation.query_results import QueryResults
-from crossmodal_bench.evaluation.ranks import Ranks, retrieval_ranks
-from crossmodal_bench.evaluation.splits import KnownSplit, SplitItems, split_hash
-from crossmodal_bench.evaluation.statistics import t_interval
-from crossmodal_bench.evaluation.streaming import streamed_ranks
+from crossmodal_bench.evaluation.statistics.intervals import Interval, interval, intervals, model_intervals
+from crossmodal_bench.evaluation.statistics.student_t import t_interval
 
 if TYPE_CHECKING:
-    from crossmodal_bench.evaluation.bank import RetrievalBank
+    from crossmodal_bench.evaluation.ranking.bank import RetrievalBank
 
 __all__ = [
     "PROTOCOLS",
@@ -77,7 +77,7 @@ def __getattr__(name: str) -> Any:
     # torchmetrics takes longer to import than everything else here together, and reading records, protocols
     # or statistics needs none of it.
     if name == "RetrievalBank":
-        from crossmodal_bench.evaluation.bank import RetrievalBank
+        from crossmodal_bench.evaluation.ranking.bank import RetrievalBank
 
         return RetrievalBank
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,9 +12,9 @@ from torch import Tensor
 from crossmodal_bench.core.encoding import Encoding, Scorer
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate
-from crossmodal_bench.evaluation.positives import CaptionImage, Identities, PositivePairs
-from crossmodal_bench.evaluation.precision import Labels
-from crossmodal_bench.evaluation.protocols import Protocol
+from crossmodal_bench.evaluation.protocols.protocol import Protocol
+from crossmodal_bench.evaluation.ranking.positives import CaptionImage, Identities, PositivePairs
+from crossmodal_bench.evaluation.ranking.precision import Labels
 
 _EXACT = 2**24  # whole numbers below it are exact in fp32
 

@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 
 from crossmodal_bench.core.encoding import Encoding, Scorer
 from crossmodal_bench.evaluation import metric_table
-from crossmodal_bench.evaluation.classes import ClassRetrieval, class_retrieval
 from crossmodal_bench.evaluation.metric_table import SIDES, Family
 from crossmodal_bench.evaluation.metrics import fold_slices, mean_metrics
-from crossmodal_bench.evaluation.positives import (
+from crossmodal_bench.evaluation.protocols.protocol import Protocol
+from crossmodal_bench.evaluation.query_results import QueryResults
+from crossmodal_bench.evaluation.ranking.classes import ClassRetrieval, class_retrieval
+from crossmodal_bench.evaluation.ranking.positives import (
     CaptionImage,
     Identities,
     PositivePairs,
     caption_owners,
 )
-from crossmodal_bench.evaluation.precision import LabelPrecision, Labels, label_precision
-from crossmodal_bench.evaluation.protocols import Protocol
-from crossmodal_bench.evaluation.query_ranks import QueryRanks, Side
-from crossmodal_bench.evaluation.query_results import QueryResults
-from crossmodal_bench.evaluation.ranks import Ranks, write_results
+from crossmodal_bench.evaluation.ranking.precision import LabelPrecision, Labels, label_precision
+from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks, Side
+from crossmodal_bench.evaluation.ranking.ranks import Ranks, write_results
+from crossmodal_bench.evaluation.ranking.streaming import Reduce, streamed_ranks
 from crossmodal_bench.evaluation.stored_results import PerQuery, per_query_of_ranks, stored_per_query
-from crossmodal_bench.evaluation.streaming import Reduce, streamed_ranks
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.equal_inputs import equal_input_pairs
-from crossmodal_bench.evaluation.positives import PositivePairs
-from crossmodal_bench.evaluation.protocols import Protocol
+from crossmodal_bench.evaluation.protocols.protocol import Protocol
+from crossmodal_bench.evaluation.ranking.positives import PositivePairs
 
 
 @dataclass(frozen=True)

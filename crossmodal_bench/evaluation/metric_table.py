@@ -32,10 +32,10 @@ from crossmodal_bench.evaluation.chance import (
     expected_hit,
     expected_precision,
 )
-from crossmodal_bench.evaluation.classes import own_class_first
 from crossmodal_bench.evaluation.metrics import hit_at_k, mean_rank, median_rank
-from crossmodal_bench.evaluation.precision import average_precision, precision_at
-from crossmodal_bench.evaluation.query_ranks import Side
+from crossmodal_bench.evaluation.ranking.classes import own_class_first
+from crossmodal_bench.evaluation.ranking.precision import average_precision, precision_at
+from crossmodal_bench.evaluation.ranking.query_ranks import Side
 
 Family = Literal["ranks", "label_precision", "class_level", "retrieved_captions", "written_captions"]
 Number = TypeVar("Number", float, NDArray[np.float64])

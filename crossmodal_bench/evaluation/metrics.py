@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from crossmodal_bench.evaluation.query_ranks import QueryRanks
+from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks
 
 
 def hit_at_k(ranks: QueryRanks, k: int) -> NDArray[np.float64]:

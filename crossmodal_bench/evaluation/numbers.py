@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from crossmodal_bench.evaluation.evaluate import Evaluation
-from crossmodal_bench.evaluation.intervals import model_intervals
 from crossmodal_bench.evaluation.items import EvaluatedItems
 from crossmodal_bench.evaluation.retrieved_captions import retrieved_caption_quality
+from crossmodal_bench.evaluation.statistics.intervals import model_intervals
 
 
 def numbers(evaluation: Evaluation, items: EvaluatedItems) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.metric_table import RANKED_FAMILIES, Family
-from crossmodal_bench.evaluation.query_ranks import QueryRanks, Side
 from crossmodal_bench.evaluation.query_results import QueryResults
-from crossmodal_bench.evaluation.ranks import Ranks, stored_arrays
+from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks, Side
+from crossmodal_bench.evaluation.ranking.ranks import Ranks, stored_arrays
 
 PerQuery = dict[str, NDArray[np.float64]]
 """By a metric's key, (n_queries,) what it is the mean of."""

@@ -87,17 +87,17 @@ class JobDirectory:
 
     @property
     def captions_panel(self) -> Path:
-        """A picture of captions that were retrieved and written, see ``reporting.qualitative``."""
+        """A picture of captions that were retrieved and written, see ``reporting.figures.qualitative``."""
         return self.path / "panel_captions.png"
 
     @property
     def pictures_panel(self) -> Path:
-        """A picture of images that were retrieved and drawn, see ``reporting.qualitative``."""
+        """A picture of images that were retrieved and drawn, see ``reporting.figures.qualitative``."""
         return self.path / "panel_pictures.png"
 
     @property
     def words_panel(self) -> Path:
-        """A picture of the model's word vectors, see ``reporting.qualitative``."""
+        """A picture of the model's word vectors, see ``reporting.figures.qualitative``."""
         return self.path / "panel_words.png"
 
     # ---- what a running or failed job leaves ----------------------------------------------------------

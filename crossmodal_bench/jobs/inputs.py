@@ -12,7 +12,7 @@ import numpy as np
 from crossmodal_bench.core.errors import MissingInput
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.equal_inputs import repeated_captions
-from crossmodal_bench.evaluation.protocols import (
+from crossmodal_bench.evaluation.protocols.protocol import (
     Match,
     Protocol,
     expected_protocols,
@@ -21,7 +21,7 @@ from crossmodal_bench.evaluation.protocols import (
     resolve_protocols,
     with_equal_inputs,
 )
-from crossmodal_bench.evaluation.splits import SplitItems, describe, split_hash
+from crossmodal_bench.evaluation.protocols.splits import SplitItems, describe, split_hash
 from crossmodal_bench.jobs.experiments import Config
 
 REPEATED = 0.01
@@ -124,8 +124,8 @@ def protocol_lines(corpus: Corpus) -> list[str]:
     lines.append(f"split {{{fields}}}")
     lines += [
         f"  if these are the files that {match.protocol.name} was published on, send this line in "
-        f"a pull request, as {match.protocol.name}'s 'split' in evaluation/protocols.yaml, and say where "
-        "they are from"
+        f"a pull request, as {match.protocol.name}'s 'split' in evaluation/protocols/protocols.yaml, and say "
+        "where they are from"
         for match in found
         if match.counts_agree and not match.protocol.split.verifiable
     ]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.evaluation.protocols import Protocol
-from crossmodal_bench.evaluation.splits import KnownSplit
+from crossmodal_bench.evaluation.protocols.protocol import Protocol
+from crossmodal_bench.evaluation.protocols.splits import KnownSplit
 from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json
 from crossmodal_bench.jobs.experiments import Config
 from crossmodal_bench.jobs.record import Job

@@ -20,7 +20,7 @@ from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.core.files import parse_yaml, shown
 from crossmodal_bench.core.validation import Items, Model, WholeNumber, fault, validated
 from crossmodal_bench.evaluation.metric_table import published_keys
-from crossmodal_bench.evaluation.protocols import PROTOCOLS
+from crossmodal_bench.evaluation.protocols.protocol import PROTOCOLS
 from crossmodal_bench.jobs.encoders import Encoders, PublishedImage, PublishedText
 
 METRICS = published_keys()

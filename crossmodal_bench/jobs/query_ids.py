@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.evaluation.ranks import Ranks, stored_arrays
+from crossmodal_bench.evaluation.ranking.ranks import Ranks, stored_arrays
 from crossmodal_bench.jobs.directory import JobDirectory
 
 Ids = tuple[list[str], list[str]]

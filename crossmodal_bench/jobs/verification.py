@@ -8,11 +8,11 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.evaluate import fold_metrics
 from crossmodal_bench.evaluation.metrics import fold_slices
-from crossmodal_bench.evaluation.protocols import PROTOCOLS, RULES, Protocol, id_scheme
-from crossmodal_bench.evaluation.query_ranks import QueryRanks
+from crossmodal_bench.evaluation.protocols.protocol import PROTOCOLS, RULES, Protocol, id_scheme
+from crossmodal_bench.evaluation.protocols.splits import SplitItems, split_hash
 from crossmodal_bench.evaluation.query_results import QueryResults
-from crossmodal_bench.evaluation.ranks import Ranks
-from crossmodal_bench.evaluation.splits import SplitItems, split_hash
+from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks
+from crossmodal_bench.evaluation.ranking.ranks import Ranks
 from crossmodal_bench.evaluation.stored_results import load_query_results
 from crossmodal_bench.jobs.query_ids import Ids, load_query_ids
 from crossmodal_bench.jobs.record import Record

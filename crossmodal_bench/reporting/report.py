@@ -12,17 +12,17 @@ from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.core.errors import BadInput, nearest, warn_once
 from crossmodal_bench.jobs.directory import check_own, read_own
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.reporting import figures, training_figures
+from crossmodal_bench.reporting.comparison.parameter_sweeps import short, sweeps
+from crossmodal_bench.reporting.figures import result_figures, training_figures
+from crossmodal_bench.reporting.figures.qualitative import panels
 from crossmodal_bench.reporting.formats import FILES, FORMATS
-from crossmodal_bench.reporting.html import Figure, Section, page
-from crossmodal_bench.reporting.latex import latex
-from crossmodal_bench.reporting.leaderboard import Table
-from crossmodal_bench.reporting.markdown import markdown, readme
-from crossmodal_bench.reporting.parameter_sweeps import short, sweeps
-from crossmodal_bench.reporting.qualitative import panels
-from crossmodal_bench.reporting.shown import ShownTable
+from crossmodal_bench.reporting.rows.leaderboard import Table
 from crossmodal_bench.reporting.table import csv, difference_csv, shown_tables
-from crossmodal_bench.reporting.terminal import print_tables
+from crossmodal_bench.reporting.tables.html import Figure, Section, page
+from crossmodal_bench.reporting.tables.latex import latex
+from crossmodal_bench.reporting.tables.markdown import markdown, readme
+from crossmodal_bench.reporting.tables.shown import ShownTable
+from crossmodal_bench.reporting.tables.terminal import print_tables
 
 LARGEST_PICTURE = 16 * 2**20
 """Bytes of a picture that the page takes in."""
@@ -93,7 +93,10 @@ def _figures(table: Table) -> list[Figure]:
     # A sweep has a figure of its own; its many settings would bury the methods in the others.
     methods = [row for row in table.own if not row.overrides] or table.own
     drawn: list[tuple[bytes | None, str]] = [
-        (figures.precision_scope(methods), "Precision against scope, mean over seeds (as ACMR, Figure 3)")
+        (
+            result_figures.precision_scope(methods),
+            "Precision against scope, mean over seeds (as ACMR, Figure 3)",
+        )
     ]
     # What does not depend on the protocol is shown once, with the protocol that the job is named by.
     mains = [row for row in methods if row.records[0].is_main]
@@ -126,7 +129,7 @@ def _figures(table: Table) -> list[Figure]:
             drawn.append((_picture(path), f"{label}: {what}"))
     for sweep in sweeps(table.own):
         caption = f"{sweep.method}: sweep of {short(sweep.key)} (as ACMR, Figure 6)"
-        drawn.append((figures.parameter_sweep(sweep), caption))
+        drawn.append((result_figures.parameter_sweep(sweep), caption))
     return [Figure(png, caption) for png, caption in drawn if png is not None]
 
 
@@ -134,7 +137,7 @@ def _projection(record: Record) -> bytes | None:
     path = record.files.projection
     try:
         check_own(path)
-        return figures.projection(record)
+        return result_figures.projection(record)
     except BadInput as error:
         warn_once(f"{error}; its figure is left out meanwhile")
     except OSError as error:

@@ -17,8 +17,8 @@ import pandas as pd
 
 from crossmodal_bench.core.errors import BadInput, printable
 from crossmodal_bench.jobs.record import Record, read_records
-from crossmodal_bench.reporting.leaderboard import leaderboard, tables
-from crossmodal_bench.reporting.shown import DIFFERENCE_COLUMNS, ShownTable, show
+from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
+from crossmodal_bench.reporting.tables.shown import DIFFERENCE_COLUMNS, ShownTable, show
 
 Source = str | Path | Iterable[Record]
 """A folder of runs, or records."""

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.reporting import figures
-from crossmodal_bench.reporting.layout import main_metrics
-from crossmodal_bench.reporting.leaderboard import leaderboard, tables
-from crossmodal_bench.reporting.shown import COSTS
+from crossmodal_bench.reporting.figures import result_figures
+from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
+from crossmodal_bench.reporting.tables.layout import main_metrics
+from crossmodal_bench.reporting.tables.shown import COSTS
 
 if TYPE_CHECKING:
     import wandb
@@ -199,8 +199,8 @@ def _media(record: Record) -> dict[str, wandb.Table | wandb.Image]:
     ]
     media: dict[str, wandb.Table | wandb.Image] = {"leaderboard": wandb.Table(columns=columns, data=lines)}
     drawn = {
-        "figures/precision_scope": figures.precision_scope(rows),
-        "figures/projection": figures.projection(record),
+        "figures/precision_scope": result_figures.precision_scope(rows),
+        "figures/projection": result_figures.projection(record),
     }
     for name, png in drawn.items():
         if png is not None:

@@ -22,11 +22,11 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.datasets import Synthetic
 from crossmodal_bench.evaluation import PROTOCOLS, Protocol, Ranks, retrieval_ranks
 from crossmodal_bench.evaluation.items import owners
-from crossmodal_bench.evaluation.splits import describe
+from crossmodal_bench.evaluation.protocols.splits import describe
 from crossmodal_bench.jobs.inputs import items_of_test
 from crossmodal_bench.jobs.locks import locked
 from crossmodal_bench.jobs.record import Record, read_record
-from crossmodal_bench.reporting.leaderboard import leaderboard
+from crossmodal_bench.reporting.rows.leaderboard import leaderboard
 from crossmodal_bench.training.trained_model import encode
 from crossmodal_bench.training.worker import run_job
 

@@ -19,16 +19,16 @@ from hostile import Reader
 from crossmodal_bench.bench.options import read_options
 from crossmodal_bench.cli.main import _parser
 from crossmodal_bench.evaluation import Ranks, rank_metrics, retrieval_ranks
-from crossmodal_bench.evaluation.query_ranks import QueryRanks
+from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.record import read_record, read_records, write_record
 from crossmodal_bench.jobs.suite_ensembles import with_members
-from crossmodal_bench.reporting import figures
-from crossmodal_bench.reporting.latex import latex
-from crossmodal_bench.reporting.markdown import markdown, readme
+from crossmodal_bench.reporting.figures import result_figures
 from crossmodal_bench.reporting.report import html
 from crossmodal_bench.reporting.table import csv, shown_tables
-from crossmodal_bench.reporting.terminal import print_tables
+from crossmodal_bench.reporting.tables.latex import latex
+from crossmodal_bench.reporting.tables.markdown import markdown, readme
+from crossmodal_bench.reporting.tables.terminal import print_tables
 from crossmodal_bench.training import lightning_cli as training
 from crossmodal_bench.training import trained_model as model
 from crossmodal_bench.training.configuration import check_configuration
@@ -171,7 +171,7 @@ def readers(content: Callable[..., dict[str, Any]]) -> dict[str, Reader]:
         "ranks": Reader(write_ranks, read_ranks, "*.npz", inputs=800),
         "queries": Reader(answered(content), read_tables, "*.npz", inputs=500),
         "projection": Reader(
-            projected(content), lambda root: figures.projection(read_record(root)), "*.npz", inputs=150
+            projected(content), lambda root: result_figures.projection(read_record(root)), "*.npz", inputs=150
         ),
         "checkpoint": Reader(
             trained(content), lambda root: model.trained_weights(read_record(root)), "*.ckpt"

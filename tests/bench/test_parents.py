@@ -27,8 +27,8 @@ from crossmodal_bench.jobs.planned import PlannedJob, from_json, to_json
 from crossmodal_bench.jobs.record import Record, read_record
 from crossmodal_bench.jobs.state import State, state_of
 from crossmodal_bench.methods import ACMR, CCA, RetrievalMethod
-from crossmodal_bench.reporting.layout import notes
-from crossmodal_bench.reporting.leaderboard import leaderboard, tables
+from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
+from crossmodal_bench.reporting.tables.layout import notes
 from crossmodal_bench.training.trained_model import check_model
 from crossmodal_bench.training.worker import run_job
 

@@ -19,7 +19,7 @@ from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import read_record
 from crossmodal_bench.jobs.suite_ensembles import ensemble_rows, with_members
-from crossmodal_bench.reporting.leaderboard import leaderboard
+from crossmodal_bench.reporting.rows.leaderboard import leaderboard
 from crossmodal_bench.training.worker import run_job
 
 SUITE = """

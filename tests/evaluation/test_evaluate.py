@@ -20,7 +20,7 @@ from crossmodal_bench.evaluation import (
     retrieval_ranks,
 )
 from crossmodal_bench.evaluation.metric_table import computed, of_family
-from crossmodal_bench.evaluation.precision import precision_at
+from crossmodal_bench.evaluation.ranking.precision import precision_at
 
 BOTH = Protocol(
     name="x-test",

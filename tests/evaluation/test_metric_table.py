@@ -32,19 +32,19 @@ from crossmodal_bench.evaluation import (
 from crossmodal_bench.evaluation.captions import CaptionComparison
 from crossmodal_bench.evaluation.chance import Search
 from crossmodal_bench.evaluation.metric_table import FRACTION, PERCENT, RANK, SIDES, Unit
-from crossmodal_bench.evaluation.precision import RankedRelevance, precision_at
-from crossmodal_bench.evaluation.query_ranks import QueryRanks
+from crossmodal_bench.evaluation.ranking.precision import RankedRelevance, precision_at
+from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks
 from crossmodal_bench.evaluation.retrieved_captions import retrieved_caption_quality, written_caption_quality
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.reporting import figures
-from crossmodal_bench.reporting.chance import below_chance
-from crossmodal_bench.reporting.layout import main_metrics
-from crossmodal_bench.reporting.leaderboard import leaderboard, tables
-from crossmodal_bench.reporting.markdown import markdown
-from crossmodal_bench.reporting.parameter_sweeps import sweeps
+from crossmodal_bench.reporting.comparison.chance import below_chance
+from crossmodal_bench.reporting.comparison.parameter_sweeps import sweeps
+from crossmodal_bench.reporting.figures import result_figures
 from crossmodal_bench.reporting.report import print_leaderboard
-from crossmodal_bench.reporting.shown import show
+from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
 from crossmodal_bench.reporting.table import csv, frame
+from crossmodal_bench.reporting.tables.layout import main_metrics
+from crossmodal_bench.reporting.tables.markdown import markdown
+from crossmodal_bench.reporting.tables.shown import show
 
 Maker = Callable[..., Record]
 PACKAGE = Path(crossmodal_bench.__file__).parent
@@ -281,7 +281,7 @@ def test_a_new_metric_of_ranks_is_an_entry_and_a_function(
         *RECALLS[3:],
     ]
     (sweep,) = sweeps([replace(row, primary="i2t/InverseRank") for row in table.rows])
-    figures.parameter_sweep(sweep)
+    result_figures.parameter_sweep(sweep)
     assert drawn[0].axes[0].get_ylabel() == "i2t/InverseRank (mean of 1 / rank)"
 
 

@@ -14,7 +14,7 @@ from crossmodal_bench.evaluation import (
     retrieval_ranks,
 )
 from crossmodal_bench.evaluation.metrics import fold_slices
-from crossmodal_bench.evaluation.query_ranks import QueryRanks
+from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "retrieval_eval.npz"
 COLUMNS = ("R@1", "R@5", "R@10", "MedR", "MeanR")

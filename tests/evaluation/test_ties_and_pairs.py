@@ -15,7 +15,7 @@ from torch import Tensor
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation import Protocol, Ranks, evaluate, retrieval_ranks, streamed_ranks
-from crossmodal_bench.evaluation.positives import PositivePairs
+from crossmodal_bench.evaluation.ranking.positives import PositivePairs
 from crossmodal_bench.evaluation.stored_results import load_query_results
 
 RECALL = Protocol(name="x", dataset="x", positives="caption", families=("ranks",), primary="rsum")

@@ -9,7 +9,7 @@ import pytest
 from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets import Synthetic
 from crossmodal_bench.evaluation import PROTOCOLS
-from crossmodal_bench.evaluation.splits import _members, describe
+from crossmodal_bench.evaluation.protocols.splits import _members, describe
 from crossmodal_bench.jobs.inputs import fitting_protocols, items_of_test, matched_protocols, protocol_lines
 from crossmodal_bench.jobs.published import Setting, comparison, published_rows
 

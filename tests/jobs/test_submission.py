@@ -11,7 +11,7 @@ from finished import CONFIG, edit, finished
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.npy import names_in_npz
-from crossmodal_bench.evaluation.ranks import Ranks
+from crossmodal_bench.evaluation.ranking.ranks import Ranks
 from crossmodal_bench.jobs.query_ids import load_query_ids
 from crossmodal_bench.jobs.record import Record, read_record, read_records
 from crossmodal_bench.jobs.submission import folder_size, submit

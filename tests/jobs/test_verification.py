@@ -9,8 +9,8 @@ from finished import IMAGES, finished
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation import rank_metrics
-from crossmodal_bench.evaluation.query_ranks import QueryRanks
-from crossmodal_bench.evaluation.ranks import Ranks, write_results
+from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks
+from crossmodal_bench.evaluation.ranking.ranks import Ranks, write_results
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.jobs.verification import check_record, recomputed_metrics
 

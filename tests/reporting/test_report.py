@@ -17,12 +17,12 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting import report as reports
 from crossmodal_bench.reporting.formats import FILES, FORMATS
-from crossmodal_bench.reporting.layout import main_metrics, meaning, notes, warnings
-from crossmodal_bench.reporting.leaderboard import leaderboard, tables
-from crossmodal_bench.reporting.markdown import markdown
 from crossmodal_bench.reporting.report import PNG, build_report, html, print_leaderboard
-from crossmodal_bench.reporting.shown import show
+from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
 from crossmodal_bench.reporting.table import frame, shown_tables
+from crossmodal_bench.reporting.tables.layout import main_metrics, meaning, notes, warnings
+from crossmodal_bench.reporting.tables.markdown import markdown
+from crossmodal_bench.reporting.tables.shown import show
 
 Maker = Callable[..., Record]
 

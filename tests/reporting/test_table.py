@@ -14,8 +14,8 @@ from answered import Answered
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.report import build_report
-from crossmodal_bench.reporting.shown import DIFFERENCE_COLUMNS, show
 from crossmodal_bench.reporting.table import difference_csv, difference_frame, differences, table
+from crossmodal_bench.reporting.tables.shown import DIFFERENCE_COLUMNS, show
 
 Maker = Callable[..., Record]
 

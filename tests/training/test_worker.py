@@ -23,7 +23,7 @@ from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.encoders import Encoders, ImageFacts, TextFacts
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import read_record
-from crossmodal_bench.reporting.qualitative import save_panels
+from crossmodal_bench.reporting.figures.qualitative import save_panels
 from crossmodal_bench.training.worker import run_job, trainer_devices
 
 METHODS = experiments.names("methods")

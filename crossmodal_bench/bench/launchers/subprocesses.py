@@ -202,7 +202,7 @@ def guarded(planned: PlannedJob, devices: str, run: Run | None = None) -> int:
     request = StopRequest()
     request.listen()
     if run is None:
-        from crossmodal_bench.reporting.qualitative import save_panels
+        from crossmodal_bench.reporting.figures.qualitative import save_panels
         from crossmodal_bench.training.worker import run_job
 
         run = partial(run_job, illustrate=save_panels)

@@ -24,7 +24,7 @@ from crossmodal_bench.data.datasets.precomputed import precomputed_folder
 from crossmodal_bench.data.images import unreadable
 from crossmodal_bench.data.view_builders import lacking
 from crossmodal_bench.data.views import VIEWS
-from crossmodal_bench.evaluation.protocols import unverified
+from crossmodal_bench.evaluation.protocols.protocol import unverified
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.inputs import Inputs, fitting_protocols, matched_protocols
 from crossmodal_bench.jobs.planned import PlannedJob

@@ -13,7 +13,7 @@ from crossmodal_bench.core.validation import is_folder_name
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets.base import DatasetReader
 from crossmodal_bench.data.reading import read_corpus
-from crossmodal_bench.evaluation.protocols import PROTOCOLS
+from crossmodal_bench.evaluation.protocols.protocol import PROTOCOLS
 from crossmodal_bench.jobs import experiments
 
 _DEFAULT_ROOT = Path("data")

@@ -13,8 +13,8 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.files import shown
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.evaluation.items import EvaluatedItems, items_of
-from crossmodal_bench.evaluation.protocols import id_scheme, matches
-from crossmodal_bench.evaluation.splits import (
+from crossmodal_bench.evaluation.protocols.protocol import id_scheme, matches
+from crossmodal_bench.evaluation.protocols.splits import (
     IdScheme,
     SplitItems,
     canonical_caption_id,

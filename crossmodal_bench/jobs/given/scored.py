@@ -21,8 +21,7 @@ from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate
 from crossmodal_bench.evaluation.items import positives_of
 from crossmodal_bench.evaluation.numbers import numbers, searched_groups
-from crossmodal_bench.evaluation.positives import PositivePairs
-from crossmodal_bench.evaluation.protocols import (
+from crossmodal_bench.evaluation.protocols.protocol import (
     PROTOCOLS,
     RULES,
     Match,
@@ -33,8 +32,9 @@ from crossmodal_bench.evaluation.protocols import (
     resolve_protocols,
     unverified,
 )
+from crossmodal_bench.evaluation.protocols.splits import KnownSplit, split_hash
 from crossmodal_bench.evaluation.query_results import QueryResults
-from crossmodal_bench.evaluation.splits import KnownSplit, split_hash
+from crossmodal_bench.evaluation.ranking.positives import PositivePairs
 from crossmodal_bench.evaluation.stored_results import load_query_results
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import JobDirectory

@@ -31,13 +31,13 @@ from crossmodal_bench.cli.main import main
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation import PROTOCOLS, Ranks, evaluate, get_protocol, resolve_protocols
-from crossmodal_bench.evaluation.protocols import own_protocol
+from crossmodal_bench.evaluation.protocols.protocol import own_protocol
 from crossmodal_bench.jobs.given import galleries
 from crossmodal_bench.jobs.given.files import read_ids
 from crossmodal_bench.jobs.given.identification import identify
 from crossmodal_bench.jobs.record import Record, read_record
-from crossmodal_bench.reporting.layout import notes
-from crossmodal_bench.reporting.leaderboard import leaderboard, tables
+from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
+from crossmodal_bench.reporting.tables.layout import notes
 from crossmodal_bench.training.trained_model import encode
 from crossmodal_bench.training.worker import run_job
 

@@ -1,0 +1,1 @@
+"""What a number was measured on: the named protocols, and whether a split is the published one."""

@@ -1,0 +1,378 @@
+"""What a number was measured on: named protocols, and which of them a test split may claim."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from crossmodal_bench.core.errors import BadInput, nearest
+from crossmodal_bench.core.files import parse_yaml, shown
+from crossmodal_bench.core.validation import Items, Model, validated
+from crossmodal_bench.evaluation import metric_table
+from crossmodal_bench.evaluation.metric_table import LABELLED_FAMILIES
+from crossmodal_bench.evaluation.protocols.splits import IdScheme, KnownSplit, SplitItems
+
+Positives = Literal["caption", "identity", "label", "pairs"]
+RankedFamily = Literal["ranks", "label_precision", "class_level"]
+
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+
+RULES = 1
+"""The version of ``<dataset>-test``: what the rules of ties, positives and metrics make of any split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """A test split, what counts as relevant on it, and what is reported.
+
+    images: how many the gallery must have, exactly; None leaves it open.
+    captions: likewise; each of several numbers is allowed, and none leaves it open.
+    positives: for the primary metric, 'caption' (the pairs themselves), 'identity' (all images and captions
+        of one person, say), 'label' (any shared label) or 'pairs' (a set of pairs that is given beside it).
+    families: which of the families of ``metric_table`` are computed.
+    primary: the metric that sorts a table and picks a checkpoint.
+    folds: consecutive blocks of images, each with its own captions, that are evaluated apart and averaged.
+    version: rises when the rules that its numbers are made by change; two versions are never compared.
+    split: what is known of the test split.
+    resembles: the named protocol whose numbers of images and captions the split has without being verified
+        as it; empty otherwise.
+    note: what a reader must know.
+
+    Raises ValueError for a primary metric that the families don't have or that is best when low, and for
+    families with different metrics of the same key.
+    """
+
+    name: str
+    dataset: str
+    images: int | None = None
+    captions: tuple[int, ...] = ()
+    positives: Positives
+    families: tuple[RankedFamily, ...]
+    primary: str
+    folds: int = 1
+    version: int = RULES
+    split: KnownSplit = field(default_factory=KnownSplit)
+    resembles: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        metrics = [metric for family in self.families for metric in metric_table.of_family(family)]
+        keys = Counter(metric.key for metric in metrics)
+        for key, kinds in keys.items():
+            if kinds > 1:
+                families = " or ".join(self.families)
+                raise ValueError(f"protocol '{self.name}' has {kinds} kinds of {key}; choose {families}")
+        # Checkpoints are kept by the largest value.
+        rising = [metric.key for metric in metrics if not metric.lower_is_better]
+        if self.primary not in rising:
+            raise ValueError(
+                f"protocol '{self.name}' cannot be ranked by '{self.primary}'{nearest(self.primary, rising)}"
+            )
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it computes anything from the images' labels."""
+        return any(family in LABELLED_FAMILIES for family in self.families)
+
+    def of_any_size(self) -> Protocol:
+        """The same metrics on any split: without counts, folds and what is known of the split."""
+        return replace(self, images=None, captions=(), folds=1, split=KnownSplit())
+
+    @property
+    def label(self) -> str:
+        """The name with the version, as tables and messages have it: ``flickr30k-1k@1``."""
+        return f"{self.name}@{self.version}"
+
+    def counts_agree(self, images: int, captions: int) -> bool:
+        """Whether a split of that size may be this protocol's; that it is takes more."""
+        return self.images in (None, images) and (not self.captions or captions in self.captions)
+
+    def measures(self, dataset: str, real_labels: bool, identities: bool) -> bool:
+        """Can its metrics be computed on any split of that data set?"""
+        return (
+            dataset == self.dataset
+            and (real_labels or not self.needs_labels)
+            and (identities or self.positives != "identity")
+        )
+
+
+class _Split(Model):
+    """What a protocol of ``protocols.yaml`` knows of its split; see ``KnownSplit``."""
+
+    ids: IdScheme = "names"
+    images: Hash = ""
+    order: Hash = ""
+    captions_per_image: PositiveInt = 0
+    counts: Hash = ""
+    texts: Hash = ""
+    caption_ids: Hash = ""
+    members: Annotated[str, Field(min_length=1)] = ""
+
+
+class _Entry(Model):
+    """A protocol as ``protocols.yaml`` has it, where the fields are explained."""
+
+    dataset: Annotated[str, Field(min_length=1)]
+    images: PositiveInt | None = None
+    captions: Items[PositiveInt] = ()
+    positives: Positives
+    families: Annotated[Items[RankedFamily], Field(min_length=1)]
+    primary: str
+    folds: PositiveInt = 1
+    version: PositiveInt
+    split: _Split = _Split()
+    note: Annotated[str, Field(min_length=1)]
+
+
+def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
+    """The protocols of a YAML text, by name; BadInput that names ``source``, the protocol and the field."""
+    try:
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise BadInput(f"{source} is not valid YAML ({error}); mend it") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{source} is {shown(content)}; give it protocols by name")
+    protocols: dict[str, Protocol] = {}
+    for name, fields in content.items():
+        entry = validated(_Entry, fields, f"{source}: protocol '{name}'")
+        try:
+            protocols[name] = Protocol(
+                name=name,
+                dataset=entry.dataset,
+                images=entry.images,
+                captions=entry.captions,
+                positives=entry.positives,
+                families=entry.families,
+                primary=entry.primary,
+                folds=entry.folds,
+                version=entry.version,
+                split=KnownSplit(**vars(entry.split)),
+                note=entry.note,
+            )
+        except ValueError as error:
+            raise BadInput(f"{source}: {error}") from error
+        if entry.images is not None and entry.images % entry.folds:
+            raise BadInput(
+                f"{source}: protocol '{name}' cuts {entry.images} images into {entry.folds} folds; "
+                "give a number of folds that divides them"
+            )
+        if entry.folds > 1 and entry.split.images and not entry.split.order:
+            raise BadInput(
+                f"{source}: protocol '{name}' has folds, which are blocks of the images' order; "
+                "give split.order"
+            )
+    return protocols
+
+
+def _named() -> dict[str, Protocol]:
+    path = resources.files(__package__) / "protocols.yaml"
+    return parse_protocols(path.read_text(encoding="utf-8"), path.name)
+
+
+PROTOCOLS: dict[str, Protocol] = _named()
+"""The named protocols."""
+
+
+def get_protocol(name: str) -> Protocol:
+    """The named protocol; BadInput with the nearest name if there is none."""
+    if name not in PROTOCOLS:
+        raise BadInput(f"protocol '{name}' is not known{nearest(name, PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def primary_metric(name: str, dataset: str) -> str | None:
+    """The primary metric of a protocol, or of the data set's named ones for ``<dataset>-test``, if known."""
+    known = PROTOCOLS.get(name) or next(
+        (protocol for protocol in PROTOCOLS.values() if protocol.dataset == dataset), None
+    )
+    return None if known is None else known.primary
+
+
+@dataclass(frozen=True)
+class Match:
+    """How far a test split is that of a named protocol.
+
+    protocol: the named one.
+    images, captions: how many the split has.
+    faults: what is wrong with the split although its numbers agree, in clauses; empty where it is verified,
+        and where the numbers don't agree.
+    """
+
+    protocol: Protocol
+    images: int
+    captions: int
+    faults: tuple[str, ...]
+
+    @property
+    def counts_agree(self) -> bool:
+        """Whether the numbers of images and captions are the protocol's."""
+        return self.protocol.counts_agree(self.images, self.captions)
+
+    @property
+    def verified(self) -> bool:
+        """Whether the split is the protocol's."""
+        return self.counts_agree and not self.faults
+
+    @property
+    def sentence(self) -> str:
+        """What a user is told about it."""
+        name = self.protocol.name
+        if self.verified:
+            return f"this is the split of {self.protocol.label}"
+        if not self.counts_agree:
+            theirs = [f"{self.protocol.images:,} images"] if self.protocol.images is not None else []
+            if self.protocol.captions:
+                theirs.append(f"{' or '.join(f'{count:,}' for count in self.protocol.captions)} captions")
+            return (
+                f"not the split of {name}, which has {' and '.join(theirs)}; "
+                f"this one has {self.images:,} and {self.captions:,}"
+            )
+        agreement = f"images {self.images:,} and captions {self.captions:,} agree with {name}"
+        if not self.protocol.split.verifiable:
+            return f"{agreement}, but {self.faults[0]}"
+        return f"{agreement}, but {'; '.join(self.faults)}: this is another split"
+
+
+def matches(
+    dataset: str, items: SplitItems, *, real_labels: bool = False, identities: bool = False
+) -> list[Match]:
+    """How far a test split is that of each named protocol whose metrics it can be given.
+
+    ``real_labels``: the items have labels of their own, not words of their captions. ``identities``: several
+    images may show the same person or species, and the data say which. Raises BadInput for an empty split or
+    one with repeated ids.
+    """
+    images = len(items.image_ids)
+    captions = len(items.caption_image)
+    if not images or captions < 1:
+        raise BadInput(
+            f"the test split of '{dataset}' has {images} images and {captions} captions; "
+            "give it at least one of each"
+        )
+    if len(set(items.image_ids)) != images:
+        raise BadInput(f"the test split of '{dataset}' repeats an image id; give each image an id of its own")
+    alike = [
+        protocol for protocol in PROTOCOLS.values() if protocol.measures(dataset, real_labels, identities)
+    ]
+    return [
+        Match(
+            protocol,
+            images,
+            captions,
+            tuple(protocol.split.faults(items, ordered=protocol.folds > 1))
+            if protocol.counts_agree(images, captions)
+            else (),
+        )
+        for protocol in alike
+    ]
+
+
+def resolve_protocols(
+    dataset: str, items: SplitItems, *, real_labels: bool = False, identities: bool = False
+) -> list[Protocol]:
+    """What is measured on a test split: each named protocol whose split it is verified to be.
+
+    Where only the numbers of images and captions are a named protocol's, ``unverified`` of it takes its
+    place: the same metrics under ``<dataset>-test``, beside which no published number may stand. Any other
+    split has ``<dataset>-test`` alone, which reports what the data set's first named protocol does; where
+    there is none, what ``own_protocol`` does. Arguments and errors are those of ``matches``.
+    """
+    compared = matches(dataset, items, real_labels=real_labels, identities=identities)
+    captions = len(items.caption_image)
+    near = [match for match in compared if match.counts_agree]
+    if near:
+        return [
+            match.protocol if match.verified else replace(unverified(match.protocol), captions=(captions,))
+            for match in near
+        ]
+    one_text_per_image = captions == len(items.image_ids)
+    model = compared[0].protocol if compared else own_protocol(dataset, real_labels, one_text_per_image)
+    return [
+        replace(
+            model,
+            name=f"{dataset}-test",
+            images=len(items.image_ids),
+            captions=(captions,),
+            folds=1,
+            version=RULES,
+            split=KnownSplit(),
+            note="Not a published split: no published number is comparable.",
+        )
+    ]
+
+
+def unverified(protocol: Protocol) -> Protocol:
+    """The same metrics for a split of the same size that is not verified to be the protocol's.
+
+    Its name is ``<dataset>-test``; with folds, which stand beside the whole, ``<dataset>-test-5fold``.
+    """
+    folds = f"-{protocol.folds}fold" if protocol.folds > 1 else ""
+    return replace(
+        protocol,
+        name=f"{protocol.dataset}-test{folds}",
+        version=RULES,
+        split=KnownSplit(),
+        resembles=protocol.name,
+        note=f"Split unverified: as many images and captions as {protocol.name}, but no published number is "
+        "comparable.",
+    )
+
+
+def with_equal_inputs(protocol: Protocol) -> Protocol:
+    """``<name>-equal``: the recalls of a protocol by captions where equal inputs are equal answers.
+
+    Its positives are pairs: an image and a caption are right for each other where an image of the same bytes
+    and a caption of the same words belong together. A protocol of its own beside the plain one, never in its
+    place, because no paper counts so.
+    """
+    return replace(
+        protocol,
+        name=f"{protocol.name}-equal",
+        positives="pairs",
+        families=("ranks",),
+        primary=metric_table.summary_of("ranks").key,
+        version=RULES,
+        resembles="",
+        note=f"As {protocol.name}, but captions of the same words and pictures of the same bytes are equal "
+        "answers: no published number is comparable.",
+    )
+
+
+def expected_protocols(dataset: str, wanted: str = "") -> list[Protocol]:
+    """What will be measured once a data set's files are there and are the published ones.
+
+    ``wanted`` is the named protocol that they are read for; empty for all of the data set's.
+    """
+    named = [
+        protocol
+        for protocol in PROTOCOLS.values()
+        if protocol.name == wanted or (not wanted and protocol.dataset == dataset)
+    ]
+    return [protocol if protocol.split.verifiable else unverified(protocol) for protocol in named] or [
+        own_protocol(dataset)
+    ]
+
+
+def id_scheme(dataset: str) -> IdScheme:
+    """How the image ids of a data set are spelled alike."""
+    return next((known.split.ids for known in PROTOCOLS.values() if known.dataset == dataset), "names")
+
+
+def own_protocol(dataset: str, real_labels: bool = False, one_text_per_image: bool = False) -> Protocol:
+    """``<dataset>-test`` of a data set without named protocols, on a test split of any size.
+
+    It has recalls, and average precision with real labels; where each image then has one text (as
+    Wikipedia), it is sorted by the latter.
+    """
+    by_label = real_labels and one_text_per_image
+    return Protocol(
+        name=f"{dataset}-test",
+        dataset=dataset,
+        positives="label" if by_label else "caption",
+        families=("ranks", "label_precision") if real_labels else ("ranks",),
+        primary=metric_table.summary_of("label_precision" if by_label else "ranks").key,
+    )

@@ -1,0 +1,1 @@
+"""What separates runs, rows and settings from each other, and a model from random scores."""

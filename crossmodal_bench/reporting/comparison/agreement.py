@@ -1,0 +1,140 @@
+"""Does a run that was made again agree with the one that it repeats? To the digit, within chance, or not."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from crossmodal_bench.core.npy import load_npz, names_in_npz
+from crossmodal_bench.evaluation.metric_table import formatted
+from crossmodal_bench.evaluation.statistics.comparisons import holm
+from crossmodal_bench.jobs.query_ids import SHARED, load_query_ids
+from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.comparison.run_comparison import MetricDifference, compare_rows
+
+Verdict = Literal["equal to the digit", "agrees", "differs"]
+
+LEVEL = 0.95
+_FEWEST = 3
+"""Seeds from which a spread is known."""
+_IDS = ("image_ids", "caption_ids", SHARED)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What became of a run that was made again.
+
+    Attributes:
+        verdict: ``equal to the digit``: every metric and every rank. ``agrees``: no metric differs by more
+            than other images would let it (the 95 % interval of the paired difference, adjusted by Holm to
+            all metrics), or else by more than other seeds did. ``differs``: one does.
+        lines: each metric that is not the same, and by how much, as text.
+        environment: what is different in sources, versions, threads and device, as text.
+    """
+
+    verdict: Verdict
+    lines: tuple[str, ...]
+    environment: tuple[str, ...]
+
+
+def agreement(reference: Record, again: Record, seeds: Sequence[Record] = ()) -> Agreement:
+    """Judge ``again``.
+
+    Args:
+        reference: the record that it repeats.
+        again: the new record.
+        seeds: the records of all seeds of the reference's row, itself included; their spread counts where
+            there are three.
+
+    Raises:
+        BadInput: the two rest on different data, or a file of single queries is missing or damaged.
+    """
+    differing = environment_differences(reference, again)
+    if _equal(reference, again):
+        return Agreement("equal to the digit", (), differing)
+    lines = []
+    agrees = True
+    for comparison in compare_rows([reference], [again], examples=0):
+        changed = [metric for metric in comparison.metrics if metric.first != metric.second]
+        tested = [metric.difference.p for metric in changed if metric.difference is not None]
+        adjusted = iter(holm(tested))
+        protocol = comparison.protocol.rpartition("@")[0]
+        siblings = [
+            part for record in seeds for part in record.by_protocol() if part.job.protocol == protocol
+        ]
+        for metric in changed:
+            p = None if metric.difference is None else next(adjusted)
+            spread = _spread(metric.metric, siblings)
+            within = p is None or p >= 1 - LEVEL or abs(metric.second - metric.first) <= spread
+            agrees = agrees and within
+            lines.append(_line(metric, p, spread, within=within))
+    return Agreement("agrees" if agrees else "differs", tuple(lines), differing)
+
+
+def environment_differences(reference: Record, again: Record) -> tuple[str, ...]:
+    """What is different in what the two were made by, as text."""
+    names = dict.fromkeys([*reference.environment, *again.environment])
+    lines = [
+        f"{name} {reference.environment.get(name, 'unknown')} → {again.environment.get(name, 'unknown')}"
+        for name in names
+        if reference.environment.get(name) != again.environment.get(name)
+    ]
+    if reference.source_fingerprint != again.source_fingerprint:
+        lines.append(
+            f"sources or settings {reference.source_fingerprint[:12]} → {again.source_fingerprint[:12]}"
+        )
+    return tuple(lines)
+
+
+def _equal(reference: Record, again: Record) -> bool:
+    """Whether all metrics and all that is kept of single queries are the same, under every protocol."""
+    parts, parts_again = reference.by_protocol(), again.by_protocol()
+    if [part.protocol_label for part in parts] != [part.protocol_label for part in parts_again]:
+        return False
+    return all(
+        ours.metrics == theirs.metrics and _same_ranks(ours, theirs)
+        for ours, theirs in zip(parts, parts_again, strict=True)
+    )
+
+
+def _same_ranks(reference: Record, again: Record) -> bool:
+    if load_query_ids(reference.files, reference.ranks) != load_query_ids(again.files, again.ranks):
+        return False
+    names, names_again = (
+        sorted(set(names_in_npz(record.ranks)).difference(_IDS)) for record in (reference, again)
+    )
+    if names != names_again:
+        return False
+    arrays, arrays_again = load_npz(reference.ranks, names), load_npz(again.ranks, names)
+    return all(
+        np.array_equal(arrays[name], arrays_again[name], equal_nan=arrays[name].dtype.kind == "f")
+        for name in names
+    )
+
+
+def _spread(metric: str, seeds: Sequence[Record]) -> float:
+    """How far two seeds of the row may be apart, 95 times in 100; 0 where that is not known."""
+    values = [record.metrics[metric] for record in seeds if metric in record.metrics]
+    if len(values) < _FEWEST:
+        return 0.0
+    quantile = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
+    return quantile * math.sqrt(2) * statistics.stdev(values)
+
+
+def _line(metric: MetricDifference, p: float | None, spread: float, *, within: bool) -> str:
+    key = metric.metric
+    change = metric.second - metric.first
+    text = f"{key} {formatted(key, metric.first)} → {formatted(key, metric.second)} ({change:+.3g})"
+    if metric.difference is not None:
+        # The comparison is first minus second; here the new run is minuend.
+        low, high = -metric.difference.high, -metric.difference.low
+        text += f", other images would move the difference from {low:+.3g} to {high:+.3g}, p = {p:.2g}"
+    if spread:
+        text += f", seeds are up to {spread:.3g} apart"
+    return text if within else f"{text}: more than chance explains"

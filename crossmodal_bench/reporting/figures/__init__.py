@@ -1,0 +1,1 @@
+"""Figures and qualitative panels, drawn from records and from what models generate."""

@@ -1,0 +1,445 @@
+"""From records to leaderboards: seeds become one row, and only numbers of one protocol share a table."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from crossmodal_bench.evaluation import metric_table
+from crossmodal_bench.evaluation.protocols.protocol import primary_metric
+from crossmodal_bench.evaluation.query_results import check_same_queries
+from crossmodal_bench.evaluation.statistics.comparisons import (
+    Difference,
+    PairedDifference,
+    compare_all,
+    not_behind_first,
+)
+from crossmodal_bench.evaluation.statistics.intervals import Interval
+from crossmodal_bench.jobs.published import Comparison
+from crossmodal_bench.jobs.record import Record, row_name
+from crossmodal_bench.reporting.rows.neighbours import published_beside
+from crossmodal_bench.reporting.rows.row_results import Reader, RowResults, read_query_results, read_results
+from crossmodal_bench.reporting.rows.stored_intervals import Target, from_records
+
+PRESETS = ("paper", "controlled", "small", "smoke")
+"""Rows of different presets never mix; the papers' own settings come first."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one row, in the metric's unit.
+
+    Attributes:
+        mean: over the ``n`` seeds that have the metric.
+        n: number of these seeds.
+        low: lower end of the 95 % interval; None where there is no interval.
+        high: its upper end.
+        target: what the interval is about; None where there is none.
+        items_error: standard error of the mean that stems from the choice of test images; None if unknown.
+        seeds_error: likewise from the choice of seeds; None for one seed.
+        published: the published number that may stand beside it, or why there is none.
+    """
+
+    mean: float
+    n: int
+    low: float | None
+    high: float | None
+    target: Target | None
+    items_error: float | None
+    seeds_error: float | None
+    published: Comparison
+
+    @property
+    def half_width(self) -> float | None:
+        """What is printed behind ±: the longer side of the interval; None where there is none."""
+        if self.low is None or self.high is None:
+            return None
+        return max(self.mean - self.low, self.high - self.mean)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method's results under one protocol and preset over its seeds; costs are means over seeds."""
+
+    dataset: str
+    protocol: str
+    version: int
+    unverified: bool
+    evaluated_on: str
+    preset: str
+    method: str
+    label: str
+    overrides: dict[str, Any]
+    seeds: tuple[int, ...]
+    cells: dict[str, Cell]
+    cost: dict[str, float]
+    records: tuple[Record, ...] = field(repr=False)
+    results: RowResults = field(repr=False)
+    primary: str = ""
+
+    @property
+    def name(self) -> str:
+        """The method, with what distinguishes this row from the method's others."""
+        name = row_name(self.method, self.label, self.overrides)
+        return f"{name} [reference]" if self.reference else name
+
+    @property
+    def reference(self) -> bool:
+        """Whether it is one of ``results/``, which stands beside the user's own rows."""
+        return self.records[-1].reference
+
+    @property
+    def ensemble(self) -> bool:
+        """Whether several models' similarities were summed."""
+        return bool(self.records[-1].ensemble)
+
+    @property
+    def target(self) -> Target | None:
+        """What the row's intervals are about: the primary metric's, else the first that has one."""
+        cells = [self.cells[self.primary]] if self.primary in self.cells else []
+        return next((cell.target for cell in (*cells, *self.cells.values()) if cell.target), None)
+
+    @property
+    def published(self) -> Comparison:
+        """The published number of the primary metric, or why there is none."""
+        cell = self.cells.get(self.primary)
+        return cell.published if cell else Comparison(None, reason=f"{self.primary} was not measured")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows that may be compared: one data set, one version of one protocol, one split.
+
+    Attributes:
+        dataset: the data set.
+        protocol: the protocol.
+        version: that of the protocol.
+        unverified: whether the test split has a named protocol's numbers of images and captions without being
+            verified as its split.
+        evaluated_on: the split.
+        primary: the metric that ranks the rows.
+        rows: by preset, and best first.
+        first: the position of the row with the best number of all presets; None where no row has one.
+            Reference rows do not count: a user's own are marked and tested among themselves, for each row
+            more would make their differences less sure.
+        tested: the positions of the rows that are compared with one another: they have answered the same
+            queries as the first, and what each query gave is known.
+        pairs: what separates each two of them in the primary metric, by position; the p-values are adjusted
+            to all of the table's pairs.
+    """
+
+    dataset: str
+    protocol: str
+    version: int
+    unverified: bool
+    evaluated_on: str
+    primary: str
+    rows: tuple[Row, ...]
+    first: int | None
+    tested: tuple[int, ...]
+    pairs: tuple[PairedDifference, ...] = field(repr=False)
+
+    @property
+    def best_set(self) -> frozenset[int]:
+        """The positions of the rows that are not significantly behind the first, which is one of them.
+
+        There are none where the first can't be tested, or against nothing: the highest number alone says
+        nothing.
+        """
+        if self.first is None or self.first not in self.tested or len(self.tested) < 2:
+            return frozenset()
+        return not_behind_first(self.first, self.pairs)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that any row has, in the order of the table of metrics."""
+        return metric_table.in_order({metric for row in self.rows for metric in row.cells})
+
+    @property
+    def own(self) -> tuple[Row, ...]:
+        """The rows that are no references."""
+        return tuple(row for row in self.rows if not row.reference)
+
+    @property
+    def records(self) -> list[Record]:
+        """Every record behind the table's own rows, row by row."""
+        return [record for row in self.own for record in row.records]
+
+    def difference(self, position: int, other: int) -> Difference | None:
+        """The first named row minus the other in the primary metric; None where they are not both tested.
+
+        The p is not adjusted.
+        """
+        for pair in self.pairs:
+            if (pair.first, pair.second) == (position, other):
+                return pair.difference
+            if (pair.first, pair.second) == (other, position):
+                return _reversed(pair.difference)
+        return None
+
+
+def _reversed(difference: Difference) -> Difference:
+    """The other row minus the one."""
+    return replace(
+        difference,
+        value=-difference.value,
+        low=-difference.high,
+        high=-difference.low,
+        targets=difference.targets[::-1],
+        n=difference.n[::-1],
+    )
+
+
+def leaderboard(records: Iterable[Record], read: Reader = read_query_results) -> list[Row]:
+    """One row per (data set, protocol, split, preset, method, overrides, label), averaged over seeds.
+
+    Single models and ensembles never share a row, two versions of a protocol never a table. Rows are sorted
+    by table (data set, protocol, version, split), then by preset (``PRESETS``), then best first by the
+    protocol's primary metric. A record counts under every protocol that it was measured under (COCO's 5K and
+    1K tests), a seed once per row: of several records of it (one job in two suites) the last finished one is
+    taken, or n would claim more than was measured.
+
+    References are rows of their own, only beside others of the same data set, protocol, version and split.
+
+    Args:
+        records: of finished jobs, and references.
+        read: gives what a record's single queries gave, on which intervals and comparisons rest.
+    """
+    rows = []
+    measured = [part for record in records for part in record.by_protocol()]
+    own = {_split_key(part) for part in measured if not part.reference}
+    shown = (part for part in measured if not part.reference or _split_key(part) in own)
+    ordered = sorted(shown, key=lambda record: (_table_key(record), record.finished_at, record.job.id))
+    for (_, protocol, *_), together in itertools.groupby(ordered, key=_table_key):
+        groups: dict[tuple[str, ...], dict[int, Record]] = {}
+        for record in together:
+            groups.setdefault(_row_key(record), {})[record.job.seed] = record
+        table = [_row([seeds[seed] for seed in sorted(seeds)], read) for seeds in groups.values()]
+        rows += _ranked(table, protocol)
+    return rows
+
+
+def tables(rows: Iterable[Row]) -> list[Table]:
+    """The rows of a leaderboard as its tables, in order, and what separates the rows of each."""
+    split = []
+    for (dataset, protocol, version, unverified, evaluated_on), together in itertools.groupby(
+        rows, key=lambda row: (row.dataset, row.protocol, row.version, row.unverified, row.evaluated_on)
+    ):
+        members = tuple(together)
+        primary = members[0].primary
+        first = _first(members, primary)
+        tested = _tested(members, first, primary)
+        split.append(
+            Table(
+                dataset=dataset,
+                protocol=protocol,
+                version=version,
+                unverified=unverified,
+                evaluated_on=evaluated_on,
+                primary=primary,
+                rows=members,
+                first=first,
+                tested=tested,
+                pairs=_pairs(members, tested, primary),
+            )
+        )
+    return split
+
+
+def have_same_queries(row: Row, other: Row, metric: str) -> bool:
+    """Whether all runs of both rows have answered the same queries, and it is known how, for a metric."""
+    if metric not in row.results.intervals or metric not in other.results.intervals:
+        return False
+    if len({record.data.split_hash for record in (*row.records, *other.records)}) > 1:
+        return False
+    try:
+        check_same_queries([*row.results.runs, *other.results.runs], metric)
+    except ValueError:
+        return False
+    return True
+
+
+def differences(records: Sequence[Record], names: Sequence[str] = ()) -> list[str]:
+    """What differs, of ``names`` (default: everything), between records that are averaged or compared."""
+    sentences = []
+    for name in names or _PROVENANCE:
+        distinct = dict.fromkeys(_PROVENANCE[name](record) for record in records)
+        if len(distinct) > 1:
+            sentences.append(f"different {name}: {' / '.join(distinct)}")
+    return sentences
+
+
+def features_text(record: Record) -> str:
+    """Kind of regions, network, weights with their checksum, and image size, in one phrase."""
+    features = record.data.features or {}
+    members = (_features_text(source) for source in features.get("members", [record.data.features]))
+    return " + ".join(dict.fromkeys(members))
+
+
+def _features_text(features: dict[str, Any] | None) -> str:
+    if features is None:
+        return "given by the data set"
+    if "given" in features:
+        return f"the user's own: {features['given']}"
+    pooled = features.get("pooled")
+    return _made_by(features) + (f", and {_made_by(pooled)}" if pooled else "")
+
+
+def _made_by(features: dict[str, Any]) -> str:
+    regions = f"{features.get('count')} {features['regions']} regions" if features.get("regions") else ""
+    if features.get("regions") == "precomputed":
+        return f"{regions} of {features.get('weights')}, {features.get('dim')} wide"
+    checksum = str(features.get("weights_sha256") or "unknown")[:12]
+    size = features.get("image_size")
+    pixels = f", {size} px" if size else ""
+    pixels += ", squashed" if features.get("image_fit") == "squash" else ""
+    pixels += ", inside the model" if features.get("inside_the_model") else ""
+    network = f"{regions} of {features.get('network')}" if regions else features.get("network")
+    return f"{network}, weights {features.get('weights')} (sha256 {checksum}){pixels}"
+
+
+def labels_text(record: Record) -> str:
+    """The kind, number and rule of the labels, and what they are good for."""
+    labels = record.data.labels
+    kind = labels.get("kind", "none")
+    if kind == "none":
+        return "none"
+    rule = f": {labels['rule']}" if labels.get("rule") else ""
+    purpose = "" if kind == "real" else "; they serve training only, no metric rests on them"
+    return f"{labels.get('count')} {kind}{rule}{purpose}"
+
+
+_PROVENANCE: dict[str, Callable[[Record], str]] = {
+    "data fingerprints": lambda record: record.data.fingerprint[:12],
+    "split hashes": lambda record: record.data.split_hash,
+    "features": features_text,
+    "labels": labels_text,
+    "source fingerprints": lambda record: record.source_fingerprint[:12],
+}
+
+
+def _table_key(record: Record) -> tuple[str, str, int, bool, str]:
+    return (
+        record.job.dataset,
+        record.job.protocol,
+        record.protocol_version,
+        bool(record.resembles),
+        record.evaluated_on,
+    )
+
+
+def _split_key(record: Record) -> tuple[str | int, ...]:
+    return (*_table_key(record), record.data.split_hash)
+
+
+def _row_key(record: Record) -> tuple[str, ...]:
+    job = record.job
+    kind = "ensemble" if record.ensemble else "single model"
+    if record.reference:
+        kind = f"reference {kind}"
+    return (job.preset, job.method, job.label, json.dumps(job.overrides, sort_keys=True), kind)
+
+
+def _row(records: Sequence[Record], read: Reader) -> Row:
+    job = records[-1].job
+    results = read_results(records, read)
+    metrics = {metric: None for record in records for metric in record.metrics}
+    costs = {name: None for record in records for name in record.cost}
+    return Row(
+        dataset=job.dataset,
+        protocol=job.protocol,
+        version=records[-1].protocol_version,
+        unverified=bool(records[-1].resembles),
+        evaluated_on=records[-1].evaluated_on,
+        preset=job.preset,
+        method=job.method,
+        label=job.label,
+        overrides=job.overrides,
+        seeds=tuple(record.job.seed for record in records),
+        cells={metric: _cell(metric, records, results.intervals.get(metric)) for metric in metrics},
+        cost={name: statistics.fmean(r.cost[name] for r in records if name in r.cost) for name in costs},
+        records=tuple(records),
+        results=results,
+    )
+
+
+def _cell(metric: str, records: Sequence[Record], interval: Interval | None) -> Cell:
+    """One number with ``interval``, that of its queries; without one, with what the records state."""
+    measured = [record for record in records if metric in record.metrics]
+    values = [record.metrics[metric] for record in measured]
+    mean = statistics.fmean(values)
+    published = published_beside(records, metric)
+    if interval is None:
+        bounds = [record.bootstrap[metric] for record in measured if metric in record.bootstrap]
+        stored = from_records(values, bounds)
+        return Cell(
+            mean=mean,
+            n=len(values),
+            low=stored.low,
+            high=stored.high,
+            target=stored.target,
+            items_error=stored.items_error,
+            seeds_error=stored.seeds_error,
+            published=published,
+        )
+    return Cell(
+        mean=mean,
+        n=len(values),
+        low=interval.low,
+        high=interval.high,
+        target=interval.target,
+        items_error=interval.items_error,
+        seeds_error=interval.seeds_error if interval.n > 1 else None,
+        published=published,
+    )
+
+
+def _ranked(rows: Sequence[Row], protocol: str) -> list[Row]:
+    primary = _primary(protocol, rows[0].dataset, {metric for row in rows for metric in row.cells})
+
+    def position(row: Row) -> tuple[int, str, float, str]:
+        preset = PRESETS.index(row.preset) if row.preset in PRESETS else len(PRESETS)
+        return (preset, row.preset, _cost(row, primary), row.name)
+
+    return [replace(row, primary=primary) for row in sorted(rows, key=position)]
+
+
+def _cost(row: Row, metric: str) -> float:
+    """The row's number, lower where it is better; infinite where it has none."""
+    if metric not in row.cells:
+        return math.inf
+    return row.cells[metric].mean * (1 if metric_table.lookup(metric).lower_is_better else -1)
+
+
+def _first(rows: Sequence[Row], primary: str) -> int | None:
+    measured = [position for position, row in enumerate(rows) if primary in row.cells and not row.reference]
+    return min(measured, key=lambda position: _cost(rows[position], primary), default=None)
+
+
+def _tested(rows: Sequence[Row], first: int | None, primary: str) -> tuple[int, ...]:
+    """The rows whose queries are known and are those of the first row."""
+    if first is None:
+        return ()
+    return tuple(
+        position
+        for position, row in enumerate(rows)
+        if not row.reference and have_same_queries(row, rows[first], primary)
+    )
+
+
+def _pairs(rows: Sequence[Row], tested: Sequence[int], metric: str) -> tuple[PairedDifference, ...]:
+    pairs = compare_all([rows[position].results.runs for position in tested], metric)
+    return tuple(replace(pair, first=tested[pair.first], second=tested[pair.second]) for pair in pairs)
+
+
+def _primary(protocol: str, dataset: str, present: set[str]) -> str:
+    """The protocol's own metric; for one's own data, or where it was not measured, the first there is."""
+    summaries = [metric.key for metric in metric_table.summaries()]
+    own = primary_metric(protocol, dataset) or summaries[0]
+    preferred = [own, *summaries, *metric_table.in_order(present)]
+    return next((metric for metric in preferred if metric in present), summaries[0])

@@ -1,0 +1,135 @@
+"""What single queries gave in the runs behind a row, on which its intervals and comparisons rest."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from crossmodal_bench.core.errors import BadInput, MissingInput
+from crossmodal_bench.evaluation.query_results import QueryResults
+from crossmodal_bench.evaluation.statistics.intervals import Interval, intervals
+from crossmodal_bench.evaluation.stored_results import load_query_results
+from crossmodal_bench.jobs.directory import check_own
+from crossmodal_bench.jobs.record import Record
+
+Reader = Callable[[Record], QueryResults]
+"""Reads the results of a record's queries under the record's protocol; BadInput where there are none."""
+
+_TOLERANCE = 1e-3
+"""By how much, in units of a function's value, a mean over queries may miss the record's number.
+
+Folds of unequal numbers of captions weigh their queries a little differently; another run differs by more.
+"""
+
+
+@dataclass(frozen=True)
+class RowResults:
+    """The runs of one row, in the order of its seeds; or why they are not known.
+
+    Attributes:
+        runs: of each seed; empty where they are not known for all.
+        intervals: by metric, of the mean over the runs; of each that is a mean over queries, or a sum or mean
+            of such.
+        missing: why they are not known, as the end of a sentence; empty where they are.
+    """
+
+    runs: tuple[QueryResults, ...] = ()
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    missing: str = ""
+
+
+def read_query_results(record: Record) -> QueryResults:
+    """What the queries of a record gave under its protocol, from its directory; kept until the file changes.
+
+    Raises:
+        MissingInput: there is no file of them.
+        BadInput: the file is damaged, or an earlier version wrote it.
+    """
+    path = record.ranks
+    try:
+        state = path.stat()
+    # A protocol's name is part of the file's, and may be any text in a record that others wrote.
+    except (OSError, ValueError) as error:
+        raise MissingInput(f"{path} is not there; run its job again") from error
+    try:
+        check_own(path)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); run its job again") from error
+    return _load(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=512)
+def _load(path: Path, modified: int, size: int) -> QueryResults:
+    """The results in a file of that time and size."""
+    damaged = BadInput(f"{path} holds no results of queries that fit together; run its job again")
+    try:
+        results = load_query_results(path)
+    # Numbers that cannot be, or text where numbers must stand.
+    except (ValueError, TypeError) as error:
+        raise damaged from error
+    clusters = {"images": results.image_cluster, "texts": results.text_cluster}
+    if any(cluster.ndim != 1 or cluster.dtype.kind not in "iu" for cluster in clusters.values()):
+        raise damaged
+    for key, values in results.per_query.items():
+        if values.ndim != 1 or values.dtype.kind != "f" or not len(values):
+            raise damaged
+        queries = results.metric(key).queries
+        if queries != "classes" and len(values) != len(clusters[queries]):
+            raise damaged
+    return results
+
+
+def read_results(records: Sequence[Record], read: Reader) -> RowResults:
+    """The results of all runs of one row.
+
+    They count only where they give the numbers of the records: a file of another run, or one that was written
+    under other rules, says nothing about these.
+
+    Args:
+        records: the row's, of one protocol.
+        read: reads one record's results.
+    """
+    runs = []
+    for record in records:
+        try:
+            results = read(record)
+        except MissingInput:
+            return RowResults(missing="there is no file of them")
+        except BadInput as error:
+            return RowResults(missing=str(error))
+        for key in results.keys:
+            if key in record.metrics and not _gives(results, key, record.metrics[key]):
+                return RowResults(missing=f"they do not give the record's {key}")
+        runs.append(results)
+    measured = [key for key in runs[0].keys if all(key in record.metrics for record in records)]
+    try:
+        return RowResults(tuple(runs), _intervals(runs, measured))
+    except ValueError:
+        return RowResults(missing="the seeds did not answer the same queries")
+
+
+def _intervals(runs: Sequence[QueryResults], keys: Sequence[str]) -> dict[str, Interval]:
+    """Of these metrics alone: whether the others' results are fit for an interval, nobody has looked."""
+    needed = {term for key in keys for term in (runs[0].metric(key).terms or (key,))}
+    if any(not needed <= set(run.per_query) for run in runs):
+        raise ValueError("a run lacks results that others have")
+    if not keys:
+        return {}
+    parts = [replace(run, per_query={key: run.per_query[key] for key in needed}) for run in runs]
+    known = intervals(parts)
+    return {key: known[key] for key in keys}
+
+
+def _gives(results: QueryResults, key: str, number: float) -> bool:
+    """Whether the results have the record's number as their mean."""
+    metric = results.metric(key)
+    terms = [results.metric(term) for term in metric.terms] or [metric]
+    if any(np.isnan(results.per_query[term.key]).all() for term in terms):
+        return False
+    means = [term.average(results.per_query[term.key]) for term in terms]
+    mean = metric.combined(means) if metric.terms else means[0]
+    return abs(mean - number) <= _TOLERANCE * metric.unit.scale * len(terms)

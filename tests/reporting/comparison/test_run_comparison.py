@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from answered import write_ranks
+from finished import finished
+
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.evaluation import rank_metrics
+from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks
+from crossmodal_bench.evaluation.ranking.ranks import Ranks
+from crossmodal_bench.jobs.record import Record, read_record, write_record
+from crossmodal_bench.reporting.comparison.run_comparison import compare_rows, report_lines
+
+Make = Callable[..., Record]
+
+
+def test_every_metric_has_its_difference_and_those_that_are_means_a_p(make_record: Make) -> None:
+    better, worse = finished(make_record, 0.3), finished(make_record, 0.1, method="cca")
+    (comparison,) = compare_rows([better], [worse])
+    assert [metric.metric for metric in comparison.metrics] == [
+        key for key in better.metrics if key in worse.metrics
+    ]
+    by_key = {metric.metric: metric for metric in comparison.metrics}
+    rsum = by_key["rsum"]
+    assert rsum.first == better.metrics["rsum"] and rsum.second == worse.metrics["rsum"]
+    assert rsum.difference is not None and rsum.difference.low > 0 and rsum.difference.p < 0.01
+    assert by_key["i2t/MedR"].difference is None
+    text = "\n".join(report_lines(comparison))
+    assert "mine-test@1" in text and "each p is of its metric alone" in text
+    json.dumps(comparison.plain())
+
+
+def test_queries_that_changed_sides_are_counted_and_named(make_record: Make) -> None:
+    first = finished(make_record)
+    ranks = Ranks.load(first.ranks)
+    second = finished(make_record, method="cca")
+    i2t = ranks.i2t.copy()
+    wrong, right = np.flatnonzero(i2t > 1)[:2], np.flatnonzero(i2t == 1)[:3]
+    i2t[wrong], i2t[right] = 1, 50
+    write_ranks(second, i2t, ranks.t2i)
+    content = dict(second.content)
+    content.pop("schema")
+    metrics = rank_metrics(QueryRanks.untied(i2t), QueryRanks.untied(ranks.t2i))
+    second = read_record(write_record(second.directory, {**content, "metrics": metrics}))
+    (comparison,) = compare_rows([first], [second], examples=9)
+    i2t_side, t2i_side = comparison.sides
+    assert (i2t_side.only_first, i2t_side.only_second) == (3, 2)
+    assert i2t_side.both + i2t_side.neither == len(i2t) - 5
+    assert (t2i_side.only_first, t2i_side.only_second, t2i_side.examples) == (0, 0, ())
+    assert {example.query for example in i2t_side.examples} == {
+        f"image {row}" for row in (*wrong.tolist(), *right.tolist())
+    }
+    named = next(example for example in i2t_side.examples if example.query == f"image {right[0]}")
+    assert named.ranks == (1.0, 50.0) and named.answers == ("caption 0", "caption 0")
+
+
+def test_seeds_are_compared_as_a_row(make_record: Make) -> None:
+    ours = [finished(make_record, 0.3, seed=seed) for seed in range(2)]
+    (comparison,) = compare_rows(ours, [finished(make_record, 0.3, method="cca")])
+    assert comparison.seeds == ((0, 1), (0,))
+    assert "with other seeds" in "\n".join(report_lines(comparison))
+
+
+def test_what_cannot_be_compared_is_one_sentence(make_record: Make) -> None:
+    record = finished(make_record)
+    other = finished(make_record, method="cca")
+    with pytest.raises(BadInput, match=r"mine-test@1 .* and .* mine-test@2 .*only runs of one data set"):
+        compare_rows([record], [other.model_copy(update={"protocol_version": 2})])
+    data = other.data.model_copy(update={"fingerprint": "0" * 64})
+    with pytest.raises(BadInput, match=r"the data of .* differ; compare runs of the same data"):
+        compare_rows([record], [other.model_copy(update={"data": data})])
+    data = other.data.model_copy(update={"split_hash": "0" * 16})
+    with pytest.raises(BadInput, match=r"the test split of .* differ"):
+        compare_rows([record], [other.model_copy(update={"data": data})])
+    ranks = Ranks.load(other.ranks)
+    write_ranks(other, ranks.i2t[:20], ranks.t2i[:100])
+    with pytest.raises(BadInput, match="are about other queries"):
+        compare_rows([record], [other])
+    write_ranks(other, ranks.i2t[::-1].copy() + 1, ranks.t2i)
+    with pytest.raises(BadInput, match="and the record has"):
+        compare_rows([record], [other])
+    other.ranks.write_bytes(other.ranks.read_bytes()[:3000])
+    with pytest.raises(BadInput, match=r"is not an .npz of per-query results"):
+        compare_rows([record], [other])
+    other.ranks.unlink()
+    with pytest.raises(BadInput, match="is not there"):
+        compare_rows([record], [other])
