@@ -19,8 +19,6 @@ from crossmodal_bench.evaluation.protocols.splits import IdScheme, KnownSplit, S
 Positives = Literal["caption", "identity", "label", "pairs"]
 RankedFamily = Literal["ranks", "label_precision", "class_level"]
 
-Hash = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
-
 RULES = 1
 """The version of ``<dataset>-test``: what the rules of ties, positives and metrics make of any split."""
 
@@ -100,19 +98,6 @@ class Protocol:
         )
 
 
-class _Split(Model):
-    """What a protocol of ``protocols.yaml`` knows of its split; see ``KnownSplit``."""
-
-    ids: IdScheme = "names"
-    images: Hash = ""
-    order: Hash = ""
-    captions_per_image: PositiveInt = 0
-    counts: Hash = ""
-    texts: Hash = ""
-    caption_ids: Hash = ""
-    members: Annotated[str, Field(min_length=1)] = ""
-
-
 class _Entry(Model):
     """A protocol as ``protocols.yaml`` has it, where the fields are explained."""
 
@@ -124,7 +109,7 @@ class _Entry(Model):
     primary: str
     folds: PositiveInt = 1
     version: PositiveInt
-    split: _Split = _Split()
+    split: KnownSplit = KnownSplit()
     note: Annotated[str, Field(min_length=1)]
 
 
@@ -150,7 +135,7 @@ def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
                 primary=entry.primary,
                 folds=entry.folds,
                 version=entry.version,
-                split=KnownSplit(**vars(entry.split)),
+                split=entry.split,
                 note=entry.note,
             )
         except ValueError as error:

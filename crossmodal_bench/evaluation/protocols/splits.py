@@ -9,12 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt
 
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.validation import Model
 
 IdScheme = Literal["exact", "names", "flickr", "coco"]
 """How ids are spelled alike: as they are; without folder, extension and prefix; by the number of the photo on
@@ -30,13 +32,14 @@ _COCO = re.compile(r"(?:COCO_)?(?:(?:train|val|test)\d{4}_)?0*(\d+)")
 _NOISE = re.compile(r"[\W_]+")
 _NUMBERED = re.compile(r"(.+)#\d+")
 
+_Hash = Annotated[str, Field(pattern="^([0-9a-f]{16})?$")]
 
-@dataclass(frozen=True, kw_only=True)
-class KnownSplit:
+
+class KnownSplit(Model):
     """What is known of a protocol's test split, by which one on somebody's disk is recognised.
 
-    Hashes are 16 hexadecimal digits of a SHA-256 over lines; an empty one is not known. ``describe`` computes
-    them for a split at hand.
+    It is what ``split`` holds in ``protocols.yaml``. Hashes are 16 hexadecimal digits of a SHA-256 of lines;
+    an empty one is not known. ``describe`` computes them for a split at hand.
 
     ids: how image ids are spelled alike before anything is compared.
     images: hash of the image ids, sorted.
@@ -50,12 +53,12 @@ class KnownSplit:
     """
 
     ids: IdScheme = "names"
-    images: str = ""
-    order: str = ""
-    captions_per_image: int = 0
-    counts: str = ""
-    texts: str = ""
-    caption_ids: str = ""
+    images: _Hash = ""
+    order: _Hash = ""
+    captions_per_image: NonNegativeInt = 0
+    counts: _Hash = ""
+    texts: _Hash = ""
+    caption_ids: _Hash = ""
     members: str = ""
 
     @property

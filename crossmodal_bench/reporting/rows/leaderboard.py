@@ -24,7 +24,7 @@ from crossmodal_bench.jobs.published import Comparison
 from crossmodal_bench.jobs.record import Record, row_name
 from crossmodal_bench.reporting.rows.neighbours import published_beside
 from crossmodal_bench.reporting.rows.row_results import Reader, RowResults, read_query_results, read_results
-from crossmodal_bench.reporting.rows.stored_intervals import Target, from_records
+from crossmodal_bench.reporting.rows.stored_intervals import Target, from_queries, from_records
 
 PRESETS = ("paper", "controlled", "small", "smoke")
 """Rows of different presets never mix; the papers' own settings come first."""
@@ -372,30 +372,20 @@ def _cell(metric: str, records: Sequence[Record], interval: Interval | None) -> 
     """One number with ``interval``, that of its queries; without one, with what the records state."""
     measured = [record for record in records if metric in record.metrics]
     values = [record.metrics[metric] for record in measured]
-    mean = statistics.fmean(values)
-    published = published_beside(records, metric)
     if interval is None:
         bounds = [record.bootstrap[metric] for record in measured if metric in record.bootstrap]
-        stored = from_records(values, bounds)
-        return Cell(
-            mean=mean,
-            n=len(values),
-            low=stored.low,
-            high=stored.high,
-            target=stored.target,
-            items_error=stored.items_error,
-            seeds_error=stored.seeds_error,
-            published=published,
-        )
+        shown = from_records(values, bounds)
+    else:
+        shown = from_queries(interval)
     return Cell(
-        mean=mean,
+        mean=statistics.fmean(values),
         n=len(values),
-        low=interval.low,
-        high=interval.high,
-        target=interval.target,
-        items_error=interval.items_error,
-        seeds_error=interval.seeds_error if interval.n > 1 else None,
-        published=published,
+        low=shown.low,
+        high=shown.high,
+        target=shown.target,
+        items_error=shown.items_error,
+        seeds_error=shown.seeds_error,
+        published=published_beside(records, metric),
     )
 
 

@@ -1,4 +1,4 @@
-"""The one interval of a number in a leaderboard, from what its records hold."""
+"""The one interval of a number in a leaderboard, from single queries or from what its records hold."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scipy import stats
+
+from crossmodal_bench.evaluation.statistics import intervals
 
 Target = Literal["method", "model", "seeds"]
 """What an interval is about.
@@ -35,6 +37,17 @@ class Interval:
     target: Target | None = None
     items_error: float | None = None
     seeds_error: float | None = None
+
+
+def from_queries(measured: intervals.Interval) -> Interval:
+    """From what single queries gave; one seed says nothing of the choice of seeds."""
+    return Interval(
+        low=measured.low,
+        high=measured.high,
+        target=measured.target,
+        items_error=measured.items_error,
+        seeds_error=measured.seeds_error if measured.n > 1 else None,
+    )
 
 
 def from_records(values: Sequence[float], bounds: Sequence[tuple[float, float]]) -> Interval:

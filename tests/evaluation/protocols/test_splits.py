@@ -26,7 +26,7 @@ def in_fives(ids: list[str]) -> SplitItems:
 
 
 def described(split: SplitItems, **changes: object) -> KnownSplit:
-    return dataclasses.replace(describe(split, "flickr"), **changes)
+    return describe(split, "flickr").model_copy(update=changes)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_captions_that_name_their_image_must_be_given_to_it() -> None:
 
 def test_captions_with_ids_of_their_own_are_recognised_by_them() -> None:
     split = described_by(SENTENCES, keys=["31", "30", "12", "13", "90", "91"])
-    known = dataclasses.replace(describe(split, "flickr"), texts="")
+    known = describe(split, "flickr").model_copy(update={"texts": ""})
     prefixed = described_by(SENTENCES, keys=["coco:31", "coco:30", "12", "13", "90", "91"])
     assert known.faults(prefixed, ordered=True) == []
     swapped = described_by(SENTENCES, keys=["31", "12", "30", "13", "90", "91"])

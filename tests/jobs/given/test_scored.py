@@ -659,7 +659,7 @@ def test_fewer_captions_are_taken_where_they_are_a_published_split(
         evaluate_embeddings(own.images, own.texts[rows], **fewer, protocol="synthetic-tiny")
     # As COCO's 25,000 of 25,010: both numbers are the protocol's.
     tiny = PROTOCOLS["synthetic-tiny"]
-    split = dataclasses.replace(tiny.split, texts="", captions_per_image=2)
+    split = tiny.split.model_copy(update={"texts": "", "captions_per_image": 2})
     monkeypatch.setitem(
         PROTOCOLS, "synthetic-tiny", dataclasses.replace(tiny, captions=(144, 96), split=split)
     )
