@@ -22,18 +22,8 @@ from crossmodal_bench.core.signals import ASKING
 from crossmodal_bench.reporting import report  # noqa: F401
 from crossmodal_bench.training import worker  # noqa: F401
 
-WORDS = (
-    "bench",
-    "--dataset",
-    "synthetic-20",
-    "--methods",
-    "cca,acmr",
-    "--wandb",
-    "off",
-    "--reference",
-    "off",
-)
-SHORT = ("--set", "trainer.max_epochs=2", "--set", "data.num_workers=0")
+WORDS = ("bench", "--dataset", "synthetic-20", "--methods", "cca,acmr", "--wandb", "off")
+SHORT = ("--reference", "off", "--set", "trainer.max_epochs=2", "--set", "data.num_workers=0")
 
 
 def start(folder: Path) -> int:
