@@ -20,6 +20,7 @@ import pytest
 from matplotlib.figure import Figure
 from users import NOBODY
 
+from crossmodal_bench.core import signals
 from crossmodal_bench.core.signals import ASKING
 from crossmodal_bench.jobs.record import Record, read_record, write_record
 from crossmodal_bench.reporting.figures import drawing
@@ -28,8 +29,9 @@ from crossmodal_bench.reporting.figures import drawing
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """Signals are handled behind a test as before it: what runs in the tests' own process may listen."""
-    before = {number: signal.getsignal(number) for number in ASKING}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ASKING)}
     yield
+    signals._listening = None
     for number, handler in before.items():
         signal.signal(number, handler)
 

@@ -16,6 +16,7 @@ from crossmodal_bench.bench.ensembles import (
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import command_overrides
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.signals import stop_if_asked
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.inputs import corpus_key
@@ -106,6 +107,7 @@ def make_ensembles(plan: Sequence[PlannedJob], options: BenchOptions, mode: str,
         corpus_key(planned.config["data"]): planned.corpus for planned in plan if planned.corpus is not None
     }
     for planned in planned_ensembles(plan, options):
+        stop_if_asked()
         what = f"{planned.name} on {planned.members[0].job.dataset} seed {planned.seed}"
         waits = planned.waits_for()
         if waits is not None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType
 
 from crossmodal_bench.bench import planned_ensembles as suite_ensembles
 from crossmodal_bench.bench.launchers import slurm
@@ -22,7 +20,7 @@ from crossmodal_bench.bench.runtime_estimate import estimates
 from crossmodal_bench.bench.schedule import Schedule
 from crossmodal_bench.bench.summary import conclude, describe_plan, records_of
 from crossmodal_bench.core.errors import BadInput, no_permission, tell
-from crossmodal_bench.core.signals import AGAIN, ASKING, Interrupted
+from crossmodal_bench.core.signals import AGAIN, Interrupted, StopRequest, finish_first, listening
 from crossmodal_bench.jobs.locks import is_locked
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import read_record
@@ -58,8 +56,19 @@ def bench(
     Raises:
         BadInput: nothing could be run, or RUNS cannot be written any more; what is finished is kept.
     """
+    with listening() as request:
+        return _bench(options, request, check_chance=check_chance, log=log, launcher=launcher)
+
+
+def _bench(
+    options: BenchOptions,
+    request: StopRequest,
+    *,
+    check_chance: bool,
+    log: Callable[[str], None],
+    launcher: Launcher | None,
+) -> int:
     line = StatusLine()
-    previous = {name: signal.signal(name, _interrupt) for name in (signal.SIGINT, *ASKING)}
     try:
         mode = wandb_runs.resolve_mode(options.wandb)
         if launcher is None:
@@ -72,7 +81,9 @@ def bench(
             raise BadInput(plan[0].missing)
         failed = _run(to_run, plan, options, launcher, mode, line, log)
         summed = suite_ensembles.make_ensembles(plan, options, mode, log)
+        request.check()
         well = conclude(plan, failed, options, log, check_chance=check_chance)
+        request.check()
         if well and summed:
             return OK
         # Jobs that were told to stop, when the bench was not, have not failed.
@@ -91,9 +102,6 @@ def bench(
         if isinstance(error, PermissionError):
             raise no_permission(error) from error
         raise
-    finally:
-        for name, handler in previous.items():
-            signal.signal(name, handler)
 
 
 def _plan(options: BenchOptions) -> list[PlannedJob]:
@@ -132,14 +140,14 @@ def _run(
 
 def run_schedule(schedule: Schedule) -> list[PlannedJob]:
     """Run a schedule's jobs and end them with it, whatever ends it; those that failed."""
-    try:
-        return schedule.run()
-    except BaseException:
-        # A second Ctrl-C must not leave a worker behind.
-        for name in (signal.SIGINT, *ASKING):
-            signal.signal(name, signal.SIG_IGN)
-        schedule.stop()
-        raise
+    with listening():
+        try:
+            return schedule.run()
+        except BaseException:
+            # A second Ctrl-C must not leave a worker behind.
+            with finish_first():
+                schedule.stop()
+            raise
 
 
 def _settle(plan: Sequence[PlannedJob]) -> None:
@@ -165,10 +173,6 @@ def _after(planned: PlannedJob, status: int | None, mode: str, log: Callable[[st
     message = planned.files.read_error().get("message", "")
     log(f"{planned.title} failed: {message} (log: {planned.files.log})")
     return False
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted
 
 
 def status(options: BenchOptions, log: Callable[[str], None] = tell) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -19,12 +20,15 @@ from crossmodal_bench.bench.progress import StatusLine, clock
 from crossmodal_bench.core import process_group
 from crossmodal_bench.core.batch import GroupBatch, PairBatch
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.signals import ASKING, finish_first, stop_if_asked
 from crossmodal_bench.jobs.experiments import merge
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.methods.base import RetrievalMethod
 from crossmodal_bench.training.devices import can_fork
 from crossmodal_bench.training.lightning_cli import instantiate
 
+POLL = 0.5
+"""Seconds between two looks at whether the bench was asked to stop."""
 STEPS = 6
 Tell = Callable[[str, int, int], None]
 Kind = tuple[str, str, str, str]
@@ -140,9 +144,12 @@ def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell
             while waiting and len(running) < len(slots):
                 kind, planned = waiting.pop(0)
                 tell(f"looking at {planned.job.method} on {planned.job.dataset}", len(seconds), len(kinds))
-                receiver, process = _start_dry_run(planned, slots[0])
-                running[receiver] = kind, process
-            ready = wait(list(running))
+                # A process that has started and is not listed would be left behind.
+                with finish_first():
+                    receiver, process = _start_dry_run(planned, slots[0])
+                    running[receiver] = kind, process
+            stop_if_asked()
+            ready = wait(list(running), POLL)
             for receiver in [receiver for receiver in running if receiver in ready]:
                 kind, process = running[receiver]
                 answer, value = _received(receiver)
@@ -155,8 +162,9 @@ def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell
                 del running[receiver]
                 _end(receiver, process)
     finally:
-        for receiver, (_, process) in running.items():
-            _end(receiver, process)
+        with finish_first():
+            for receiver, (_, process) in running.items():
+                _end(receiver, process)
     return seconds
 
 
@@ -184,6 +192,9 @@ def _end(receiver: Connection, process: Any) -> None:
 
 
 def _answer(planned: PlannedJob, slot: Slot, sender: Connection, parent: int) -> None:
+    # There is nothing to save.
+    for number in ASKING:
+        signal.signal(number, signal.SIG_DFL)
     follow(parent)
     if THREADS in slot.environment:
         limit_threads(int(slot.environment[THREADS]))

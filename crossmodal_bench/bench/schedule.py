@@ -12,6 +12,7 @@ from crossmodal_bench.bench.launchers.subprocesses import TAKEN
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.progress import StatusLine, clock, doing, seconds_left
 from crossmodal_bench.bench.runtime_estimate import Kind, kind_of
+from crossmodal_bench.core.signals import finish_first, stop_if_asked
 from crossmodal_bench.jobs.locks import holder, is_locked
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.state import state_of, unfinished_parents
@@ -69,6 +70,7 @@ class Schedule:
         """Run them all; those that failed, here or in another bench meanwhile."""
         looked = float("-inf")
         while self._waiting or self._running:
+            stop_if_asked()
             if self._free and time.monotonic() - looked >= LOOK:
                 self._start()
                 looked = time.monotonic()
@@ -108,8 +110,10 @@ class Schedule:
             if planned.parents:
                 self._log(f"{planned.title} starts from {', '.join(planned.parents)}")
             slot = self._free.pop(0)
-            worker = self._launcher.start(planned, slot)
-            self._running.append(_Running(planned, worker, slot, time.monotonic()))
+            # A process that has started and is not listed would be left behind.
+            with finish_first():
+                worker = self._launcher.start(planned, slot)
+                self._running.append(_Running(planned, worker, slot, time.monotonic()))
 
     def _is_elsewhere(self, planned: PlannedJob) -> bool:
         if not is_locked(planned.directory) or self._launcher.adopts(planned):

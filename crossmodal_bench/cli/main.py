@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import select
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -17,7 +18,7 @@ from crossmodal_bench.bench.options import NAMES, add_options, read_options
 from crossmodal_bench.cli import commands as actions
 from crossmodal_bench.cli import evaluate as given
 from crossmodal_bench.core.errors import BadInput, Diverged, no_permission, tell
-from crossmodal_bench.core.signals import AGAIN, Interrupted
+from crossmodal_bench.core.signals import AGAIN, Interrupted, listening
 from crossmodal_bench.reporting.formats import FORMATS
 
 FAILED = 1
@@ -29,16 +30,33 @@ UNREAD = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
+    Args:
+        argv: its words; None for the process's own, whose end then is the end of the process.
+
     Returns:
         0; 1 some job failed; 2 bad input; 75 interrupted, run the same command again; 141 nobody reads its
         output any more, as behind ``| head``.
     """
-    given = list(sys.argv[1:] if argv is None else argv)
+    with listening() as request:
+        try:
+            status = _written(list(sys.argv[1:] if argv is None else argv))
+            if argv is None:
+                # Nothing is left that a signal could break off, but for Python's own end.
+                for number in request.signals:
+                    signal.signal(number, signal.SIG_IGN)
+            return status
+        except Interrupted:
+            # While the last words were written.
+            return AGAIN
+
+
+def _written(words: list[str]) -> int:
+    """The command's status, once everything that it has to say has reached the output."""
     try:
         try:
-            if given[:1] in (["fit"], ["test"]):
-                return _guarded(lambda: _lightning(given))
-            arguments = _parser().parse_args(given)
+            if words[:1] in (["fit"], ["test"]):
+                return _guarded(lambda: _lightning(words))
+            arguments = _parser().parse_args(words)
             return _guarded(lambda: int(arguments.run(arguments)))
         finally:
             # What is still to be written must meet a closed pipe or a full disk here, not when Python ends.

@@ -133,7 +133,8 @@ def command_line(arguments: list[str]) -> None:
             | {"exit_on_error": False},
         )
     except Interrupted:
-        if save.path is not None and save.path.is_file():
+        # One that nobody asked for during the training is an earlier command's.
+        if save.request.made and save.path is not None and save.path.is_file():
             print(f"Saved: the same command with --ckpt_path {save.path} goes on.", file=sys.stderr)
         raise
 

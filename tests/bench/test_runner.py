@@ -279,7 +279,7 @@ def test_a_disk_that_fills_up_ends_the_bench_with_one_sentence(
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(BadInput, match=r"No space left on device.*free space"):
         runner.bench(options, log=lambda text: None)
-    assert signal.getsignal(signal.SIGINT) is not runner._interrupt
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_stale_job_that_fails_again_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

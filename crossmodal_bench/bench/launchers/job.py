@@ -6,9 +6,14 @@ import os
 import sys
 from pathlib import Path
 
-from crossmodal_bench.bench.launchers.subprocesses import PARENT, follow, guarded
-from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.core.signals import listen_deferred
 
 if __name__ == "__main__":
+    # The libraries take seconds to import, in which the job may be asked to stop.
+    request = listen_deferred()
+
+    from crossmodal_bench.bench.launchers.subprocesses import PARENT, follow, guarded
+    from crossmodal_bench.jobs.planned import PlannedJob
+
     follow(int(os.environ.get(PARENT, os.getppid())))
-    sys.exit(guarded(PlannedJob.load(Path(sys.argv[1])), sys.argv[2]))
+    sys.exit(guarded(PlannedJob.load(Path(sys.argv[1])), sys.argv[2], request=request))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 from crossmodal_bench.bench.launchers.subprocesses import guarded, limit_threads
 from crossmodal_bench.core.process_group import TASK, global_rank
-from crossmodal_bench.core.signals import AGAIN, ASKING
+from crossmodal_bench.core.signals import AGAIN, listen_deferred
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
 from crossmodal_bench.jobs.planned import PlannedJob
 
@@ -21,14 +19,13 @@ def task(folder: str, devices: str) -> int:
     Leaves with the job's exit status if that is not 0, so that SLURM ends the job's other processes.
     """
     # In place of submitit's, which would queue the job again by itself. Training may put its own there.
-    for number in ASKING:
-        signal.signal(number, _interrupt)
+    request = listen_deferred()
     os.environ[TASK] = "slurm"
     if "SLURM_CPUS_PER_TASK" in os.environ:
         limit_threads(int(os.environ["SLURM_CPUS_PER_TASK"]))
     directory = Path(folder)
     if global_rank() > 0:
-        return _leave(guarded(PlannedJob.load(directory), devices))
+        return _leave(guarded(PlannedJob.load(directory), devices, request=request))
     files = JobDirectory(directory)
     with files.log.open("a") as log:
         for stream in (sys.stdout, sys.stderr):
@@ -36,17 +33,13 @@ def task(folder: str, devices: str) -> int:
             os.dup2(log.fileno(), stream.fileno())
     status = 1
     try:
-        status = guarded(PlannedJob.load(directory), devices)
+        status = guarded(PlannedJob.load(directory), devices, request=request)
     except SystemExit as leaving:
         # Lightning leaves without a status where it was told to end.
         status = leaving.code if isinstance(leaving.code, int) else AGAIN
     finally:
         write_json(files.slurm_exit(_identity()), {"status": status})
     return _leave(status)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(AGAIN)
 
 
 def _leave(status: int) -> int:

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from crossmodal_bench.core.atomic_files import NO_ROOM
 from crossmodal_bench.core.errors import BadInput, Diverged, tell
 from crossmodal_bench.core.process_group import global_rank
-from crossmodal_bench.core.signals import AGAIN, Interrupted, StopRequest
+from crossmodal_bench.core.signals import AGAIN, Interrupted, StopRequest, listen_deferred
 from crossmodal_bench.jobs.directory import ErrorKind, JobDirectory
 from crossmodal_bench.jobs.locks import Taken, locked
 from crossmodal_bench.jobs.planned import PlannedJob
@@ -157,6 +157,7 @@ def _process_variables(count: int) -> list[dict[str, str]]:
 
 
 def _forked(planned: PlannedJob, devices: str, parent: int, environment: Mapping[str, str]) -> None:
+    request = listen_deferred()
     follow(parent)
     os.environ.update(environment)
     if THREADS in environment:
@@ -164,7 +165,7 @@ def _forked(planned: PlannedJob, devices: str, parent: int, environment: Mapping
     with planned.files.log.open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        sys.exit(guarded(planned, devices))
+        sys.exit(guarded(planned, devices, request=request))
 
 
 def limit_threads(threads: int) -> None:
@@ -180,7 +181,6 @@ def follow(parent: int) -> None:
     bench would hold its job's lock against the next one: it saves what it has and ends.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -192,21 +192,31 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def guarded(planned: PlannedJob, devices: str, run: Run | None = None) -> int:
+def guarded(
+    planned: PlannedJob, devices: str, run: Run | None = None, request: StopRequest | None = None
+) -> int:
     """Run the job under its lock; what goes wrong lands in ``error.json`` and in the exit status.
+
+    Args:
+        planned: the job.
+        devices: as for ``run_job``.
+        run: in place of ``run_job``.
+        request: of a process that listens already; deferred until here.
 
     Returns:
         0; 1 where it failed; 2 where its input was bad; 75 where it was asked to stop and goes on next time;
         ``TAKEN`` where it is another process's, or was.
     """
-    request = StopRequest()
-    request.listen()
+    if request is None:
+        request = listen_deferred()
     if run is None:
         from crossmodal_bench.reporting.figures.qualitative import save_panels
         from crossmodal_bench.training.worker import run_job
 
         run = partial(run_job, illustrate=save_panels)
     try:
+        request.deferred = False
+        request.check()
         if global_rank() > 0:
             run(planned, devices, request)
         else:

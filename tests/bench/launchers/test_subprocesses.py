@@ -111,7 +111,7 @@ def test_a_worker_starts_clean_and_writes_its_log(one: PlannedJob, monkeypatch: 
     one.files.error.write_text("{}")
     (one.directory / "progress.json").write_text("{}")
 
-    def speak(planned: PlannedJob, devices: str) -> int:
+    def speak(planned: PlannedJob, devices: str, request: StopRequest) -> int:
         os.write(1, f"hello from {devices}\n".encode())
         return 3
 
@@ -126,7 +126,7 @@ def test_a_worker_starts_clean_and_writes_its_log(one: PlannedJob, monkeypatch: 
 def test_a_worker_has_the_environment_and_the_threads_that_it_is_given(
     one: PlannedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(planned: PlannedJob, devices: str) -> int:
+    def look(planned: PlannedJob, devices: str, request: StopRequest) -> int:
         limits = [pool["num_threads"] for pool in threadpool_info()]
         os.write(1, f"{os.environ['GIVEN']} with {torch.get_num_threads()} {set(limits)} threads\n".encode())
         return 0

@@ -1,0 +1,42 @@
+"""No request to stop is lost, whatever a bench is doing when it comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crossmodal_bench.core.signals import AGAIN
+from crossmodal_bench.jobs.record import read_records
+
+DRIVER = Path(__file__).parents[1] / "interrupted.py"
+
+
+@pytest.mark.parametrize(
+    ("seed", "count"),
+    [(0, 4), *(pytest.param(seed, 100, marks=pytest.mark.slow) for seed in range(1, 11))],
+)
+@pytest.mark.timeout(3600)
+def test_a_bench_that_is_told_to_stop_at_any_moment_stops(tmp_path: Path, seed: int, count: int) -> None:
+    command = [sys.executable, str(DRIVER), str(tmp_path), str(seed), str(count)]
+    told = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    benches = [json.loads(line) for line in told.stdout.splitlines()]
+    assert len(benches) == count
+    for bench in benches:
+        # It has ended by itself where the moment came behind its last word.
+        finished = bench["status"] == 0 and "\nReport: " in bench["out"]
+        assert finished or bench["status"] == AGAIN, bench
+        assert finished or "run the same command again" in bench["out"], bench
+        assert bench["err"] == "" and bench["left"] == 0, bench
+        # Others may share the cores.
+        assert bench["took"] < 20, bench
+        # Whatever is kept is whole.
+        read_records(Path(bench["folder"]) / "runs")
+    assert any(bench["status"] == AGAIN for bench in benches)
