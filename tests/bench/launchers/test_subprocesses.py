@@ -141,7 +141,7 @@ def test_a_worker_has_the_environment_and_the_threads_that_it_is_given(
 def test_a_job_that_another_process_has_or_has_had_is_left_alone(
     one: PlannedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(planned: PlannedJob, devices: str) -> None:
+    def fail(planned: PlannedJob, devices: str, request: StopRequest) -> None:
         raise AssertionError("it was run")
 
     with locked(one.directory):
@@ -154,7 +154,7 @@ def test_a_job_that_another_process_has_or_has_had_is_left_alone(
 def test_a_worker_ignores_ctrl_c_and_can_be_stopped(one: PlannedJob, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = one.directory / "ready"
 
-    def sleep(planned: PlannedJob, devices: str) -> int:
+    def sleep(planned: PlannedJob, devices: str, request: StopRequest) -> int:
         ready.write_text(str(os.getpid()))
         time.sleep(60)
         return 0
