@@ -25,7 +25,7 @@ from crossmodal_bench.bench.launchers.subprocesses import (
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.core.signals import AGAIN, StopRequest
+from crossmodal_bench.core.signals import AGAIN, Interrupted, StopRequest
 from crossmodal_bench.jobs.directory import read_json
 from crossmodal_bench.jobs.locks import is_locked, locked
 from crossmodal_bench.jobs.planned import PlannedJob, from_json, to_json
@@ -155,8 +155,12 @@ def test_a_worker_ignores_ctrl_c_and_can_be_stopped(one: PlannedJob, monkeypatch
     ready = one.directory / "ready"
 
     def sleep(planned: PlannedJob, devices: str, request: StopRequest) -> int:
-        ready.write_text(str(os.getpid()))
-        time.sleep(60)
+        try:
+            request.deferred = False
+            ready.write_text(str(os.getpid()))
+            time.sleep(60)
+        except Interrupted:
+            return AGAIN
         return 0
 
     monkeypatch.setattr(processes, "guarded", sleep)
@@ -166,7 +170,7 @@ def test_a_worker_ignores_ctrl_c_and_can_be_stopped(one: PlannedJob, monkeypatch
     os.kill(int(ready.read_text()), signal.SIGINT)
     assert not worker.wait(0.2)
     worker.stop()
-    assert worker.exit_code == -signal.SIGTERM
+    assert worker.exit_code == AGAIN
 
 
 def lead(pipe: int) -> None:
