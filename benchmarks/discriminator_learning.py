@@ -1,12 +1,12 @@
-"""Whether ADDR's discriminators can learn: their risk at the end of a training, under two readings of the paper.
+"""Whether ADDR's discriminators can learn: their risk after a training, under two readings of the paper.
 
     python benchmarks/discriminator_learning.py
 
 Every pair has a logistic discriminator of regions and words of its own. Section V-A5 gives them the encoders'
-rate, which falls to a fifth every 8,000 steps of the encoders, and Algorithm 1 lets each see its pair once an
-epoch. Here the encoders are frozen, and regions and words lie on two sides of a hyperplane of their own for each
-pair, as two modalities do that nobody has tried to align: the easiest that they can meet. Numbers of epochs,
-rates, schedules and the weight of L_reg are read from the experiment files; q and r are random pairs.
+rate, which falls to a fifth every 8,000 steps of the encoders, and in Algorithm 1 each sees its pair once an
+epoch. Here the encoders are frozen, and a pair's regions and words lie on two sides of a hyperplane, far
+apart: as two modalities do that nobody has tried to align, the easiest to learn. Numbers of epochs, rates,
+schedules and the weight of L_reg are read from the experiment files; q and r are random pairs.
 
 A risk of 2 log 2 = 1.386 knows nothing; 0 knows everything.
 """
@@ -25,7 +25,7 @@ from crossmodal_bench.methods import ADDR, DecaySettings, PairDiscriminatorSetti
 from crossmodal_bench.methods.addr.discriminators import DiscriminatorBank
 from crossmodal_bench.methods.hosts import SCAN
 
-PAIRS, REGIONS, WORDS, CAPTIONS, BATCH = 128, 36, 12, 5, 128
+PAIRS, REGIONS, WORDS, CAPTIONS = 32, 36, 12, 5
 IMAGES = {"flickr30k": 29_000, "coco": 113_287}
 CONSTANT = DecaySettings()
 READINGS = {
@@ -90,8 +90,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    text = "between the modalities' centres, in deviations (20)"
-    parser.add_argument("--separation", type=float, default=20.0, help=text)
+    text = "between the modalities' centres, in deviations (80)"
+    parser.add_argument("--separation", type=float, default=80.0, help=text)
     options = parser.parse_args()
     print("| host | data set | epochs | " + " | ".join(READINGS) + " |")
     print("|---|---|---|" + "---|" * len(READINGS))

@@ -30,9 +30,9 @@ from crossmodal_bench.methods.optimization import AdamSettings, DecaySettings
 class PairDiscriminatorSettings:
     """The logistic discriminators of regions and words.
 
-    Read literally, the paper's settings hardly let a discriminator of a pair learn: it takes one step an epoch,
+    Read literally, the paper's settings hardly let a pair's discriminator learn: it takes one step an epoch,
     at a rate that falls by the encoders' thousands of steps. ``passes`` and ``schedule`` are ours; their
-    defaults are the literal reading, and ``benchmarks/discriminator_learning.py`` shows what each makes of it.
+    defaults are the literal reading. ``benchmarks/discriminator_learning.py`` shows what becomes of each.
 
     Attributes:
         shared: whether all pairs have one discriminator together; else each pair has its own.
@@ -84,8 +84,7 @@ class ADDR(Matching):
         discriminator: the discriminators.
         ranking: the host's triplet ranking loss.
         optimizer: Adam over the host.
-        schedule: how the encoders' learning rate falls, and the discriminators' where they have no schedule of
-            their own.
+        schedule: how the encoders' learning rate falls, and the discriminators' if they have no schedule.
         gather_negatives: see Matching; the discriminators' q and r come from all devices then, too.
     """
 
