@@ -30,16 +30,30 @@ from crossmodal_bench.methods.optimization import AdamSettings, DecaySettings
 class PairDiscriminatorSettings:
     """The logistic discriminators of regions and words.
 
+    Read literally, the paper's settings hardly let a pair's discriminator learn: it takes one step an epoch,
+    at a rate that falls by the encoders' thousands of steps. ``passes`` and ``schedule`` are ours; their
+    defaults are the literal reading. ``benchmarks/discriminator_learning.py`` shows what becomes of each.
+
     Attributes:
         shared: whether all pairs have one discriminator together; else each pair has its own.
-        learning_rate: of the discriminators' Adam, or None for that of the encoders'. It falls as theirs
-            does.
+        learning_rate: of the discriminators' Adam, or None for that of the encoders'.
         beta1: of the discriminators' Adam.
+        passes: steps that a batch's discriminators take in a row in their phase, on the same features.
+        schedule: how their rate falls, by epochs and by the encoders' steps; None: as the encoders' does.
+
+    Raises:
+        ValueError: ``passes`` is below 1.
     """
 
     shared: bool = False
     learning_rate: float | None = None
     beta1: float = 0.5
+    passes: int = 1
+    schedule: DecaySettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.passes < 1:
+            raise ValueError(f"discriminator.passes is {self.passes}; give a whole number from 1")
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -70,7 +84,7 @@ class ADDR(Matching):
         discriminator: the discriminators.
         ranking: the host's triplet ranking loss.
         optimizer: Adam over the host.
-        schedule: how the encoders' and the discriminators' learning rates fall.
+        schedule: how the encoders' learning rate falls, and the discriminators' if they have no schedule.
         gather_negatives: see Matching; the discriminators' q and r come from all devices then, too.
     """
 
@@ -217,24 +231,33 @@ class ADDR(Matching):
         super().training_step(batch, batch_idx)
 
     def train_discriminators(self, batch: GroupBatch) -> None:
-        """One step of the batch's discriminators, Eq. 10, given the features as they are."""
+        """The steps of the batch's discriminators, Eq. 10, given the features as they are.
+
+        What is logged is from before the first of them.
+        """
         assert self.discriminators is not None
         images, texts, q, r = self._seen(batch)
-        index = self._rows(batch)
-        rows = self.discriminators.gather(index, self.device).to(texts.values.dtype).requires_grad_()
-        loss, logged = self.discriminators_loss(images.fragments, texts, rows, q, r)
-        (gradient,) = torch.autograd.grad(loss, rows)
-        # DDP knows nothing of the discriminators: what it does for parameters is done here. Each process has
-        # rows of its own, whose gradient is whole, or W times that where they have been gathered.
-        if self.discriminator_settings.shared and self.trainer.world_size > 1:
-            gradient = self._total(gradient) / self.trainer.world_size
-        elif self.gather_negatives:
-            gradient = gradient / self.trainer.world_size
+        index, rate = self._rows(batch), self._discriminators_rate()
+        for number in range(self.discriminator_settings.passes):
+            rows = self.discriminators.gather(index, self.device).to(texts.values.dtype).requires_grad_()
+            loss, logged = self.discriminators_loss(images.fragments, texts, rows, q, r)
+            (gradient,) = torch.autograd.grad(loss, rows)
+            # DDP knows nothing of the discriminators: what it does for parameters is done here. Each process
+            # has rows of its own, whose gradient is whole, or W times that where they have been gathered.
+            if self.discriminator_settings.shared and self.trainer.world_size > 1:
+                gradient = self._total(gradient) / self.trainer.world_size
+            elif self.gather_negatives:
+                gradient = gradient / self.trainer.world_size
+            self.discriminators.step(index, gradient, rate)
+            if number == 0:
+                self.log_means(logged, len(batch.images))
+
+    def _discriminators_rate(self) -> float:
         rate = self.discriminator_settings.learning_rate
         if rate is None:
             rate = self.optimizer_settings.learning_rate
-        self.discriminators.step(index, gradient, self.decayed(rate))
-        self.log_means(logged, len(batch.images))
+        schedule = self.discriminator_settings.schedule or self.schedule_settings
+        return schedule.rate(rate, self.current_epoch, int(self.iterations))
 
     @torch.no_grad()
     def _seen(self, batch: GroupBatch) -> tuple[Encoded, Encoding, Tensor, Tensor]:

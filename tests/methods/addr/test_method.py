@@ -237,6 +237,59 @@ def test_rates_decay_by_steps_and_by_epochs_down_to_the_least() -> None:
     assert by_epoch.decayed(1.0) == 1.0
 
 
+@pytest.mark.parametrize(("method", "rows"), [("multiple_scan", IMAGES), ("united_scan", 1)])
+def test_passes_are_so_many_steps_in_a_phase(method: str, rows: int) -> None:
+    batches = -(-IMAGES // SMALL["data.batch_size"]) if rows == 1 else 1
+    for passes in (1, 3):
+        changes = {"model.init_args.discriminator.passes": passes, "trainer.max_epochs": 1}
+        bank = fitted(settings(method, **changes), []).model.discriminators
+        assert bank.steps.tolist() == [passes * batches] * rows
+
+
+def test_passes_are_what_as_many_visits_of_the_same_batch_are() -> None:
+    """Between two visits of one phase the encoders stay as they are, so that nothing else can differ."""
+    cli = fitted(settings(**{"trainer.max_epochs": 1}), [])
+    model, batch = cli.model, next(b for b in cli.datamodule.train_dataloader() if isinstance(b, GroupBatch))
+    model.log_means = lambda *rest: None
+    states = []
+    for passes, visits in ((3, 1), (1, 3)):
+        model.discriminator_settings = PairDiscriminatorSettings(learning_rate=0.1, passes=passes)
+        model.discriminators = DiscriminatorBank(IMAGES, model.host.fragment_dim, name="")
+        for _ in range(visits):
+            model.train_discriminators(batch)
+        states.append(model.discriminators.parameters.clone())
+    assert torch.equal(*states)
+    assert states[0].abs().sum() > 0
+
+
+def test_discriminators_may_have_a_schedule_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = DiscriminatorBank.step
+
+    def note(bank: DiscriminatorBank, index: Tensor, gradient: Tensor, learning_rate: float) -> None:
+        rates.append(learning_rate)
+        step(bank, index, gradient, learning_rate)
+
+    monkeypatch.setattr(DiscriminatorBank, "step", note)
+    encoders = {"factor": 0.1, "every_epochs": None, "every_steps": 1, "minimum_rate": 0.0}
+    own = {"factor": 0.5, "every_epochs": 1, "every_steps": None, "minimum_rate": 0.0}
+    changes = {
+        "model.init_args.discriminator.learning_rate": 0.4,
+        "model.init_args.schedule": encoders,
+        "data.batch_size": IMAGES,
+    }
+    fitted(settings(**changes), [])
+    assert rates[0] == 0.4 and rates[-1] < 0.04
+    rates.clear()
+    fitted(settings(**changes, **{"model.init_args.discriminator.schedule": own}), [])
+    assert rates == [0.4, 0.2]
+
+
+def test_no_pass_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"discriminator\.passes is 0; give a whole number from 1"):
+        PairDiscriminatorSettings(passes=0)
+
+
 class Stop(pl.Callback):
     """Save in mid-epoch and end there."""
 
