@@ -15,6 +15,7 @@ from crossmodal_bench.bench.runtime_estimate import Kind, kind_of
 from crossmodal_bench.jobs.locks import holder, is_locked
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.state import state_of, unfinished_parents
+from crossmodal_bench.training.resumption import WAY_OUT
 
 POLL = 0.2
 """Seconds between two looks at the running jobs."""
@@ -28,6 +29,8 @@ class _Running:
     worker: Launched
     slot: Slot
     since: float
+    aside: set[str]
+    """The tags of the checkpoints that have been set aside, as far as they have been told of."""
 
 
 class Schedule:
@@ -73,6 +76,7 @@ class Schedule:
                 self._start()
                 looked = time.monotonic()
             self._line.show(self._text())
+            self._tell_of_checkpoints()
             if self._collect():
                 looked = float("-inf")
         self._line.clear()
@@ -108,8 +112,22 @@ class Schedule:
             if planned.parents:
                 self._log(f"{planned.title} starts from {', '.join(planned.parents)}")
             slot = self._free.pop(0)
+            aside = set(planned.files.tags_aside())
             worker = self._launcher.start(planned, slot)
-            self._running.append(_Running(planned, worker, slot, time.monotonic()))
+            self._running.append(_Running(planned, worker, slot, time.monotonic(), aside))
+
+    def _tell_of_checkpoints(self) -> None:
+        """Say which checkpoints the running jobs have set aside: they cost room, and may be wanted."""
+        for running in self._running:
+            for tag in running.planned.files.tags_aside():
+                if tag in running.aside:
+                    continue
+                running.aside.add(tag)
+                self._line.clear()
+                self._log(
+                    f"{running.planned.title} starts over; its checkpoints are set aside as *.{tag}.ckpt in "
+                    f"{running.planned.directory}, and {WAY_OUT} takes them up"
+                )
 
     def _is_elsewhere(self, planned: PlannedJob) -> bool:
         if not is_locked(planned.directory) or self._launcher.adopts(planned):

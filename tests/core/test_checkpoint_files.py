@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossmodal_bench.core.checkpoint_files import CheckpointFiles, damage, previous
+from crossmodal_bench.core.atomic_files import previous
+from crossmodal_bench.core.checkpoint_files import CheckpointFiles, damage
 
 CONTENT = {"epoch": 3, "weights": torch.arange(20.0), "names": ["a", "b"]}
 FULL = """

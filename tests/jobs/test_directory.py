@@ -69,8 +69,6 @@ def test_directories_are_found_where_they_are_made(tmp_path: Path) -> None:
 
 def test_the_chosen_checkpoint_is_the_best_one_where_there_was_a_choice(tmp_path: Path) -> None:
     files = JobDirectory(tmp_path)
-    assert files.chosen_checkpoint(None) == files.last_checkpoint
-    assert files.chosen_checkpoint("rsum") == files.best_checkpoint
     for path in (files.last_checkpoint, files.best_checkpoint, files.log):
         path.touch()
     assert files.checkpoints() == [files.best_checkpoint, files.last_checkpoint]
