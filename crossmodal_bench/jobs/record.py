@@ -236,7 +236,7 @@ class Record(RecordContent):
         return {"job": self.job.id, "finished_at": self.finished_at}
 
     def stale_because(self, today: Fingerprint) -> str:
-        """In what sources, settings, protocols or libraries differ from ``today``'s; empty where in nothing."""
+        """In what sources, settings, protocols or libraries differ from today's; empty where in nothing."""
         if self.source_fingerprint == today.digest:
             return ""
         if self.made_from is None or self.made_from.digest != self.source_fingerprint:

@@ -162,8 +162,8 @@ def _roots(tree: SourceTree, classes: Iterable[str]) -> Iterator[str]:
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Every value that is no mapping, by its dotted key."""
-    if isinstance(value, Mapping) and (value or not path):
+    """Every value that is no mapping, by its dotted key; a section with nothing in it is none."""
+    if isinstance(value, Mapping) and (value or "." not in path):
         for name, below in value.items():
             yield from _flat(f"{path}.{name}" if path else str(name), below)
     else:
