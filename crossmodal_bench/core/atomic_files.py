@@ -50,11 +50,6 @@ def replace_file(
         raise
 
 
-def previous(path: Path) -> Path:
-    """Where the content before that of ``path`` is kept, for files that are worth it."""
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
-
-
 def remove_leftovers(folder: Path) -> None:
     """Remove what ``replace_file`` had begun in a process that was killed; nobody may be writing there."""
     for path in folder.glob(".*.????????"):

@@ -10,8 +10,13 @@ from typing import IO, Any, cast
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from crossmodal_bench.core.atomic_files import NO_ROOM, previous, replace_file
+from crossmodal_bench.core.atomic_files import NO_ROOM, replace_file
 from crossmodal_bench.core.errors import BadInput
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before ``path`` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def damage(path: Path) -> str:

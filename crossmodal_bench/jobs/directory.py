@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from crossmodal_bench.core.atomic_files import previous, replace_file
+from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.core.files import LARGEST, parse_json, read_plain
 
 _ASIDE = re.compile(r"last(\.previous)?\.(?P<tag>[a-z-]+-\d{8}T\d{6}(-\d+)?)\.ckpt")
@@ -81,7 +81,7 @@ class JobDirectory:
     @property
     def previous_checkpoint(self) -> Path:
         """The one before the newest."""
-        return previous(self.last_checkpoint)
+        return self.path / "last.previous.ckpt"
 
     @property
     def projection(self) -> Path:

@@ -93,10 +93,9 @@ def environment_differences(reference: Record, again: Record) -> tuple[str, ...]
 
 def _sources(reference: Record, again: Record) -> str:
     """In what they differ, as far as both say what they were made from."""
-    if again.made_from is not None and reference.made_from is not None:
+    if again.made_from is not None and again.made_from.digest == again.source_fingerprint:
         return f"sources or settings: {reference.stale_because(again.made_from)}"
-    prints = f"sources or settings {reference.source_fingerprint[:12]} → {again.source_fingerprint[:12]}"
-    return f"{prints}; in what they differ, an earlier version did not write down"
+    return f"sources or settings {reference.source_fingerprint[:12]} → {again.source_fingerprint[:12]}"
 
 
 def _equal(reference: Record, again: Record) -> bool:

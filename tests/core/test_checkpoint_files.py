@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossmodal_bench.core.atomic_files import previous
-from crossmodal_bench.core.checkpoint_files import CheckpointFiles, damage
+from crossmodal_bench.core.checkpoint_files import CheckpointFiles, damage, previous
 
 CONTENT = {"epoch": 3, "weights": torch.arange(20.0), "names": ["a", "b"]}
 FULL = """

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import crossmodal_bench
+from crossmodal_bench.core.checkpoint_files import previous
 from crossmodal_bench.jobs import directory
 from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json
 
@@ -72,6 +73,7 @@ def test_checkpoints_are_listed_and_have_names_for_when_they_are_set_aside(tmp_p
     for path in (files.last_checkpoint, files.best_checkpoint, files.log):
         path.touch()
     assert files.checkpoints() == [files.best_checkpoint, files.last_checkpoint]
+    assert files.previous_checkpoint == previous(files.last_checkpoint)
     assert files.tags_aside() == []
     for tag in ("sources-changed-20260131T120000", "data-changed-20260131T120000-2"):
         for path in files.aside(tag).values():
