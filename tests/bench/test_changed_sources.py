@@ -67,6 +67,8 @@ def new_process(house: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], No
         tree = SourceTree({OURS: house}, ASIDE)
         monkeypatch.setattr(sources, "source_tree", lambda packages: tree)
 
+    # Forked workers write into their logs what they write to the file descriptor, not to pytest.
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
     start()
     return start
 
@@ -108,14 +110,14 @@ def found(files: JobDirectory) -> dict[str, Any]:
     weights = torch.load(files.last_checkpoint, weights_only=True)["state_dict"]
     with np.load(files.ranks) as ranks:
         arrays = {name: ranks[name].tolist() for name in ranks}
-    losses = [
+    history = [
         {name: value for name, value in epoch.items() if "seconds" not in name}
         for epoch in content["history"]
     ]
     return {
         "weights": {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
         "ranks": arrays,
-        "history": losses,
+        "history": history,
         **{name: content[name] for name in ("metrics", "bootstrap", "selection", "made_from", "taken_up")},
     }
 
@@ -215,24 +217,13 @@ def test_a_worker_elsewhere_is_told_to_go_on_anyway(tmp_path: Path) -> None:
 # ---- in a clone, by processes of their own ----------------------------------------------------------------
 
 
-def command(clone: Path, *words: str) -> list[str]:
-    tiny = (
-        "--dataset",
-        "synthetic-20",
-        "--wandb",
-        "off",
-        "--reference",
-        "off",
-        "--set",
-        "trainer.max_epochs=2",
-    )
-    return [sys.executable, "-m", OURS, words[0], *tiny, *words[1:]]
+def command(*words: str) -> list[str]:
+    tiny = ("--dataset", "synthetic-20", "--wandb", "off", "--reference", "off")
+    return [sys.executable, "-m", OURS, words[0], *tiny, "--set", "trainer.max_epochs=2", *words[1:]]
 
 
 def run(clone: Path, *words: str) -> str:
-    done = subprocess.run(
-        command(clone, *words), cwd=clone, capture_output=True, text=True, env=environment()
-    )
+    done = subprocess.run(command(*words), cwd=clone, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -240,6 +231,10 @@ def run(clone: Path, *words: str) -> str:
 def environment() -> dict[str, str]:
     # The clone's package is found in the working directory, and no other.
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def in_epoch(progress: Path, epoch: int) -> bool:
+    return bool(read_json(progress).get("epoch", 0) >= epoch)
 
 
 def stale_methods(said: str) -> dict[str, str]:
@@ -281,13 +276,10 @@ def test_in_a_clone_only_what_uses_a_changed_loss_becomes_stale(clone: Path) -> 
 def test_in_a_clone_a_bench_goes_on_behind_an_unrelated_pull(clone: Path) -> None:
     words = ("bench", "--methods", "acmr", "--set", "trainer.max_epochs=30")
     run(clone, *words, "--runs", "undisturbed")
-    process = subprocess.Popen(
-        command(clone, *words, "--runs", "runs"), cwd=clone, stdout=subprocess.DEVNULL, env=environment()
-    )
+    bench = command(*words, "--runs", "runs")
+    process = subprocess.Popen(bench, cwd=clone, stdout=subprocess.DEVNULL, env=environment())
     deadline = time.monotonic() + 300
-    while (
-        not (paths := list(clone.glob("runs/*/*/*/progress.json"))) or read_json(paths[0]).get("epoch", 0) < 5
-    ):
+    while not any(in_epoch(path, 5) for path in clone.glob("runs/*/*/*/progress.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
