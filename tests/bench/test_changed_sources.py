@@ -66,9 +66,9 @@ def new_process(house: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], No
     def start() -> None:
         tree = SourceTree({OURS: house}, ASIDE)
         monkeypatch.setattr(sources, "source_tree", lambda packages: tree)
+        # A worker's log gets what goes to the file descriptor, and not what goes to pytest.
+        monkeypatch.setattr(sys, "stderr", sys.__stderr__)
 
-    # Forked workers write into their logs what they write to the file descriptor, not to pytest.
-    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
     start()
     return start
 
@@ -183,7 +183,7 @@ def test_a_related_pull_sets_the_checkpoint_aside_and_resume_anyway_takes_it_up(
 
 
 def noted(record: Record) -> list[str]:
-    (table,) = leaderboard([record]).tables
+    (table,) = leaderboard([record])
     return notes(table)
 
 
