@@ -29,7 +29,7 @@ from crossmodal_bench.jobs.record import Record, read_record
 from crossmodal_bench.jobs.sources import ASIDE, OURS
 from crossmodal_bench.jobs.state import State, state_of
 from crossmodal_bench.reporting.layout import notes
-from crossmodal_bench.reporting.leaderboard import leaderboard
+from crossmodal_bench.reporting.leaderboard import leaderboard, tables
 from crossmodal_bench.training.worker import run_job
 
 PACKAGE = Path(crossmodal_bench.__file__).parent
@@ -183,7 +183,7 @@ def test_a_related_pull_sets_the_checkpoint_aside_and_resume_anyway_takes_it_up(
 
 
 def noted(record: Record) -> list[str]:
-    (table,) = leaderboard([record])
+    (table,) = tables(leaderboard([record]))
     return notes(table)
 
 
