@@ -11,8 +11,9 @@ import yaml
 from answered import CAPTIONS, Answered
 
 from crossmodal_bench.evaluation.protocols.splits import SplitItems, split_hash
-from crossmodal_bench.jobs.provenance import environment, source_fingerprint
+from crossmodal_bench.jobs.provenance import environment
 from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.jobs.sources import fingerprint_of
 
 IMAGES = 40
 CONFIG = {"data": {"root": "/home/somebody/data", "cache": "/home/somebody/runs/cache", "batch_size": 8}}
@@ -31,12 +32,14 @@ def finished(make_record: Callable[..., Record], share: float = 0.3, **changes: 
         "labels": {},
         "features": None,
     }
+    fingerprint = fingerprint_of(CONFIG)
     defaults = {
         "dataset": "mine",
         "protocol": "mine-test",
         "data": data,
         "environment": {**environment("cpu"), "precision": "32-true", "processes": "1"},
-        "source_fingerprint": source_fingerprint(CONFIG),
+        "source_fingerprint": fingerprint.digest,
+        "made_from": fingerprint.model_dump(),
     }
     record = Answered(make_record)(share, images=IMAGES, **{**defaults, **changes})
     record.files.config.write_text(yaml.safe_dump(CONFIG))

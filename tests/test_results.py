@@ -10,10 +10,10 @@ import pytest
 from crossmodal_bench.core.files import read_yaml
 from crossmodal_bench.core.npy import load_npz
 from crossmodal_bench.jobs.directory import JobDirectory
-from crossmodal_bench.jobs.provenance import source_fingerprint
 from crossmodal_bench.jobs.query_ids import SHARED
 from crossmodal_bench.jobs.record import read_record
 from crossmodal_bench.jobs.reference import results_folder
+from crossmodal_bench.jobs.sources import fingerprint_of
 from crossmodal_bench.jobs.submission import LARGEST, folder_size
 from crossmodal_bench.jobs.verification import check_record
 
@@ -52,7 +52,10 @@ def test_nothing_else_lies_there_and_no_folder_of_a_machine_is_named(path: Path)
     if not record.ensemble:
         config = read_yaml(files.config)
         assert (config["data"]["root"], config["data"]["cache"]) == ("data", "runs/cache")
-        assert len(source_fingerprint(config)) == len(record.source_fingerprint)
+        today = fingerprint_of(config)
+        assert len(today.digest) == len(record.source_fingerprint)
+        # Those from before fingerprints said what they are made of cannot say in what they differ.
+        assert record.made_from is not None or "does not say in what" in record.stale_because(today)
     text = json.dumps(dict(record.content))
     assert '"/' not in text and "/home/" not in text and "/tmp" not in text
 

@@ -212,6 +212,7 @@ def _head(ensemble: Ensemble) -> dict[str, Any]:
         "evaluated_on": members[0].evaluated_on,
         "data": data,
         "source_fingerprint": hashlib.sha256(sources.encode()).hexdigest()[:16],
+        "taken_up": list(dict.fromkeys(clause for record in members for clause in record.taken_up)),
         "selection": {"metric": None, "epoch": None, "rule": "each member's own"},
         "ensemble": [
             Member(

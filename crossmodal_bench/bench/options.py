@@ -15,6 +15,9 @@ import yaml
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.files import parse_yaml
 
+RERUN = ("stale", "resume-anyway")
+"""What is done with work that rests on other data or sources: run it again, or go on from its checkpoints."""
+
 
 def option(help: str, default: Any, choices: tuple[str, ...] | None = None, flag: str | None = None) -> Any:
     """A field that is an option of the command line.
@@ -52,7 +55,7 @@ class BenchOptions:
     wandb: str = option("Weights & Biases: auto (online when logged in), online, offline or off", "auto")
     network: str | None = option("image network whose features are used", None)
     weights: str | None = option("that network's weights: PATH, DEFAULT or none", None)
-    rerun: str | None = option("stale: run jobs again whose data or sources changed", None, ("stale",))
+    rerun: str | None = option("stale: run stale jobs again; resume-anyway: see README", None, RERUN)
     reference: str = option("reference rows: auto (the checkout's results), off, or a folder", "auto")
     on_bad_image: str = option("where an image cannot be decoded: fail, or skip it", "fail", ("fail", "skip"))
     overrides: dict[str, Any] = option("a configuration value, e.g. trainer.max_epochs=5", {}, flag="--set")

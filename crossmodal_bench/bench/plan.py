@@ -252,6 +252,7 @@ def _jobs(
             # One that is solved has a single seed, which serves all.
             parents={name: jobs[min(seed, len(jobs) - 1)] for name, jobs in parents.items()},
             corpus=data.corpus,
+            resume_anyway=options.rerun == "resume-anyway",
         )
         plan.append(planned)
     return plan

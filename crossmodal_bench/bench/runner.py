@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from crossmodal_bench.bench import planned_ensembles as suite_ensembles
 from crossmodal_bench.bench.launchers import slurm
@@ -21,7 +22,7 @@ from crossmodal_bench.bench.schedule import Schedule
 from crossmodal_bench.bench.summary import conclude, describe_plan, records_of
 from crossmodal_bench.core.errors import BadInput, no_permission, tell
 from crossmodal_bench.core.signals import AGAIN, Interrupted, StopRequest, finish_first, listening
-from crossmodal_bench.jobs.locks import is_locked
+from crossmodal_bench.jobs.locks import Taken, is_locked, locked
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import read_record
 from crossmodal_bench.jobs.reference import reference_records
@@ -30,6 +31,7 @@ from crossmodal_bench.reporting import wandb as wandb_runs
 from crossmodal_bench.reporting.report import print_leaderboard
 from crossmodal_bench.reporting.wandb_sender import tell_wandb
 from crossmodal_bench.training.devices import has_accelerator
+from crossmodal_bench.training.resumption import take_back
 
 OK = 0
 FAILED = 1
@@ -121,6 +123,9 @@ def _run(
     log: Callable[[str], None],
 ) -> list[PlannedJob]:
     """Run jobs, and wait for those that other benches run in the same folder; those that failed."""
+    for planned in to_run:
+        if planned.resume_anyway:
+            _take_back(planned, log)
     seconds = estimates(to_run, launcher.slots, line, log) if launcher.allows_dry_runs else {}
 
     def ended(planned: PlannedJob, status: int | None, more: bool) -> bool:
@@ -136,6 +141,17 @@ def _run(
     asked = {planned.job.id for planned in to_run}
     jobs = [planned for planned in plan if planned.job.id in asked or is_locked(planned.directory)]
     return run_schedule(Schedule(jobs, options, launcher, seconds, ended, line, log))
+
+
+def _take_back(planned: PlannedJob, log: Callable[[str], None]) -> None:
+    """Put a job's checkpoints that were set aside where its worker finds them."""
+    if not planned.files.tags_aside():
+        return
+    # Whoever works on it has chosen already.
+    with suppress(Taken), locked(planned.directory):
+        said = take_back(planned.files)
+        if said:
+            log(f"{planned.title}: {said}")
 
 
 def run_schedule(schedule: Schedule) -> list[PlannedJob]:

@@ -16,6 +16,7 @@ from crossmodal_bench.core.signals import finish_first, stop_if_asked
 from crossmodal_bench.jobs.locks import holder, is_locked
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.state import state_of, unfinished_parents
+from crossmodal_bench.training.resumption import WAY_OUT
 
 POLL = 0.2
 """Seconds between two looks at the running jobs."""
@@ -29,6 +30,8 @@ class _Running:
     worker: Launched
     slot: Slot
     since: float
+    aside: set[str]
+    """The tags of the checkpoints that have been set aside, as far as they have been told of."""
 
 
 class Schedule:
@@ -75,6 +78,7 @@ class Schedule:
                 self._start()
                 looked = time.monotonic()
             self._line.show(self._text())
+            self._tell_of_checkpoints()
             if self._collect():
                 looked = float("-inf")
         self._line.clear()
@@ -110,10 +114,24 @@ class Schedule:
             if planned.parents:
                 self._log(f"{planned.title} starts from {', '.join(planned.parents)}")
             slot = self._free.pop(0)
+            aside = set(planned.files.tags_aside())
             # A process that has started and is not listed would be left behind.
             with finish_first():
                 worker = self._launcher.start(planned, slot)
-                self._running.append(_Running(planned, worker, slot, time.monotonic()))
+                self._running.append(_Running(planned, worker, slot, time.monotonic(), aside))
+
+    def _tell_of_checkpoints(self) -> None:
+        """Say which checkpoints the running jobs have set aside: they cost room, and may be wanted."""
+        for running in self._running:
+            for tag in running.planned.files.tags_aside():
+                if tag in running.aside:
+                    continue
+                running.aside.add(tag)
+                self._line.clear()
+                self._log(
+                    f"{running.planned.title} starts over; its checkpoints are set aside as *.{tag}.ckpt in "
+                    f"{running.planned.directory}, and {WAY_OUT} takes them up"
+                )
 
     def _is_elsewhere(self, planned: PlannedJob) -> bool:
         if not is_locked(planned.directory) or self._launcher.adopts(planned):

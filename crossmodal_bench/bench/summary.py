@@ -16,6 +16,7 @@ from crossmodal_bench.jobs.state import State, state_of
 from crossmodal_bench.reporting.comparison.chance import below_chance
 from crossmodal_bench.reporting.formats import FILES
 from crossmodal_bench.reporting.report import build_report, print_leaderboard
+from crossmodal_bench.training.resumption import WAY_OUT, coming_mismatch
 
 
 def describe_plan(
@@ -58,6 +59,8 @@ def describe_plan(
         job = planned.job
         name = f"{job.method}{f' ({job.label})' if job.label else ''}"
         why = f": {state.why}" if state.why else ""
+        if planned in to_run and not again:
+            why += _of_checkpoints(planned)
         if again:
             why = ": runs again"
         elif state.name == "stale" and options.rerun != "stale":
@@ -68,6 +71,15 @@ def describe_plan(
         job = record.job
         log(f"  {job.method:34s} {job.protocol:22s} seed {job.seed}  given")
     return to_run
+
+
+def _of_checkpoints(planned: PlannedJob) -> str:
+    """What will become of checkpoints that a job cannot simply go on from; empty where there are none."""
+    if (mismatch := coming_mismatch(planned)) is None:
+        return ""
+    if planned.resume_anyway:
+        return f": goes on from its checkpoint although {mismatch.why}"
+    return f": starts over, its checkpoint is set aside because {mismatch.why}; {WAY_OUT} goes on from it"
 
 
 def records_of(plan: Sequence[PlannedJob]) -> list[Record]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any, Literal
 
 from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.core.files import LARGEST, parse_json, read_plain
+
+_ASIDE = re.compile(r"last(\.previous)?\.(?P<tag>[a-z-]+-\d{8}T\d{6}(-\d+)?)\.ckpt")
 
 ErrorKind = Literal["error", "bad input"]
 
@@ -76,6 +79,11 @@ class JobDirectory:
         return self.path / "best.ckpt"
 
     @property
+    def previous_checkpoint(self) -> Path:
+        """The one before the newest."""
+        return self.path / "last.previous.ckpt"
+
+    @property
     def projection(self) -> Path:
         """t-SNE coordinates of images and texts, see ``training.projection``."""
         return self.path / "projection.npz"
@@ -122,6 +130,20 @@ class JobDirectory:
         """What the checkpoints rest on: fingerprints of sources and data, and parents."""
         return self.path / "resume.json"
 
+    def aside(self, tag: str) -> dict[Path, Path]:
+        """Where the checkpoints and what they rest on lie when they are set aside, by where they lay.
+
+        Args:
+            tag: why and when, as in ``last.sources-changed-20260131T120000.ckpt``.
+        """
+        kept = (self.resume, self.best_checkpoint, self.previous_checkpoint, self.last_checkpoint)
+        return {path: path.with_name(f"{path.stem}.{tag}{path.suffix}") for path in kept}
+
+    def tags_aside(self) -> list[str]:
+        """The tags under which checkpoints have been set aside here."""
+        names = (_ASIDE.fullmatch(path.name) for path in self.path.glob("last.*.ckpt"))
+        return sorted({name["tag"] for name in names if name is not None})
+
     @property
     def error(self) -> Path:
         """Why the job has failed."""
@@ -167,10 +189,6 @@ class JobDirectory:
     def is_done(self) -> bool:
         """Whether the record is there, or something that nobody can read as one: it is not overwritten."""
         return os.path.lexists(self.record)
-
-    def chosen_checkpoint(self, metric: str | None) -> Path:
-        """The checkpoint behind a record whose selection was by ``metric``; by none, the last one."""
-        return self.last_checkpoint if metric is None else self.best_checkpoint
 
     def checkpoints(self) -> list[Path]:
         """Every checkpoint that is there, the ones before the newest included."""

@@ -12,7 +12,9 @@ from crossmodal_bench.evaluation.protocols.protocol import Protocol
 from crossmodal_bench.evaluation.protocols.splits import KnownSplit
 from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json
 from crossmodal_bench.jobs.experiments import Config
+from crossmodal_bench.jobs.fingerprint import Fingerprint
 from crossmodal_bench.jobs.record import Job
+from crossmodal_bench.jobs.sources import fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class PlannedJob:
     ``missing`` says which input it lacks, and which command or download makes it. ``corpus`` is what the
     planning process has read, for workers that are forked from it. ``ddp_strategy`` and ``gpu_precision`` are
     what the method asks for. ``parents`` are the jobs whose trained weights it starts from, by method.
+    ``resume_anyway``: whether it goes on from a checkpoint that rests on something else.
     """
 
     job: Job
@@ -38,6 +41,7 @@ class PlannedJob:
     gpu_precision: str = "32-true"
     parents: dict[str, PlannedJob] = field(default_factory=dict, repr=False)
     corpus: Corpus | None = field(default=None, repr=False, compare=False)
+    resume_anyway: bool = False
 
     @property
     def files(self) -> JobDirectory:
@@ -48,6 +52,10 @@ class PlannedJob:
     def title(self) -> str:
         """How it is called in a line of the terminal."""
         return f"{self.job.method} on {self.job.dataset} seed {self.job.seed}"
+
+    def fingerprint(self) -> Fingerprint:
+        """What decides its numbers today, but for the data."""
+        return fingerprint_of(self.config, self.protocols)
 
     def save(self) -> None:
         """Leave it in its directory for another process, which reads the corpus itself."""

@@ -24,6 +24,7 @@ from crossmodal_bench.core.validation import (
 )
 from crossmodal_bench.jobs.directory import JobDirectory, read_own
 from crossmodal_bench.jobs.encoders import Encoders
+from crossmodal_bench.jobs.fingerprint import Fingerprint
 
 SCHEMA = 1
 """Version of the layout below; a record of another version is refused, not guessed at."""
@@ -174,6 +175,8 @@ class RecordContent(Numbers):
     fit the same test split (COCO's 5K and 1K); ``ensemble`` the models whose similarities were summed, none
     for a single model; ``parents`` the runs whose trained weights it started from, by method; ``encoders``
     what stands for images and texts, of each member where an ensemble's differ, empty where that is unknown.
+    ``made_from`` says what ``source_fingerprint`` is the digest of; None in a sum, and in what an earlier
+    version wrote. ``taken_up``: although what was different, in clauses, training went on from a checkpoint.
     """
 
     job: Job
@@ -190,6 +193,8 @@ class RecordContent(Numbers):
     ensemble: Items[Member] = ()
     parents: dict[str, ParentRun] = Field(default_factory=dict)
     encoders: Items[Encoders] = ()
+    made_from: Fingerprint | None = None
+    taken_up: Items[str] = ()
 
 
 class Record(RecordContent):
@@ -229,6 +234,14 @@ class Record(RecordContent):
         A job that has run again has another.
         """
         return {"job": self.job.id, "finished_at": self.finished_at}
+
+    def stale_because(self, today: Fingerprint) -> str:
+        """In what sources, settings, protocols or libraries differ from today's; empty where in nothing."""
+        if self.source_fingerprint == today.digest:
+            return ""
+        if self.made_from is None or self.made_from.digest != self.source_fingerprint:
+            return "the sources or settings differ from those of the record, which does not say in what"
+        return "; ".join(difference.text for difference in self.made_from.differences(today))
 
     def by_protocol(self) -> list[Record]:
         """This record, and a copy of it with the other numbers for each protocol in ``also``."""

@@ -8,7 +8,6 @@ from typing import Literal
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.locks import holder, is_locked
 from crossmodal_bench.jobs.planned import PlannedJob
-from crossmodal_bench.jobs.provenance import source_fingerprint
 from crossmodal_bench.jobs.record import Record, read_record
 
 Name = Literal["not started", "queued", "running", "failed", "skipped", "done", "stale", "unreadable"]
@@ -22,10 +21,14 @@ class State:
     guessed at nor overwritten, and ``why`` says what to do.
 
     Only a cluster knows that a job is ``queued``; what a directory shows is ``not started`` then.
+
+    ``taken_up``: it is ``stale`` for no other reason than that it, or one that it starts from, has gone on
+    from a checkpoint of other sources because somebody wanted that.
     """
 
     name: Name
     why: str = ""
+    taken_up: bool = False
 
 
 def state_of(planned: PlannedJob) -> State:
@@ -47,10 +50,14 @@ def _state_of(planned: PlannedJob) -> State:
             return State("done")
         if record.data.fingerprint != planned.data_fingerprint:
             return State("stale", "the data differ from those of the record")
-        if record.source_fingerprint != source_fingerprint(planned.config):
-            return State("stale", "the sources or settings differ from those of the record")
-        changed = _changed_parents(planned, record)
-        return State("stale", changed) if changed else State("done")
+        if changed := record.stale_because(planned.fingerprint()):
+            return State("stale", changed)
+        if (of_parents := _of_parents(planned, record)) is not None:
+            return of_parents
+        if record.taken_up:
+            why = f"it went on from a checkpoint although {'; '.join(record.taken_up)}"
+            return State("stale", why, taken_up=True)
+        return State("done")
     if is_locked(planned.directory):
         return State("running", holder(planned.directory))
     if planned.missing:
@@ -65,15 +72,30 @@ def _state_of(planned: PlannedJob) -> State:
 
 
 def unfinished_parents(planned: PlannedJob) -> dict[str, State]:
-    """The states of those jobs that it starts from and that are not done, by method."""
+    """The states of those jobs that it starts from and that are not done, by method.
+
+    Whoever goes on anyway goes on from parents that did.
+    """
     states = {name: state_of(parent) for name, parent in planned.parents.items()}
-    return {name: state for name, state in states.items() if state.name != "done"}
+    return {
+        name: state
+        for name, state in states.items()
+        if state.name != "done" and not (planned.resume_anyway and state.taken_up)
+    }
 
 
-def _changed_parents(planned: PlannedJob, record: Record) -> str:
-    """Why a record does not rest on today's parents; empty where it does."""
-    for name, state in unfinished_parents(planned).items():
-        return f"{name}, which it starts from, is {state.name}"
+def _of_parents(planned: PlannedJob, record: Record) -> State | None:
+    """The state of a record that does not rest on today's parents; None where it does."""
+    states = {name: state_of(parent) for name, parent in planned.parents.items()}
+    unfinished = {name: state for name, state in states.items() if state.name != "done"}
+    for name, state in unfinished.items():
+        # One that has merely been taken up is told after what is worse.
+        if not state.taken_up:
+            return State("stale", f"{name}, which it starts from, is {state.name}")
     today = {name: read_record(parent.directory).run for name, parent in planned.parents.items()}
     names = [name for name in {**record.parents, **today} if record.parents.get(name) != today.get(name)]
-    return f"it has not started from today's {', '.join(names)}" if names else ""
+    if names:
+        return State("stale", f"it has not started from today's {', '.join(names)}")
+    for name in unfinished:
+        return State("stale", f"{name}, which it starts from, is stale", taken_up=True)
+    return None

@@ -20,9 +20,9 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.files import read_yaml
 from crossmodal_bench.core.npy import load_npz, names_in_npz
 from crossmodal_bench.jobs.directory import JobDirectory
-from crossmodal_bench.jobs.provenance import source_fingerprint
 from crossmodal_bench.jobs.query_ids import SHARED, digest, load_query_ids, shared_arrays
 from crossmodal_bench.jobs.record import Record, read_record, write_record
+from crossmodal_bench.jobs.sources import fingerprint_of
 from crossmodal_bench.jobs.verification import check_record, named_protocol
 
 LARGEST = 5_000_000
@@ -114,10 +114,17 @@ def _check_sources(record: Record) -> None:
     config = _config(record)
     trainer = config.get("trainer", {})
     plain = {name: value for name, value in trainer.items() if name not in _DEVICE_WORDS}
-    today = [source_fingerprint(settings) for settings in (config, {**config, "trainer": plain})]
-    if record.source_fingerprint not in today:
+    protocols = [protocol for part in record.by_protocol() if (protocol := named_protocol(part)) is not None]
+    differing = [
+        record.stale_because(fingerprint_of(settings, protocols))
+        for settings in (config, {**config, "trainer": plain})
+    ]
+    if all(differing):
+        # Nobody asked for what the second one lacks.
+        raise BadInput(f"{record.directory} is stale: {differing[-1]}; run its job again with RERUN=stale")
+    if record.taken_up:
         raise BadInput(
-            f"{record.directory} is stale: the sources or settings differ from those of the record; run its "
+            f"{record.directory} went on from a checkpoint although {'; '.join(record.taken_up)}; run its "
             "job again with RERUN=stale"
         )
 

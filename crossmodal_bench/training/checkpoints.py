@@ -1,8 +1,7 @@
-"""A job's checkpoints: when they are written, which one training goes on from, and which one is tested."""
+"""A job's checkpoints: when they are written, and which one is tested."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,10 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from crossmodal_bench.core.atomic_files import remove_leftovers
-from crossmodal_bench.core.checkpoint_files import damage, previous
-from crossmodal_bench.core.process_group import global_rank
 from crossmodal_bench.core.signals import StopRequest
-from crossmodal_bench.jobs.directory import JobDirectory, read_json
+from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.training.callbacks import History, SaveWhenAsked
 
 
@@ -51,48 +48,6 @@ def checkpoint_callbacks(planned: PlannedJob, request: StopRequest) -> list[pl.C
     return [best, *lasting]
 
 
-def made_by(sources: str, data: str, parents: Mapping[str, Any]) -> dict[str, Any]:
-    """What a job's checkpoints rest on, as noted beside them in ``resume.json``.
-
-    Args:
-        sources, data: their fingerprints.
-        parents: the runs whose weights it started from; not noted where there are none, as it never was.
-    """
-    return {"sources": sources, "data": data, **({"parents": dict(parents)} if parents else {})}
-
-
-def resumable(directory: Path, sources: Mapping[str, Any]) -> Path | None:
-    """The last checkpoint, if ``sources`` made it; else what lies there is removed.
-
-    One that is damaged gives way to the one before it, with a warning; with a damaged best epoch, whose
-    weights nothing else holds, the job starts over. Of several processes, only the first removes anything.
-    """
-    if global_rank() == 0:
-        remove_leftovers(directory)
-    files = JobDirectory(directory)
-    last = files.last_checkpoint
-    best = files.best_checkpoint
-    candidates = [path for path in (last, previous(last)) if path.is_file()]
-    if candidates and read_json(files.resume) == sources:
-        wrong = damage(best) if best.is_file() else ""
-        if wrong:
-            _warn(f"{best} is damaged ({wrong}); the job starts over")
-            candidates = []
-        for path in candidates:
-            wrong = damage(path)
-            if not wrong:
-                return path
-            _warn(f"{path} is damaged ({wrong}); going on from the one before it, or from the start")
-    if global_rank() == 0:
-        for path in (last, previous(last), best):
-            path.unlink(missing_ok=True)
-    return None
-
-
-def _warn(sentence: str) -> None:
-    print(f"warning: {sentence}", file=sys.stderr)
-
-
 def selected(
     checkpoints: list[pl.Callback], planned: PlannedJob, history: History, *, solved: bool
 ) -> dict[str, Any]:
@@ -107,3 +62,19 @@ def selected(
         return {"metric": metric, "epoch": epoch, "rule": f"best epoch by {metric}"}
     why = "no validation split" if planned.evaluate == "test" else "validation is what is reported"
     return {"metric": None, "epoch": int(history.epochs[-1]["epoch"]), "rule": f"last epoch: {why}"}
+
+
+def chosen_checkpoint(files: JobDirectory, metric: str | None) -> Path:
+    """The checkpoint behind a record whose selection was by ``metric``; by none, the last one."""
+    return files.last_checkpoint if metric is None else files.best_checkpoint
+
+
+def made_by(sources: str, data: str, parents: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells the checkpoints of one run from those of another; no parents where there are none."""
+    return {"sources": sources, "data": data, **({"parents": dict(parents)} if parents else {})}
+
+
+def is_behind(noted: Mapping[str, Any], record: Record) -> bool:
+    """Whether checkpoints that ``noted`` stands beside are those that a record was measured with."""
+    wanted = made_by(record.source_fingerprint, record.data.fingerprint, record.parents)
+    return {name: noted[name] for name in ("sources", "data", "parents") if name in noted} == wanted

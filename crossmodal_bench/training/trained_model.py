@@ -22,7 +22,7 @@ from crossmodal_bench.jobs.locks import is_locked
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.callbacks import RetrievalEvaluation
-from crossmodal_bench.training.checkpoints import made_by
+from crossmodal_bench.training.checkpoints import chosen_checkpoint, is_behind
 from crossmodal_bench.training.lightning_cli import instantiate
 
 
@@ -74,7 +74,7 @@ def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corp
             f"the data of {record.directory} have changed below {data_root} (fingerprint "
             f"{corpus.fingerprint[:12]}, in its record {record.data.fingerprint[:12]}); run that job again"
         )
-    checkpoint = record.files.chosen_checkpoint(record.selection.metric)
+    checkpoint = chosen_checkpoint(record.files, record.selection.metric)
     try:
         cli.trainer.test(
             model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), verbose=False, weights_only=True
@@ -94,14 +94,14 @@ def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corp
 
 def check_model(record: Record) -> None:
     """Raise BadInput where a record's model is not there, cannot be read, or is being trained anew."""
-    checkpoint = record.files.chosen_checkpoint(record.selection.metric)
+    checkpoint = chosen_checkpoint(record.files, record.selection.metric)
     for path in (checkpoint, record.files.config):
         if not path.is_file():
             raise BadInput(f"{path} is missing; delete the record and run that job again")
     if is_locked(record.directory):
         raise BadInput(f"{record.directory} is being worked on by another process; wait for it or stop it")
     noted = read_json(record.files.resume)
-    if noted and noted != made_by(record.source_fingerprint, record.data.fingerprint, record.parents):
+    if noted and not is_behind(noted, record):
         raise BadInput(f"{checkpoint} is of another run than the record beside it; run that job to its end")
     wrong = damage(checkpoint)
     if wrong:
@@ -111,7 +111,7 @@ def check_model(record: Record) -> None:
 def trained_weights(record: Record) -> dict[str, Tensor]:
     """The state dictionary of a record's model, on the CPU; BadInput as ``check_model``."""
     check_model(record)
-    checkpoint = record.files.chosen_checkpoint(record.selection.metric)
+    checkpoint = chosen_checkpoint(record.files, record.selection.metric)
     try:
         return dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
     except Exception as error:

@@ -20,22 +20,22 @@ from crossmodal_bench.evaluation.numbers import searched_groups
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
 from crossmodal_bench.jobs.encoders import Encoders, ImageFacts, TextFacts
 from crossmodal_bench.jobs.planned import PlannedJob
-from crossmodal_bench.jobs.provenance import environment, source_fingerprint
+from crossmodal_bench.jobs.provenance import environment
 from crossmodal_bench.jobs.record import write_record
 from crossmodal_bench.jobs.results import device_name, peak_memory_mb, results
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.callbacks import History, RetrievalEvaluation, exact_resumption
 from crossmodal_bench.training.checkpoints import (
     checkpoint_callbacks,
-    made_by,
-    resumable,
+    chosen_checkpoint,
     selected,
 )
 from crossmodal_bench.training.devices import trainer_devices
 from crossmodal_bench.training.generated_outputs import Illustrate, generate, written_caption_metrics
 from crossmodal_bench.training.lightning_cli import instantiate
 from crossmodal_bench.training.projection import save_projection
-from crossmodal_bench.training.warm_start import Inheritance, parent_runs, parent_weights
+from crossmodal_bench.training.resumption import basis_of, start_of
+from crossmodal_bench.training.warm_start import Inheritance, parent_weights
 
 
 def run_job(
@@ -46,7 +46,8 @@ def run_job(
 ) -> None:
     """Run a job to its record.
 
-    Goes on from its last checkpoint where that was with today's data, sources and parents.
+    Goes on from its last checkpoint where that was with today's data, sources and parents, or where the job
+    is told to go on anyway.
 
     Args:
         planned: the job.
@@ -64,10 +65,10 @@ def run_job(
     retrieval = RetrievalEvaluation(planned.protocols, planned.evaluate)
     checkpoints = checkpoint_callbacks(planned, request or StopRequest())
     on_devices = trainer_devices(devices, planned.ddp_strategy, planned.gpu_precision)
-    parents = parent_runs(planned)
-    sources = made_by(source_fingerprint(planned.config), planned.data_fingerprint, parents)
-    last = resumable(planned.directory, sources)
-    inheritance = [Inheritance(parent_weights(planned))] if parents and last is None else []
+    basis = basis_of(planned)
+    start = start_of(planned, basis)
+    last = start.checkpoint
+    inheritance = [Inheritance(parent_weights(planned))] if basis.parents and last is None else []
     cli = instantiate(
         planned.config,
         [history, retrieval, *exact_resumption(), *inheritance, *checkpoints],
@@ -90,14 +91,14 @@ def run_job(
         }
         config = {**planned.config, "trainer": {**asked, **planned.config.get("trainer", {})}}
         files.config.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        write_json(files.resume, sources)
+        write_json(files.resume, basis.noted(start.taken_up))
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if last else None, weights_only=True)
     if model.deterministic:
         # Lightning's checkpoint callback saves nothing where no optimiser has stepped.
         trainer.save_checkpoint(files.last_checkpoint)
     files.write_progress("testing")
     selection = selected(checkpoints, planned, history, solved=model.deterministic)
-    checkpoint = files.chosen_checkpoint(selection["metric"])
+    checkpoint = chosen_checkpoint(files, selection["metric"])
     trainer.test(model, datamodule=data, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
     if not trainer.is_global_zero:
         return
@@ -118,9 +119,11 @@ def run_job(
             "evaluated_on": planned.evaluate,
             "data": {**_described(data, model, evaluations[0], items), "split_hash": planned.split_hash},
             "encoders": [_encoders(data, model).model_dump()],
-            "source_fingerprint": source_fingerprint(planned.config),
+            "source_fingerprint": basis.fingerprint.digest,
+            "made_from": basis.fingerprint.model_dump(),
+            "taken_up": start.taken_up,
             "selection": selection,
-            "parents": parents,
+            "parents": basis.parents,
             **measured,
             "history": history.epochs,
             "cost": {

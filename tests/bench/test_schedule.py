@@ -106,8 +106,8 @@ def schedule(
 ) -> Callable[..., tuple[Place, list[str], list[str]]]:
     """Runs jobs in a ``Place``: it, the methods that failed, and what was said."""
     from crossmodal_bench.bench import schedule as module
-    from crossmodal_bench.jobs.provenance import source_fingerprint
     from crossmodal_bench.jobs.record import write_record
+    from crossmodal_bench.jobs.sources import fingerprint_of
 
     monkeypatch.setattr(module, "POLL", 0.01)
     monkeypatch.setattr(module, "LOOK", 0.02)
@@ -115,7 +115,7 @@ def schedule(
     def record(planned: PlannedJob) -> None:
         data = {**make_content()["data"], "fingerprint": ""}
         parents = {name: parent_run(parent) for name, parent in planned.parents.items()}
-        changes = {"data": data, "source_fingerprint": source_fingerprint({}), "parents": parents}
+        changes = {"data": data, "source_fingerprint": fingerprint_of({}).digest, "parents": parents}
         write_record(planned.directory, make_content(**vars(planned.job), **changes))
 
     def parent_run(parent: PlannedJob) -> dict[str, str]:

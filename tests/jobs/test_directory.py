@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import crossmodal_bench
+from crossmodal_bench.core.checkpoint_files import previous
 from crossmodal_bench.jobs import directory
 from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json
 
@@ -67,13 +68,20 @@ def test_directories_are_found_where_they_are_made(tmp_path: Path) -> None:
     assert made[0].is_done()
 
 
-def test_the_chosen_checkpoint_is_the_best_one_where_there_was_a_choice(tmp_path: Path) -> None:
+def test_checkpoints_are_listed_and_have_names_for_when_they_are_set_aside(tmp_path: Path) -> None:
     files = JobDirectory(tmp_path)
-    assert files.chosen_checkpoint(None) == files.last_checkpoint
-    assert files.chosen_checkpoint("rsum") == files.best_checkpoint
     for path in (files.last_checkpoint, files.best_checkpoint, files.log):
         path.touch()
     assert files.checkpoints() == [files.best_checkpoint, files.last_checkpoint]
+    assert files.previous_checkpoint == previous(files.last_checkpoint)
+    assert files.tags_aside() == []
+    for tag in ("sources-changed-20260131T120000", "data-changed-20260131T120000-2"):
+        for path in files.aside(tag).values():
+            path.touch()
+        assert (tmp_path / f"last.previous.{tag}.ckpt").is_file() and (
+            tmp_path / f"resume.{tag}.json"
+        ).is_file()
+    assert files.tags_aside() == ["data-changed-20260131T120000-2", "sources-changed-20260131T120000"]
 
 
 def test_progress_and_failure_are_read_as_written_and_forgotten(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import state
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
 from crossmodal_bench.jobs.locks import is_locked, locked
-from crossmodal_bench.jobs.provenance import source_fingerprint
 from crossmodal_bench.jobs.record import Job, Record
-from crossmodal_bench.jobs.state import state_of
+from crossmodal_bench.jobs.sources import fingerprint_of
+from crossmodal_bench.jobs.state import State, state_of
 
 CONFIG = {"data": {"batch_size": 4}}
 
@@ -42,7 +42,9 @@ def planned(directory: Path, missing: str = "", fingerprint: str = "data") -> Pl
 @pytest.fixture
 def finished(make_record: Callable[..., Record], make_content: Callable[..., dict[str, Any]]) -> Path:
     data = {**make_content()["data"], "fingerprint": "data"}
-    return make_record(data=data, source_fingerprint=source_fingerprint(CONFIG)).directory
+    fingerprint = fingerprint_of(CONFIG)
+    made_from = fingerprint.model_dump()
+    return make_record(data=data, source_fingerprint=fingerprint.digest, made_from=made_from).directory
 
 
 def hold(directory: Path, ready: Any) -> None:
@@ -71,7 +73,7 @@ def test_done_and_stale(finished: Path) -> None:
     assert data.name == "stale" and "data differ" in data.why
     one = planned(finished)
     one.config["data"]["batch_size"] = 5
-    assert "sources or settings" in state_of(one).why
+    assert state_of(one) == State("stale", "settings differ: data.batch_size")
     one.config["data"]["batch_size"] = 4
 
 

@@ -114,8 +114,16 @@ def test_stale_jobs_missing_configurations_and_broken_ranks_are_refused(
 def test_what_a_gpu_was_asked_for_makes_no_job_stale(make_record: Make, tmp_path: Path) -> None:
     record = finished(make_record)
     record.files.config.write_text(yaml.safe_dump({**CONFIG, "trainer": {"precision": "bf16-mixed"}}))
-    with pytest.raises(BadInput, match="stale"):
-        # No trainer at all is not an empty one.
+    assert submit([record], tmp_path)
+    trainer = {"precision": "bf16-mixed", "max_epochs": 3}
+    record.files.config.write_text(yaml.safe_dump({**CONFIG, "trainer": trainer}))
+    with pytest.raises(BadInput, match=r"is stale: settings differ: trainer\.max_epochs; run its job"):
+        submit([record], tmp_path)
+
+
+def test_what_went_on_from_other_sources_is_not_sent_in(make_record: Make, tmp_path: Path) -> None:
+    record = finished(make_record, taken_up=["crossmodal_bench.losses.ranking has changed"])
+    with pytest.raises(BadInput, match=r"although crossmodal_bench\.losses\.ranking has changed; run its"):
         submit([record], tmp_path)
 
 

@@ -255,11 +255,24 @@ class _Members:
 @cache
 def _members(name: str) -> _Members:
     """The list in a file of the package: ``+ id hash`` of a member, ``- id`` of a photo that is none."""
-    path = resources.files(__package__) / name
-    if not path.is_file():
-        raise BadInput(f"{name} is missing beside protocols.yaml; install the package again")
-    rows = [line.split() for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+    rows = [line.split() for line in gzip.decompress(_listed(name)).decode().splitlines()]
     return _Members(
         members={row[1]: row[2] for row in rows if row[0] == "+"},
         others=frozenset(row[1] for row in rows if row[0] == "-"),
     )
+
+
+@cache
+def members_digest(name: str) -> str:
+    """16 hexadecimal digits of the list of photos that a protocol names as ``members``.
+
+    Raises BadInput where the package has no such list.
+    """
+    return hashlib.sha256(_listed(name)).hexdigest()[:16]
+
+
+def _listed(name: str) -> bytes:
+    path = resources.files(__package__) / name
+    if not path.is_file():
+        raise BadInput(f"{name} is missing beside protocols.yaml; install the package again")
+    return path.read_bytes()

@@ -51,9 +51,10 @@ from crossmodal_bench.jobs.given.identification import Identified, identify, row
 from crossmodal_bench.jobs.given.records import PRESET
 from crossmodal_bench.jobs.inputs import fitting_protocols
 from crossmodal_bench.jobs.locks import locked
-from crossmodal_bench.jobs.provenance import environment, source_fingerprint
+from crossmodal_bench.jobs.provenance import environment
 from crossmodal_bench.jobs.record import Record, read_record, write_record
 from crossmodal_bench.jobs.results import device_name, peak_memory_mb, results
+from crossmodal_bench.jobs.sources import EVALUATOR, fingerprint_of
 
 _SELECTION = "the user's own: what was given is evaluated as it is"
 
@@ -543,6 +544,7 @@ def _content(
     data = _data(plan)
     data["counts"]["test"] |= searched_groups(main, plan.identified.items)
     device = plan.galleries.images.values.device
+    fingerprint = fingerprint_of({PRESET: plan.galleries.how}, plan.protocols, EVALUATOR)
     return {
         "job": {
             "id": identity,
@@ -557,7 +559,8 @@ def _content(
         },
         "evaluated_on": "test",
         "data": data,
-        "source_fingerprint": source_fingerprint({PRESET: plan.galleries.how}),
+        "source_fingerprint": fingerprint.digest,
+        "made_from": fingerprint.model_dump(),
         "selection": {"metric": None, "epoch": None, "rule": _SELECTION},
         "history": [],
         # Empty, so that no published number stands beside it: nobody here knows what made the vectors.

@@ -86,10 +86,16 @@ def environment_differences(reference: Record, again: Record) -> tuple[str, ...]
         if reference.environment.get(name) != again.environment.get(name)
     ]
     if reference.source_fingerprint != again.source_fingerprint:
-        lines.append(
-            f"sources or settings {reference.source_fingerprint[:12]} → {again.source_fingerprint[:12]}"
-        )
+        lines.append(_sources(reference, again))
+    lines += [f"the reference went on from a checkpoint although {clause}" for clause in reference.taken_up]
     return tuple(lines)
+
+
+def _sources(reference: Record, again: Record) -> str:
+    """In what they differ, as far as both say what they were made from."""
+    if again.made_from is not None and again.made_from.digest == again.source_fingerprint:
+        return f"sources or settings: {reference.stale_because(again.made_from)}"
+    return f"sources or settings {reference.source_fingerprint[:12]} → {again.source_fingerprint[:12]}"
 
 
 def _equal(reference: Record, again: Record) -> bool:

@@ -51,8 +51,8 @@ def meaning(table: Table) -> list[str]:
 
 def notes(table: Table) -> list[str]:
     """What a reader must know beside ``meaning``: presets, how ties count, data, features, labels, queries
-    that do not count, selection, which weights training started from, the papers' numbers; and what each
-    adversary adds.
+    that do not count, selection, what training went on from although something had changed, which weights it
+    started from, the papers' numbers; and what each adversary adds.
     """
     presets = dict.fromkeys(row.preset for row in table.rows)
     lines = [*_reference_note(table), *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
@@ -63,6 +63,7 @@ def notes(table: Table) -> list[str]:
     lines += _distinct(table, "no label", _dropped_text)
     lines += _distinct(table, "repeats", _repeats_text)
     lines += _distinct(table, "checkpoint", lambda record: record.selection.rule)
+    lines += _distinct(table, "taken up", _taken_up_text)
     started = defaultdict(list)
     for row in table.rows:
         parents = dict.fromkeys(name for record in row.records for name in record.parents)
@@ -213,6 +214,13 @@ def _dropped_text(record: Record) -> str:
     ]
     by_label = metric_table.summary_of("label_precision").name
     return f"{' and '.join(parts)}, which do not count for {by_label}" if parts else ""
+
+
+def _taken_up_text(record: Record) -> str:
+    """That a row is of two minds, where training went on although something had changed."""
+    if not record.taken_up:
+        return ""
+    return f"training went on from a checkpoint although {'; '.join(record.taken_up)}"
 
 
 def _names(names: Iterable[str]) -> str:
