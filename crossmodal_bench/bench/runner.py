@@ -77,6 +77,9 @@ def _bench(
             launcher = slurm.Slurm(options, log) if options.launcher == "slurm" else Local(options)
         reference_records(options.reference)
         plan = _plan(options)
+        for planned in plan:
+            # Workers are forked from here and run these very sources, whatever is pulled before they start.
+            planned.fingerprint()
         _settle(plan)
         to_run = describe_plan(plan, options, log, slurm.queued(plan))
         if all(state_of(planned).name == "skipped" for planned in plan):

@@ -205,6 +205,15 @@ def test_without_the_word_it_starts_over_and_nothing_is_removed(
     assert state_of(job(runs)) == State("done") and read_record(files.path).taken_up == ()
 
 
+def test_a_pull_while_a_bench_runs_is_not_what_its_records_were_made_from(
+    house: Path, new_process: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_settle", lambda plan: append(house / "losses" / "acmr.py", "ADDED = 1"))
+    assert runner.bench(options(tmp_path / "runs"), log=lambda line: None) == 0
+    new_process()
+    assert state_of(job(tmp_path / "runs")) == State("stale", CHANGED)
+
+
 def test_a_worker_elsewhere_is_told_to_go_on_anyway(tmp_path: Path) -> None:
     planned_job = job(tmp_path, rerun="resume-anyway")
     assert planned_job.resume_anyway and not job(tmp_path).resume_anyway
