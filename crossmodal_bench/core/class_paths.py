@@ -12,7 +12,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module, invalidate_caches
 from importlib.util import find_spec
 from types import ModuleType
@@ -35,12 +35,12 @@ def trust(packages: Iterable[str]) -> None:
     They are looked for among what is installed and then in the working directory.
 
     Args:
-        packages: names of packages or modules; one may hold several, with commas between.
+        packages: names of packages or modules.
 
     Raises:
         BadInput: one is no name of a package, is not there, or is a part of Python itself.
     """
-    names = [name.strip() for given in packages for name in given.split(",")]
+    names = list(packages)
     if names and os.getcwd() not in sys.path and "" not in sys.path:
         # Behind all else: what lies in a working directory must not stand for an installed library.
         sys.path.append(os.getcwd())
@@ -79,6 +79,18 @@ def allowed_prefixes() -> tuple[str, ...]:
 def is_below(name: str, prefixes: Iterable[str]) -> bool:
     """Whether a dotted name is one of the prefixes, or below one."""
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def class_paths(node: Any) -> Iterator[str]:
+    """Every class path below a node of a configuration."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "class_path" and isinstance(value, str):
+                yield value
+            yield from class_paths(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from class_paths(value)
 
 
 def check_allowed(key: str, name: str) -> None:

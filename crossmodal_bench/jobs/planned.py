@@ -23,6 +23,7 @@ class PlannedJob:
     ``missing`` says which input it lacks, and which command or download makes it. ``corpus`` is what the
     planning process has read, for workers that are forked from it. ``ddp_strategy`` and ``gpu_precision`` are
     what the method asks for. ``parents`` are the jobs whose trained weights it starts from, by method.
+    ``plugins`` are the packages that the user trusts, besides ours: its classes may be of them.
     """
 
     job: Job
@@ -36,6 +37,7 @@ class PlannedJob:
     missing: str = ""
     ddp_strategy: str = "ddp"
     gpu_precision: str = "32-true"
+    plugins: tuple[str, ...] = ()
     parents: dict[str, PlannedJob] = field(default_factory=dict, repr=False)
     corpus: Corpus | None = field(default=None, repr=False, compare=False)
 
@@ -74,6 +76,7 @@ def from_json(content: dict[str, Any]) -> PlannedJob:
             "job": Job.model_validate(content["job"]),
             "protocols": [_protocol(protocol) for protocol in content["protocols"]],
             "directory": Path(content["directory"]),
+            "plugins": tuple(content["plugins"]),
             "parents": {name: from_json(parent) for name, parent in content["parents"].items()},
         }
     )

@@ -182,7 +182,7 @@ def _trainer(values: Any) -> _Section:
     for key in values:
         if key in annotations and key not in TRAINER_KEYS:
             raise BadInput(
-                f"configuration key 'trainer.{key}' is not for configurations, which may be anybody's: what it "
+                f"configuration key 'trainer.{key}' is not for configurations, which may be anybody's: what "
                 "names would be run, or written to; leave it out"
             )
     return _Section("trainer", values, {key: _plain(annotations[key]) for key in TRAINER_KEYS})

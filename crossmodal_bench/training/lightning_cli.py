@@ -88,7 +88,9 @@ class _CLI(LightningCLI):
         """Lightning's, with an option --config of our own."""
         # An abbreviation would be another way to name a file.
         parser = self.parser_class(**{**kwargs, "allow_abbrev": False})
-        action = parser.add_argument("-c", "--config", action=_ConfigFile, help="a YAML file; may be repeated")
+        action = parser.add_argument(
+            "-c", "--config", action=_ConfigFile, help="a YAML file; may be repeated"
+        )
         assert isinstance(action, _ConfigFile)
         self._config_files.append(action)
         return parser
@@ -129,7 +131,9 @@ class _CLI(LightningCLI):
         word = self._get(self.config, "ckpt_path")
         if word is None:
             return
-        in_files = [action.merged["ckpt_path"] for action in self._config_files if "ckpt_path" in action.merged]
+        in_files = [
+            action.merged["ckpt_path"] for action in self._config_files if "ckpt_path" in action.merged
+        ]
         self._checkpoint = named_checkpoint(
             str(word),
             Path(self.trainer.default_root_dir),

@@ -58,7 +58,7 @@ class Payload:
         return os.system, (f"touch {self.marker}",)
 
 
-def write(path: Path, config: dict[str, Any], **changes: Any) -> None:
+def write(path: Path, config: dict[str, Any], /, **changes: Any) -> None:
     path.write_text(yaml.safe_dump(merge(config, expand(changes))), encoding="utf-8")
 
 

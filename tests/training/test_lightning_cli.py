@@ -151,7 +151,11 @@ def complaint(config: dict[str, Any]) -> str:
             "key 'model.class_path': 'nonsense' cannot be imported; choose one of",
         ),
         ("model.class_path", 3, "key 'model.class_path' is '3'; name a class_path there"),
-        ("model.class_path", "torch.nn.Linear", "'torch.nn.Linear' is of a package that no configuration may name"),
+        (
+            "model.class_path",
+            "torch.nn.Linear",
+            "'torch.nn.Linear' is of a package that no configuration may name",
+        ),
         ("model.class_path", "torch.optim.Adam", "'torch.optim.Adam' is no RetrievalMethod; choose one of"),
         ("model.class_path", "torch.optim.Nothing", "is no network, optimiser or schedule"),
         ("trainer.callbacks", [], "'trainer.callbacks' is not for configurations"),
