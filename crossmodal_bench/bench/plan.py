@@ -70,8 +70,8 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
         if value is not None and name not in used:
             datasets = ", ".join(dict.fromkeys(batch[0].job.dataset for batch in batches))
             raise BadInput(
-                f"{name.upper()} is '{value}' and has no effect: none of these methods runs such an image network "
-                f"on {datasets}; leave it out"
+                f"{name.upper()} is '{value}' and has no effect: none of these methods runs such an image "
+                f"network on {datasets}; leave it out"
             )
     _check_plugins(options.plugins, [batch[0].config for batch in batches])
     return _parents_first(batches)
@@ -83,8 +83,8 @@ def _check_plugins(plugins: Sequence[str], configs: Sequence[Config]) -> None:
     for plugin in plugins:
         if not any(is_below(name, [plugin]) for name in named):
             raise BadInput(
-                f"PLUGINS '{plugin}' has no effect: no class of it is named by these methods or their data; give "
-                "a YAML file that names one, e.g. METHODS=./my_method.yaml, or leave it out"
+                f"PLUGINS '{plugin}' has no effect: no class of it is named by these methods or their data; "
+                "give a YAML file that names one, e.g. METHODS=./my_method.yaml, or leave it out"
             )
 
 

@@ -67,9 +67,9 @@ def bench(
         reference_records(options.reference)
         plan = _plan(options)
         _settle(plan)
-        to_run = describe_plan(plan, options, log, slurm.queued(plan))
         if all(state_of(planned).name == "skipped" for planned in plan):
             raise BadInput(plan[0].missing)
+        to_run = describe_plan(plan, options, log, slurm.queued(plan))
         failed = _run(to_run, plan, options, launcher, mode, line, log)
         summed = suite_ensembles.make_ensembles(plan, options, mode, log)
         well = conclude(plan, failed, options, log, check_chance=check_chance)

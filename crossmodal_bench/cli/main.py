@@ -83,6 +83,13 @@ def _guarded(run: Callable[[], int]) -> int:
     except (BadInput, Diverged) as error:
         tell(f"crossmodal-bench: {error}", sys.stderr)
         return BAD_INPUT if isinstance(error, BadInput) else FAILED
+    except SyntaxError as error:
+        # A module that somebody is writing, which is imported with its package.
+        tell(
+            f"crossmodal-bench: {error.filename}, line {error.lineno}: {error.msg}; mend that line",
+            sys.stderr,
+        )
+        return BAD_INPUT
     except (KeyboardInterrupt, Interrupted):
         print("Interrupted. Run the same command again to go on.", file=sys.stderr)
         return AGAIN

@@ -98,9 +98,9 @@ def check_allowed(key: str, name: str) -> None:
     if not is_below(name, allowed_prefixes()):
         package = name.partition(".")[0]
         raise BadInput(
-            f"configuration key '{key}': '{name}' is of a package that no configuration may name by itself, as "
-            f"importing it would run it; choose one of {', '.join(OURS)}, or give --plugins {package} if you "
-            "trust it"
+            f"configuration key '{key}': '{name}' is of a package that no configuration may name by itself, "
+            f"because to import it is to run it; give --plugins {package} if you trust it, or choose a class "
+            f"of {', '.join(OURS)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The YAML files of ``experiments/``, and the user's own: method, data set, preset and suite as one configuration."""
+"""The YAML files of ``experiments/`` and the user's own: method, data set and preset as one configuration."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def experiments_folder() -> Path:
 
 
 def names(kind: str) -> list[str]:
-    """Names of all ``methods``, ``datasets`` or ``suites``: ours, and those that the user has given as files."""
+    """Names of all ``methods``, ``datasets`` or ``suites``: ours, and those of the user's own files."""
     return sorted({*_our_names(kind), *_given.get(kind, ())})
 
 
@@ -44,7 +44,7 @@ def _our_names(kind: str) -> list[str]:
 
 
 def name_of(kind: str, word: str) -> str:
-    """The name that a word of the command line stands for: itself, or that of the file which it is the path of.
+    """The name that a word of the command line stands for: itself, or that of the file whose path it is.
 
     A file's name without ``.yaml`` is the method's, or the data set's, in tables and folders; for the rest of
     the process it is known as ours are.

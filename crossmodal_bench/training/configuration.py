@@ -77,7 +77,7 @@ TRAINER_KEYS = (
     "use_distributed_sampler",
     "val_check_interval",
 )
-"""What a configuration may say of the trainer, in words and numbers: all others name code or places to write."""
+"""What a configuration may say of the trainer, in words and numbers; others name code, or places to write."""
 TYPE_NAMES: dict[Any, str] = {
     NoneType: "null",
     int: "a whole number",
@@ -103,8 +103,8 @@ class _Section:
 def check_configuration(config: Mapping[str, Any], *, complete: bool = True) -> None:
     """Compare a configuration with the constructors' signatures, before any of them is called.
 
-    Whatever it says is data: no class is imported that it may not name, and no setting of the trainer is taken
-    that would run code or write elsewhere.
+    Whatever it says is data: no class is imported that it may not name, and no setting of the trainer is
+    taken that would run code or write elsewhere.
 
     Args:
         config: ``model``, ``data``, ``trainer`` and the rest, as in a file of `fit`.
@@ -136,7 +136,10 @@ def _sections(config: Mapping[str, Any]) -> Iterator[_Section]:
 
 
 def _check_class_paths(path: str, node: Any) -> None:
-    """Look at every class that is named below a node, whatever it is an argument of; BadInput for a forbidden one."""
+    """Look at every class that is named below a node, whatever it is an argument of.
+
+    Raises BadInput for one that may not be named.
+    """
     if isinstance(node, Mapping):
         for key, value in node.items():
             below = f"{path}.{key}" if path else str(key)
@@ -152,7 +155,7 @@ def _check_class_paths(path: str, node: Any) -> None:
 
 
 def _check_class_path(path: str, name: str) -> None:
-    # Names without a module are ours, and so are those that are looked up, and told with their neighbours, later.
+    # Ours are looked up later, and told with their neighbours where there is none of that name.
     if "." not in name or is_below(name, [US]):
         return
     check_allowed(path, name)

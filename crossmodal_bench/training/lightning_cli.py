@@ -40,7 +40,7 @@ PATHS = ("weights", "ckpt_path")
 
 
 class _ConfigFile(ActionConfigFile):
-    """``--config``: read by our own reader and looked at before the parser, which imports classes, sees it."""
+    """``--config``: read by our own reader, and looked at before the parser does, which imports classes."""
 
     merged: dict[str, Any]
 
@@ -153,8 +153,8 @@ class _CLI(LightningCLI):
             if self._checkpoint is None or "loading state_dict" not in str(error):
                 raise
             raise BadInput(
-                f"--ckpt_path {self._checkpoint} does not fit the configured model; give the configuration that "
-                "it was trained with"
+                f"--ckpt_path {self._checkpoint} does not fit the configured model; give the configuration "
+                "that it was trained with"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Configurations, runs and checkpoints of strangers: whatever they hold, nothing in them is run or imported."""
+"""Configurations, runs and checkpoints of strangers: whatever they hold, none of it is run or imported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CALLBACK = "pytorch_lightning.callbacks.LambdaCallback"
 
 @pytest.fixture
 def payload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The file that a module ``pw`` leaves where it is imported, or ``pw.run`` is called; it must not be there.
+    """The file that a module ``pw`` leaves where it is imported; it must not be there behind a test.
 
     The working directory is empty but for ``pw.py``.
     """

@@ -58,8 +58,8 @@ def slots(options: BenchOptions, gpus: int, visible: str | None) -> list[Slot]:
     if options.devices == "cpu" or not gpus:
         if options.devices != "cpu" and each > _cores():
             raise BadInput(
-                f"DEVICES is {each} and there is no GPU but a CPU of {_cores()} cores, of which a device is one; "
-                f"give at most {_cores()}, or cpu"
+                f"DEVICES is {each} and there is no GPU, but a CPU of {_cores()} cores; give at most as "
+                "many, or cpu"
             )
         at_once = options.jobs or 1
         word = "cpu" if options.devices == "cpu" else str(each)
