@@ -137,6 +137,8 @@ def imported_class(key: str, name: Any, base: type, package: str) -> type:
         raise BadInput(
             f"configuration key '{key}': '{name}' is no {base.__name__}{nearest(str(name), known)}"
         )
+    # A package that is trusted may show a class of one that is not.
+    check_allowed(key, f"{cls.__module__}.{cls.__qualname__}")
     return cls
 
 

@@ -15,7 +15,7 @@ PACKAGE = "crossmodal_bench.data.datasets"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory, with a package ``plug`` of a module ``plug.inner``, and a module ``pluggable``."""
+    """The working directory, with the modules ``plug.inner`` and ``pluggable``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "plug").mkdir()
@@ -52,6 +52,15 @@ def test_a_package_is_trusted_with_all_below_it_and_nothing_beside_it(folder: Pa
     trust(())
     with pytest.raises(BadInput, match="give --plugins plug if you trust it"):
         named("plug.inner.Mine")
+
+
+def test_a_trusted_package_does_not_vouch_for_others(folder: Path) -> None:
+    (folder / "plug" / "inner.py").write_text("from pluggable import Mine\n")
+    trust(["plug"])
+    with pytest.raises(BadInput, match=r"'pluggable\.Mine' is of a package that no configuration may name"):
+        named("plug.inner.Mine")
+    trust(["plug", "pluggable"])
+    assert named("plug.inner.Mine").__module__ == "pluggable"
 
 
 def test_what_lies_in_the_working_directory_stands_for_no_library(folder: Path) -> None:
