@@ -67,9 +67,13 @@ def bench(
         reference_records(options.reference)
         plan = _plan(options)
         _settle(plan)
-        if all(state_of(planned).name == "skipped" for planned in plan):
-            raise BadInput(plan[0].missing)
+        lacks_everything = all(state_of(planned).name == "skipped" for planned in plan)
+        reasons = {planned.missing for planned in plan if planned.missing}
+        if lacks_everything and len(reasons) == 1:
+            raise BadInput(reasons.pop())
         to_run = describe_plan(plan, options, log, slurm.queued(plan))
+        if lacks_everything:
+            raise BadInput("no job has what it needs; the reasons stand above, each with its fix")
         failed = _run(to_run, plan, options, launcher, mode, line, log)
         summed = suite_ensembles.make_ensembles(plan, options, mode, log)
         well = conclude(plan, failed, options, log, check_chance=check_chance)
