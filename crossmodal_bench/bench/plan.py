@@ -10,10 +10,10 @@ from types import MappingProxyType
 from typing import Any
 
 from crossmodal_bench.bench.options import BenchOptions
-from crossmodal_bench.bench.words import check_words, dataset_name, method_names
+from crossmodal_bench.bench.words import check_preset, check_words, dataset_name, method_names
 from crossmodal_bench.core import process_group
 from crossmodal_bench.core.class_paths import class_paths, is_below
-from crossmodal_bench.core.errors import BadInput, nearest
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.image_settings import ImageSettings
 from crossmodal_bench.data.view_builders import lacking
 from crossmodal_bench.jobs import experiments
@@ -145,9 +145,8 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
 
 def preset_for(word: str, dataset: str, *, gpu: bool, suite: Mapping[str, str] = MappingProxyType({})) -> str:
     """What PRESET means on a data set; ``suite`` has a suite's own word for ``auto``, by data set."""
+    check_preset(word)
     if word != "auto":
-        if word not in experiments.PRESETS:
-            raise BadInput(f"preset '{word}' is unknown{nearest(word, [*experiments.PRESETS, 'auto'])}")
         return word
     if dataset in suite:
         return suite[dataset]

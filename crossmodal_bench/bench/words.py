@@ -30,13 +30,18 @@ def check_words(options: BenchOptions) -> None:
     for key, variable in GIVEN_ELSEWHERE.items():
         if key in options.overrides:
             raise BadInput(f"--set {key} has no effect in a bench; set {variable} instead")
-    if options.preset not in (*experiments.PRESETS, "auto"):
-        known = [*experiments.PRESETS, "auto"]
-        raise BadInput(f"preset '{options.preset}' is unknown{nearest(options.preset, known)}")
+    check_preset(options.preset)
     if options.methods not in experiments.names("suites"):
         method_names(options.methods)
     if options.dataset:
         experiments.dataset_settings(dataset_name(options.dataset), options.data_root)
+
+
+def check_preset(word: str) -> None:
+    """Raise BadInput where PRESET is no preset, nor ``auto``."""
+    known = [*experiments.PRESETS, "auto"]
+    if word not in known:
+        raise BadInput(f"preset '{word}' is unknown{nearest(word, known)}")
 
 
 def _is_file(word: str) -> bool:
