@@ -21,7 +21,9 @@ from matplotlib.figure import Figure
 from users import NOBODY
 
 from crossmodal_bench.core import signals
+from crossmodal_bench.core.class_paths import trust
 from crossmodal_bench.core.signals import ASKING
+from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.record import Record, read_record, write_record
 from crossmodal_bench.reporting.figures import drawing
 
@@ -34,6 +36,14 @@ def handlers() -> Iterator[None]:
     signals._listening = None
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def nothing_trusted() -> Iterator[None]:
+    """What a test trusts, and the files that it gives, are unknown to the next."""
+    yield
+    trust(())
+    experiments.forget_given_files()
 
 
 MAP = {"i2t/mAP": 0.5, "t2i/mAP": 0.4, "mAP": 0.45, "i2t/mAP@50": 0.55, "t2i/mAP@50": 0.45, "mAP@50": 0.5}

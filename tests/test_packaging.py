@@ -7,7 +7,9 @@ import os
 import re
 import shlex
 import shutil
+import site
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import fields
@@ -16,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import plugins
 import pytest
 import yaml
 
@@ -298,6 +301,50 @@ def test_a_wheel_carries_the_experiments_inside_the_package() -> None:
     assert wheel["packages"] == ["crossmodal_bench"]
     assert wheel["force-include"] == {"experiments": "crossmodal_bench/experiments"}
     assert any((ROOT / "experiments").rglob("*.yaml"))
+
+
+@pytest.mark.slow
+def test_the_readmes_plugin_runs_from_an_installed_wheel_outside_any_checkout(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    build = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
+    subprocess.run([*build, "--wheel-dir", str(tmp_path / "wheels"), str(ROOT)], check=True)
+    (wheel,) = (tmp_path / "wheels").iterdir()
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    # Our dependencies, from where they are installed already; what stands in a .pth file is looked for last.
+    (packages,) = environment.glob("lib/python3*/site-packages")
+    (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
+    install = [python, "-m", "pip", "install", "--no-deps", "--no-index", str(wheel)]
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(install, check=True, env=clean)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    plugins.write_plugin(folder)
+
+    def run(*words: str) -> str:
+        command = [environment / "bin" / "crossmodal-bench", *words]
+        done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    where = subprocess.run(
+        [python, "-c", "import crossmodal_bench; print(crossmodal_bench.__file__)"],
+        cwd=folder,
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(where.stdout.strip()).is_relative_to(environment)
+    words = [*plugins.command()[1:], "--dataset", "synthetic-20", "--wandb", "off", "--devices", "cpu"]
+    shown = run("bench", *words)
+    assert "bilinear" in shown and "cca" in shown and " jobs done" in shown
+    records = {path.parents[1].name for path in (folder / "runs").rglob("record.json")}
+    assert records == {"bilinear", "cca"}
+    assert "bilinear" in (folder / "runs" / "report" / "leaderboard.md").read_text()
+    assert (folder / "runs" / "report" / "leaderboard.html").is_file()
+    assert " done" in run("status", *words) and "bilinear" in run("report")
 
 
 # ---- the images and the workflows ------------------------------------------------------------------

@@ -42,9 +42,10 @@ class BenchOptions:
     option on one line, its help first.
     """
 
-    dataset: str | None = option("synthetic (default, no download), a data set's name, or a folder's", None)
+    dataset: str | None = option("synthetic (default), a data set's name, a folder's, or a YAML file", None)
     data_root: Path = option("folder of the data sets", Path("data"))
-    methods: str = option("names with commas between, default, all, or a suite", "default")
+    methods: str = option("names, or YAML files, with commas between; default, all, or a suite", "default")
+    plugins: tuple[str, ...] = option("packages of methods of your own, with commas between: trusted", ())
     seeds: int | None = option("how many seeds, from 0", None)
     preset: str = option("smoke, small, paper, controlled, or auto: what the devices allow", "auto")
     runs: Path = option("folder of the records, reports and extracted features", Path("runs"))
@@ -78,6 +79,10 @@ def add_options(command: argparse.ArgumentParser, names: Collection[str] = NAMES
             command.add_argument(
                 flag, dest=entry.name, action="append", default=[], metavar="KEY=VALUE", help=text
             )
+        elif get_origin(kind) is tuple:
+            command.add_argument(
+                flag, dest=entry.name, action="append", default=[], metavar="PACKAGE", help=text
+            )
         else:
             command.add_argument(
                 flag,
@@ -96,8 +101,18 @@ def read_options(arguments: argparse.Namespace) -> BenchOptions:
     if arguments.slurm and arguments.launcher != "slurm":
         raise BadInput(f"SLURM has no effect with LAUNCHER={arguments.launcher}; set LAUNCHER=slurm too")
     overrides = dict(_override(pair) for pair in arguments.overrides)
-    content = {**vars(arguments), "slurm": _slurm(arguments.slurm), "overrides": overrides}
+    content = {
+        **vars(arguments),
+        "slurm": _slurm(arguments.slurm),
+        "overrides": overrides,
+        "plugins": plugin_names(arguments.plugins),
+    }
     return BenchOptions(**{name: content[name] for name in NAMES})
+
+
+def plugin_names(words: Sequence[str]) -> tuple[str, ...]:
+    """The packages of a repeated ``--plugins``, each of which may name several."""
+    return tuple(dict.fromkeys(name.strip() for word in words for name in word.split(",")))
 
 
 def check_devices(word: str) -> None:

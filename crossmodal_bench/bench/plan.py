@@ -10,8 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 from crossmodal_bench.bench.options import BenchOptions
+from crossmodal_bench.bench.words import check_preset, check_words, dataset_name, method_names
 from crossmodal_bench.core import process_group
-from crossmodal_bench.core.errors import BadInput, nearest
+from crossmodal_bench.core.class_paths import class_paths, is_below
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.data.image_settings import ImageSettings
 from crossmodal_bench.data.view_builders import lacking
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import JobDirectory
@@ -22,15 +25,8 @@ from crossmodal_bench.jobs.record import Job
 from crossmodal_bench.jobs.schema import SuiteFile
 from crossmodal_bench.jobs.suite_ensembles import with_members
 from crossmodal_bench.methods import RetrievalMethod
+from crossmodal_bench.networks import ConvNetEncoder
 from crossmodal_bench.training.lightning_cli import instantiate
-
-GIVEN_ELSEWHERE = {
-    "seed_everything": "SEEDS",
-    "data.seed": "SEEDS",
-    "data.root": "DATA_ROOT",
-    "data.cache": "RUNS",
-}
-"""Configuration keys that the bench sets itself, and the variable that decides them."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +56,8 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
     Raises:
         BadInput: anything unusable among the words or in the data; nothing has been written then.
     """
-    if options.seeds is not None and options.seeds < 1:
-        raise BadInput(f"SEEDS is {options.seeds}; give the number of seeds, at least 1")
-    for key, variable in GIVEN_ELSEWHERE.items():
-        if key in options.overrides:
-            raise BadInput(f"--set {key} has no effect in a bench; set {variable} instead")
+    check_words(options)
+    used: set[str] = set()
     batches: list[list[PlannedJob]] = []
     corpora = {} if corpora is None else corpora
     for row in _rows(options, gpu):
@@ -72,8 +65,27 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
         for protocol, variant in experiments.protocols_of(settings).items():
             if protocol and row.protocols is not None and protocol not in row.protocols:
                 continue
-            batches.append(_jobs(row, protocol, variant, options, corpora))
+            batches.append(_jobs(row, protocol, variant, options, corpora, used))
+    for name, value in (("network", options.network), ("weights", options.weights)):
+        if value is not None and name not in used:
+            datasets = ", ".join(dict.fromkeys(batch[0].job.dataset for batch in batches))
+            raise BadInput(
+                f"{name.upper()} is '{value}' and has no effect: none of these methods runs such an image "
+                f"network on {datasets}; leave it out"
+            )
+    _check_plugins(options.plugins, [batch[0].config for batch in batches])
     return _parents_first(batches)
+
+
+def _check_plugins(plugins: Sequence[str], configs: Sequence[Config]) -> None:
+    """Raise BadInput for a plugin of which no configuration names a class."""
+    named = {name for config in configs for name in class_paths(config)}
+    for plugin in plugins:
+        if not any(is_below(name, [plugin]) for name in named):
+            raise BadInput(
+                f"PLUGINS '{plugin}' has no effect: no class of it is named by these methods or their data; "
+                "give a YAML file that names one, e.g. METHODS=./my_method.yaml, or leave it out"
+            )
 
 
 def command_overrides(options: BenchOptions) -> dict[str, Any]:
@@ -114,8 +126,8 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
     if is_suite:
         suite = experiments.suite(options.methods)
     else:
-        suite = SuiteFile(methods=tuple(_method_names(options.methods, suites)))
-    datasets = [options.dataset] if options.dataset else suite.datasets or ["synthetic"]
+        suite = SuiteFile(methods=tuple(method_names(options.methods)))
+    datasets = [dataset_name(options.dataset)] if options.dataset else suite.datasets or ["synthetic"]
     for dataset in datasets:
         for row in with_members(suite):
             yield _Row(
@@ -131,30 +143,10 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
             )
 
 
-def _method_names(methods: str, suites: list[str]) -> list[str]:
-    known = experiments.names("methods")
-    if methods == "default":
-        return experiments.default_methods()
-    if methods == "all":
-        return known
-    chosen = [name.strip() for name in methods.split(",") if name.strip()]
-    if not chosen:
-        raise BadInput("METHODS is empty; give names with commas between, default, all, or a suite")
-    for name in chosen:
-        if name in (*suites, "default", "all"):
-            raise BadInput(
-                f"METHODS is '{methods}', but '{name}' must stand alone; name the methods one by one"
-            )
-        if name not in known:
-            raise BadInput(f"method '{name}' is unknown{nearest(name, [*known, *suites, 'default', 'all'])}")
-    return list(dict.fromkeys(chosen))
-
-
 def preset_for(word: str, dataset: str, *, gpu: bool, suite: Mapping[str, str] = MappingProxyType({})) -> str:
     """What PRESET means on a data set; ``suite`` has a suite's own word for ``auto``, by data set."""
+    check_preset(word)
     if word != "auto":
-        if word not in experiments.PRESETS:
-            raise BadInput(f"preset '{word}' is unknown{nearest(word, [*experiments.PRESETS, 'auto'])}")
         return word
     if dataset in suite:
         return suite[dataset]
@@ -164,9 +156,14 @@ def preset_for(word: str, dataset: str, *, gpu: bool, suite: Mapping[str, str] =
 
 
 def _jobs(
-    row: _Row, protocol: str, variant: Config, options: BenchOptions, corpora: dict[str, Inputs]
+    row: _Row,
+    protocol: str,
+    variant: Config,
+    options: BenchOptions,
+    corpora: dict[str, Inputs],
+    used: set[str],
 ) -> list[PlannedJob]:
-    """A row's jobs, one for each seed."""
+    """A row's jobs, one for each seed; ``used`` gets those of NETWORK and WEIGHTS that would change it."""
     command = command_overrides(options)
     if row.parent:
         settings = experiments.method_settings(row.method, row.dataset, row.preset)
@@ -187,6 +184,7 @@ def _jobs(
         {**config, "seed_everything": 0}, accelerator="cpu", devices=1, **process_group.trainer_arguments()
     )
     assert isinstance(cli.model, RetrievalMethod)
+    used |= _network_words(cli.model, cli.datamodule.images)
     data = read_inputs(cli.datamodule, row.dataset, protocol, corpora, config["data"])
     if row.evaluate == "val" and not data.missing and not data.counts["val"]["images"]:
         raise BadInput(
@@ -207,7 +205,8 @@ def _jobs(
     own = replace(row, seeds=seeds, label=row.label if row.overrides else "")
     parents: dict[str, list[PlannedJob]] = {}
     for name in experiments.parents_of(row.method):
-        parents[name] = _jobs(replace(own, method=name, parent=True), protocol, variant, options, corpora)
+        parent = replace(own, method=name, parent=True)
+        parents[name] = _jobs(parent, protocol, variant, options, corpora, used)
     if parents and type(cli.model).inherit is RetrievalMethod.inherit:
         raise BadInput(
             f"method '{row.method}' names parents and {type(cli.model).__name__} cannot start from their "
@@ -251,8 +250,24 @@ def _jobs(
             gpu_precision=cli.model.gpu_precision,
             # One that is solved has a single seed, which serves all.
             parents={name: jobs[min(seed, len(jobs) - 1)] for name, jobs in parents.items()},
+            plugins=options.plugins,
             corpus=data.corpus,
             resume_anyway=options.rerun == "resume-anyway",
         )
         plan.append(planned)
     return plan
+
+
+def _network_words(model: RetrievalMethod, images: ImageSettings) -> set[str]:
+    """Which of ``network`` and ``weights``, below ``data.images``, a method would be changed by."""
+    used: set[str] = set()
+    if "features" in model.requires:
+        used |= {"network"} if images.network is None else {"network", "weights"}
+    if "regions" in model.requires and images.regions != "auto":
+        used |= {"weights"} if images.regions == "detector" else {"network", "weights"}
+    if "pixels" in model.requires:
+        encoders = [module for module in model.modules() if isinstance(module, ConvNetEncoder)]
+        # One of somebody's own may look at both.
+        used |= {"network"} if not encoders or any(encoder.name is None for encoder in encoders) else set()
+        used |= {"weights"} if not encoders or any(encoder.weights is None for encoder in encoders) else set()
+    return used

@@ -81,9 +81,13 @@ def _bench(
             # Workers are forked from here and run these very sources, whatever is pulled before they start.
             planned.fingerprint()
         _settle(plan)
+        lacks_everything = all(state_of(planned).name == "skipped" for planned in plan)
+        reasons = {planned.missing for planned in plan if planned.missing}
+        if lacks_everything and len(reasons) == 1:
+            raise BadInput(reasons.pop())
         to_run = describe_plan(plan, options, log, slurm.queued(plan))
-        if all(state_of(planned).name == "skipped" for planned in plan):
-            raise BadInput(plan[0].missing)
+        if lacks_everything:
+            raise BadInput("no job has what it needs; the reasons stand above, each with its fix")
         failed = _run(to_run, plan, options, launcher, mode, line, log)
         summed = suite_ensembles.make_ensembles(plan, options, mode, log)
         request.check()

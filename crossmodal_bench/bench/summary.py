@@ -45,6 +45,7 @@ def describe_plan(
     for name, corpus in corpora.items():
         if corpus.skipped:
             log(f"{name}: {len(corpus.skipped)} unreadable images are skipped: {', '.join(corpus.skipped)}")
+    lacking: dict[str, list[PlannedJob]] = {}
     for planned in plan:
         state = state_of(planned)
         if state.name != "done":
@@ -61,11 +62,16 @@ def describe_plan(
         why = f": {state.why}" if state.why else ""
         if planned in to_run and not again:
             why += _of_checkpoints(planned)
+        if state.name == "skipped" and state.why == planned.missing:
+            lacking.setdefault(planned.missing, []).append(planned)
+            why = ""
         if again:
             why = ": runs again"
         elif state.name == "stale" and options.rerun != "stale":
             why += "; RERUN=stale runs it again"
         log(f"  {name:34s} {job.protocol:22s} seed {job.seed}  {state.name}{why}")
+    for sentence, jobs in lacking.items():
+        log(f"skipped, {_counted(jobs)}: {sentence}")
     suite_ensembles.describe(plan, options, log)
     for record in _given_beside(plan, options):
         job = record.job
@@ -80,6 +86,12 @@ def _of_checkpoints(planned: PlannedJob) -> str:
     if planned.resume_anyway:
         return f": goes on from its checkpoint although {mismatch.why}"
     return f": starts over, its checkpoint is set aside because {mismatch.why}; {WAY_OUT} goes on from it"
+
+
+def _counted(jobs: Sequence[PlannedJob]) -> str:
+    """How many jobs these are, and of which methods."""
+    methods = ", ".join(dict.fromkeys(planned.job.method for planned in jobs))
+    return f"{len(jobs)} job{'s' * (len(jobs) != 1)} ({methods})"
 
 
 def records_of(plan: Sequence[PlannedJob]) -> list[Record]:
@@ -115,6 +127,9 @@ def conclude(
         print_leaderboard([*records, *_given_beside(plan, options), *references])
     failed_ids = {planned.job.id for planned in failed}
     for planned, state in zip(plan, states, strict=True):
+        if state.name == "skipped" and state.why == planned.missing:
+            # The head of the bench has said so, once for all jobs.
+            continue
         shown = held_back(planned, failed_ids, options) or state
         if shown.name in ("failed", "skipped", "running", "unreadable"):
             log(f"{shown.name}: {planned.title}{f': {shown.why}' if shown.why else ''}")

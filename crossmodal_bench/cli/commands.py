@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from crossmodal_bench.bench.options import check_devices
+from crossmodal_bench.bench.options import check_devices, plugin_names
+from crossmodal_bench.core.class_paths import trust
 from crossmodal_bench.core.errors import BadInput, tell, warn_once
 
 
 def ensemble(arguments: argparse.Namespace) -> int:
     """Rank by the summed similarities of finished jobs' models."""
+    trust(plugin_names(arguments.plugins))
     from crossmodal_bench.bench import ensembles
     from crossmodal_bench.reporting import wandb
     from crossmodal_bench.reporting.report import print_leaderboard
@@ -191,9 +193,13 @@ def _data_module(
     arguments: argparse.Namespace, *, network: str | None, size: int = 224, regions: str = "auto"
 ) -> Any:
     from crossmodal_bench.jobs import experiments
+
+    trust(plugin_names(arguments.plugins))
     from crossmodal_bench.training.lightning_cli import instantiate
 
-    settings = experiments.dataset_settings(arguments.dataset, arguments.data_root)
+    settings = experiments.dataset_settings(
+        experiments.name_of("datasets", arguments.dataset), arguments.data_root
+    )
     variant = next(iter(experiments.protocols_of(settings).values()))
     config = experiments.merge({"data": settings["data"]}, variant)
     images = {

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from crossmodal_bench import __version__
-from crossmodal_bench.bench.options import NAMES, add_options, read_options
+from crossmodal_bench.bench.options import NAMES, BenchOptions, add_options, plugin_names, read_options
 from crossmodal_bench.cli import commands as actions
 from crossmodal_bench.cli import evaluate as given
+from crossmodal_bench.core.class_paths import trust
 from crossmodal_bench.core.errors import BadInput, Diverged, no_permission, tell
 from crossmodal_bench.core.signals import AGAIN, Interrupted, listening
 from crossmodal_bench.reporting.formats import FORMATS
@@ -100,6 +101,13 @@ def _guarded(run: Callable[[], int]) -> int:
     except (BadInput, Diverged) as error:
         tell(f"crossmodal-bench: {error}", sys.stderr)
         return BAD_INPUT if isinstance(error, BadInput) else FAILED
+    except SyntaxError as error:
+        # A module that somebody is writing, which is imported with its package.
+        tell(
+            f"crossmodal-bench: {error.filename}, line {error.lineno}: {error.msg}; mend that line",
+            sys.stderr,
+        )
+        return BAD_INPUT
     except (KeyboardInterrupt, Interrupted):
         print("Interrupted. Run the same command again to go on.", file=sys.stderr)
         return AGAIN
@@ -131,7 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "status", _status, "show every job of a bench and its state", NAMES)
 
     text = "rank by the summed similarities of finished jobs' models"
-    ensemble = _command(commands, "ensemble", actions.ensemble, text, ("data_root", "runs", "wandb"))
+    ensemble = _command(
+        commands, "ensemble", actions.ensemble, text, ("data_root", "runs", "wandb", "plugins")
+    )
     text = "a job's directory, or its record.json"
     ensemble.add_argument("records", nargs="+", type=Path, metavar="RECORD", help=text)
 
@@ -145,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_run_commands(commands)
 
-    of_data = ("data_root", "runs", "on_bad_image")
+    of_data = ("data_root", "runs", "on_bad_image", "plugins")
     text = "check a data set's files and print what they hold"
     prepare = _command(commands, "prepare", actions.prepare, text, of_data)
     prepare.add_argument("dataset", metavar="DATASET")
@@ -214,21 +224,36 @@ def _command(
 
 
 def _bench(arguments: argparse.Namespace) -> int:
+    options = _checked_options(arguments)
     from crossmodal_bench.bench import runner
 
-    options = read_options(arguments)
     runner.check_writable(options)
     return runner.bench(options, check_chance=arguments.check_chance)
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    options = _checked_options(arguments)
     from crossmodal_bench.bench import runner
 
-    return runner.status(read_options(arguments))
+    return runner.status(options)
+
+
+def _checked_options(arguments: argparse.Namespace) -> BenchOptions:
+    """The words of a bench; a mistake among them is told before torch is imported, which takes seconds."""
+    from crossmodal_bench.bench.words import check_words
+
+    options = read_options(arguments)
+    check_words(options)
+    return options
 
 
 def _lightning(arguments: list[str]) -> int:
+    # Its own parser knows nothing of plugins, and takes all else.
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_options(parser, ("plugins",))
+    known, others = parser.parse_known_args(arguments)
+    trust(plugin_names(known.plugins))
     from crossmodal_bench.training.lightning_cli import command_line
 
-    command_line(arguments)
+    command_line(others)
     return 0

@@ -24,6 +24,8 @@ DEEPEST = 64
 """Levels of lists and objects in one another; files that mean something have a handful."""
 MOST_NODES = 100_000
 """Values in a YAML document once its references are followed: nine lines can stand for 10^9 of them."""
+LARGEST_YAML = 2**20
+"""Bytes of a YAML file, which takes its reader a second for every few hundred thousand."""
 LONGEST_NAME = 255
 """Bytes of one part of a path, on every file system in use."""
 LONGEST_PATH = 1024
@@ -63,11 +65,18 @@ def _too_large(path: Path, largest: int) -> OSError:
     return OSError(errno.EFBIG, f"it is larger than {largest // 2**20} MB", str(path))
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file, with or without a byte order mark; BadInput that names the first byte that is none."""
+def read_text(path: Path, largest: int | None = None) -> str:
+    """A UTF-8 file, with or without a byte order mark; BadInput that names the first byte that is none.
+
+    Args:
+        path: the file.
+        largest: bytes that it may have; None where a data set's may be as large as it is.
+    """
     try:
         if path.exists() and not path.is_file():
             raise BadInput(f"{path} cannot be read (it is no file); put the file there")
+        if largest is not None:
+            return read_plain(path, largest).decode("utf-8").removeprefix("\ufeff")
         return path.read_text(encoding="utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
@@ -85,9 +94,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """A YAML file's content; BadInput that names the line where it is none."""
+    """A YAML file's content; BadInput that names the line where it is none, or says that it is too large."""
+    text = read_text(path, LARGEST_YAML)
     try:
-        return parse_yaml(read_text(path))
+        return parse_yaml(text)
     except ValueError as error:
         raise BadInput(f"{path} is not valid YAML ({error}); mend it") from error
 

@@ -1,4 +1,4 @@
-"""The YAML files of ``experiments/``: method, data set, preset and suite as one configuration."""
+"""The YAML files of ``experiments/`` and the user's own: method, data set and preset as one configuration."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ PRECOMPUTED = "crossmodal_bench.data.datasets.Precomputed"
 _MODELS: dict[str, type[Model]] = {"methods": MethodFile, "datasets": DatasetFile, "suites": SuiteFile}
 """By folder."""
 RowT = TypeVar("RowT", bound=SuiteRow)
+_given: dict[str, dict[str, Path]] = {"methods": {}, "datasets": {}}
+"""Files that the user has named in place of ours, by kind and by the names that they have from then on."""
 DEFAULT_METHODS = ("cca", "acmr", "timam_no_adversary", "timam", "scan", "addr_scan", "gxn_finetune", "gxn")
 
 
@@ -33,8 +35,44 @@ def experiments_folder() -> Path:
 
 
 def names(kind: str) -> list[str]:
-    """Names of all ``methods``, ``datasets`` or ``suites``."""
-    return sorted(path.stem for path in (experiments_folder() / kind).glob("*.yaml"))
+    """Names of all ``methods``, ``datasets`` or ``suites``: ours, and those of the user's own files."""
+    return sorted({*_our_names(kind), *_given.get(kind, ())})
+
+
+def _our_names(kind: str) -> list[str]:
+    return [path.stem for path in (experiments_folder() / kind).glob("*.yaml")]
+
+
+def name_of(kind: str, word: str) -> str:
+    """The name that a word of the command line stands for: itself, or that of the file whose path it is.
+
+    A file's name without ``.yaml`` is the method's, or the data set's, in tables and folders; for the rest of
+    the process it is known as ours are.
+
+    Raises:
+        BadInput: the file is not there, cannot be a method's or a data set's, or is named like one of ours.
+    """
+    if not word.endswith((".yaml", ".yml")):
+        return word
+    path = Path(word).absolute()
+    name = path.stem
+    if name in _our_names(kind) or name in ("default", "all", *names("suites")):
+        raise BadInput(f"{word}: '{name}' is a name of ours already; rename the file")
+    _given[kind][name] = path
+    _file.cache_clear()
+    try:
+        _file(kind, name)
+    except BadInput:
+        del _given[kind][name]
+        raise
+    return name
+
+
+def forget_given_files() -> None:
+    """Know our own names alone again."""
+    for given in _given.values():
+        given.clear()
+    _file.cache_clear()
 
 
 def default_methods() -> list[str]:
@@ -57,7 +95,8 @@ def _file(kind: str, name: str) -> Model:
 
 
 def _path(kind: str, name: str) -> Path:
-    return experiments_folder() / kind / f"{name}.yaml"
+    given = _given.get(kind, {}).get(name)
+    return experiments_folder() / kind / f"{name}.yaml" if given is None else given
 
 
 def _method(name: str) -> MethodFile:

@@ -26,6 +26,7 @@ class PlannedJob:
     planning process has read, for workers that are forked from it. ``ddp_strategy`` and ``gpu_precision`` are
     what the method asks for. ``parents`` are the jobs whose trained weights it starts from, by method.
     ``resume_anyway``: whether it goes on from a checkpoint that rests on something else.
+    ``plugins`` are the packages that the user trusts, besides ours: its classes may be of them.
     """
 
     job: Job
@@ -39,6 +40,7 @@ class PlannedJob:
     missing: str = ""
     ddp_strategy: str = "ddp"
     gpu_precision: str = "32-true"
+    plugins: tuple[str, ...] = ()
     parents: dict[str, PlannedJob] = field(default_factory=dict, repr=False)
     corpus: Corpus | None = field(default=None, repr=False, compare=False)
     resume_anyway: bool = False
@@ -82,6 +84,7 @@ def from_json(content: dict[str, Any]) -> PlannedJob:
             "job": Job.model_validate(content["job"]),
             "protocols": [_protocol(protocol) for protocol in content["protocols"]],
             "directory": Path(content["directory"]),
+            "plugins": tuple(content["plugins"]),
             "parents": {name: from_json(parent) for name, parent in content["parents"].items()},
         }
     )

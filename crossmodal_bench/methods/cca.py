@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch, require
 from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.methods.closed_form import ClosedFormMethod
 from crossmodal_bench.similarity import cosine_similarity
 
@@ -62,8 +63,8 @@ class CCA(ClosedFormMethod):
 
     def fit(self, images: NDArray[Any], texts: NDArray[Any], labels: NDArray[Any] | None) -> None:
         """Solve on (n, D_v) and (n, D_t)."""
-        image_mean, image_axes = _whitening(images, self.image_ridge)
-        text_mean, text_axes = _whitening(texts, self.text_ridge)
+        image_mean, image_axes = _whitening(images, self.image_ridge, "features")
+        text_mean, text_axes = _whitening(texts, self.text_ridge, "bags of words")
         white_images, white_texts = (images - image_mean) @ image_axes, (texts - text_mean) @ text_axes
         dim = min(self.dim, white_images.shape[1], white_texts.shape[1])
         solved = PLSSVD(n_components=dim, scale=False).fit(white_images, white_texts)
@@ -90,8 +91,17 @@ class CCA(ClosedFormMethod):
         return cosine_similarity(images.values, texts.values)
 
 
-def _whitening(x: NDArray[Any], ridge: float) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The mean (D,) and the map (D, r) to unit variance plus ridge, over the r axes along which x varies."""
+def _whitening(x: NDArray[Any], ridge: float, what: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The mean (D,) and the map (D, r) to unit variance plus ridge, over the r axes along which x varies.
+
+    Raises BadInput, which names them by ``what``, where it does not vary at all.
+    """
+    # A network may round one picture differently from batch to batch.
+    if np.ptp(x, axis=0).max() <= 1e-6 * np.abs(x).max():
+        raise BadInput(
+            f"CCA cannot be solved: the {what} of all {len(x)} training pairs are equal; look into the data "
+            "set's pictures and captions, or choose other methods"
+        )
     pca = PCA(svd_solver="covariance_eigh" if x.shape[0] > x.shape[1] else "full").fit(x)
     variance = pca.explained_variance_
     # Histograms sum to one: along that axis there is only rounding, which must not be blown up.

@@ -11,7 +11,11 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytorch_lightning as pl
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
+from crossmodal_bench.core.class_paths import LIBRARIES, US, check_allowed, imported_class, is_below
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.core.files import first_line, parse_yaml
 from crossmodal_bench.data import CrossModalDataModule
@@ -25,10 +29,9 @@ PARTS: dict[str, Any] = {
     "data": dict[str, Any],
     "trainer": dict[str, Any],
     "seed_everything": bool | int,
-    # Also in the files of `fit` and `test`, where Lightning saves them.
-    "ckpt_path": Any,
-    "weights_only": Any,
-    "verbose": Any,
+    # Also in the files of `fit` and `test`.
+    "ckpt_path": str | None,
+    "verbose": bool,
 }
 PACKAGES: dict[type, str] = {
     RetrievalMethod: "crossmodal_bench.methods",
@@ -40,6 +43,41 @@ PACKAGES: dict[type, str] = {
     Host: "crossmodal_bench.methods.hosts",
 }
 """Arguments that are given as class_path and init_args, and where their classes are looked up."""
+TRAINER_KEYS = (
+    "accelerator",
+    "accumulate_grad_batches",
+    "benchmark",
+    "check_val_every_n_epoch",
+    "detect_anomaly",
+    "deterministic",
+    "devices",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "fast_dev_run",
+    "gradient_clip_algorithm",
+    "gradient_clip_val",
+    "inference_mode",
+    "limit_test_batches",
+    "limit_train_batches",
+    "limit_val_batches",
+    "log_every_n_steps",
+    "max_epochs",
+    "max_steps",
+    "max_time",
+    "min_epochs",
+    "min_steps",
+    "num_nodes",
+    "num_sanity_val_steps",
+    "overfit_batches",
+    "precision",
+    "reload_dataloaders_every_n_epochs",
+    "strategy",
+    "sync_batchnorm",
+    "use_distributed_sampler",
+    "val_check_interval",
+)
+"""What a configuration may say of the trainer, in words and numbers; others name code, or places to write."""
 TYPE_NAMES: dict[Any, str] = {
     NoneType: "null",
     int: "a whole number",
@@ -65,7 +103,8 @@ class _Section:
 def check_configuration(config: Mapping[str, Any], *, complete: bool = True) -> None:
     """Compare a configuration with the constructors' signatures, before any of them is called.
 
-    What is left to the parser: classes that are not this package's, such as Lightning's callbacks.
+    Whatever it says is data: no class is imported that it may not name, and no setting of the trainer is
+    taken that would run code or write elsewhere.
 
     Args:
         config: ``model``, ``data``, ``trainer`` and the rest, as in a file of `fit`.
@@ -74,6 +113,7 @@ def check_configuration(config: Mapping[str, Any], *, complete: bool = True) -> 
     Raises:
         BadInput: the first key that is unknown or missing, or whose value or class cannot be used.
     """
+    _check_class_paths("", config)
     for section in _sections(config):
         for key, value in section.values.items():
             path = section.path_of(key)
@@ -90,9 +130,71 @@ def check_configuration(config: Mapping[str, Any], *, complete: bool = True) -> 
 def _sections(config: Mapping[str, Any]) -> Iterator[_Section]:
     yield _Section("", config, PARTS, required=("model",))
     yield from _arguments("data", config.get("data", {}), CrossModalDataModule)
-    yield from _arguments("trainer", config.get("trainer", {}), pl.Trainer)
+    yield _trainer(config.get("trainer", {}))
     if "model" in config:
         yield from _chosen_class("model", config["model"], RetrievalMethod)
+
+
+def _check_class_paths(path: str, node: Any) -> None:
+    """Look at every class that is named below a node, whatever it is an argument of.
+
+    Raises BadInput for one that may not be named.
+    """
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            below = f"{path}.{key}" if path else str(key)
+            # The parser's own: where a configuration came from, and another one to lie beneath it.
+            if str(key).startswith("__"):
+                raise BadInput(f"configuration key '{below}' is unknown; remove it")
+            if key == "class_path" and isinstance(value, str):
+                _check_class_path(below, value)
+            _check_class_paths(below, value)
+    elif isinstance(node, list | tuple):
+        for number, value in enumerate(node):
+            _check_class_paths(f"{path}[{number}]", value)
+
+
+def _check_class_path(path: str, name: str) -> None:
+    # Ours are looked up later, and told with their neighbours where there is none of that name.
+    if "." not in name or is_below(name, [US]):
+        return
+    check_allowed(path, name)
+    if is_below(name, LIBRARIES) and not _builds_a_part(name):
+        raise BadInput(
+            f"configuration key '{path}': '{name}' is no network, optimiser or schedule; name one that is"
+        )
+
+
+def _builds_a_part(name: str) -> bool:
+    """Whether a library's class, or function, makes what a method can be built with."""
+    module, _, last = name.rpartition(".")
+    try:
+        made = getattr(importlib.import_module(module), last, None)
+        if inspect.isfunction(made):
+            made = get_type_hints(made).get("return")
+    except (ImportError, NameError, TypeError):
+        return False
+    return isinstance(made, type) and issubclass(made, (nn.Module, Optimizer, LRScheduler))
+
+
+def _trainer(values: Any) -> _Section:
+    """The trainer's arguments, as far as they are words and numbers."""
+    if not isinstance(values, Mapping):
+        raise BadInput(f"configuration key 'trainer' is '{values}'; give keys and values below it")
+    annotations = get_type_hints(pl.Trainer.__init__)
+    for key in values:
+        if key in annotations and key not in TRAINER_KEYS:
+            raise BadInput(
+                f"configuration key 'trainer.{key}' is not for configurations, which may be anybody's: what "
+                "names would be run, or written to; leave it out"
+            )
+    return _Section("trainer", values, {key: _plain(annotations[key]) for key in TRAINER_KEYS})
+
+
+def _plain(hint: Any) -> Any:
+    """A type without the classes that would be made from a class_path."""
+    plain = [part for part in _alternatives(hint) if part in TYPE_NAMES or get_origin(part) is not None]
+    return Union[tuple(plain)]  # noqa: UP007
 
 
 def _arguments(path: str, values: Any, cls: type) -> Iterator[_Section]:
@@ -113,6 +215,8 @@ def _arguments(path: str, values: Any, cls: type) -> Iterator[_Section]:
                 yield from _arguments(section.path_of(name), value, alternative)
             elif alternative in PACKAGES:
                 yield from _chosen_class(section.path_of(name), value, alternative)
+            elif isinstance(alternative, type) and alternative not in TYPE_NAMES and isinstance(value, str):
+                _check_class_path(section.path_of(name), value)
 
 
 def _chosen_class(path: str, values: Any, base: type) -> Iterator[_Section]:
@@ -121,34 +225,8 @@ def _chosen_class(path: str, values: Any, base: type) -> Iterator[_Section]:
         values = {"class_path": values}
     yield _Section(path, values, {"class_path": base, "init_args": dict[str, Any]}, required=("class_path",))
     if "class_path" in values:
-        cls = _imported(f"{path}.class_path", values["class_path"], base)
+        cls = imported_class(f"{path}.class_path", values["class_path"], base, PACKAGES[base])
         yield from _arguments(f"{path}.init_args", values.get("init_args", {}), cls)
-
-
-def _imported(path: str, name: Any, base: type) -> type:
-    """The class; a name without a module is one of this package's."""
-    package = PACKAGES[base]
-    exported = vars(importlib.import_module(package))
-    known = [
-        f"{package}.{export}"
-        for export in exported["__all__"]
-        if isinstance(exported[export], type)
-        and issubclass(exported[export], base)
-        and not inspect.isabstract(exported[export])
-    ]
-    module, _, last = str(name).rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module or package), last, None)
-    # What is no name of a module at all, too.
-    except (ImportError, TypeError, ValueError):
-        cls = None
-    if cls is None:
-        raise BadInput(f"configuration key '{path}': '{name}' cannot be imported{nearest(str(name), known)}")
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise BadInput(
-            f"configuration key '{path}': '{name}' is no {base.__name__}{nearest(str(name), known)}"
-        )
-    return cls
 
 
 def _check_value(path: str, value: Any, hint: Any) -> None:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import signal
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from jsonargparse import ArgumentError
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentError, set_parsing_settings
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from crossmodal_bench.core.class_paths import allowed_prefixes
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.files import read_yaml
 from crossmodal_bench.core.signals import ASKING, Interrupted, StopRequest
 from crossmodal_bench.data import CrossModalDataModule
+from crossmodal_bench.jobs.experiments import merge
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.configuration import check_configuration, parser_refusal, refusal
+from crossmodal_bench.training.named_checkpoint import named_checkpoint
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     # Our loaders shard themselves, and a sanity check would evaluate a part of a gallery.
@@ -27,15 +32,42 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 0,
     "logger": False,
 }
-KEYWORDS = ("best", "last", "hpc")
-"""What Lightning takes for a checkpoint instead of a path."""
 REFUSALS = (ArgumentError, ValueError, TypeError, OverflowError, MisconfigurationException)
+PARTS = ("--model", "--data", "--trainer")
+"""Options of which the parser would take a file's name for the settings in it."""
+PATHS = ("weights", "ckpt_path")
+"""The last words of options that are given files."""
+
+
+class _ConfigFile(ActionConfigFile):
+    """``--config``: read by our own reader, and looked at before the parser does, which imports classes."""
+
+    merged: dict[str, Any]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.merged = {}
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        content = config_file(Path(values))
+        # The files of several --config are parts of one configuration.
+        self.merged = merge(self.merged, content)
+        check_configuration(self.merged, complete=False)
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as checked:
+            # What was looked at, and not what may stand in the file by now.
+            yaml.safe_dump(content, checked)
+            checked.flush()
+            super().__call__(parser, cfg, checked.name, option_string)
 
 
 class _CLI(LightningCLI):
     """Lightning's, whose complaints about a configuration become one sentence; what training raises stays."""
 
     def __init__(self, **kwargs: Any) -> None:
+        self._config_files: list[_ConfigFile] = []
+        self._checkpoint: Path | None = None
+        # Also of what is given on the command line: a class there may be an argument of another.
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(allowed_prefixes()))
         super().__init__(
             RetrievalMethod,
             CrossModalDataModule,
@@ -46,6 +78,23 @@ class _CLI(LightningCLI):
             **kwargs,
         )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """`fit` and `test`, whose checkpoints are always read as weights, and never as code."""
+        known = LightningCLI.subcommands()
+        return {name: known[name] | {"weights_only"} for name in ("fit", "test")}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's, with an option --config of our own."""
+        # An abbreviation would be another way to name a file.
+        parser = self.parser_class(**{**kwargs, "allow_abbrev": False})
+        action = parser.add_argument(
+            "-c", "--config", action=_ConfigFile, help="a YAML file; may be repeated"
+        )
+        assert isinstance(action, _ConfigFile)
+        self._config_files.append(action)
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
             with warnings.catch_warnings():
@@ -54,6 +103,12 @@ class _CLI(LightningCLI):
                 super().parse_arguments(parser, args)
         except REFUSALS as error:
             raise parser_refusal(error) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: a checkpoint has weights, and what model they are of is said by the configuration.
+
+        Lightning would take a class path and its arguments out of the checkpoint.
+        """
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Lightning's; unless given, the method's strategy on several devices, and repeatable on CPUs."""
@@ -73,9 +128,34 @@ class _CLI(LightningCLI):
             super().instantiate_classes()
         except REFUSALS as error:
             raise refusal(error) from error
-        checkpoint = self._get(self.config, "ckpt_path")
-        if checkpoint is not None and checkpoint not in KEYWORDS and not Path(checkpoint).is_file():
-            raise BadInput(f"--ckpt_path {checkpoint} is missing; name a checkpoint that fit has written")
+        word = self._get(self.config, "ckpt_path")
+        if word is None:
+            return
+        in_files = [
+            action.merged["ckpt_path"] for action in self._config_files if "ckpt_path" in action.merged
+        ]
+        self._checkpoint = named_checkpoint(
+            str(word),
+            Path(self.trainer.default_root_dir),
+            in_file=word in in_files,
+            to_go_on=self.subcommand == "fit",
+        )
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        checkpoint = None if self._checkpoint is None else str(self._checkpoint)
+        return {**arguments, "ckpt_path": checkpoint, "weights_only": True}
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            if self._checkpoint is None or "loading state_dict" not in str(error):
+                raise
+            raise BadInput(
+                f"--ckpt_path {self._checkpoint} does not fit the configured model; give the configuration "
+                "that it was trained with"
+            ) from error
 
 
 def several_devices(trainer: dict[str, Any]) -> bool:
@@ -111,7 +191,7 @@ def command_line(arguments: list[str]) -> None:
     """`crossmodal-bench fit|test --config FILE ...`: Lightning's own command line over our classes.
 
     ``--config`` may be given several times and the files are merged; a bench job's config.yaml is such a
-    file.
+    file. Whoever has written it: what it may not say is refused before anything that it names is imported.
 
     Asked to stop (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2), it saves ``interrupted.ckpt`` in the trainer's
     ``default_root_dir`` and prints how to go on.
@@ -122,14 +202,14 @@ def command_line(arguments: list[str]) -> None:
     """
     from crossmodal_bench.training.callbacks import RetrievalEvaluation, SaveWhenAsked, exact_resumption
 
-    check_configuration(_files(arguments), complete=False)
+    _check_no_other_files(arguments)
     save = SaveWhenAsked(None, StopRequest((signal.SIGINT, *ASKING)))
     callbacks = [RetrievalEvaluation(), *exact_resumption(), save]
     try:
         _CLI(
             args=arguments,
             trainer_defaults={**TRAINER_DEFAULTS, "callbacks": callbacks},
-            parser_kwargs={name: {"exit_on_error": False} for name in LightningCLI.subcommands()}
+            parser_kwargs={name: {"exit_on_error": False} for name in _CLI.subcommands()}
             | {"exit_on_error": False},
         )
     except Interrupted:
@@ -139,21 +219,22 @@ def command_line(arguments: list[str]) -> None:
         raise
 
 
-def _files(arguments: list[str]) -> dict[str, Any]:
-    """The files of every --config, merged."""
-    from crossmodal_bench.jobs.experiments import merge
+def config_file(path: Path) -> dict[str, Any]:
+    """What a file of --config holds; BadInput where it cannot be read or holds no keys."""
+    try:
+        content = read_yaml(path)
+    except BadInput as error:
+        raise BadInput(f"--config {error}") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"--config {path} holds no keys; write model, data and trainer there")
+    return content
 
-    merged: dict[str, Any] = {}
+
+def _check_no_other_files(arguments: list[str]) -> None:
+    """Raise BadInput where the parser would read settings from a file that nobody has looked at."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        option, equals, name = argument.partition("=")
-        if option not in ("--config", "-c"):
-            continue
-        path = Path(name if equals else following)
-        try:
-            content = read_yaml(path)
-        except BadInput as error:
-            raise BadInput(f"--config {error}") from error
-        if not isinstance(content, dict):
-            raise BadInput(f"--config {path} holds no keys; write model, data and trainer there")
-        merged = merge(merged, content)
-    return merged
+        option, equals, value = argument.partition("=")
+        name = value if equals else following
+        is_part = any(option == part or option.startswith(f"{part}.") for part in PARTS)
+        if is_part and option.rpartition(".")[2] not in PATHS and Path(name).is_file():
+            raise BadInput(f"{option} {name} names a file; give files of settings with --config")

@@ -151,7 +151,7 @@ def write_config(root: Path) -> None:
 
 
 def read_config(root: Path) -> None:
-    check_configuration(training._files(["fit", "--config", str(root / "config.yaml")]))
+    check_configuration(training.config_file(root / "config.yaml"))
 
 
 def write_setting(root: Path) -> None:

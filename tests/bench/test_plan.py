@@ -11,6 +11,7 @@ import pytest
 from crossmodal_bench.bench import plan
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
+from crossmodal_bench.bench.words import method_names
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.planned import PlannedJob
@@ -51,13 +52,37 @@ def test_a_job_is_complete(base: PlannedJob) -> None:
         {"dataset": "synthetic-21"},
         {"preset": "small"},
         {"overrides": {"trainer.max_epochs": 3}},
-        {"weights": "none"},
         {"network": "vgg19"},
+        {"network": "vgg19", "weights": "none"},
         {"on_bad_image": "skip"},
     ],
 )
 def test_the_id_changes_with_what_the_job_is(base: PlannedJob, words: dict[str, Any]) -> None:
     assert only(seeds=1, **words).job.id != base.job.id
+
+
+def test_weights_make_another_job_of_a_network(base: PlannedJob) -> None:
+    first, second = (only(seeds=1, network="vgg19", weights=weights) for weights in (None, "none"))
+    assert first.job.id != second.job.id
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"weights": "/nope.pth"}, "WEIGHTS is '/nope.pth' and has no effect"),
+        ({"methods": "scan", "network": "vgg19"}, "NETWORK is 'vgg19' and has no effect"),
+        ({"plugins": ("pytest",)}, "PLUGINS 'pytest' has no effect"),
+    ],
+)
+def test_a_word_without_effect_is_refused(words: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        planned(**words)
+
+
+def test_weights_of_an_image_network_inside_a_method_have_an_effect() -> None:
+    """TIMAM trains on pixels as in its paper, by a network whose weights are the data module's."""
+    (job, *_) = planned(methods="acmr,timam", seeds=1, preset="paper", weights="none")
+    assert job.config["data"]["images"]["weights"] == "none"
 
 
 def test_the_id_does_not_change_with_where_and_how_it_runs(base: PlannedJob, tmp_path: Path) -> None:
@@ -77,10 +102,9 @@ def test_seeds_are_jobs_and_deterministic_methods_run_once() -> None:
 
 
 def test_method_words() -> None:
-    known = SUITES
-    assert plan._method_names("all", known) == METHODS
-    assert plan._method_names("default", known) == experiments.default_methods()
-    assert plan._method_names(" acmr , cca,acmr", known) == ["acmr", "cca"]
+    assert method_names("all") == METHODS
+    assert method_names("default") == experiments.default_methods()
+    assert method_names(" acmr , cca,acmr") == ["acmr", "cca"]
 
 
 @pytest.mark.parametrize(

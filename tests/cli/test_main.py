@@ -47,6 +47,19 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("bench --methods cca,acmrr", "did you mean 'acmr"),
         ("bench --seeds 0", "SEEDS is 0"),
+        ("bench --preset papers", "preset 'papers' is unknown; did you mean 'paper'?"),
+        ("bench --methods ./lost.yaml", "lost.yaml cannot be read (No such file or directory)"),
+        ("bench --methods lost/cca.yaml", "'cca' is a name of ours already; rename the file"),
+        ("bench --dataset ./lost.yaml", "lost.yaml cannot be read (No such file or directory)"),
+        ("bench --plugins lost_package", "PLUGINS 'lost_package' is not there; install the package"),
+        ("bench --plugins os", "PLUGINS 'os' is no package of yours"),
+        ("bench --plugins a/b", "PLUGINS 'a/b' is no name of a Python package"),
+        ("bench --methods cca --plugins pytest", "PLUGINS 'pytest' has no effect: no class of it is named"),
+        ("fit --plugins lost_package", "PLUGINS 'lost_package' is not there"),
+        ("ensemble nowhere --plugins lost_package", "PLUGINS 'lost_package' is not there"),
+        ("prepare ./lost.yaml", "lost.yaml cannot be read"),
+        ("bench --methods cca --weights /nope.pth", "WEIGHTS is '/nope.pth' and has no effect: no method"),
+        ("bench --methods cca --devices 999", "DEVICES is 999 and there is no GPU"),
         ("bench --devices none", "DEVICES is 'none'; give auto, cpu or a number from 1"),
         ("bench --devices 0", "DEVICES is '0'"),
         ("bench --jobs 0", "JOBS is 0; give how many jobs run at a time, at least 1"),
@@ -101,13 +114,14 @@ def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
     words = (
         "bench --dataset d --data-root r --methods m --seeds 2 --preset p --runs u --devices 3 --wandb off "
         "--network n --weights w --rerun stale --on-bad-image skip --set a.b=1e-3 --set c=[1,2] "
-        "--reference off --jobs 4 --launcher slurm --slurm time=60"
+        "--reference off --jobs 4 --launcher slurm --slurm time=60 --plugins a,b --plugins a --plugins c.d"
     )
     options = vars(read_options(cli._parser().parse_args(words.split())))
     assert options == {
         "dataset": "d",
         "data_root": Path("r"),
         "methods": "m",
+        "plugins": ("a", "b", "c.d"),
         "seeds": 2,
         "preset": "p",
         "runs": Path("u"),

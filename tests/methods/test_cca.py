@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.methods import CCA
 
 N, IMAGE_DIM, TEXT_DIM = 60, 7, 5
@@ -125,3 +126,16 @@ def test_fewer_pairs_than_dimensions_leave_the_rest_empty() -> None:
     assert found[0].values.shape == (N, 20)
     assert found[0].values[:, 5:].abs().max() == 0
     assert model.score(*found).isfinite().all()
+
+
+@pytest.mark.parametrize(("side", "what"), [(0, "features"), (1, "bags of words")])
+@pytest.mark.parametrize("value", [0.0, 0.3])
+@pytest.mark.parametrize("noise", [0.0, 1e-8])
+def test_data_that_do_not_vary_are_a_sentence(side: int, what: str, value: float, noise: float) -> None:
+    views = list(correlated())
+    constant = np.full_like(views[side], value)
+    views[side] = constant * (1 + noise * np.random.default_rng(0).normal(size=constant.shape))
+    with pytest.raises(
+        BadInput, match=f"CCA cannot be solved: the {what} of all 60 training pairs are equal"
+    ):
+        solved(*views)

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from tiny import QUIET, configuration
 
 from crossmodal_bench import methods
+from crossmodal_bench.core.class_paths import trust
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.experiments import names
 from crossmodal_bench.methods import CCA
@@ -48,6 +49,7 @@ class Nested(CCA):
 @pytest.fixture(autouse=True)
 def nested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods, "Nested", Nested, raising=False)
+    trust([__name__])
 
 
 def model(class_path: str, **init_args: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`python -m crossmodal_bench.bench.launchers.job DIRECTORY DEVICES`: a job in a process of its own."""
+"""`python -m crossmodal_bench.bench.launchers.job DIRECTORY DEVICES [PLUGIN ...]`: one job in a process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if __name__ == "__main__":
     request = listen_deferred()
 
     from crossmodal_bench.bench.launchers.subprocesses import PARENT, follow, guarded
+    from crossmodal_bench.core.class_paths import trust
     from crossmodal_bench.jobs.planned import PlannedJob
 
     follow(int(os.environ.get(PARENT, os.getppid())))
+    # In the words of the command line, and not in those of a file that lies in a folder of records.
+    trust(sys.argv[3:])
     sys.exit(guarded(PlannedJob.load(Path(sys.argv[1])), sys.argv[2], request=request))

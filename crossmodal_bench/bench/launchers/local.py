@@ -56,6 +56,11 @@ def slots(options: BenchOptions, gpus: int, visible: str | None) -> list[Slot]:
     """
     each = int(options.devices) if options.devices.isdigit() else 1
     if options.devices == "cpu" or not gpus:
+        if options.devices != "cpu" and each > _cores():
+            raise BadInput(
+                f"DEVICES is {each} and there is no GPU, but a CPU of {_cores()} cores; give at most as "
+                "many, or cpu"
+            )
         at_once = options.jobs or 1
         word = "cpu" if options.devices == "cpu" else str(each)
         return [Slot(word, threads(at_once * each))] * at_once
@@ -84,7 +89,11 @@ def threads(processes: int) -> dict[str, str]:
     """The variable that shares the cores among that many processes; none for one, which may have them all."""
     if processes == 1:
         return {}
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = _cores()
     # Whoever has set OMP_NUM_THREADS to less means less.
     return {THREADS: str(max(1, min(torch.get_num_threads(), cores // processes)))}
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -113,7 +113,9 @@ class Slurm:
 
         planned.save()
         try:
-            job = self.executor(planned).submit(task, str(planned.directory.resolve()), self.devices)
+            job = self.executor(planned).submit(
+                task, str(planned.directory.resolve()), self.devices, planned.plugins
+            )
         except (FailedJobError, subprocess.SubprocessError, OSError) as error:
             complaints = [line for line in str(error).splitlines() if "sbatch:" in line]
             complaint = complaints[0] if complaints else str(error)

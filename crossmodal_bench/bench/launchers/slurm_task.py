@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from crossmodal_bench.bench.launchers.subprocesses import guarded, limit_threads
+from crossmodal_bench.core.class_paths import trust
 from crossmodal_bench.core.process_group import TASK, global_rank
 from crossmodal_bench.core.signals import AGAIN, listen_deferred
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
 from crossmodal_bench.jobs.planned import PlannedJob
 
 
-def task(folder: str, devices: str) -> int:
-    """Run one process of the job whose plan lies in ``folder``.
+def task(folder: str, devices: str, plugins: Sequence[str] = ()) -> int:
+    """Run one process of the job whose plan lies in ``folder``, with the packages that its user trusts.
 
     Leaves with the job's exit status if that is not 0, so that SLURM ends the job's other processes.
     """
@@ -23,6 +25,7 @@ def task(folder: str, devices: str) -> int:
     os.environ[TASK] = "slurm"
     if "SLURM_CPUS_PER_TASK" in os.environ:
         limit_threads(int(os.environ["SLURM_CPUS_PER_TASK"]))
+    trust(plugins)
     directory = Path(folder)
     if global_rank() > 0:
         return _leave(guarded(PlannedJob.load(directory), devices, request=request))

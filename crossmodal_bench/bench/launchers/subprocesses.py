@@ -71,7 +71,7 @@ class Worker:
             return
         planned.save()
         module = "crossmodal_bench.bench.launchers.job"
-        command = [sys.executable, "-m", module, str(planned.directory), devices]
+        command = [sys.executable, "-m", module, str(planned.directory), devices, *planned.plugins]
         with planned.files.log.open("a") as log:
             for variables in _process_variables(int(devices) if devices.isdigit() else 1):
                 variables = {**os.environ, **environment, PARENT: str(os.getpid()), **variables}

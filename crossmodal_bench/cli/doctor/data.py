@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,10 @@ from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.cli.doctor.devices import gpu_visible
 from crossmodal_bench.cli.doctor.findings import IMPATIENT, Finding, Status, Target, guarded, told, within
 from crossmodal_bench.cli.doctor.limits import discriminators
+from crossmodal_bench.core.class_paths import imported_class
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.corpus import SPLITS, Corpus
+from crossmodal_bench.data.datasets.base import DatasetReader
 from crossmodal_bench.data.datasets.karpathy import is_karpathy_folder
 from crossmodal_bench.data.datasets.precomputed import precomputed_folder
 from crossmodal_bench.data.images import unreadable
@@ -106,8 +107,10 @@ def _looks_like_data(folder: Path) -> bool:
 def folder_missing(name: str, target: Target) -> Iterator[Finding]:
     """What the data set's reader says where not even its folder is there."""
     settings = experiments.dataset_settings(name, target.data_root)["data"]["dataset"]
-    module, _, kind = settings["class_path"].rpartition(".")
-    reader = getattr(import_module(module), kind)(**settings.get("init_args", {}))
+    kind = imported_class(
+        "data.dataset.class_path", settings["class_path"], DatasetReader, "crossmodal_bench.data.datasets"
+    )
+    reader: Any = kind(**settings.get("init_args", {}))
     folder = getattr(reader, "folder", None)
     if folder is None or (target.data_root / folder).is_dir():
         return

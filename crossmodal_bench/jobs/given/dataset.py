@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from crossmodal_bench.core.class_paths import imported_class
 from crossmodal_bench.core.errors import BadInput, MissingInput, nearest
 from crossmodal_bench.core.validation import is_folder_name
 from crossmodal_bench.data.corpus import Corpus
@@ -137,7 +137,9 @@ def _corpora(named: NamedDataset, root: Path) -> Iterator[ReadDataset]:
 
 
 def _reader(settings: dict[str, Any]) -> DatasetReader:
-    module, _, name = settings["class_path"].rpartition(".")
-    reader = getattr(import_module(module), name)(**settings.get("init_args", {}))
+    kind = imported_class(
+        "data.dataset.class_path", settings["class_path"], DatasetReader, "crossmodal_bench.data.datasets"
+    )
+    reader = kind(**settings.get("init_args", {}))
     assert isinstance(reader, DatasetReader)
     return reader

@@ -1,0 +1,176 @@
+"""Which classes a configuration may name, and how they are imported: never before that is known.
+
+A configuration comes from a file, and a file may be anybody's. To import a module is to run it. So what may
+be named is a list: this package's own methods, networks and data sets, the networks and optimisers of the
+libraries that it is made with, and the packages that the user trusts, by name, on the command line
+(``--plugins``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module, invalidate_caches
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+from crossmodal_bench.core.errors import BadInput, nearest
+from crossmodal_bench.core.files import first_line
+
+US = "crossmodal_bench"
+OURS = (f"{US}.methods", f"{US}.networks", f"{US}.data.datasets")
+LIBRARIES = ("torchvision.models", "transformers", "torch.optim")
+"""Where classes of libraries may come from; of which kind they must be, ``training.configuration`` says."""
+
+_trusted: list[str] = []
+
+
+def trust(packages: Iterable[str]) -> None:
+    """Let configurations of this process name classes of these packages, and of no others besides ours.
+
+    They are looked for among what is installed and then in the working directory.
+
+    Args:
+        packages: names of packages or modules.
+
+    Raises:
+        BadInput: one is no name of a package, is not there, or is a part of Python itself.
+    """
+    names = list(packages)
+    if names and os.getcwd() not in sys.path and "" not in sys.path:
+        # Behind all else: what lies in a working directory must not stand for an installed library.
+        sys.path.append(os.getcwd())
+    invalidate_caches()
+    for name in names:
+        _check_package(name)
+    _trusted[:] = dict.fromkeys(names)
+
+
+def trusted() -> tuple[str, ...]:
+    """The packages that this process trusts."""
+    return tuple(_trusted)
+
+
+def _check_package(name: str) -> None:
+    first = name.partition(".")[0]
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise BadInput(f"PLUGINS '{name}' is no name of a Python package; write for example my_package")
+    if first in sys.stdlib_module_names or first == US:
+        raise BadInput(f"PLUGINS '{name}' is no package of yours; name one that holds your methods")
+    try:
+        there = first in sys.modules or find_spec(first) is not None
+    except (ImportError, ValueError):
+        there = False
+    if not there:
+        raise BadInput(
+            f"PLUGINS '{name}' is not there; install the package, or start in the folder that holds it"
+        )
+
+
+def allowed_prefixes() -> tuple[str, ...]:
+    """Packages and modules below which a configuration may name classes."""
+    return (*OURS, *LIBRARIES, *_trusted)
+
+
+def is_below(name: str, prefixes: Iterable[str]) -> bool:
+    """Whether a dotted name is one of the prefixes, or below one."""
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def class_paths(node: Any) -> Iterator[str]:
+    """Every class path below a node of a configuration."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "class_path" and isinstance(value, str):
+                yield value
+            yield from class_paths(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from class_paths(value)
+
+
+def check_allowed(key: str, name: str) -> None:
+    """Raise BadInput where the class ``name``, below the configuration's ``key``, must not be imported."""
+    if not is_below(name, allowed_prefixes()):
+        package = name.partition(".")[0]
+        raise BadInput(
+            f"configuration key '{key}': '{name}' is of a package that no configuration may name by itself, "
+            f"because to import it is to run it; give --plugins {package} if you trust it, or choose a class "
+            f"of {', '.join(OURS)}"
+        )
+
+
+def imported_class(key: str, name: Any, base: type, package: str) -> type:
+    """The class that a configuration names.
+
+    Args:
+        key: the configuration's, for complaints.
+        name: its class path; one without a module is looked up in ``package``.
+        base: what it must be derived from.
+        package: ours of that kind.
+
+    Raises:
+        BadInput: it must not be imported, cannot be imported, or is of another kind.
+    """
+    exported = vars(import_module(package))
+    known = [
+        f"{package}.{export}"
+        for export in exported["__all__"]
+        if isinstance(exported[export], type)
+        and issubclass(exported[export], base)
+        and not inspect.isabstract(exported[export])
+    ]
+    module, _, last = str(name).rpartition(".")
+    module = module or package
+    # A misspelt name of ours is told with its neighbour, and not imported either.
+    if not is_below(module, [US]):
+        check_allowed(key, str(name))
+    imported = _module(key, module) if is_below(module, allowed_prefixes()) else None
+    cls = getattr(imported, last, None)
+    if cls is None:
+        raise BadInput(f"configuration key '{key}': '{name}' cannot be imported{nearest(str(name), known)}")
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise BadInput(
+            f"configuration key '{key}': '{name}' is no {base.__name__}{nearest(str(name), known)}"
+        )
+    # A package that is trusted may show a class of one that is not.
+    check_allowed(key, f"{cls.__module__}.{cls.__qualname__}")
+    return cls
+
+
+def _module(key: str, name: str) -> ModuleType | None:
+    """A module; None where there is none of that name.
+
+    Raises BadInput where there is one and it cannot be imported, whatever it is that goes wrong inside.
+    """
+    try:
+        return import_module(name)
+    except BadInput:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and is_below(name, [error.name]):
+            return None
+        raise _broken(key, name, error) from error
+    except Exception as error:
+        # A name such as "a..b", at which nothing has been imported yet.
+        if not all(part.isidentifier() for part in name.split(".")):
+            return None
+        raise _broken(key, name, error) from error
+
+
+def _broken(key: str, name: str, error: Exception) -> BadInput:
+    if isinstance(error, SyntaxError):
+        where = f"{error.filename}, line {error.lineno}"
+        what = f"SyntaxError: {error.msg}"
+    else:
+        frames = [
+            frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
+        ]
+        where = f"{frames[-1].filename}, line {frames[-1].lineno}"
+        what = f"{type(error).__name__}: {first_line(error)}"
+    fix = "install what it needs, or mend that line" if isinstance(error, ImportError) else "mend that line"
+    return BadInput(f"configuration key '{key}': module {name} cannot be imported ({where}: {what}); {fix}")
