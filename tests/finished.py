@@ -11,9 +11,9 @@ import yaml
 from answered import CAPTIONS, Answered
 
 from crossmodal_bench.evaluation.protocols.splits import SplitItems, split_hash
+from crossmodal_bench.jobs.fingerprints.sources import fingerprint_of
 from crossmodal_bench.jobs.provenance import environment
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.jobs.sources import fingerprint_of
 
 IMAGES = 40
 CONFIG = {"data": {"root": "/home/somebody/data", "cache": "/home/somebody/runs/cache", "batch_size": 8}}

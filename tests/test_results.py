@@ -10,10 +10,10 @@ import pytest
 from crossmodal_bench.core.files import read_yaml
 from crossmodal_bench.core.npy import load_npz
 from crossmodal_bench.jobs.directory import JobDirectory
+from crossmodal_bench.jobs.fingerprints.sources import fingerprint_of
 from crossmodal_bench.jobs.query_ids import SHARED
 from crossmodal_bench.jobs.record import read_record
 from crossmodal_bench.jobs.reference import results_folder
-from crossmodal_bench.jobs.sources import fingerprint_of
 from crossmodal_bench.jobs.submission import LARGEST, folder_size
 from crossmodal_bench.jobs.verification import check_record
 

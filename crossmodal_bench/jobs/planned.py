@@ -12,9 +12,9 @@ from crossmodal_bench.evaluation.protocols.protocol import Protocol
 from crossmodal_bench.evaluation.protocols.splits import KnownSplit
 from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json
 from crossmodal_bench.jobs.experiments import Config
-from crossmodal_bench.jobs.fingerprint import Fingerprint
+from crossmodal_bench.jobs.fingerprints.fingerprint import Fingerprint
+from crossmodal_bench.jobs.fingerprints.sources import fingerprint_of
 from crossmodal_bench.jobs.record import Job
-from crossmodal_bench.jobs.sources import fingerprint_of
 
 
 @dataclass(frozen=True)

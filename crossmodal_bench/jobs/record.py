@@ -24,7 +24,7 @@ from crossmodal_bench.core.validation import (
 )
 from crossmodal_bench.jobs.directory import JobDirectory, read_own
 from crossmodal_bench.jobs.encoders import Encoders
-from crossmodal_bench.jobs.fingerprint import Fingerprint
+from crossmodal_bench.jobs.fingerprints.fingerprint import Fingerprint
 
 SCHEMA = 1
 """Version of the layout below; a record of another version is refused, not guessed at."""

@@ -20,9 +20,9 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.files import read_yaml
 from crossmodal_bench.core.npy import load_npz, names_in_npz
 from crossmodal_bench.jobs.directory import JobDirectory
+from crossmodal_bench.jobs.fingerprints.sources import fingerprint_of
 from crossmodal_bench.jobs.query_ids import SHARED, digest, load_query_ids, shared_arrays
 from crossmodal_bench.jobs.record import Record, read_record, write_record
-from crossmodal_bench.jobs.sources import fingerprint_of
 from crossmodal_bench.jobs.verification import check_record, named_protocol
 
 LARGEST = 5_000_000

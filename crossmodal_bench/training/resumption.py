@@ -21,7 +21,7 @@ from crossmodal_bench.core.checkpoint_files import damage
 from crossmodal_bench.core.errors import BadInput, tell
 from crossmodal_bench.core.process_group import global_rank
 from crossmodal_bench.jobs.directory import JobDirectory, read_json
-from crossmodal_bench.jobs.fingerprint import Fingerprint
+from crossmodal_bench.jobs.fingerprints.fingerprint import Fingerprint
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.training.checkpoints import made_by
 from crossmodal_bench.training.warm_start import parent_runs

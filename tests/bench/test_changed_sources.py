@@ -21,12 +21,13 @@ from crossmodal_bench.bench import runner
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.core.signals import AGAIN, Interrupted, StopRequest
-from crossmodal_bench.jobs import planned, sources
-from crossmodal_bench.jobs.closure import SourceTree
+from crossmodal_bench.jobs import planned
 from crossmodal_bench.jobs.directory import JobDirectory, read_json
+from crossmodal_bench.jobs.fingerprints import sources
+from crossmodal_bench.jobs.fingerprints.closure import SourceTree
+from crossmodal_bench.jobs.fingerprints.sources import ASIDE, OURS
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Record, read_record
-from crossmodal_bench.jobs.sources import ASIDE, OURS
 from crossmodal_bench.jobs.state import State, state_of
 from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
 from crossmodal_bench.reporting.tables.layout import notes

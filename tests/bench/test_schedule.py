@@ -106,8 +106,8 @@ def schedule(
 ) -> Callable[..., tuple[Place, list[str], list[str]]]:
     """Runs jobs in a ``Place``: it, the methods that failed, and what was said."""
     from crossmodal_bench.bench import schedule as module
+    from crossmodal_bench.jobs.fingerprints.sources import fingerprint_of
     from crossmodal_bench.jobs.record import write_record
-    from crossmodal_bench.jobs.sources import fingerprint_of
 
     monkeypatch.setattr(module, "POLL", 0.01)
     monkeypatch.setattr(module, "LOOK", 0.02)

@@ -16,9 +16,9 @@ from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import state
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
+from crossmodal_bench.jobs.fingerprints.sources import fingerprint_of
 from crossmodal_bench.jobs.locks import is_locked, locked
 from crossmodal_bench.jobs.record import Job, Record
-from crossmodal_bench.jobs.sources import fingerprint_of
 from crossmodal_bench.jobs.state import State, state_of
 
 CONFIG = {"data": {"batch_size": 4}}

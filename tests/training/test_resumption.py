@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from crossmodal_bench.jobs.directory import JobDirectory, read_json
-from crossmodal_bench.jobs.fingerprint import Fingerprint
+from crossmodal_bench.jobs.fingerprints.fingerprint import Fingerprint
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Job
 from crossmodal_bench.training import resumption

@@ -38,6 +38,7 @@ from crossmodal_bench.evaluation.ranking.positives import PositivePairs
 from crossmodal_bench.evaluation.stored_results import load_query_results
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import JobDirectory
+from crossmodal_bench.jobs.fingerprints.sources import EVALUATOR, fingerprint_of
 from crossmodal_bench.jobs.given.dataset import NamedDataset, ReadDataset, named_dataset, read_dataset
 from crossmodal_bench.jobs.given.files import Column, Given, read_column, read_ids, read_labels, read_pairs
 from crossmodal_bench.jobs.given.galleries import (
@@ -54,7 +55,6 @@ from crossmodal_bench.jobs.locks import locked
 from crossmodal_bench.jobs.provenance import environment
 from crossmodal_bench.jobs.record import Record, read_record, write_record
 from crossmodal_bench.jobs.results import device_name, peak_memory_mb, results
-from crossmodal_bench.jobs.sources import EVALUATOR, fingerprint_of
 
 _SELECTION = "the user's own: what was given is evaluated as it is"
 

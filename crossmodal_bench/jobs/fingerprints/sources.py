@@ -13,8 +13,8 @@ from typing import Any
 
 from crossmodal_bench.evaluation.protocols.protocol import Protocol
 from crossmodal_bench.evaluation.protocols.splits import members_digest
-from crossmodal_bench.jobs.closure import DIGITS, SourceTree, package_location
-from crossmodal_bench.jobs.fingerprint import Fingerprint
+from crossmodal_bench.jobs.fingerprints.closure import DIGITS, SourceTree, package_location
+from crossmodal_bench.jobs.fingerprints.fingerprint import Fingerprint
 
 SCHEME = 1
 """Raise it when the digests of the same sources and settings change: they are not compared across schemes."""

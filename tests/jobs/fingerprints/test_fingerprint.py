@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from crossmodal_bench.jobs.fingerprint import Fingerprint
+from crossmodal_bench.jobs.fingerprints.fingerprint import Fingerprint
 
 CONTENT: dict[str, Any] = {
     "scheme": 1,

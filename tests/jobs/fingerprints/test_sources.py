@@ -16,10 +16,18 @@ import pytest
 
 import crossmodal_bench
 from crossmodal_bench.evaluation.protocols.protocol import PROTOCOLS
-from crossmodal_bench.jobs import experiments, sources
-from crossmodal_bench.jobs.closure import SourceTree
-from crossmodal_bench.jobs.fingerprint import Fingerprint
-from crossmodal_bench.jobs.sources import ASIDE, OURS, WORKER, class_paths, fingerprint_in, fingerprint_of
+from crossmodal_bench.jobs import experiments
+from crossmodal_bench.jobs.fingerprints import sources
+from crossmodal_bench.jobs.fingerprints.closure import SourceTree
+from crossmodal_bench.jobs.fingerprints.fingerprint import Fingerprint
+from crossmodal_bench.jobs.fingerprints.sources import (
+    ASIDE,
+    OURS,
+    WORKER,
+    class_paths,
+    fingerprint_in,
+    fingerprint_of,
+)
 
 PACKAGE = Path(crossmodal_bench.__file__).parent
 METHODS = experiments.names("methods")

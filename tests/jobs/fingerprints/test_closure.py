@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmodal_bench.jobs.closure import Closure, SourceTree, package_location
+from crossmodal_bench.jobs.fingerprints.closure import Closure, SourceTree, package_location
 
 
 def write(root: Path, **sources: str) -> SourceTree:
