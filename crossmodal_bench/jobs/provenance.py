@@ -1,4 +1,4 @@
-"""The machine and the versions that a result was made with; ``jobs.fingerprints.fingerprint`` has the sources."""
+"""The machine and the versions that a result was made with; ``jobs.fingerprints`` has the sources."""
 
 from __future__ import annotations
 

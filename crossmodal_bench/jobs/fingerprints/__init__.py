@@ -1,1 +1,1 @@
-"""What a number rests on: the sources that an import leads to, settings, protocols and libraries, by digests."""
+"""What a number rests on, by digests: the sources that are run, settings, protocols and libraries."""
