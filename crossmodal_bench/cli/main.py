@@ -19,6 +19,7 @@ from crossmodal_bench.cli import commands as actions
 from crossmodal_bench.cli import evaluate as given
 from crossmodal_bench.core.class_paths import trust
 from crossmodal_bench.core.errors import BadInput, Diverged, no_permission, tell
+from crossmodal_bench.core.file_locks import switch_off
 from crossmodal_bench.core.signals import AGAIN, Interrupted, listening
 from crossmodal_bench.reporting.formats import FORMATS
 
@@ -58,6 +59,8 @@ def _written(words: list[str]) -> int:
             if words[:1] in (["fit"], ["test"]):
                 return _guarded(lambda: _lightning(words))
             arguments = _parser().parse_args(words)
+            if getattr(arguments, "locks", "on") == "off":
+                switch_off()
             return _guarded(lambda: int(arguments.run(arguments)))
         finally:
             # What is still to be written must meet a closed pipe or a full disk here, not when Python ends.
@@ -146,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     ensemble.add_argument("records", nargs="+", type=Path, metavar="RECORD", help=text)
 
     text = "rank a model from elsewhere by its vectors or scores, as a row beside the bench's"
-    given.add_arguments(_command(commands, "evaluate", given.evaluate, text, ("runs",)))
+    given.add_arguments(_command(commands, "evaluate", given.evaluate, text, ("runs", "locks")))
 
     text = "print the leaderboard of all records, and write it to RUNS/report/"
     report = _command(commands, "report", actions.report, text, ("runs", "reference"))

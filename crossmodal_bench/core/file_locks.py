@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 from pathlib import Path
 from typing import IO
 
@@ -13,8 +14,17 @@ HELD = (errno.EWOULDBLOCK, errno.EAGAIN)
 """What flock answers where another process holds the lock; any other answer says nothing of processes."""
 
 
+SWITCH = "CROSSMODAL_BENCH_LOCKS"
+"""Environment variable, ``off`` where nothing is to be locked; workers and a cluster's jobs inherit it."""
+
+
+def switch_off() -> None:
+    """Lock nothing, here and in processes that are started: the user sees to it that no other works there."""
+    os.environ[SWITCH] = "off"
+
+
 def try_lock(handle: IO[str] | IO[bytes], path: Path, *, shared: bool = False) -> bool:
-    """Take the lock of an open file unless another process holds it; whether it was taken.
+    """Take the lock of an open file unless another process holds it; whether it was taken, or locks are off.
 
     Args:
         handle: the file, open; a shared lock needs no more than a file open for reading.
@@ -24,6 +34,8 @@ def try_lock(handle: IO[str] | IO[bytes], path: Path, *, shared: bool = False) -
     Raises:
         BadInput: the file system has no locks, or no room for one more.
     """
+    if _is_off():
+        return True
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
@@ -34,11 +46,13 @@ def try_lock(handle: IO[str] | IO[bytes], path: Path, *, shared: bool = False) -
 
 
 def wait_for_lock(handle: IO[str] | IO[bytes], path: Path) -> None:
-    """Take the lock of an open file as soon as no other process holds it.
+    """Take the lock of an open file as soon as no other process holds it; at once where locks are off.
 
     Raises:
         BadInput: as ``try_lock``.
     """
+    if _is_off():
+        return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError as error:
@@ -49,8 +63,13 @@ def no_locks(path: Path, error: OSError) -> BadInput:
     """The exception for a file system that refuses a lock for a reason other than its holder."""
     return BadInput(
         f"{path} cannot be locked: its file system answers {_name(error)} ({error.strerror}); choose a RUNS "
-        "folder on a file system with locks (a local disk, NFS 4, or Lustre mounted with -o flock)"
+        "folder on a file system with locks (a local disk, NFS 4, or Lustre mounted with -o flock), or say "
+        "LOCKS=off (--locks off) if no other process works there meanwhile"
     )
+
+
+def _is_off() -> bool:
+    return os.environ.get(SWITCH) == "off"
 
 
 def _name(error: OSError) -> str:

@@ -13,7 +13,9 @@ from typing import TextIO
 import pytest
 from users import as_its_owner
 
+from crossmodal_bench.cli.main import main
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.file_locks import SWITCH
 from crossmodal_bench.jobs import locks
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.locks import Taken, holder, is_locked, locked
@@ -65,6 +67,23 @@ def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("in the way")
     with pytest.raises(BadInput, match="cannot be written"), locked(tmp_path / "runs" / "job"):
         raise AssertionError("locked a folder that is not there")
+
+
+def test_locks_that_are_off_are_neither_asked_for_nor_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(handle: TextIO, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setenv(SWITCH, "on")
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    with pytest.raises(BadInput, match=r"or say LOCKS=off \(--locks off\)"), locked(tmp_path):
+        raise AssertionError("it was locked")
+    assert main(["status", "--dataset", "synthetic-20", "--methods", "cca", "--locks", "off"]) == 0
+    assert os.environ[SWITCH] == "off", "for the processes that it starts"
+    with locked(tmp_path):
+        assert not is_locked(tmp_path)
+        assert holder(tmp_path).startswith(f"process {os.getpid()} on ")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
