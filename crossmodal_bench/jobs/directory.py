@@ -6,12 +6,14 @@ import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from crossmodal_bench.core.atomic_files import replace_file
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.files import LARGEST, parse_json, read_plain
 
 _ASIDE = re.compile(r"last(\.previous)?\.(?P<tag>[a-z-]+-\d{8}T\d{6}(-\d+)?)\.ckpt")
@@ -114,6 +116,28 @@ class JobDirectory:
     def log(self) -> Path:
         """What the job's processes have printed."""
         return self.path / "log.txt"
+
+    def open_log(self) -> TextIO:
+        """``log``, to write at its end.
+
+        Raises:
+            BadInput: something else has its name: through a link somebody's file would be written to, and a
+                pipe would be waited for.
+        """
+        try:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(self.log, flags, 0o666)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                raise self._no_log() from error
+            raise
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise self._no_log()
+        return os.fdopen(descriptor, "a")
+
+    def _no_log(self) -> BadInput:
+        return BadInput(f"{self.log} is no plain file; remove it, and look at who has put it there")
 
     @property
     def lock(self) -> Path:

@@ -13,6 +13,7 @@ import pytest
 
 import crossmodal_bench
 from crossmodal_bench.core.checkpoint_files import previous
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import directory
 from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json
 
@@ -120,3 +121,26 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError, match="full"):
         write_json(path, {"a": 2})
     assert read_json(path) == {"a": 1}
+
+
+@pytest.mark.parametrize("what", ["a link", "a link to nothing", "a pipe", "a folder"])
+def test_a_log_is_written_to_a_plain_file_alone(tmp_path: Path, what: str) -> None:
+    victim, log = tmp_path / "victim.txt", JobDirectory(tmp_path).log
+    if what == "a pipe":
+        os.mkfifo(log)
+    elif what == "a folder":
+        log.mkdir()
+    else:
+        if what == "a link":
+            victim.write_text("mine")
+        log.symlink_to(victim)
+    with pytest.raises(BadInput, match=r"log\.txt is no plain file; remove it"):
+        JobDirectory(tmp_path).open_log()
+    assert not victim.exists() or victim.read_text() == "mine"
+
+
+def test_a_log_grows(tmp_path: Path) -> None:
+    for line in ("first\n", "second\n"):
+        with JobDirectory(tmp_path).open_log() as log:
+            log.write(line)
+    assert JobDirectory(tmp_path).log.read_text() == "first\nsecond\n"

@@ -30,7 +30,7 @@ def task(folder: str, devices: str, plugins: Sequence[str] = ()) -> int:
     if global_rank() > 0:
         return _leave(guarded(PlannedJob.load(directory), devices, request=request))
     files = JobDirectory(directory)
-    with files.log.open("a") as log:
+    with files.open_log() as log:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(log.fileno(), stream.fileno())

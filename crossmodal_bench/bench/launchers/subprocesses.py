@@ -60,6 +60,8 @@ class Worker:
         self.planned = planned
         planned.directory.mkdir(parents=True, exist_ok=True)
         planned.files.forget_last_run()
+        # What is wrong with it can be told here alone: the process has no other place for its words.
+        planned.files.open_log().close()
         self._processes: list[Any] = []
         self._failed: tuple[int, int] | None = None
         self._failed_at = 0.0
@@ -72,7 +74,7 @@ class Worker:
         planned.save()
         module = "crossmodal_bench.bench.launchers.job"
         command = [sys.executable, "-m", module, str(planned.directory), devices, *planned.plugins]
-        with planned.files.log.open("a") as log:
+        with planned.files.open_log() as log:
             for variables in _process_variables(int(devices) if devices.isdigit() else 1):
                 variables = {**os.environ, **environment, PARENT: str(os.getpid()), **variables}
                 self._processes.append(
@@ -162,7 +164,7 @@ def _forked(planned: PlannedJob, devices: str, parent: int, environment: Mapping
     os.environ.update(environment)
     if THREADS in environment:
         limit_threads(int(environment[THREADS]))
-    with planned.files.log.open("a") as log:
+    with planned.files.open_log() as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.exit(guarded(planned, devices, request=request))
