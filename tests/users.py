@@ -19,3 +19,7 @@ def as_its_owner() -> Iterator[None]:
     finally:
         os.seteuid(NOBODY)
         os.umask(umask)
+
+
+FIRST, SECOND, GROUP = 54321, 54322, 54320
+"""Two users and a group that nobody else has."""
