@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
+
+from pytorch_lightning.cli import LightningCLI
 
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.core import process_group
@@ -44,7 +45,7 @@ class _Row:
     suite: str | None
     evaluate: str
     protocols: Sequence[str] | None = None
-    """Of the data set's named protocols, those that a suite asks for; None for all."""
+    """Of the data set's named protocols, those that a suite asks for; all, where it has none of them."""
     parent: bool = False
     """Whether it is planned for the sake of another: what is overridden there may be nothing that it has."""
 
@@ -69,9 +70,10 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
     corpora = {} if corpora is None else corpora
     for row in _rows(options, gpu):
         settings = experiments.dataset_settings(row.dataset, options.data_root)
-        for protocol, variant in experiments.protocols_of(settings).items():
-            if protocol and row.protocols is not None and protocol not in row.protocols:
-                continue
+        variants = experiments.protocols_of(settings)
+        wanted = [name for name in variants if name in (row.protocols or ())] or list(variants)
+        for protocol in wanted:
+            variant = variants[protocol]
             batches.append(_jobs(row, protocol, variant, options, corpora))
     return _parents_first(batches)
 
@@ -121,7 +123,7 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
             yield _Row(
                 method=row.method,
                 dataset=dataset,
-                preset=preset_for(options.preset, dataset, gpu=gpu, suite=suite.presets),
+                preset=preset_for(options.preset, dataset, gpu=gpu, suite=suite),
                 seeds=options.seeds if options.seeds is not None else suite.seeds,
                 overrides=row.overrides,
                 label=row.label,
@@ -150,30 +152,35 @@ def _method_names(methods: str, suites: list[str]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def preset_for(word: str, dataset: str, *, gpu: bool, suite: Mapping[str, str] = MappingProxyType({})) -> str:
-    """What PRESET means on a data set; ``suite`` has a suite's own word for ``auto``, by data set."""
+def preset_for(word: str, dataset: str, *, gpu: bool, suite: SuiteFile | None = None) -> str:
+    """What PRESET means on a data set; ``suite`` may have a word of its own for ``auto``."""
     if word != "auto":
         if word not in experiments.PRESETS:
             raise BadInput(f"preset '{word}' is unknown{nearest(word, [*experiments.PRESETS, 'auto'])}")
         return word
-    if dataset in suite:
-        return suite[dataset]
+    if suite is not None and (own := suite.presets.get(dataset, suite.preset)) is not None:
+        return own
     if dataset.startswith("synthetic"):
         return "smoke"
     return "paper" if gpu else "small"
 
 
-def _jobs(
-    row: _Row, protocol: str, variant: Config, options: BenchOptions, corpora: dict[str, Inputs]
-) -> list[PlannedJob]:
-    """A row's jobs, one for each seed."""
-    command = command_overrides(options)
-    if row.parent:
-        settings = experiments.method_settings(row.method, row.dataset, row.preset)
-        row = replace(row, overrides=experiments.applicable(row.overrides, settings))
-        command = experiments.applicable(command, settings)
-    chosen = {**row.overrides, **command}
-    config = experiments.resolve(row.method, row.dataset, variant, row.preset, chosen, options.data_root)
+class _Prepared(NamedTuple):
+    config: Config
+    cli: LightningCLI
+    data: Inputs
+
+
+def _prepared(
+    row: _Row,
+    protocol: str,
+    variant: Config,
+    overrides: dict[str, Any],
+    options: BenchOptions,
+    corpora: dict[str, Inputs],
+) -> _Prepared:
+    """A row's configuration, what it makes, and the data that it reads."""
+    config = experiments.resolve(row.method, row.dataset, variant, row.preset, overrides, options.data_root)
     for part in ("data", "trainer"):
         if not isinstance(config.get(part, {}), dict):
             raise BadInput(
@@ -188,6 +195,26 @@ def _jobs(
     )
     assert isinstance(cli.model, RetrievalMethod)
     data = read_inputs(cli.datamodule, row.dataset, protocol, corpora, config["data"])
+    return _Prepared(config, cli, data)
+
+
+def _jobs(
+    row: _Row, protocol: str, variant: Config, options: BenchOptions, corpora: dict[str, Inputs]
+) -> list[PlannedJob]:
+    """A row's jobs, one for each seed."""
+    command = command_overrides(options)
+    if row.parent:
+        settings = experiments.method_settings(row.method, row.dataset, row.preset)
+        row = replace(row, overrides=experiments.applicable(row.overrides, settings))
+        command = experiments.applicable(command, settings)
+    chosen = {**row.overrides, **command}
+    if "data.validation" in row.overrides and "data.validation" not in command:
+        without = {key: value for key, value in chosen.items() if key != "data.validation"}
+        counts = _prepared(row, protocol, variant, without, options, corpora).data.counts
+        if counts.get("val", {}).get("images"):
+            # A suite's share is for data sets that have no validation split of their own.
+            chosen = without
+    config, cli, data = _prepared(row, protocol, variant, chosen, options, corpora)
     if row.evaluate == "val" and not data.missing and not data.counts["val"]["images"]:
         raise BadInput(
             f"suite {row.suite} evaluates on validation and {row.dataset} has none; "
@@ -200,7 +227,7 @@ def _jobs(
     elif row.seeds is not None:
         seeds = row.seeds
     else:
-        seeds = 3 if row.preset in ("paper", "controlled") else 1
+        seeds = 3 if row.preset in ("paper", "tuned", "controlled") else 1
     # Among the default methods there may be some that this data set has nothing for.
     regions = cli.datamodule.images.regions
     missing = data.missing or (lacking(data.corpus, cli.model.requires, regions) if data.corpus else "")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from crossmodal_bench.bench import grid_search
 from crossmodal_bench.bench import planned_ensembles as suite_ensembles
 from crossmodal_bench.bench.launchers import slurm
 from crossmodal_bench.bench.launchers.base import Launcher
@@ -73,6 +74,7 @@ def bench(
         failed = _run(to_run, plan, options, launcher, mode, line, log)
         summed = suite_ensembles.make_ensembles(plan, options, mode, log)
         well = conclude(plan, failed, options, log, check_chance=check_chance)
+        grid_search.choose(plan, options, log)
         if well and summed:
             return OK
         # Jobs that were told to stop, when the bench was not, have not failed.
