@@ -64,8 +64,8 @@ def choose(plan: Sequence[PlannedJob], options: BenchOptions, log: Callable[[str
         open_jobs = sum(state not in ("done", "stale", "failed") for state in states)
         if open_jobs:
             log(
-                f"{options.methods} on {dataset}: nothing is chosen yet; {open_jobs} of {len(jobs)} trainings "
-                "are not done"
+                f"{options.methods} on {dataset}: nothing is chosen yet; {open_jobs} of {len(jobs)} "
+                "trainings are not done"
             )
             continue
         combinations = _combinations(jobs, states, grid)
