@@ -14,7 +14,7 @@ from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.planned import PlannedJob
-from crossmodal_bench.jobs.schema import SuiteRow
+from crossmodal_bench.jobs.schema import SuiteFile, SuiteRow
 from crossmodal_bench.methods import CCA
 
 METHODS = experiments.names("methods")
@@ -124,12 +124,41 @@ def test_bad_words_are_one_sentence(
         ("auto", "synthetic-tiny", True, {}, "smoke"),
         ("auto", "wikipedia", True, {}, "paper"),
         ("auto", "wikipedia", False, {}, "small"),
-        ("auto", "wikipedia", False, {"wikipedia": "paper"}, "paper"),
-        ("smoke", "wikipedia", False, {"wikipedia": "paper"}, "smoke"),
+        ("auto", "wikipedia", False, {"presets": {"wikipedia": "paper"}}, "paper"),
+        ("auto", "wikipedia", False, {"presets": {"wikipedia": "tuned"}, "preset": "paper"}, "tuned"),
+        ("auto", "synthetic-tiny", False, {"presets": {"wikipedia": "tuned"}, "preset": "paper"}, "paper"),
+        ("smoke", "wikipedia", False, {"presets": {"wikipedia": "paper"}, "preset": "tuned"}, "smoke"),
     ],
 )
-def test_the_auto_preset(word: str, dataset: str, gpu: bool, suite: dict[str, str], preset: str) -> None:
-    assert plan.preset_for(word, dataset, gpu=gpu, suite=suite) == preset
+def test_the_auto_preset(word: str, dataset: str, gpu: bool, suite: dict[str, Any], preset: str) -> None:
+    assert plan.preset_for(word, dataset, gpu=gpu, suite=SuiteFile(**suite)) == preset
+
+
+def test_a_suites_validation_share_is_for_data_sets_that_have_none(data_root: Path) -> None:
+    suite = {"methods": "acmr_grid", "overrides": {"model.init_args.alpha": 1.0}}
+    without = planned(dataset="pascal_sentence", data_root=data_root, **suite)
+    assert {one.job.overrides["data.validation"] for one in without} == {0.2}
+    assert {one.counts["val"]["images"] for one in without} == {12}
+    assert {one.job.preset for one in without} == {"paper"}
+    has_one = planned(dataset="synthetic-20", preset="smoke", **suite)
+    assert all("data.validation" not in one.job.overrides for one in has_one)
+    assert all(one.evaluate == "val" and one.counts["val"]["images"] for one in has_one)
+
+
+def test_a_suite_runs_the_protocols_that_it_names_and_else_all(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"data": {"eval_batch_size": 3}}
+    words = {
+        "dataset": "pascal_sentence",
+        "methods": "acmr_figure6",
+        "data_root": data_root,
+        "preset": "smoke",
+    }
+    for names, sizes in ((("wikipedia-2173-map", "b"), {None}), (("a", "b"), {None, 3})):
+        variants = dict(zip(names, ({}, other), strict=True))
+        monkeypatch.setattr(experiments, "protocols_of", lambda settings, variants=variants: variants)
+        assert {one.config["data"].get("eval_batch_size") for one in planned(**words)} == sizes
 
 
 def test_missing_data_are_skipped_jobs_under_the_ids_they_will_have(tmp_path: Path) -> None:
