@@ -12,6 +12,9 @@ items are encoded:
 - mAP of both directions on these very items (chance is about 0.09: 5 of 100 items share a label),
 - deviation: the standard deviation of the encodings, averaged over dimensions; 0 is one point,
 - the adversarial loss (2 log 2 = 1.386 is confusion) and the modality classifier's accuracy.
+
+``--start`` trains nothing and prints what the untrained model's objective is made of: the share of L_reg in
+alpha L_imi + beta L_imd + L_reg, and the smallest distance of an image to a text of another class, beside mu.
 """
 
 from __future__ import annotations
@@ -30,12 +33,19 @@ import pytorch_lightning as pl
 import torch
 
 from crossmodal_bench.core.batch import ImageBatch, PairBatch, TextBatch
+from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.arrays import load_array
 from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.evaluation import average_precision, label_precision
 from crossmodal_bench.jobs import experiments
-from crossmodal_bench.losses import modality_classification_loss
+from crossmodal_bench.losses import (
+    acmr_triplet_loss,
+    frobenius_penalty,
+    label_prediction_loss,
+    modality_classification_loss,
+)
+from crossmodal_bench.losses.acmr import cross_modal_distances, same_label
 from crossmodal_bench.methods import ACMR
 from crossmodal_bench.reporting import drawing
 from crossmodal_bench.training.lightning_cli import instantiate
@@ -88,27 +98,14 @@ class Course(pl.Callback):
             trainer.should_stop = True
 
     def look(self, trainer: pl.Trainer, model: Any, done: int) -> None:
-        """Encode all training items, without dropout and gradients, and note the numbers."""
+        """Encode all training items and note the numbers."""
         assert isinstance(model, ACMR)
         corpus = self.data.corpus
-        assert (
-            corpus.image_features is not None
-            and corpus.text_features is not None
-            and corpus.labels is not None
-        )
-        rows = corpus.image_rows("train")
-        index = torch.from_numpy(rows)
-        model.eval()
+        images, texts = encoded(model, corpus)
         with torch.no_grad():
-            images = model.encode_images(
-                ImageBatch(index, features=torch.from_numpy(corpus.image_features[rows]))
-            )
-            texts = model.encode_texts(
-                TextBatch(index, index, bow=torch.from_numpy(corpus.text_features[rows]))
-            )
             image_logits, text_logits = map(model.modality_classifier, (images.values, texts.values))
-        model.train()
-        labels = corpus.labels.values[rows]
+        assert corpus.labels is not None
+        labels = corpus.labels.values[corpus.image_rows("train")]
         precision = label_precision(
             images, texts, model.score, labels, labels, measures={"mAP": average_precision}
         )
@@ -145,11 +142,35 @@ def read(root: Path) -> Corpus:
     )
 
 
-def train(corpus: Corpus, overrides: Mapping[str, Any], steps: int, seed: int) -> Course:
-    """One variant, from its seed."""
+def start(corpus: Corpus, overrides: Mapping[str, Any], seed: int) -> tuple[float, float, float]:
+    """L_reg's share of the untrained model's embedding loss, the nearest negative's distance, and mu."""
+    cli = prepared(corpus, overrides, seed)
+    model: Any = cli.model
+    assert isinstance(model, ACMR)
+    pl.seed_everything(seed, verbose=False)
+    model.prepare(cli.datamodule.build(model.requires))
+    images, texts = encoded(model, corpus)
+    labels = torch.from_numpy(corpus.labels.values[corpus.image_rows("train")])  # type: ignore[union-attr]
+    with torch.no_grad():
+        norms = frobenius_penalty(
+            [*model.image_projector.weights(), *model.text_projector.weights()],
+            squared=model.regularisation_form == "squared",
+        )
+        distance = cross_modal_distances(images.values, texts.values)
+        margin = model.triplet_settings.margin
+        if model.triplet_settings.margin_unit == "initial_distance":
+            margin *= float(distance.mean())
+        invariance = acmr_triplet_loss(images.values, texts.values, labels, margin)
+        logits = map(model.label_classifier, (images.values, texts.values))
+        weighted = model.regularisation * norms
+        rest = model.alpha * invariance + model.beta * label_prediction_loss(*logits, labels)
+        nearest = distance[~same_label(labels)].min()
+    return float(weighted / (weighted + rest)), float(nearest), margin
+
+
+def prepared(corpus: Corpus, overrides: Mapping[str, Any], seed: int) -> Any:
+    """Model, data and trainer of a variant."""
     config = experiments.resolve("acmr", "pascal_sentence", {}, "paper", {**overrides}, Path("data"))
-    # The end comes with the number of batches, not with that of epochs, by which a ramp rises.
-    config["trainer"]["max_epochs"] = max(steps, config["trainer"]["max_epochs"])
     cli = instantiate(
         {**config, "seed_everything": seed},
         accelerator="cpu",
@@ -159,6 +180,27 @@ def train(corpus: Corpus, overrides: Mapping[str, Any], steps: int, seed: int) -
         enable_checkpointing=False,
     )
     cli.datamodule.hand_over(corpus)
+    return cli
+
+
+def encoded(model: ACMR, corpus: Corpus) -> tuple[Encoding, Encoding]:
+    """All training items, without dropout and gradients."""
+    assert corpus.image_features is not None and corpus.text_features is not None
+    rows = corpus.image_rows("train")
+    index = torch.from_numpy(rows)
+    model.eval()
+    with torch.no_grad():
+        images = model.encode_images(
+            ImageBatch(index, features=torch.from_numpy(corpus.image_features[rows]))
+        )
+        texts = model.encode_texts(TextBatch(index, index, bow=torch.from_numpy(corpus.text_features[rows])))
+    model.train()
+    return images, texts
+
+
+def train(corpus: Corpus, overrides: Mapping[str, Any], steps: int, seed: int) -> Course:
+    """One variant, from its seed."""
+    cli = prepared(corpus, overrides, seed)
     course = Course(steps, cli.datamodule)
     cli.trainer.callbacks.append(course)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
@@ -191,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--steps", type=int, default=300, help="batches of each training (300)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", action="store_true", help="train nothing, say how it starts")
     parser.add_argument("--figure", type=Path, help="PNG of the courses")
     options = parser.parse_args(arguments)
     if options.steps < 1:
@@ -199,6 +242,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     corpus = read(options.data_root)
+    if options.start:
+        print(f"{'':34s}{'L_reg':>10s}{'nearest negative':>18s}{'mu':>8s}")
+        for name, overrides in VARIANTS.items():
+            share, nearest, margin = start(corpus, overrides, options.seed)
+            print(f"{name:34s}{share:10.1%}{nearest:18.2f}{margin:8.2f}")
+        return
     print(f"{'':34s}{'batches':>8s}" + "".join(f"{column:>18s}" for column in COLUMNS))
     courses = {}
     for name, overrides in VARIANTS.items():

@@ -6,9 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
-
-from pytorch_lightning.cli import LightningCLI
+from typing import Any
 
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.core import process_group
@@ -17,7 +15,7 @@ from crossmodal_bench.data.view_builders import lacking
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.experiments import Config
-from crossmodal_bench.jobs.inputs import Inputs, read_inputs
+from crossmodal_bench.jobs.inputs import Inputs, corpus_key, read_inputs
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Job
 from crossmodal_bench.jobs.schema import SuiteFile
@@ -165,22 +163,47 @@ def preset_for(word: str, dataset: str, *, gpu: bool, suite: SuiteFile | None = 
     return "paper" if gpu else "small"
 
 
-class _Prepared(NamedTuple):
-    config: Config
-    cli: LightningCLI
-    data: Inputs
-
-
-def _prepared(
+def _has_validation(
     row: _Row,
     protocol: str,
     variant: Config,
     overrides: dict[str, Any],
     options: BenchOptions,
     corpora: dict[str, Inputs],
-) -> _Prepared:
-    """A row's configuration, what it makes, and the data that it reads."""
+) -> bool:
+    """Whether a row's data set comes with a validation split."""
     config = experiments.resolve(row.method, row.dataset, variant, row.preset, overrides, options.data_root)
+    if not isinstance(config["data"], dict):
+        return False
+    config["data"].update(root=str(options.data_root), cache=str(options.runs / "cache"))
+    key = corpus_key(config["data"])
+    if key not in corpora:
+        cli = instantiate(
+            {**config, "seed_everything": 0},
+            accelerator="cpu",
+            devices=1,
+            **process_group.trainer_arguments(),
+        )
+        read_inputs(cli.datamodule, row.dataset, protocol, corpora, config["data"])
+    return bool(corpora[key].counts.get("val", {}).get("images"))
+
+
+def _jobs(
+    row: _Row, protocol: str, variant: Config, options: BenchOptions, corpora: dict[str, Inputs]
+) -> list[PlannedJob]:
+    """A row's jobs, one for each seed."""
+    command = command_overrides(options)
+    if row.parent:
+        settings = experiments.method_settings(row.method, row.dataset, row.preset)
+        row = replace(row, overrides=experiments.applicable(row.overrides, settings))
+        command = experiments.applicable(command, settings)
+    chosen = {**row.overrides, **command}
+    if "data.validation" in row.overrides.keys() - command.keys():
+        without = {key: value for key, value in chosen.items() if key != "data.validation"}
+        if _has_validation(row, protocol, variant, without, options, corpora):
+            # A suite's share is for data sets that have no validation split of their own.
+            chosen = without
+    config = experiments.resolve(row.method, row.dataset, variant, row.preset, chosen, options.data_root)
     for part in ("data", "trainer"):
         if not isinstance(config.get(part, {}), dict):
             raise BadInput(
@@ -195,26 +218,6 @@ def _prepared(
     )
     assert isinstance(cli.model, RetrievalMethod)
     data = read_inputs(cli.datamodule, row.dataset, protocol, corpora, config["data"])
-    return _Prepared(config, cli, data)
-
-
-def _jobs(
-    row: _Row, protocol: str, variant: Config, options: BenchOptions, corpora: dict[str, Inputs]
-) -> list[PlannedJob]:
-    """A row's jobs, one for each seed."""
-    command = command_overrides(options)
-    if row.parent:
-        settings = experiments.method_settings(row.method, row.dataset, row.preset)
-        row = replace(row, overrides=experiments.applicable(row.overrides, settings))
-        command = experiments.applicable(command, settings)
-    chosen = {**row.overrides, **command}
-    if "data.validation" in row.overrides and "data.validation" not in command:
-        without = {key: value for key, value in chosen.items() if key != "data.validation"}
-        counts = _prepared(row, protocol, variant, without, options, corpora).data.counts
-        if counts.get("val", {}).get("images"):
-            # A suite's share is for data sets that have no validation split of their own.
-            chosen = without
-    config, cli, data = _prepared(row, protocol, variant, chosen, options, corpora)
     if row.evaluate == "val" and not data.missing and not data.counts["val"]["images"]:
         raise BadInput(
             f"suite {row.suite} evaluates on validation and {row.dataset} has none; "
