@@ -240,7 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--steps must be at least 1")
     # Lightning's remarks on loaders and devices say nothing here.
     warnings.filterwarnings("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     corpus = read(options.data_root)
     if options.start:
         print(f"{'':34s}{'L_reg':>10s}{'nearest negative':>18s}{'mu':>8s}")
