@@ -134,31 +134,33 @@ def test_the_auto_preset(word: str, dataset: str, gpu: bool, suite: dict[str, An
     assert plan.preset_for(word, dataset, gpu=gpu, suite=SuiteFile(**suite)) == preset
 
 
-def test_a_suites_validation_share_is_for_data_sets_that_have_none(data_root: Path) -> None:
-    suite = {"methods": "acmr_grid", "overrides": {"model.init_args.alpha": 1.0}}
-    without = planned(dataset="pascal_sentence", data_root=data_root, **suite)
-    assert {one.job.overrides["data.validation"] for one in without} == {0.2}
-    assert {one.counts["val"]["images"] for one in without} == {12}
-    assert {one.job.preset for one in without} == {"paper"}
-    has_one = planned(dataset="synthetic-20", preset="smoke", **suite)
-    assert all("data.validation" not in one.job.overrides for one in has_one)
-    assert all(one.evaluate == "val" and one.counts["val"]["images"] for one in has_one)
+def test_a_suites_validation_share_is_for_data_sets_that_have_none(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = SuiteFile(
+        methods=("acmr",), evaluate="val", preset="smoke", seeds=1, overrides={"data.validation": 0.2}
+    )
+    monkeypatch.setattr(experiments, "suite", lambda name: suite)
+    without = only(methods="acmr_grid", dataset="pascal_sentence", data_root=data_root)
+    assert without.job.overrides == {"data.validation": 0.2} and without.counts["val"]["images"] == 12
+    has_one = only(methods="acmr_grid", dataset="synthetic-20")
+    assert has_one.job.overrides == {} and has_one.evaluate == "val" and has_one.counts["val"]["images"]
+    # What the user says is not taken back in silence.
+    with pytest.raises(BadInput, match=r"has a validation split of its own; set data\.validation to 0"):
+        only(methods="acmr_grid", dataset="synthetic-20", overrides={"data.validation": 0.3})
 
 
 def test_a_suite_runs_the_protocols_that_it_names_and_else_all(
     data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = {"data": {"eval_batch_size": 3}}
-    words = {
-        "dataset": "pascal_sentence",
-        "methods": "acmr_figure6",
-        "data_root": data_root,
-        "preset": "smoke",
-    }
-    for names, sizes in ((("wikipedia-2173-map", "b"), {None}), (("a", "b"), {None, 3})):
+    suite = SuiteFile(methods=("acmr",), preset="smoke", protocols=("wikipedia-2173-map",))
+    monkeypatch.setattr(experiments, "suite", lambda name: suite)
+    other = {"data": {"validation": 0.2}}
+    words = {"dataset": "pascal_sentence", "methods": "acmr_grid", "data_root": data_root, "seeds": 1}
+    for names, run in ((("wikipedia-2173-map", "b"), ["wikipedia-2173-map"]), (("a", "b"), ["a", "b"])):
         variants = dict(zip(names, ({}, other), strict=True))
         monkeypatch.setattr(experiments, "protocols_of", lambda settings, variants=variants: variants)
-        assert {one.config["data"].get("eval_batch_size") for one in planned(**words)} == sizes
+        assert [one.job.protocol for one in planned(**words)] == [f"{name}-test" for name in run]
 
 
 def test_missing_data_are_skipped_jobs_under_the_ids_they_will_have(tmp_path: Path) -> None:
