@@ -226,7 +226,7 @@ def draw(courses: Mapping[str, Course]) -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train the variants, print where each ended, draw them."""
+    """Train the variants, print where each ended, draw those that are done."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -257,8 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for done, numbers in (first, last):
             cells = "".join(f"{_shown(column, numbers[column]):>18s}" for column in COLUMNS)
             print(f"{name:34s}{done:8d}{cells}", flush=True)
-    if options.figure is not None:
-        options.figure.write_bytes(draw(courses))
+        if options.figure is not None:
+            options.figure.write_bytes(draw(courses))
 
 
 def _shown(column: str, value: float) -> str:
