@@ -247,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{'':34s}{'L_reg':>10s}{'nearest negative':>18s}{'mu':>8s}")
         for name, overrides in VARIANTS.items():
             share, nearest, margin = start(corpus, overrides, options.seed)
-            print(f"{name:34s}{share:10.1%}{nearest:18.2f}{margin:8.2f}")
+            print(f"{name:34s}{share:10.1%}{nearest:18.2f}{margin:8.2f}", flush=True)
         return
     print(f"{'':34s}{'batches':>8s}" + "".join(f"{column:>18s}" for column in COLUMNS))
     courses = {}
