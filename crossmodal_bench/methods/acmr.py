@@ -322,7 +322,8 @@ class ACMR(AdversarialMethod):
 
 def _deviation(projected: Tensor) -> Tensor:
     """The standard deviation of a batch's vectors, averaged over dimensions; 0 once all are one point."""
-    return projected.detach().std(0, correction=0).mean()
+    # Of all processes' batches: the mean of their own deviations would be another number.
+    return gather(projected.detach()).std(0, correction=0).mean()
 
 
 def _most_similar(features: Tensor, allowed: Tensor) -> Tensor:
