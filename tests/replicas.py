@@ -100,10 +100,12 @@ class Case(NamedTuple):
     tested: bool = False
 
 
+DEMO = {"triplet.form": "demo", "triplet.negative_weight": None, "triplet.positive_weight": 0.5}
 CASES = {
     "timam": Case("timam", SMALL_TIMAM, batches=25, tested=True),
     "acmr": Case("acmr", SMALL_ACMR, batches=25, tested=True),
-    "acmr_demo": Case("acmr", {**SMALL_ACMR, "triplet.form": "demo", "triplet.negative_weight": 0.5}),
+    "acmr_demo": Case("acmr", {**SMALL_ACMR, **DEMO}),
+    "acmr_initial_distance": Case("acmr", {**SMALL_ACMR, "triplet.margin_unit": "initial_distance"}),
     "vse": Case("vse", SMALL_HOST, batches=3, tested=True),
     "bfan": Case("bfan", {**SMALL_HOST, "ranking.hardest": True}, summed=True, batches=3, tested=True),
     "vsrn": Case("vsrn", {**SMALL_HOST, **SMALL_VSRN}, batches=3, tested=True),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 from crossmodal_bench.bench.options import BenchOptions
@@ -19,7 +18,7 @@ from crossmodal_bench.data.view_builders import lacking
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.experiments import Config
-from crossmodal_bench.jobs.inputs import Inputs, read_inputs
+from crossmodal_bench.jobs.inputs import Inputs, corpus_key, read_inputs
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Job
 from crossmodal_bench.jobs.schema import SuiteFile
@@ -40,7 +39,7 @@ class _Row:
     suite: str | None
     evaluate: str
     protocols: Sequence[str] | None = None
-    """Of the data set's named protocols, those that a suite asks for; None for all."""
+    """Of the data set's named protocols, those that a suite asks for; all, where it has none of them."""
     parent: bool = False
     """Whether it is planned for the sake of another: what is overridden there may be nothing that it has."""
 
@@ -62,9 +61,10 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
     corpora = {} if corpora is None else corpora
     for row in _rows(options, gpu):
         settings = experiments.dataset_settings(row.dataset, options.data_root)
-        for protocol, variant in experiments.protocols_of(settings).items():
-            if protocol and row.protocols is not None and protocol not in row.protocols:
-                continue
+        variants = experiments.protocols_of(settings)
+        wanted = [name for name in variants if name in (row.protocols or ())] or list(variants)
+        for protocol in wanted:
+            variant = variants[protocol]
             batches.append(_jobs(row, protocol, variant, options, corpora, used))
     for name, value in (("network", options.network), ("weights", options.weights)):
         if value is not None and name not in used:
@@ -133,7 +133,7 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
             yield _Row(
                 method=row.method,
                 dataset=dataset,
-                preset=preset_for(options.preset, dataset, gpu=gpu, suite=suite.presets),
+                preset=preset_for(options.preset, dataset, gpu=gpu, suite=suite),
                 seeds=options.seeds if options.seeds is not None else suite.seeds,
                 overrides=row.overrides,
                 label=row.label,
@@ -143,16 +143,41 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
             )
 
 
-def preset_for(word: str, dataset: str, *, gpu: bool, suite: Mapping[str, str] = MappingProxyType({})) -> str:
-    """What PRESET means on a data set; ``suite`` has a suite's own word for ``auto``, by data set."""
+def preset_for(word: str, dataset: str, *, gpu: bool, suite: SuiteFile | None = None) -> str:
+    """What PRESET means on a data set; ``suite`` may have a word of its own for ``auto``."""
     check_preset(word)
     if word != "auto":
         return word
-    if dataset in suite:
-        return suite[dataset]
+    if suite is not None and (own := suite.presets.get(dataset, suite.preset)) is not None:
+        return own
     if dataset.startswith("synthetic"):
         return "smoke"
     return "paper" if gpu else "small"
+
+
+def _has_validation(
+    row: _Row,
+    protocol: str,
+    variant: Config,
+    overrides: dict[str, Any],
+    options: BenchOptions,
+    corpora: dict[str, Inputs],
+) -> bool:
+    """Whether a row's data set comes with a validation split."""
+    config = experiments.resolve(row.method, row.dataset, variant, row.preset, overrides, options.data_root)
+    if not isinstance(config["data"], dict):
+        return False
+    config["data"].update(root=str(options.data_root), cache=str(options.runs / "cache"))
+    key = corpus_key(config["data"])
+    if key not in corpora:
+        cli = instantiate(
+            {**config, "seed_everything": 0},
+            accelerator="cpu",
+            devices=1,
+            **process_group.trainer_arguments(),
+        )
+        read_inputs(cli.datamodule, row.dataset, protocol, corpora, config["data"])
+    return bool(corpora[key].counts.get("val", {}).get("images"))
 
 
 def _jobs(
@@ -170,6 +195,11 @@ def _jobs(
         row = replace(row, overrides=experiments.applicable(row.overrides, settings))
         command = experiments.applicable(command, settings)
     chosen = {**row.overrides, **command}
+    if "data.validation" in row.overrides.keys() - command.keys():
+        without = {key: value for key, value in chosen.items() if key != "data.validation"}
+        if _has_validation(row, protocol, variant, without, options, corpora):
+            # A suite's share is for data sets that have no validation split of their own.
+            chosen = without
     config = experiments.resolve(row.method, row.dataset, variant, row.preset, chosen, options.data_root)
     for part in ("data", "trainer"):
         if not isinstance(config.get(part, {}), dict):
@@ -198,7 +228,7 @@ def _jobs(
     elif row.seeds is not None:
         seeds = row.seeds
     else:
-        seeds = 3 if row.preset in ("paper", "controlled") else 1
+        seeds = 3 if row.preset in ("paper", "tuned", "controlled") else 1
     # Among the default methods there may be some that this data set has nothing for.
     regions = cli.datamodule.images.regions
     missing = data.missing or (lacking(data.corpus, cli.model.requires, regions) if data.corpus else "")

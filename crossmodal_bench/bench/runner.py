@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from crossmodal_bench.bench import grid_search
 from crossmodal_bench.bench import planned_ensembles as suite_ensembles
 from crossmodal_bench.bench.launchers import slurm
 from crossmodal_bench.bench.launchers.base import Launcher
@@ -93,6 +94,7 @@ def _bench(
         request.check()
         well = conclude(plan, failed, options, log, check_chance=check_chance)
         request.check()
+        grid_search.choose(plan, options, log)
         if well and summed:
             return OK
         # Jobs that were told to stop, when the bench was not, have not failed.

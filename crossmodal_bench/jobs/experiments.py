@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -129,22 +130,27 @@ def with_overrides(content: SuiteFile, row: RowT) -> RowT:
 def suite_rows(content: SuiteFile) -> Iterator[SuiteRow]:
     """A suite's rows, as listed, with the overrides of the whole suite.
 
-    A parameter sweep varies one key at a time and leaves the others at the method's values.
+    A parameter sweep varies one key at a time and leaves the others at the method's values; a grid has every
+    combination, the last key's values changing first.
     """
     for row in content.rows:
         yield with_overrides(content, row)
     for method in content.methods:
         yield with_overrides(content, SuiteRow(method=method))
-    if content.parameter_sweep is None:
-        return
-    for key, values in content.parameter_sweep.keys.items():
-        for value in values:
-            row = SuiteRow(
-                method=content.parameter_sweep.method,
-                overrides={key: value},
-                label=f"{key.split('.')[-1]} = {value}",
-            )
-            yield with_overrides(content, row)
+    if content.parameter_sweep is not None:
+        for key, values in content.parameter_sweep.keys.items():
+            for value in values:
+                yield with_overrides(content, _changed(content.parameter_sweep.method, {key: value}))
+    if content.grid is not None:
+        for combination in itertools.product(*content.grid.keys.values()):
+            overrides = dict(zip(content.grid.keys, combination, strict=True))
+            yield with_overrides(content, _changed(content.grid.method, overrides))
+
+
+def _changed(method: str, overrides: dict[str, Any]) -> SuiteRow:
+    """A row of a method that is called by what it overrides."""
+    label = ", ".join(f"{key.split('.')[-1]} = {value}" for key, value in overrides.items())
+    return SuiteRow(method=method, overrides=overrides, label=label)
 
 
 def overrides_of(suite_name: str | None, method: str, label: str) -> dict[str, Any]:
@@ -241,6 +247,8 @@ def protocols_of(settings: Config) -> dict[str, Config]:
 def method_settings(method: str, dataset: str, preset: str) -> Config:
     """The configuration of a method on a data set: ``paper``, changed by preset, data set and override.
 
+    ``tuned`` changes what a data set's own section says for ``paper``, too.
+
     A method that names a ``base`` is that method's configuration with its own sections on top. With a
     ``class_path`` beside it, the model is of that class and keeps the base's arguments (ADDR on a host).
     """
@@ -256,11 +264,16 @@ def method_settings(method: str, dataset: str, preset: str) -> Config:
         sections.append(content.section(preset))
     for name in dict.fromkeys((family, dataset)):
         specific = {str(part): section for part, section in content.datasets.get(name, {}).items()}
-        sections += [specific.get(part, {}) for part in ("all", preset)]
+        sections += [specific.get(part, {}) for part in ("all", *_layers(preset))]
     sections.append(content.override)
     for section in sections:
         config = merge(config, section)
     return config
+
+
+def _layers(preset: str) -> tuple[str, ...]:
+    """The presets whose sections make up one: what is tuned lies on top of the paper's settings."""
+    return ("paper", "tuned") if preset == "tuned" else (preset,)
 
 
 def has_papers_settings(method: str, dataset: str, preset: str) -> bool:
@@ -279,6 +292,12 @@ def _check_bases(method: str) -> None:
         if base in line:
             raise BadInput(f"{_path('methods', method)}: base '{base}' rests on itself; name another one")
         line.append(base)
+
+
+def title_of(method: str) -> str:
+    """A method's name in full."""
+    content = _method(method)
+    return content.title or method
 
 
 def ablation_of(method: str) -> str | None:
@@ -338,7 +357,8 @@ def resolve(
     """One complete configuration: {"model", "data", "trainer"}."""
     settings = dataset_settings(dataset, root)
     config: Config = {"data": settings["data"]}
-    config = merge(config, settings.get(preset, {}))
+    for layer in _layers(preset):
+        config = merge(config, settings.get(layer, {}))
     config = merge(config, variant)
     config = merge(config, method_settings(method, dataset, preset))
     config = merge(config, expand(overrides))

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from crossmodal_bench.core.files import shown
 from crossmodal_bench.core.validation import FolderName, Items, Model, WholeNumber, fault
 
-Preset = Literal["smoke", "small", "paper", "controlled"]
+Preset = Literal["smoke", "small", "paper", "tuned", "controlled"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
@@ -25,11 +25,16 @@ Section = Annotated[dict[str, dict[str, Any]], AfterValidator(_settable)]
 
 
 class ExperimentFile(Model):
-    """A piece of a configuration for each preset."""
+    """A piece of a configuration for each preset.
+
+    ``tuned`` is what we chose on validation beyond a paper's settings: it changes ``paper``, in the files of
+    methods and of data sets alike.
+    """
 
     smoke: Section = Field(default_factory=dict)
     small: Section = Field(default_factory=dict)
     paper: Section = Field(default_factory=dict)
+    tuned: Section = Field(default_factory=dict)
     controlled: Section = Field(default_factory=dict)
 
     def section(self, preset: str) -> Section:
@@ -120,20 +125,33 @@ class ParameterSweep(Model):
     keys: dict[str, list[Any]]
 
 
+class GridSearch(Model):
+    """A row for each combination of the values of several keys, the best of which is written down.
+
+    ``writes`` is the name of the method's file that is made of it, in RUNS below the data set's name.
+    """
+
+    method: FolderName
+    keys: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
+    writes: FolderName
+
+
 class SuiteFile(Model):
     """``suites/*.yaml``: the rows of a paper's table, or of an experiment.
 
     Args:
         description: what it shows.
         datasets: where it runs unless the command names one.
-        protocols: of a data set's protocols, those to run; None for all.
+        protocols: of a data set's protocols, those to run; all, where this is None or it has none of them.
         methods: rows of methods as they are.
         seeds: how many, unless the command says.
-        presets: what the preset ``auto`` means, by data set.
+        preset: what the preset ``auto`` means.
+        presets: the same by data set, before ``preset``.
         evaluate: the split that its numbers come from: ``val`` where hyperparameters are chosen.
         overrides: of every row.
         rows: rows of methods with overrides of their own.
         parameter_sweep: rows that differ in one value.
+        grid: rows of every combination of values; needs ``evaluate: val``.
         ensembles: sums of several models.
     """
 
@@ -142,9 +160,17 @@ class SuiteFile(Model):
     protocols: Items[str] | None = None
     methods: Items[FolderName] = ()
     seeds: Annotated[WholeNumber, Field(ge=1)] | None = None
+    preset: Preset | None = None
     presets: dict[str, Preset] = Field(default_factory=dict)
     evaluate: Literal["test", "val"] = "test"
     overrides: dict[str, Any] = Field(default_factory=dict)
     rows: Items[SuiteRow] = ()
     parameter_sweep: ParameterSweep | None = None
+    grid: GridSearch | None = None
     ensembles: Items[EnsembleRow] = ()
+
+    @model_validator(mode="after")
+    def _chooses_on_validation(self) -> SuiteFile:
+        if self.grid is not None and self.evaluate != "val":
+            raise fault(f"is {self.evaluate}; a grid chooses hyperparameters, so set it to val", "evaluate")
+        return self

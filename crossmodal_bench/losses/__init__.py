@@ -1,6 +1,7 @@
 """Training objectives as pure functions, each citing its equation."""
 
 from crossmodal_bench.losses.acmr import (
+    acmr_demo_triplet_loss,
     acmr_triplet_loss,
     frobenius_penalty,
     label_prediction_loss,
@@ -25,6 +26,7 @@ from crossmodal_bench.losses.projection_matching import cmpc_loss, cmpm_loss
 from crossmodal_bench.losses.ranking import hardest_negatives, triplet_ranking_loss
 
 __all__ = [
+    "acmr_demo_triplet_loss",
     "acmr_triplet_loss",
     "caption_cross_entropy",
     "cmpc_loss",

@@ -9,66 +9,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PAPER_WEIGHT = 0.05
-DEMO_WEIGHT = 5.0
-
 
 def acmr_triplet_loss(
-    images: Tensor,
-    texts: Tensor,
-    labels: Tensor,
-    margin: float,
-    weight: float = PAPER_WEIGHT,
-    form: Literal["paper", "demo"] = "paper",
-    negative_images: Tensor | None = None,
-    negative_texts: Tensor | None = None,
+    images: Tensor, texts: Tensor, labels: Tensor, margin: float | Tensor, negative_weight: float = 0.05
 ) -> Tensor:
     """Inter-modal invariance loss, Eq. 3-6: one number for both directions.
 
-    ``paper``: for an anchor, the mean distance to the positives of the other modality plus ``weight`` times
-    the mean of max(0, margin - distance) over its negatives, averaged over anchors; the two directions are
-    added. Eq. 4-5 print a sum over i, j, k without saying how it is taken: the means keep the loss
-    independent of the batch's label counts. A pair is always its own positive, also where an image carries no
-    label at all.
-
-    ``demo``: the authors' published code, one hinge per direction over the whole batch,
-    max(0, margin + weight * sum ||v - t||^2 / 2 - sum ||v - t_negative||^2 / 2).
+    For an anchor, the mean distance to the positives of the other modality plus ``negative_weight`` times the
+    mean of max(0, margin - distance) over its negatives, averaged over anchors; the two directions are added.
+    Eq. 4-5 print a sum over i, j, k without saying how it is taken: the means keep the loss independent of
+    the batch's label counts. A pair is always its own positive, also where an image carries no label at all.
 
     Args:
         images: (B, D) projected images.
         texts: (B, D) projected texts; row b belongs to image b.
         labels: (B,) classes, or (B, C) multi-hot, where a positive shares at least one label.
-        margin: the margin, mu in Eq. 4-5 (the paper gives no value).
-        weight: of the negatives' term, lambda in Eq. 4-5; in the demo's form the factor on the positives,
-            where the paper's default stands for the demo's 5.
-        form: which of the two.
-        negative_images: (B, D) for ``demo``: for each text, a projected image of another class.
-        negative_texts: (B, D) for ``demo``: for each image, a projected text of another class.
+        margin: mu in Eq. 4-5, a distance (the paper gives no value).
+        negative_weight: lambda in Eq. 4-5, the factor on the negatives' term.
 
     Raises:
-        ValueError: shapes that disagree, an unknown form, or ``demo`` without its negatives.
+        ValueError: shapes that disagree.
     """
     if images.shape != texts.shape or len(labels) != len(images):
         raise ValueError(
             f"images {tuple(images.shape)}, texts {tuple(texts.shape)} "
             f"and labels {tuple(labels.shape)} must agree"
         )
-    if form == "paper":
-        return _paper_form(images, texts, labels, margin, weight)
-    if form != "demo":
-        raise ValueError(f"form is '{form}'; use 'paper' or 'demo'")
-    if negative_images is None or negative_texts is None:
-        raise ValueError("form 'demo' needs negative_images and negative_texts")
-    factor = DEMO_WEIGHT if weight == PAPER_WEIGHT else weight
-    positive = factor * _half_squares(images, texts)
-    return F.relu(margin + positive - _half_squares(images, negative_texts)) + F.relu(
-        margin + positive - _half_squares(texts, negative_images)
-    )
-
-
-def _paper_form(images: Tensor, texts: Tensor, labels: Tensor, margin: float, weight: float) -> Tensor:
-    # The matrix-product form of cdist loses digits for near points, and its gradient at zero distance is NaN.
-    distance = torch.cdist(images, texts, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = cross_modal_distances(images, texts)
     positive = same_label(labels).to(distance.dtype)
     negative = 1 - positive
     hinge = F.relu(margin - distance) * negative
@@ -76,8 +43,49 @@ def _paper_form(images: Tensor, texts: Tensor, labels: Tensor, margin: float, we
     for dim in (1, 0):
         pull = (distance * positive).sum(dim) / positive.sum(dim)
         push = hinge.sum(dim) / negative.sum(dim).clamp(min=1)
-        loss = loss + (pull + weight * push).mean()
+        loss = loss + (pull + negative_weight * push).mean()
     return loss
+
+
+def acmr_demo_triplet_loss(
+    images: Tensor,
+    texts: Tensor,
+    negative_images: Tensor,
+    negative_texts: Tensor,
+    margin: float,
+    positive_weight: float = 5.0,
+) -> Tensor:
+    """The authors' published code in place of Eq. 4-5: one hinge per direction over the whole batch.
+
+    max(0, margin + positive_weight * sum ||v - t||^2 / 2 - sum ||v - t_negative||^2 / 2), and likewise with
+    texts as anchors; the two are added.
+
+    Args:
+        images: (B, D) projected images.
+        texts: (B, D) projected texts; row b belongs to image b.
+        negative_images: (B, D): for each text, a projected image of another class.
+        negative_texts: (B, D): for each image, a projected text of another class.
+        margin: of the hinge, in sums of squared distances; 0.1 in the code.
+        positive_weight: the factor on the positives, 5 in the code; Eq. 4-5 weigh the negatives instead.
+
+    Raises:
+        ValueError: shapes that disagree.
+    """
+    shapes = [tuple(tensor.shape) for tensor in (images, texts, negative_images, negative_texts)]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            "images {}, texts {}, negative images {} and negative texts {} must agree".format(*shapes)
+        )
+    positive = positive_weight * _half_squares(images, texts)
+    return F.relu(margin + positive - _half_squares(images, negative_texts)) + F.relu(
+        margin + positive - _half_squares(texts, negative_images)
+    )
+
+
+def cross_modal_distances(images: Tensor, texts: Tensor) -> Tensor:
+    """(B, B) Euclidean distances of images to texts, Eq. 3."""
+    # The matrix-product form of cdist loses digits for near points, and its gradient at zero distance is NaN.
+    return torch.cdist(images, texts, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _half_squares(a: Tensor, b: Tensor) -> Tensor:
@@ -131,6 +139,14 @@ def label_prediction_loss(
     return loss
 
 
-def frobenius_penalty(weights: Iterable[Tensor]) -> Tensor:
-    """Regulariser, Eq. 7: the sum of the Frobenius norms (not squared) of the projectors' weight matrices."""
-    return torch.stack([torch.linalg.matrix_norm(weight) for weight in weights]).sum()
+def frobenius_penalty(weights: Iterable[Tensor], *, squared: bool = False) -> Tensor:
+    """Regulariser, Eq. 7: the sum of the Frobenius norms of the projectors' weight matrices.
+
+    Args:
+        weights: the matrices.
+        squared: whether their squares are summed. That is ours, and what weight decay usually is: the
+            gradient of a norm as printed has length 1 however small a matrix has become, so that nothing but
+            the other terms keeps it from vanishing.
+    """
+    norms = torch.stack([torch.linalg.matrix_norm(weight) for weight in weights])
+    return (norms.square() if squared else norms).sum()

@@ -12,10 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch, require
-from crossmodal_bench.core.distributed import gather_interleaved, sum_over_all
+from crossmodal_bench.core.distributed import gather, gather_interleaved, sum_over_all
 from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.losses.acmr import (
+    acmr_demo_triplet_loss,
     acmr_triplet_loss,
+    cross_modal_distances,
     frobenius_penalty,
     label_prediction_loss,
     modality_classification_loss,
@@ -26,6 +29,11 @@ from crossmodal_bench.methods.optimization import AdamSettings
 from crossmodal_bench.networks import Perceptron, reverse_gradient
 from crossmodal_bench.similarity import negative_euclidean
 
+PAPER_NEGATIVE_WEIGHT = 0.05
+"""Lambda of Eq. 4-5, section 4.1.2."""
+DEMO_POSITIVE_WEIGHT = 5.0
+"""The factor on the positives in the authors' code."""
+
 
 @dataclass(frozen=True)
 class TripletSettings:
@@ -33,13 +41,42 @@ class TripletSettings:
 
     Attributes:
         form: ``paper``, or ``demo``: the published code's hinge.
-        margin: mu of Eq. 4-5; not given in the paper.
-        negative_weight: lambda of Eq. 4-5.
+        margin: mu of Eq. 4-5, which the paper does not give; in the demo's form the margin of its hinge, 0.1
+            there.
+        margin_unit: what ``margin`` counts. ``distance``: Euclidean distances in the common space, as
+            printed; ``initial_distance``: the mean distance of the images and texts of the first batch,
+            before any step, so that one number suits every width and every kind of features. The latter is
+            ours.
+        negative_weight: lambda of Eq. 4-5, of the paper's form alone. None: 0.05, section 4.1.2.
+        positive_weight: the factor on the positives in the demo's form, of that alone. None: 5, as there.
+
+    Raises:
+        BadInput: a value that the form has no use for.
     """
 
     form: Literal["paper", "demo"] = "paper"
     margin: float = 1.0
-    negative_weight: float = 0.05
+    margin_unit: Literal["distance", "initial_distance"] = "distance"
+    negative_weight: float | None = None
+    positive_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.form == "paper" and self.positive_weight is not None:
+            raise BadInput(
+                f"triplet.positive_weight is {self.positive_weight:g}, which triplet.form 'paper' does not "
+                "have: Eq. 4-5 weigh the negatives; set it to null and give triplet.negative_weight"
+            )
+        if self.form == "demo" and self.negative_weight is not None:
+            raise BadInput(
+                f"triplet.negative_weight is {self.negative_weight:g}, which triplet.form 'demo' does not "
+                "have: the authors' code weighs the positives, by 5; set it to null and give "
+                "triplet.positive_weight"
+            )
+        if self.form == "demo" and self.margin_unit != "distance":
+            raise BadInput(
+                f"triplet.margin_unit is '{self.margin_unit}', which triplet.form 'demo' does not have: its "
+                "margin is one of sums of squares; set it to distance"
+            )
 
 
 @dataclass(frozen=True)
@@ -71,7 +108,9 @@ class ModalityClassifierSettings:
         hidden: its hidden widths.
         learning_rate: of its Adam, or None for that of all other parts.
         reversal_schedule: by what its gradient is multiplied on the way to the projectors, besides the weight
-            of L_adv. ``constant``: 1; ``ramp``: 2 / (1 + exp(-10 p)) - 1 at progress p (the code).
+            of L_adv. ``constant``: 1, as Eq. 9 has it; ``ramp``: 2 / (1 + exp(-10 p)) - 1 at progress p, from
+            0 in the first epoch on. The ramp is the authors' code's and not in the paper; to train the
+            paper's objective with it is ours.
     """
 
     hidden: Sequence[int] = (50,)
@@ -89,11 +128,17 @@ class ACMR(AdversarialMethod):
     Table 5's "L_imi only" is beta = 0, "L_imd only" alpha = 0; Figure 4's "without adversary" is adversary =
     0. Where paper and published code disagree, the paper is followed; ``triplet.form`` gives the code's loss.
 
+    Alpha and beta decide whether it learns. The paper searches both for each data set (section 4.1.2), as
+    ``METHODS=acmr_grid`` does; the values that its section 4.3.4 discusses for Wikipedia, 0.1 and 0.1, shrink
+    all weights to nothing on other features: L_reg is then 98 % of the objective (docs/acmr_collapse.md).
+
     Args:
         alpha: weight of the inter-modal invariance loss, Eq. 6 (the paper's section 4.3.4 swaps alpha and
             beta).
         beta: weight of the label prediction loss, Eq. 2.
         regularisation: weight of Eq. 7; the paper prints 1.
+        regularisation_form: ``norm``: the Frobenius norms, as Eq. 7 prints them; ``squared``: their squares,
+            which is ours.
         adversary: weight of the modality classifier's gradient in the projectors; 0 turns the adversary off.
         k: projector steps per modality-classifier step.
         label_loss: ``softmax`` as in Eq. 2; ``sigmoid`` for labels that do not compete.
@@ -106,12 +151,14 @@ class ACMR(AdversarialMethod):
     """
 
     requires = frozenset({"features", "bow", "labels"})
+    initial_distance: Tensor
 
     def __init__(
         self,
-        alpha: float = 0.1,
-        beta: float = 0.1,
+        alpha: float = 10.0,
+        beta: float = 100.0,
         regularisation: float = 1.0,
+        regularisation_form: Literal["norm", "squared"] = "norm",
         adversary: float = 1.0,
         k: int = 5,
         label_loss: Literal["softmax", "sigmoid"] = "softmax",
@@ -126,10 +173,13 @@ class ACMR(AdversarialMethod):
         self.keep_hyperparameters_plain()
         self.alpha, self.beta = alpha, beta
         self.regularisation, self.adversary = regularisation, adversary
+        self.regularisation_form: Literal["norm", "squared"] = regularisation_form
         self.label_loss: Literal["softmax", "sigmoid"] = label_loss
         self.triplet_settings, self.projector_settings = triplet, projectors
         self.discriminator_settings, self.optimizer_settings = discriminator, optimizer
         self.gather_negatives = gather_negatives
+        # The mean distance of the first batch, where margins are counted in it; kept in checkpoints.
+        self.register_buffer("initial_distance", torch.full((), torch.nan))
 
     def build(self, spec: DataSpec) -> None:
         """Projectors V-2000-200 and T-500-200, label classifier 200-C, modality classifier 200-50-2."""
@@ -176,7 +226,10 @@ class ACMR(AdversarialMethod):
         invariance = self._invariance(batch, images, texts, labels)
         image_logits, text_logits = self.label_classifier(images), self.label_classifier(texts)
         discrimination = label_prediction_loss(image_logits, text_logits, labels, self.label_loss)
-        norms = frobenius_penalty([*self.image_projector.weights(), *self.text_projector.weights()])
+        norms = frobenius_penalty(
+            [*self.image_projector.weights(), *self.text_projector.weights()],
+            squared=self.regularisation_form == "squared",
+        )
         embedding = self.alpha * invariance + self.beta * discrimination + self.regularisation * norms
         factor = self.adversary * self._reversal_factor()
         image_guess = self.modality_classifier(reverse_gradient(images, factor))
@@ -190,6 +243,8 @@ class ACMR(AdversarialMethod):
                 "train/loss_labels": discrimination,
                 "train/loss_adversarial": adversarial,
                 "train/discriminator_accuracy": right.float().mean(),
+                "train/deviation_images": _deviation(images),
+                "train/deviation_texts": _deviation(texts),
             },
             len(batch),
         )
@@ -218,8 +273,26 @@ class ACMR(AdversarialMethod):
         if self.gather_negatives:
             images, texts = gather_interleaved(images), gather_interleaved(texts)
             labels = gather_interleaved(labels)
-        if settings.form == "paper":
-            return acmr_triplet_loss(images, texts, labels, settings.margin, settings.negative_weight)
+        if settings.form == "demo":
+            return self._demo_invariance(batch, images, texts, labels)
+        margin = self._margin(images, texts)
+        negative_weight = (
+            PAPER_NEGATIVE_WEIGHT if settings.negative_weight is None else settings.negative_weight
+        )
+        return acmr_triplet_loss(images, texts, labels, margin, negative_weight)
+
+    def _margin(self, images: Tensor, texts: Tensor) -> float | Tensor:
+        settings = self.triplet_settings
+        if settings.margin_unit == "distance":
+            return settings.margin
+        if self.initial_distance.isnan():
+            own = cross_modal_distances(images.detach(), texts.detach()).mean()
+            # All processes count in the same unit.
+            self.initial_distance.copy_(gather(own[None]).mean())
+        return settings.margin * self.initial_distance
+
+    def _demo_invariance(self, batch: PairBatch, images: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
+        settings = self.triplet_settings
         features, bow = require(batch.images.features, "features"), require(batch.texts.bow, "bow")
         if self.gather_negatives:
             features, bow = gather_interleaved(features), gather_interleaved(bow)
@@ -228,15 +301,15 @@ class ACMR(AdversarialMethod):
         # classes by the cosine of the input features; likewise for texts.
         most_similar_images = _most_similar(features, different)
         most_similar_texts = _most_similar(bow, different)
-        summed = acmr_triplet_loss(
+        summed = acmr_demo_triplet_loss(
             images,
             texts,
-            labels,
-            settings.margin,
-            settings.negative_weight,
-            form="demo",
             negative_images=images[most_similar_texts],
             negative_texts=texts[most_similar_images],
+            margin=settings.margin,
+            positive_weight=DEMO_POSITIVE_WEIGHT
+            if settings.positive_weight is None
+            else settings.positive_weight,
         )
         return summed if self.gather_negatives else sum_over_all(summed)
 
@@ -245,6 +318,12 @@ class ACMR(AdversarialMethod):
             return 1.0
         progress = self.trainer.current_epoch / max(1, self.trainer.max_epochs or 1)
         return 2 / (1 + math.exp(-10 * progress)) - 1
+
+
+def _deviation(projected: Tensor) -> Tensor:
+    """The standard deviation of a batch's vectors, averaged over dimensions; 0 once all are one point."""
+    # Of all processes' batches: the mean of their own deviations would be another number.
+    return gather(projected.detach()).std(0, correction=0).mean()
 
 
 def _most_similar(features: Tensor, allowed: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ def write_experiments(root: Path) -> None:
     """Some files of ours, as JSON, which is YAML too."""
     ours = experiments.experiments_folder()
     chosen = ("methods/vse", "methods/vsrn", "methods/addr_vsrn", "datasets/coco", "suites/addr_table1")
-    chosen += ("suites/acmr_wikipedia_grid", "datasets/flickr8k")
+    chosen += ("suites/acmr_grid", "datasets/flickr8k")
     for name in chosen:
         path = root / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)

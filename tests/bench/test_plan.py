@@ -15,7 +15,7 @@ from crossmodal_bench.bench.words import method_names
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.planned import PlannedJob
-from crossmodal_bench.jobs.schema import SuiteRow
+from crossmodal_bench.jobs.schema import SuiteFile, SuiteRow
 from crossmodal_bench.methods import CCA
 
 METHODS = experiments.names("methods")
@@ -148,12 +148,43 @@ def test_bad_words_are_one_sentence(
         ("auto", "synthetic-tiny", True, {}, "smoke"),
         ("auto", "wikipedia", True, {}, "paper"),
         ("auto", "wikipedia", False, {}, "small"),
-        ("auto", "wikipedia", False, {"wikipedia": "paper"}, "paper"),
-        ("smoke", "wikipedia", False, {"wikipedia": "paper"}, "smoke"),
+        ("auto", "wikipedia", False, {"presets": {"wikipedia": "paper"}}, "paper"),
+        ("auto", "wikipedia", False, {"presets": {"wikipedia": "tuned"}, "preset": "paper"}, "tuned"),
+        ("auto", "synthetic-tiny", False, {"presets": {"wikipedia": "tuned"}, "preset": "paper"}, "paper"),
+        ("smoke", "wikipedia", False, {"presets": {"wikipedia": "paper"}, "preset": "tuned"}, "smoke"),
     ],
 )
-def test_the_auto_preset(word: str, dataset: str, gpu: bool, suite: dict[str, str], preset: str) -> None:
-    assert plan.preset_for(word, dataset, gpu=gpu, suite=suite) == preset
+def test_the_auto_preset(word: str, dataset: str, gpu: bool, suite: dict[str, Any], preset: str) -> None:
+    assert plan.preset_for(word, dataset, gpu=gpu, suite=SuiteFile(**suite)) == preset
+
+
+def test_a_suites_validation_share_is_for_data_sets_that_have_none(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = SuiteFile(
+        methods=("acmr",), evaluate="val", preset="smoke", seeds=1, overrides={"data.validation": 0.2}
+    )
+    monkeypatch.setattr(experiments, "suite", lambda name: suite)
+    without = only(methods="acmr_grid", dataset="pascal_sentence", data_root=data_root)
+    assert without.job.overrides == {"data.validation": 0.2} and without.counts["val"]["images"] == 12
+    has_one = only(methods="acmr_grid", dataset="synthetic-20")
+    assert has_one.job.overrides == {} and has_one.evaluate == "val" and has_one.counts["val"]["images"]
+    # What the user says is not taken back in silence.
+    with pytest.raises(BadInput, match=r"has a validation split of its own; set data\.validation to 0"):
+        only(methods="acmr_grid", dataset="synthetic-20", overrides={"data.validation": 0.3})
+
+
+def test_a_suite_runs_the_protocols_that_it_names_and_else_all(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = SuiteFile(methods=("acmr",), preset="smoke", protocols=("wikipedia-2173-map",))
+    monkeypatch.setattr(experiments, "suite", lambda name: suite)
+    other = {"data": {"validation": 0.2}}
+    words = {"dataset": "pascal_sentence", "methods": "acmr_grid", "data_root": data_root, "seeds": 1}
+    for names, run in ((("wikipedia-2173-map", "b"), ["wikipedia-2173-map"]), (("a", "b"), ["a", "b"])):
+        variants = dict(zip(names, ({}, other), strict=True))
+        monkeypatch.setattr(experiments, "protocols_of", lambda settings, variants=variants: variants)
+        assert [one.job.protocol for one in planned(**words)] == [f"{name}-test" for name in run]
 
 
 def test_missing_data_are_skipped_jobs_under_the_ids_they_will_have(tmp_path: Path) -> None:

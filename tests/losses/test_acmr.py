@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossmodal_bench.losses import (
+    acmr_demo_triplet_loss,
     acmr_triplet_loss,
     frobenius_penalty,
     label_prediction_loss,
@@ -49,22 +50,15 @@ def embeddings(golden: Callable[[str], Tensor]) -> tuple[Tensor, Tensor]:
 
 def test_demo_form_is_the_authors_codes(golden: Callable[[str], Tensor]) -> None:
     v, w = embeddings(golden)
-    classes = golden("one_hot").argmax(1)
-    negatives = {"negative_images": golden("emb_v_neg"), "negative_texts": golden("emb_w_neg")}
-    loss = acmr_triplet_loss(
-        v, w, classes, float(golden("margin")), float(golden("alpha")), "demo", **negatives
-    )
+    negatives = (golden("emb_v_neg"), golden("emb_w_neg"))
+    loss = acmr_demo_triplet_loss(v, w, *negatives, float(golden("margin")), float(golden("alpha")))
     torch.testing.assert_close(loss, golden("out/triplet_loss"), rtol=1e-5, atol=0)
-    # The paper's default weight of the negatives stands for the demo's factor, 5.
-    by_default = acmr_triplet_loss(v, w, classes, 0.1, form="demo", **negatives)
-    torch.testing.assert_close(by_default, loss)
+    torch.testing.assert_close(acmr_demo_triplet_loss(v, w, *negatives, margin=0.1), loss)
 
 
 def test_demo_gradients_are_the_authors_codes(golden: Callable[[str], Tensor]) -> None:
     v, w = embeddings(golden)
-    classes = golden("one_hot").argmax(1)
-    negatives = {"negative_images": golden("emb_v_neg"), "negative_texts": golden("emb_w_neg")}
-    loss = acmr_triplet_loss(v, w, classes, 0.1, 5.0, "demo", **negatives)
+    loss = acmr_demo_triplet_loss(v, w, golden("emb_v_neg"), golden("emb_w_neg"), 0.1, 5.0)
     # The code projects positives apart from anchors: its gradient lacks what an item is given as a positive.
     as_positive = 5.0 * (v - w).detach()
     gradients = torch.autograd.grad(loss, (v, w))
@@ -168,11 +162,10 @@ def test_identical_points_have_finite_gradients(dtype: torch.dtype) -> None:
 
 def test_demo_form_by_hand_and_by_finite_differences() -> None:
     images, texts = points(4, seed=1)
-    labels = torch.tensor([0, 0, 1, 1])
     other = torch.tensor([2, 3, 0, 1])
 
     def loss(v: Tensor, t: Tensor) -> Tensor:
-        return acmr_triplet_loss(v, t, labels, 50.0, 2.0, "demo", v[other], t[other])
+        return acmr_demo_triplet_loss(v, t, v[other], t[other], 50.0, 2.0)
 
     v, t = images.detach().numpy(), texts.detach().numpy()
     by_hand = 0.0
@@ -187,12 +180,12 @@ def test_demo_form_by_hand_and_by_finite_differences() -> None:
 
 def test_demo_negatives_are_not_interchangeable() -> None:
     images, texts = points(4, seed=2)
-    labels, far = torch.tensor([0, 0, 1, 1]), torch.full((4, 3), 100.0, dtype=torch.float64)
+    far = torch.full((4, 3), 100.0, dtype=torch.float64)
     # A negative far away satisfies the hinge of the direction that it belongs to.
-    only_texts_anchored = acmr_triplet_loss(images, texts, labels, 1.0, 2.0, "demo", images, far)
+    only_texts_anchored = acmr_demo_triplet_loss(images, texts, images, far, 1.0, 2.0)
     expected = (1.0 + 2.0 * (images - texts).square().sum() / 2 - (texts - images).square().sum() / 2).relu()
     torch.testing.assert_close(only_texts_anchored, expected)
-    shifted = acmr_triplet_loss(images, texts, labels, 1.0, 2.0, "demo", images + 0.1, far)
+    shifted = acmr_demo_triplet_loss(images, texts, images + 0.1, far, 1.0, 2.0)
     assert shifted.item() != pytest.approx(only_texts_anchored.item())
 
 
@@ -232,6 +225,8 @@ def test_frobenius_penalty_sums_norms_that_are_not_squared() -> None:
     b = torch.full((1, 4), 0.5, dtype=torch.float64, requires_grad=True)
     assert frobenius_penalty([a, b]).item() == pytest.approx(5.0 + 1.0)
     assert torch.autograd.gradcheck(lambda x, y: frobenius_penalty([x, y]), (a, b))
+    assert frobenius_penalty([a, b], squared=True).item() == pytest.approx(25.0 + 1.0)
+    assert torch.autograd.gradcheck(lambda x, y: frobenius_penalty([x, y], squared=True), (a, b))
 
 
 @pytest.mark.parametrize(
@@ -240,9 +235,6 @@ def test_frobenius_penalty_sums_norms_that_are_not_squared() -> None:
         ({"texts": torch.zeros(4, 2)}, r"images \(4, 3\), texts \(4, 2\)"),
         ({"texts": torch.zeros(3, 3)}, "must agree"),
         ({"labels": torch.zeros(3)}, r"labels \(3,\) must agree"),
-        ({"form": "code"}, "form is 'code'; use 'paper' or 'demo'"),
-        ({"form": "demo"}, "needs negative_images and negative_texts"),
-        ({"form": "demo", "negative_images": torch.zeros(4, 3)}, "needs negative_images and negative_texts"),
     ],
 )
 def test_bad_arguments_are_refused(change: dict[str, object], message: str) -> None:
@@ -254,3 +246,13 @@ def test_bad_arguments_are_refused(change: dict[str, object], message: str) -> N
     }
     with pytest.raises(ValueError, match=message):
         acmr_triplet_loss(**{**arguments, **change})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_the_demos_form_wants_four_tensors_of_one_shape(position: int) -> None:
+    tensors = [torch.zeros(4, 3) for _ in range(4)]
+    tensors[position] = torch.zeros(4, 2)
+    with pytest.raises(
+        ValueError, match=r"negative images \(4, \d\) and negative texts \(4, \d\) must agree"
+    ):
+        acmr_demo_triplet_loss(*tensors, margin=1.0)

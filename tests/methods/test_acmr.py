@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.losses import (
+    acmr_demo_triplet_loss,
     acmr_triplet_loss,
     frobenius_penalty,
     label_prediction_loss,
@@ -32,6 +34,7 @@ TINY: dict[str, Any] = {
     "discriminator": ModalityClassifierSettings(hidden=(6,)),
 }
 TERMS = ("loss_embedding", "loss_invariance", "loss_labels", "loss_adversarial", "discriminator_accuracy")
+DEVIATIONS = ("deviation_images", "deviation_texts")
 
 
 def batch(multi_hot: bool = False) -> PairBatch:
@@ -79,7 +82,8 @@ def test_default_sizes_are_the_papers() -> None:
     assert sizes(made.label_classifier) == [(200, 10)]
     assert sizes(made.modality_classifier) == [(200, 50), (50, 2)]
     assert (made.encoder_steps, made.discriminator_steps) == (5, 1)
-    assert made.triplet_settings == TripletSettings(margin=1.0, negative_weight=0.05)
+    assert (made.alpha, made.beta, made.regularisation, made.adversary) == (10.0, 100.0, 1.0, 1.0)
+    assert made.triplet_settings == TripletSettings(margin=1.0, margin_unit="distance", negative_weight=None)
 
 
 def test_optimisers_have_the_rates_that_were_asked_for() -> None:
@@ -123,7 +127,7 @@ def test_the_objective_is_the_sum_that_it_says(multi_hot: bool, label_loss: str)
     expected = dict(zip(TERMS[:4], (embedding, invariance, labelling, adversarial), strict=True))
     for name, value in expected.items():
         assert made.logged[f"train/{name}"] == pytest.approx(value.item(), rel=1e-5)
-    assert set(made.logged) == {f"train/{name}" for name in TERMS}
+    assert set(made.logged) == {f"train/{name}" for name in (*TERMS, *DEVIATIONS)}
 
 
 @pytest.mark.parametrize(
@@ -198,7 +202,7 @@ def test_the_ramp_starts_at_zero_and_ends_near_one() -> None:
 
 
 def test_demo_form_takes_the_most_similar_item_of_another_class() -> None:
-    triplet = TripletSettings(form="demo", margin=1e3, negative_weight=2.0)
+    triplet = TripletSettings(form="demo", margin=1e3, positive_weight=2.0)
     made = model(triplet=triplet, alpha=1.0, beta=0.0, regularisation=0.0)
     data = batch()
     labels, features, bow = data.images.labels, data.images.features, data.texts.bow
@@ -215,11 +219,82 @@ def test_demo_form_takes_the_most_similar_item_of_another_class() -> None:
         return found
 
     assert nearest(features) != nearest(bow)
-    expected = acmr_triplet_loss(
-        images, texts, labels, 1e3, 2.0, "demo", images[nearest(bow)], texts[nearest(features)]
+    expected = acmr_demo_triplet_loss(
+        images, texts, images[nearest(bow)], texts[nearest(features)], margin=1e3, positive_weight=2.0
     )
     made.joint_loss(data)
     assert made.logged["train/loss_invariance"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_each_forms_weight_is_its_own_and_has_its_papers_or_codes_value() -> None:
+    data = batch()
+    for form, given in (("paper", {"negative_weight": 0.05}), ("demo", {"positive_weight": 5.0})):
+        logged = []
+        for weight in ({}, given):
+            made = model(triplet=TripletSettings(form=form, margin=9.0, **weight))  # type: ignore[arg-type]
+            made.joint_loss(data)
+            logged.append(made.logged["train/loss_invariance"])
+        assert logged[0] == logged[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"form": "demo", "negative_weight": 0.05},
+            "negative_weight is 0.05, which triplet.form 'demo' does not",
+        ),
+        (
+            {"form": "demo", "margin_unit": "initial_distance"},
+            "margin_unit is 'initial_distance', which triplet",
+        ),
+        ({"positive_weight": 5.0}, "positive_weight is 5, which triplet.form 'paper' does not have"),
+    ],
+)
+def test_a_weight_of_the_other_form_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        TripletSettings(**settings)
+
+
+def test_a_margin_may_count_in_the_first_batchs_mean_distance() -> None:
+    settings = {"margin": 0.5, "negative_weight": 3.0}
+    made = model(triplet=TripletSettings(margin_unit="initial_distance", **settings), alpha=1.0)  # type: ignore[arg-type]
+    data = batch()
+    images, texts = made.encode_images(data.images).values, made.encode_texts(data.texts).values
+    unit = torch.cdist(images, texts).mean().item()
+    made.joint_loss(data)
+    assert made.initial_distance.item() == pytest.approx(unit, rel=1e-5)
+    assert data.images.labels is not None
+    expected = acmr_triplet_loss(images, texts, data.images.labels, 0.5 * unit, 3.0)
+    assert made.logged["train/loss_invariance"] == pytest.approx(expected.item(), rel=1e-5)
+    # Later batches, a checkpoint too, count in the same unit.
+    with torch.no_grad():
+        made.image_projector.weights()[0].mul_(3)
+    made.joint_loss(data)
+    assert made.initial_distance.item() == pytest.approx(unit, rel=1e-5)
+    assert made.state_dict()["initial_distance"] == made.initial_distance
+
+
+def test_the_squared_regulariser_is_the_sum_of_squares() -> None:
+    made = model(alpha=0.0, beta=0.0, regularisation=0.5, regularisation_form="squared")
+    matrices = [*made.image_projector.weights(), *made.text_projector.weights()]
+    made.joint_loss(batch())
+    expected = 0.5 * sum(float(matrix.square().sum()) for matrix in matrices)
+    assert made.logged["train/loss_embedding"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_deviations_tell_a_collapse() -> None:
+    made = model()
+    data = batch()
+    made.joint_loss(data)
+    images = made.encode_images(data.images).values
+    deviation = images.std(0, correction=0).mean().item()
+    assert made.logged["train/deviation_images"] == pytest.approx(deviation, rel=1e-5)
+    with torch.no_grad():
+        for matrix in made.text_projector.weights():
+            matrix.zero_()
+    made.joint_loss(data)
+    assert made.logged["train/deviation_texts"] == 0 < made.logged["train/deviation_images"]
 
 
 def test_dropout_and_batch_statistics_are_of_training_only() -> None:

@@ -61,7 +61,7 @@ def model(class_path: str, **init_args: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("method", names("methods"))
-@pytest.mark.parametrize("preset", ["smoke", "small", "paper", "controlled"])
+@pytest.mark.parametrize("preset", ["smoke", "small", "paper", "tuned", "controlled"])
 def test_every_experiment_passes(method: str, preset: str) -> None:
     for dataset in names("datasets"):
         check_configuration(configuration(method, dataset, preset))

@@ -26,7 +26,9 @@ MARK = "★"
 """Stands before the name of each row that is not significantly behind the first."""
 
 PRESET_NOTES = {
-    "paper": "preset paper: the paper's own settings",
+    "paper": "preset paper: the paper's own settings; what it leaves out, or searches for each data set, "
+    "is in the method's file with its source",
+    "tuned": "preset tuned: what we chose on validation beyond the paper, NOT the paper's setting",
     "controlled": "preset controlled: one encoder, one set of features and one budget for every objective, "
     "not the paper's setting",
     "small": "preset small: small networks and frozen features, NOT the paper's setting",
