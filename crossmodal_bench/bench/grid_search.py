@@ -123,12 +123,14 @@ def _setting(jobs: Sequence[PlannedJob], grid: GridSearch) -> str:
 
 def _table(combinations: Sequence[_Combination], grid: GridSearch, primary: str) -> Iterator[str]:
     """The last key's values side by side, the last but one's below each other, a block for all others."""
-    *others, down, across = [None, *grid.keys] if len(grid.keys) == 1 else grid.keys
+    across = grid.keys[-1]
+    down = grid.keys[-2] if len(grid.keys) > 1 else None
+    others = grid.keys[:-2]
     heads = list(dict.fromkeys(json.dumps(each.values[across]) for each in combinations))
     corner = " \\ ".join(key.rpartition(".")[2] for key in (down, across) if key is not None)
 
     def block(each: _Combination) -> str:
-        return _named({key: each.values[key] for key in others if key is not None})
+        return _named({key: each.values[key] for key in others})
 
     def row(each: _Combination) -> str:
         return "" if down is None else json.dumps(each.values[down])
