@@ -123,9 +123,9 @@ def _setting(jobs: Sequence[PlannedJob], grid: GridSearch) -> str:
 
 def _table(combinations: Sequence[_Combination], grid: GridSearch, primary: str) -> Iterator[str]:
     """The last key's values side by side, the last but one's below each other, a block for all others."""
-    across = grid.keys[-1]
-    down = grid.keys[-2] if len(grid.keys) > 1 else None
-    others = grid.keys[:-2]
+    keys = list(grid.keys)
+    across, others = keys[-1], keys[:-2]
+    down = keys[-2] if len(keys) > 1 else None
     heads = list(dict.fromkeys(json.dumps(each.values[across]) for each in combinations))
     corner = " \\ ".join(key.rpartition(".")[2] for key in (down, across) if key is not None)
 
