@@ -53,7 +53,7 @@ def named_checkpoint(word: str, folder: Path, *, in_file: bool, to_go_on: bool) 
         if in_file and not (_is_ours(path) and path.resolve().is_relative_to(folder.resolve())):
             raise BadInput(
                 f"configuration key 'ckpt_path' is '{word}', which your training has not written into "
-                "to use it all the same, give it as --ckpt_path on the command line"
+                f"{folder}; to use it all the same, give it as --ckpt_path on the command line"
             )
     wrong = damage(path) or _lacking(path, (*ALWAYS, *(TO_GO_ON if to_go_on else ())))
     if wrong:
