@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "rank by the summed similarities of finished jobs' models"
     ensemble = _command(
-        commands, "ensemble", actions.ensemble, text, ("data_root", "runs", "wandb", "plugins")
+        commands, "ensemble", actions.ensemble, text, ("data_root", "runs", "locks", "wandb", "plugins")
     )
     text = "a job's directory, or its record.json"
     ensemble.add_argument("records", nargs="+", type=Path, metavar="RECORD", help=text)
