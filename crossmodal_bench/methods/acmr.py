@@ -179,7 +179,8 @@ class ACMR(AdversarialMethod):
         self.discriminator_settings, self.optimizer_settings = discriminator, optimizer
         self.gather_negatives = gather_negatives
         # The mean distance of the first batch, where margins are counted in it; kept in checkpoints.
-        self.register_buffer("initial_distance", torch.full((), torch.nan))
+        # 0 until the first batch has been seen.
+        self.register_buffer("initial_distance", torch.zeros(()))
 
     def build(self, spec: DataSpec) -> None:
         """Projectors V-2000-200 and T-500-200, label classifier 200-C, modality classifier 200-50-2."""
@@ -285,7 +286,7 @@ class ACMR(AdversarialMethod):
         settings = self.triplet_settings
         if settings.margin_unit == "distance":
             return settings.margin
-        if self.initial_distance.isnan():
+        if not self.initial_distance:
             own = cross_modal_distances(images.detach(), texts.detach()).mean()
             # All processes count in the same unit.
             self.initial_distance.copy_(gather(own[None]).mean())

@@ -450,6 +450,7 @@ def test_a_bench_runs_parents_first_and_once(family: Path, tmp_path: Path, in_pl
     assert [state_of(one).name for one in (first, *others)] == ["done"] * 4
 
 
+@pytest.mark.slow
 def test_what_needs_a_failed_parent_is_not_started(
     family: Path, tmp_path: Path, in_place: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -500,6 +501,7 @@ def test_what_needs_an_unreadable_parent_is_not_started(
     assert f"skipped: left on synthetic-20 seed 0: {needs}" in said
 
 
+@pytest.mark.slow
 def test_what_needs_a_stale_parent_is_not_started_and_a_busy_one_is_waited_for(
     family: Path, tmp_path: Path, in_place: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,7 +163,7 @@ def test_a_killed_bench_goes_on_to_the_same_numbers(
     assert "Restoring states from the checkpoint path" in log or (job / "resume.json").is_file()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_bench_keeps_what_is_done(start: Start, tmp_path: Path, number: int) -> None:
     words = ("bench", "--dataset", "synthetic-20", "--methods", "acmr", "--set", "trainer.max_epochs=2000")
     bench = start(*words, *OFF, folder=tmp_path)
@@ -277,9 +277,10 @@ def test_a_disk_that_fills_up_ends_the_bench_with_one_sentence(
     monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: {})
     monkeypatch.setattr(local, "Worker", full)
     monkeypatch.setattr(Path, "write_text", full)
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(BadInput, match=r"No space left on device.*free space"):
         runner.bench(options, log=lambda text: None)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == handler
 
 
 def test_a_stale_job_that_fails_again_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,7 @@ def test_without_its_plugin_a_file_is_refused_and_nothing_is_imported(
     assert "my_package" not in sys.modules
 
 
+@pytest.mark.slow
 def test_a_worker_of_its_own_is_told_of_plugins_on_its_command_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

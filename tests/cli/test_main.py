@@ -114,7 +114,8 @@ def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
     words = (
         "bench --dataset d --data-root r --methods m --seeds 2 --preset p --runs u --devices 3 --wandb off "
         "--network n --weights w --rerun stale --on-bad-image skip --set a.b=1e-3 --set c=[1,2] "
-        "--reference off --jobs 4 --launcher slurm --slurm time=60 --plugins a,b --plugins a --plugins c.d"
+        "--reference off --jobs 4 --launcher slurm --slurm time=60 --locks off "
+        "--plugins a,b --plugins a --plugins c.d"
     )
     options = vars(read_options(cli._parser().parse_args(words.split())))
     assert options == {
@@ -133,6 +134,7 @@ def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
         "network": "n",
         "weights": "w",
         "rerun": "stale",
+        "locks": "off",
         "reference": "off",
         "on_bad_image": "skip",
         "overrides": {"a.b": 1e-3, "c": [1, 2]},

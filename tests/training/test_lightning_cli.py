@@ -344,6 +344,7 @@ def test_training_on_a_cpu_is_repeatable_unless_asked_otherwise(given: bool | No
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.slow
 def test_two_threads_take_the_same_steps_twice() -> None:
     """ADDR picks rows of others, whose gradients several threads would add up in any order."""
     config = configuration("addr_scan", **{"trainer.max_epochs": 2, "trainer.limit_val_batches": 0})

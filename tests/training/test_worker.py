@@ -27,6 +27,8 @@ from crossmodal_bench.reporting.figures.qualitative import save_panels
 from crossmodal_bench.training.worker import run_job, trainer_devices
 
 METHODS = experiments.names("methods")
+QUICK = ("acmr", "addr_vsrn", "cca", "gxn_i2t_xe", "timam")
+"""One of each paper\'s, and what is solved; `make smoke` runs all of them."""
 TINY_BERT = {
     "hidden_size": 8,
     "num_hidden_layers": 1,
@@ -51,7 +53,10 @@ def run_with_parents(planned: PlannedJob) -> None:
     run_job(planned, "cpu", illustrate=save_panels)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS],
+)
 def test_every_method_runs_to_a_whole_record(method: str, tmp_path: Path) -> None:
     planned = job(tmp_path, methods=method)
     run_with_parents(planned)

@@ -119,16 +119,18 @@ def stopped_and_resumed(method: str, path: Path, ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("method", "hook", "number"),
     [
-        ("acmr", "on_train_batch_start", 2),
+        pytest.param("acmr", "on_train_batch_start", 2, marks=pytest.mark.slow),
         ("acmr", "on_validation_batch_start", 2),
         ("acmr", "on_validation_epoch_end", 1),
         ("timam", "on_train_batch_start", 4),  # the first epoch's last
-        ("timam", "on_train_epoch_start", 2),
-        ("addr_scan", "on_train_batch_start", 1),  # its discriminators' phase
+        pytest.param("timam", "on_train_epoch_start", 2, marks=pytest.mark.slow),
+        pytest.param(
+            "addr_scan", "on_train_batch_start", 1, marks=pytest.mark.slow
+        ),  # its discriminators' phase
         ("addr_scan", "on_train_batch_start", 5),  # its encoders'
         ("gxn_i2t_mix", "on_train_batch_start", 1),
-        ("gxn_i2t_mix", "on_train_batch_start", 4),
-        ("gxn", "on_train_batch_start", 2),
+        pytest.param("gxn_i2t_mix", "on_train_batch_start", 4, marks=pytest.mark.slow),
+        pytest.param("gxn", "on_train_batch_start", 2, marks=pytest.mark.slow),
     ],
 )
 def test_asked_to_stop_it_goes_on_to_the_last_bit(
