@@ -208,7 +208,7 @@ def test_the_worker_brings_no_method_along_and_nothing_that_shows() -> None:
 def test_what_is_left_aside_computes_nothing() -> None:
     """Whatever adds up numbers must count; the rooms that only keep and show are known by name."""
     rooms = {f"{OURS}.{room}" for room in ("jobs", "reporting", "bench", "cli")}
-    # One draws a figure, one looks how far a checkpoint is, one says of which class of torch's a setting must be.
+    # One draws a figure, one looks how far a checkpoint is, one knows base classes of torch's.
     known = {f"{OURS}.training.{name}" for name in ("projection", "resumption", "configuration")}
     single = set(ASIDE) - rooms - known
     tree = SourceTree({OURS: PACKAGE}, [f"{OURS}.{path.name}" for path in PACKAGE.iterdir()])
