@@ -237,6 +237,9 @@ class TIMAM(AdversarialMethod):
                 optimiser,
                 factor=0.1,
                 patience=schedule.patience,
+                # A metric steers as its negative, and a share of a negative number lies below it: a relative
+                # threshold would take a metric that stays for one that improves.
+                threshold_mode="rel" if self.matching else "abs",
                 min_lr=[group["lr"] * schedule.minimum_rate / rate for group in optimiser.param_groups],
             )
             for optimiser in optimisers

@@ -305,6 +305,9 @@ def test_the_validation_matching_loss_steers_the_rates_of_what_trains_it() -> No
     assert steered(RISING) == pytest.approx([2e-4, 2e-4, 2e-5, 2e-5])
     # L_M may rise while identification alone gets better and better.
     assert steered(RISING, matching=0.0) == pytest.approx([2e-4] * 4)
+    # A metric that stays is a plateau, whatever its sign as a loss.
+    staying = [{**values, "val/primary": 10.0} for values in RISING]
+    assert steered(staying, matching=0.0) == pytest.approx([2e-4, 2e-4, 2e-5, 2e-5])
     alone = [{"train/loss_matching": 9.0, "train/loss_identification": 9.0 + k} for k in range(3)]
     assert steered(alone) == pytest.approx([2e-4, 2e-4, 2e-5])
     assert steered(alone, matching=0.0) == pytest.approx([2e-4, 2e-4, 2e-5])
