@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ class BackboneSource:
     weights: str
     weights_sha256: str
     dim: int
+
+
+_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+"""What can only be meant as a name of torchvision's weights."""
 
 
 class Network(NamedTuple):
@@ -95,10 +100,11 @@ def load_backbone(
 
     Args:
         name: one of NETWORKS.
-        weights: a path to a state dict; ``DEFAULT`` for torchvision's own (downloaded by torchvision);
-            ``none`` for random ones (seed 0); ``auto``: ``data_root/weights/<name>_*.pth`` if there, else
-            ``DEFAULT``.
-        data_root: where ``auto`` looks.
+        weights: a path to a state dict; a name of torchvision's, as ``IMAGENET1K_V1`` (what papers before
+            2021 mean) or ``DEFAULT`` (its best, V2 of a ResNet), for its file in ``data_root/weights``, else
+            downloaded; ``none`` for random ones (seed 0); ``auto``: ``data_root/weights/<name>_*.pth`` if
+            there, else ``DEFAULT``.
+        data_root: where ``auto`` and names look.
         grid: cells of a side; the network then maps to (B, grid * grid, dim).
 
     Raises:
@@ -137,17 +143,14 @@ def load_network(name: str, weights: str, data_root: Path, **settings: Any) -> t
         files = sorted((data_root / "weights").glob(f"{name}_*.pth"))
         weights = str(files[0]) if files else "DEFAULT"
         label = weights
-    if weights == "DEFAULT":
-        enum = torchvision.models.get_model_weights(name)
-        try:
-            network.load_state_dict(enum["DEFAULT"].get_state_dict(progress=True, check_hash=True))
-        except (OSError, RuntimeError) as error:
-            raise MissingInput(
-                f"{data_root / 'weights' / name}_*.pth is missing and torchvision's weights cannot be "
-                f"downloaded ({error}); put a state dict there, or pass WEIGHTS=path, or WEIGHTS=none for "
-                "random ones"
-            ) from error
-        label = str(enum["DEFAULT"])
+    named = torchvision.models.get_model_weights(name).__members__
+    if weights in named:
+        _load_named(network, named[weights], data_root, name)
+        label = str(named[weights])
+    elif _NAME.fullmatch(weights) and not Path(weights).exists():
+        raise BadInput(
+            f"weights '{weights}' are none of torchvision's for {name}; give {', '.join(named)} or a path"
+        )
     elif weights != "none":
         load_state(network, Path(weights), name)
         label = Path(weights).name
@@ -160,6 +163,26 @@ def load_network(name: str, weights: str, data_root: Path, **settings: Any) -> t
         # A detector takes lists; what has batch norms before its regions are known is its backbone.
         _calibrate(getattr(network, "backbone", network))
     return network, label, digest.hexdigest()[:16]
+
+
+def published_file(weights: Any, data_root: Path) -> Path:
+    """Where torchvision's weights (a member of its enumeration) are looked for before they are downloaded."""
+    return data_root / "weights" / str(weights.url).rpartition("/")[2]
+
+
+def _load_named(network: nn.Module, weights: Any, data_root: Path, name: str) -> None:
+    path = published_file(weights, data_root)
+    if path.is_file():
+        load_state(network, path, name)
+        return
+    try:
+        network.load_state_dict(weights.get_state_dict(progress=True, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        raise MissingInput(
+            f"{path} is missing, and torchvision's {weights} cannot be downloaded ({error}); put "
+            f"{weights.url} there, or a state dict at {data_root / 'weights' / name}_*.pth, or pass "
+            "WEIGHTS=path, or WEIGHTS=none for random ones"
+        ) from error
 
 
 @torch.inference_mode()

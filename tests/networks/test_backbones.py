@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
@@ -131,15 +132,23 @@ class Download:
         torch.manual_seed(5)
         return Tiny().state_dict()
 
+    url = "https://download.example/models/resnet18-f37072fd.pth"
+
     def __str__(self) -> str:
         return "ResNet18_Weights.IMAGENET1K_V1"
 
 
-@pytest.mark.parametrize("weights", ["auto", "DEFAULT"])
+def offer(monkeypatch: pytest.MonkeyPatch, weights: Download) -> None:
+    """Let torchvision have these weights of every network, and no others."""
+    enumeration = SimpleNamespace(__members__={"IMAGENET1K_V1": weights, "DEFAULT": weights})
+    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: enumeration)
+
+
+@pytest.mark.parametrize("weights", ["auto", "DEFAULT", "IMAGENET1K_V1"])
 def test_without_a_file_torchvisions_own_weights_are_used(
     root: Path, monkeypatch: pytest.MonkeyPatch, weights: str
 ) -> None:
-    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: {"DEFAULT": Download(None)})
+    offer(monkeypatch, Download(None))
     source = load_backbone("resnet18", weights, root)[1]
     assert source.weights == "ResNet18_Weights.IMAGENET1K_V1"
     assert source.weights_sha256 != load_backbone("resnet18", "none", root)[1].weights_sha256
@@ -151,12 +160,40 @@ def test_without_a_file_torchvisions_own_weights_are_used(
 def test_weights_that_cannot_be_downloaded_say_where_to_put_them(
     root: Path, monkeypatch: pytest.MonkeyPatch, outcome: Exception
 ) -> None:
-    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: {"DEFAULT": Download(outcome)})
+    offer(monkeypatch, Download(outcome))
     with pytest.raises(MissingInput) as raised:
         load_backbone("resnet18", "auto", root)
     message = str(raised.value)
-    assert message.startswith(f"{root / 'weights' / 'resnet18'}_*.pth is missing")
+    assert message.startswith(f"{root / 'weights' / 'resnet18-f37072fd.pth'} is missing")
+    assert f"{root / 'weights' / 'resnet18'}_*.pth" in message
     assert "WEIGHTS=none" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("weights", ["DEFAULT", "IMAGENET1K_V1"])
+def test_weights_by_name_are_taken_from_the_data_root_where_their_file_is_there(
+    root: Path, monkeypatch: pytest.MonkeyPatch, weights: str
+) -> None:
+    offer(monkeypatch, Download(URLError("no route to host")))
+    path = save_weights(root / "weights" / "resnet18-f37072fd.pth", seed=9)
+    # A file of the user's own is what `auto` means, and no name.
+    save_weights(root / "weights" / "resnet18_mine.pth", seed=8)
+    source = load_backbone("resnet18", weights, root)[1]
+    assert source.weights == "ResNet18_Weights.IMAGENET1K_V1"
+    assert source.weights_sha256 == load_backbone("resnet18", str(path), root)[1].weights_sha256
+    assert load_backbone("resnet18", "auto", root)[1].weights == "resnet18_mine.pth"
+
+
+def test_a_name_that_torchvision_has_not_is_told_with_those_that_it_has(root: Path) -> None:
+    with pytest.raises(
+        BadInput, match=r"'IMAGENET1K_V3' are none of torchvision's for resnet50; give IMAGENET1K_V1"
+    ):
+        load_backbone("resnet50", "IMAGENET1K_V3", root)
+
+
+def test_the_first_weights_of_a_resnet_can_be_asked_for() -> None:
+    known = torchvision.models.get_model_weights("resnet152").__members__
+    assert str(known["IMAGENET1K_V1"]) == "ResNet152_Weights.IMAGENET1K_V1"
+    assert known["DEFAULT"] != known["IMAGENET1K_V1"]
 
 
 def write_pickle(path: Path) -> None:

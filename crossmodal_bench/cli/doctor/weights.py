@@ -76,16 +76,19 @@ def wanted(preset: str) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def weights_of(network: str, data_root: Path) -> Path | None:
-    """The file that WEIGHTS=auto finds; None where torchvision would download."""
+    """The file that WEIGHTS=auto takes; None where torchvision would download."""
     import torch
     import torchvision.models
+
+    from crossmodal_bench.networks.backbones import published_file
 
     files = sorted((data_root / "weights").glob(f"{network}_*.pth"))
     if files:
         return files[0]
-    url = torchvision.models.get_model_weights(network)["DEFAULT"].url
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    return cached if cached.is_file() else None
+    default = torchvision.models.get_model_weights(network)["DEFAULT"]
+    given = published_file(default, data_root)
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / given.name
+    return next((path for path in (given, cached) if path.is_file()), None)
 
 
 def cached_model(name: str) -> Path | None:
