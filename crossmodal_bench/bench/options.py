@@ -55,7 +55,7 @@ class BenchOptions:
     slurm: dict[str, Any] = option("of that cluster: partition=gpu time=600 ..., or a YAML file", {})
     wandb: str = option("Weights & Biases: auto (online when logged in), online, offline or off", "auto")
     network: str | None = option("image network whose features are used", None)
-    weights: str | None = option("that network's weights: PATH, DEFAULT or none", None)
+    weights: str | None = option("that network's weights: PATH, IMAGENET1K_V1, DEFAULT or none", None)
     rerun: str | None = option("stale: run stale jobs again; resume-anyway: see README", None, RERUN)
     locks: str = option("off: lock nothing in RUNS, where its disk has no locks", "on", ("on", "off"))
     reference: str = option("reference rows: auto (the checkout's results), off, or a folder", "auto")

@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument("--network", help="vgg19, resnet152, mobilenet_v2 (the default of a grid), ...")
     text = "36 regions per image: cells of the network's last map, or boxes of Faster R-CNN"
     extract.add_argument("--regions", choices=("grid", "detector"), help=text)
-    text = "PATH, DEFAULT, none, or auto (DATA_ROOT/weights/<network>_*.pth)"
+    text = "PATH, IMAGENET1K_V1, DEFAULT, none, or auto (DATA_ROOT/weights/<network>_*.pth)"
     extract.add_argument("--weights", default="auto", help=text)
     extract.add_argument("--image-size", type=int, help="pixels of a side (224)")
     extract.add_argument("--batch-size", type=int, help="images at a time (32)")
