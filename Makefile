@@ -104,9 +104,8 @@ doctor: $(STAMP) ## Say what this machine can do, what is missing, and each fix:
 	$(VENV)/bin/crossmodal-bench doctor $(foreach name,$(filter DATASET DATA_ROOT RUNS,$(given)),$(call option,$(name)))
 
 # One thread in each of as many processes as there are cores: two thread pools in one place wait for each other.
-# A module's tests stay in one process, as what they share takes longer than they do.
 test: $(STAMP) ## Run the tests
-	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist loadscope
+	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist worksteal
 
 test-slow: $(STAMP) ## Run the tests that take minutes too: kills, restarts, broken files by the thousand
 	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist worksteal -m "slow or not slow" --timeout 3600
