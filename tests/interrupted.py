@@ -83,7 +83,10 @@ def disturbed(folder: Path, moment: float, number: signal.Signals, repeats: int)
         time.sleep(0.002)
     status = wait(child, 60)
     took = time.monotonic() - told
-    left = left_behind(child)
+    # What a killed process had started itself (a data loader, say) takes a moment to notice.
+    deadline = time.monotonic() + 5
+    while (left := left_behind(child)) and time.monotonic() < deadline:
+        time.sleep(0.05)
     return {
         "folder": str(folder),
         "moment": moment,
