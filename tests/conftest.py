@@ -151,6 +151,17 @@ def make_recall_record(make_record: Callable[..., Record]) -> Callable[..., Reco
 
 
 @pytest.fixture
+def copied_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the experiments, in their place, to which the test may add."""
+    copy = tmp_path / "experiments"
+    shutil.copytree(experiments.experiments_folder(), copy)
+    monkeypatch.setattr(experiments, "experiments_folder", lambda: copy)
+    experiments._file.cache_clear()
+    yield copy
+    experiments._file.cache_clear()
+
+
+@pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that were drawn, to look at what is in them."""
     seen: list[Figure] = []

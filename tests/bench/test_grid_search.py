@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +36,11 @@ KEYS = ("model.init_args.triplet.margin", "model.init_args.alpha", "model.init_a
 
 
 @pytest.fixture
-def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def suite(copied_experiments: Path) -> Path:
     """A suite ``some_grid`` beside the real experiments; the test may change it."""
-    copy = tmp_path / "experiments"
-    shutil.copytree(experiments.experiments_folder(), copy)
-    monkeypatch.setattr(experiments, "experiments_folder", lambda: copy)
-    experiments._file.cache_clear()
-    path = copy / "suites" / "some_grid.yaml"
+    path = copied_experiments / "suites" / "some_grid.yaml"
     path.write_text(SUITE)
-    yield path
-    experiments._file.cache_clear()
+    return path
 
 
 def options(root: Path, runs: Path, **words: Any) -> BenchOptions:

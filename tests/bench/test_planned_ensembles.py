@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +38,11 @@ ensembles:
 
 
 @pytest.fixture
-def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def suite(copied_experiments: Path) -> Path:
     """A suite ``pair`` beside the real experiments; the test may change it."""
-    copy = tmp_path / "experiments"
-    shutil.copytree(experiments.experiments_folder(), copy)
-    monkeypatch.setattr(experiments, "experiments_folder", lambda: copy)
-    experiments._file.cache_clear()
-    path = copy / "suites" / "pair.yaml"
+    path = copied_experiments / "suites" / "pair.yaml"
     path.write_text(SUITE)
-    yield path
-    experiments._file.cache_clear()
+    return path
 
 
 def options(folder: Path, **words: Any) -> BenchOptions:
