@@ -102,17 +102,17 @@ class Case(NamedTuple):
 
 DEMO = {"triplet.form": "demo", "triplet.negative_weight": None, "triplet.positive_weight": 0.5}
 CASES = {
-    "timam": Case("timam", SMALL_TIMAM, batches=25, tested=True),
-    "acmr": Case("acmr", SMALL_ACMR, batches=25, tested=True),
+    "timam": Case("timam", SMALL_TIMAM, batches=5, tested=True),
+    "acmr": Case("acmr", SMALL_ACMR, batches=5, tested=True),
     "vse": Case("vse", SMALL_HOST, batches=3, tested=True),
     "addr_scan": Case(
         "addr_scan",
         {**SMALL_HOST, "regularise_encoders": True, "ranking.mask_same_image_negatives": True},
         summed=True,
-        batches=18,
+        batches=4,
         tested=True,
     ),
-    "gxn": Case("gxn", {**SMALL_GXN, **CAPTIONS, **PICTURES}, batches=13, tested=True),
+    "gxn": Case("gxn", {**SMALL_GXN, **CAPTIONS, **PICTURES}, batches=4, tested=True),
     "cca": Case("cca", {"dim": 8}, exact=False, tested=True),
 }
 """What the default suite looks at: one of each paper's methods, the plainest host, and what is solved."""

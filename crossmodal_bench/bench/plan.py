@@ -280,6 +280,7 @@ def _jobs(
             gpu_precision=cli.model.gpu_precision,
             # One that is solved has a single seed, which serves all.
             parents={name: jobs[min(seed, len(jobs) - 1)] for name, jobs in parents.items()},
+            ablation=experiments.ablation_of(row.method),
             plugins=options.plugins,
             corpus=data.corpus,
             resume_anyway=options.rerun == "resume-anyway",

@@ -16,6 +16,7 @@ from crossmodal_bench.bench.runner import check_writable, run_schedule
 from crossmodal_bench.bench.schedule import Schedule
 from crossmodal_bench.core.errors import BadInput, tell
 from crossmodal_bench.core.signals import AGAIN, Interrupted
+from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.inputs import Inputs
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Record, read_record
@@ -32,12 +33,14 @@ class Repetition:
         data_root: where the data are.
         devices: as of a bench.
         threads: of each process.
+        plugins: packages that the user trusts, of whose classes the method or the data set may be.
     """
 
     runs: Path
     data_root: Path
     devices: str | None = None
     threads: int | None = None
+    plugins: tuple[str, ...] = ()
 
 
 class _Fixed(Local):
@@ -89,6 +92,11 @@ def _check(record: Record) -> None:
 
 def _planned(record: Record, how: Repetition, corpora: dict[str, Inputs]) -> tuple[PlannedJob, BenchOptions]:
     job = record.job
+    if job.method not in experiments.names("methods"):
+        raise BadInput(
+            f"{record.directory} is of method '{job.method}', which is none of ours; name its file with "
+            "--method"
+        )
     options = BenchOptions(
         dataset=job.dataset,
         data_root=how.data_root,
@@ -98,6 +106,7 @@ def _planned(record: Record, how: Repetition, corpora: dict[str, Inputs]) -> tup
         runs=how.runs,
         devices=how.devices or _devices(record),
         wandb="off",
+        plugins=how.plugins,
         # What an earlier version has left there is no repetition of anything.
         rerun="stale",
         overrides=job.overrides,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -28,8 +28,8 @@ from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import read_record
 from crossmodal_bench.jobs.reference import reference_records
 from crossmodal_bench.jobs.state import state_of
-from crossmodal_bench.reporting import wandb as wandb_runs
 from crossmodal_bench.reporting.report import print_leaderboard
+from crossmodal_bench.reporting.wandb_mode import resolve_mode
 from crossmodal_bench.reporting.wandb_sender import tell_wandb
 from crossmodal_bench.training.devices import has_accelerator
 from crossmodal_bench.training.resumption import take_back
@@ -73,7 +73,7 @@ def _bench(
 ) -> int:
     line = StatusLine()
     try:
-        mode = wandb_runs.resolve_mode(options.wandb)
+        mode = resolve_mode(options.wandb)
         if launcher is None:
             launcher = slurm.Slurm(options, log) if options.launcher == "slurm" else Local(options)
         reference_records(options.reference)
@@ -211,10 +211,11 @@ def check_writable(options: BenchOptions) -> None:
     """Raise BadInput where records could not be written, before anything is trained."""
     try:
         options.runs.mkdir(parents=True, exist_ok=True)
-        # Two benches may start in one folder at the same moment.
-        scratch = options.runs / f".writable-{os.getpid()}"
-        scratch.write_text("x" * 4096)
-        scratch.unlink()
+        # A name that nobody can have foreseen: two benches may start at the same moment, and in a folder that
+        # others may write to, a link of that name would have somebody's file written over.
+        with tempfile.NamedTemporaryFile(dir=options.runs, prefix=".writable-") as scratch:
+            scratch.write(b"x" * 4096)
+            scratch.flush()
     except OSError as error:
         raise BadInput(
             f"{options.runs} cannot be written ({error.strerror}); "

@@ -19,8 +19,9 @@ def ensemble(arguments: argparse.Namespace) -> int:
     from crossmodal_bench.bench import ensembles
     from crossmodal_bench.reporting import wandb
     from crossmodal_bench.reporting.report import print_leaderboard
+    from crossmodal_bench.reporting.wandb_mode import resolve_mode
 
-    mode = wandb.resolve_mode(arguments.wandb)
+    mode = resolve_mode(arguments.wandb)
     planned = ensembles.plan_ensemble(ensembles.read_members(arguments.records), arguments.runs)
     record = planned.existing()
     if record is not None:
@@ -119,14 +120,30 @@ def reproduce(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from crossmodal_bench.bench.reproduction import Repetition, reproduce
+    from crossmodal_bench.jobs import experiments
     from crossmodal_bench.jobs.reference import results_folder
     from crossmodal_bench.jobs.rows import row_of
 
+    trust(plugin_names(arguments.plugins))
     if arguments.threads is not None and arguments.threads < 1:
         raise BadInput(f"--threads is {arguments.threads}; give a number from 1")
     check_devices(arguments.devices or "auto")
     records = row_of(arguments.name, [results_folder()])
-    how = Repetition(arguments.runs, arguments.data_root, arguments.devices, arguments.threads)
+    for kind, named, word in (
+        ("methods", records[0].job.method, arguments.method),
+        ("datasets", records[0].job.dataset, arguments.dataset),
+    ):
+        if word is not None and (given := experiments.name_of(kind, word)) != named:
+            raise BadInput(
+                f"{word} is {given}, and {records[0].directory} is of {named}; give that one's file"
+            )
+    how = Repetition(
+        arguments.runs,
+        arguments.data_root,
+        arguments.devices,
+        arguments.threads,
+        plugin_names(arguments.plugins),
+    )
     log = (lambda line: tell(line, sys.stderr)) if arguments.json else tell
     agreements = reproduce(records, how, log)
     if arguments.json:

@@ -18,7 +18,7 @@ from crossmodal_bench.bench.options import NAMES, BenchOptions, add_options, plu
 from crossmodal_bench.cli import commands as actions
 from crossmodal_bench.cli import evaluate as given
 from crossmodal_bench.core.class_paths import trust
-from crossmodal_bench.core.errors import BadInput, Diverged, no_permission, tell
+from crossmodal_bench.core.errors import BadInput, Diverged, no_permission, out_of_memory, tell
 from crossmodal_bench.core.file_locks import switch_off
 from crossmodal_bench.core.signals import AGAIN, Interrupted, listening
 from crossmodal_bench.reporting.formats import FORMATS
@@ -114,6 +114,12 @@ def _guarded(run: Callable[[], int]) -> int:
     except (KeyboardInterrupt, Interrupted):
         print("Interrupted. Run the same command again to go on.", file=sys.stderr)
         return AGAIN
+    except Exception as error:
+        sentence = out_of_memory(error)
+        if sentence is None:
+            raise
+        tell(f"crossmodal-bench: {sentence}", sys.stderr)
+        return FAILED
 
 
 def _quiet() -> None:
@@ -207,8 +213,11 @@ def _add_run_commands(commands: Any) -> None:
     submit.add_argument("--to", type=Path, default=Path("results"), help="folder of the results (results)")
 
     text = "run a row again, and say whether it is equal to the digit, agrees, or differs"
-    reproduce = _command(commands, "reproduce", actions.reproduce, text, ("data_root",))
+    reproduce = _command(commands, "reproduce", actions.reproduce, text, ("data_root", "plugins"))
     reproduce.add_argument("name", metavar="RUN", help=run)
+    for what in ("method", "dataset"):
+        text = f"the {'data set' if what == 'dataset' else what}'s YAML file, where it is one of your own"
+        reproduce.add_argument(f"--{what}", metavar="FILE", help=text)
     text = "folder of the new records (reproduced)"
     reproduce.add_argument("--runs", type=Path, default=Path("reproduced"), help=text)
     reproduce.add_argument("--devices", help="as of bench (what the record names)")

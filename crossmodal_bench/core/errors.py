@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import sys
 from collections.abc import Iterable
@@ -68,6 +69,37 @@ def no_permission(error: PermissionError) -> BadInput:
     return BadInput(
         f"{what} is not yours to use ({error.strerror or error}); let its owner give you the right, or "
         "choose another RUNS folder"
+    )
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """The sentence for an exception that says in its library's words that there is no memory left.
+
+    Python has an exception for it; the system's loader, which maps libraries, and torch's allocators have
+    only messages. None for any other exception.
+    """
+    message = (str(error).strip().splitlines() or [""])[0]
+    if "CUDA out of memory" in message:
+        return (
+            f"the GPU's memory ran out ({message}); use a smaller data.batch_size, or a GPU with more memory "
+            "that nobody else uses"
+        )
+    in_words = (
+        "failed to map segment",
+        "cannot allocate memory",
+        "can't allocate memory",
+        "can't start new thread",
+    )
+    if not (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or any(words in message.lower() for words in in_words)
+    ):
+        return None
+    return (
+        f"memory ran out ({message or type(error).__name__}); allow the process more (`ulimit -v`, or the "
+        "limit of its container or cluster job), or ask for less: fewer JOBS at a time, a smaller "
+        "data.batch_size"
     )
 
 

@@ -118,26 +118,8 @@ class JobDirectory:
         return self.path / "log.txt"
 
     def open_log(self) -> TextIO:
-        """``log``, to write at its end.
-
-        Raises:
-            BadInput: something else has its name: through a link somebody's file would be written to, and a
-                pipe would be waited for.
-        """
-        try:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-            descriptor = os.open(self.log, flags, 0o666)
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
-                raise self._no_log() from error
-            raise
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise self._no_log()
-        return os.fdopen(descriptor, "a")
-
-    def _no_log(self) -> BadInput:
-        return BadInput(f"{self.log} is no plain file; remove it, and look at who has put it there")
+        """``log``, to write at its end; BadInput where something else has its name."""
+        return _open_plain(self.log, os.O_APPEND)
 
     @property
     def lock(self) -> Path:
@@ -204,6 +186,10 @@ class JobDirectory:
         """What sending the W&B run had to say."""
         return self.path / "wandb.txt"
 
+    def open_wandb_log(self) -> TextIO:
+        """``wandb_log``, to write anew; BadInput where something else has its name."""
+        return _open_plain(self.wandb_log, os.O_TRUNC)
+
     def offline_wandb_runs(self, job_id: str = "*") -> list[Path]:
         """W&B runs that were written here and may not have been synced; of one job, or of any."""
         return sorted(self.path.glob(f"wandb/offline-run-*-{job_id}"))
@@ -238,6 +224,30 @@ class JobDirectory:
         """Remove what an earlier run says of its failure and its progress."""
         for path in (self.error, self.progress):
             path.unlink(missing_ok=True)
+
+
+def _open_plain(path: Path, how: int) -> TextIO:
+    """A file of a job's directory, to write to.
+
+    Args:
+        path: the file.
+        how: ``os.O_APPEND`` or ``os.O_TRUNC``.
+
+    Raises:
+        BadInput: something else has its name: through a link somebody's file would be written to, and a pipe
+            would be waited for.
+    """
+    refusal = f"{path} is no plain file; remove it, and look at who has put it there"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | how, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise BadInput(refusal) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadInput(refusal)
+    return os.fdopen(descriptor, "a")
 
 
 def read_own(path: Path, largest: int = LARGEST) -> bytes:
@@ -277,6 +287,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def write_text(path: Path, text: str) -> None:
+    """Atomically, without waiting for the disk; a link of that name is replaced and not followed."""
+    replace_file(path, lambda stream: stream.write(text.encode("utf-8")), durable=False)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Atomically, without waiting for the disk."""
-    replace_file(path, lambda stream: stream.write(json.dumps(content).encode()), durable=False)
+    write_text(path, json.dumps(content))

@@ -26,6 +26,7 @@ class PlannedJob:
     planning process has read, for workers that are forked from it. ``ddp_strategy`` and ``gpu_precision`` are
     what the method asks for. ``parents`` are the jobs whose trained weights it starts from, by method.
     ``resume_anyway``: whether it goes on from a checkpoint that rests on something else.
+    ``ablation`` is the method without its adversary, if its file names one.
     ``plugins`` are the packages that the user trusts, besides ours: its classes may be of them.
     """
 
@@ -40,6 +41,7 @@ class PlannedJob:
     missing: str = ""
     ddp_strategy: str = "ddp"
     gpu_precision: str = "32-true"
+    ablation: str | None = None
     plugins: tuple[str, ...] = ()
     parents: dict[str, PlannedJob] = field(default_factory=dict, repr=False)
     corpus: Corpus | None = field(default=None, repr=False, compare=False)

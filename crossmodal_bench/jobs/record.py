@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -177,6 +177,8 @@ class RecordContent(Numbers):
     what stands for images and texts, of each member where an ensemble's differ, empty where that is unknown.
     ``made_from`` says what ``source_fingerprint`` is the digest of; None in a sum, and in what an earlier
     version wrote. ``taken_up``: although what was different, in clauses, training went on from a checkpoint.
+    ``ablation`` is the method without its adversary, if its file names one: a file that may be the user's
+    own, and need not be there when a report is made.
     """
 
     job: Job
@@ -195,6 +197,7 @@ class RecordContent(Numbers):
     encoders: Items[Encoders] = ()
     made_from: Fingerprint | None = None
     taken_up: Items[str] = ()
+    ablation: str | None = None
 
 
 class Record(RecordContent):
@@ -330,6 +333,25 @@ def read_records(runs: str | Path) -> list[Record]:
         # Of the first, as there is nothing to show.
         return [read_record(paths[0])]
     return records
+
+
+def unreadable_records(runs: str | Path, readable: Collection[Path]) -> list[str]:
+    """A sentence about each finished job below ``runs`` whose record cannot be read.
+
+    Args:
+        runs: a folder of runs.
+        readable: directories of which it is known that theirs can be.
+    """
+    sentences = []
+    known = set(readable)
+    for files in JobDirectory.all_below(Path(runs)):
+        if files.path in known or not files.is_done():
+            continue
+        try:
+            read_record(files.record)
+        except BadInput as error:
+            sentences.append(f"{error}; it is left out meanwhile")
+    return sentences
 
 
 def _plain(value: Any) -> Any:

@@ -30,13 +30,24 @@ def reference_records(word: str) -> list[Record]:
     Raises:
         BadInput: a folder that was named is not there or has no record, or has none that can be read.
     """
+    check_reference(word)
     if word == OFF:
         return []
     folder = results_folder() if word == AUTO else Path(word)
     records = read_records(folder) if folder.is_dir() else []
     if not records and word != AUTO:
-        raise BadInput(
-            f"{folder} has no reference results; name a folder of records, as a checkout's results/ is, or "
-            f"leave them out with --reference {OFF}"
-        )
+        raise _nothing_in(folder)
     return [record.model_copy(update={"reference": True}) for record in records]
+
+
+def check_reference(word: str) -> None:
+    """Raise BadInput where the word is a folder that is not there, which takes no time to find out."""
+    if word not in (AUTO, OFF) and not Path(word).is_dir():
+        raise _nothing_in(Path(word))
+
+
+def _nothing_in(folder: Path) -> BadInput:
+    return BadInput(
+        f"{folder} has no reference results; name a folder of records, as a checkout's results/ is, or "
+        f"leave them out with --reference {OFF}"
+    )

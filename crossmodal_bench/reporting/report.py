@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.core.errors import BadInput, nearest, warn_once
 from crossmodal_bench.jobs.directory import check_own, read_own
-from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.jobs.record import Record, unreadable_records
 from crossmodal_bench.reporting.comparison.parameter_sweeps import short, sweeps
 from crossmodal_bench.reporting.figures import result_figures, training_figures
 from crossmodal_bench.reporting.figures.qualitative import panels
@@ -57,13 +58,15 @@ def build_report(
     tables = shown_tables(runs, references)
     if "terminal" in formats:
         print_tables(tables)
+    shown = [record.directory for table in tables for record in table.source.records]
+    left_out = unreadable_records(runs, shown)
     writers: Mapping[str, Callable[[Sequence[ShownTable]], str]] = {
         "markdown": markdown,
         "readme": readme,
         "csv": csv,
         "differences": difference_csv,
         "latex": latex,
-        "html": html,
+        "html": partial(html, warnings=left_out),
     }
     files = []
     for name, file in FILES.items():
@@ -80,13 +83,18 @@ def print_leaderboard(
     print_tables(shown_tables(records), stream, with_notes=with_notes)
 
 
-def html(tables: Sequence[ShownTable]) -> str:
-    """The self-contained page: tables, notes, every metric on demand, and the figures that records allow."""
+def html(tables: Sequence[ShownTable], warnings: Sequence[str] = ()) -> str:
+    """The self-contained page: tables, notes, every metric on demand, and the figures that records allow.
+
+    Args:
+        tables: what it shows.
+        warnings: what it does not show, and why.
+    """
     records = [record for table in tables for record in table.source.records]
     last = max((record.finished_at for record in records), default="")
     summary = f"{len(records)} finished jobs, the last at {last}. Different protocols are never compared."
     sections = [Section(table, _figures(table.source)) for table in tables]
-    return page("crossmodal-bench leaderboard", summary, sections)
+    return page("crossmodal-bench leaderboard", summary, sections, warnings)
 
 
 def _figures(table: Table) -> list[Figure]:

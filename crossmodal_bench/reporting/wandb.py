@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import netrc
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, cast
 
-from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.figures import result_figures
@@ -27,61 +24,6 @@ if TYPE_CHECKING:
     import wandb
 
 PROJECT = "crossmodal-bench"
-Mode = Literal["online", "offline", "off"]
-
-_ENVIRONMENT_MODES: Mapping[str, Mode] = {
-    "online": "online",
-    "offline": "offline",
-    "dryrun": "offline",
-    "disabled": "off",
-}
-
-
-def resolve_mode(setting: str) -> Mode:
-    """What the ``WANDB`` setting means here: ``online``, ``offline`` or ``off``.
-
-    ``auto`` follows the environment's ``WANDB_MODE``; without it, it is ``online`` for who is logged in and
-    ``offline`` for everyone else (``wandb sync`` uploads later). A setting that is spelled out wins over the
-    environment. Raises ``BadInput`` for an unknown setting, and for ``online`` without a login: W&B would
-    otherwise stop the bench after its first job to ask for a key.
-    """
-    settings = ("auto", *get_args(Mode))
-    if setting not in settings:
-        raise BadInput(f"WANDB is '{setting}', which is no mode{nearest(setting, settings)}")
-    if setting == "auto":
-        named = os.environ.get("WANDB_MODE", "").strip().lower()
-        if not named:
-            return "online" if logged_in() else "offline"
-        if named not in _ENVIRONMENT_MODES:
-            raise BadInput(f"WANDB_MODE is '{named}', which is no mode{nearest(named, _ENVIRONMENT_MODES)}")
-        setting = _ENVIRONMENT_MODES[named]
-    if setting == "online" and not logged_in():
-        raise BadInput("W&B is to be online but no key is known: run `wandb login`, or set WANDB=offline")
-    return cast(Mode, setting)
-
-
-def logged_in() -> bool:
-    """Whether W&B has a key for its server: in the environment, in its settings, or in the netrc file.
-
-    The server is the one that W&B's own settings name; nothing is asked, printed or sent.
-    """
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    try:
-        import wandb
-
-        settings = wandb.setup().settings
-        host = urlsplit(settings.base_url).netloc
-        key = settings.api_key
-        wandb.teardown()
-        if key:
-            return True
-        path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-        entry = netrc.netrc(path).authenticators(host)
-    # Whatever is wrong with W&B or with the netrc file, offline always works.
-    except Exception:
-        return False
-    return bool(entry and entry[2])
 
 
 def log_record(record: Record, directory: str | Path, mode: str) -> str | None:

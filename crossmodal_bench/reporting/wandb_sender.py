@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Record, read_record
 from crossmodal_bench.reporting import wandb
@@ -28,12 +29,12 @@ def tell_wandb(record: Record, directory: Path, mode: str) -> str | None:
         return wandb.log_record(record, directory, mode)
     command = [sys.executable, "-m", "crossmodal_bench.reporting.wandb_sender", str(directory)]
     try:
-        with JobDirectory(directory).wandb_log.open("w") as log:
+        with JobDirectory(directory).open_wandb_log() as log:
             # A session of its own: Ctrl-C is meant for the bench.
             subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
-    except OSError as error:
+    except (OSError, BadInput) as error:
         return f"W&B has no run for job {record.job.id} ({error}); its record is safe in {record.directory}"
     return None
 

@@ -17,7 +17,7 @@ from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.evaluation import Ranks
 from crossmodal_bench.evaluation.items import owners
 from crossmodal_bench.evaluation.retrieved_captions import written_caption_quality
-from crossmodal_bench.jobs.directory import JobDirectory
+from crossmodal_bench.jobs.directory import JobDirectory, write_text
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.callbacks import RetrievalEvaluation
 
@@ -93,7 +93,7 @@ def generate(
     if written:
         ids = [corpus.image_ids[row] for row in corpus.image_rows(split)]
         by_image = dict(zip(ids, written, strict=True))
-        files.written_captions.write_text(json.dumps(by_image, indent=1), "utf-8")
+        write_text(files.written_captions, json.dumps(by_image, indent=1))
     return GeneratedOutputs(files, corpus, split, ranks, written, drawn, data.views.vocabulary, vectors)
 
 

@@ -24,7 +24,7 @@ from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.jobs.experiments import merge
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.configuration import check_configuration, parser_refusal, refusal
-from crossmodal_bench.training.named_checkpoint import named_checkpoint
+from crossmodal_bench.training.named_checkpoint import named_checkpoint, requeued_checkpoint
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     # Our loaders shard themselves, and a sanity check would evaluate a part of a gallery.
@@ -129,16 +129,19 @@ class _CLI(LightningCLI):
         except REFUSALS as error:
             raise refusal(error) from error
         word = self._get(self.config, "ckpt_path")
+        folder = Path(self.trainer.default_root_dir)
+        goes_on = self.subcommand == "fit"
         if word is None:
+            self._checkpoint = requeued_checkpoint(folder, to_go_on=goes_on, writes_them=True)
             return
         in_files = [
             action.merged["ckpt_path"] for action in self._config_files if "ckpt_path" in action.merged
         ]
         self._checkpoint = named_checkpoint(
             str(word),
-            Path(self.trainer.default_root_dir),
+            folder,
             in_file=word in in_files,
-            to_go_on=self.subcommand == "fit",
+            to_go_on=goes_on,
         )
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from lightning_fabric.plugins.environments import SLURMEnvironment
 
 from crossmodal_bench.core.checkpoint_files import damage
 from crossmodal_bench.core.errors import BadInput, tell
@@ -59,6 +60,34 @@ def named_checkpoint(word: str, folder: Path, *, in_file: bool, to_go_on: bool) 
     if wrong:
         raise BadInput(f"--ckpt_path {path} cannot be used ({wrong}); name a checkpoint that fit has written")
     return path
+
+
+def requeued_checkpoint(folder: Path, *, to_go_on: bool, writes_them: bool) -> Path | None:
+    """The checkpoint that Lightning would go on from in one of SLURM's tasks although nobody names any.
+
+    It takes the last ``hpc_ckpt_*.ckpt`` of the trainer's folder, whoever has put it there: its own of a job
+    that SLURM has put back into its queue.
+
+    Args:
+        folder: the trainer's.
+        to_go_on: as for ``named_checkpoint``.
+        writes_them: whether a training in this folder leaves such files at all.
+
+    Returns:
+        None outside SLURM, and where there is none.
+
+    Raises:
+        BadInput: it is somebody else's, or cannot be used.
+    """
+    there = sorted(folder.glob(PATTERNS["hpc"][0])) if SLURMEnvironment.detect() else []
+    if not there:
+        return None
+    if not writes_them or not any(_is_ours(path) for path in there):
+        raise BadInput(
+            f"{there[-1]} is not of your training, and under SLURM Lightning would go on from it by itself; "
+            "remove it, and look at who has put it there"
+        )
+    return named_checkpoint("hpc", folder, in_file=False, to_go_on=to_go_on)
 
 
 def _is_ours(path: Path) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data.corpus import Corpus
 
@@ -41,10 +42,10 @@ def save_projection(path: Path, images: Encoding, texts: Encoding, corpus: Corpu
         return
     tsne = TSNE(perplexity=min(30, len(both) // 4), random_state=0, init="pca", max_iter=500)
     points = tsne.fit_transform(both)
-    np.savez_compressed(
-        path,
-        image=points[: len(some_images)],
-        text=points[len(some_images) :],
-        image_labels=corpus.labels.values[image_rows][some_images],
-        text_labels=corpus.labels.values[corpus.caption_image[caption_rows]][some_texts],
-    )
+    arrays = {
+        "image": points[: len(some_images)],
+        "text": points[len(some_images) :],
+        "image_labels": corpus.labels.values[image_rows][some_images],
+        "text_labels": corpus.labels.values[corpus.caption_image[caption_rows]][some_texts],
+    }
+    replace_file(path, lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays))

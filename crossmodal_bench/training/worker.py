@@ -17,7 +17,7 @@ from crossmodal_bench.data.features import Progress
 from crossmodal_bench.evaluation import Evaluation
 from crossmodal_bench.evaluation.items import EvaluatedItems, items_of
 from crossmodal_bench.evaluation.numbers import searched_groups
-from crossmodal_bench.jobs.directory import JobDirectory, write_json
+from crossmodal_bench.jobs.directory import JobDirectory, write_json, write_text
 from crossmodal_bench.jobs.encoders import Encoders, ImageFacts, TextFacts
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.provenance import environment
@@ -33,6 +33,7 @@ from crossmodal_bench.training.checkpoints import (
 from crossmodal_bench.training.devices import trainer_devices
 from crossmodal_bench.training.generated_outputs import Illustrate, generate, written_caption_metrics
 from crossmodal_bench.training.lightning_cli import instantiate
+from crossmodal_bench.training.named_checkpoint import requeued_checkpoint
 from crossmodal_bench.training.projection import save_projection
 from crossmodal_bench.training.resumption import basis_of, start_of
 from crossmodal_bench.training.warm_start import Inheritance, parent_weights
@@ -61,6 +62,7 @@ def run_job(
     """
     started = datetime.now(UTC)
     files = planned.files
+    requeued_checkpoint(planned.directory, to_go_on=True, writes_them=False)
     history = History(lambda state: files.write_progress("training", **state))
     retrieval = RetrievalEvaluation(planned.protocols, planned.evaluate)
     checkpoints = checkpoint_callbacks(planned, request or StopRequest())
@@ -90,7 +92,7 @@ def run_job(
             key: on_devices[key] for key in ("strategy", "precision", "sync_batchnorm") if key in on_devices
         }
         config = {**planned.config, "trainer": {**asked, **planned.config.get("trainer", {})}}
-        files.config.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        write_text(files.config, yaml.safe_dump(config, sort_keys=False))
         write_json(files.resume, basis.noted(start.taken_up))
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if last else None, weights_only=True)
     if model.deterministic:
@@ -122,6 +124,7 @@ def run_job(
             "source_fingerprint": basis.fingerprint.digest,
             "made_from": basis.fingerprint.model_dump(),
             "taken_up": start.taken_up,
+            "ablation": planned.ablation,
             "selection": selection,
             "parents": basis.parents,
             **measured,

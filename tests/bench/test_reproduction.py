@@ -48,7 +48,7 @@ def test_what_cannot_be_repeated_is_one_sentence(solved: Record, how: Repetition
     with pytest.raises(BadInput, match="the same settings give synthetic-tiny"):
         reproduce([solved.model_copy(update={"job": job})], how)
     job = solved.job.model_copy(update={"method": "ccaa"})
-    with pytest.raises(BadInput, match="method 'ccaa' is unknown"):
+    with pytest.raises(BadInput, match="method 'ccaa', which is none of ours; name its file with --method"):
         reproduce([solved.model_copy(update={"job": job})], how)
     with pytest.raises(BadInput, match="was evaluated on val"):
         reproduce([solved.model_copy(update={"evaluated_on": "val"})], how)

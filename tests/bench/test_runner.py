@@ -267,6 +267,15 @@ def test_a_runs_folder_that_cannot_be_written_is_refused_first(tmp_path: Path) -
         runner.check_writable(BenchOptions(runs=tmp_path / "runs"))
 
 
+def test_whether_it_can_be_written_is_not_tried_through_a_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    (tmp_path / f".writable-{os.getpid()}").symlink_to(victim)
+    runner.check_writable(BenchOptions(runs=tmp_path))
+    assert victim.read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 2, "nothing stays"
+
+
 def test_a_disk_that_fills_up_ends_the_bench_with_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

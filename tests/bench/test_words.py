@@ -74,6 +74,15 @@ def test_a_method_of_ones_own_is_ranked_beside_ours_and_goes_on(
     assert main(words) == 2
     assert "no configuration may name" in capsys.readouterr().err
     assert main([*words, "--plugins", "my_package"]) == 0
+    experiments.forget_given_files()
+    words = ["reproduce", seeds[0]]
+    assert main(words) == 2
+    assert "'bilinear', which is none of ours; name its file with --method" in capsys.readouterr().err
+    (folder / "other.yaml").write_text("base: bilinear\n")
+    assert main([*words, "--method", "other.yaml"]) == 2
+    assert "other.yaml is other, and" in capsys.readouterr().err
+    assert main([*words, "--method", "./bilinear.yaml", "--plugins", "my_package"]) == 0
+    assert "equal to the digit" in capsys.readouterr().out
 
 
 def test_without_its_plugin_a_file_is_refused_and_nothing_is_imported(
@@ -146,6 +155,8 @@ def test_a_misspelt_key_in_a_file_of_ones_own_is_named_before_torch_is_imported(
         (["status", "--methods", "cca,acmrr"], "method 'acmrr' is unknown; did you mean 'acmr'?"),
         (["bench", "--dataset", "nowhere"], "data set 'nowhere' is unknown"),
         (["bench", "--plugins", "nowhere"], "PLUGINS 'nowhere' is not there"),
+        (["bench", "--wandb", "ofline"], "WANDB is 'ofline', which is no mode; did you mean 'offline'?"),
+        (["bench", "--reference", "nowhere"], "nowhere has no reference results"),
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False

@@ -256,6 +256,15 @@ def test_an_output_that_takes_no_more_is_a_sentence(make_record: Callable[..., R
     assert "Traceback" not in ended.stderr
 
 
+def test_no_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def eats(arguments: object) -> int:
+        return len(bytearray(2**60))
+
+    monkeypatch.setattr(actions, "report", eats)
+    assert main(["report"]) == 1
+    assert capsys.readouterr().err.startswith("crossmodal-bench: memory ran out (MemoryError); allow")
+
+
 def test_a_pipe_that_breaks_elsewhere_is_no_quiet_end(monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(arguments: object) -> int:
         raise BrokenPipeError

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import replicas
 import torch
+from filelock import FileLock
 from replicas import CASES, MORE, WORLDS, case
 from tiny import configuration
 from torch import Tensor
@@ -38,6 +39,10 @@ def run(folder: Path, cases: list[str]) -> Found:
         text=True,
     )
     assert finished.returncode == 0, finished.stderr[-4000:]
+    return load(folder)
+
+
+def load(folder: Path) -> Found:
     return {
         (world, rank): torch.load(folder / f"{world}-{rank}.pt", weights_only=True)
         for world in WORLDS
@@ -45,10 +50,19 @@ def run(folder: Path, cases: list[str]) -> Found:
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """Of the cases."""
-    return run(tmp_path_factory.mktemp("replicas"), list(CASES))
+    """Of the cases; found once where several processes share the tests."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return run(tmp_path_factory.mktemp("replicas"), list(CASES))
+    folder = tmp_path_factory.getbasetemp().parent / "replicas"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            unfinished = folder.with_suffix(".unfinished")
+            unfinished.mkdir()
+            run(unfinished, list(CASES))
+            unfinished.rename(folder)
+    return load(folder)
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
+import re
 
 import pytest
+import torch
 from torch._utils import ExceptionWrapper
 
-from crossmodal_bench.core.errors import BadInput, MissingInput, nearest
+from crossmodal_bench.core.errors import BadInput, MissingInput, nearest, out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -47,3 +50,30 @@ def test_what_a_loader_process_raised_is_the_sentence_without_the_traceback(kind
     with pytest.raises(kind) as raised:
         carried.reraise()
     assert str(raised.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (MemoryError(), r"memory ran out \(MemoryError\); allow the process more"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), r"\[Errno 12\] Cannot allocate memory"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), r"\(libtorch\.so: failed"),
+        (RuntimeError("can't start new thread"), "fewer JOBS at a time"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee"), "the GPU's memory"),
+    ],
+)
+def test_no_memory_is_a_sentence_whoever_says_it(error: Exception, sentence: str) -> None:
+    said = out_of_memory(error)
+    assert said is not None and re.search(sentence, said) and "\n" not in said
+
+
+def test_torch_says_it_so() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert "memory ran out" in str(out_of_memory(raised.value))
+
+
+def test_other_failures_are_not_about_memory() -> None:
+    assert out_of_memory(RuntimeError("size mismatch")) is None
+    assert out_of_memory(OSError(errno.ENOENT, "No such file or directory")) is None
+    assert out_of_memory(ValueError()) is None

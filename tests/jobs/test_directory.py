@@ -15,7 +15,7 @@ import crossmodal_bench
 from crossmodal_bench.core.checkpoint_files import previous
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import directory
-from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json
+from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json, write_text
 
 PACKAGE = Path(crossmodal_bench.__file__).parent
 FILES = {
@@ -123,9 +123,11 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     assert read_json(path) == {"a": 1}
 
 
+@pytest.mark.parametrize("name", ["log", "wandb_log"])
 @pytest.mark.parametrize("what", ["a link", "a link to nothing", "a pipe", "a folder"])
-def test_a_log_is_written_to_a_plain_file_alone(tmp_path: Path, what: str) -> None:
-    victim, log = tmp_path / "victim.txt", JobDirectory(tmp_path).log
+def test_a_log_is_written_to_a_plain_file_alone(tmp_path: Path, what: str, name: str) -> None:
+    files = JobDirectory(tmp_path)
+    victim, log = tmp_path / "victim.txt", getattr(files, name)
     if what == "a pipe":
         os.mkfifo(log)
     elif what == "a folder":
@@ -134,13 +136,25 @@ def test_a_log_is_written_to_a_plain_file_alone(tmp_path: Path, what: str) -> No
         if what == "a link":
             victim.write_text("mine")
         log.symlink_to(victim)
-    with pytest.raises(BadInput, match=r"log\.txt is no plain file; remove it"):
-        JobDirectory(tmp_path).open_log()
+    with pytest.raises(BadInput, match=rf"{log.name} is no plain file; remove it"):
+        getattr(files, f"open_{name}")()
     assert not victim.exists() or victim.read_text() == "mine"
 
 
-def test_a_log_grows(tmp_path: Path) -> None:
+def test_a_log_grows_and_that_of_wandb_begins_anew(tmp_path: Path) -> None:
+    files = JobDirectory(tmp_path)
     for line in ("first\n", "second\n"):
-        with JobDirectory(tmp_path).open_log() as log:
-            log.write(line)
-    assert JobDirectory(tmp_path).log.read_text() == "first\nsecond\n"
+        for opened in (files.open_log(), files.open_wandb_log()):
+            with opened as log:
+                log.write(line)
+    assert files.log.read_text() == "first\nsecond\n"
+    assert files.wandb_log.read_text() == "second\n"
+
+
+def test_text_takes_the_place_of_a_link(tmp_path: Path) -> None:
+    victim, path = tmp_path / "victim.txt", JobDirectory(tmp_path).config
+    victim.write_text("mine")
+    path.symlink_to(victim)
+    write_text(path, "seed_everything: 1\n")
+    assert victim.read_text() == "mine"
+    assert path.read_text() == "seed_everything: 1\n" and not path.is_symlink()

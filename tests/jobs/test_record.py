@@ -23,6 +23,7 @@ from crossmodal_bench.jobs.record import (
     read_record,
     read_records,
     row_name,
+    unreadable_records,
     write_record,
 )
 
@@ -285,6 +286,8 @@ def test_one_damaged_record_does_not_withhold_the_others(
         (elsewhere, "it is a link out of RUNS"),
     ):
         assert re.search(rf"warning: {record.files.record} .*{reason}.*delete it", said)
+    sentences = unreadable_records(runs, [whole.directory])
+    assert len(sentences) == 3 and all(sentence in said for sentence in sentences)
     whole.files.record.write_text("{")
     with pytest.raises(BadInput, match=r"damaged|plain file|out of RUNS"):
         read_records(runs)

@@ -8,7 +8,7 @@ import pytest
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import reference
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.jobs.reference import reference_records, results_folder
+from crossmodal_bench.jobs.reference import check_reference, reference_records, results_folder
 
 
 def test_a_folder_auto_and_off(
@@ -21,8 +21,13 @@ def test_a_folder_auto_and_off(
     assert reference_records("off") == []
     monkeypatch.setattr(reference, "results_folder", lambda: runs / "not there")
     assert reference_records("auto") == []
-    with pytest.raises(BadInput, match="has no reference results; name a folder of records"):
-        reference_records(str(runs / "wikipedia"))
+    for word in (str(runs / "wikipedia"), "of"):
+        with pytest.raises(BadInput, match="has no reference results; name a folder of records"):
+            reference_records(word)
+    with pytest.raises(BadInput, match="of has no reference results"):
+        check_reference("of")
+    for word in ("auto", "off", str(runs)):
+        check_reference(word)
 
 
 def test_the_folder_lies_beside_the_package() -> None:

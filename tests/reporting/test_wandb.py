@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import sys
 import threading
@@ -12,22 +11,11 @@ from typing import Any
 
 import pytest
 
-from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting import wandb as runs_in_wandb
 
 Maker = Callable[..., Record]
-
-
-@pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody is logged in, whoever runs the tests."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+pytestmark = pytest.mark.usefixtures("no_account")
 
 
 def _log_entries(path: Path) -> Iterator[Any]:
@@ -162,45 +150,3 @@ def test_a_broken_installation_is_a_warning(
     monkeypatch.setitem(sys.modules, "wandb", None)
     warning = runs_in_wandb.log_record(make_record(), tmp_path, "offline")
     assert warning is not None and "wandb" in warning
-
-
-@pytest.mark.parametrize(
-    ("setting", "environment", "key", "mode"),
-    [
-        ("auto", {}, False, "offline"),
-        ("auto", {}, True, "online"),
-        ("auto", {"WANDB_MODE": "offline"}, True, "offline"),
-        ("auto", {"WANDB_MODE": "disabled"}, True, "off"),
-        ("auto", {"WANDB_MODE": "online"}, True, "online"),
-        ("offline", {"WANDB_MODE": "online"}, True, "offline"),
-        ("online", {"WANDB_MODE": "offline"}, True, "online"),
-        ("off", {"WANDB_MODE": "online"}, True, "off"),
-    ],
-)
-def test_modes(
-    setting: str, environment: dict[str, str], key: bool, mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in (environment | ({"WANDB_API_KEY": "k" * 40} if key else {})).items():
-        monkeypatch.setenv(name, value)
-    assert runs_in_wandb.resolve_mode(setting) == mode
-
-
-def test_modes_that_cannot_be_are_refused_before_anything_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadInput, match="did you mean 'offline'"):
-        runs_in_wandb.resolve_mode("ofline")
-    with pytest.raises(BadInput, match="wandb login"):
-        runs_in_wandb.resolve_mode("online")
-    monkeypatch.setenv("WANDB_MODE", "onlin")
-    with pytest.raises(BadInput, match=r"WANDB_MODE.*did you mean 'online'"):
-        runs_in_wandb.resolve_mode("auto")
-
-
-def test_a_netrc_entry_counts_for_the_host_that_wandb_talks_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", "http://tracker.example:8080")
-    netrc = Path(os.environ["NETRC"])
-    netrc.write_text("machine elsewhere.example login user password " + "p" * 40 + "\n")
-    assert not runs_in_wandb.logged_in()
-    netrc.write_text("machine tracker.example:8080 login user password " + "p" * 40 + "\n")
-    assert runs_in_wandb.logged_in()
-    netrc.write_text("machine tracker.example:8080 nonsense\n")
-    assert not runs_in_wandb.logged_in()

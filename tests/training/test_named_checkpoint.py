@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.training.named_checkpoint import named_checkpoint
+from crossmodal_bench.training.named_checkpoint import named_checkpoint, requeued_checkpoint
 
 WEIGHTS = {"state_dict": {"a": torch.ones(2)}, "pytorch-lightning_version": "2.6.0"}
 WHOLE = {**WEIGHTS, "optimizer_states": [], "loops": {}}
@@ -88,3 +88,23 @@ def test_what_is_no_checkpoint_says_what_it_lacks(tmp_path: Path, content: Any, 
         named(path, tmp_path)
     if content is WEIGHTS:
         assert named(path, tmp_path, to_go_on=False) == path
+
+
+def test_under_slurm_lightning_goes_on_by_itself_from_ones_own_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = write(tmp_path / "hpc_ckpt_1.ckpt")
+    assert requeued_checkpoint(tmp_path, to_go_on=True, writes_them=True) is None, "no task of SLURM's"
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    assert requeued_checkpoint(tmp_path, to_go_on=True, writes_them=True) == ours
+    with pytest.raises(BadInput, match=r"hpc_ckpt_1\.ckpt is not of your training.*remove it"):
+        requeued_checkpoint(tmp_path, to_go_on=True, writes_them=False)
+    elsewhere = write(tmp_path / "elsewhere" / "x.ckpt")
+    (tmp_path / "hpc_ckpt_2.ckpt").symlink_to(elsewhere)
+    assert requeued_checkpoint(tmp_path, to_go_on=True, writes_them=True) == ours
+    ours.unlink()
+    with pytest.raises(BadInput, match=r"hpc_ckpt_2\.ckpt is not of your training"):
+        requeued_checkpoint(tmp_path, to_go_on=True, writes_them=True)
+    (tmp_path / "hpc_ckpt_2.ckpt").unlink()
+    assert requeued_checkpoint(tmp_path, to_go_on=True, writes_them=True) is None

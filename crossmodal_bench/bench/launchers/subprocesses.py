@@ -21,7 +21,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from crossmodal_bench.core.atomic_files import NO_ROOM
-from crossmodal_bench.core.errors import BadInput, Diverged, tell
+from crossmodal_bench.core.errors import BadInput, Diverged, out_of_memory, tell
 from crossmodal_bench.core.process_group import global_rank
 from crossmodal_bench.core.signals import AGAIN, Interrupted, StopRequest, listen_deferred
 from crossmodal_bench.jobs.directory import ErrorKind, JobDirectory
@@ -241,9 +241,13 @@ def guarded(
     except Exception as error:
         traceback.print_exc()
         if isinstance(error, OSError) and error.errno in NO_ROOM:
-            sentence = f"{planned.directory} cannot be written ({error.strerror}); free space and run again"
-            _note(planned.directory, "bad input", sentence)
+            full = f"{planned.directory} cannot be written ({error.strerror}); free space and run again"
+            _note(planned.directory, "bad input", full)
             return 2
+        sentence = out_of_memory(error)
+        if sentence is not None:
+            _note(planned.directory, "error", sentence)
+            return 1
         lines = str(error).strip().splitlines() or ["no message"]
         _note(planned.directory, "error", f"{type(error).__name__}: {lines[0]}")
         return 1

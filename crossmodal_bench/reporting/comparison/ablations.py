@@ -79,7 +79,9 @@ def _twins(table: Table) -> Iterator[tuple[int, int]]:
     for position, row in enumerate(table.rows):
         if row.reference:
             continue
-        ablation = experiments.ablation_of(row.method) if row.method in known else None
+        ablation = row.records[0].ablation
+        if ablation is None and row.method in known:
+            ablation = experiments.ablation_of(row.method)
         counterparts = [
             twin
             for twin, other in enumerate(table.rows)

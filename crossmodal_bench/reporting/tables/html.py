@@ -79,9 +79,17 @@ class Section:
     figures: Sequence[Figure] = field(default=(), repr=False)
 
 
-def page(title: str, summary: str, sections: Iterable[Section]) -> str:
-    """The whole document; every text is escaped here, so callers pass plain text."""
-    body = "\n".join(_section(section) for section in sections)
+def page(title: str, summary: str, sections: Iterable[Section], warnings: Sequence[str] = ()) -> str:
+    """The whole document; every text is escaped here, so callers pass plain text.
+
+    Args:
+        title: its heading.
+        summary: what it is of.
+        sections: one for each table.
+        warnings: about the page as a whole, above everything else.
+    """
+    parts = [f'<p class="warning">Warning: {escape(warning)}</p>' for warning in warnings]
+    body = "\n".join([*parts, *(_section(section) for section in sections)])
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -65,6 +65,7 @@ def test_who_may_fork(monkeypatch: pytest.MonkeyPatch) -> None:
         (RuntimeError(), 1, "error", "RuntimeError: no message"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "bad input", "No space left on device"),
         (OSError(errno.ENOENT, "No such file"), 1, "error", "FileNotFoundError"),
+        (MemoryError(), 1, "error", "memory ran out (MemoryError); allow the process more"),
     ],
 )
 def test_what_goes_wrong_is_noted(

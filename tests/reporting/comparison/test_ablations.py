@@ -120,6 +120,16 @@ def test_only_what_was_trained_alike_is_a_twin(make_recall_record: Maker) -> Non
     assert effect.difference == 2.0, "a suite's base row is the host in the same training"
 
 
+def test_the_record_names_the_twin_of_a_method_whose_file_is_not_there(make_recall_record: Maker) -> None:
+    records = [
+        make_recall_record(method="mine", by=2.0, ablation="mine_alone"),
+        make_recall_record(method="mine_alone"),
+    ]
+    (effect,) = found(records)
+    assert (effect.row.method, effect.ablation.method) == ("mine", "mine_alone")
+    assert effect.difference == pytest.approx(2.0)
+
+
 def test_it_stands_below_the_table(make_recall_record: Maker) -> None:
     records = rows(make_recall_record, "addr_bfan", {0: 9.0}) + rows(
         make_recall_record, "bfan_prob", {0: 8.0}

@@ -1,0 +1,77 @@
+"""Whether runs go to Weights & Biases: what ``WANDB``, the environment and a login say together."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, cast, get_args
+from urllib.parse import urlsplit
+
+from crossmodal_bench.core.errors import BadInput, nearest
+
+Mode = Literal["online", "offline", "off"]
+
+_ENVIRONMENT_MODES: Mapping[str, Mode] = {
+    "online": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "off",
+}
+
+
+def resolve_mode(setting: str) -> Mode:
+    """What the ``WANDB`` setting means here: ``online``, ``offline`` or ``off``.
+
+    ``auto`` follows the environment's ``WANDB_MODE``; without it, it is ``online`` for who is logged in and
+    ``offline`` for everyone else (``wandb sync`` uploads later). A setting that is spelled out wins over the
+    environment. Raises ``BadInput`` for an unknown setting, and for ``online`` without a login: W&B would
+    otherwise stop the bench after its first job to ask for a key.
+    """
+    named = named_mode(setting)
+    if named is None:
+        return "online" if logged_in() else "offline"
+    if named == "online" and not logged_in():
+        raise BadInput("W&B is to be online but no key is known: run `wandb login`, or set WANDB=offline")
+    return named
+
+
+def named_mode(setting: str) -> Mode | None:
+    """The mode that the setting, or else the environment's ``WANDB_MODE``, spells out; None if neither does.
+
+    Takes no time, unlike the question who is logged in. Raises ``BadInput`` for a word that is no mode.
+    """
+    settings = ("auto", *get_args(Mode))
+    if setting not in settings:
+        raise BadInput(f"WANDB is '{setting}', which is no mode{nearest(setting, settings)}")
+    if setting != "auto":
+        return cast(Mode, setting)
+    named = os.environ.get("WANDB_MODE", "").strip().lower()
+    if named and named not in _ENVIRONMENT_MODES:
+        raise BadInput(f"WANDB_MODE is '{named}', which is no mode{nearest(named, _ENVIRONMENT_MODES)}")
+    return _ENVIRONMENT_MODES.get(named)
+
+
+def logged_in() -> bool:
+    """Whether W&B has a key for its server: in the environment, in its settings, or in the netrc file.
+
+    The server is the one that W&B's own settings name; nothing is asked, printed or sent.
+    """
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    try:
+        import wandb
+
+        settings = wandb.setup().settings
+        host = urlsplit(settings.base_url).netloc
+        key = settings.api_key
+        wandb.teardown()
+        if key:
+            return True
+        path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+        entry = netrc.netrc(path).authenticators(host)
+    # Whatever is wrong with W&B or with the netrc file, offline always works.
+    except Exception:
+        return False
+    return bool(entry and entry[2])
