@@ -164,14 +164,19 @@ def overrides_of(suite_name: str | None, method: str, label: str) -> dict[str, A
 def merge(base: Config, over: Config) -> Config:
     """``over`` on top of ``base``, key by key; a new ``class_path`` drops the old one's arguments."""
     merged = copy.deepcopy(base)
+    _lay_on(merged, over)
+    return merged
+
+
+def _lay_on(config: Config, over: Config) -> None:
     for key, value in over.items():
-        old = merged.get(key)
+        old = config.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
             other_class = "class_path" in value and value["class_path"] != old.get("class_path")
-            merged[key] = copy.deepcopy(value) if other_class else merge(old, value)
-        else:
-            merged[key] = copy.deepcopy(value)
-    return merged
+            if not other_class:
+                _lay_on(old, value)
+                continue
+        config[key] = copy.deepcopy(value)
 
 
 def expand(overrides: dict[str, Any]) -> Config:

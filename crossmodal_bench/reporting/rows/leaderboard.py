@@ -350,6 +350,7 @@ def _row(records: Sequence[Record], read: Reader) -> Row:
     results = read_results(records, read)
     metrics = {metric: None for record in records for metric in record.metrics}
     costs = {name: None for record in records for name in record.cost}
+    published = published_beside(records, metrics)
     return Row(
         dataset=job.dataset,
         protocol=job.protocol,
@@ -361,14 +362,17 @@ def _row(records: Sequence[Record], read: Reader) -> Row:
         label=job.label,
         overrides=job.overrides,
         seeds=tuple(record.job.seed for record in records),
-        cells={metric: _cell(metric, records, results.intervals.get(metric)) for metric in metrics},
+        cells={
+            metric: _cell(metric, records, results.intervals.get(metric), published[metric])
+            for metric in metrics
+        },
         cost={name: statistics.fmean(r.cost[name] for r in records if name in r.cost) for name in costs},
         records=tuple(records),
         results=results,
     )
 
 
-def _cell(metric: str, records: Sequence[Record], interval: Interval | None) -> Cell:
+def _cell(metric: str, records: Sequence[Record], interval: Interval | None, published: Comparison) -> Cell:
     """One number with ``interval``, that of its queries; without one, with what the records state."""
     measured = [record for record in records if metric in record.metrics]
     values = [record.metrics[metric] for record in measured]
@@ -385,7 +389,7 @@ def _cell(metric: str, records: Sequence[Record], interval: Interval | None) -> 
         target=shown.target,
         items_error=shown.items_error,
         seeds_error=shown.seeds_error,
-        published=published_beside(records, metric),
+        published=published,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.published import Comparison, Setting, comparison
@@ -13,16 +13,20 @@ _KNOWN_OTHERWISE = ("data.images.network", "data.images.weights")
 """Overrides that say what made the image features, which the record itself says."""
 
 
-def published_beside(records: Sequence[Record], metric: str) -> Comparison:
-    """The published number for a metric of one row's records, which differ in nothing but their seeds."""
+def published_beside(records: Sequence[Record], metrics: Iterable[str]) -> dict[str, Comparison]:
+    """The published number for each metric of one row's records, which differ in nothing but their seeds."""
     record = records[-1]
     job = record.job
     if record.evaluated_on != "test":
-        return Comparison(None, reason=f"not comparable: evaluated on {record.evaluated_on}, not on test")
+        reason = f"not comparable: evaluated on {record.evaluated_on}, not on test"
+        return dict.fromkeys(metrics, Comparison(None, reason=reason))
     if record.ensemble and not is_a_suites(record):
-        return Comparison(None, reason="not comparable: no suite sums these models for a paper's ensemble")
+        reason = "not comparable: no suite sums these models for a paper's ensemble"
+        return dict.fromkeys(metrics, Comparison(None, reason=reason))
     label = "" if record.ensemble else job.label
-    return comparison(job.method, job.protocol, metric, _setting(records), label=label)
+    # Files of experiments are merged for it: once a row, and not for each of its numbers.
+    setting = _setting(records)
+    return {metric: comparison(job.method, job.protocol, metric, setting, label=label) for metric in metrics}
 
 
 def _setting(records: Sequence[Record]) -> Setting:
