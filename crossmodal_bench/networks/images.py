@@ -38,6 +38,28 @@ class ImageEncoder(nn.Module, ABC):
         """(B, dim)."""
 
 
+def trained_network(
+    spec: DataSpec, name: str | None = None, weights: str | None = None
+) -> tuple[nn.Module, BackboneSource]:
+    """The image network that a method runs itself, from pixels to features.
+
+    Args:
+        spec: of the data; where a checkpoint is about to bring all weights, they are random.
+        name: of torchvision's network; None for the data module's.
+        weights: see crossmodal_bench.networks.backbones.load_backbone; None for the data module's.
+
+    Raises:
+        BadInput: no network is named, or its weights cannot be loaded.
+    """
+    name = name or spec.network
+    if name is None:
+        raise BadInput(
+            "no image network is named; give NETWORK, data.images.network or image_encoder.network"
+        )
+    weights = "none" if spec.weights_root is None else weights or spec.weights
+    return load_backbone(name, weights, Path(spec.weights_root or ""))
+
+
 class ConvNetEncoder(ImageEncoder):
     """A torchvision network, and one linear layer on its pooled last feature map (TIMAM, 3.1).
 
@@ -63,13 +85,7 @@ class ConvNetEncoder(ImageEncoder):
         Raises:
             BadInput: no network is named, or its weights cannot be loaded.
         """
-        name = self.name or spec.network
-        if name is None:
-            raise BadInput(
-                "no image network is named; give NETWORK, data.images.network or image_encoder.network"
-            )
-        weights = "none" if spec.weights_root is None else self.weights or spec.weights
-        network, source = load_backbone(name, weights, Path(spec.weights_root or ""))
+        network, source = trained_network(spec, self.name, self.weights)
         self.source = None if spec.weights_root is None else source
         self.backbone = Freezable(network, self.freeze)
         self.projection = nn.Linear(source.dim, dim)
