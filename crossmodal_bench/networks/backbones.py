@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from crossmodal_bench.core.batch import DataSpec
 from crossmodal_bench.core.errors import BadInput, MissingInput, nearest
 from crossmodal_bench.core.files import first_line
 
@@ -118,6 +119,28 @@ def load_backbone(
         return known.pooled(network).eval(), BackboneSource(name, label, checksum, known.dim)
     cells = Grid(known.last_map(network), grid)
     return cells.eval(), BackboneSource(name, label, checksum, known.map_dim)
+
+
+def trained_network(
+    spec: DataSpec, name: str | None = None, weights: str | None = None
+) -> tuple[nn.Module, BackboneSource]:
+    """The image network that a method runs itself, from pixels to features.
+
+    Args:
+        spec: of the data; where a checkpoint is about to bring all weights, they are random.
+        name: of torchvision's network; None for the data module's.
+        weights: see load_backbone; None for the data module's.
+
+    Raises:
+        BadInput: no network is named, or its weights cannot be loaded.
+    """
+    name = name or spec.network
+    if name is None:
+        raise BadInput(
+            "no image network is named; give NETWORK, data.images.network or image_encoder.network"
+        )
+    weights = "none" if spec.weights_root is None else weights or spec.weights
+    return load_backbone(name, weights, Path(spec.weights_root or ""))
 
 
 def load_network(name: str, weights: str, data_root: Path, **settings: Any) -> tuple[nn.Module, str, str]:

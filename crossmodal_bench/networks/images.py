@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, require
-from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.networks.backbones import BackboneSource, load_backbone
+from crossmodal_bench.networks.backbones import BackboneSource, trained_network
 from crossmodal_bench.networks.embedding import single
 from crossmodal_bench.networks.freezing import Freezable, Freeze
 from crossmodal_bench.networks.perceptron import Perceptron
@@ -36,28 +34,6 @@ class ImageEncoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: ImageBatch) -> Tensor:
         """(B, dim)."""
-
-
-def trained_network(
-    spec: DataSpec, name: str | None = None, weights: str | None = None
-) -> tuple[nn.Module, BackboneSource]:
-    """The image network that a method runs itself, from pixels to features.
-
-    Args:
-        spec: of the data; where a checkpoint is about to bring all weights, they are random.
-        name: of torchvision's network; None for the data module's.
-        weights: see crossmodal_bench.networks.backbones.load_backbone; None for the data module's.
-
-    Raises:
-        BadInput: no network is named, or its weights cannot be loaded.
-    """
-    name = name or spec.network
-    if name is None:
-        raise BadInput(
-            "no image network is named; give NETWORK, data.images.network or image_encoder.network"
-        )
-    weights = "none" if spec.weights_root is None else weights or spec.weights
-    return load_backbone(name, weights, Path(spec.weights_root or ""))
 
 
 class ConvNetEncoder(ImageEncoder):

@@ -21,7 +21,7 @@ from crossmodal_bench.jobs import experiments
 from crossmodal_bench.methods import FineTuningSettings, Matching, fine_tuning
 from crossmodal_bench.methods.fine_tuning import EncodedBatch
 from crossmodal_bench.methods.hosts import SCAN, VSE
-from crossmodal_bench.networks import images
+from crossmodal_bench.networks import backbones
 from crossmodal_bench.networks.backbones import BackboneSource
 from crossmodal_bench.training.lightning_cli import instantiate
 
@@ -52,7 +52,7 @@ def tiny_network(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
             torch.manual_seed(7)
             return TinyNetwork(dropout).eval(), BackboneSource(name, weights, "0" * 16, 6)
 
-        monkeypatch.setattr(images, "load_backbone", load)
+        monkeypatch.setattr(backbones, "load_backbone", load)
 
     set_dropout(0.0)
     return set_dropout

@@ -11,8 +11,8 @@ from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch, require
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.methods.hosts.base import Encoded, Host
 from crossmodal_bench.networks import Freezable, TextSource, UnitEmbedding, WordStates, unit
+from crossmodal_bench.networks.backbones import trained_network
 from crossmodal_bench.networks.embedding import single
-from crossmodal_bench.networks.images import trained_network
 from crossmodal_bench.similarity import cosine_similarity, order_similarity
 
 
