@@ -123,6 +123,13 @@ MORE = {
     "bfan": Case("bfan", {**SMALL_HOST, "ranking.hardest": True}, summed=True, batches=3, tested=True),
     "vsrn": Case("vsrn", {**SMALL_HOST, **SMALL_VSRN}, batches=3, tested=True),
     "united_scan": Case("united_scan", SMALL_HOST, batches=5),
+    "vse_finetune": Case("vse_finetune", {**SMALL_HOST, "fine_tuning.micro_batch_size": 3}, batches=3),
+    "vsrn_micro_batches": Case(
+        "vsrn", {**SMALL_HOST, **SMALL_VSRN, "fine_tuning.micro_batch_size": 3}, batches=3
+    ),
+    "gxn_micro_batches": Case(
+        "gxn", {**SMALL_GXN, **CAPTIONS, **PICTURES, "fine_tuning.micro_batch_size": 3}, batches=3
+    ),
     "gxn_i2t_xe": Case(
         "gxn_i2t_xe", {**SMALL_GXN, **CAPTIONS, "captions.init_args.reinforce_from": None}, batches=3
     ),

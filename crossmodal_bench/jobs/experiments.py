@@ -162,13 +162,20 @@ def overrides_of(suite_name: str | None, method: str, label: str) -> dict[str, A
 
 
 def merge(base: Config, over: Config) -> Config:
-    """``over`` on top of ``base``, key by key; a new ``class_path`` drops the old one's arguments."""
+    """``over`` on top of ``base``, key by key.
+
+    A new ``class_path`` drops the old one's arguments, and a new ``network`` the ``weights`` that were named
+    for the old one: a preset, or NETWORK, that takes another network has that network's usual weights.
+    """
     merged = copy.deepcopy(base)
     _lay_on(merged, over)
     return merged
 
 
 def _lay_on(config: Config, over: Config) -> None:
+    old_network = config.get("network")
+    if old_network is not None and over.get("network", old_network) != old_network:
+        config.pop("weights", None)
     for key, value in over.items():
         old = config.get(key)
         if isinstance(value, dict) and isinstance(old, dict):

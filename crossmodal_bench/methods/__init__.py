@@ -9,6 +9,7 @@ from crossmodal_bench.methods.acmr import (
 from crossmodal_bench.methods.addr.method import ADDR, PairDiscriminatorSettings
 from crossmodal_bench.methods.base import RetrievalMethod
 from crossmodal_bench.methods.cca import CCA
+from crossmodal_bench.methods.fine_tuning import FineTuningSettings
 from crossmodal_bench.methods.gxn.generation import CaptionPath, PicturePath
 from crossmodal_bench.methods.gxn.method import GXN, OrderRankingSettings, TextEncoderSettings
 from crossmodal_bench.methods.matching import Matching, RankingSettings
@@ -33,6 +34,7 @@ __all__ = [
     "ClassifierSettings",
     "DecaySettings",
     "EpochDecaySettings",
+    "FineTuningSettings",
     "Matching",
     "ModalityClassifierSettings",
     "ModalityDiscriminatorSettings",

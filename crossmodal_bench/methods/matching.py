@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,14 @@ from torch import Tensor
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch
 from crossmodal_bench.core.distributed import gather, pair_scores, sum_over_all
 from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.losses import triplet_ranking_loss
 from crossmodal_bench.methods.base import RetrievalMethod
+from crossmodal_bench.methods.fine_tuning import EncodedBatch, FineTuningSettings
 from crossmodal_bench.methods.hosts import Encoded, Host
 from crossmodal_bench.methods.optimization import AdamSettings, DecaySettings
 from crossmodal_bench.networks import TextSource
+from crossmodal_bench.networks.backbones import BackboneSource
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class Matching(RetrievalMethod):
         schedule: how the learning rate falls.
         gather_negatives: on several devices, whether negatives come from all of their batches, as if one
             had the whole batch; else each has its own.
+        fine_tuning: how the host's image network is trained, and how many pairs are encoded at a time; None:
+            as all else, and the whole batch.
+
+    Raises:
+        ValueError: settings of an image network that the host does not train.
     """
 
     iterations: Tensor
@@ -58,6 +67,7 @@ class Matching(RetrievalMethod):
         optimizer: AdamSettings = AdamSettings(learning_rate=2e-4, beta1=0.9, gradient_clip=2.0),
         schedule: DecaySettings = DecaySettings(),
         gather_negatives: bool = False,
+        fine_tuning: FineTuningSettings | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -66,16 +76,37 @@ class Matching(RetrievalMethod):
         self.host, self.requires = host, host.requires
         self.ranking_settings, self.gather_negatives = ranking, gather_negatives
         self.optimizer_settings, self.schedule_settings = optimizer, schedule
+        self.fine_tuning_settings = fine_tuning or FineTuningSettings()
+        self.fine_tuning_settings.check(trains_a_backbone=host.fine_tuned)
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
 
     def build(self, spec: DataSpec) -> None:
         """The host's networks."""
         self.host.build(spec)
+        self.fine_tuning_settings.prepare(self.host)
+
+    def inherit(self, parents: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Start from the trained host of one other method, whose image network may have been left as it came.
+
+        Raises:
+            BadInput: several parents, or one of another host.
+        """
+        if len(parents) > 1:
+            raise BadInput(f"{', '.join(parents)} all have the weights of a host; keep one parent")
+        for weights in parents.values():
+            start = "host."
+            self.host.inherit(
+                {
+                    name.removeprefix(start): weight
+                    for name, weight in weights.items()
+                    if name.startswith(start)
+                }
+            )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over the host."""
         # Not fused: Lightning clips no gradients of a fused optimiser in mixed precision.
-        return self.optimizer_settings.build(self.host.parameters())
+        return self.fine_tuning_settings.optimiser(self.optimizer_settings, self.host.parameters(), self.host)
 
     def decayed(self, rate: float) -> float:
         """A learning rate after what has been trained so far; its own beginning, if that is lower."""
@@ -84,15 +115,23 @@ class Matching(RetrievalMethod):
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
         """One step of the host."""
         optimiser: Any = self.optimizers()
-        for group in optimiser.param_groups:
-            group["lr"] = self.decayed(self.optimizer_settings.learning_rate)
-        images, texts = self.host.images(batch.images), self.host.texts(batch.texts)
-        self.manual_backward(self.loss(images, texts, batch))
+        rates = self.fine_tuning_settings.learning_rates(self.optimizer_settings)
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = self.decayed(rate)
+        encoded = EncodedBatch(self, batch, self._encode, self.fine_tuning_settings.micro_batch_size)
+        regions_scored, regions, words_scored, words = encoded.encodings
+        images, texts = Encoded(regions_scored, regions), Encoded(words_scored, words)
+        encoded.backward(self.loss(images, texts, batch))
         if self.optimizer_settings.gradient_clip is not None:
             self.clip_gradients(optimiser, self.optimizer_settings.gradient_clip, "norm")
         optimiser.step()
         optimiser.zero_grad()
         self.iterations.add_(1)
+
+    def _encode(self, batch: PairBatch) -> tuple[Encoding, Encoding, Encoding, Encoding]:
+        """What is scored, and the fragments, of images and of texts."""
+        images, texts = self.host.images(batch.images), self.host.texts(batch.texts)
+        return images.scored, images.fragments, texts.scored, texts.fragments
 
     def loss(self, images: Encoded, texts: Encoded, batch: PairBatch) -> Tensor:
         """The ranking loss, summed over the batch, and the host's own."""
@@ -117,6 +156,16 @@ class Matching(RetrievalMethod):
     def image_ids(self, batch: PairBatch) -> Tensor:
         """(B,) which image each pair has; of all processes' pairs, where negatives are gathered."""
         return gather(batch.texts.image) if self.gather_negatives else batch.texts.image
+
+    @property
+    def backbone(self) -> BackboneSource | None:
+        """The image network that the host runs itself."""
+        return self.host.source
+
+    @property
+    def fine_tunes_backbone(self) -> bool:
+        """As the host does."""
+        return self.host.fine_tuned
 
     @property
     def text_source(self) -> TextSource | None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from crossmodal_bench.core.batch import DataSpec
 from crossmodal_bench.core.errors import BadInput, MissingInput, nearest
 from crossmodal_bench.core.files import first_line
 
@@ -120,6 +121,28 @@ def load_backbone(
     return cells.eval(), BackboneSource(name, label, checksum, known.map_dim)
 
 
+def trained_network(
+    spec: DataSpec, name: str | None = None, weights: str | None = None
+) -> tuple[nn.Module, BackboneSource]:
+    """The image network that a method runs itself, from pixels to features.
+
+    Args:
+        spec: of the data; where a checkpoint is about to bring all weights, they are random.
+        name: of torchvision's network; None for the data module's.
+        weights: see load_backbone; None for the data module's.
+
+    Raises:
+        BadInput: no network is named, or its weights cannot be loaded.
+    """
+    name = name or spec.network
+    if name is None:
+        raise BadInput(
+            "no image network is named; give NETWORK, data.images.network or image_encoder.network"
+        )
+    weights = "none" if spec.weights_root is None else weights or spec.weights
+    return load_backbone(name, weights, Path(spec.weights_root or ""))
+
+
 def load_network(name: str, weights: str, data_root: Path, **settings: Any) -> tuple[nn.Module, str, str]:
     """A whole torchvision network in eval mode, the name of its weights and their checksum.
 
@@ -139,13 +162,15 @@ def load_network(name: str, weights: str, data_root: Path, **settings: Any) -> t
     network = torchvision.models.get_model(name, weights=None, **settings).eval()
     torch.random.set_rng_state(torch_state)
     label = weights
+    # A file of the user's own is what `auto` takes, and no name does.
+    own_file = f"or another state dict at {data_root / 'weights' / name}_*.pth, " if weights == "auto" else ""
     if weights == "auto":
         files = sorted((data_root / "weights").glob(f"{name}_*.pth"))
         weights = str(files[0]) if files else "DEFAULT"
         label = weights
     named = torchvision.models.get_model_weights(name).__members__
     if weights in named:
-        _load_named(network, named[weights], data_root, name)
+        _load_named(network, named[weights], data_root, name, own_file)
         label = str(named[weights])
     elif _NAME.fullmatch(weights) and not Path(weights).exists():
         raise BadInput(
@@ -170,7 +195,8 @@ def published_file(weights: Any, data_root: Path) -> Path:
     return data_root / "weights" / str(weights.url).rpartition("/")[2]
 
 
-def _load_named(network: nn.Module, weights: Any, data_root: Path, name: str) -> None:
+def _load_named(network: nn.Module, weights: Any, data_root: Path, name: str, own_file: str) -> None:
+    """Load a member of torchvision's enumeration; ``own_file`` is what else a MissingInput proposes."""
     path = published_file(weights, data_root)
     if path.is_file():
         load_state(network, path, name)
@@ -180,8 +206,7 @@ def _load_named(network: nn.Module, weights: Any, data_root: Path, name: str) ->
     except (OSError, RuntimeError) as error:
         raise MissingInput(
             f"{path} is missing, and torchvision's {weights} cannot be downloaded ({error}); put "
-            f"{weights.url} there, or a state dict at {data_root / 'weights' / name}_*.pth, or pass "
-            "WEIGHTS=path, or WEIGHTS=none for random ones"
+            f"{weights.url} there, {own_file}or pass WEIGHTS=path, or WEIGHTS=none for random ones"
         ) from error
 
 

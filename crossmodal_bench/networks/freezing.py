@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Freeze = Literal["never", "until_plateau", "always"]
 
@@ -28,6 +29,7 @@ class Freezable(nn.Module):
     def __init__(self, network: nn.Module, freeze: Freeze) -> None:
         super().__init__()
         self.network, self.freeze = network, freeze
+        self._keeps_statistics = False
         self.register_buffer("frozen", torch.tensor(freeze != "never"))
         if freeze == "always":
             network.requires_grad_(False)
@@ -37,12 +39,23 @@ class Freezable(nn.Module):
         if self.freeze == "until_plateau":
             self.frozen.fill_(False)
 
+    def keep_batch_statistics(self) -> None:
+        """Let batch norms normalise by the running statistics that they came with, also in training.
+
+        Their scales and shifts are trained as all else is.
+        """
+        self._keeps_statistics = True
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Whatever the network returns; frozen, without dropout and without new batch statistics."""
         frozen = bool(self.frozen)
         # Pre-trained networks come in eval mode, and Lightning keeps modules in the mode that it finds.
         if self.network.training != (self.training and not frozen):
             self.network.train(self.training and not frozen)
+        if self._keeps_statistics:
+            for module in self.network.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         if not frozen:
             return self.network(*args, **kwargs)
         with torch.no_grad():

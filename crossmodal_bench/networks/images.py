@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, require
-from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.networks.backbones import BackboneSource, load_backbone
+from crossmodal_bench.networks.backbones import BackboneSource, trained_network
 from crossmodal_bench.networks.embedding import single
 from crossmodal_bench.networks.freezing import Freezable, Freeze
 from crossmodal_bench.networks.perceptron import Perceptron
@@ -63,13 +61,7 @@ class ConvNetEncoder(ImageEncoder):
         Raises:
             BadInput: no network is named, or its weights cannot be loaded.
         """
-        name = self.name or spec.network
-        if name is None:
-            raise BadInput(
-                "no image network is named; give NETWORK, data.images.network or image_encoder.network"
-            )
-        weights = "none" if spec.weights_root is None else self.weights or spec.weights
-        network, source = load_backbone(name, weights, Path(spec.weights_root or ""))
+        network, source = trained_network(spec, self.name, self.weights)
         self.source = None if spec.weights_root is None else source
         self.backbone = Freezable(network, self.freeze)
         self.projection = nn.Linear(source.dim, dim)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fakes
 import pytest
@@ -45,6 +46,40 @@ def test_another_class_drops_the_arguments_of_the_old_one() -> None:
     assert merge(base, {"model": {"class_path": "B"}}) == {"model": {"class_path": "B"}}
     same = merge(base, {"model": {"class_path": "A", "init_args": {"y": 2}}})
     assert same["model"]["init_args"] == {"x": 1, "y": 2}
+
+
+def test_another_network_drops_the_weights_that_were_named_for_the_old_one() -> None:
+    base = {"images": {"network": "resnet152", "weights": "IMAGENET1K_V1", "size": 224}}
+    for network in ("mobilenet_v2", None):
+        assert merge(base, {"images": {"network": network}})["images"] == {"network": network, "size": 224}
+    both = {"network": "resnet50", "weights": "IMAGENET1K_V2"}
+    assert merge(base, {"images": both})["images"] == {**both, "size": 224}
+    for same in ({"network": "resnet152"}, {"size": 96}):
+        assert merge(base, {"images": same})["images"]["weights"] == "IMAGENET1K_V1"
+    without = {"images": {"weights": "mine.pth"}}
+    assert merge(without, {"images": {"network": "vgg19"}})["images"]["weights"] == "mine.pth"
+
+
+@pytest.mark.parametrize("dataset", ["flickr30k", "coco", "cub", "my_pictures"])
+@pytest.mark.parametrize("method", ["timam", "gxn", "gxn_resnet", "gru_bi", "vse"])
+def test_papers_of_2018_and_2019_ask_for_the_weights_of_their_time(
+    method: str, dataset: str, tmp_path: Path
+) -> None:
+    (tmp_path / "my_pictures").mkdir()
+    (tmp_path / "my_pictures" / "dataset_mine.json").write_text(json.dumps({"images": []}))
+
+    def images(preset: str, **overrides: str) -> Any:
+        changes = {f"data.images.{name}": value for name, value in overrides.items()}
+        return resolve(method, dataset, {}, preset, changes, tmp_path)["data"]["images"]
+
+    own = images("paper")
+    assert own["weights"] == "IMAGENET1K_V1" and own["network"] in ("resnet101", "resnet152", "vgg19")
+    for preset in ("smoke", "small"):
+        assert "weights" not in images(preset), "as before: the user's file, or torchvision's default"
+    # The command has the last word, and another network its usual weights.
+    assert images("paper", weights="DEFAULT")["weights"] == "DEFAULT"
+    assert images("paper", weights="none", network="resnet50")["weights"] == "none"
+    assert "weights" not in images("paper", network="resnet50")
 
 
 def test_overrides_expand_and_must_not_contradict() -> None:

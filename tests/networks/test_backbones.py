@@ -169,6 +169,17 @@ def test_weights_that_cannot_be_downloaded_say_where_to_put_them(
     assert "WEIGHTS=none" in message and "\n" not in message
 
 
+def test_weights_by_name_that_are_missing_are_one_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, Download(URLError("no route to host")))
+    save_weights(root / "weights" / "resnet18_mine.pth", seed=8)
+    with pytest.raises(MissingInput) as raised:
+        load_backbone("resnet18", "IMAGENET1K_V1", root)
+    message = str(raised.value)
+    assert message.startswith(f"{root / 'weights' / 'resnet18-f37072fd.pth'} is missing")
+    assert f"put {Download.url} there" in message and "WEIGHTS=path" in message
+    assert "_*.pth" not in message, "a file of another name would not be taken"
+
+
 @pytest.mark.parametrize("weights", ["DEFAULT", "IMAGENET1K_V1"])
 def test_weights_by_name_are_taken_from_the_data_root_where_their_file_is_there(
     root: Path, monkeypatch: pytest.MonkeyPatch, weights: str

@@ -69,3 +69,20 @@ def test_a_checkpoint_remembers_the_stage() -> None:
     other = Freezable(network(), "until_plateau").train()
     other.load_state_dict(frozen.state_dict())
     assert other(torch.randn(8, 4)).requires_grad
+
+
+def test_batch_norms_may_keep_their_statistics_while_all_else_is_trained() -> None:
+    frozen, head = Freezable(network(), "never"), nn.Linear(4, 2)
+    frozen.keep_batch_statistics()
+    optimiser = torch.optim.SGD([*frozen.parameters(), *head.parameters()], 0.1)
+    before = {name: value.clone() for name, value in frozen.network.state_dict().items()}
+    # Whoever puts the whole model into training mode, as a trainer does, changes nothing of it.
+    frozen.train()
+    step(frozen, optimiser, head)
+    frozen.train()
+    step(frozen, optimiser, head)
+    changed = {
+        name for name, value in frozen.network.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert changed == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert frozen.network[2].training, "dropout is as in training"

@@ -147,11 +147,10 @@ def examined(name: str, target: Target, *, several: bool) -> Iterator[Finding]:
     yield from _protocols(name, corpus)
     yield from _pictures(name, corpus)
     yield from _methods(name, plan)
-    for planned in plan:
-        dim = None if planned.missing else _discriminators_dim(planned.config)
-        if dim is not None:
-            yield discriminators(name, planned.counts["train"]["images"], dim, several=several)
-            break
+    runnable = [planned for planned in plan if not planned.missing]
+    dims = (_discriminators_dim(planned.config) for planned in runnable)
+    for dim in sorted({dim for dim in dims if dim is not None}):
+        yield discriminators(name, runnable[0].counts["train"]["images"], dim, several=several)
 
 
 def _described(corpus: Corpus, plan: list[PlannedJob]) -> str:
@@ -212,10 +211,8 @@ def _discriminators_dim(config: dict[str, Any]) -> int | None:
     """The width of ADDR's discriminators, where a configuration has one for each pair."""
     model = config.get("model", {})
     arguments = model.get("init_args", {})
-    if (
-        not str(model.get("class_path", "")).endswith(".ADDR")
-        or arguments.get("discriminators", "pairs") != "pairs"
-    ):
+    is_addr = str(model.get("class_path", "")).endswith(".ADDR")
+    if not is_addr or (arguments.get("discriminator") or {}).get("shared", False):
         return None
     dim = (arguments.get("host") or {}).get("init_args", {}).get("dim")
     return int(dim) if dim is not None else None

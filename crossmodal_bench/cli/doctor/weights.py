@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from crossmodal_bench.cli.doctor.devices import gpu_visible
 from crossmodal_bench.cli.doctor.findings import Finding, Status, Target
@@ -16,16 +17,25 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "WANDB_MODE")
 def networks(target: Target) -> Iterator[Finding]:
     """The image networks that the default methods take on the known data sets, by preset."""
     automatic = _automatic_preset()
-    folder = target.data_root / "weights"
     for preset in dict.fromkeys((automatic, "paper")):
-        for network in sorted(wanted(preset)[0]):
-            name = f"{network} ({preset})"
-            file = weights_of(network, target.data_root)
+        for network, weights in sorted(wanted(preset)[0]):
+            by_name = "" if weights == "auto" else f" {weights}"
+            name = f"{network}{by_name} ({preset})"
+            file = weights_of(network, weights, target.data_root)
             if file is not None:
                 yield Finding(name, "ok", str(file))
                 continue
-            text = f"neither in {folder} nor in torch's cache: downloaded when it is needed"
-            fix = f"without a network, put a state dict at {folder / network}_NAME.pth, or give WEIGHTS=path"
+            folder, cache, url = (
+                target.data_root / "weights",
+                _torch_cache(),
+                _published(network, weights).url,
+            )
+            missing = url.rpartition("/")[2]
+            text = f"{missing} is neither in {folder} nor in {cache}: downloaded when it is needed"
+            fix = f"without a network, put {url} into {folder}, "
+            if weights == "auto":
+                fix += f"or another state dict as {network}_NAME.pth, "
+            fix += "or give WEIGHTS=path"
             yield Finding(name, "warning" if preset == automatic else "information", text, fix)
 
 
@@ -58,8 +68,11 @@ def offline(target: Target) -> Iterator[Finding]:
 
 
 @cache
-def wanted(preset: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Image networks and language models of a preset, over the default methods and all real data sets."""
+def wanted(preset: str) -> tuple[frozenset[tuple[str, str]], frozenset[str]]:
+    """Image networks with their weights, and language models, of a preset.
+
+    Over the default methods and all real data sets.
+    """
     from crossmodal_bench.jobs import experiments
 
     images, texts = set(), set()
@@ -70,25 +83,41 @@ def wanted(preset: str) -> tuple[frozenset[str], frozenset[str]]:
         for method in experiments.default_methods():
             settings = experiments.merge(base, experiments.method_settings(method, dataset, preset))
             data = settings.get("data", {})
-            images.add((data.get("images") or {}).get("network"))
+            pictures = data.get("images") or {}
+            if pictures.get("network") is not None:
+                images.add((pictures["network"], pictures.get("weights", "auto")))
             texts.add((data.get("text") or {}).get("tokenizer"))
-    return frozenset(filter(None, images)), frozenset(filter(None, texts))
+    return frozenset(images), frozenset(filter(None, texts))
 
 
-def weights_of(network: str, data_root: Path) -> Path | None:
-    """The file that WEIGHTS=auto takes; None where torchvision would download."""
-    import torch
-    import torchvision.models
+def weights_of(network: str, weights: str, data_root: Path) -> Path | None:
+    """The file that a bench would load; None where torchvision would download it.
 
+    Args:
+        network: torchvision's name.
+        weights: ``auto``, or the name of torchvision's weights; see networks.backbones.load_backbone.
+        data_root: in whose folder ``weights`` it may lie.
+    """
     from crossmodal_bench.networks.backbones import published_file
 
-    files = sorted((data_root / "weights").glob(f"{network}_*.pth"))
+    files = sorted((data_root / "weights").glob(f"{network}_*.pth")) if weights == "auto" else []
     if files:
         return files[0]
-    default = torchvision.models.get_model_weights(network)["DEFAULT"]
-    given = published_file(default, data_root)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / given.name
-    return next((path for path in (given, cached) if path.is_file()), None)
+    given = published_file(_published(network, weights), data_root)
+    return next((path for path in (given, _torch_cache() / given.name) if path.is_file()), None)
+
+
+def _published(network: str, weights: str) -> Any:
+    """The member of torchvision's enumeration that weights by name mean, or ``auto`` without a file."""
+    import torchvision.models
+
+    return torchvision.models.get_model_weights(network)["DEFAULT" if weights == "auto" else weights]
+
+
+def _torch_cache() -> Path:
+    import torch
+
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def cached_model(name: str) -> Path | None:

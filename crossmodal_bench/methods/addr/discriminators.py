@@ -26,8 +26,8 @@ class DiscriminatorBank:
 
     The rows of a batch are gathered, and after a step scattered back: the accelerator never holds the whole
     bank, and nothing holds a dense gradient of it. It takes 3 (D + 1) + 1 numbers of single precision per
-    discriminator, 1.40 GB for MS-COCO's 113,287 discriminators of 1,024 weights; ADDR keeps a dense gradient
-    as well and reports 1.8 GB.
+    discriminator: for MS-COCO's 113,287 discriminators 1.39 GB at 1,024 weights (SCAN, BFAN), 2.79 GB at
+    2,048 (VSRN). ADDR keeps a dense gradient as well and reports 1.8 GB.
 
     Discriminators start at zero, where they know nothing. Unlike a network's layers they may: a logistic
     regression is a convex problem, and there is no symmetry to be broken. Moments are those of

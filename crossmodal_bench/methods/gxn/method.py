@@ -17,6 +17,7 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation.captions import cider_score
 from crossmodal_bench.losses import triplet_ranking_loss
 from crossmodal_bench.methods.base import RetrievalMethod
+from crossmodal_bench.methods.fine_tuning import EncodedBatch, FineTuningSettings
 from crossmodal_bench.methods.gxn.generation import CaptionPath, PicturePath, training_references
 from crossmodal_bench.methods.optimization import AdamSettings, EpochDecaySettings
 from crossmodal_bench.networks import ImageEncoder, TextSource, unit
@@ -91,6 +92,11 @@ class GXN(RetrievalMethod):
         schedule: how all learning rates fall, those of ``pictures`` too.
         gather_negatives: on several devices, whether negatives and wrong captions come from all of their
             batches, as if one had the whole batch; else each has its own.
+        fine_tuning: how the image network is trained, and how many pairs are encoded at a time; None: as all
+            else, and the whole batch. The generation paths always read the whole batch's vectors.
+
+    Raises:
+        ValueError: settings that contradict each other.
     """
 
     def __init__(
@@ -105,6 +111,7 @@ class GXN(RetrievalMethod):
         optimizer: AdamSettings = AdamSettings(learning_rate=2e-4, beta1=0.9, gradient_clip=2.0),
         schedule: EpochDecaySettings = EpochDecaySettings(),
         gather_negatives: bool = False,
+        fine_tuning: FineTuningSettings | None = None,
     ) -> None:
         super().__init__()
         if not grounded and (captions is not None or pictures is not None):
@@ -119,6 +126,9 @@ class GXN(RetrievalMethod):
         self.text_encoder_settings, self.ranking_settings = text_encoders, ranking
         self.optimizer_settings, self.schedule_settings = optimizer, schedule
         self.gather_negatives = gather_negatives
+        self.fine_tuning_settings = fine_tuning or FineTuningSettings()
+        on_pixels = "pixels" in image_encoder.requires
+        self.fine_tuning_settings.check(trains_a_backbone=on_pixels and image_encoder.freeze != "always")
         drawn = frozenset() if pictures is None else frozenset({"pictures"})
         self.requires = image_encoder.requires | {"words"} | drawn
         self.parts = 2 if grounded else 1
@@ -130,6 +140,7 @@ class GXN(RetrievalMethod):
         """One mapping of the image's network for both vectors, two text encoders, the generation paths."""
         settings = self.text_encoder_settings
         self.image_encoder.build(spec, self.parts * self.dim)
+        self.fine_tuning_settings.prepare(self.image_encoder)
         self.words = nn.Embedding(spec.vocabulary_size, settings.embedding, padding_idx=0)
         nn.init.uniform_(self.words.weight, -0.1, 0.1)
         self.abstract = self._text_encoder(bidirectional=settings.bidirectional)
@@ -204,7 +215,7 @@ class GXN(RetrievalMethod):
             if parameter.requires_grad and id(parameter) not in elsewhere
         ]
         # Not fused: Lightning clips no gradients of a fused optimiser in mixed precision.
-        main = self.optimizer_settings.build(trained)
+        main = self.fine_tuning_settings.optimiser(self.optimizer_settings, trained, self.image_encoder)
         return [main, *([] if self.pictures is None else self.pictures.optimisers())]
 
     def on_fit_start(self) -> None:
@@ -231,7 +242,8 @@ class GXN(RetrievalMethod):
         optimisers: Any = self.optimizers()
         main, *of_pictures = optimisers if isinstance(optimisers, list) else [optimisers]
         if self.pictures is None or self.captions is not None:
-            images, texts = self.encode_images(batch.images), self.encode_texts(batch.texts)
+            encoded = self._encoded(batch)
+            images, texts = encoded.encodings
             ranking = self._ranking(images, texts)
             loss, logged = ranking, {"train/loss_ranking": ranking}
             if self.captions is not None:
@@ -240,7 +252,8 @@ class GXN(RetrievalMethod):
                 )
                 loss, logged = ranking + generation, {**logged, **of_captions}
             self.log_means(logged, len(batch))
-            self._step(loss, main)
+            encoded.backward(loss)
+            self._step(main)
         if self.pictures is not None:
             generator, discriminator = of_pictures
             self._pictures_step(self.pictures, batch, main, generator, discriminator)
@@ -249,22 +262,31 @@ class GXN(RetrievalMethod):
         self, path: PicturePath, batch: PairBatch, main: Any, generator: Any, discriminator: Any
     ) -> None:
         """Gen_t2i: the discriminator's step, then the generator's together with the encoders'."""
-        images, texts = self.encode_images(batch.images), self.encode_texts(batch.texts)
+        encoded = self._encoded(batch)
+        images, texts = encoded.encodings
         drawn, mean, log_variance = path.draw(self._grounded(texts))
         real = require(batch.images.pictures, "pictures").to(drawn.dtype)
         discrimination = path.discriminator_loss(
             real, drawn, mean, batch.images.index, everywhere=self.gather_negatives
         )
         self.log_means({"train/loss_discriminator": discrimination}, len(batch))
-        self._step(discrimination, None, discriminator)
+        self.manual_backward(discrimination)
+        self._step(None, discriminator)
         ranking = self._ranking(images, texts)
         generation, logged = path.generator_loss(drawn, mean, log_variance)
         self.log_means({**logged, "train/loss_ranking": ranking}, len(batch))
-        self._step(ranking + generation, main, generator)
+        encoded.backward(ranking + generation)
+        self._step(main, generator)
 
-    def _step(self, loss: Tensor, main: Any, of_pictures: Any = None) -> None:
-        """A backward pass, and a step of one or both optimisers with their own clipping of gradients."""
-        self.manual_backward(loss)
+    def _encoded(self, batch: PairBatch) -> EncodedBatch:
+        """Its images and its texts."""
+        return EncodedBatch(self, batch, self._encode, self.fine_tuning_settings.micro_batch_size)
+
+    def _encode(self, batch: PairBatch) -> tuple[Encoding, Encoding]:
+        return self.encode_images(batch.images), self.encode_texts(batch.texts)
+
+    def _step(self, main: Any, of_pictures: Any = None) -> None:
+        """A step of one or both optimisers, with their own clipping of gradients."""
         pictures = None if self.pictures is None else self.pictures.optimizer_settings
         for optimiser, settings in ((main, self.optimizer_settings), (of_pictures, pictures)):
             if optimiser is None:

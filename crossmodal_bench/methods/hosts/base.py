@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.core.encoding import Encoding
-from crossmodal_bench.networks import TextSource
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.networks import Freezable, TextSource
+from crossmodal_bench.networks.backbones import BackboneSource
 
 
 class Encoded(NamedTuple):
@@ -29,11 +32,14 @@ class Host(nn.Module, ABC):
     Attributes:
         fragment_dim: width of the fragments; known once it is built.
         text_source: what reads the captions; None where a host does not say.
+        source: the pre-trained image network that the host runs and trains itself; None where it reads
+            features.
     """
 
     requires: frozenset[str] = frozenset({"regions", "words"})
     fragment_dim: int
     text_source: TextSource | None = None
+    source: BackboneSource | None = None
 
     @abstractmethod
     def build(self, spec: DataSpec) -> None:
@@ -50,6 +56,37 @@ class Host(nn.Module, ABC):
     @abstractmethod
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """(n_images, n_texts) similarities of what is ``scored``; higher is better."""
+
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether an image network is trained with all else."""
+        return False
+
+    def inherit(self, weights: Mapping[str, Tensor]) -> None:
+        """Start from the trained weights of a host of the same layers, with or without its image network.
+
+        Args:
+            weights: its state dictionary.
+
+        Raises:
+            BadInput: weights that this host has no layers for, or layers without weights.
+            RuntimeError: weights of another shape.
+        """
+        own = set(self.state_dict())
+        pretrained = {
+            f"{name}.{key}"
+            for name, module in self.named_modules()
+            if isinstance(module, Freezable)
+            for key in module.state_dict()
+        }
+        unknown, missing = set(weights) - own, own - pretrained - set(weights)
+        if unknown or missing:
+            what = f"has weights of {min(unknown)}" if unknown else f"has no weights of {min(missing)}"
+            raise BadInput(
+                f"the model to start from {what}, unlike {type(self).__name__} as it is configured here; "
+                "name a parent of the same host"
+            )
+        self.load_state_dict(weights, strict=False)
 
     def auxiliary_loss(self, images: Encoded, texts: TextBatch) -> Tensor | None:
         """What the host minimises beside ranking, over B pairs (row b of both); None for nothing."""

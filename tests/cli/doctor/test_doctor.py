@@ -291,6 +291,24 @@ def test_room_for_the_discriminators(several: bool) -> None:
     assert bursts.status == "warning" and "10,000,000,000 discriminators" in bursts.text
 
 
+def test_vsrns_discriminators_on_coco_take_twice_scans() -> None:
+    narrow, wide = (limits.discriminators("coco", 113_287, dim, several=False) for dim in (1024, 2048))
+    assert "take 1.3 GiB" in narrow.text and "take 2.59 GiB" in wide.text, "1.39 and 2.79 GB"
+    assert narrow.name != wide.name
+
+
+def test_only_addr_with_discriminators_of_its_own_is_asked_for_room() -> None:
+    def dim(method: str) -> int | None:
+        return data._discriminators_dim(experiments.resolve(method, "coco", {}, "paper", {}, Path("none")))
+
+    assert {name: dim(name) for name in ("addr_scan", "addr_vsrn", "united_vsrn", "vsrn")} == {
+        "addr_scan": 1024,
+        "addr_vsrn": 2048,
+        "united_vsrn": None,
+        "vsrn": None,
+    }
+
+
 # ---- disk ------------------------------------------------------------------------------------------
 
 
@@ -415,7 +433,7 @@ def test_a_good_data_set_with_a_damaged_picture(target: Target, monkeypatch: pyt
     assert found["mine: pictures"].status == "problem" and "prepare mine" in found["mine: pictures"].fix
     assert found["mine: protocols"].text == "what is measured on the test split is mine-test@1"
     assert found["mine: methods"].text == "nothing is missing for cca, addr_scan"
-    assert "discriminators" in found["mine: ADDR"].text
+    assert "discriminators" in found["mine: ADDR, width 256"].text
 
 
 def test_what_a_data_set_has_nothing_for_is_no_problem(
@@ -465,19 +483,45 @@ def test_weights_are_found_where_the_bench_finds_them(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(target.runs))
-    assert weights.weights_of("mobilenet_v2", target.data_root) is None
+    assert weights.weights_of("mobilenet_v2", "auto", target.data_root) is None
     cached = target.runs / "hub" / "checkpoints" / "mobilenet_v2-7ebf99e0.pth"
     cached.parent.mkdir(parents=True)
     cached.touch()
-    assert weights.weights_of("mobilenet_v2", target.data_root) == cached
+    assert weights.weights_of("mobilenet_v2", "auto", target.data_root) == cached
     mine = target.data_root / "weights" / "mobilenet_v2_mine.pth"
     mine.parent.mkdir()
     mine.touch()
-    assert weights.weights_of("mobilenet_v2", target.data_root) == mine
+    assert weights.weights_of("mobilenet_v2", "auto", target.data_root) == mine
+    assert weights.weights_of("mobilenet_v2", "IMAGENET1K_V1", target.data_root) is None
     found = by_name(weights.networks(target))
     if "mobilenet_v2 (small)" in found:
         assert found["mobilenet_v2 (small)"].text == str(mine)
-    assert "WEIGHTS=path" in found["resnet152 (paper)"].fix
+
+
+def test_the_papers_weights_are_looked_for_by_name(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(target.runs))
+    folder = target.data_root / "weights"
+    folder.mkdir()
+    # Of another kind: what the preset asks for is one file.
+    (folder / "resnet152_mine.pth").touch()
+    (folder / "resnet152-f82ba261.pth").touch()
+    missing = by_name(weights.networks(target))["resnet152 IMAGENET1K_V1 (paper)"]
+    assert f"resnet152-394f9c45.pth is neither in {folder} nor in " in missing.text
+    assert f"put https://download.pytorch.org/models/resnet152-394f9c45.pth into {folder}" in missing.fix
+    assert "WEIGHTS=path" in missing.fix and "NAME.pth" not in missing.fix
+    first = folder / "resnet152-394f9c45.pth"
+    first.touch()
+    there = by_name(weights.networks(target))["resnet152 IMAGENET1K_V1 (paper)"]
+    assert (there.status, there.text) == ("ok", str(first))
+
+
+def test_the_fix_of_missing_weights_without_a_name_allows_any_state_dict(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(target.runs))
+    monkeypatch.setattr(weights, "wanted", lambda preset: (frozenset({("vgg19", "auto")}), frozenset()))
+    missing = by_name(weights.networks(target))["vgg19 (paper)"]
+    assert "vgg19-dcbb9e9d.pth is neither" in missing.text and "vgg19_NAME.pth" in missing.fix
 
 
 def test_language_models_of_the_papers_are_named(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:

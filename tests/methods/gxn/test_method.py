@@ -106,14 +106,13 @@ class Steps:
     """Records which parameters each step moved, by a wrapper around the method's own `_step`."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.moved, self.losses = model, [], []
+        self.model, self.moved = model, list[set[str]]()
         self.original: Callable[..., None] = model._step
         model._step = self
 
-    def __call__(self, loss: Tensor, main: Any, of_pictures: Any = None) -> None:
+    def __call__(self, main: Any, of_pictures: Any = None) -> None:
         before = {name: one.detach().clone() for name, one in self.model.named_parameters()}
-        self.original(loss, main, of_pictures)
-        self.losses.append(float(loss.detach()))
+        self.original(main, of_pictures)
         self.moved.append(
             {name for name, one in self.model.named_parameters() if not torch.equal(one, before[name])}
         )
