@@ -147,6 +147,7 @@ def test_a_job_survives_an_unrelated_pull_and_ends_with_the_same_bits(
     assert state_of(undisturbed) == State("done")
 
 
+@pytest.mark.slow
 def test_a_related_pull_sets_the_checkpoint_aside_and_resume_anyway_takes_it_up(
     house: Path, new_process: Callable[[], None], tmp_path: Path
 ) -> None:

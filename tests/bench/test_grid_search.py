@@ -145,6 +145,7 @@ def test_suites_without_a_grid_and_methods_choose_nothing(plan: list[PlannedJob]
         assert grid_search.choose(plan, words, pytest.fail) == []
 
 
+@pytest.mark.slow
 def test_what_lies_in_test_changes_nothing_that_is_chosen(
     suite: Path, data_root: Path, tmp_path: Path
 ) -> None:

@@ -420,6 +420,7 @@ def test_a_look_ahead_needs_no_weights(family: Path, tmp_path: Path) -> None:
     assert not Heir.inherited
 
 
+@pytest.mark.slow
 def test_a_bench_runs_parents_first_and_once(family: Path, tmp_path: Path, in_place: list[str]) -> None:
     said: list[str] = []
     assert runner.bench(options(tmp_path), log=said.append) == 0

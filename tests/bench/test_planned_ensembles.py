@@ -95,6 +95,7 @@ def test_members_are_jobs_of_the_suite_and_each_once(suite: Path, tmp_path: Path
     ]
 
 
+@pytest.mark.slow
 def test_each_is_made_when_its_members_are_done_and_once(suite: Path, tmp_path: Path) -> None:
     words = options(tmp_path)
     plan = make_plan(words, gpu=False)

@@ -123,6 +123,7 @@ def test_a_second_bench_and_status_run_nothing(whole: tuple[Path, str], start: S
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
 
 
+@pytest.mark.slow
 def test_stale_jobs_run_again_only_when_told(whole: tuple[Path, str], start: Start) -> None:
     folder, _ = whole
     path = records(folder)["cca"]
@@ -222,6 +223,7 @@ def test_a_killed_worker_fails_its_job_and_no_other(start: Start, tmp_path: Path
     assert "failed: killed by SIGKILL" in again.out.read_text()
 
 
+@pytest.mark.slow
 def test_a_failing_job_does_not_stop_the_others_and_runs_again(start: Start, tmp_path: Path) -> None:
     options = BenchOptions(
         dataset="synthetic-20", methods="sm,cca", runs=tmp_path / "runs", overrides={"data.batch_size": 32}

@@ -1,16 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-import crossmodal_bench
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation import (
     PROTOCOLS,
@@ -313,17 +308,3 @@ def test_a_bad_protocol_of_the_file_is_one_sentence(change: dict[str, object], s
 def test_a_bad_file_of_protocols_is_one_sentence(text: str, sentence: str) -> None:
     with pytest.raises(BadInput, match=f"mine.yaml.*{sentence}"):
         parse_protocols(text, "mine.yaml")
-
-
-def test_evaluation_needs_neither_the_trainer_nor_transformers_nor_wandb() -> None:
-    heavy = ("pytorch_lightning", "transformers", "wandb", "torchmetrics", "matplotlib", "pandas")
-    code = f"import sys, crossmodal_bench.evaluation; print(sorted(set({heavy}) & set(sys.modules)))"
-    root = str(Path(crossmodal_bench.__file__).parents[1])
-    printed = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert printed.stdout.strip() == "[]"

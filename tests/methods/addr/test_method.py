@@ -208,6 +208,7 @@ def test_a_pairs_words_are_those_of_all_its_captions() -> None:
     assert int(words.lengths.sum()) == len(words.values)
 
 
+@pytest.mark.slow
 def test_regions_and_words_come_to_be_told_apart_and_their_own_discriminator_does_it_best() -> None:
     history = History()
     changes = {
@@ -305,7 +306,7 @@ class Stop(pl.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("at", [18, 24])
+@pytest.mark.parametrize("at", [18, pytest.param(24, marks=pytest.mark.slow)])
 def test_resuming_in_either_phase_is_exact_in_the_discriminators_too(tmp_path: Path, at: int) -> None:
     """16 batches an epoch, the first 3 of them the discriminators'."""
     config = settings("addr_vsrn")

@@ -1,0 +1,69 @@
+"""What each part of the package brings with it: libraries are imported where they are needed, not before."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import crossmodal_bench
+from crossmodal_bench.jobs.record import Record
+
+STAGES = """
+import sys
+
+def check(what, *heavy):
+    there = set(heavy) & set(sys.modules)
+    assert not there, f"{what} imports {there}"
+
+TRAINING = ("pytorch_lightning", "transformers", "torchvision", "torchmetrics", "sklearn", "wandb")
+from crossmodal_bench.cli.main import main
+check("the command line", *TRAINING, "torch", "numpy", "pandas", "matplotlib")
+import crossmodal_bench.evaluation
+check("evaluation", *TRAINING, "pandas", "matplotlib")
+scored = crossmodal_bench.evaluate_embeddings(
+    "a.npy",
+    "b.npy",
+    caption_ids="captions.txt",
+    image_ids=[f"scene{row:06d}" for row in range(208, 256)],
+    protocol="synthetic-tiny",
+    runs="scored",
+)
+assert "CIDEr" in scored.metrics["synthetic-tiny"]
+check("evaluate_embeddings", *TRAINING, "pandas")
+assert main("evaluate --images a.npy --texts b.npy --dataset mine --runs scored".split()) == 0
+check("evaluate", *TRAINING, "pandas")
+import crossmodal_bench.reporting.wandb
+assert main(["report", "--runs", sys.argv[1], "--reference", "off"]) == 0
+check("a report", "wandb")
+"""
+
+
+def test_each_part_imports_what_it_needs(
+    make_record: Callable[..., Record], runs: Path, tmp_path: Path
+) -> None:
+    """In one process, the lightest first: torch takes seconds."""
+    make_record()
+    np.save(tmp_path / "a.npy", np.eye(48))
+    np.save(tmp_path / "b.npy", np.eye(48).repeat(3, 0))
+    captions = [f"scene{208 + row // 3:06d}#{row % 3}" for row in range(144)]
+    (tmp_path / "captions.txt").write_text("\n".join(captions))
+    root = str(Path(crossmodal_bench.__file__).parents[1])
+    ended = subprocess.run(
+        [sys.executable, "-c", STAGES, str(runs)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_module_answers_by_its_name() -> None:
+    words = [sys.executable, "-m", "crossmodal_bench", "--version"]
+    shown = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert shown.stdout.strip() == crossmodal_bench.__version__
