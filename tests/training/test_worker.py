@@ -106,10 +106,10 @@ def distinct_jobs(root: Path, captions: Path, runs: Path) -> dict[str, PlannedJo
             host = "model.init_args.host.init_args"
             overrides |= {f"{host}.dim": 16, f"{host}.embedding": 16}
         options = BenchOptions(
-            dataset,
-            captions,
-            suite,
-            1,
+            dataset=dataset,
+            data_root=captions,
+            methods=suite,
+            seeds=1,
             runs=runs,
             network="mobilenet_v2",
             weights="none",
