@@ -228,7 +228,7 @@ def _jobs(
     elif row.seeds is not None:
         seeds = row.seeds
     else:
-        seeds = 3 if row.preset in ("paper", "tuned", "controlled") else 1
+        seeds = 3 if row.preset in ("paper", "tuned") else 1
     # Among the default methods there may be some that this data set has nothing for.
     regions = cli.datamodule.images.regions
     missing = data.missing or (lacking(data.corpus, cli.model.requires, regions) if data.corpus else "")

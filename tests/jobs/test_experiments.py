@@ -213,7 +213,6 @@ def test_regions_are_extracted_where_a_preset_says_so(name: str, tmp_path: Path)
         "small": "grid",
         "paper": None,
         "tuned": None,
-        "controlled": "grid",
     }
 
 
@@ -288,7 +287,7 @@ def test_what_applies_to_a_parent_is_what_it_has() -> None:
         ("acmr", "wikipedia", "tuned", False),
         ("acmr", "pascal_sentence", "tuned", True),
         ("acmr", "wikipedia", "small", False),
-        ("timam", "flickr30k", "controlled", False),
+        ("timam", "flickr30k", "small", False),
         ("mine", "wikipedia", "paper", False),
     ],
 )

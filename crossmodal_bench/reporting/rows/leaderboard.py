@@ -26,7 +26,7 @@ from crossmodal_bench.reporting.rows.neighbours import published_beside
 from crossmodal_bench.reporting.rows.row_results import Reader, RowResults, read_query_results, read_results
 from crossmodal_bench.reporting.rows.stored_intervals import Target, from_queries, from_records
 
-PRESETS = ("paper", "tuned", "controlled", "small", "smoke")
+PRESETS = ("paper", "tuned", "small", "smoke")
 """Rows of different presets never mix; the papers' own settings come first."""
 
 

@@ -29,8 +29,6 @@ PRESET_NOTES = {
     "paper": "preset paper: the paper's own settings; what it leaves out, or searches for each data set, "
     "is in the method's file with its source",
     "tuned": "preset tuned: what we chose on validation beyond the paper, NOT the paper's setting",
-    "controlled": "preset controlled: one encoder, one set of features and one budget for every objective, "
-    "not the paper's setting",
     "small": "preset small: small networks and frozen features, NOT the paper's setting",
     "smoke": "preset smoke: minutes of training to show that everything runs, NOT a result",
     "given": "preset given: a model from elsewhere, evaluated by its vectors or scores; how it was trained "
