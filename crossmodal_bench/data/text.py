@@ -39,8 +39,8 @@ class TextSettings:
     Attributes:
         min_count: words with fewer occurrences in the captions of ``vocabulary`` are unknown.
         vocabulary: whose captions' words the view ``words`` knows. ``train``: those of training alone;
-            ``train+val``: of training and validation together, as in the code of VSE++, SCAN and SCAN's followers
-            (``vocab.py``). The test split's captions are never counted.
+            ``train+val``: of training and validation together, as in the code of VSE++, SCAN and SCAN's
+            followers (``vocab.py``). The test split's captions are never counted.
         bow_size: words of the TF-IDF bag.
         tokenizer: a Hugging Face name or local path for word pieces, of the language model too where a
             method has one; or None: a WordPiece vocabulary made from the training captions.

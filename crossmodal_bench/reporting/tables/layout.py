@@ -36,6 +36,10 @@ PRESET_NOTES = {
 }
 
 
+_BESIDE_THE_DRAW = ("features", "labels", "source fingerprints")
+"""What seeds have in common although each has a draw of its own; see ``differences``."""
+
+
 def meaning(table: Table) -> list[str]:
     """What ± and the mark mean in this table: without this, its numbers are not read right."""
     lines = []
@@ -57,7 +61,11 @@ def notes(table: Table) -> list[str]:
     presets = dict.fromkeys(row.preset for row in table.rows)
     lines = [*_reference_note(table), *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
     lines += _ties_note(table)
-    lines += _distinct(table, "data", _data_text)
+    if table.redrawn:
+        lines.append(
+            "draws: seed s is trained and tested on draw s of the split; ± over several seeds has the draw in it, too"
+        )
+    lines += _distinct(table, "data", _counts_text if table.redrawn else _data_text)
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
     lines += _distinct(table, "no label", _dropped_text)
@@ -91,9 +99,15 @@ def warnings(table: Table) -> list[str]:
     lines = [
         f"{row.name} ({row.preset}) averages seeds of {text}"
         for row in table.own
-        for text in differences(row.records)
+        for text in differences(row.records, [] if not table.redrawn else _BESIDE_THE_DRAW)
     ]
-    across = differences(table.records, ("data fingerprints", "split hashes"))
+    same_data = [table.records]
+    if table.redrawn:
+        seeds = dict.fromkeys(record.job.seed for record in table.records)
+        same_data = [[record for record in table.records if record.job.seed == seed] for seed in seeds]
+    across = dict.fromkeys(
+        text for records in same_data for text in differences(records, ("data fingerprints", "split hashes"))
+    )
     lines += [f"the rows do not rest on the same data, {text}" for text in across]
     unknown = defaultdict(list)
     for row in table.rows:
@@ -230,9 +244,14 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(distinct[:4]) + more
 
 
-def _data_text(record: Record) -> str:
-    counts = (
+def _counts_text(record: Record) -> str:
+    return ", ".join(
         f"{split} {numbers.get('images')} images / {numbers.get('captions')} captions"
         for split, numbers in record.data.counts.items()
     )
-    return f"{', '.join(counts)} (fingerprint {record.data.fingerprint[:12]}, split {record.data.split_hash})"
+
+
+def _data_text(record: Record) -> str:
+    return (
+        f"{_counts_text(record)} (fingerprint {record.data.fingerprint[:12]}, split {record.data.split_hash})"
+    )
