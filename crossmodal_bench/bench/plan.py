@@ -297,15 +297,16 @@ def _jobs(
 
 
 def _check_draws(seeds: int, protocol: Protocol, key: str, overrides: Collection[str]) -> None:
-    """Raise BadInput for more seeds than the protocol knows draws, and for a draw that is chosen by
-    ``key``.""" if key in overrides:
+    """Raise BadInput for more seeds than the protocol knows draws, and for a draw chosen by ``key``."""
+    if key in overrides:
         raise BadInput(
             f"--set {key} has no effect where each seed takes a draw of its own; set SEEDS instead"
         )
     known = len(protocol.split.draws)
     if known and seeds > known:
         raise BadInput(
-            f"SEEDS is {seeds}, and {protocol.name} has {known} draws, one for each seed; give at most {known}"
+            f"SEEDS is {seeds}, and {protocol.name} has {known} draws, one for each seed; "
+            f"give at most {known}"
         )
 
 

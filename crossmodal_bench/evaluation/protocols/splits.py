@@ -93,8 +93,8 @@ class KnownSplit(Model):
             )
         if self.draws and _hash(sorted(ids)) not in self.draws:
             faults.append(
-                f"its images are none of the {len(self.draws)} draws (hash {_hash(sorted(ids))}, those of the draws "
-                f"{', '.join(self.draws)})"
+                f"its images are those of none of the {len(self.draws)} draws (hash {_hash(sorted(ids))}, "
+                f"of the draws {', '.join(self.draws)})"
             )
         if self.members:
             known = _members(self.members)

@@ -62,9 +62,7 @@ def notes(table: Table) -> list[str]:
     lines = [*_reference_note(table), *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
     lines += _ties_note(table)
     if table.redrawn:
-        lines.append(
-            "draws: seed s is trained and tested on draw s of the split; ± over several seeds has the draw in it, too"
-        )
+        lines.append("draws: seed s has draw s of the split; ± over several seeds has the draw in it, too")
     lines += _distinct(table, "data", _counts_text if table.redrawn else _data_text)
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
@@ -99,7 +97,7 @@ def warnings(table: Table) -> list[str]:
     lines = [
         f"{row.name} ({row.preset}) averages seeds of {text}"
         for row in table.own
-        for text in differences(row.records, [] if not table.redrawn else _BESIDE_THE_DRAW)
+        for text in differences(row.records, _BESIDE_THE_DRAW if table.redrawn else ())
     ]
     same_data = [table.records]
     if table.redrawn:

@@ -241,7 +241,7 @@ def test_where_each_seed_has_a_split_of_its_own_any_of_them_is_verified() -> Non
     assert known.verifiable
     assert [known.faults(split, ordered=False) for split in splits[:2]] == [[], []]
     (fault,) = known.faults(splits[2], ordered=False)
-    assert fault.startswith("its images are none of the 2 draws (hash ")
+    assert fault.startswith("its images are those of none of the 2 draws (hash ")
 
 
 def test_the_draws_of_wikipedia_begin_with_the_one_that_all_seeds_may_share() -> None:

@@ -237,8 +237,8 @@ def test_draws_without_a_common_item_are_independent_tests() -> None:
 
 
 def of_draws(generator: np.random.Generator, draws: int, spread: float) -> list[QueryResults]:
-    """Runs on half of 400 items each, which are as easy in every draw; what is trained on makes
-    ``spread``.""" ease = generator.normal(0.4, 0.1, 400)
+    """Runs on half of 400 items each, as easy in every draw; what is trained on makes ``spread``."""
+    ease = generator.normal(0.4, 0.1, 400)
     runs = []
     for _ in range(draws):
         items = np.sort(generator.permutation(400)[:200])

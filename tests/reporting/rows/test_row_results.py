@@ -173,7 +173,7 @@ def test_a_table_of_draws_says_so_and_compares_the_rows_of_the_same_draws(make_r
         table.tested
     ) == 1
     assert [line for line in notes(table) if line.startswith("draws:")] == [
-        "draws: seed s is trained and tested on draw s of the split; ± over several seeds has the draw in it, too"
+        "draws: seed s has draw s of the split; ± over several seeds has the draw in it, too"
     ]
     assert "data: train 20 images / 20 captions, test 40 images / 40 captions" in notes(table)
     assert not [line for line in warnings(table) if "split" in line or "fingerprints" in line]
