@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import comb
 from typing import Any
 from unittest.mock import patch
 
@@ -23,6 +24,7 @@ from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.networks import backbones
+from crossmodal_bench.training.callbacks import RetrievalEvaluation
 from crossmodal_bench.training.lightning_cli import instantiate
 from crossmodal_bench.training.warm_start import Inheritance
 
@@ -97,7 +99,7 @@ def described_things(images: int = 96, things: int = 40, parts: int = 6, width: 
     weights and schedules, and not near-duplicates.
     """
     rng = np.random.default_rng(0)
-    classes, spare = 8, 8
+    classes, spare = 8, 32
     count = images + spare
     labels = np.arange(count) % classes
     others = [classes + rng.permutation(things - classes)[: parts - 1] for _ in range(count)]
@@ -117,7 +119,7 @@ def described_things(images: int = 96, things: int = 40, parts: int = 6, width: 
         image_ids=ids,
         caption_ids=tuple(f"{name}#{number}" for name in ids for number in range(2)),
         caption_image=np.repeat(np.arange(count), 2),
-        split=np.array(["train"] * images + ["val"] * (spare // 2) + ["test"] * (spare // 2)),
+        split=np.array(["train"] * images + ["val"] * (spare - 8) + ["test"] * 8),
         captions=tuple(captions),
         labels=Labels(labels, rule="the first thing"),
         images=Pictures(pixels.clip(0, 255).astype(np.uint8)),
@@ -237,12 +239,14 @@ class Standing:
 
     Attributes:
         recalls: R@10, as fractions.
+        chances: what R@10 is in random order.
         precisions: mAP by class.
         deviations: of images and of texts, the standard deviation of their encodings (of several fragments,
             their mean), averaged over dimensions.
     """
 
     recalls: tuple[float, float]
+    chances: tuple[float, float]
     precisions: tuple[float, float]
     deviations: tuple[float, float]
 
@@ -292,7 +296,9 @@ def course(
         batches: how many steps at most.
         parents: state dictionaries that the training starts from, by method.
     """
-    cli = instantiate(config, [_Stop(batches), Inheritance(parents or {})], **QUIET, limit_val_batches=0)
+    # Validation, too: rates that fall on a plateau look at it.
+    callbacks = [_Stop(batches), Inheritance(parents or {}), RetrievalEvaluation()]
+    cli = instantiate(config, callbacks, **QUIET, num_sanity_val_steps=0)
     cli.datamodule.hand_over(corpus)
     with small_networks():
         cli.model.prepare(cli.datamodule.build(cli.model.requires))
@@ -321,6 +327,7 @@ def standing(model: Any, data: CrossModalDataModule) -> Standing:
     alike = labels[:, None] == labels[owner][None, :]
     return Standing(
         recalls=(_recall(scores, right), _recall(scores.T, right.T)),
+        chances=(_chance(right), _chance(right.T)),
         precisions=(_precision(scores, alike), _precision(scores.T, alike.T)),
         deviations=(_deviation(images), _deviation(texts)),
     )
@@ -330,6 +337,13 @@ def _recall(scores: Tensor, right: Tensor, k: int = 10) -> float:
     """R@K of each row's query, ties against it: a collapsed model has none."""
     best = scores.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
     return float((((scores >= best) & ~right).sum(1) < k).double().mean())
+
+
+def _chance(right: Tensor, k: int = 10) -> float:
+    """R@K of the rows' queries in random order."""
+    answers = right.shape[1]
+    misses = [comb(answers - positives, k) / comb(answers, k) for positives in right.sum(1).tolist()]
+    return 1 - sum(misses) / len(misses)
 
 
 def _precision(scores: Tensor, right: Tensor) -> float:
