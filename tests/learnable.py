@@ -298,7 +298,10 @@ def course(
     """
     # Validation, too: rates that fall on a plateau look at it.
     callbacks = [_Stop(batches), Inheritance(parents or {}), RetrievalEvaluation()]
-    cli = instantiate(config, callbacks, **QUIET, num_sanity_val_steps=0)
+    validated = len(corpus.image_rows("val")) > 0
+    cli = instantiate(
+        config, callbacks, **QUIET, num_sanity_val_steps=0, limit_val_batches=1.0 if validated else 0
+    )
     cli.datamodule.hand_over(corpus)
     with small_networks():
         cli.model.prepare(cli.datamodule.build(cli.model.requires))
