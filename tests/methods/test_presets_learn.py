@@ -80,7 +80,7 @@ _VSRN = Later(
     batches=240,
 )
 _TIMAM = Later(
-    "its language model stays frozen at first and all else learns at 2e-4, its network of pixels by plain SGD; its "
+    "its language model stays frozen at first and all else learns at 2e-4, its network of pixels by SGD; its "
     "rates fall after two epochs without a better validation, which are 12 batches of 96 images",
     images=768,
     batches=360,
