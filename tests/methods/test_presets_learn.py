@@ -59,10 +59,10 @@ def cases() -> list[Case]:
             found.append(Case(method, "paper", "pascal_sentence"))
         elif method.startswith(BY_CLASS):
             found += [Case(method, preset, "pascal_sentence") for preset in ("smoke", "small", "paper")]
-            found += [Case(method, preset, "wikipedia") for preset in ("tuned", "paper")]
+            found += [Case(method, preset, "wikipedia") for preset in ("smoke", "tuned")]
         else:
             found += [Case(method, preset, "synthetic-96") for preset in ("smoke", "small", "paper")]
-            found += [Case(method, "paper", "coco")] if method.endswith(HOSTS) else []
+            found += [Case(method, "paper", "coco")] if any(host in method for host in HOSTS) else []
     return found
 
 
