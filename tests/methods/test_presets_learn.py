@@ -75,9 +75,10 @@ class Later(NamedTuple):
 
 
 _VSRN = Later(
-    "its rates fall at the tenth epoch, which is the 60th batch of 96 images and the 11,000th of Flickr30K",
-    images=288,
-    batches=240,
+    "its texts start all alike, and its rates fall at the tenth epoch, which is the 60th batch of 96 images and "
+    "the 11,000th of Flickr30K",
+    images=768,
+    batches=480,
 )
 _TIMAM = Later(
     "its language model stays frozen at first and all else learns at 2e-4, its network of pixels by SGD; its "
