@@ -75,8 +75,8 @@ class Later(NamedTuple):
 
 
 _VSRN = Later(
-    "its texts start all alike, and its rates fall at the tenth epoch, which is the 60th batch of 96 images and "
-    "the 11,000th of Flickr30K",
+    "its texts start all alike, and its rates fall at the tenth epoch, which is the 60th batch of 96 images "
+    "and the 11,000th of Flickr30K",
     images=768,
     batches=480,
 )
