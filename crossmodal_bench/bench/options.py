@@ -47,7 +47,7 @@ class BenchOptions:
     methods: str = option("names, or YAML files, with commas between; default, all, or a suite", "default")
     plugins: tuple[str, ...] = option("packages of methods of your own, with commas between: trusted", ())
     seeds: int | None = option("how many seeds, from 0", None)
-    preset: str = option("smoke, small, paper, tuned, controlled, or auto: what the devices allow", "auto")
+    preset: str = option("smoke, small, paper, tuned, or auto: what the devices allow", "auto")
     runs: Path = option("folder of the records, reports and extracted features", Path("runs"))
     devices: str = option("of one job: auto (one), cpu, or a number", "auto")
     jobs: int | None = option("jobs at a time (as many as the GPUs are enough for; 1 on a CPU)", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from crossmodal_bench.core.class_paths import class_paths, is_below
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.image_settings import ImageSettings
 from crossmodal_bench.data.view_builders import lacking
+from crossmodal_bench.evaluation.protocols.protocol import Protocol
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.experiments import Config
@@ -221,14 +222,16 @@ def _jobs(
             f"suite {row.suite} evaluates on validation and {row.dataset} has none; "
             "set data.validation, e.g. 0.2"
         )
+    draw = cli.datamodule.dataset.draw_argument
     if cli.model.deterministic:
-        seeds = 1
         # Solved before the first epoch: a training length meant for the others would only cost time.
         config = experiments.merge(config, {"trainer": {"max_epochs": 1}})
+    if cli.model.deterministic and draw is None:
+        seeds = 1
     elif row.seeds is not None:
         seeds = row.seeds
     else:
-        seeds = 3 if row.preset in ("paper", "tuned", "controlled") else 1
+        seeds = 3 if row.preset in ("paper", "tuned") else 1
     # Among the default methods there may be some that this data set has nothing for.
     regions = cli.datamodule.images.regions
     missing = data.missing or (lacking(data.corpus, cli.model.requires, regions) if data.corpus else "")
@@ -242,10 +245,15 @@ def _jobs(
             f"method '{row.method}' names parents and {type(cli.model).__name__} cannot start from their "
             "weights; implement its inherit, or drop the key parents from the method's file"
         )
+    if draw is not None:
+        _check_draws(seeds, data.protocols[0], f"data.dataset.init_args.{draw}", chosen)
     plan = []
     for seed in range(seeds):
         seeded = experiments.merge(config, {"data": {"seed": seed}})
         seeded["seed_everything"] = seed
+        if draw is not None:
+            seeded = experiments.merge(seeded, {"data": {"dataset": {"init_args": {draw: seed}}}})
+            data = _inputs_of(seeded, row.dataset, protocol, corpora)
         key = {
             "method": row.method,
             "dataset": row.dataset,
@@ -287,6 +295,26 @@ def _jobs(
         )
         plan.append(planned)
     return plan
+
+
+def _check_draws(seeds: int, protocol: Protocol, key: str, overrides: Collection[str]) -> None:
+    """Raise BadInput for more seeds than the protocol knows draws, and for a draw chosen by ``key``."""
+    if key in overrides:
+        raise BadInput(
+            f"--set {key} has no effect where each seed takes a draw of its own; set SEEDS instead"
+        )
+    known = len(protocol.split.draws)
+    if known and seeds > known:
+        raise BadInput(
+            f"SEEDS is {seeds}, and {protocol.name} has {known} draws, one for each seed; "
+            f"give at most {known}"
+        )
+
+
+def _inputs_of(config: Config, dataset: str, protocol: str, corpora: dict[str, Inputs]) -> Inputs:
+    """The inputs of one configuration, which is complete."""
+    cli = instantiate(config, accelerator="cpu", devices=1, **process_group.trainer_arguments())
+    return read_inputs(cli.datamodule, dataset, protocol, corpora, config["data"])
 
 
 def _network_words(model: RetrievalMethod, images: ImageSettings) -> set[str]:

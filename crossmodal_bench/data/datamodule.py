@@ -33,6 +33,7 @@ from crossmodal_bench.data.view_builders import (
     lacking,
     train_captions,
     training_labels,
+    vocabulary_captions,
 )
 from crossmodal_bench.data.views import VIEWS, ImageDataset, PhasedDataset, TextDataset, Views
 from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
@@ -173,7 +174,8 @@ class CrossModalDataModule(pl.LightningDataModule):
             made_by += source
             spec = replace(spec, feature_dim=views.features.shape[1])
         if "words" in requires:
-            views.vocabulary = Vocabulary.fit(train_captions(corpus), self.text.min_count, self.text.words)
+            captions = vocabulary_captions(corpus, self.text.vocabulary)
+            views.vocabulary = Vocabulary.fit(captions, self.text.min_count, self.text.words)
             # Encoded now, so that loader processes share the ids.
             assert views.words is not None
             if self.text.unknown_captions == "fail":

@@ -1,4 +1,7 @@
-"""Sentences as words, word ids, bags of words and content-word labels; fitted on training captions only."""
+"""Sentences as words, word ids, bags of words and content-word labels.
+
+All are fitted on training captions alone, but for a vocabulary that is asked to count validation's, too.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ END = "<end>"
 SPECIAL = (PAD, UNKNOWN, START, END)
 """The first words of every vocabulary: their ids are 0 to 3, and padding is 0 in every view."""
 Words = Literal["plain", "treebank"]
+VocabularySplits = Literal["train", "train+val"]
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
@@ -33,7 +37,10 @@ class TextSettings:
     """How sentences become numbers.
 
     Attributes:
-        min_count: words with fewer occurrences in the training captions are unknown.
+        min_count: words with fewer occurrences in the captions of ``vocabulary`` are unknown.
+        vocabulary: whose captions' words the view ``words`` knows. ``train``: those of training alone;
+            ``train+val``: of training and validation together, as in the code of VSE++, SCAN and SCAN's
+            followers (``vocab.py``). The test split's captions are never counted.
         bow_size: words of the TF-IDF bag.
         tokenizer: a Hugging Face name or local path for word pieces, of the language model too where a
             method has one; or None: a WordPiece vocabulary made from the training captions.
@@ -50,6 +57,7 @@ class TextSettings:
     content_labels: int = 100
     words: Words = "plain"
     unknown_captions: Literal["fail", "keep"] = "fail"
+    vocabulary: VocabularySplits = "train"
 
 
 def tokenize(caption: str) -> list[str]:
@@ -78,7 +86,7 @@ SPLITTERS: dict[Words, Callable[[str], list[str]]] = {"plain": tokenize, "treeba
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words of training captions, most frequent first, behind the four special tokens.
+    """Words of known captions, most frequent first, behind the four special tokens.
 
     Attributes:
         words: word i has the id i.
@@ -90,10 +98,10 @@ class Vocabulary:
 
     @classmethod
     def fit(cls, captions: Iterable[str], min_count: int = 4, kind: Words = "plain") -> Vocabulary:
-        """Count the words of training captions and keep the frequent ones (ties in alphabetical order).
+        """Count the words of captions and keep the frequent ones (ties in alphabetical order).
 
         Args:
-            captions: of the training split alone.
+            captions: of the training split, and where it is asked for of validation; never of test.
             min_count: occurrences that a word must have.
             kind: how captions are split into words.
         """

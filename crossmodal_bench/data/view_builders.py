@@ -13,7 +13,7 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.features import Extracted, FeatureStore
 from crossmodal_bench.data.regions import RegionChoice, RegionSource
-from crossmodal_bench.data.text import SPECIAL, BagOfWords, content_word_labels
+from crossmodal_bench.data.text import SPECIAL, BagOfWords, VocabularySplits, content_word_labels
 from crossmodal_bench.data.tokens import TokenRows
 
 Extract = Callable[[Extracted | None], FeatureStore]
@@ -147,8 +147,17 @@ def check_words(corpus: Corpus, captions: TokenRows) -> None:
 
 def train_captions(corpus: Corpus) -> list[str]:
     """The training captions."""
+    return _captions(corpus, "train")
+
+
+def vocabulary_captions(corpus: Corpus, splits: VocabularySplits) -> list[str]:
+    """The captions whose words a vocabulary knows, as data.text.vocabulary says."""
+    return [caption for split in splits.split("+") for caption in _captions(corpus, split)]
+
+
+def _captions(corpus: Corpus, split: str) -> list[str]:
     assert corpus.captions is not None
-    return [corpus.captions[row] for row in corpus.caption_rows("train")]
+    return [corpus.captions[row] for row in corpus.caption_rows(split)]
 
 
 def bags_of_words(corpus: Corpus, size: int) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +25,15 @@ class QueryResults:
             together, because they are not independent.
         text_cluster: (n_texts,) that of the text's image.
         families: the families of metrics that the protocol asks for.
+        redrawn: whether each run of a row has a draw of the split of its own. Clusters are then numbered
+            alike in all draws: one number is one image (or identity), and a draw has some of them.
     """
 
     per_query: Mapping[str, NDArray[np.float64]]
     image_cluster: NDArray[np.int64]
     text_cluster: NDArray[np.int64]
     families: tuple[Family, ...]
+    redrawn: bool = False
 
     @property
     def keys(self) -> list[str]:
@@ -51,11 +53,9 @@ class QueryResults:
         return len(self.image_cluster), len(self.text_cluster)
 
     @cached_property
-    def cluster_index(self) -> Mapping[Literal["images", "texts"], NDArray[np.int64]]:
-        """The clusters of both kinds of queries, numbered alike from 0."""
-        both = np.concatenate([self.image_cluster, self.text_cluster])
-        index = np.unique(both, return_inverse=True)[1].astype(np.int64)
-        return {"images": index[: len(self.image_cluster)], "texts": index[len(self.image_cluster) :]}
+    def clusters(self) -> NDArray[np.int64]:
+        """The clusters that any query belongs to, ascending."""
+        return np.unique(np.concatenate([self.image_cluster, self.text_cluster]))
 
     def metric(self, key: str) -> Metric:
         """The metric of that key among this protocol's families.
@@ -72,13 +72,13 @@ class QueryResults:
 
 @dataclass(frozen=True)
 class ClusterEffects:
-    """One metric of several runs on the same queries, as a sum over the clusters that were drawn.
+    """One metric of several runs, as a sum over the clusters that were drawn.
 
     Attributes:
         values: (runs,) the metric, in its unit.
-        contributions: (runs, clusters) what the metric is the sum of.
+        contributions: (runs, clusters) what the metric is the sum of; 0 where a run's draw lacks the cluster.
         effects: (runs, clusters) by how much the metric is higher because each cluster was drawn and not an
-            average one; the rows sum to 0.
+            average one; the rows sum to 0. 0 where a run's draw lacks the cluster.
         bounds: the least and the greatest value that the metric can have; None where that is not known.
         step: by how much the metric changes if all queries change from worst to best in one of its terms.
     """
@@ -93,17 +93,26 @@ class ClusterEffects:
 def cluster_effects(runs: Sequence[QueryResults], key: str) -> ClusterEffects:
     """The metric of each run, and what each cluster of queries adds to it.
 
+    Runs on draws of their own are laid out over the clusters that any of them has. What a cluster adds to
+    the mean over the runs is then the mean over all runs, those that lack it counting 0: so the variance
+    over clusters is that of images which several draws share, and of those which one draw alone has.
+
     Raises:
-        ValueError: without any run, where the runs didn't answer the same queries, or where the metric is
-            no mean over queries nor a combination of such means.
+        ValueError: without any run, where the runs didn't answer the same queries (but for draws of their
+            own), or where the metric is no mean over queries nor a combination of such means.
     """
     if not runs:
         raise ValueError("an interval needs at least one run")
-    check_same_queries(runs, key)
+    redrawn = runs[0].redrawn
+    if redrawn:
+        _check_redrawn(runs, key)
+    else:
+        check_same_queries(runs, key)
     metric = runs[0].metric(key)
     terms = metric.terms or (metric.key,)
     share = 1 / len(terms) if metric.combination == "mean" else 1.0
-    size = _number_of_clusters(runs[0], metric)
+    numbers = np.unique(np.concatenate([run.clusters for run in runs]))
+    size = _number_of_clusters(runs[0], metric, numbers)
     contributions = np.zeros((len(runs), size))
     effects = np.zeros((len(runs), size))
     drawn = np.zeros(size, dtype=np.bool_)
@@ -111,18 +120,18 @@ def cluster_effects(runs: Sequence[QueryResults], key: str) -> ClusterEffects:
     known = True
     for term in terms:
         part = runs[0].metric(term)
-        results = np.stack([run.per_query[term] for run in runs])
-        counts = ~np.isnan(results[0])
-        if not counts.any():
-            raise ValueError(f"no query counts for {term}")
-        index = _clusters(runs[0], part)[counts]
-        weight = share * part.unit.scale / counts.sum()
-        sums = np.stack([np.bincount(index, row, size) for row in results[:, counts]])
-        means = results[:, counts].mean(1, keepdims=True)
-        contributions += weight * sums
-        effects += weight * (sums - means * np.bincount(index, minlength=size))
-        drawn[index] = True
-        known &= bool(np.nanmin(results) >= 0 and np.nanmax(results) <= 1)
+        for row, run in enumerate(runs):
+            results = run.per_query[term]
+            counts = ~np.isnan(results)
+            if not counts.any():
+                raise ValueError(f"no query counts for {term}")
+            results, index = results[counts], _clusters(run, part, numbers)[counts]
+            weight = share * part.unit.scale / len(results)
+            sums = np.bincount(index, results, size)
+            contributions[row] += weight * sums
+            effects[row] += weight * (sums - results.mean() * np.bincount(index, minlength=size))
+            drawn[index] = True
+            known &= bool(results.min() >= 0 and results.max() <= 1)
         highest += share * part.unit.scale
     return ClusterEffects(
         values=contributions.sum(1),
@@ -131,6 +140,32 @@ def cluster_effects(runs: Sequence[QueryResults], key: str) -> ClusterEffects:
         bounds=(0.0, highest) if known else None,
         step=highest / len(terms),
     )
+
+
+def check_paired(rows: Sequence[Sequence[QueryResults]], key: str) -> None:
+    """ValueError where the runs of several rows are not fit to be paired by their queries.
+
+    All runs must have answered the same queries. Where each seed has a draw of its own, those of one seed
+    must: the rows then need the same seeds, in the same order.
+    """
+    if not any(run.redrawn for runs in rows for run in runs):
+        check_same_queries([run for runs in rows for run in runs], key)
+        return
+    if len({len(runs) for runs in rows}) > 1:
+        raise ValueError("each seed has a draw of its own, and the rows have other numbers of seeds")
+    for together in zip(*rows, strict=True):
+        check_same_queries(together, key)
+
+
+def _check_redrawn(runs: Sequence[QueryResults], key: str) -> None:
+    """ValueError where the metric cannot be laid out over the images of several draws."""
+    metric = runs[0].metric(key)
+    if any(runs[0].metric(term).queries == "classes" for term in metric.terms or (key,)):
+        raise ValueError(f"{key} is measured by class, and the runs have draws of their own")
+    for run in runs:
+        run.metric(key)
+        if not run.redrawn:
+            raise ValueError("some runs have draws of their own and others share one")
 
 
 def check_same_queries(runs: Sequence[QueryResults], key: str) -> None:
@@ -154,14 +189,15 @@ def check_same_queries(runs: Sequence[QueryResults], key: str) -> None:
                 raise ValueError(f"a query counts for {term} in one run and not in another")
 
 
-def _clusters(run: QueryResults, metric: Metric) -> NDArray[np.int64]:
-    """(n_queries,) the cluster of each query of a metric; classes are drawn themselves."""
+def _clusters(run: QueryResults, metric: Metric, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n_queries,) the position of each query's cluster among ``numbers``; classes are drawn themselves."""
     if metric.queries == "classes":
         return np.arange(len(run.per_query[metric.key]))
-    return run.cluster_index[metric.queries]
+    clusters = run.image_cluster if metric.queries == "images" else run.text_cluster
+    return np.searchsorted(numbers, clusters)
 
 
-def _number_of_clusters(run: QueryResults, metric: Metric) -> int:
+def _number_of_clusters(run: QueryResults, metric: Metric, numbers: NDArray[np.int64]) -> int:
     if metric.queries == "classes" and not metric.terms:
         return len(run.per_query[metric.key])
-    return 1 + max(int(index.max(initial=-1)) for index in run.cluster_index.values())
+    return len(numbers)

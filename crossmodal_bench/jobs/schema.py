@@ -9,7 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from crossmodal_bench.core.files import shown
 from crossmodal_bench.core.validation import FolderName, Items, Model, WholeNumber, fault
 
-Preset = Literal["smoke", "small", "paper", "tuned", "controlled"]
+Preset = Literal["smoke", "small", "paper", "tuned"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
@@ -35,7 +35,6 @@ class ExperimentFile(Model):
     small: Section = Field(default_factory=dict)
     paper: Section = Field(default_factory=dict)
     tuned: Section = Field(default_factory=dict)
-    controlled: Section = Field(default_factory=dict)
 
     def section(self, preset: str) -> Section:
         """The piece for a preset."""

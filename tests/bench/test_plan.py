@@ -195,6 +195,37 @@ def test_missing_data_are_skipped_jobs_under_the_ids_they_will_have(tmp_path: Pa
     assert flickr.job.protocol == "flickr8k-1k" and flickr.missing
 
 
+def test_each_seed_takes_a_draw_of_its_own_where_the_data_set_says_so(tmp_path: Path) -> None:
+    fakes.write_wikipedia(tmp_path, 1000, 330, arrays=fakes.wikipedia_arrays(1000, 330, 2, 2))
+    words = {"dataset": "wikipedia-draws", "data_root": tmp_path, "preset": "small"}
+    jobs = planned(**words, methods="cca,acmr", seeds=3)
+    assert [(one.job.method, one.job.seed) for one in jobs] == [
+        (method, seed) for method in ("cca", "acmr") for seed in range(3)
+    ], "the seed decides the split of a method that has none, too"
+    for one in jobs:
+        assert one.config["data"]["dataset"]["init_args"]["draw_seed"] == one.job.seed
+        assert one.corpus is not None and one.corpus.fingerprint == one.data_fingerprint
+    hashes = [one.split_hash for one in jobs]
+    assert len(set(hashes)) == 3 and hashes[:3] == hashes[3:]
+    assert len({one.job.id for one in jobs}) == 6
+    assert [one.split_hash for one in planned(**words, methods="cca", seeds=3)] == hashes[:3]
+    # What acmr has on wikipedia, it has here.
+    assert (
+        jobs[3].config["model"]
+        == planned(**{**words, "dataset": "wikipedia"}, methods="acmr")[0].config["model"]
+    )
+    key = "data.dataset.init_args.draw_seed"
+    with pytest.raises(BadInput, match=rf"--set {key} has no effect where each seed takes a draw of its own"):
+        planned(**words, methods="cca", overrides={key: 4})
+
+
+def test_there_are_as_many_seeds_as_known_draws(tmp_path: Path) -> None:
+    words = {"dataset": "wikipedia-draws", "data_root": tmp_path, "methods": "cca"}
+    assert len(planned(**words, seeds=10)) == 10
+    with pytest.raises(BadInput, match=r"SEEDS is 11, and wikipedia-1300-draws-map has 10 draws"):
+        planned(**words, seeds=11)
+
+
 def test_an_own_folder_is_a_test_of_its_own(tmp_path: Path) -> None:
     images = [
         {"filename": f"{i}.png", "split": split, "sentences": [{"raw": f"a {word} dog {i}"}]}

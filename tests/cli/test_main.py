@@ -34,6 +34,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("bench --methods cca,acmrr", "did you mean 'acmr"),
         ("bench --seeds 0", "SEEDS is 0"),
         ("bench --preset papers", "preset 'papers' is unknown; did you mean 'paper'?"),
+        ("bench --preset equal", "preset 'equal' is unknown; choose one of auto, paper, small, smoke, tuned"),
         ("bench --methods ./lost.yaml", "lost.yaml cannot be read (No such file or directory)"),
         ("bench --methods lost/cca.yaml", "'cca' is a name of ours already; rename the file"),
         ("bench --dataset ./lost.yaml", "lost.yaml cannot be read (No such file or directory)"),

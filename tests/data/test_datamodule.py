@@ -502,6 +502,28 @@ def test_regions_cannot_be_extracted_without_images(tmp_path: Path) -> None:
 # ---- words ------------------------------------------------------------------------------------------------
 
 
+def test_the_vocabulary_may_count_validation_too_and_never_test() -> None:
+    corpus = fakes.corpus(per_image=PER_IMAGE)
+    for split, word in (("val", "zebras"), ("test", "okapis")):
+        rows = corpus.caption_rows(split)
+        corpus = replace(corpus, captions=fakes.replaced(corpus.captions, rows, f"{word} graze, {word}."))
+    known, ids = {}, {}
+    for vocabulary in ("train", "train+val"):
+        data = module(corpus, text=TextSettings(min_count=1, vocabulary=vocabulary, unknown_captions="keep"))
+        spec = data.build(["words"])
+        assert data.views.vocabulary is not None and data.views.words is not None
+        assert spec.vocabulary_size == len(data.views.vocabulary)
+        known[vocabulary] = set(data.views.vocabulary.words)
+        ids[vocabulary] = data.views.words
+    assert known["train+val"] - known["train"] == {"zebras", "graze"}
+    assert "okapis" not in known["train+val"]
+    # Start, words, end; 1 is what is not known.
+    validation, test = (int(corpus.caption_rows(split)[0]) for split in ("val", "test"))
+    assert ids["train"][validation].tolist() == ids["train"][test].tolist() == [2, 1, 1, 1, 3]
+    assert (ids["train+val"][validation][1:-1] > 3).all()
+    assert (ids["train+val"][test] == 1).tolist() == [False, True, False, True, False]
+
+
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_caption_without_a_known_word_is_named(split: str) -> None:
     corpus = fakes.corpus(per_image=PER_IMAGE)

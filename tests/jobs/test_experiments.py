@@ -248,7 +248,6 @@ def test_regions_are_extracted_where_a_preset_says_so(name: str, tmp_path: Path)
         "small": "grid",
         "paper": None,
         "tuned": None,
-        "controlled": "grid",
     }
 
 
@@ -323,7 +322,7 @@ def test_what_applies_to_a_parent_is_what_it_has() -> None:
         ("acmr", "wikipedia", "tuned", False),
         ("acmr", "pascal_sentence", "tuned", True),
         ("acmr", "wikipedia", "small", False),
-        ("timam", "flickr30k", "controlled", False),
+        ("timam", "flickr30k", "small", False),
         ("mine", "wikipedia", "paper", False),
     ],
 )
@@ -331,3 +330,14 @@ def test_a_preset_under_which_nothing_changes_has_the_papers_settings(
     method: str, dataset: str, preset: str, same: bool
 ) -> None:
     assert experiments.has_papers_settings(method, dataset, preset) is same
+
+
+@pytest.mark.parametrize("host", ["vse", "scan", "scan_i2t", "bfan", "vsrn", "addr_scan", "united_vsrn"])
+def test_the_hosts_vocabulary_is_their_codes_and_training_alone_by_option(host: str) -> None:
+    def vocabulary(preset: str, **overrides: str) -> object:
+        config = resolve(host, "synthetic", {}, preset, overrides, Path())
+        return config["data"]["text"]["vocabulary"]
+
+    assert vocabulary("paper") == vocabulary("tuned") == "train+val"
+    assert vocabulary("smoke") == vocabulary("small") == "train"
+    assert vocabulary("paper", **{"data.text.vocabulary": "train"}) == "train"

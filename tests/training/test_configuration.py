@@ -14,6 +14,7 @@ from crossmodal_bench import methods
 from crossmodal_bench.core.class_paths import trust
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.experiments import names
+from crossmodal_bench.jobs.schema import PRESETS
 from crossmodal_bench.methods import CCA
 from crossmodal_bench.training.configuration import _fits, check_configuration
 from crossmodal_bench.training.lightning_cli import instantiate
@@ -61,7 +62,7 @@ def model(class_path: str, **init_args: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("method", names("methods"))
-@pytest.mark.parametrize("preset", ["smoke", "small", "paper", "tuned", "controlled"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_experiment_passes(method: str, preset: str) -> None:
     for dataset in names("datasets"):
         check_configuration(configuration(method, dataset, preset))

@@ -14,7 +14,14 @@ from crossmodal_bench.data.corpus import SPLITS, Corpus
 
 
 class DatasetReader(ABC):
-    """Reads one data set; subclasses are found by their class path in YAML, nothing is registered."""
+    """Reads one data set; subclasses are found by their class path in YAML, nothing is registered.
+
+    Attributes:
+        draw_argument: the constructor's argument that says which draw its split is, where every seed of a
+            bench is to take another one (seed s the draw s); None where all seeds share one split.
+    """
+
+    draw_argument: str | None = None
 
     @abstractmethod
     def read(self, root: Path) -> Corpus:

@@ -76,6 +76,11 @@ class Protocol:
         """Whether it computes anything from the images' labels."""
         return any(family in LABELLED_FAMILIES for family in self.families)
 
+    @property
+    def redrawn(self) -> bool:
+        """Whether each seed has a split of its own, so that runs of one row answer different queries."""
+        return bool(self.split.draws)
+
     def of_any_size(self) -> Protocol:
         """The same metrics on any split: without counts, folds and what is known of the split."""
         return replace(self, images=None, captions=(), folds=1, split=KnownSplit())
@@ -167,6 +172,11 @@ def get_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise BadInput(f"protocol '{name}' is not known{nearest(name, PROTOCOLS)}")
     return PROTOCOLS[name]
+
+
+def is_redrawn(name: str) -> bool:
+    """Whether each seed has a split of its own under the protocol of that name."""
+    return name in PROTOCOLS and PROTOCOLS[name].redrawn
 
 
 def primary_metric(name: str, dataset: str) -> str | None:

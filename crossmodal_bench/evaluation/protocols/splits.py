@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.core.validation import Model
+from crossmodal_bench.core.validation import Items, Model
 
 IdScheme = Literal["exact", "names", "flickr", "coco"]
 """How ids are spelled alike: as they are; without folder, extension and prefix; by the number of the photo on
@@ -43,6 +43,7 @@ class KnownSplit(Model):
 
     ids: how image ids are spelled alike before anything is compared.
     images: hash of the image ids, sorted.
+    draws: in its place, where each seed has a split of its own: that of the split of seed 0, 1, ...
     order: hash of the image ids as they follow one another, which decides what folds are.
     captions_per_image: how many captions every image has at least; the protocol's counts bound their sum.
     counts: hash of the image ids with their numbers of captions, where these are not all the same.
@@ -54,6 +55,7 @@ class KnownSplit(Model):
 
     ids: IdScheme = "names"
     images: _Hash = ""
+    draws: Items[_Hash] = ()
     order: _Hash = ""
     captions_per_image: NonNegativeInt = 0
     counts: _Hash = ""
@@ -64,7 +66,7 @@ class KnownSplit(Model):
     @property
     def verifiable(self) -> bool:
         """Whether enough is known to tell the split from others of the same size."""
-        return bool(self.images or self.members)
+        return bool(self.images or self.draws or self.members)
 
     def faults(self, items: SplitItems, *, ordered: bool) -> list[str]:
         """Why ``items`` are not this split, in clauses; empty where they are.
@@ -88,6 +90,11 @@ class KnownSplit(Model):
         if self.images and self.images != _hash(sorted(ids)):
             faults.append(
                 f"its images are others (hash {_hash(sorted(ids))}, that of the split {self.images})"
+            )
+        if self.draws and _hash(sorted(ids)) not in self.draws:
+            faults.append(
+                f"its images are those of none of the {len(self.draws)} draws (hash {_hash(sorted(ids))}, "
+                f"of the draws {', '.join(self.draws)})"
             )
         if self.members:
             known = _members(self.members)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crossmodal_bench.evaluation.query_results import QueryResults, check_same_queries, cluster_effects
+from crossmodal_bench.evaluation.query_results import QueryResults, check_paired, cluster_effects
 from crossmodal_bench.evaluation.statistics.intervals import LEVEL, Target, seeds_variance
 from crossmodal_bench.evaluation.statistics.student_t import t_quantile
 
@@ -61,7 +61,8 @@ def compare(a: Sequence[QueryResults], b: Sequence[QueryResults], key: str) -> D
     """The difference of two rows (``a`` minus ``b``), each of which has one run or several.
 
     Raises:
-        ValueError: where the runs didn't all answer the same queries, one side has no run, or the metric is
+        ValueError: where the runs didn't all answer the same queries (or those of the same seed, where each
+            seed has a draw of its own), one side has no run, or the metric is
             no mean over queries nor a combination of such means.
     """
     return compare_all([a, b], key)[0].difference
@@ -69,6 +70,10 @@ def compare(a: Sequence[QueryResults], b: Sequence[QueryResults], key: str) -> D
 
 def compare_all(rows: Sequence[Sequence[QueryResults]], key: str, *, seed: int = 0) -> list[PairedDifference]:
     """The differences of all pairs of rows of one table, their p adjusted to one another by Holm.
+
+    Where each seed has a draw of its own, the rows' runs of one seed answer the same queries. Their images
+    are paired; the variance over seeds, which has the draws in it, counts on both sides as if each had
+    drawn for itself, so that no difference is called surer than it is.
 
     Args:
         rows: of each row, its runs.
@@ -82,7 +87,7 @@ def compare_all(rows: Sequence[Sequence[QueryResults]], key: str, *, seed: int =
         raise ValueError("a row without any run cannot be compared")
     if len(rows) < 2:
         return []
-    check_same_queries([run for runs in rows for run in runs], key)
+    check_paired(rows, key)
     measured = [cluster_effects(runs, key) for runs in rows]
     table = TableSummary.of([row.values for row in measured], [row.effects for row in measured])
     contributions = np.stack([row.contributions.mean(0) for row in measured])

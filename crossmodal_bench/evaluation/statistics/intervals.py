@@ -132,7 +132,9 @@ def seeds_variance(values: NDArray[np.float64], effects: NDArray[np.float64]) ->
     """(...) the variance that the choice of seeds makes in a mean over runs.
 
     Images and seeds are crossed: all runs answer the same queries. Where images affect each run differently,
-    this shows in the runs' variance, but the images' variance has it already, and it is taken off here.
+    this shows in the runs' variance, but the images' variance has it already, and it is taken off here. The
+    same holds where each run has a draw of its own and lacks some images: that other images are tested is
+    taken off, and what remains of the runs' variance is that of seeds and of what they were trained on.
 
     Args:
         values: (..., runs) the runs' metrics.

@@ -53,6 +53,10 @@ _AROUND = ("data.root", "data.cache", "data.seed", "seed_everything")
 """Settings that are no part of what a row measures: where files lie on this machine; and the seed, so that
 the seeds of a row can be seen to belong together."""
 
+_DRAW, _DRAWN_BY_SEED = "data.dataset.init_args.draw_seed", ("data.dataset.init_args.split", "draws")
+"""The draw of a split; and the setting under which it is the seed. The data's own fingerprint has the draw
+in it."""
+
 _DISTRIBUTIONS = {
     "PIL": "pillow",
     "lightning_fabric": "pytorch-lightning",
@@ -125,9 +129,16 @@ def fingerprint_in(
             name: digest for name, digest in closure.files.items() if name.rpartition("/")[2] not in _RESOLVED
         },
         libraries={name: found for name, found in sorted(versions.items()) if found},
-        settings={key: _digest(value) for key, value in sorted(_flat("", config)) if key not in _AROUND},
+        settings=_settings(config),
         protocols={protocol.name: _protocol_digest(protocol) for protocol in protocols},
     )
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """The digest of each setting, by dotted key, but for those that are ``_AROUND`` a row."""
+    settings = dict(sorted(_flat("", config)))
+    around = {*_AROUND, _DRAW} if _DRAWN_BY_SEED in settings.items() else {*_AROUND}
+    return {key: _digest(value) for key, value in settings.items() if key not in around}
 
 
 @cache

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crossmodal_bench.evaluation import metric_table
-from crossmodal_bench.evaluation.protocols.protocol import primary_metric
-from crossmodal_bench.evaluation.query_results import check_same_queries
+from crossmodal_bench.evaluation.protocols.protocol import is_redrawn, primary_metric
+from crossmodal_bench.evaluation.query_results import check_paired
 from crossmodal_bench.evaluation.statistics.comparisons import (
     Difference,
     PairedDifference,
@@ -26,7 +26,7 @@ from crossmodal_bench.reporting.rows.neighbours import published_beside
 from crossmodal_bench.reporting.rows.row_results import Reader, RowResults, read_query_results, read_results
 from crossmodal_bench.reporting.rows.stored_intervals import Target, from_queries, from_records
 
-PRESETS = ("paper", "tuned", "controlled", "small", "smoke")
+PRESETS = ("paper", "tuned", "small", "smoke")
 """Rows of different presets never mix; the papers' own settings come first."""
 
 
@@ -117,7 +117,7 @@ class Table:
 
     Attributes:
         dataset: the data set.
-        protocol: the protocol.
+        protocol: the protocol. Under some of them each seed has a draw of the split of its own (``redrawn``).
         version: that of the protocol.
         unverified: whether the test split has a named protocol's numbers of images and captions without being
             verified as its split.
@@ -143,6 +143,11 @@ class Table:
     first: int | None
     tested: tuple[int, ...]
     pairs: tuple[PairedDifference, ...] = field(repr=False)
+
+    @property
+    def redrawn(self) -> bool:
+        """Whether each seed has a draw of the split of its own."""
+        return is_redrawn(self.protocol)
 
     @property
     def best_set(self) -> frozenset[int]:
@@ -252,13 +257,17 @@ def tables(rows: Iterable[Row]) -> list[Table]:
 
 
 def have_same_queries(row: Row, other: Row, metric: str) -> bool:
-    """Whether all runs of both rows have answered the same queries, and it is known how, for a metric."""
+    """Whether all runs of both rows have answered the same queries, and it is known how, for a metric.
+
+    Where each seed has a draw of its own: whether both have the same seeds, and those of one seed have.
+    """
     if metric not in row.results.intervals or metric not in other.results.intervals:
         return False
-    if len({record.data.split_hash for record in (*row.records, *other.records)}) > 1:
+    splits, others = ([record.data.split_hash for record in each.records] for each in (row, other))
+    if splits != others if is_redrawn(row.protocol) else len({*splits, *others}) > 1:
         return False
     try:
-        check_same_queries([*row.results.runs, *other.results.runs], metric)
+        check_paired([row.results.runs, other.results.runs], metric)
     except ValueError:
         return False
     return True

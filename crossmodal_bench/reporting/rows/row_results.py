@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
+from crossmodal_bench.evaluation.protocols.protocol import is_redrawn
 from crossmodal_bench.evaluation.query_results import QueryResults
 from crossmodal_bench.evaluation.statistics.intervals import Interval, intervals
 from crossmodal_bench.evaluation.stored_results import load_query_results
 from crossmodal_bench.jobs.directory import check_own
+from crossmodal_bench.jobs.query_ids import Ids, load_query_ids
 from crossmodal_bench.jobs.record import Record
 
 Reader = Callable[[Record], QueryResults]
@@ -105,11 +107,39 @@ def read_results(records: Sequence[Record], read: Reader) -> RowResults:
             if key in record.metrics and not _gives(results, key, record.metrics[key]):
                 return RowResults(missing=f"they do not give the record's {key}")
         runs.append(results)
+    if is_redrawn(records[0].job.protocol):
+        try:
+            runs = _numbered_alike(runs, [load_query_ids(record.files, record.ranks) for record in records])
+        except BadInput as error:
+            return RowResults(missing=str(error))
+    elif len({record.data.split_hash for record in records}) > 1:
+        # Queries are numbered from 0 in every split: other queries could pass for the same.
+        return RowResults(missing="the seeds did not answer the same queries")
     measured = [key for key in runs[0].keys if all(key in record.metrics for record in records)]
     try:
         return RowResults(tuple(runs), _intervals(runs, measured))
     except ValueError:
         return RowResults(missing="the seeds did not answer the same queries")
+
+
+def _numbered_alike(runs: Sequence[QueryResults], ids: Sequence[Ids]) -> list[QueryResults]:
+    """Runs on draws of their own, with the number of each image's cluster following from its id.
+
+    Raises BadInput where queries are not grouped by image, whose ids say which are the same in two draws.
+    """
+    known = sorted({name for image_ids, _ in ids for name in image_ids})
+    number = {name: position for position, name in enumerate(known)}
+    numbered = []
+    for run, (image_ids, _) in zip(runs, ids, strict=True):
+        owner = run.text_cluster
+        by_image = np.array_equal(run.image_cluster, np.arange(len(image_ids)))
+        if not by_image or owner.min(initial=0) < 0 or owner.max(initial=0) >= len(image_ids):
+            raise BadInput("their queries are not grouped by image, as those of several draws must be")
+        of_image = np.array([number[name] for name in image_ids], dtype=np.int64)
+        numbered.append(
+            replace(run, image_cluster=of_image, text_cluster=of_image[owner], redrawn=True),
+        )
+    return numbered
 
 
 def _intervals(runs: Sequence[QueryResults], keys: Sequence[str]) -> dict[str, Interval]:

@@ -29,13 +29,15 @@ PRESET_NOTES = {
     "paper": "preset paper: the paper's own settings; what it leaves out, or searches for each data set, "
     "is in the method's file with its source",
     "tuned": "preset tuned: what we chose on validation beyond the paper, NOT the paper's setting",
-    "controlled": "preset controlled: one encoder, one set of features and one budget for every objective, "
-    "not the paper's setting",
     "small": "preset small: small networks and frozen features, NOT the paper's setting",
     "smoke": "preset smoke: minutes of training to show that everything runs, NOT a result",
     "given": "preset given: a model from elsewhere, evaluated by its vectors or scores; how it was trained "
     "is its author's to say",
 }
+
+
+_BESIDE_THE_DRAW = ("features", "labels", "source fingerprints")
+"""What seeds have in common although each has a draw of its own; see ``differences``."""
 
 
 def meaning(table: Table) -> list[str]:
@@ -59,7 +61,9 @@ def notes(table: Table) -> list[str]:
     presets = dict.fromkeys(row.preset for row in table.rows)
     lines = [*_reference_note(table), *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
     lines += _ties_note(table)
-    lines += _distinct(table, "data", _data_text)
+    if table.redrawn:
+        lines.append("draws: seed s has draw s of the split; ± over several seeds has the draw in it, too")
+    lines += _distinct(table, "data", _counts_text if table.redrawn else _data_text)
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
     lines += _distinct(table, "no label", _dropped_text)
@@ -93,9 +97,15 @@ def warnings(table: Table) -> list[str]:
     lines = [
         f"{row.name} ({row.preset}) averages seeds of {text}"
         for row in table.own
-        for text in differences(row.records)
+        for text in differences(row.records, _BESIDE_THE_DRAW if table.redrawn else ())
     ]
-    across = differences(table.records, ("data fingerprints", "split hashes"))
+    same_data = [table.records]
+    if table.redrawn:
+        seeds = dict.fromkeys(record.job.seed for record in table.records)
+        same_data = [[record for record in table.records if record.job.seed == seed] for seed in seeds]
+    across = dict.fromkeys(
+        text for records in same_data for text in differences(records, ("data fingerprints", "split hashes"))
+    )
     lines += [f"the rows do not rest on the same data, {text}" for text in across]
     unknown = defaultdict(list)
     for row in table.rows:
@@ -232,9 +242,14 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(distinct[:4]) + more
 
 
-def _data_text(record: Record) -> str:
-    counts = (
+def _counts_text(record: Record) -> str:
+    return ", ".join(
         f"{split} {numbers.get('images')} images / {numbers.get('captions')} captions"
         for split, numbers in record.data.counts.items()
     )
-    return f"{', '.join(counts)} (fingerprint {record.data.fingerprint[:12]}, split {record.data.split_hash})"
+
+
+def _data_text(record: Record) -> str:
+    return (
+        f"{_counts_text(record)} (fingerprint {record.data.fingerprint[:12]}, split {record.data.split_hash})"
+    )

@@ -233,3 +233,19 @@ def test_ids_of_captions_name_their_images_in_one_spelling() -> None:
     spelled = "val2014/COCO_val2014_000000391895.jpg#2"
     assert canonical_caption_id(spelled, "coco") == canonical_caption_id("391895#2", "coco") == "391895#2"
     assert canonical_caption_id("coco:770337", "coco") == "770337"
+
+
+def test_where_each_seed_has_a_split_of_its_own_any_of_them_is_verified() -> None:
+    splits = [in_fives([f"{name}.jpg" for name in names]) for names in ("ab", "bc", "cd")]
+    known = KnownSplit(draws=tuple(describe(split).images for split in splits[:2]), captions_per_image=5)
+    assert known.verifiable
+    assert [known.faults(split, ordered=False) for split in splits[:2]] == [[], []]
+    (fault,) = known.faults(splits[2], ordered=False)
+    assert fault.startswith("its images are those of none of the 2 draws (hash ")
+
+
+def test_the_draws_of_wikipedia_begin_with_the_one_that_all_seeds_may_share() -> None:
+    draws = PROTOCOLS["wikipedia-1300-draws-map"].split.draws
+    assert draws[0] == PROTOCOLS["wikipedia-1300-map"].split.images
+    assert len(set(draws)) == len(draws) == 10
+    assert [name for name, protocol in PROTOCOLS.items() if protocol.redrawn] == ["wikipedia-1300-draws-map"]

@@ -201,3 +201,24 @@ def test_holm_is_the_step_down_loop() -> None:
     assert holm([]) == []
     with pytest.raises(ValueError, match="between 0 and 1"):
         holm([0.2, 1.2])
+
+
+def test_rows_of_the_same_draws_are_compared_and_of_others_are_not() -> None:
+    ease = np.random.default_rng(0).normal(0.4, 0.1, 300)
+
+    def row(better: float, draws: tuple[int, ...]) -> list[QueryResults]:
+        runs = []
+        for draw in draws:
+            generator = np.random.default_rng(draw)
+            items = np.sort(generator.permutation(300)[:200])
+            values = (generator.random(300) < ease + better)[items].astype(float)
+            runs.append(QueryResults({"i2t/R@1": values}, items, items, ("ranks",), redrawn=True))
+        return runs
+
+    found = compare(row(0.2, (0, 1, 2)), row(0.0, (0, 1, 2)), "i2t/R@1")
+    assert found.p < 1e-3 and 10 < found.low < found.value < found.high and found.n == (3, 3)
+    nothing = compare(row(0.0, (0, 1, 2)), row(0.0, (0, 1, 2)), "i2t/R@1")
+    assert nothing.value == 0 and nothing.p == 1
+    for other in ((0, 1), (0, 1, 3)):
+        with pytest.raises(ValueError, match=r"numbers of seeds|must answer the same queries"):
+            compare(row(0.2, (0, 1, 2)), row(0.0, other), "i2t/R@1")

@@ -201,3 +201,75 @@ def test_it_covers_few_images_near_100_percent_which_the_bootstrap_does_not() ->
     draws = np.stack([np.bincount(generator.integers(0, 20, 20), minlength=20) for _ in range(400)]) / 20
     old_low, old_high = np.percentile(hits[:, 0] @ draws.T, [2.5, 97.5], axis=1)
     assert ((old_low <= 0.98) & (old_high >= 0.98)).mean() < 0.5
+
+
+# ---- draws of the split ------------------------------------------------------------------------------------
+
+
+def drawn_run(results: NDArray[np.float64], items: NDArray[np.int64]) -> QueryResults:
+    """A run on a draw of its own: results of all items there are, of which the draw tests some."""
+    return QueryResults({"i2t/R@1": results[items]}, items, items, ("ranks",), redrawn=True)
+
+
+def test_draws_that_test_the_same_items_are_seeds() -> None:
+    runs = [np.random.default_rng(seed).random(80).round() for seed in range(4)]
+    items = np.random.default_rng(9).permutation(80)
+    drawn = interval([drawn_run(results, items) for results in runs], "i2t/R@1")
+    assert drawn == interval([run_of(results) for results in runs], "i2t/R@1")
+
+
+def test_draws_without_a_common_item_are_independent_tests() -> None:
+    generator = np.random.default_rng(0)
+    runs, half = [], 50
+    for draw in range(3):
+        results = np.zeros(150)
+        items = np.arange(half) + draw * half
+        results[items] = generator.random(half) < 0.4
+        runs.append(drawn_run(results, items))
+    found = interval(runs, "i2t/R@1")
+    variances = [np.var(run.per_query["i2t/R@1"]) / half for run in runs]
+    assert found.clusters == 150 and found.n == 3 and found.target == "method"
+    assert found.items_error == pytest.approx(100 * np.sqrt(np.sum(variances) / 9 * 150 / 149))
+    # What the runs differ by is what other items make of it, and that counts once.
+    between = np.var([run.per_query["i2t/R@1"].mean() for run in runs], ddof=1) / 3
+    rest = max(0.0, between - np.sum(variances) / 9 * 150 / 149)
+    assert found.seeds_error == pytest.approx(100 * np.sqrt(rest), abs=1e-9)
+
+
+def of_draws(generator: np.random.Generator, draws: int, spread: float) -> list[QueryResults]:
+    """Runs on half of 400 items each, as easy in every draw; what is trained on makes ``spread``."""
+    ease = generator.normal(0.4, 0.1, 400)
+    runs = []
+    for _ in range(draws):
+        items = np.sort(generator.permutation(400)[:200])
+        share = ease + generator.normal(0, spread)
+        runs.append(drawn_run((generator.random(400) < share).astype(float), items))
+    return runs
+
+
+def test_the_interval_of_several_draws_has_their_variance_in_it() -> None:
+    calm, wild = (of_draws(np.random.default_rng(3), 8, spread) for spread in (0.0, 0.1))
+    still, moved = interval(calm, "i2t/R@1"), interval(wild, "i2t/R@1")
+    assert moved.seeds_error > 2 and moved.half_width > 1.5 * still.half_width
+    # One draw knows nothing of the others.
+    assert moved.half_width > interval(wild[:1], "i2t/R@1").half_width / 2
+    assert still.half_width < interval(calm[:1], "i2t/R@1").half_width
+
+
+def test_that_interval_covers_what_all_draws_would_give() -> None:
+    generator = np.random.default_rng(2)
+    trials = [interval(of_draws(generator, 4, 0.04), "i2t/R@1") for _ in range(200)]
+    covered = np.mean([each.low <= 40 <= each.high for each in trials])
+    assert 0.91 <= covered <= 1
+    # Student's interval over the four numbers alone is longer: it does not know how much other items make.
+    runs = of_draws(np.random.default_rng(3), 4, 0.0)
+    alone = stats.t.ppf(0.975, 3) * stats.sem([100 * run.per_query["i2t/R@1"].mean() for run in runs])
+    assert interval(runs, "i2t/R@1").half_width > 0.5 * alone
+
+
+def test_runs_on_one_split_and_on_draws_of_their_own_are_not_averaged() -> None:
+    results = np.ones(10)
+    with pytest.raises(ValueError, match="some runs have draws of their own and others share one"):
+        interval([drawn_run(results, np.arange(10)), run_of(results)], "i2t/R@1")
+    with pytest.raises(ValueError, match="the runs must answer the same queries"):
+        interval([run_of(results), drawn_run(results, np.arange(1, 10))], "i2t/R@1")

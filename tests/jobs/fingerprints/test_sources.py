@@ -240,6 +240,17 @@ def test_settings_count_by_their_values_and_neither_seed_nor_folders() -> None:
     assert "data.batch_size" in difference.text and "model.init_args.alpha" in difference.text
 
 
+def test_a_draw_is_a_setting_unless_it_follows_from_the_seed() -> None:
+    def drawn(split: str, draw_seed: int) -> Fingerprint:
+        config = copy.deepcopy(SETTINGS["acmr"])
+        reader = {"class_path": "crossmodal_bench.data.datasets.Wikipedia"}
+        config["data"]["dataset"] = {**reader, "init_args": {"split": split, "draw_seed": draw_seed}}
+        return fingerprint_of(config)
+
+    assert drawn("draws", 0) == drawn("draws", 1)
+    assert drawn("draw", 0) != drawn("draw", 1)
+
+
 def test_protocols_count_by_their_values_and_the_lists_that_they_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -192,7 +192,7 @@ WRONG = {
     # One thing at a time.
     "preset of timam": (TIMAM._replace(preset="small"), "setting"),
     "preset of acmr": (ACMR._replace(preset="small"), "setting"),
-    "preset of a suite's row": (SCAN_BASE._replace(preset="controlled"), "setting"),
+    "preset of a suite's row": (SCAN_BASE._replace(preset="tuned"), "setting"),
     "network": (TIMAM._replace(image=RESNET_101), "features"),
     "frozen network": (TIMAM._replace(image=FROZEN), "features"),
     "trained network": (GRU_VGG._replace(image={**VGG_19, "fine_tuned": True}), "features"),

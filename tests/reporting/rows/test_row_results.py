@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.evaluation import rank_metrics
+from crossmodal_bench.evaluation.metric_table import SIDES
 from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks
+from crossmodal_bench.evaluation.ranking.ranks import write_results
 from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
 from crossmodal_bench.reporting.rows.row_results import read_query_results, read_results
+from crossmodal_bench.reporting.tables.layout import notes, warnings
 
 Maker = Callable[..., Record]
 I2T = np.array([1, 2, 7, 30])
@@ -102,3 +106,77 @@ def test_results_that_are_a_link_out_of_the_runs_are_not_read(answered: Answered
     record.ranks.symlink_to(outside)
     with pytest.raises(BadInput, match=r"ranks\.npz cannot be read \(it is a link out of RUNS\)"):
         read_query_results(record)
+
+
+# ---- draws of the split ------------------------------------------------------------------------------------
+
+
+def on_draw(
+    make_record: Maker, seed: int, method: str = "acmr", draw: int | None = None, **changes: Any
+) -> Record:
+    """A record of a seed, tested on a draw of 40 of 60 images, with the file of what its queries gave."""
+    draw = seed if draw is None else draw
+    rows = np.sort(np.random.default_rng(draw).permutation(60)[:40])
+    ease = np.random.default_rng(99).random(60)[rows]
+    spread = {side: np.random.default_rng([seed, len(method), number]) for number, side in enumerate(SIDES)}
+    precision = {
+        f"{side}/{metric}": np.clip(ease + 0.1 * spread[side].normal(size=40), 0, 1)
+        for side in SIDES
+        for metric in ("mAP", "mAP@50")
+    }
+    metrics = {key: float(values.mean()) for key, values in precision.items()}
+    metrics |= {name: (metrics[f"i2t/{name}"] + metrics[f"t2i/{name}"]) / 2 for name in ("mAP", "mAP@50")}
+    content = {
+        "method": method,
+        "dataset": "wikipedia-draws",
+        "protocol": "wikipedia-1300-draws-map",
+        "protocol_version": 1,
+        "seed": seed,
+        "metrics": metrics,
+        "data": {
+            "fingerprint": f"{draw:064}",
+            "split_hash": f"{draw:016}",
+            "counts": {"train": {"images": 20, "captions": 20}, "test": {"images": 40, "captions": 40}},
+            "labels": {"kind": "real", "count": 10, "rule": "the category"},
+            "features": None,
+        },
+    }
+    record = make_record(**{**content, **changes})
+    arrays = {f"ap/{key}": values for key, values in precision.items()}
+    arrays |= {"image_cluster": np.arange(40), "text_cluster": np.arange(40)}
+    names = [f"item {row}" for row in rows]
+    write_results(record.ranks, arrays, names, names, (40, 40))
+    return record
+
+
+def test_draws_are_laid_out_over_all_images_that_any_of_them_tests(make_record: Maker) -> None:
+    records = [on_draw(make_record, seed) for seed in range(3)]
+    results = read_results(records, read_query_results)
+    assert results.missing == ""
+    seen = {name for run in results.runs for name in run.image_cluster.tolist()}
+    assert len(seen) == len({*range(60)} & seen) > 50
+    assert results.intervals["mAP"].clusters == len(seen)
+    assert results.intervals["mAP"].target == "method"
+
+
+def test_seeds_of_other_splits_are_not_averaged_unless_the_protocol_draws_them(make_record: Maker) -> None:
+    records = [on_draw(make_record, seed, protocol="wikipedia-1300-map") for seed in range(3)]
+    results = read_results(records, read_query_results)
+    assert results.missing == "the seeds did not answer the same queries" and not results.intervals
+
+
+def test_a_table_of_draws_says_so_and_compares_the_rows_of_the_same_draws(make_record: Maker) -> None:
+    records = [on_draw(make_record, seed, method) for method in ("acmr", "cca") for seed in range(3)]
+    (table,) = tables(leaderboard([*records, on_draw(make_record, 0, "sm")]))
+    assert table.redrawn and [row.method for row in table.rows if row.seeds == (0,)] == ["sm"]
+    assert {table.rows[position].method for position in table.tested} <= {"acmr", "cca"} or len(
+        table.tested
+    ) == 1
+    assert [line for line in notes(table) if line.startswith("draws:")] == [
+        "draws: seed s has draw s of the split; ± over several seeds has the draw in it, too"
+    ]
+    assert "data: train 20 images / 20 captions, test 40 images / 40 captions" in notes(table)
+    assert not [line for line in warnings(table) if "split" in line or "fingerprints" in line]
+    swapped = on_draw(make_record, 1, "sm", draw=2)
+    (table,) = tables(leaderboard([*records, swapped]))
+    assert [line for line in warnings(table) if "do not rest on the same data" in line]
