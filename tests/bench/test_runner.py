@@ -287,7 +287,7 @@ def test_a_disk_that_fills_up_ends_the_bench_with_one_sentence(
     options = BenchOptions(dataset="synthetic-20", methods="cca", runs=tmp_path / "runs", wandb="off")
     monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: {})
     monkeypatch.setattr(local, "Worker", full)
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(runner.tempfile, "NamedTemporaryFile", full)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(BadInput, match=r"No space left on device.*free space"):
         runner.bench(options, log=lambda text: None)
