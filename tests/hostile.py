@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from crossmodal_bench.core.errors import BadInput
 
 PATIENCE = 20.0
-"""Seconds of this process's own time for one input of a kilobyte or so. The first of a kind may make a library
-import what it never needed before: transformers takes six seconds so on a busy core."""
+"""Seconds of this process's own time for one input of a kilobyte or so. The first of a kind may let a library
+import what it never needed before: for transformers that is six seconds on a busy core."""
 GENES = 8
 """Bytes that say what one change is: a whole input is one draw, which is what makes thousands affordable."""
 
