@@ -36,8 +36,10 @@ def start(folder: Path) -> int:
     os.chdir(folder)
     for descriptor, name in ((1, "out.txt"), (2, "err.txt")):
         os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor)
+    # As the program itself, whose end is that of the process.
+    sys.argv[1:] = [*WORDS, *SHORT]
     try:
-        status = main([*WORDS, *SHORT])
+        status = main()
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         status = 99

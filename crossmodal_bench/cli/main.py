@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     signal.signal(number, signal.SIG_IGN)
             return status
         except Interrupted:
-            # While the last words were written.
+            # Before the command had begun, or while its last words were written.
+            _say_how_to_go_on()
             return AGAIN
 
 
@@ -112,7 +113,7 @@ def _guarded(run: Callable[[], int]) -> int:
         )
         return BAD_INPUT
     except (KeyboardInterrupt, Interrupted):
-        print("Interrupted. Run the same command again to go on.", file=sys.stderr)
+        _say_how_to_go_on()
         return AGAIN
     except Exception as error:
         sentence = out_of_memory(error)
@@ -120,6 +121,10 @@ def _guarded(run: Callable[[], int]) -> int:
             raise
         tell(f"crossmodal-bench: {sentence}", sys.stderr)
         return FAILED
+
+
+def _say_how_to_go_on() -> None:
+    print("Interrupted. Run the same command again to go on.", file=sys.stderr)
 
 
 def _quiet() -> None:

@@ -293,7 +293,7 @@ def has_papers_settings(method: str, dataset: str, preset: str) -> bool:
 
     What the data set's file says for a preset is not looked at: it is which features there are.
     """
-    if method not in names("methods"):
+    if method not in names("methods") or preset not in PRESETS:
         return False
     return method_settings(method, dataset, preset) == method_settings(method, dataset, "paper")
 

@@ -14,6 +14,7 @@ from crossmodal_bench.bench.options import read_options
 from crossmodal_bench.cli import commands as actions
 from crossmodal_bench.cli import main as cli
 from crossmodal_bench.cli.main import main
+from crossmodal_bench.core.signals import Interrupted
 from crossmodal_bench.jobs.record import Record, write_record
 from crossmodal_bench.reporting.formats import FORMATS
 
@@ -266,6 +267,17 @@ def test_python_has_nothing_to_add_at_its_end(output: str) -> None:
     else:
         assert ended.returncode == 2 and ended.stderr.count("\n") == 1
         assert ended.stderr.startswith("crossmodal-bench: the output's disk is full")
+
+
+def test_who_is_stopped_before_a_command_has_begun_is_told_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(words: list[str]) -> int:
+        raise Interrupted
+
+    monkeypatch.setattr(cli, "_written", stopped)
+    assert main(["report"]) == 75
+    assert capsys.readouterr().err == "Interrupted. Run the same command again to go on.\n"
 
 
 def test_no_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

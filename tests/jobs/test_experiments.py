@@ -324,6 +324,7 @@ def test_what_applies_to_a_parent_is_what_it_has() -> None:
         ("acmr", "wikipedia", "small", False),
         ("timam", "flickr30k", "small", False),
         ("mine", "wikipedia", "paper", False),
+        ("acmr", "wikipedia", "of another version", False),
     ],
 )
 def test_a_preset_under_which_nothing_changes_has_the_papers_settings(

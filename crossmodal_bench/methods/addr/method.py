@@ -111,6 +111,8 @@ class ADDR(Matching):
             schedule=schedule,
             gather_negatives=gather_negatives,
         )
+        # Not among its own arguments; a checkpoint holds those alone.
+        self.hparams.pop("fine_tuning", None)
         if discriminator.shared and gamma:
             raise ValueError(f"gamma is {gamma}, but one discriminator has no others to compare with; set 0")
         if regularise_encoders and not gamma:

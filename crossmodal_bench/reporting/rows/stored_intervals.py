@@ -65,7 +65,8 @@ def from_records(values: Sequence[float], bounds: Sequence[tuple[float, float]])
     items = None
     if bounds:
         normal = float(stats.norm.ppf(0.975))
-        items = math.sqrt(statistics.fmean(((high - low) / 2 / normal) ** 2 for low, high in bounds))
+        # A root mean square that also takes the largest numbers which a record may hold.
+        items = math.hypot(*((high - low) / 2 / normal / math.sqrt(len(bounds)) for low, high in bounds))
     if n == 1:
         if items is None:
             return Interval()
