@@ -361,7 +361,7 @@ def write_dataset(root: Path, name: str) -> dict[str, Any]:
         write_karpathy(root, name)
     elif name in ("pascal_sentence", "nuswide10k"):
         write_feature_arrays(root, name, ".npy" if name == "nuswide10k" else ".mat")
-    elif name in ("wikipedia", "wikipedia_deep"):
+    elif name in ("wikipedia", "wikipedia-draws", "wikipedia_deep"):
         write_wikipedia(root, stem="deep_features" if name == "wikipedia_deep" else "raw_features")
     elif name in ("cuhk_pedes", "cub", "flowers"):
         {"cuhk_pedes": write_cuhk_pedes, "cub": write_cub, "flowers": write_flowers}[name](root)

@@ -189,6 +189,7 @@ def noted(record: Record) -> list[str]:
     return notes(table)
 
 
+@pytest.mark.slow
 def test_without_the_word_it_starts_over_and_nothing_is_removed(
     house: Path, new_process: Callable[[], None], tmp_path: Path
 ) -> None:

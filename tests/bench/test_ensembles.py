@@ -155,6 +155,7 @@ def test_the_command_makes_it_once(
     ]
 
 
+@pytest.mark.slow
 def test_every_protocol_and_the_split_that_was_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +184,7 @@ def test_every_protocol_and_the_split_that_was_evaluated(
         summed([tmp_path / "runs" / one.directory for one in record.ensemble], tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_models_tuned_on_validation_are_summed_there(tmp_path: Path, data_root: Path) -> None:
     own = finished(
         tmp_path,

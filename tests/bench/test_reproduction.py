@@ -58,6 +58,7 @@ def test_what_cannot_be_repeated_is_one_sentence(solved: Record, how: Repetition
     assert not read_records(how.runs)
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_is_the_records_unless_one_is_given(solved: Record, how: Repetition) -> None:
     environment = {**solved.environment, "threads": "2"}
     reproduce([solved.model_copy(update={"environment": environment})], how, lambda line: None)

@@ -94,6 +94,7 @@ def test_a_region_file_that_begins_as_an_archive_is_refused(tmp_path: Path) -> N
     assert "is truncated or not a .npy file" in complaint(lambda: map_regions(path))
 
 
+@pytest.mark.slow
 def test_a_packed_matlab_file_expands_in_proportion(tmp_path: Path) -> None:
     path, packer = tmp_path / "a.mat", zlib.compressobj(9)
     packed = b"".join(packer.compress(bytes(MEGABYTE)) for _ in range(600)) + packer.flush()
