@@ -114,6 +114,8 @@ def listening(signals: tuple[signal.Signals, ...] = (signal.SIGINT, *ASKING)) ->
     try:
         yield request
     finally:
+        # What comes from now on finds nothing left to break off, and nobody who would catch it.
+        request.deferred = True
         _listening = None
         if threading.current_thread() is threading.main_thread():
             for number, handler in previous.items():

@@ -195,3 +195,20 @@ def test_a_forked_process_knows_what_it_was_asked_before_it_listened(asked: str)
             os._exit(own.made)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (asked != "not")
         request.made = False
+
+
+def test_one_that_comes_when_nothing_is_left_to_break_off_raises_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    restore = signal.signal
+
+    def late(number: signal.Signals, handler: Callable[..., None]) -> object:
+        if signal.getsignal(signal.SIGTERM) == request._receive:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return restore(number, handler)
+
+    with listening() as request:
+        monkeypatch.setattr(signal, "signal", late)
+    monkeypatch.undo()
+    assert request.made and not request.raised
+    assert not request.is_in_place()
