@@ -19,6 +19,7 @@ from crossmodal_bench.evaluation.protocols.protocol import Protocol
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.experiments import Config
+from crossmodal_bench.jobs.fingerprints.sources import DRAW
 from crossmodal_bench.jobs.inputs import Inputs, corpus_key, read_inputs
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Job
@@ -222,11 +223,11 @@ def _jobs(
             f"suite {row.suite} evaluates on validation and {row.dataset} has none; "
             "set data.validation, e.g. 0.2"
         )
-    draw = cli.datamodule.dataset.draw_argument
+    redrawn = cli.datamodule.dataset.redrawn
     if cli.model.deterministic:
         # Solved before the first epoch: a training length meant for the others would only cost time.
         config = experiments.merge(config, {"trainer": {"max_epochs": 1}})
-    if cli.model.deterministic and draw is None:
+    if cli.model.deterministic and not redrawn:
         seeds = 1
     elif row.seeds is not None:
         seeds = row.seeds
@@ -245,14 +246,14 @@ def _jobs(
             f"method '{row.method}' names parents and {type(cli.model).__name__} cannot start from their "
             "weights; implement its inherit, or drop the key parents from the method's file"
         )
-    if draw is not None:
-        _check_draws(seeds, data.protocols[0], f"data.dataset.init_args.{draw}", chosen)
+    if redrawn:
+        _check_draws(seeds, data.protocols[0], chosen)
     plan = []
     for seed in range(seeds):
         seeded = experiments.merge(config, {"data": {"seed": seed}})
         seeded["seed_everything"] = seed
-        if draw is not None:
-            seeded = experiments.merge(seeded, {"data": {"dataset": {"init_args": {draw: seed}}}})
+        if redrawn:
+            seeded = experiments.merge(seeded, experiments.expand({DRAW: seed}))
             data = _inputs_of(seeded, row.dataset, protocol, corpora)
         key = {
             "method": row.method,
@@ -297,11 +298,11 @@ def _jobs(
     return plan
 
 
-def _check_draws(seeds: int, protocol: Protocol, key: str, overrides: Collection[str]) -> None:
-    """Raise BadInput for more seeds than the protocol knows draws, and for a draw chosen by ``key``."""
-    if key in overrides:
+def _check_draws(seeds: int, protocol: Protocol, overrides: Collection[str]) -> None:
+    """Raise BadInput for more seeds than the protocol knows draws, and for a draw that was chosen."""
+    if DRAW in overrides:
         raise BadInput(
-            f"--set {key} has no effect where each seed takes a draw of its own; set SEEDS instead"
+            f"--set {DRAW} has no effect where each seed takes a draw of its own; set SEEDS instead"
         )
     known = len(protocol.split.draws)
     if known and seeds > known:

@@ -314,7 +314,7 @@ def read_record_or_warn(path: str | Path) -> Record | None:
     try:
         return read_record(path)
     except BadInput as error:
-        warn_once(f"{error}; it is left out meanwhile")
+        warn_once(_left_out(error))
         return None
 
 
@@ -350,8 +350,12 @@ def unreadable_records(runs: str | Path, readable: Collection[Path]) -> list[str
         try:
             read_record(files.record)
         except BadInput as error:
-            sentences.append(f"{error}; it is left out meanwhile")
+            sentences.append(_left_out(error))
     return sentences
+
+
+def _left_out(error: BadInput) -> str:
+    return f"{error}; it is left out meanwhile"
 
 
 def _plain(value: Any) -> Any:

@@ -213,6 +213,11 @@ def test_extract_runs_once_and_names_its_store(tmp_path: Path, capsys: pytest.Ca
     assert store.stat().st_mtime_ns == before
 
 
+needs_a_full_device = pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="no device that is always full"
+)
+
+
 def test_a_reader_that_has_gone_ends_it_quietly(
     make_record: Callable[..., Record],
     runs: Path,
@@ -228,7 +233,7 @@ def test_a_reader_that_has_gone_ends_it_quietly(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@needs_a_full_device
 def test_an_output_that_takes_no_more_is_a_sentence(
     make_record: Callable[..., Record],
     runs: Path,
@@ -242,15 +247,13 @@ def test_an_output_that_takes_no_more_is_a_sentence(
     assert capsys.readouterr().err.startswith("crossmodal-bench: the output's disk is full")
 
 
-@pytest.mark.parametrize("output", ["nobody", "/dev/full"])
+@pytest.mark.parametrize("output", ["nobody", pytest.param("/dev/full", marks=needs_a_full_device)])
 def test_python_has_nothing_to_add_at_its_end(output: str) -> None:
     if output == "nobody":
         reading, writing = os.pipe()
         os.close(reading)
-    elif Path(output).exists():
-        writing = os.open(output, os.O_WRONLY)
     else:
-        pytest.skip("no device that is always full")
+        writing = os.open(output, os.O_WRONLY)
     # With a command that imports nothing heavy.
     code = (
         "import sys\n"

@@ -241,12 +241,12 @@ def guarded(
     except Exception as error:
         traceback.print_exc()
         if isinstance(error, OSError) and error.errno in NO_ROOM:
-            full = f"{planned.directory} cannot be written ({error.strerror}); free space and run again"
-            _note(planned.directory, "bad input", full)
+            sentence = f"{planned.directory} cannot be written ({error.strerror}); free space and run again"
+            _note(planned.directory, "bad input", sentence)
             return 2
-        sentence = out_of_memory(error)
-        if sentence is not None:
-            _note(planned.directory, "error", sentence)
+        no_memory = out_of_memory(error)
+        if no_memory is not None:
+            _note(planned.directory, "error", no_memory)
             return 1
         lines = str(error).strip().splitlines() or ["no message"]
         _note(planned.directory, "error", f"{type(error).__name__}: {lines[0]}")

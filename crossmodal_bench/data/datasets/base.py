@@ -17,11 +17,11 @@ class DatasetReader(ABC):
     """Reads one data set; subclasses are found by their class path in YAML, nothing is registered.
 
     Attributes:
-        draw_argument: the constructor's argument that says which draw its split is, where every seed of a
-            bench is to take another one (seed s the draw s); None where all seeds share one split.
+        redrawn: whether every seed of a bench takes a split of its own: seed s is then given to the
+            constructor as ``draw_seed``. Otherwise all seeds share one split.
     """
 
-    draw_argument: str | None = None
+    redrawn: bool = False
 
     @abstractmethod
     def read(self, root: Path) -> Corpus:

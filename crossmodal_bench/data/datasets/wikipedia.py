@@ -56,8 +56,7 @@ class Wikipedia(DatasetReader):
         self.features = features
         self.split = split
         self.draw_seed = draw_seed
-        if split == "draws":
-            self.draw_argument = "draw_seed"
+        self.redrawn = split == "draws"
         self.folder = folder
 
     def read(self, root: Path) -> Corpus:
@@ -86,7 +85,7 @@ class Wikipedia(DatasetReader):
             split = _draw(len(ids), self.draw_seed)
         return Corpus(
             # Protocols go by the name: a draw of a seed's own is never taken for the one draw of all seeds.
-            name="wikipedia-draws" if self.split == "draws" else "wikipedia",
+            name="wikipedia-draws" if self.redrawn else "wikipedia",
             image_ids=tuple(ids),
             caption_ids=tuple(ids),
             caption_image=np.arange(len(ids)),

@@ -53,9 +53,9 @@ _AROUND = ("data.root", "data.cache", "data.seed", "seed_everything")
 """Settings that are no part of what a row measures: where files lie on this machine; and the seed, so that
 the seeds of a row can be seen to belong together."""
 
-_DRAW, _DRAWN_BY_SEED = "data.dataset.init_args.draw_seed", ("data.dataset.init_args.split", "draws")
-"""The draw of a split; and the setting under which it is the seed. The data's own fingerprint has the draw
-in it."""
+DRAW = "data.dataset.init_args.draw_seed"
+"""The setting that says which draw a split is. Where every seed has a draw of its own, it is the seed; the
+data's own fingerprint has the draw in it."""
 
 _DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -118,7 +118,9 @@ def fingerprint_in(
     roots: Iterable[str] = WORKER,
 ) -> Fingerprint:
     """Likewise, with the sources of ``tree``."""
+    protocols = list(protocols)
     closure = tree.closure([*roots, *_roots(tree, class_paths(config))])
+    around = {*_AROUND, DRAW} if any(protocol.redrawn for protocol in protocols) else {*_AROUND}
     versions = {
         _DISTRIBUTIONS.get(name, name): _version(name) for name in closure.libraries - _WITHOUT_NUMBERS
     }
@@ -129,16 +131,9 @@ def fingerprint_in(
             name: digest for name, digest in closure.files.items() if name.rpartition("/")[2] not in _RESOLVED
         },
         libraries={name: found for name, found in sorted(versions.items()) if found},
-        settings=_settings(config),
+        settings={key: _digest(value) for key, value in sorted(_flat("", config)) if key not in around},
         protocols={protocol.name: _protocol_digest(protocol) for protocol in protocols},
     )
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, str]:
-    """The digest of each setting, by dotted key, but for those that are ``_AROUND`` a row."""
-    settings = dict(sorted(_flat("", config)))
-    around = {*_AROUND, _DRAW} if _DRAWN_BY_SEED in settings.items() else {*_AROUND}
-    return {key: _digest(value) for key, value in settings.items() if key not in around}
 
 
 @cache

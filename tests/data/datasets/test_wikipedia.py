@@ -67,11 +67,11 @@ def test_a_draw_is_seeded_and_mixes_the_official_splits(large: Path) -> None:
 def test_draws_of_each_seed_are_the_same_splits_under_a_name_of_their_own(large: Path) -> None:
     for seed in (0, 1):
         reader = Wikipedia(split="draws", draw_seed=seed)
-        assert reader.draw_argument == "draw_seed"
+        assert reader.redrawn
         drawn, own = Wikipedia(split="draw", draw_seed=seed).read(large), reader.read(large)
         assert (own.split == drawn.split).all() and own.image_ids == drawn.image_ids
         assert (drawn.name, own.name) == ("wikipedia", "wikipedia-draws")
-    assert Wikipedia(split="draw").draw_argument is None and Wikipedia().draw_argument is None
+    assert not Wikipedia(split="draw").redrawn and not Wikipedia().redrawn
 
 
 def test_too_few_items_to_draw_from(tmp_path: Path) -> None:

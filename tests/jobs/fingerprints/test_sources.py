@@ -241,14 +241,14 @@ def test_settings_count_by_their_values_and_neither_seed_nor_folders() -> None:
 
 
 def test_a_draw_is_a_setting_unless_it_follows_from_the_seed() -> None:
-    def drawn(split: str, draw_seed: int) -> Fingerprint:
+    def drawn(protocol: str, draw_seed: int) -> Fingerprint:
         config = copy.deepcopy(SETTINGS["acmr"])
         reader = {"class_path": "crossmodal_bench.data.datasets.Wikipedia"}
-        config["data"]["dataset"] = {**reader, "init_args": {"split": split, "draw_seed": draw_seed}}
-        return fingerprint_of(config)
+        config["data"]["dataset"] = {**reader, "init_args": {"draw_seed": draw_seed}}
+        return fingerprint_of(config, [PROTOCOLS[protocol]])
 
-    assert drawn("draws", 0) == drawn("draws", 1)
-    assert drawn("draw", 0) != drawn("draw", 1)
+    assert drawn("wikipedia-1300-draws-map", 0) == drawn("wikipedia-1300-draws-map", 1)
+    assert drawn("wikipedia-1300-map", 0) != drawn("wikipedia-1300-map", 1)
 
 
 def test_protocols_count_by_their_values_and_the_lists_that_they_name(
