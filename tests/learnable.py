@@ -184,7 +184,8 @@ def shrunk(config: Mapping[str, Any], batch: int) -> dict[str, Any]:
         text_encoder["init_args"]["config"] = LANGUAGE_MODEL
         text["tokenizer"] = None
     images = {**config["data"].get("images", {}), "weights": "none", "regions": "auto", "size": SIDE}
-    if not arguments.get("image_encoder", {}).get("class_path", "").endswith("ConvNetEncoder"):
+    encodes_pixels = arguments.get("image_encoder", {}).get("class_path", "").endswith("ConvNetEncoder")
+    if not (encodes_pixels or host.get("init_args", {}).get("fine_tune", False)):
         images["network"] = None
     data = {**config["data"], "images": images, "text": text}
     data["batch_size"] = min(data.get("batch_size", batch), batch)

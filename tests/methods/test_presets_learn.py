@@ -43,6 +43,11 @@ class Case(NamedTuple):
         return self.method.startswith(BY_CLASS)
 
 
+ON_PIXELS = Case("vse_finetune", "paper", "flickr30k")
+"""What trains a network of pixels only where the data set has no features of its own."""
+FROM_PIXELS = {Case("vse", "paper", "flickr30k"): {"model.init_args.host.init_args.fine_tune": True}}
+"""What it starts from: in a bench, a model of the features that the network has extracted beforehand; here,
+where no network is trained, a model that was trained together with it, at that model's rate."""
 HOSTS = ("scan", "bfan", "vsrn")
 """What is of a host has rates of its own on MS-COCO."""
 
@@ -63,7 +68,7 @@ def cases() -> list[Case]:
         else:
             found += [Case(method, preset, "synthetic-96") for preset in ("smoke", "small", "paper")]
             found += [Case(method, "paper", "coco")] if any(host in method for host in HOSTS) else []
-    return found
+    return [*found, ON_PIXELS]
 
 
 class Later(NamedTuple):
@@ -114,7 +119,8 @@ def trained(case: Case) -> Course:
 
 
 def run(case: Case, parents: dict[str, dict[str, Tensor]] | None = None, **overrides: object) -> Course:
-    config = configuration(case.method, case.dataset, case.preset, **overrides)
+    given = {**FROM_PIXELS.get(case, {}), **overrides}
+    config = configuration(case.method, case.dataset, case.preset, **given)
     small = shrunk(config, BATCH[case.by_class])
     later = SLOW_RISERS.get((case.method, case.preset))
     if later is None:
