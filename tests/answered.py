@@ -46,7 +46,7 @@ class Answered:
             "protocol_version": 1,
             "curves": {},
             "metrics": rank_metrics(QueryRanks.untied(i2t), QueryRanks.untied(t2i)),
-            "bootstrap": {},
+            "intervals": {},
         }
         record = self._make(**{**defaults, **changes})
         write_ranks(record, i2t, t2i)

@@ -78,8 +78,9 @@ def content(**changes: Any) -> dict[str, Any]:
         },
         "source_fingerprint": "e" * 64,
         "selection": {"metric": None, "epoch": None, "rule": "last epoch: no validation split"},
+        "protocol_version": 1,
         "metrics": dict(MAP),
-        "bootstrap": {name: [value - 0.02, value + 0.04] for name, value in MAP.items()},
+        "intervals": {name: [value - 0.02, value + 0.04] for name, value in MAP.items()},
         "curves": {
             f"{side}/precision_scope": {"scope": [50, 100, 200], "precision": [0.5, 0.4, 0.3]}
             for side in ("i2t", "t2i")
@@ -144,7 +145,7 @@ def make_recall_record(make_record: Callable[..., Record]) -> Callable[..., Reco
     def make(by: float = 0.0, **changes: Any) -> Record:
         metrics = {name: value + by for name, value in RECALL.items()}
         bounds = {name: [value - 2.0, value + 2.0] for name, value in metrics.items()}
-        defaults = {"dataset": "flickr8k", "protocol": "flickr8k-1k", "metrics": metrics, "bootstrap": bounds}
+        defaults = {"dataset": "flickr8k", "protocol": "flickr8k-1k", "metrics": metrics, "intervals": bounds}
         return make_record(**{**defaults, "curves": {}, **changes})
 
     return make

@@ -11,7 +11,7 @@ the entry's family:
     retrieved_captions  ``captions.CaptionComparison`` of the captions that stand at one rank for each image
     written_captions    ``captions.CaptionComparison`` of the captions that a model has written
 
-Its evaluation, bootstrap interval, place in a leaderboard, digits, unit, chance level and axis label follow
+Its evaluation, interval, place in a leaderboard, digits, unit, chance level and axis label follow
 from the entry.
 """
 
@@ -80,7 +80,7 @@ class Metric:
         unit: of its values.
         function: computes it, in the unit divided by the unit's scale; None for a combination.
         per_query: whether ``function`` gives a number for each query (NaN: the query doesn't count), of which
-            the metric is the mean, or the metric itself. Only means over queries have bootstrap intervals.
+            the metric is the mean, or the metric itself. Only means over queries have intervals.
         side: the direction; None for a combination of both, and for captions.
         terms: the keys of the metrics that are combined, in the order of their summation; same family.
         combination: what is made of the terms.

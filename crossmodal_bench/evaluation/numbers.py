@@ -30,7 +30,7 @@ def numbers(evaluation: Evaluation, items: EvaluatedItems) -> dict[str, Any]:
         )
     return {
         "metrics": {**evaluation.metrics, **retrieved},
-        "bootstrap": model_intervals(evaluation),
+        "intervals": model_intervals(evaluation),
         "curves": evaluation.curves,
         "protocol_version": evaluation.protocol.version,
         "resembles": evaluation.protocol.resembles,

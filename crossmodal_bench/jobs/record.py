@@ -26,7 +26,7 @@ from crossmodal_bench.jobs.directory import JobDirectory, read_own
 from crossmodal_bench.jobs.encoders import Encoders
 from crossmodal_bench.jobs.fingerprints.fingerprint import Fingerprint
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the layout below; a record of another version is refused, not guessed at."""
 
 
@@ -135,11 +135,11 @@ class Selection(Model):
 class Numbers(Model):
     """What one evaluation gave.
 
-    ``metrics`` holds recalls in percent, 1-based ranks and mAP as a fraction; ``bootstrap`` their 95 %
+    ``metrics`` holds recalls in percent, 1-based ranks and mAP as a fraction; ``intervals`` their 95 %
     intervals over test images (clustered by image, or by identity); ``curves`` lists of numbers by name,
     those of a curve of one length. A number that was not finite when written is absent.
 
-    ``protocol_version`` is that of the protocol: 0 where the record is older than versions.
+    ``protocol_version`` is that of the protocol.
     ``resembles`` names the protocol whose numbers of images and captions the test split has without being
     verified as its split; empty otherwise.
     ``dropped`` is how many queries have no label, and so count for no metric by label, by direction (``i2t``:
@@ -147,9 +147,9 @@ class Numbers(Model):
     """
 
     metrics: FiniteNumbers
-    bootstrap: Intervals
+    intervals: Intervals
     curves: Curves
-    protocol_version: WholeNumber = 0
+    protocol_version: WholeNumber
     resembles: str = ""
     dropped: dict[str, WholeNumber] = Field(default_factory=dict)
 

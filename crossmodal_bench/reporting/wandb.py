@@ -112,8 +112,8 @@ def _config(record: Record) -> dict[str, Any]:
 
 def _summary(record: Record) -> dict[str, float]:
     summary = dict(record.metrics)
-    for metric, (low, high) in record.bootstrap.items():
-        summary |= {f"bootstrap/{metric}/low": low, f"bootstrap/{metric}/high": high}
+    for metric, (low, high) in record.intervals.items():
+        summary |= {f"intervals/{metric}/low": low, f"intervals/{metric}/high": high}
     return summary | {f"cost/{name}": value for name, value in record.cost.items()}
 
 

@@ -119,7 +119,7 @@ def found(files: JobDirectory) -> dict[str, Any]:
         "weights": {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
         "ranks": arrays,
         "history": history,
-        **{name: content[name] for name in ("metrics", "bootstrap", "selection", "made_from", "taken_up")},
+        **{name: content[name] for name in ("metrics", "intervals", "selection", "made_from", "taken_up")},
     }
 
 

@@ -75,7 +75,7 @@ def test_an_ensemble_is_a_record_of_the_summed_similarities(jobs: list[Path], tm
         assert record.cost[name] == pytest.approx(sum(one.cost[name] for one in members))
     assert record.cost["peak_memory_mb"] > 10
     assert record.metrics.keys() == members[0].metrics.keys()
-    assert record.bootstrap.keys() < record.metrics.keys() and "CIDEr@5" in record.metrics
+    assert record.intervals.keys() < record.metrics.keys() and "CIDEr@5" in record.metrics
     encoded = [encode(one, Path("data"), tmp_path / "cache", {}) for one in members]
     matrix = sum(one.member.score(one.member.images, one.member.texts) for one in encoded)
     expected = retrieval_ranks(matrix, owners(encoded[0].corpus, "test"))  # type: ignore[arg-type]
@@ -90,9 +90,9 @@ def test_a_sum_of_one_has_exactly_that_members_results(jobs: list[Path], tmp_pat
     member = read_record(jobs[which])
     alone = Ensemble(member.job, (member,), tmp_path / "alone")
     record = run_ensemble(alone, Path("data"), tmp_path / "cache")
-    assert (record.metrics, record.bootstrap, record.curves) == (
+    assert (record.metrics, record.intervals, record.curves) == (
         member.metrics,
-        member.bootstrap,
+        member.intervals,
         member.curves,
     )
     with (

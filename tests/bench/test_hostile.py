@@ -48,7 +48,11 @@ def records(content: Callable[..., dict[str, Any]]) -> Callable[[Path], None]:
             parents={"sm": {"job": "0", "finished_at": "1"}},
         )
         one["data"]["features"] = {**FEATURES, "pooled": FEATURES}
-        one["also"] = {"wikipedia-test": {name: one[name] for name in ("metrics", "bootstrap", "curves")}}
+        one["also"] = {
+            "wikipedia-test": {
+                name: one[name] for name in ("protocol_version", "metrics", "intervals", "curves")
+            }
+        }
         two = content(seed=1, label="ensemble of 2", ensemble=[MEMBER, {**MEMBER, "id": "b"}])
         two["data"]["features"] = {"members": [FEATURES, None]}
         for record in (one, two):

@@ -157,7 +157,7 @@ def test_a_killed_bench_goes_on_to_the_same_numbers(
     assert (first.stat().st_mtime_ns, first.read_bytes()) == before
     for method, path in records(whole[0]).items():
         unbroken, resumed = read(path), read(records(tmp_path)[method])
-        for key in ("metrics", "bootstrap", "selection", "job"):
+        for key in ("metrics", "intervals", "selection", "job"):
             assert unbroken[key] == resumed[key]
         assert unbroken["history"] == resumed["history"]
     log = (job / "log.txt").read_text()

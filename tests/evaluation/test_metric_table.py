@@ -256,7 +256,7 @@ def test_a_new_metric_of_ranks_is_an_entry_and_a_function(
             dataset="mine",
             protocol="mine-test",
             metrics={name: number * factor for name, number in metrics.items()},
-            bootstrap=intervals,
+            intervals=intervals,
             suite="mine",
             overrides={"model.init_args.alpha": factor},
         )
@@ -312,7 +312,7 @@ def test_a_new_metric_that_is_best_when_low_ranks_so(
     assert metrics["t2i/worst"] >= metrics["t2i/MedR"] and "t2i/worst" not in intervals
     records = [
         make_record(
-            dataset="mine", protocol="mine-test", method=name, metrics={"t2i/worst": rank}, bootstrap={}
+            dataset="mine", protocol="mine-test", method=name, metrics={"t2i/worst": rank}, intervals={}
         )
         for name, rank in (("cca", 40.0), ("sm", 9.0))
     ]

@@ -39,19 +39,19 @@ def test_a_record_is_read_as_it_was_written(
     assert read.directory == path.parent
     assert read.job.overrides == {"model.init_args.alpha": 0.1}
     assert read.metrics == record["metrics"]
-    assert read.bootstrap["mAP"] == pytest.approx((0.43, 0.49))
+    assert read.intervals["mAP"] == pytest.approx((0.43, 0.49))
     assert read.selection.metric is None
     assert json.loads(path.read_text())["schema"] == SCHEMA
     assert [file.name for file in path.parent.iterdir()] == ["record.json"]
 
 
-def test_a_record_without_versions_counts_as_made_before_them(
+def test_each_protocol_has_a_version_of_its_own(
     tmp_path: Path, make_content: Callable[..., dict[str, Any]]
 ) -> None:
-    numbers = {"metrics": {"mAP": 0.5}, "bootstrap": {}, "curves": {}}
+    numbers = {"metrics": {"mAP": 0.5}, "intervals": {}, "curves": {}}
     also = {"wikipedia-test": {**numbers, "protocol_version": 3, "resembles": "wikipedia-1300-map"}}
     record = read_record(write_record(tmp_path, make_content(also=also)))
-    assert record.protocol_label == "wikipedia-2173-map@0" and record.resembles == ""
+    assert record.protocol_label == "wikipedia-2173-map@1" and record.resembles == ""
     main, other = record.by_protocol()
     assert main is record
     assert (other.protocol_label, other.resembles) == ("wikipedia-test@3", "wikipedia-1300-map")
@@ -63,11 +63,11 @@ def test_array_scalars_are_plain_and_non_finite_numbers_absent(
     metrics = {"mAP": np.float32(0.5), "i2t/mAP": torch.tensor(0.25), "t2i/mAP": math.nan}
     bounds = {"mAP": (np.float64(0.4), 0.6), "t2i/mAP": [math.nan, math.nan]}
     history = [{"epoch": 0, "train/loss_embedding": math.inf}]
-    path = write_record(tmp_path, make_content(metrics=metrics, bootstrap=bounds, history=history))
+    path = write_record(tmp_path, make_content(metrics=metrics, intervals=bounds, history=history))
     assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
     read = read_record(path)
     assert read.metrics == {"mAP": 0.5, "i2t/mAP": 0.25}
-    assert read.bootstrap == {"mAP": (0.4, 0.6)}
+    assert read.intervals == {"mAP": (0.4, 0.6)}
     assert read.history == [{"epoch": 0.0}]
 
 
@@ -91,7 +91,7 @@ def test_a_record_of_an_earlier_version_says_neither_encoders_nor_dropped_querie
 def test_dropped_queries_are_those_of_each_protocol(
     tmp_path: Path, make_content: Callable[..., dict[str, Any]]
 ) -> None:
-    numbers = {"metrics": {"mAP": 0.5}, "bootstrap": {}, "curves": {}}
+    numbers = {"protocol_version": 1, "metrics": {"mAP": 0.5}, "intervals": {}, "curves": {}}
     also = {"first": {**numbers, "dropped": {"i2t": 1, "t2i": 2}}, "second": numbers}
     content = make_content(dropped={"i2t": 20, "t2i": 0}, also=also)
     main, *others = read_record(write_record(tmp_path, content)).by_protocol()
@@ -160,7 +160,7 @@ def test_an_incomplete_record_is_not_written(
             "'selection.rules' is unknown; did you mean 'rule'",
         ),
         (lambda text: text.replace('"evaluated_on"', '"evaluatedon"'), "did you mean 'evaluated_on'"),
-        (lambda text: text.replace('"schema": 1', '"schema": 1, "content": {}'), "'content' is unknown"),
+        (lambda text: text.replace('"schema": 2', '"schema": 2, "content": {}'), "'content' is unknown"),
         (lambda text: text.replace('"seed": 0', '"seed": true'), "'job.seed' is True"),
         (
             lambda text: text.replace('"seed": 0', f'"seed": {2**63}'),
@@ -204,12 +204,17 @@ def test_only_finished_jobs_are_found_in_order(runs: Path, make_record: Callable
 
 def test_numbers_under_other_protocols_are_copies_of_the_record(make_record: Callable[..., Record]) -> None:
     also = {
-        "coco-1k-5fold": {"metrics": {"rsum": 400.0}, "bootstrap": {"rsum": [390.0, 410.0]}, "curves": {}}
+        "coco-1k-5fold": {
+            "protocol_version": 1,
+            "metrics": {"rsum": 400.0},
+            "intervals": {"rsum": [390.0, 410.0]},
+            "curves": {},
+        }
     }
-    record = make_record(dataset="coco", protocol="coco-5k", metrics={"rsum": 300.0}, bootstrap={}, also=also)
+    record = make_record(dataset="coco", protocol="coco-5k", metrics={"rsum": 300.0}, intervals={}, also=also)
     main, other = record.by_protocol()
     assert main is record and main.is_main and not other.is_main
-    assert (other.job.protocol, other.metrics, other.bootstrap) == (
+    assert (other.job.protocol, other.metrics, other.intervals) == (
         "coco-1k-5fold",
         {"rsum": 400.0},
         {"rsum": (390.0, 410.0)},

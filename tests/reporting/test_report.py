@@ -57,8 +57,8 @@ def test_a_plain_table_that_is_too_wide_says_what_margins_cover_in_a_line_of_its
     narrow, wide = io.StringIO(), io.StringIO()
     records = [answered(0.3, method="scan", images=12, seed=seed) for seed in (0, 1)]
     print_leaderboard(records, narrow)
-    both = {"metrics": {**records[0].metrics, "mAP": 0.5}, "bootstrap": {"mAP": [0.1, 0.9]}}
-    print_leaderboard([*records, make_recall_record(method="acmr", protocol_version=1, **both)], wide)
+    both = {"metrics": {**records[0].metrics, "mAP": 0.5}, "intervals": {"mAP": [0.1, 0.9]}}
+    print_leaderboard([*records, make_recall_record(method="acmr", **both)], wide)
     assert any("small, n=2 (± images, seeds)" in line for line in narrow.getvalue().splitlines())
     lines = wide.getvalue().splitlines()
     assert any(line.startswith("   small, n=2 ") for line in lines) and max(map(len, lines)) <= 100
@@ -68,14 +68,14 @@ def test_a_plain_table_that_is_too_wide_says_what_margins_cover_in_a_line_of_its
 def test_tables_of_persons_and_of_species_show_their_own_metrics(make_record: Maker) -> None:
     recalls = {f"{side}/R@{k}": 40.0 + k for side in ("i2t", "t2i") for k in (1, 5, 10)}
     persons = make_record(
-        dataset="cuhk_pedes", protocol="cuhk-pedes", metrics={**recalls, "rsum": 272.0}, bootstrap={}
+        dataset="cuhk_pedes", protocol="cuhk-pedes", metrics={**recalls, "rsum": 272.0}, intervals={}
     )
     classes = {"t2i/AP@50": 67.74, "i2t/R@1": 70.26}
     species = make_record(
         dataset="cub",
         protocol="cub-ap50",
         metrics=classes,
-        bootstrap={name: [value - 2, value + 2] for name, value in classes.items()},
+        intervals={name: [value - 2, value + 2] for name, value in classes.items()},
     )
     cub, cuhk = tables(leaderboard([persons, species]))
     assert main_metrics(cub) == ["t2i/AP@50", "i2t/R@1"]
@@ -95,7 +95,7 @@ def test_a_single_seed_is_labelled_as_one_model_on_other_images(make_record: Mak
     said = " ".join(stream.getvalue().split())
     assert "over images: of this one model on other images" in said
     stream = io.StringIO()
-    print_leaderboard([make_record(method="cca", bootstrap={})], stream)
+    print_leaderboard([make_record(method="cca", intervals={})], stream)
     assert "±0." not in stream.getvalue() and "(±" not in stream.getvalue().replace("(± over)", "")
 
 
@@ -113,7 +113,7 @@ def test_no_record_yet_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_metrics_that_a_row_lacks_are_dashes(make_record: Maker) -> None:
     stream = io.StringIO()
-    print_leaderboard([make_record(), make_record(method="cca", metrics={}, bootstrap={}, cost={})], stream)
+    print_leaderboard([make_record(), make_record(method="cca", metrics={}, intervals={}, cost={})], stream)
     line = next(line for line in stream.getvalue().splitlines() if "cca " in line)
     assert line.count("–") == len(["six metrics", *"23456", "paper", "parameters"])
 
@@ -130,7 +130,7 @@ def test_notes_say_preset_data_features_labels_and_selection(board: list[Record]
 
 def test_notes_say_what_margins_marks_and_ties_mean(answered: Answered, make_recall_record: Maker) -> None:
     records = [answered(0.3, method="scan", seed=seed) for seed in (0, 1)]
-    records += [answered(0.2, method="cca"), make_recall_record(method="gru", by=-9, protocol_version=1)]
+    records += [answered(0.2, method="cca"), make_recall_record(method="gru", by=-9)]
     (table,) = answered.tables(records)
     margin, mark = meaning(table)
     assert margin == (
@@ -146,9 +146,7 @@ def test_notes_say_what_margins_marks_and_ties_mean(answered: Answered, make_rec
 
 
 def test_a_table_by_label_says_how_its_ties_count(make_record: Maker) -> None:
-    (old,) = tables(leaderboard([make_record()]))
-    assert "ties: against the query throughout, as they counted before protocols had versions" in notes(old)
-    records = [make_record(method=method, protocol_version=1) for method in ("acmr", "cca")]
+    records = [make_record(method=method) for method in ("acmr", "cca")]
     (table,) = tables(leaderboard(records))
     assert "ties: mAP keeps ties against the query" in notes(table)
     assert (

@@ -45,7 +45,9 @@ def _items(items: Any) -> dict[str, Any]:
 def test_a_job_becomes_one_finished_offline_run_without_a_word(
     make_record: Maker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    also = {"other-protocol": {"metrics": {"rsum": 100.0}, "bootstrap": {}, "curves": {}}}
+    also = {
+        "other-protocol": {"protocol_version": 1, "metrics": {"rsum": 100.0}, "intervals": {}, "curves": {}}
+    }
     record = make_record(
         id="0123456789abcdef", suite="figure6", overrides={"model.init_args.k": 5}, also=also
     )
@@ -75,7 +77,7 @@ def test_a_job_becomes_one_finished_offline_run_without_a_word(
         if entry.WhichOneof("record_type") == "summary":
             summary |= _items(entry.summary.update)
     assert summary["mAP"] == 0.45
-    assert summary["bootstrap/mAP/high"] == pytest.approx(0.49)
+    assert summary["intervals/mAP/high"] == pytest.approx(0.49)
     assert summary["cost/train_seconds"] == 12.5
     (exit_entry,) = [entry.exit for entry in entries if entry.WhichOneof("record_type") == "exit"]
     assert exit_entry.exit_code == 0

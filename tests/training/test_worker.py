@@ -79,12 +79,12 @@ def test_every_method_runs_to_a_whole_record(method: str, tmp_path: Path) -> Non
         unbounded |= {f"written/{name}" for name in quality}
         captions = json.loads((planned.directory / "captions.json").read_text())
         assert list(captions) == [planned.corpus.image_ids[i] for i in planned.corpus.image_rows("test")]
-    assert set(record.metrics) - set(record.bootstrap) == unbounded
+    assert set(record.metrics) - set(record.intervals) == unbounded
     shown = {path.name for path in planned.directory.glob("panel_*.png")}
     generates = {"panel_captions.png", "panel_pictures.png"} if writes or draws else set()
     assert shown == generates | ({"panel_words.png"} if "words.weight" in weights else set())
     assert {"rsum", "mAP", "i2t/R@1"} <= set(record.metrics)
-    assert all(low <= record.metrics[name] <= high for name, (low, high) in record.bootstrap.items())
+    assert all(low <= record.metrics[name] <= high for name, (low, high) in record.intervals.items())
     assert len(record.history) == 1
     assert record.cost["world_size"] == 1 and record.cost["peak_memory_mb"] > 10
     with np.load(planned.directory / "ranks.npz") as ranks:

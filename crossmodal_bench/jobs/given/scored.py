@@ -438,7 +438,7 @@ def _measured(plan: _Plan, evaluations: Sequence[Evaluation]) -> Scored:
         plan.protocols,
         metrics=dict(zip(names, (each["metrics"] for each in fields), strict=True)),
         intervals={
-            name: {key: (low, high) for key, (low, high) in each["bootstrap"].items()}
+            name: {key: (low, high) for key, (low, high) in each["intervals"].items()}
             for name, each in zip(names, fields, strict=True)
         },
         query_results={name: each.query_results for name, each in zip(names, evaluations, strict=True)},
@@ -451,7 +451,7 @@ def _recorded(plan: _Plan, record: Record, *, already_there: bool) -> Scored:
     return Scored(
         plan.protocols,
         metrics={name: part.metrics for name, part in parts.items()},
-        intervals={name: part.bootstrap for name, part in parts.items()},
+        intervals={name: part.intervals for name, part in parts.items()},
         query_results={name: load_query_results(part.ranks) for name, part in parts.items()},
         remarks=plan.remarks,
         record=record,

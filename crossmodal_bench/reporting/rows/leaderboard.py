@@ -386,7 +386,7 @@ def _cell(metric: str, records: Sequence[Record], interval: Interval | None, pub
     measured = [record for record in records if metric in record.metrics]
     values = [record.metrics[metric] for record in measured]
     if interval is None:
-        bounds = [record.bootstrap[metric] for record in measured if metric in record.bootstrap]
+        bounds = [record.intervals[metric] for record in measured if metric in record.intervals]
         shown = from_records(values, bounds)
     else:
         shown = from_queries(interval)

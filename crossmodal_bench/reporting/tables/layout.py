@@ -184,8 +184,6 @@ def _made_on(record: Record) -> str:
 def _ties_note(table: Table) -> list[str]:
     """How equal scores count, for the families of metrics that the table has."""
     rules = [metric_table.TIES[family] for family in metric_table.families_among(table.metrics)]
-    if rules and not table.version:
-        return ["ties: against the query throughout, as they counted before protocols had versions"]
     return [f"ties: {'; '.join(rules)}"] if rules else []
 
 

@@ -102,7 +102,7 @@ def assert_same_results(record: Record, own: Record) -> None:
     for part, theirs in zip(record.by_protocol(), own.by_protocol(), strict=True):
         assert part.protocol_label == theirs.protocol_label
         assert part.metrics == theirs.metrics
-        assert part.bootstrap == theirs.bootstrap
+        assert part.intervals == theirs.intervals
         assert part.curves == theirs.curves
         assert (part.resembles, part.dropped) == (theirs.resembles, theirs.dropped)
         with np.load(part.ranks) as ours, np.load(theirs.ranks) as other:
@@ -131,7 +131,7 @@ def test_vectors_of_our_own_run_give_its_record_to_the_digit(
     assert (record.job.preset, record.job.protocol, record.encoders) == ("given", "synthetic-tiny", ())
     printed = capsys.readouterr().out
     assert "synthetic-tiny@1, 48 images, 144 captions" in printed and str(record.directory) in printed
-    low, high = record.bootstrap["rsum"]
+    low, high = record.intervals["rsum"]
     assert f"{record.metrics['rsum']:.1f}  [{low:.1f}, {high:.1f}]" in printed
 
 
@@ -211,7 +211,7 @@ def test_without_ids_the_row_is_unverified(own_runs: dict[str, OwnRun], tmp_path
     (protocol,) = scored.protocols
     assert (protocol.label, protocol.resembles) == ("synthetic-test@1", "synthetic-tiny")
     assert any("split unverified" in remark for remark in scored.remarks)
-    ranked = {key: value for key, value in own.record.metrics.items() if key in own.record.bootstrap}
+    ranked = {key: value for key, value in own.record.metrics.items() if key in own.record.intervals}
     assert scored.metrics["synthetic-test"].items() >= ranked.items()
     assert not any("BLEU" in key for key in scored.metrics["synthetic-test"])
     # Nor where the captions' images are only taken for granted.

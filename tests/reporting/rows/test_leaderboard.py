@@ -34,7 +34,7 @@ def with_features(record: Record, features: dict[str, object]) -> Record:
 def test_seeds_become_one_row_with_mean_and_interval_and_its_parts(make_recall_record: Maker) -> None:
     values = [90.0, 96.0, 93.0]
     records = [
-        make_recall_record(seed=seed, metrics={"rsum": value}, bootstrap={"rsum": [value - 4, value + 4]})
+        make_recall_record(seed=seed, metrics={"rsum": value}, intervals={"rsum": [value - 4, value + 4]})
         for seed, value in enumerate(values)
     ]
     (row,) = leaderboard(records)
@@ -54,7 +54,7 @@ def test_seeds_become_one_row_with_mean_and_interval_and_its_parts(make_recall_r
 def test_seeds_alone_give_the_t_interval_and_say_so(make_recall_record: Maker) -> None:
     values = [90.0, 96.0, 93.0]
     records = [
-        make_recall_record(seed=seed, metrics={"rsum": value}, bootstrap={})
+        make_recall_record(seed=seed, metrics={"rsum": value}, intervals={})
         for seed, value in enumerate(values)
     ]
     cell = leaderboard(records)[0].cells["rsum"]
@@ -71,13 +71,13 @@ def test_one_seed_has_an_interval_over_images_alone(make_record: Maker) -> None:
 
 
 def test_one_seed_without_an_interval_has_none(make_record: Maker) -> None:
-    cell = leaderboard([make_record(method="cca", bootstrap={})])[0].cells["mAP"]
+    cell = leaderboard([make_record(method="cca", intervals={})])[0].cells["mAP"]
     assert (cell.low, cell.high, cell.half_width, cell.target) == (None, None, None, None)
 
 
 def test_the_variance_over_images_is_a_typical_runs(make_record: Maker) -> None:
     bounds = ({"mAP": [0.2, 0.4]}, {"mAP": [0.3, 0.6]}, {})
-    (row,) = leaderboard([make_record(seed=seed, bootstrap=bound) for seed, bound in enumerate(bounds)])
+    (row,) = leaderboard([make_record(seed=seed, intervals=bound) for seed, bound in enumerate(bounds)])
     variance = (0.1**2 + 0.15**2) / 2 / stats.norm.ppf(0.975) ** 2
     assert row.cells["mAP"].items_error == pytest.approx(math.sqrt(variance))
     assert row.cells["i2t/mAP"].target == "seeds"
@@ -111,7 +111,7 @@ def test_results_that_do_not_give_the_records_numbers_do_not_count(answered: Ans
 def test_a_seed_without_results_leaves_the_row_to_its_records(
     answered: Answered, make_recall_record: Maker
 ) -> None:
-    records = [answered(0.3, method="scan"), make_recall_record(method="scan", seed=1, protocol_version=1)]
+    records = [answered(0.3, method="scan"), make_recall_record(method="scan", seed=1)]
     (row,) = leaderboard(records, answered.read)
     assert row.results.missing == "there is no file of them"
     assert (row.cells["rsum"].n, row.cells["rsum"].target) == (2, "method")
@@ -148,7 +148,7 @@ def test_only_rows_that_answered_the_same_queries_are_tested(
         answered(0.2, method="cca"),
         answered(0.2, method="vse", images=199),
         answered(0.2, method="bfan", data=data),
-        make_recall_record(method="gru", by=-9, protocol_version=1),
+        make_recall_record(method="gru", by=-9),
     ]
     (table,) = answered.tables(records)
     assert [table.rows[position].method for position in table.tested] == ["scan", "cca"]
@@ -158,7 +158,7 @@ def test_only_rows_that_answered_the_same_queries_are_tested(
 def test_where_the_first_cannot_be_tested_nothing_is_marked(
     answered: Answered, make_recall_record: Maker
 ) -> None:
-    unknown = make_recall_record(method="gru", metrics={"rsum": 500.0}, protocol_version=1)
+    unknown = make_recall_record(method="gru", metrics={"rsum": 500.0})
     records = [answered(0.1, method="scan"), unknown]
     (table,) = answered.tables(records)
     assert table.first == 0 and table.rows[0].method == "gru"
@@ -208,7 +208,9 @@ def test_a_seed_counts_once_and_the_last_one_finished_counts(make_record: Maker)
 
 
 def test_protocols_never_share_a_table_not_even_one_runs(make_recall_record: Maker) -> None:
-    also = {"coco-1k-5fold": {"metrics": {"rsum": 400.0}, "bootstrap": {}, "curves": {}}}
+    also = {
+        "coco-1k-5fold": {"protocol_version": 1, "metrics": {"rsum": 400.0}, "intervals": {}, "curves": {}}
+    }
     record = make_recall_record(dataset="coco", protocol="coco-5k", metrics={"rsum": 300.0}, also=also)
     found = tables(leaderboard([record]))
     assert [(table.protocol, table.rows[0].cells["rsum"].mean) for table in found] == [
@@ -218,16 +220,16 @@ def test_protocols_never_share_a_table_not_even_one_runs(make_recall_record: Mak
 
 
 def test_a_table_says_which_version_and_whether_the_split_is_verified(make_recall_record: Maker) -> None:
-    numbers = {"metrics": {"rsum": 400.0}, "bootstrap": {}, "curves": {}}
+    numbers = {"metrics": {"rsum": 400.0}, "intervals": {}, "curves": {}}
     also = {"coco-test-5fold": {**numbers, "protocol_version": 2, "resembles": "coco-1k-5fold"}}
     words = {"dataset": "coco", "protocol": "coco-5k"}
     records = [
-        make_recall_record(**words, also=also, protocol_version=1),
-        make_recall_record(**words, seed=1),
+        make_recall_record(**words, also=also),
+        make_recall_record(**words, seed=1, protocol_version=2),
     ]
     assert [title(table) for table in tables(leaderboard(records))] == [
-        "coco · coco-5k@0 · test · ranked by rsum",
         "coco · coco-5k@1 · test · ranked by rsum",
+        "coco · coco-5k@2 · test · ranked by rsum",
         "coco · coco-test-5fold@2 (split unverified) · test · ranked by rsum",
     ]
 
@@ -274,7 +276,7 @@ def test_a_protocol_is_ranked_by_its_own_metric(make_record: Maker) -> None:
 def test_persons_and_species_are_ranked_by_their_own_metric(
     make_record: Maker, dataset: str, protocol: str, primary: str
 ) -> None:
-    own = {"dataset": dataset, "protocol": protocol, "bootstrap": {}}
+    own = {"dataset": dataset, "protocol": protocol, "intervals": {}}
     records = [
         make_record(method=name, metrics={primary: value, "i2t/R@1": 50 - value, "rsum": 200 - value}, **own)
         for name, value in (("cca", 10.0), ("timam", 20.0))
@@ -287,7 +289,7 @@ def test_persons_and_species_are_ranked_by_their_own_metric(
 
 
 def test_rank_metrics_are_best_when_low(make_record: Maker) -> None:
-    own = {"dataset": "mine", "protocol": "mine-test", "bootstrap": {}}
+    own = {"dataset": "mine", "protocol": "mine-test", "intervals": {}}
     records = [
         make_record(method=name, metrics={"i2t/MedR": r}, **own) for name, r in (("cca", 9.0), ("sm", 2.0))
     ]
@@ -326,7 +328,7 @@ def test_a_suites_row_stands_beside_its_own_published_row(make_record: Maker) ->
                     overrides={**overrides, **more},
                     encoders=encoders("bilstm", network="resnet101", weights="r.pth", fine_tuned=True),
                     metrics={"t2i/R@1": 30.0},
-                    bootstrap={},
+                    intervals={},
                 )
             ]
         )

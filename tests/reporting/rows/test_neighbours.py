@@ -83,7 +83,7 @@ def made(make: Maker, case: Case, **changes: Any) -> Record:
             "overrides": experiments.overrides_of(case.suite, case.method, case.label),
             "encoders": [{"image": case.image, "text": case.text}],
             "metrics": {case.metric: 0.5},
-            "bootstrap": {},
+            "intervals": {},
             "curves": {},
             "ensemble": ensemble,
             **changes,

@@ -30,8 +30,15 @@ T2I = np.array([1, 1, 3, 8, 40, 1, 2, 6])
 @pytest.fixture
 def record(make_record: Maker) -> Record:
     metrics = rank_metrics(QueryRanks.untied(I2T), QueryRanks.untied(T2I))
-    also = {"flickr8k-test-equal": {"metrics": {"i2t/R@1": 100.0}, "bootstrap": {}, "curves": {}}}
-    return make_record(metrics=metrics, bootstrap={}, also=also)
+    also = {
+        "flickr8k-test-equal": {
+            "protocol_version": 1,
+            "metrics": {"i2t/R@1": 100.0},
+            "intervals": {},
+            "curves": {},
+        }
+    }
+    return make_record(metrics=metrics, intervals={}, also=also)
 
 
 def test_each_protocol_of_a_record_has_a_file_of_its_own(record: Record) -> None:

@@ -16,8 +16,8 @@ Maker = Callable[..., Record]
 
 def test_a_metric_of_fewer_seeds_than_the_row_says_so(make_record: Maker) -> None:
     records = [
-        make_record(seed=0, metrics={"mAP": 0.4, "mAP@50": 0.6}, bootstrap={"mAP@50": [0.5, 0.7]}),
-        make_record(seed=1, metrics={"mAP": 0.5}, bootstrap={}),
+        make_record(seed=0, metrics={"mAP": 0.4, "mAP@50": 0.6}, intervals={"mAP@50": [0.5, 0.7]}),
+        make_record(seed=1, metrics={"mAP": 0.5}, intervals={}),
     ]
     (table,) = shown_tables(records)
     (line,) = table.lines
@@ -26,7 +26,7 @@ def test_a_metric_of_fewer_seeds_than_the_row_says_so(make_record: Maker) -> Non
 
 
 def test_what_was_not_measured_is_a_dash(make_record: Maker) -> None:
-    (table,) = shown_tables([make_record(), make_record(method="cca", metrics={}, bootstrap={}, cost={})])
+    (table,) = shown_tables([make_record(), make_record(method="cca", metrics={}, intervals={}, cost={})])
     line = next(line for line in table.lines if line.name == "cca")
     assert set(line.values.values()) == {Value("–")} and set(line.costs.values()) == {"–"}
     assert line.over == "" and not line.marked
@@ -44,7 +44,7 @@ def test_numbers_say_which_rows_are_among_the_best_and_which_are_not_tested(
     answered: Answered, make_recall_record: Maker
 ) -> None:
     records = [answered(0.3, method="scan"), answered(0.1, method="cca")]
-    records.append(make_recall_record(method="gru", protocol_version=1))
+    records.append(make_recall_record(method="gru"))
     (table,) = map(show, answered.tables(records))
     (pair,) = table.source.pairs
     found = {
