@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from crossmodal_bench.bench import grid_search
@@ -18,7 +18,7 @@ from crossmodal_bench.bench.launchers.subprocesses import how_it_ended
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.bench.progress import StatusLine
-from crossmodal_bench.bench.runtime_estimate import estimates
+from crossmodal_bench.bench.runtime_estimate import Kind, Outlook, estimates, kind_of
 from crossmodal_bench.bench.schedule import Schedule
 from crossmodal_bench.bench.summary import conclude, describe_plan, records_of
 from crossmodal_bench.core.errors import BadInput, no_permission, tell
@@ -135,7 +135,10 @@ def _run(
     for planned in to_run:
         if planned.resume_anyway:
             _take_back(planned, log)
-    seconds = estimates(to_run, launcher.slots, line, log) if launcher.allows_dry_runs else {}
+    outlook = Outlook({}, {})
+    if launcher.allows_dry_runs:
+        outlook = estimates(to_run, launcher.slots, line, log)
+    refused = _refuse(to_run, outlook.refused, log)
 
     def ended(planned: PlannedJob, status: int | None, more: bool) -> bool:
         well = _after(planned, status, mode, log)
@@ -147,9 +150,27 @@ def _run(
             print_leaderboard(shown, with_notes=False)
         return well
 
-    asked = {planned.job.id for planned in to_run}
+    asked = {planned.job.id for planned in to_run} - {planned.job.id for planned in refused}
     jobs = [planned for planned in plan if planned.job.id in asked or is_locked(planned.directory)]
-    return run_schedule(Schedule(jobs, options, launcher, seconds, ended, line, log))
+    schedule = Schedule(jobs, options, launcher, outlook.seconds, ended, line, log)
+    return [*refused, *run_schedule(schedule)]
+
+
+def _refuse(
+    to_run: Sequence[PlannedJob], reasons: Mapping[Kind, str], log: Callable[[str], None]
+) -> list[PlannedJob]:
+    """Let the jobs fail that cannot run on these data, each reason told once; the others shall run."""
+    refused: dict[str, list[PlannedJob]] = {}
+    for planned in to_run:
+        if (reason := reasons.get(kind_of(planned))) is not None:
+            refused.setdefault(reason, []).append(planned)
+    for reason, jobs in refused.items():
+        for planned in jobs:
+            # Whoever works on it finds out by itself.
+            with suppress(Taken), locked(planned.directory):
+                planned.files.write_error("bad input", reason)
+        log(f"{', '.join(planned.title for planned in jobs)} cannot run: {reason}")
+    return [planned for jobs in refused.values() for planned in jobs]
 
 
 def _take_back(planned: PlannedJob, log: Callable[[str], None]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 
@@ -59,13 +59,24 @@ def kind_of(planned: PlannedJob) -> Kind:
     return job.dataset, job.protocol, job.method, job.preset
 
 
+class Outlook(NamedTuple):
+    """What dry runs have found.
+
+    seconds: of a job of each kind, 0 where they are not known.
+    refused: the sentence for each kind whose jobs cannot run on these data, by the kind.
+    """
+
+    seconds: dict[Kind, float]
+    refused: dict[Kind, str]
+
+
 def estimates(
     to_run: Sequence[PlannedJob], slots: Sequence[Slot], line: StatusLine, log: Callable[[str], None]
-) -> dict[Kind, float]:
-    """Seconds of a job of each kind, 0 where they are not known; says how long all of them take.
+) -> Outlook:
+    """How long a job of each kind takes, and which cannot run; says how long all of them take.
 
     Raises:
-        BadInput: what would have stopped a job.
+        BadInput: one and the same reason keeps every job from running.
     """
     start = time.monotonic()
 
@@ -76,14 +87,18 @@ def estimates(
     kinds: dict[Kind, PlannedJob] = {}
     for planned in to_run:
         kinds.setdefault(kind_of(planned), planned)
-    seconds = dry_runs(kinds, slots, tell)
+    outlook = dry_runs(kinds, slots, tell)
     line.clear()
-    if to_run:
-        at_once = min(len(slots), len(to_run))
-        total = sum(seconds.get(kind_of(planned), 0.0) for planned in to_run) / at_once
+    reasons = set(outlook.refused.values())
+    if kinds.keys() == outlook.refused.keys() and len(reasons) == 1:
+        raise BadInput(reasons.pop())
+    fit = [planned for planned in to_run if kind_of(planned) not in outlook.refused]
+    if fit:
+        at_once = min(len(slots), len(fit))
+        total = sum(outlook.seconds.get(kind_of(planned), 0.0) for planned in fit) / at_once
         together = f", {at_once} at a time" if at_once > 1 else ""
-        log(f"{len(to_run)} to run{together}" + (f", about {clock(total)} from timed steps" if total else ""))
-    return seconds
+        log(f"{len(fit)} to run{together}" + (f", about {clock(total)} from timed steps" if total else ""))
+    return outlook
 
 
 def dry_run(planned: PlannedJob, tell: Tell | None = None) -> float:
@@ -125,18 +140,16 @@ def dry_run(planned: PlannedJob, tell: Tell | None = None) -> float:
     return ready + epochs * epoch * 1.3
 
 
-def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell) -> dict[Kind, float]:
+def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell) -> Outlook:
     """``dry_run`` of a job of each kind, in forked processes, so that this one stays fit for forking.
 
     As many at a time as jobs will run, with as many threads. Nothing is known where there is no fork, and 0
     where the job itself will fail: it keeps its log then, and the others shall run.
-
-    Raises:
-        BadInput: what would have stopped a job.
     """
-    if not can_fork(slots[0].devices):
-        return {}
     seconds: dict[Kind, float] = {}
+    refused: dict[Kind, str] = {}
+    if not can_fork(slots[0].devices):
+        return Outlook(seconds, refused)
     waiting = list(kinds.items())
     running: dict[Connection, tuple[Kind, Any]] = {}
     try:
@@ -157,7 +170,7 @@ def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell
                     tell(*value)
                     continue
                 if answer == "bad input":
-                    raise BadInput(value)
+                    refused[kind] = value
                 seconds[kind] = float(value) if answer == "seconds" else 0.0
                 del running[receiver]
                 _end(receiver, process)
@@ -165,7 +178,7 @@ def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell
         with finish_first():
             for receiver, (_, process) in running.items():
                 _end(receiver, process)
-    return seconds
+    return Outlook(seconds, refused)
 
 
 def _start_dry_run(planned: PlannedJob, slot: Slot) -> tuple[Connection, Any]:

@@ -34,6 +34,7 @@ from crossmodal_bench.data.view_builders import (
     train_captions,
     training_labels,
     vocabulary_captions,
+    warn_where_unsplit,
 )
 from crossmodal_bench.data.views import VIEWS, ImageDataset, PhasedDataset, TextDataset, Views
 from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
@@ -174,6 +175,7 @@ class CrossModalDataModule(pl.LightningDataModule):
             made_by += source
             spec = replace(spec, feature_dim=views.features.shape[1])
         if "words" in requires:
+            warn_where_unsplit(corpus)
             captions = vocabulary_captions(corpus, self.text.vocabulary)
             views.vocabulary = Vocabulary.fit(captions, self.text.min_count, self.text.words)
             # Encoded now, so that loader processes share the ids.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.images import ImageFiles
-from crossmodal_bench.data.text import tokenize
+from crossmodal_bench.data.words import tokenize
 
 
 def equal_captions(captions: Sequence[str]) -> NDArray[np.int64]:
@@ -22,8 +22,7 @@ def equal_captions(captions: Sequence[str]) -> NDArray[np.int64]:
     Case, spacing and punctuation don't count, as in the words that models are given; a caption without any
     word is compared as it stands.
     """
-    normalised = [unicodedata.normalize("NFC", caption) for caption in captions]
-    sentences = [" ".join(tokenize(caption)) or caption for caption in normalised]
+    sentences = [" ".join(tokenize(caption)) or unicodedata.normalize("NFC", caption) for caption in captions]
     return np.unique(np.array(sentences), return_inverse=True)[1].astype(np.int64)
 
 

@@ -13,8 +13,9 @@ from PIL import Image, ImageFile
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import first_line, shown, stays_below
+from crossmodal_bench.data.decoding import VERSION, as_shown
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 """Not all that Pillow knows: for some it starts another program."""
 LARGEST = 50_000_000
 """Pixels of a picture: 150 MB in RGB, however small its file is."""
@@ -30,7 +31,7 @@ class ImageSource(Protocol):
         """Number of pictures."""
 
     def __getitem__(self, row: int) -> Image.Image:
-        """Picture ``row`` in RGB; raises BadInput that names it where it cannot be read."""
+        """Picture ``row`` in RGB, as a viewer shows it; raises BadInput that names it if it cannot be read."""
 
     def subset(self, rows: NDArray[np.int64]) -> ImageSource:
         """The pictures ``rows``, in that order."""
@@ -71,7 +72,7 @@ class ImageFiles:
         try:
             with Image.open(path, formats=FORMATS) as image:
                 _check_size(path, image.size)
-                return image.convert("RGB")
+                return as_shown(image)
         except BadInput:
             raise
         # A damaged picture can end in nearly any exception.
@@ -83,8 +84,8 @@ class ImageFiles:
         return ImageFiles([self.paths[int(row)] for row in rows])
 
     def fingerprint(self) -> str:
-        """Names and sizes of all files."""
-        digest = hashlib.sha256()
+        """Names and sizes of all files, and the rules by which they are decoded."""
+        digest = hashlib.sha256(f"{VERSION}\n".encode())
         for path in self.paths:
             digest.update(f"{path.name}:{path.stat().st_size}\n".encode())
         return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Sentences as words, word ids, bags of words and content-word labels.
+"""Sentences as word ids, bags of words and content-word labels.
 
 All are fitted on training captions alone, but for a vocabulary that is asked to count validation's, too.
 """
@@ -6,17 +6,16 @@ All are fitted on training captions alone, but for a vocabulary that is asked to
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.data.words import SPLITTERS, Words, has_letters_alone, is_character, tokenize
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -27,9 +26,7 @@ START = "<start>"
 END = "<end>"
 SPECIAL = (PAD, UNKNOWN, START, END)
 """The first words of every vocabulary: their ids are 0 to 3, and padding is 0 in every view."""
-Words = Literal["plain", "treebank"]
 VocabularySplits = Literal["train", "train+val"]
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class TextSettings:
         tokenizer: a Hugging Face name or local path for word pieces, of the language model too where a
             method has one; or None: a WordPiece vocabulary made from the training captions.
         content_labels: how many content words serve as labels where a data set has none.
-        words: what a word of the view ``words`` is. ``plain``: letters and digits, see ``tokenize``;
+        words: what a word of the view ``words`` is. ``plain``: letters and digits, see data.words.tokenize;
             ``treebank``: NLTK's, punctuation included, as in the code of SCAN and its followers.
         unknown_captions: ``fail`` or ``keep`` where the view ``words`` has a caption, of any split, without
             one word of the vocabulary.
@@ -58,30 +55,6 @@ class TextSettings:
     words: Words = "plain"
     unknown_captions: Literal["fail", "keep"] = "fail"
     vocabulary: VocabularySplits = "train"
-
-
-def tokenize(caption: str) -> list[str]:
-    """Lower-case words of a sentence: runs of letters and digits, an inner apostrophe; no punctuation."""
-    return _WORD.findall(caption.lower())
-
-
-def treebank(caption: str) -> list[str]:
-    """Lower-case words and punctuation of a sentence, as NLTK's improved Treebank tokenizer splits them.
-
-    A caption counts as one sentence: NLTK's model that splits sentences is a download.
-    """
-    words: list[str] = _treebank().tokenize(caption.lower())
-    return words
-
-
-@cache
-def _treebank() -> Any:
-    from nltk.tokenize.destructive import NLTKWordTokenizer
-
-    return NLTKWordTokenizer()
-
-
-SPLITTERS: dict[Words, Callable[[str], list[str]]] = {"plain": tokenize, "treebank": treebank}
 
 
 @dataclass(frozen=True)
@@ -187,8 +160,9 @@ def content_word_labels(
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels for data sets that have none: the most frequent content words of the training captions.
 
-    A content word is a word of three letters or more outside scikit-learn's English stop words. An image has
-    a label when at least one of its captions uses the word. Only the images of training captions are
+    A content word is a word of three letters or more outside scikit-learn's English stop words, or a
+    character of a script without spaces between words. An image has a label when at least one of its captions
+    uses the word. Only the images of training captions are
     labelled, so nothing of validation or test reaches training, and no metric can be computed from them.
 
     Args:
@@ -208,7 +182,9 @@ def content_word_labels(
         word
         for words in words_of.values()
         for word in words
-        if len(word) >= 3 and word.isalpha() and word not in ENGLISH_STOP_WORDS
+        if has_letters_alone(word)
+        and (len(word) >= 3 or is_character(word))
+        and word not in ENGLISH_STOP_WORDS
     )
     names = sorted(counts, key=lambda word: (-counts[word], word))[:count]
     column = {word: i for i, word in enumerate(names)}

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.errors import BadInput, warn_once
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.features import Extracted, FeatureStore
 from crossmodal_bench.data.regions import RegionChoice, RegionSource
 from crossmodal_bench.data.text import SPECIAL, BagOfWords, VocabularySplits, content_word_labels
 from crossmodal_bench.data.tokens import TokenRows
+from crossmodal_bench.data.words import unsplit
 
+SAMPLE = 1000
+"""Training captions that are enough to tell whether sentences are split into words."""
 Extract = Callable[[Extracted | None], FeatureStore]
 NEEDS: dict[str, tuple[str, Callable[[Corpus], object]]] = {
     "pixels": ("images", lambda corpus: corpus.images),
@@ -145,6 +148,16 @@ def check_words(corpus: Corpus, captions: TokenRows) -> None:
         )
 
 
+def warn_where_unsplit(corpus: Corpus) -> None:
+    """Say so where nearly every word of the training captions stands once: sentences count as words then."""
+    share = unsplit(train_captions(corpus)[:SAMPLE])
+    if share is not None:
+        warn_once(
+            f"{corpus.name}: {100 * share:.0f} % of the words of the training captions differ from one another, "
+            "as if whole sentences were words; put spaces between the words of the captions"
+        )
+
+
 def train_captions(corpus: Corpus) -> list[str]:
     """The training captions."""
     return _captions(corpus, "train")
@@ -165,6 +178,7 @@ def bags_of_words(corpus: Corpus, size: int) -> Any:
     if corpus.text_features is not None:
         return corpus.text_features
     assert corpus.captions is not None
+    warn_where_unsplit(corpus)
     return BagOfWords(size).fit(train_captions(corpus)).transform(corpus.captions)
 
 

@@ -33,10 +33,15 @@ def build_tokenizer(name: str | None, train_captions: Iterable[str], size: int =
     """
     if name is not None:
         return _pretrained(name)
-    from tokenizers import BertWordPieceTokenizer, Tokenizer
+    from tokenizers import BertWordPieceTokenizer, Tokenizer, normalizers
     from transformers import PreTrainedTokenizerFast
 
+    # BERT's own rule takes accents away, and with them the vowel signs of Indian scripts.
+    composed = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.BertNormalizer(strip_accents=False, lowercase=True)]
+    )
     pieces = BertWordPieceTokenizer(lowercase=True)
+    pieces.normalizer = composed
     captions = list(train_captions)
     letters = sorted(
         {
@@ -58,6 +63,7 @@ def build_tokenizer(name: str | None, train_captions: Iterable[str], size: int =
     )
     # Made anew from its vocabulary: only then does it put [CLS] and [SEP] around a sentence.
     whole = BertWordPieceTokenizer(vocab=pieces.get_vocab(), lowercase=True)
+    whole.normalizer = composed
     backend = Tokenizer.from_str(whole.to_str())
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=128, **SPECIAL)
 

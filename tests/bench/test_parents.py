@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from crossmodal_bench.bench import runner, runtime_estimate
+from crossmodal_bench.bench.runtime_estimate import Outlook
 from crossmodal_bench.bench.launchers import local
 from crossmodal_bench.bench.launchers.subprocesses import guarded
 from crossmodal_bench.bench.options import BenchOptions
@@ -153,7 +154,7 @@ def in_place(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return True
 
     monkeypatch.setattr(local, "Worker", Worker)
-    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: {})
+    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: Outlook({}, {}))
     return started
 
 

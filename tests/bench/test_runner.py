@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 from users import as_its_owner
 
 from crossmodal_bench.bench import runner, runtime_estimate, summary
+from crossmodal_bench.bench.runtime_estimate import Outlook, kind_of
 from crossmodal_bench.bench.launchers import local
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
@@ -263,6 +265,38 @@ def test_bad_input_is_one_sentence_and_nothing_is_trained(
     assert not list(tmp_path.glob("runs/*/*"))
 
 
+def test_a_method_that_cannot_run_on_the_data_keeps_no_other_from_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = BenchOptions("synthetic-20", methods="cca,sm", seeds=1, runs=tmp_path, wandb="off")
+    ran, refused = make_plan(options, gpu=False)
+    reason = "synthetic-20: caption 'a#2' has no word of the vocabulary"
+    outlook = Outlook({}, {kind_of(refused): reason})
+    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: outlook)
+    said: list[str] = []
+    assert runner.bench(options, log=said.append) == 1
+    assert ran.files.is_done() and not refused.files.is_done()
+    assert refused.files.read_error() == {"kind": "bad input", "message": reason}
+    assert f"sm on synthetic-20 seed 0 cannot run: {reason}" in said
+    assert any("1 of 2 jobs done" in line for line in said)
+
+
+def test_one_caption_without_a_word_stops_the_methods_that_read_words_alone(
+    start: Start, tmp_path: Path
+) -> None:
+    entries = fakes.karpathy_entries({"train": 24, "val": 8, "test": 8}, per_image=2)
+    entries[-1]["sentences"][0]["raw"] = "???"
+    fakes.write_karpathy(tmp_path / "data", "mine", entries)
+    bench = start(
+        *("bench", "--dataset", "mine", "--data-root", "data", "--methods", "cca,vse", "--preset", "smoke"),
+        *("--weights", "none", "--set", "data.text.min_count=1", *OFF),
+        folder=tmp_path,
+    )
+    assert bench.wait() == 1
+    assert set(records(tmp_path)) == {"cca"}
+    assert "vse on mine seed 0 cannot run: mine: caption" in bench.out.read_text()
+
+
 def test_a_runs_folder_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file in the way")
     with pytest.raises(BadInput, match=r"runs cannot be written .*another RUNS folder"):
@@ -285,7 +319,7 @@ def test_a_disk_that_fills_up_ends_the_bench_with_one_sentence(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     options = BenchOptions(dataset="synthetic-20", methods="cca", runs=tmp_path / "runs", wandb="off")
-    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: {})
+    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: Outlook({}, {}))
     monkeypatch.setattr(local, "Worker", full)
     monkeypatch.setattr(runner.tempfile, "NamedTemporaryFile", full)
     handler = signal.getsignal(signal.SIGINT)
@@ -310,7 +344,7 @@ def test_a_stale_job_that_fails_again_is_no_success(tmp_path: Path, monkeypatch:
     planned.directory.mkdir(parents=True)
     for module in (runner, summary):
         monkeypatch.setattr(module, "state_of", lambda planned: State("stale", "the data differ"))
-    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: {})
+    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: Outlook({}, {}))
     monkeypatch.setattr(local, "Worker", Failing)
     said: list[str] = []
     assert runner.bench(options, log=said.append) == 1

@@ -31,7 +31,8 @@ from crossmodal_bench.data.datasets import (
 from crossmodal_bench.data.features import FeatureSource, FeatureStore
 from crossmodal_bench.data.images import ImageFiles
 from crossmodal_bench.data.pixels import normalised_pixels
-from crossmodal_bench.data.text import SPLITTERS, Vocabulary
+from crossmodal_bench.data.text import Vocabulary
+from crossmodal_bench.data.words import SPLITTERS
 from crossmodal_bench.data.view_builders import bags_of_words, training_labels
 from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
 from crossmodal_bench.networks import backbones
@@ -219,6 +220,7 @@ READERS = {
             ".bmp": {},
             ".gif": {},
             ".webp": {},
+            ".tif": {"compression": "tiff_lzw"},
         }.items()
     },
     "feature store": Reader(

@@ -17,6 +17,7 @@ from crossmodal_bench.bench import runtime_estimate as probing
 from crossmodal_bench.bench.launchers.base import Slot
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
+from crossmodal_bench.bench.progress import StatusLine
 from crossmodal_bench.bench.runtime_estimate import dry_run
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import experiments
@@ -268,8 +269,34 @@ def test_as_many_probes_run_at_a_time_as_jobs_will(tmp_path: Path, monkeypatch: 
     shutil.rmtree(tmp_path / "runs")
     slots = [Slot("cpu", {"OMP_NUM_THREADS": "3"})] * 2
     found = probing.dry_runs({probing.kind_of(one): one for one in jobs}, slots, lambda *state: None)
-    assert [found[probing.kind_of(one)] for one in jobs] == [3.0, 0.0]
-    assert probing.dry_runs({probing.kind_of(one): one for one in jobs}, [Slot("2")], print) == {}
+    assert [found.seconds[probing.kind_of(one)] for one in jobs] == [3.0, 0.0] and found.refused == {}
+    assert probing.dry_runs({probing.kind_of(one): one for one in jobs}, [Slot("2")], print) == ({}, {})
+
+
+def test_a_probe_of_one_kind_that_is_refused_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(planned: PlannedJob, tell: Any) -> float:
+        if planned.job.method in refused:
+            raise BadInput(f"{refused[planned.job.method]} cannot be used")
+        return 1.0
+
+    monkeypatch.setattr(probing, "dry_run", refuse)
+    jobs = {method: job(tmp_path / "runs", methods=method) for method in ("cca", "sm", "acmr")}
+    kinds = {method: probing.kind_of(planned) for method, planned in jobs.items()}
+    said: list[str] = []
+
+    def look() -> probing.Outlook:
+        return probing.estimates(list(jobs.values()), [Slot("cpu")], StatusLine(), said.append)
+
+    refused = {"sm": "this caption"}
+    assert look() == ({kinds["cca"]: 1.0, kinds["acmr"]: 1.0}, {kinds["sm"]: "this caption cannot be used"})
+    assert said == ["2 to run, about 2 s from timed steps"]
+    refused = {"cca": "this picture", "sm": "this caption", "acmr": "this caption"}
+    assert look().refused.keys() == set(kinds.values()) and len(said) == 1
+    refused = dict.fromkeys(jobs, "this picture")
+    with pytest.raises(BadInput, match="this picture cannot be used"):
+        look()
 
 
 def test_devices_become_trainer_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
