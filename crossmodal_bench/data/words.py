@@ -68,7 +68,10 @@ SPLITTERS: dict[Words, Callable[[str], list[str]]] = {"plain": tokenize, "treeba
 
 def has_letters_alone(word: str) -> bool:
     """Whether a word of ``tokenize`` has letters and marks, and no digit and no apostrophe."""
-    return all(character.isalpha() or unicodedata.category(character) in ("Mn", "Mc", "Me", "Cf") for character in word)
+    return all(
+        character.isalpha() or unicodedata.category(character) in ("Mn", "Mc", "Me", "Cf")
+        for character in word
+    )
 
 
 def is_character(word: str) -> bool:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from crossmodal_bench.bench import runner, runtime_estimate
-from crossmodal_bench.bench.runtime_estimate import Outlook
 from crossmodal_bench.bench.launchers import local
 from crossmodal_bench.bench.launchers.subprocesses import guarded
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
+from crossmodal_bench.bench.runtime_estimate import Outlook
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import read_json, write_json

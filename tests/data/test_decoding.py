@@ -37,7 +37,9 @@ def write_png(path: Path, pixels: NDArray[np.uint16], colour_type: int) -> None:
     """A PNG of 16 bits a channel, which Pillow reads in every colour type and writes in grey alone."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     height, width = pixels.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
