@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.corpus import Corpus, Labels
-from crossmodal_bench.networks import backbones
+from crossmodal_bench.networks import classifiers
 from crossmodal_bench.training.callbacks import RetrievalEvaluation
 from crossmodal_bench.training.lightning_cli import instantiate
 from crossmodal_bench.training.warm_start import Inheritance
@@ -214,10 +214,10 @@ class SmallNetwork(nn.Module):
 @contextmanager
 def small_networks(width: int = 64) -> Iterator[None]:
     """Networks of pixels under their own names, at a size for tests."""
-    small = backbones.NETWORKS["resnet18"]._replace(dim=width, map_dim=width)
+    small = classifiers.NETWORKS["resnet18"]._replace(dim=width, map_dim=width)
     with (
         patch.object(torchvision.models, "get_model", lambda name, weights: SmallNetwork(width)),
-        patch.dict(backbones.NETWORKS, {name: small for name in backbones.NETWORKS if "resnet" in name}),
+        patch.dict(classifiers.NETWORKS, {name: small for name in classifiers.NETWORKS if "resnet" in name}),
     ):
         yield
 

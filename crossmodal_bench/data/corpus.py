@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.core.files import is_unicode
+from crossmodal_bench.core.files import first_line, is_unicode
 from crossmodal_bench.data.images import ImageSource
 from crossmodal_bench.data.regions import RegionSource
 
+_BYTES = re.compile(r"""b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
+"""A line that was written with ``str(caption)`` where the caption was bytes."""
 SPLITS = ("train", "val", "test")
 LONGEST_CAPTION = 10_000
 """Characters; about 1,700 words, of which the longest captions in use have a few hundred."""
@@ -59,7 +63,8 @@ class Corpus:
         caption_ids: M unique names.
         caption_image: (M,) index of the image that each caption describes.
         split: (N,) one of ``train``, ``val``, ``test`` per image; a caption follows its image.
-        captions: M sentences, or None where the data set gives text features only.
+        captions: M sentences, or None where the data set gives text features only. Where all of them are
+            written as Python prints bytes (``b'a dog'``), they are what those bytes say.
         caption_keys: M ids that the data set itself gives its captions (COCO's annotation ids), or None. A
             known split is recognised by them; nothing is computed from them.
         labels: of N images, or None where the data set gives none.
@@ -95,6 +100,8 @@ class Corpus:
     skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.captions is not None and all(map(_BYTES.fullmatch, self.captions)):
+            object.__setattr__(self, "captions", _decoded(self.captions, self.source or self.name))
         _check(self)
 
     def image_rows(self, split: str) -> NDArray[np.int64]:
@@ -230,6 +237,17 @@ class Corpus:
         source = self.images if self.images is not None else self.regions
         digest.update((source.fingerprint() if source is not None else "").encode())
         return digest.hexdigest()[:16]
+
+
+def _decoded(captions: Sequence[str], where: str) -> tuple[str, ...]:
+    """What captions say that are written as literals of bytes."""
+    try:
+        return tuple(ast.literal_eval(caption).decode() for caption in captions)
+    except (ValueError, SyntaxError) as error:
+        raise BadInput(
+            f"{where}: its captions are written as Python's bytes (b'...') and one of them cannot be decoded "
+            f"({first_line(error)}); write them as UTF-8 text"
+        ) from error
 
 
 def _check(corpus: Corpus) -> None:

@@ -31,7 +31,7 @@ class ImageSource(Protocol):
         """Number of pictures."""
 
     def __getitem__(self, row: int) -> Image.Image:
-        """Picture ``row`` in RGB, as a viewer shows it; raises BadInput that names it if it cannot be read."""
+        """Picture ``row`` in RGB, as a viewer shows it; BadInput that names it where it cannot be read."""
 
     def subset(self, rows: NDArray[np.int64]) -> ImageSource:
         """The pictures ``rows``, in that order."""

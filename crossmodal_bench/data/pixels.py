@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from crossmodal_bench.networks import classifiers
+
 ImageFit = Literal["crop", "squash"]
 Augmentation = Literal["none", "flip", "crop_flip"]
-IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+IMAGENET_MEAN = torch.tensor(classifiers.MEAN).view(3, 1, 1)
+IMAGENET_STD = torch.tensor(classifiers.STD).view(3, 1, 1)
 PICTURE = 64
 """Pixels of a side of what a generator writes (GXN, section 4.1)."""
 MARGIN = 8 / 7

@@ -153,8 +153,8 @@ def warn_where_unsplit(corpus: Corpus) -> None:
     share = unsplit(train_captions(corpus)[:SAMPLE])
     if share is not None:
         warn_once(
-            f"{corpus.name}: {100 * share:.0f} % of the words of the training captions differ from one another, "
-            "as if whole sentences were words; put spaces between the words of the captions"
+            f"{corpus.name}: {100 * share:.0f} % of the words of the training captions stand there once, as "
+            "if whole sentences were words; put spaces between the words of the captions"
         )
 
 

@@ -1,20 +1,31 @@
-"""Image networks of torchvision without their classifiers, for features, regions or inside a method."""
+"""Image networks of torchvision and timm with their weights, for features, regions or inside a method."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crossmodal_bench.core.batch import DataSpec
 from crossmodal_bench.core.errors import BadInput, MissingInput, nearest
 from crossmodal_bench.core.files import first_line
+from crossmodal_bench.networks.classifiers import (
+    SIDE,
+    ChannelsFirst,
+    Grid,
+    Renormalised,
+    head_keys,
+    last_map,
+    width,
+    without_classifier,
+)
+from crossmodal_bench.networks.weight_files import fit_state, load_state
 
 
 @dataclass(frozen=True)
@@ -31,94 +42,46 @@ class BackboneSource:
     dim: int
 
 
+TIMM = "timm:"
+"""What the name of a network of timm begins with."""
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 """What can only be meant as a name of torchvision's weights."""
-
-
-class Network(NamedTuple):
-    """What is left of a torchvision network where it gives one vector, and where it gives a map.
-
-    pooled: to (B, dim). last_map: to (B, map_dim, h, w), the last feature map.
-    """
-
-    pooled: Callable[[Any], nn.Module]
-    dim: int
-    last_map: Callable[[Any], nn.Module]
-    map_dim: int
-
-
-class Grid(nn.Module):
-    """(B, 3, H, W) to (B, side * side, C): the feature map averaged in a raster of cells, row by row."""
-
-    def __init__(self, network: nn.Module, side: int) -> None:
-        super().__init__()
-        self.network, self.side = network, side
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """The cells."""
-        cells = nn.functional.adaptive_avg_pool2d(self.network(pixels), self.side)
-        return cells.flatten(2).transpose(1, 2)
-
-
-def _vgg19(network: Any) -> nn.Module:
-    network.classifier = network.classifier[:5]
-    return network
-
-
-def _resnet(network: Any) -> nn.Module:
-    network.fc = nn.Identity()
-    return network
-
-
-def _mobilenet(network: Any) -> nn.Module:
-    network.classifier = nn.Identity()
-    return network
-
-
-def _convolutions(network: Any) -> nn.Module:
-    return network.features
-
-
-def _stages(network: Any) -> nn.Module:
-    return nn.Sequential(*(part for name, part in network.named_children() if name not in ("avgpool", "fc")))
-
-
-NETWORKS: dict[str, Network] = {
-    "vgg19": Network(_vgg19, 4096, _convolutions, 512),
-    "resnet18": Network(_resnet, 512, _stages, 512),
-    "resnet50": Network(_resnet, 2048, _stages, 2048),
-    "resnet101": Network(_resnet, 2048, _stages, 2048),
-    "resnet152": Network(_resnet, 2048, _stages, 2048),
-    "mobilenet_v2": Network(_mobilenet, 1280, _convolutions, 1280),
-}
-"""The vectors are fc7 with its ReLU for VGG-19, and the averaged last feature map elsewhere."""
 
 
 def load_backbone(
     name: str, weights: str, data_root: Path, grid: int | None = None
 ) -> tuple[nn.Module, BackboneSource]:
-    """A torchvision network in eval mode that maps (B, 3, H, W) to (B, dim), or to a grid of regions.
+    """An image network in eval mode that maps (B, 3, H, W) to (B, dim), or to a grid of regions.
 
     Args:
-        name: one of NETWORKS.
+        name: of torchvision's classification networks, or ``timm:NAME``.
         weights: a path to a state dict; a name of torchvision's, as ``IMAGENET1K_V1`` (what papers before
             2021 mean) or ``DEFAULT`` (its best, V2 of a ResNet), for its file in ``data_root/weights``, else
             downloaded; ``none`` for random ones (seed 0); ``auto``: ``data_root/weights/<name>_*.pth`` if
-            there, else ``DEFAULT``.
+            there, else ``DEFAULT``. Of timm, ``DEFAULT`` are those that the name's tag says.
         data_root: where ``auto`` and names look.
         grid: cells of a side; the network then maps to (B, grid * grid, dim).
 
     Raises:
-        BadInput: unknown network, weights that are missing, damaged, or of another network.
+        BadInput: unknown network, one without a feature map for a grid, weights that are missing, damaged, or
+            of another network, or no timm for one of its networks.
     """
-    if name not in NETWORKS:
-        raise BadInput(f"network '{name}' is unknown{nearest(name, NETWORKS)}")
-    network, label, checksum = load_network(name, weights, data_root)
-    known = NETWORKS[name]
+    import torchvision.models
+
+    if name.startswith(TIMM):
+        return load_timm(name, weights, data_root, grid)
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        raise BadInput(
+            f"network '{name}' is unknown{nearest(name, names) or '; name one of torchvision or timm:NAME'}"
+        )
+    network, label, checksum = load_network(name, weights, data_root, classifies=True)
     if grid is None:
-        return known.pooled(network).eval(), BackboneSource(name, label, checksum, known.dim)
-    cells = Grid(known.last_map(network), grid)
-    return cells.eval(), BackboneSource(name, label, checksum, known.map_dim)
+        module, dim = without_classifier(network, name)
+    else:
+        maps, dim = last_map(network, name)
+        module = Grid(maps, grid)
+    return module.eval(), BackboneSource(name, label, checksum, dim)
 
 
 def trained_network(
@@ -143,12 +106,15 @@ def trained_network(
     return load_backbone(name, weights, Path(spec.weights_root or ""))
 
 
-def load_network(name: str, weights: str, data_root: Path, **settings: Any) -> tuple[nn.Module, str, str]:
+def load_network(
+    name: str, weights: str, data_root: Path, *, classifies: bool = False, **settings: Any
+) -> tuple[nn.Module, str, str]:
     """A whole torchvision network in eval mode, the name of its weights and their checksum.
 
     Args:
         name: torchvision's.
         weights, data_root: see load_backbone.
+        classifies: whether its last layer is a classifier that will be cut off, and need not be in a file.
         settings: further arguments of torchvision's constructor.
 
     Raises:
@@ -156,38 +122,67 @@ def load_network(name: str, weights: str, data_root: Path, **settings: Any) -> t
     """
     import torchvision.models
 
-    torch_state = torch.random.get_rng_state()
-    # Not torch.manual_seed: that would reset the accelerator's generators too, for every seed alike.
-    torch.default_generator.manual_seed(0)
-    network = torchvision.models.get_model(name, weights=None, **settings).eval()
-    torch.random.set_rng_state(torch_state)
     label = weights
     # A file of the user's own is what `auto` takes, and no name does.
     own_file = f"or another state dict at {data_root / 'weights' / name}_*.pth, " if weights == "auto" else ""
     if weights == "auto":
-        files = sorted((data_root / "weights").glob(f"{name}_*.pth"))
-        weights = str(files[0]) if files else "DEFAULT"
+        weights = own_weights(name, data_root) or "DEFAULT"
         label = weights
     named = torchvision.models.get_model_weights(name).__members__
+    settings |= _settings_for(name, named.get(weights))
+    network = seeded(lambda: torchvision.models.get_model(name, weights=None, **settings)).eval()
+    head = head_keys(network, name) if classifies else ()
     if weights in named:
-        _load_named(network, named[weights], data_root, name, own_file)
+        _load_named(network, named[weights], data_root, name, own_file, head)
         label = str(named[weights])
     elif _NAME.fullmatch(weights) and not Path(weights).exists():
         raise BadInput(
             f"weights '{weights}' are none of torchvision's for {name}; give {', '.join(named)} or a path"
         )
     elif weights != "none":
-        load_state(network, Path(weights), name)
+        load_state(network, Path(weights), name, head)
         label = Path(weights).name
+    return network, label, checksum(network, random=weights == "none")
+
+
+def _settings_for(name: str, weights: Any) -> dict[str, Any]:
+    """Arguments of torchvision's constructor that go with a member of its enumeration of weights, if any."""
+    if name in ("googlenet", "inception_v3"):
+        # Their weights expect pixels between -1 and 1, which this makes of the usual ones. And their own way
+        # to draw random ones takes minutes.
+        return {"transform_input": True, "init_weights": False}
+    if name.startswith("vit_") and weights is not None:
+        return {"image_size": weights.meta["min_size"][0]}
+    return {}
+
+
+def own_weights(name: str, data_root: Path) -> str:
+    """The path of the user's own weights of a network, which ``auto`` means; empty where there are none."""
+    files = sorted((data_root / "weights").glob(f"{name}_*.pth"))
+    return str(files[0]) if files else ""
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    """A network with random weights that are the same everywhere; the global generator is left as it is."""
+    torch_state = torch.random.get_rng_state()
+    # Not torch.manual_seed: that would reset the accelerator's generators too, for every seed alike.
+    torch.default_generator.manual_seed(0)
+    network = make()
+    torch.random.set_rng_state(torch_state)
+    return network
+
+
+def checksum(network: nn.Module, *, random: bool) -> str:
+    """16 hex digits of a network's parameters and statistics; random ones are calibrated behind it."""
     digest = hashlib.sha256()
     for key, value in network.state_dict().items():
         digest.update(key.encode() + value.cpu().numpy().tobytes())
-    if weights == "none":
+    if random:
         # Behind the checksum: what is measured differs in its last bits from one processor to the next.
         digest.update(b"calibrated")
         # A detector takes lists; what has batch norms before its regions are known is its backbone.
         _calibrate(getattr(network, "backbone", network))
-    return network, label, digest.hexdigest()[:16]
+    return digest.hexdigest()[:16]
 
 
 def published_file(weights: Any, data_root: Path) -> Path:
@@ -195,19 +190,84 @@ def published_file(weights: Any, data_root: Path) -> Path:
     return data_root / "weights" / str(weights.url).rpartition("/")[2]
 
 
-def _load_named(network: nn.Module, weights: Any, data_root: Path, name: str, own_file: str) -> None:
+def _load_named(
+    network: nn.Module, weights: Any, data_root: Path, name: str, own_file: str, head: Collection[str]
+) -> None:
     """Load a member of torchvision's enumeration; ``own_file`` is what else a MissingInput proposes."""
     path = published_file(weights, data_root)
     if path.is_file():
-        load_state(network, path, name)
+        load_state(network, path, name, head)
         return
     try:
-        network.load_state_dict(weights.get_state_dict(progress=True, check_hash=True))
+        state = weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise MissingInput(
             f"{path} is missing, and torchvision's {weights} cannot be downloaded ({error}); put "
             f"{weights.url} there, {own_file}or pass WEIGHTS=path, or WEIGHTS=none for random ones"
         ) from error
+    fit_state(network, state, str(weights.url), name, head)
+
+
+def load_timm(
+    name: str, weights: str, data_root: Path, grid: int | None = None
+) -> tuple[nn.Module, BackboneSource]:
+    """A network of the package timm, as ``load_backbone`` has it.
+
+    Pixels that come with ImageNet's mean and deviation are brought to those that its weights were trained
+    with.
+
+    Raises:
+        BadInput: as there.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise BadInput(
+            f"network '{name}' needs the package timm; install it with pip install 'crossmodal-bench[timm]'"
+        ) from error
+    own_name = name.removeprefix(TIMM)
+    architecture = own_name.partition(".")[0]
+    if not timm.is_model(architecture):
+        raise BadInput(f"network '{name}' is unknown{nearest(architecture, timm.list_models())}")
+    if weights == "auto":
+        weights = own_weights(own_name, data_root) or "DEFAULT"
+    if _NAME.fullmatch(weights) and weights != "DEFAULT" and not Path(weights).exists():
+        raise BadInput(
+            f"weights '{weights}' are torchvision's; of timm the network's name says which, as in "
+            f"timm:{architecture}.TAG, or give a path"
+        )
+    try:
+        network: Any = seeded(lambda: timm.create_model(own_name, pretrained=False, num_classes=0)).eval()
+    # A tag that it does not know, an architecture without this way of being made.
+    except Exception as error:
+        raise BadInput(f"network '{name}' cannot be made ({first_line(error)}); name another") from error
+    settings: dict[str, Any] = network.pretrained_cfg
+    label = weights
+    if weights == "DEFAULT":
+        label = str(settings.get("tag") or own_name)
+        try:
+            pretrained = timm.create_model(own_name, pretrained=True, num_classes=0)
+        # What a hub, or the lack of one, raises is the hub's own.
+        except Exception as error:
+            raise MissingInput(
+                f"the weights of {name} cannot be downloaded ({first_line(error)}); put a state dict at "
+                f"{data_root / 'weights' / own_name}_*.pth, or pass WEIGHTS=path, or "
+                "WEIGHTS=none for random ones"
+            ) from error
+        network = pretrained.eval()
+    elif weights != "none":
+        classifier = settings.get("classifier") or ()
+        heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+        load_state(network, Path(weights), name, [f"{head}." for head in heads])
+        label = Path(weights).name
+    digest = checksum(network, random=weights == "none")
+    side = settings.get("input_size", (3, SIDE, SIDE))[-1]
+    module: nn.Module = network
+    if grid is not None:
+        module = ChannelsFirst(network, name)
+    dim = width(module, 1 if grid is None else 3, side)
+    module = module if grid is None else Grid(module, grid)
+    return Renormalised(module, settings).eval(), BackboneSource(name, label, digest, dim)
 
 
 @torch.inference_mode()
@@ -227,26 +287,3 @@ def _calibrate(network: nn.Module) -> None:
         network(nn.functional.interpolate(coarse, size=128, mode="bilinear"))
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum
-
-
-def load_state(network: nn.Module, path: Path, name: str) -> None:
-    """Give a network the state dict in a file; ``name`` of the network, for the sentence of a BadInput."""
-    if not path.is_file():
-        raise MissingInput(
-            f"weights {path} are missing; give the path of a {name} state dict, DEFAULT or none"
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise BadInput(
-            f"{path} cannot be read as weights; it must be a state dict saved with "
-            "torch.save(model.state_dict(), path), which loads without running code"
-        ) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    try:
-        network.load_state_dict(state)
-    # Whatever a state dict's keys and values may be instead of names and tensors.
-    except Exception as error:
-        raise BadInput(
-            f"{path} holds no weights of {name} ({first_line(error)}); name the right file"
-        ) from error

@@ -29,7 +29,7 @@ from crossmodal_bench.data.arrays import load_array
 from crossmodal_bench.data.datasets import Karpathy
 from crossmodal_bench.data.images import LARGEST, ImageFiles
 from crossmodal_bench.data.regions import map_regions
-from crossmodal_bench.networks import backbones
+from crossmodal_bench.networks import weight_files
 
 MEGABYTE = 2**20
 
@@ -278,7 +278,7 @@ def test_no_pickle_is_run(tmp_path: Path, suffix: str) -> None:
     else:
         path.write_bytes(pickle.dumps(Payload(trace)))
     if suffix == ".pth":
-        complaint(lambda: backbones.load_state(nn.Linear(1, 1), path, "tiny"))
+        complaint(lambda: weight_files.load_state(nn.Linear(1, 1), path, "tiny"))
     else:
         complaint(lambda: load_array(path, "a"))
         complaint(lambda: map_regions(path))

@@ -20,10 +20,10 @@ from crossmodal_bench.data import Corpus, features
 from crossmodal_bench.data.datasets import Karpathy
 from crossmodal_bench.data.features import FeatureStore, extract_features
 from crossmodal_bench.data.pixels import normalised_pixels
-from crossmodal_bench.networks import backbones
+from crossmodal_bench.networks import backbones, classifiers
 
 DIM = 5
-TINY = backbones.Network(backbones._resnet, DIM, backbones._stages, DIM)
+TINY = classifiers.Network(classifiers._resnet, DIM, classifiers._stages, DIM)
 
 
 class Tiny(nn.Module):
@@ -49,7 +49,7 @@ class Bench:
         self.made: list[Tiny] = []
 
     def make(self, name: str, weights: None) -> Tiny:
-        assert name in backbones.NETWORKS and weights is None
+        assert name in classifiers.NETWORKS and weights is None
         self.made.append(Tiny())
         return self.made[-1]
 
@@ -80,7 +80,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     fakes.write_karpathy(tmp_path, entries=fakes.karpathy_entries({"train": 7, "val": 3, "test": 3}))
     made = Bench(Karpathy("flickr8k").read(tmp_path), tmp_path)
     monkeypatch.setattr(torchvision.models, "get_model", made.make)
-    monkeypatch.setitem(backbones.NETWORKS, "resnet18", TINY)
+    monkeypatch.setitem(classifiers.NETWORKS, "resnet18", TINY)
     return made
 
 
@@ -202,7 +202,7 @@ def test_two_processes_that_need_the_same_store_make_it_once(
 def test_whatever_makes_other_features_makes_another_store(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, change: Callable[[Bench], dict[str, Any]]
 ) -> None:
-    monkeypatch.setitem(backbones.NETWORKS, "resnet50", TINY)
+    monkeypatch.setitem(classifiers.NETWORKS, "resnet50", TINY)
     first = bench.extract()
     other = bench.extract(**change(bench))
     assert other.path != first.path and other.path.is_file() and len(other.array()) >= 12

@@ -35,7 +35,7 @@ from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.data.view_builders import bags_of_words, training_labels
 from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
 from crossmodal_bench.data.words import SPLITTERS
-from crossmodal_bench.networks import backbones
+from crossmodal_bench.networks import weight_files
 
 FEW = 8
 SOURCE = FeatureSource("tiny", "none", "0" * 16, 3, 16, "crop")
@@ -228,7 +228,9 @@ READERS = {
     ),
     "extraction": Reader(begin, go_on, "store.*", inputs=300),
     "weights": Reader(
-        write_weights, lambda root: backbones.load_state(nn.Linear(3, 2), root / "tiny.pth", "tiny"), "*.pth"
+        write_weights,
+        lambda root: weight_files.load_state(nn.Linear(3, 2), root / "tiny.pth", "tiny"),
+        "*.pth",
     ),
     "captions": Reader(write_captions, read_captions, "*.txt", inputs=400, named=False),
     "tokenizer": Reader(write_tokenizer, read_tokenizer, "*.json", inputs=250, named=False),

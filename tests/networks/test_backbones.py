@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +17,11 @@ import torchvision.models
 from torch import Tensor, nn
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.networks import backbones
+from crossmodal_bench.networks import backbones, classifiers
 from crossmodal_bench.networks.backbones import load_backbone
 
 DIM = 5
-TINY = backbones.Network(backbones._resnet, DIM, backbones._stages, DIM)
+TINY = classifiers.Network(classifiers._resnet, DIM, classifiers._stages, DIM)
 
 
 class Tiny(nn.Module):
@@ -40,7 +41,7 @@ class Tiny(nn.Module):
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data root, with a tiny network under the name of a large one."""
     monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: Tiny())
-    monkeypatch.setitem(backbones.NETWORKS, "resnet18", TINY)
+    monkeypatch.setitem(classifiers.NETWORKS, "resnet18", TINY)
     return tmp_path
 
 
@@ -52,7 +53,7 @@ def test_it_can_be_trained(root: Path) -> None:
 
 def test_a_grid_is_the_feature_map_averaged_cell_by_cell_row_after_row(root: Path) -> None:
     network, source = load_backbone("resnet18", "none", root, grid=2)
-    assert isinstance(network, backbones.Grid) and source.dim == DIM
+    assert isinstance(network, classifiers.Grid) and source.dim == DIM
     pixels = torch.randn(2, 3, 10, 10)  # a map of 8 x 8
     cells, whole = network(pixels), network.network(pixels)
     assert cells.shape == (2, 4, DIM)
@@ -220,15 +221,31 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "text": (lambda path: path.write_text("<html>"), "cannot be read as weights; it must be a state dict"),
     "pickle": (write_pickle, "cannot be read as weights; it must be a state dict"),
     "whole model": (write_code, "cannot be read as weights; it must be a state dict"),
-    "list": (lambda path: torch.save([1, 2], path), "holds no weights of resnet18 ("),
-    "numbered": (lambda path: torch.save({1: torch.zeros(2)}, path), "holds no weights of resnet18 ("),
+    "list": (
+        lambda path: torch.save([1, 2], path),
+        "holds no weights of resnet18 (it holds no tensors by name)",
+    ),
+    "numbered": (
+        lambda path: torch.save({1: torch.zeros(2)}, path),
+        "holds no weights of resnet18 (it holds no tensors by name)",
+    ),
     "another network": (
         lambda path: torch.save(nn.Linear(2, 2).state_dict(), path),
-        "holds no weights of resnet18 (",
+        "holds no weights of resnet18 (it lacks 'convolution.weight' and 1 more)",
+    ),
+    "a deeper network": (
+        lambda path: torch.save({**Tiny().state_dict(), "convolution2.bias": torch.zeros(5)}, path),
+        "holds no weights of resnet18 (it holds 'convolution2.bias', which that network has not)",
+    ),
+    "two networks": (
+        lambda path: torch.save(
+            {f"{part}.{key}": value for part in "qk" for key, value in Tiny().state_dict().items()}, path
+        ),
+        "holds no weights of resnet18 (it holds several networks, under 'q.' and 'k.': keep one)",
     ),
     "another shape": (
-        lambda path: torch.save({**Tiny().state_dict(), "fc.bias": torch.zeros(9)}, path),
-        "holds no weights of resnet18 (",
+        lambda path: torch.save({**Tiny().state_dict(), "convolution.bias": torch.zeros(9)}, path),
+        "holds no weights of resnet18 (its 'convolution.bias' is 9, not 5)",
     ),
     "truncated": (lambda path: fakes.truncate(save_weights(path, 1)), "cannot be read as weights"),
 }
@@ -249,22 +266,175 @@ def test_an_unknown_network_names_the_nearest(tmp_path: Path) -> None:
         load_backbone("resnet51", "none", tmp_path)
 
 
+# ---- networks beyond the six of the papers --------------------------------------------------------------
+
+
+OTHERS = {
+    "alexnet": (4096, 256),
+    "convnext_tiny": (768, 768),
+    "densenet121": (1024, 1024),
+    "efficientnet_b0": (1280, 1280),
+    "googlenet": (1024, 1024),
+    "inception_v3": (2048, 2048),
+    "maxvit_t": (512, None),
+    "mnasnet0_5": (1280, 1280),
+    "mobilenet_v3_small": (1024, 576),
+    "resnext50_32x4d": (2048, 2048),
+    "shufflenet_v2_x0_5": (1024, 1024),
+    "squeezenet1_1": (512, 512),
+    "swin_t": (768, 768),
+    "vgg16_bn": (4096, 512),
+    "vit_b_32": (768, None),
+    "wide_resnet50_2": (2048, 2048),
+}
+"""Width of the vector and of the last feature map, by one network of each family of torchvision."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_any_network_of_torchvision_gives_what_its_classifier_reads(name: str) -> None:
+    dim, map_dim = OTHERS[name]
+    quick = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    with torch.device("meta"):
+        network: Any = torchvision.models.get_model(name, weights=None, **quick).eval()
+        classifier = network.state_dict().keys()
+        pooled, width = classifiers.without_classifier(network, name)
+        assert width == dim and pooled(torch.zeros(2, 3, 224, 224)).shape == (2, dim)
+        assert pooled.train()(torch.zeros(2, 3, 224, 224)).shape == (2, dim), (
+            "nothing half-way, in training either"
+        )
+        gone = set(classifier) - pooled.state_dict().keys()
+        whole: Any = torchvision.models.get_model(name, weights=None, **quick).eval()
+        assert all(key.startswith(classifiers.head_keys(whole, name)) for key in gone)
+        if map_dim is None:
+            with pytest.raises(BadInput, match=f"network '{name}' has no last feature map"):
+                classifiers.last_map(whole, name)
+        else:
+            maps, channels = classifiers.last_map(whole, name)
+            assert channels == map_dim and maps(torch.zeros(2, 3, 224, 224)).shape[:2] == (2, map_dim)
+
+
+def test_the_last_map_is_what_the_vector_is_the_mean_of() -> None:
+    pixels = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    for name in ("regnet_y_400mf", "shufflenet_v2_x0_5", "densenet121"):
+        vector, maps = (
+            cut(torchvision.models.get_model(name, weights=None).eval(), name)[0]
+            for cut in (
+                lambda network, name: classifiers.without_classifier(seeded(network), name),
+                lambda network, name: classifiers.last_map(seeded(network), name),
+            )
+        )
+        assert torch.allclose(maps(pixels).mean((2, 3)), vector(pixels), atol=1e-5)
+
+
+def seeded(network: nn.Module) -> nn.Module:
+    """The network with weights that are the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.05, generator=generator)
+    return network
+
+
+def test_inception_is_given_the_pixels_that_it_knows(tmp_path: Path) -> None:
+    network: Any = load_backbone("googlenet", "none", tmp_path)[0]
+    assert network.transform_input and network.aux1 is None
+    assert network.train()(torch.zeros(2, 3, 64, 64)).shape == (2, 1024)
+
+
+def test_a_vision_transformer_takes_the_size_that_its_weights_are_for() -> None:
+    known = torchvision.models.get_model_weights("vit_b_16").__members__
+    assert backbones._settings_for("vit_b_16", known["IMAGENET1K_SWAG_E2E_V1"]) == {"image_size": 384}
+    assert backbones._settings_for("vit_b_16", known["IMAGENET1K_V1"]) == {"image_size": 224}
+    assert backbones._settings_for("resnet18", known["IMAGENET1K_V1"]) == {}
+
+
+@pytest.fixture
+def timm_network(tmp_path: Path) -> Any:
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=10)
+    torch.save({"model": network.state_dict()}, tmp_path / "mine.pth")
+    return network
+
+
+def test_a_network_of_timm_reads_pixels_normalised_as_its_own_weights_were(
+    timm_network: Any, tmp_path: Path
+) -> None:
+    name = "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    network, source = load_backbone(name, str(tmp_path / "mine.pth"), tmp_path)
+    assert (source.network, source.weights, source.dim) == (name, "mine.pth", 192)
+    pixels = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    ours = (pixels - torch.tensor(classifiers.MEAN).view(3, 1, 1)) / torch.tensor(classifiers.STD).view(
+        3, 1, 1
+    )
+    with torch.inference_mode():
+        theirs = timm_network.eval().forward_head(
+            timm_network.forward_features((pixels - 0.5) / 0.5), pre_logits=True
+        )
+        assert torch.allclose(network(ours), theirs, atol=1e-4)
+
+
+def test_a_grid_of_timm_has_its_channels_last_or_first(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    for name, channels in (("timm:test_resnet", 96), ("timm:swin_tiny_patch4_window7_224", 768)):
+        cells, source = load_backbone(name, "none", tmp_path, grid=2)
+        assert source.dim == channels and cells(torch.zeros(1, 3, 224, 224)).shape == (1, 4, channels)
+    with pytest.raises(BadInput, match="'timm:vit_tiny_patch16_224' has no last feature map"):
+        load_backbone("timm:vit_tiny_patch16_224", "none", tmp_path, grid=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "sentence"),
+    [
+        ("timm:resnet188", "none", r"network 'timm:resnet188' is unknown; did you mean"),
+        (
+            "timm:resnet18.nonsense",
+            "none",
+            r"'timm:resnet18.nonsense' cannot be made \(Invalid pretrained tag",
+        ),
+        ("timm:resnet18", "IMAGENET1K_V1", r"are torchvision's; of timm the network's name says which"),
+        ("timm:resnet18.a1_in1k", "DEFAULT", r"resnet18\.a1_in1k_\*\.pth, or pass WEIGHTS=path"),
+    ],
+)
+def test_what_timm_cannot_give_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, weights: str, sentence: str
+) -> None:
+    timm = pytest.importorskip("timm")
+    make = timm.create_model
+
+    def offline(name: str, pretrained: bool, num_classes: int) -> nn.Module:
+        if pretrained:
+            raise OSError("no route to host")
+        network: nn.Module = make(name, pretrained=pretrained, num_classes=num_classes)
+        return network
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(BadInput, match=sentence):
+        load_backbone(name, weights, tmp_path)
+
+
+def test_without_timm_it_is_said_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(BadInput, match=r"pip install 'crossmodal-bench\[timm\]'"):
+        load_backbone("timm:resnet18", "none", tmp_path)
+
+
 # ---- torchvision's own networks ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", backbones.NETWORKS)
+@pytest.mark.parametrize("name", classifiers.NETWORKS)
 def test_what_is_left_of_a_network_gives_features_of_the_width_that_is_said(name: str) -> None:
-    known = backbones.NETWORKS[name]
+    known = classifiers.NETWORKS[name]
     with torch.device("meta"):  # shapes only: nobody wants to wait for half a gigabyte of random weights
         network = known.pooled(torchvision.models.get_model(name, weights=None)).eval()
         assert network(torch.zeros(2, 3, 64, 64)).shape == (2, known.dim)
-        cells = backbones.Grid(known.last_map(torchvision.models.get_model(name, weights=None)), 3).eval()
+        cells = classifiers.Grid(known.last_map(torchvision.models.get_model(name, weights=None)), 3).eval()
         assert cells(torch.zeros(2, 3, 224, 224)).shape == (2, 9, known.map_dim)
         assert cells.network(torch.zeros(2, 3, 224, 224)).shape == (2, known.map_dim, 7, 7)
 
 
 def test_vgg19_stops_behind_the_relu_of_fc7() -> None:
     with torch.device("meta"):
-        network: Any = backbones.NETWORKS["vgg19"].pooled(torchvision.models.get_model("vgg19", weights=None))
+        network: Any = classifiers.NETWORKS["vgg19"].pooled(
+            torchvision.models.get_model("vgg19", weights=None)
+        )
     kinds = [type(layer).__name__ for layer in network.classifier]
     assert kinds == ["Linear", "ReLU", "Dropout", "Linear", "ReLU"]

@@ -183,4 +183,5 @@ def _label_names(entry: dict[str, Any], path: Path, number: int) -> list[str]:
 def _label_name(value: Any, path: Path, number: int) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadInput(f"{path}: images[{number}] has the label {shown(value)}; give a name or a number")
-    return str(value)
+    # Pandas writes whole numbers as floats where a column has had a gap.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -180,10 +180,13 @@ def _images(
 
 
 def _lines(path: Path, what: str) -> list[str]:
-    """The lines of a text file, which end in newlines and nowhere else; BadInput for an empty one."""
+    """The lines of a text file, which end in newlines and nowhere else; BadInput for an empty one.
+
+    Empty lines at the end of the file, which editors leave there, do not count.
+    """
     if not path.is_file():
         raise MissingInput(f"{path} is missing; give {what} per line")
-    lines = [line.strip() for line in read_text(path).removesuffix("\n").split("\n")]
+    lines = [line.strip() for line in read_text(path).rstrip().split("\n")]
     if lines == [""]:
         raise BadInput(f"{path} is empty; give {what} per line, or remove the split's files")
     for number, line in enumerate(lines, start=1):
