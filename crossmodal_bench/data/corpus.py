@@ -43,6 +43,11 @@ class Labels:
         return len(self.values)
 
     @property
+    def known(self) -> NDArray[np.bool_]:
+        """(N,) which images have a label at all; of a multi-hot matrix, any."""
+        return self.values.any(axis=1) if self.multi_label else self.values >= 0
+
+    @property
     def multi_label(self) -> bool:
         """Whether the values are a multi-hot matrix."""
         return self.values.ndim == 2

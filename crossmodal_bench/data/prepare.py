@@ -12,8 +12,14 @@ from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datamodule import CrossModalDataModule
 from crossmodal_bench.data.equal_inputs import repeated_captions
 from crossmodal_bench.data.images import unreadable
+from crossmodal_bench.data.regions import RegionFiles
 from crossmodal_bench.data.text import Vocabulary
-from crossmodal_bench.data.view_builders import train_captions
+from crossmodal_bench.data.tokens import TokenRows
+from crossmodal_bench.data.view_builders import (
+    captions_without_words,
+    train_captions,
+    warn_where_unsplit,
+)
 
 
 def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
@@ -52,21 +58,35 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
             "test image says"
         )
     if corpus.captions is not None:
-        vocabulary = Vocabulary.fit(train_captions(data.corpus), min_count, data.text.words)
+        warn_where_unsplit(corpus)
+        vocabulary = Vocabulary.fit(train_captions(corpus), min_count, data.text.words)
         kept = f"words with at least {min_count} occurrences, 4 special tokens"
         yield f"  vocabulary {len(vocabulary)} entries ({kept})"
+        words = TokenRows.of(vocabulary.encode(caption) for caption in corpus.captions)
+        wordless = captions_without_words(words)
+        if len(wordless):
+            others = f"and {len(wordless) - 1} more have" if len(wordless) > 1 else "has"
+            yield (
+                f"  caption '{corpus.caption_ids[wordless[0]]}' {others} no word of it: methods that read "
+                "words cannot run, unless data.text.unknown_captions is keep"
+            )
     for kind, array in (("image features", corpus.image_features), ("text features", corpus.text_features)):
         if array is not None:
             yield f"  {kind} {array.shape[1]} wide, given by the data set"
     labels = corpus.labels
     if labels is not None:
         yield f"  labels {labels.count} ({labels.rule})"
+        for split, counts in corpus.counts().items():
+            if missing := int((~labels.known[corpus.image_rows(split)]).sum()):
+                yield f"  {missing} of {counts['images']} {split} images have no label and count for no mAP"
     else:
         yield "  labels none: content words will serve"
     if corpus.images is not None:
         yield "  images readable, all of them"
     else:
         yield f"  images none: {'features' if corpus.regions is None else 'regions'} only"
+    if isinstance(corpus.regions, RegionFiles):
+        corpus.regions.check_rows()
     yield f"  regions {_regions(corpus)}"
     if corpus.skipped:
         yield f"  skipped {len(corpus.skipped)} unreadable: {', '.join(corpus.skipped)}"

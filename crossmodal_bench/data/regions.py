@@ -43,7 +43,7 @@ class RegionSource(Protocol):
         """Number of images."""
 
     def __getitem__(self, row: int) -> NDArray[np.float32]:
-        """(R, D) of the image ``row``."""
+        """(R, D) of the image ``row``; raises BadInput that names file and row where they are not finite."""
 
     def subset(self, rows: NDArray[np.int64]) -> RegionSource:
         """The regions of the images ``rows``, in that order."""
@@ -92,7 +92,23 @@ class RegionFiles:
         return len(self.rows)
 
     def __getitem__(self, row: int) -> NDArray[np.float32]:
+        regions = self._read(row)
+        if not np.isfinite(regions).all():
+            raise _not_finite(self.paths[self.files[row]], int(self.rows[row]))
+        return regions
+
+    def _read(self, row: int) -> NDArray[np.float32]:
         return _float32(self.maps[self.files[row]][self.rows[row]])
+
+    def check_rows(self) -> None:
+        """Look at the regions of every image, which reads the files from end to end.
+
+        Raises:
+            BadInput: NaN or infinite values; it names the first such row, and says how many there are.
+        """
+        bad = [row for row in range(len(self)) if not np.isfinite(self._read(row)).all()]
+        if bad:
+            raise _not_finite(self.paths[self.files[bad[0]]], int(self.rows[bad[0]]), len(bad))
 
     def subset(self, rows: NDArray[np.int64]) -> RegionFiles:
         """The regions of the images ``rows``, in that order."""
@@ -130,8 +146,13 @@ def map_regions(path: Path) -> NDArray[Any]:
     n = len(array)
     for row in chain(range(min(CHECKED_ROWS, n)), range(max(n - CHECKED_ROWS, 0), n)):
         if not np.isfinite(_float32(array[row])).all():
-            raise BadInput(f"{path} holds NaN or infinite values in row {row}; extract that image again")
+            raise _not_finite(path, row)
     return array
+
+
+def _not_finite(path: Path, row: int, count: int = 1) -> BadInput:
+    others = f" ({count} such images in all)" if count > 1 else ""
+    return BadInput(f"{path} holds NaN or infinite values in row {row}; extract that image again{others}")
 
 
 def _float32(regions: NDArray[Any]) -> NDArray[np.float32]:

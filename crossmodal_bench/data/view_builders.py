@@ -136,10 +136,15 @@ def joined_sources(sources: list[dict[str, Any]]) -> dict[str, Any] | None:
     return {**regions, "pooled": features}
 
 
+def captions_without_words(captions: TokenRows) -> NDArray[np.int64]:
+    """Rows of the captions in which no word is one of the vocabulary's."""
+    known = np.add.reduceat(captions.ids >= len(SPECIAL), captions.starts[:-1], dtype=np.int64)
+    return np.flatnonzero(known == 0)
+
+
 def check_words(corpus: Corpus, captions: TokenRows) -> None:
     """Raise BadInput for a caption in which no word is one of the vocabulary's."""
-    known = np.add.reduceat(captions.ids >= len(SPECIAL), captions.starts[:-1], dtype=np.int64)
-    bad = np.flatnonzero(known == 0)
+    bad = captions_without_words(captions)
     if len(bad):
         raise BadInput(
             f"{corpus.name}: caption '{corpus.caption_ids[int(bad[0])]}' has no word of the vocabulary "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import fakes
+import numpy as np
 import pytest
 
 from crossmodal_bench.core.errors import BadInput
@@ -72,6 +73,8 @@ def test_prepare_says_whose_regions_there_are(tmp_path: Path) -> None:
         "  val   2 images, 10 captions, 5 per image",
         "  test  3 images, 15 captions, 5 per image",
         "  vocabulary 4 entries (words with at least 100 occurrences, 4 special tokens)",
+        "  caption 'train/0#0' and 54 more have no word of it: methods that read words cannot run, unless "
+        "data.text.unknown_captions is keep",
         "  labels none: content words will serve",
         "  images none: regions only",
         "  regions 4 per image, 7 wide, of f30k_precomp",
@@ -92,6 +95,35 @@ def test_prepare_counts_the_words_that_training_will_see(tmp_path: Path) -> None
         found += [line for line in prepare(data, 1) if "vocabulary" in line]
     plain, treebank = (int(line.split()[1]) for line in found)
     assert treebank == plain + 1, "the exclamation mark"
+
+
+def test_prepare_counts_what_some_methods_cannot_use(tmp_path: Path) -> None:
+    entries = fakes.karpathy_entries({"train": 6, "val": 2, "test": 4}, labels=lambda row: ["x"] * (row % 2))
+    entries[-1]["sentences"][1]["raw"] = "???"
+    fakes.write_karpathy(tmp_path, "mine", entries)
+    lines = list(prepare(module(tmp_path, Karpathy("mine")), min_count=1))
+    assert any(
+        line.startswith("  caption '0011.jpg#1' has no word of it: methods that read") for line in lines
+    )
+    assert "  3 of 6 train images have no label and count for no mAP" in lines
+    assert "  2 of 4 test images have no label and count for no mAP" in lines
+
+
+def test_prepare_looks_at_the_regions_of_every_image(tmp_path: Path) -> None:
+    folder = fakes.write_precomputed(tmp_path, rows={"train": range(20), "dev": range(2), "test": range(2)})
+    path = folder / "train_ims.npy"
+    regions = np.load(path)
+    regions[[9, 11], 2, 3] = np.nan
+    np.save(path, regions)
+    data = module(tmp_path, Precomputed("f30k_precomp"))
+    with pytest.raises(BadInput) as raised:
+        list(prepare(data, min_count=1))
+    assert str(raised.value) == (
+        f"{path} holds NaN or infinite values in row 9; extract that image again (2 such images in all)"
+    )
+    data.build(["regions", "words"])
+    with pytest.raises(BadInput, match=r"train_ims\.npy holds NaN or infinite values in row 11; extract"):
+        data.views.images(np.array([8, 11]))
 
 
 def test_prepare_counts_identities_where_images_share_them(tmp_path: Path) -> None:
