@@ -45,7 +45,7 @@ class Labels:
     @property
     def known(self) -> NDArray[np.bool_]:
         """(N,) which images have a label at all; of a multi-hot matrix, any."""
-        return self.values.any(axis=1) if self.multi_label else self.values >= 0
+        return np.asarray(self.values.any(axis=1) if self.multi_label else self.values >= 0)
 
     @property
     def multi_label(self) -> bool:

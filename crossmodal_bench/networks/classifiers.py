@@ -101,6 +101,9 @@ class Renormalised(nn.Module):
         settings: of timm: ``mean`` and ``std`` of three channels each.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, network: nn.Module, settings: dict[str, Any]) -> None:
         super().__init__()
         self.network = network
@@ -222,7 +225,7 @@ def width(module: nn.Module, dimensions: int, side: int | None = None) -> int:
     Raises:
         BadInput: its output has other dimensions.
     """
-    side = side or getattr(module, "image_size", SIDE)
+    side = int(getattr(module, "image_size", SIDE)) if side is None else side
     with torch.inference_mode():
         output = module.eval()(torch.zeros(1, 3, side, side))
     if output.ndim != dimensions + 1:
