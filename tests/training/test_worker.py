@@ -290,7 +290,10 @@ def test_a_probe_of_one_kind_that_is_refused_leaves_the_others(
         return probing.estimates(list(jobs.values()), [Slot("cpu")], StatusLine(), said.append)
 
     refused = {"sm": "this caption"}
-    assert look() == ({kinds["cca"]: 1.0, kinds["acmr"]: 1.0}, {kinds["sm"]: "this caption cannot be used"})
+    assert look() == (
+        {kinds["cca"]: 1.0, kinds["sm"]: 0.0, kinds["acmr"]: 1.0},
+        {kinds["sm"]: "this caption cannot be used"},
+    )
     assert said == ["2 to run, about 2 s from timed steps"]
     refused = {"cca": "this picture", "sm": "this caption", "acmr": "this caption"}
     assert look().refused.keys() == set(kinds.values()) and len(said) == 1
