@@ -294,7 +294,7 @@ def test_a_probe_of_one_kind_that_is_refused_leaves_the_others(
         {kinds["cca"]: 1.0, kinds["sm"]: 0.0, kinds["acmr"]: 1.0},
         {kinds["sm"]: "this caption cannot be used"},
     )
-    assert said == ["2 to run, about 2 s from timed steps"]
+    assert said == ["2 to run, about 0:02 from timed steps"]
     refused = {"cca": "this picture", "sm": "this caption", "acmr": "this caption"}
     assert look().refused.keys() == set(kinds.values()) and len(said) == 1
     refused = dict.fromkeys(jobs, "this picture")
