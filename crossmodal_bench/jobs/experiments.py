@@ -14,7 +14,7 @@ from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.core.files import read_yaml, stays_below
 from crossmodal_bench.core.validation import Model, is_folder_name, validated
 from crossmodal_bench.data.datasets.karpathy import is_karpathy_folder
-from crossmodal_bench.data.datasets.precomputed import FAMILIAR, precomputed_folder
+from crossmodal_bench.data.datasets.precomputed import FAMILIAR, familiar_folder, precomputed_folder
 from crossmodal_bench.jobs.schema import PRESETS, DatasetFile, MethodFile, SuiteFile, SuiteRow
 
 Config = dict[str, Any]
@@ -212,11 +212,15 @@ def dataset_settings(name: str, root: Path) -> Config:
             f"data set '{name}' cannot be the name of a folder of results; give its folder a name without "
             "*, ? or ["
         )
-    if _only_regions(root / name):
+    folder = name
+    if not (root / name).is_dir() and (theirs := familiar_folder(root, name)) is not None:
+        # As f30k_precomp/ for flickr30k: the regions as their authors hand them out, and nothing else.
+        folder = theirs.relative_to(root).parts[0]
+    if _only_regions(root / folder):
         known = FAMILIAR.get(name, name)
         settings = _dataset(known if known in names("datasets") else "flickr8k")
         if settings["data"]["dataset"]["class_path"] == KARPATHY:
-            return _of_regions(settings, name)
+            return _of_regions(settings, folder)
     if name not in names("datasets"):
         size = name.removeprefix("synthetic-")
         if size != name:

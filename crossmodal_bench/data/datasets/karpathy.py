@@ -13,7 +13,7 @@ from crossmodal_bench.core.files import read_json, shown, stays_below
 from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.attached import attach_regions
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, split_names
-from crossmodal_bench.data.datasets.precomputed import precomputed_folder
+from crossmodal_bench.data.datasets.precomputed import familiar_folder, precomputed_folder
 from crossmodal_bench.data.images import ImageFiles
 
 MOST_LABELS = 4096
@@ -77,7 +77,7 @@ class Karpathy(DatasetReader):
                     caption_keys.append(str(sentence["sentid"]))
                 caption_image.append(number)
         images = folder / "images"
-        regions = precomputed_folder(folder)
+        regions = precomputed_folder(folder) or familiar_folder(root, self.folder)
         has_pictures = self.check_images and (images.is_dir() or regions is None)
         corpus = Corpus(
             name=self.folder,

@@ -10,24 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.core.files import read_text
+from crossmodal_bench.core.files import read_json, read_text
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
 from crossmodal_bench.data.regions import RegionFiles, map_regions
 
 CONTENTS = "{train,dev,test}_ims.npy and {train,dev,test}_caps.txt"
-FAMILIAR = {"f30k_precomp": "flickr30k", "coco_precomp": "coco"}
-"""What SCAN's authors called their folders, and the data sets in them."""
+FAMILIAR = {"f30k_precomp": "flickr30k", "f30k": "flickr30k", "coco_precomp": "coco"}
+"""What SCAN's and VSE∞'s authors called their folders, and the data sets in them."""
+MARKS = ("<pad>", "<start>", "<end>")
+"""Words of such a vocabulary that stand in no sentence."""
 PARTS = {"train": ("train",), "val": ("dev", "val"), "test": ("testall", "test")}
 """Split to the names of its files. ``testall``: COCO's 5,000 test images, of which ``test`` has 1,000."""
 
 
 class Precomputed(DatasetReader):
-    """A folder with captions and regions and no pictures, or one that has such a folder ``*_precomp`` in it.
+    """A folder with captions and regions and no pictures, or one with such a folder in it.
+
+    The inner folder is ``*_precomp``, as SCAN's authors have it, or ``precomp``, as VSE∞'s.
 
     ``{split}_ims.npy`` is (n, R, D) with one row per image, or one per caption: the same row for all captions
     of an image. ``{split}_caps.txt`` has one caption a line, those of an image one after another.
-    ``{split}_ids.txt``, if there, names the images, one line per image or one per caption.
+    ``{split}_ids.txt``, if there, names the images, one line per image or one per caption. In place of the
+    captions there may be ``{split}_precaps_stan.txt``, which has numbers of words with commas between, and
+    ``*_vocab.json`` beside it or in a folder ``vocab`` (GSMN, SGRAF and their followers).
 
     Args:
         folder: name below the data root.
@@ -50,14 +56,23 @@ class Precomputed(DatasetReader):
 
 
 def precomputed_folder(folder: Path) -> Path | None:
-    """The folder itself or the one ``*_precomp`` in it; None where there is none. BadInput for several."""
+    """The folder itself or the one ``*precomp`` in it; None where there is none. BadInput for several."""
     if folder.name.endswith("_precomp") or (folder / "train_ims.npy").is_file():
         return folder if folder.is_dir() else None
-    folders = sorted(path for path in folder.glob("*_precomp") if path.is_dir())
+    folders = sorted(path for path in folder.glob("*precomp") if path.is_dir())
     if len(folders) > 1:
         several = ", ".join(path.name for path in folders)
-        raise BadInput(f"{folder} holds several folders *_precomp ({several}); keep one")
+        raise BadInput(f"{folder} holds several folders *precomp ({several}); keep one")
     return folders[0] if folders else None
+
+
+def familiar_folder(root: Path, name: str) -> Path | None:
+    """The regions of the data set ``name`` in a folder that is called as their authors call it.
+
+    As ``root/f30k_precomp`` or ``root/f30k/precomp`` for ``flickr30k``; None where there is no such folder.
+    """
+    folders = (precomputed_folder(root / theirs) for theirs, ours in FAMILIAR.items() if ours == name)
+    return next((folder for folder in folders if folder is not None), None)
 
 
 def read_precomputed(folder: Path, name: str, captions_per_image: int = 5) -> Corpus:
@@ -113,13 +128,14 @@ class _Part:
 
 
 def _has_files(folder: Path, stem: str) -> bool:
-    return (folder / f"{stem}_ims.npy").is_file() or (folder / f"{stem}_caps.txt").is_file()
+    names = (f"{stem}_ims.npy", f"{stem}_caps.txt", f"{stem}_precaps_stan.txt")
+    return any((folder / name).is_file() for name in names)
 
 
 def _read_part(folder: Path, stem: str, captions_per_image: int) -> _Part:
     path = folder / f"{stem}_ims.npy"
     regions = map_regions(path)
-    captions = _lines(folder / f"{stem}_caps.txt", "a caption")
+    captions = _captions(folder, stem)
     ids, counts = _images(folder, stem, len(captions), captions_per_image)
     starts = np.cumsum(counts) - counts
     if len(regions) == len(ids):
@@ -177,6 +193,42 @@ def _images(
         counts = [captions_per_image] * (n_captions // captions_per_image)
     # Bare numbers start again in every split.
     return [f"{stem}/{i}" for i in range(len(counts))], np.array(counts, dtype=np.int64)
+
+
+def _captions(folder: Path, stem: str) -> list[str]:
+    path = folder / f"{stem}_caps.txt"
+    numbered = folder / f"{stem}_precaps_stan.txt"
+    if path.is_file() or not numbered.is_file():
+        return _lines(path, "a caption")
+    words = _numbered_words(folder, numbered)
+    captions = []
+    for number, line in enumerate(_lines(numbered, "the numbers of a caption's words"), start=1):
+        try:
+            captions.append(" ".join(words[index.strip()] for index in line.split(",")))
+        except KeyError as error:
+            raise BadInput(
+                f"{numbered}, line {number}: {error} is no number of its vocabulary; give {path.name} with the "
+                "captions themselves"
+            ) from error
+    return captions
+
+
+def _numbered_words(folder: Path, numbered: Path) -> dict[str, str]:
+    """The words by their numbers, without those that only mark where a sentence begins and ends."""
+    places = (folder, folder / "vocab", folder.parent / "vocab")
+    paths = [path for place in places for path in sorted(place.glob("*_vocab.json"))]
+    own = [path for path in paths if path.name.startswith(folder.name)] or paths
+    if not own:
+        raise MissingInput(
+            f"{folder / numbered.name.replace('precaps_stan', 'caps')} is missing, and {numbered.name} holds "
+            "numbers of words whose vocabulary is not there; put the captions there, or "
+            f"{folder.name}_vocab.json"
+        )
+    content = read_json(own[0])
+    words = content.get("idx2word") if isinstance(content, dict) else None
+    if not isinstance(words, dict) or not all(isinstance(word, str) for word in words.values()):
+        raise BadInput(f"{own[0]} has no object 'idx2word' of words; give the vocabulary of {numbered.name}")
+    return {index: "" if word in MARKS else word for index, word in words.items()}
 
 
 def _lines(path: Path, what: str) -> list[str]:

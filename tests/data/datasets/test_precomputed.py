@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +11,10 @@ import fakes
 import numpy as np
 import pytest
 
-from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.datasets import Precomputed
 from crossmodal_bench.data.datasets.precomputed import precomputed_folder
+from crossmodal_bench.jobs.experiments import dataset_settings
 
 
 def complaint(root: Path, **settings: Any) -> str:
@@ -90,7 +92,7 @@ def test_the_validation_split_has_either_name_or_none(tmp_path: Path, val: str) 
     assert found["val"]["images"] == (3 if val else 0) and found["train"]["images"] == 4
 
 
-@pytest.mark.parametrize("name", ["mine/f30k_precomp", "mine", "mine_precomp"])
+@pytest.mark.parametrize("name", ["mine/f30k_precomp", "mine", "mine_precomp", "mine/precomp"])
 def test_the_files_may_lie_in_a_folder_of_their_own(tmp_path: Path, name: str) -> None:
     fakes.write_precomputed(tmp_path, name)
     folder = name.split("/")[0]
@@ -107,6 +109,65 @@ def test_captions_are_text_whose_lines_end_in_newlines_only(tmp_path: Path) -> N
     assert captions is not None and len(captions) == 55
     assert captions[40:42] == (lines[0], "東京") and captions[42] == lines[2]
     assert not any(caption.startswith("b'") for caption in captions)
+
+
+def test_blank_lines_at_the_end_and_bytes_as_python_prints_them_are_read(tmp_path: Path) -> None:
+    folder = fakes.write_precomputed(tmp_path)
+    plain = Precomputed("f30k_precomp").read(tmp_path).captions
+    for path in folder.glob("*_caps.txt"):
+        lines = [str(line.encode()) for line in path.read_text().splitlines()]
+        path.write_text("\n".join(lines) + "\n\n \n")
+    assert Precomputed("f30k_precomp").read(tmp_path).captions == plain
+    (folder / "dev_caps.txt").write_text("\n".join([r"b'a dog \xff'"] * 10))
+    with pytest.raises(BadInput, match=r"written as Python's bytes .* cannot be decoded \('utf-8' codec"):
+        Precomputed("f30k_precomp").read(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["f30k_precomp/f30k_precomp_vocab.json", "vocab/f30k_precomp_vocab.json"])
+def test_captions_may_be_numbers_of_words(tmp_path: Path, place: str) -> None:
+    folder = fakes.write_precomputed(tmp_path)
+    plain = Precomputed("f30k_precomp").read(tmp_path).captions
+    assert plain is not None
+    words = ["<pad>", "<start>", "<end>", "<unk>", *sorted({word for line in plain for word in line.split()})]
+    for path in folder.glob("*_caps.txt"):
+        lines = path.read_text().splitlines()
+        numbers = [[1, *(words.index(word) for word in line.split()), 2] for line in lines]
+        text = "\n".join(",".join(map(str, line)) for line in numbers)
+        (folder / path.name.replace("caps", "precaps_stan")).write_text(text)
+        path.unlink()
+    with pytest.raises(
+        MissingInput, match=r"_caps\.txt is missing, and .*_precaps_stan\.txt holds numbers of words"
+    ):
+        Precomputed("f30k_precomp").read(tmp_path)
+    vocabulary = tmp_path / place
+    vocabulary.parent.mkdir(exist_ok=True)
+    vocabulary.write_text(json.dumps({"idx2word": dict(enumerate(words)), "idx": len(words)}))
+    captions = Precomputed("f30k_precomp").read(tmp_path).captions
+    assert captions is not None and [caption.strip() for caption in captions] == list(plain)
+    vocabulary.write_text(json.dumps({"idx2word": {"1": "<start>"}}))
+    with pytest.raises(BadInput, match=r"precaps_stan\.txt, line 1: '\d+' is no number of its vocabulary"):
+        Precomputed("f30k_precomp").read(tmp_path)
+    vocabulary.write_text("[]")
+    with pytest.raises(BadInput, match="has no object 'idx2word' of words"):
+        Precomputed("f30k_precomp").read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "dataset"),
+    [
+        ("f30k_precomp", "flickr30k"),
+        ("f30k/precomp", "flickr30k"),
+        ("coco_precomp", "coco"),
+        ("coco/precomp", "coco"),
+    ],
+)
+def test_regions_are_found_where_their_authors_put_them(tmp_path: Path, place: str, dataset: str) -> None:
+    fakes.write_precomputed(tmp_path, place)
+    settings = dataset_settings(dataset, tmp_path)
+    reader = settings["data"]["dataset"]
+    assert reader["class_path"].endswith("Precomputed")
+    corpus = Precomputed(**reader["init_args"]).read(tmp_path)
+    assert corpus.name == dataset and corpus.source == str(tmp_path / place)
 
 
 def test_the_fingerprint_follows_the_regions(tmp_path: Path) -> None:
@@ -211,5 +272,5 @@ def test_a_folder_without_such_files_and_one_with_several(tmp_path: Path) -> Non
         Precomputed("mine").read(tmp_path)
     for name in ("a_precomp", "b_precomp"):
         fakes.write_precomputed(tmp_path / "mine", name)
-    with pytest.raises(BadInput, match=r"mine holds several folders \*_precomp \(a_precomp, b_precomp\)"):
+    with pytest.raises(BadInput, match=r"mine holds several folders \*precomp \(a_precomp, b_precomp\)"):
         Precomputed("mine").read(tmp_path)
