@@ -234,9 +234,10 @@ def write_cuhk_pedes(
     entries: list[dict[str, Any]] | None = None,
     name: str = "reid_raw.json",
     images: str = "imgs",
+    folder_name: str = "cuhk_pedes",
 ) -> Path:
     """``root/cuhk_pedes`` with one annotation file and upright pictures."""
-    folder = root / "cuhk_pedes"
+    folder = root / folder_name
     if entries is None:
         entries = cuhk_pedes_entries({"train": 4, "val": 3, "test": 3}, lambda person: 2 + (person == 1))
     folder.mkdir(parents=True)
@@ -246,6 +247,24 @@ def write_cuhk_pedes(
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels(row, height=24, width=10)).save(path)
     return folder
+
+
+def write_icfg_pedes(root: Path, folder: str = "icfg_pedes") -> Path:
+    """ICFG-PEDES: one caption an image, no validation split."""
+    entries = cuhk_pedes_entries({"train": 6, "test": 3})
+    for entry in entries:
+        del entry["captions"][1:]
+    return write_cuhk_pedes(root, entries, "ICFG-PEDES.json", folder_name=folder)
+
+
+def write_rstpreid(root: Path, folder: str = "rstpreid") -> Path:
+    """RSTPReid: the path stands in ``img_path``."""
+    entries = cuhk_pedes_entries({"train": 4, "val": 2, "test": 3})
+    written = write_cuhk_pedes(root, entries, "data_captions.json", folder_name=folder)
+    for entry in entries:
+        entry["img_path"] = entry.pop("file_path")
+    write_annotations(written, entries, "data_captions.json")
+    return written
 
 
 def write_annotations(folder: Path, entries: list[dict[str, Any]], name: str = "reid_raw.json") -> Path:
@@ -363,8 +382,14 @@ def write_dataset(root: Path, name: str) -> dict[str, Any]:
         write_feature_arrays(root, name, ".npy" if name == "nuswide10k" else ".mat")
     elif name in ("wikipedia", "wikipedia-draws", "wikipedia_deep"):
         write_wikipedia(root, stem="deep_features" if name == "wikipedia_deep" else "raw_features")
-    elif name in ("cuhk_pedes", "cub", "flowers"):
-        {"cuhk_pedes": write_cuhk_pedes, "cub": write_cub, "flowers": write_flowers}[name](root)
+    elif name in ("cuhk_pedes", "icfg_pedes", "rstpreid", "cub", "flowers"):
+        {
+            "cuhk_pedes": write_cuhk_pedes,
+            "icfg_pedes": write_icfg_pedes,
+            "rstpreid": write_rstpreid,
+            "cub": write_cub,
+            "flowers": write_flowers,
+        }[name](root)
     elif name != "synthetic":
         _write_by_reader(root, name)
     return {"size": 20} if name == "synthetic" else {}

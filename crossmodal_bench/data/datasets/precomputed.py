@@ -207,8 +207,8 @@ def _captions(folder: Path, stem: str) -> list[str]:
             captions.append(" ".join(words[index.strip()] for index in line.split(",")))
         except KeyError as error:
             raise BadInput(
-                f"{numbered}, line {number}: {error} is no number of its vocabulary; give {path.name} with the "
-                "captions themselves"
+                f"{numbered}, line {number}: {error} is no number of its vocabulary; give {path.name} "
+                "with the captions themselves"
             ) from error
     return captions
 

@@ -1,4 +1,4 @@
-"""CUHK-PEDES from either of its annotation files, and as it goes wrong."""
+"""CUHK-PEDES from either of its annotation files, its followers, and all of them as they go wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.data.datasets import CuhkPedes
+from crossmodal_bench.data.datasets import CuhkPedes, IcfgPedes, RstpReid
 
 Entries = list[dict[str, Any]]
 COUNTS = {"train": 3, "val": 2, "test": 2}
@@ -217,3 +217,33 @@ def test_a_byte_order_mark_is_welcome(tmp_path: Path) -> None:
     path = fakes.write_cuhk_pedes(tmp_path, entries) / "reid_raw.json"
     path.write_text(json.dumps(entries), encoding="utf-8-sig")
     assert len(CuhkPedes().read(tmp_path).image_ids) == len(entries)
+
+
+@pytest.mark.parametrize("folder", ["icfg_pedes", "ICFG-PEDES"])
+def test_icfg_pedes_has_one_caption_an_image_and_no_validation(tmp_path: Path, folder: str) -> None:
+    written = fakes.write_icfg_pedes(tmp_path, folder)
+    corpus = IcfgPedes().read(tmp_path)
+    assert corpus.name == "icfg_pedes" and corpus.source == str(written / "ICFG-PEDES.json")
+    counts = corpus.counts()
+    assert counts["test"] == {"images": 6, "captions": 6} and counts["val"]["images"] == 0
+
+
+@pytest.mark.parametrize("folder", ["rstpreid", "RSTPReid"])
+def test_rstpreid_names_its_images_in_a_field_of_its_own(tmp_path: Path, folder: str) -> None:
+    written = fakes.write_rstpreid(tmp_path, folder)
+    corpus = RstpReid().read(tmp_path)
+    assert corpus.name == "rstpreid" and corpus.image_ids[0] == "cam_a/001_0.png"
+    assert corpus.counts()["test"] == {"images": 6, "captions": 12}
+    assert corpus.identities is not None and len(set(corpus.identities.tolist())) == 9
+    path = written / "data_captions.json"
+    (written / "annotations").mkdir()
+    path.rename(written / "annotations" / path.name)
+    assert RstpReid().read(tmp_path).fingerprint == corpus.fingerprint
+    (written / "annotations" / path.name).write_text('[{"id": 1, "file_path": "a.png"}]')
+    with pytest.raises(BadInput, match="'img_path' is missing; it must be a non-empty text"):
+        RstpReid().read(tmp_path)
+    (written / "annotations" / path.name).unlink()
+    with pytest.raises(
+        MissingInput, match=r"data_captions\.json is missing; put it there as the authors of RSTPR"
+    ):
+        RstpReid().read(tmp_path)
