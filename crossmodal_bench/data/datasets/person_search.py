@@ -81,7 +81,8 @@ class PersonSearch(DatasetReader):
                     return place / name
         others = "".join(f" (or {name})" for name in self.files[1:])
         raise MissingInput(
-            f"{folder / self.files[0]} is missing; put it{others} there as the authors of {self.title} send it"
+            f"{folder / self.files[0]} is missing; put it{others} there as the authors of {self.title} "
+            "send it"
         )
 
     def _entries(self, path: Path) -> list[dict[str, Any]]:
