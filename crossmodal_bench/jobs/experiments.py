@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ import crossmodal_bench
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.core.files import read_yaml, stays_below
 from crossmodal_bench.core.validation import Model, is_folder_name, validated
-from crossmodal_bench.data.datasets.karpathy import is_karpathy_folder
+from crossmodal_bench.data.datasets.karpathy import has_features, is_karpathy_folder
 from crossmodal_bench.data.datasets.precomputed import FAMILIAR, familiar_folder, precomputed_folder
 from crossmodal_bench.jobs.schema import PRESETS, DatasetFile, MethodFile, SuiteFile, SuiteRow
 
@@ -231,13 +231,21 @@ def dataset_settings(name: str, root: Path) -> Config:
             settings = _dataset("flickr8k")
             settings["data"]["dataset"]["init_args"]["folder"] = name
             settings.pop("protocols", None)
-            return settings
+            return _with_own_features(settings, root / name)
         choices = [*names("datasets"), "synthetic-tiny", "synthetic-small"]
         raise BadInput(
             f"data set '{name}' is unknown and {root / name} holds no dataset*.json, nor a folder *_precomp"
             f"{nearest(name, choices)}"
         )
-    return _dataset(name)
+    return _with_own_features(_dataset(name), root / name)
+
+
+def _with_own_features(settings: Config, folder: Path) -> Config:
+    """The settings for a folder in Karpathy's layout, whose features, if it has any, are used as they are."""
+    of_karpathy = settings["data"]["dataset"]["class_path"] == KARPATHY
+    return (
+        _without_image_settings(settings, ("network",)) if of_karpathy and has_features(folder) else settings
+    )
 
 
 def _only_regions(folder: Path) -> bool:
@@ -248,9 +256,14 @@ def _only_regions(folder: Path) -> bool:
 def _of_regions(settings: Config, folder: str) -> Config:
     """The settings for a folder without pictures, of which nothing can be extracted."""
     settings["data"]["dataset"] = {"class_path": PRECOMPUTED, "init_args": {"folder": folder}}
+    return _without_image_settings(settings, ("network", "regions"))
+
+
+def _without_image_settings(settings: Config, keys: Sequence[str]) -> Config:
+    """The settings without what their presets say of ``data.images`` under some keys."""
     for preset in PRESETS:
         images = settings.get(preset, {}).get("data", {}).get("images") or {}
-        for key in ("network", "regions"):
+        for key in keys:
             images.pop(key, None)
     return settings
 

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.core.files import read_json, shown, stays_below
+from crossmodal_bench.core.files import read_json, read_text, shown, stays_below
+from crossmodal_bench.data.arrays import load_array
 from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.attached import attach_regions
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, split_names
 from crossmodal_bench.data.datasets.precomputed import familiar_folder, precomputed_folder
 from crossmodal_bench.data.images import ImageFiles
 
+FEATURES = "features.npy"
+FEATURE_IDS = "features_ids.txt"
 MOST_LABELS = 4096
 """Different values of ``labels``: every image has a number for each of them."""
 
 
 class Karpathy(DatasetReader):
     """A folder with ``dataset*.json`` and ``images/``, and regions where a folder ``*_precomp`` has them.
+
+    Features of the images of one's own lie beside the JSON as ``features.npy``, one row for each entry of
+    ``images``, or for each line of ``features_ids.txt``, which has their file names (with or without folder
+    and suffix) in the order of the rows.
 
     Each entry of ``images`` has ``filename``, ``split``, ``sentences`` (``raw``, optionally ``sentid``),
     optionally ``filepath`` (a folder below ``images/``) and ``label`` (a name or a number) or ``labels`` (a
@@ -31,7 +39,7 @@ class Karpathy(DatasetReader):
         folder: name below the data root.
         use_restval: whether COCO's ``restval`` images belong to train (as in all four papers).
         check_images: whether every image file must be there; feature-only runs can do without, and so can a
-            folder with regions and no ``images/``.
+            folder with regions or features and no ``images/``.
     """
 
     def __init__(self, folder: str, use_restval: bool = True, check_images: bool = True) -> None:
@@ -52,7 +60,8 @@ class Karpathy(DatasetReader):
         """
         folder = folder_below(root, self.folder, "dataset_*.json and images/")
         path = _json_file(folder)
-        entries = [entry for entry in _entries(path) if self.use_restval or entry.get("split") != "restval"]
+        listed = _entries(path)
+        entries = [entry for entry in listed if self.use_restval or entry.get("split") != "restval"]
         names: list[str] = []
         splits: list[str] = []
         captions: list[str] = []
@@ -78,7 +87,8 @@ class Karpathy(DatasetReader):
                 caption_image.append(number)
         images = folder / "images"
         regions = precomputed_folder(folder) or familiar_folder(root, self.folder)
-        has_pictures = self.check_images and (images.is_dir() or regions is None)
+        features = _features(folder, listed, entries, names)
+        has_pictures = self.check_images and (images.is_dir() or (regions is None and features is None))
         corpus = Corpus(
             name=self.folder,
             image_ids=tuple(names),
@@ -89,9 +99,15 @@ class Karpathy(DatasetReader):
             caption_keys=tuple(caption_keys) if len(caption_keys) == len(captions) else None,
             labels=_labels(entries, path),
             images=ImageFiles.within(images, names) if has_pictures else None,
+            image_features=features,
             source=str(path),
         )
         return corpus if regions is None else attach_regions(corpus, regions, every_row=self.use_restval)
+
+
+def has_features(folder: Path) -> bool:
+    """Whether a folder in this layout has features of its images."""
+    return (folder / FEATURES).is_file()
 
 
 def is_karpathy_folder(folder: Path) -> bool:
@@ -110,6 +126,40 @@ def _json_file(folder: Path) -> Path:
         several = ", ".join(path.name for path in paths)
         raise BadInput(f"{folder} holds several dataset*.json ({several}); keep one")
     return paths[0]
+
+
+def _features(
+    folder: Path, listed: list[dict[str, Any]], used: list[dict[str, Any]], names: list[str]
+) -> NDArray[np.float32] | None:
+    """(N, D) in the order of ``names``, which are those of ``used``; None where there is no such file.
+
+    Raises:
+        BadInput: rows that do not agree with the images, an id that stands twice, or an image without a row.
+    """
+    path = folder / FEATURES
+    if not path.is_file():
+        return None
+    ids = folder / FEATURE_IDS
+    if not ids.is_file():
+        array = load_array(path, ndim=2, rows=len(listed))
+        position = {id(entry): row for row, entry in enumerate(listed)}
+        rows = [position[id(entry)] for entry in used]
+        return np.asarray(array[rows], dtype=np.float32)
+    lines = [line.strip() for line in read_text(ids).rstrip().split("\n")]
+    array = load_array(path, ndim=2, rows=len(lines))
+    row_of = {_without_suffix(line): row for row, line in enumerate(lines)}
+    if len(row_of) < len(lines):
+        twice = next(line for row, line in enumerate(lines) if row_of[_without_suffix(line)] != row)
+        raise BadInput(f"{ids} names '{twice}' twice; give each image one row")
+    found = [row_of.get(_without_suffix(name), row_of.get(PurePosixPath(name).stem)) for name in names]
+    if None in found:
+        lost = names[found.index(None)]
+        raise BadInput(f"{ids} does not name '{lost}'; add it and its row of {FEATURES}, or drop the image")
+    return np.asarray(array[np.array(found, dtype=np.int64)], dtype=np.float32)
+
+
+def _without_suffix(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else name
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import pytest
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.datasets import Karpathy
 from crossmodal_bench.data.datasets.karpathy import is_karpathy_folder
+from crossmodal_bench.jobs.experiments import dataset_settings
 
 Entries = list[dict[str, Any]]
 COUNTS = {"train": 6, "val": 2, "test": 3}
@@ -249,3 +250,43 @@ def test_a_byte_order_mark_and_any_language_are_welcome(tmp_path: Path) -> None:
     corpus = Karpathy("mine").read(tmp_path)
     assert corpus.captions is not None and corpus.captions[0] == "Zürich 東京 🏠"
     assert corpus.fingerprint
+
+
+@pytest.mark.parametrize("ids", ["none", "names", "stems", "backwards"])
+def test_features_of_ones_own_stand_beside_the_json(tmp_path: Path, ids: str) -> None:
+    folder = fakes.write_karpathy(tmp_path, "mine", images=False)
+    names = [entry["filename"] for entry in json.loads((folder / "dataset_mine.json").read_text())["images"]]
+    features = np.random.default_rng(0).normal(size=(len(names), 6)).astype(np.float32)
+    order = np.arange(len(names))
+    if ids != "none":
+        order = order[::-1] if ids == "backwards" else order
+        lines = [names[row].removesuffix(".jpg") if ids == "stems" else names[row] for row in order]
+        (folder / "features_ids.txt").write_text("\n".join(lines) + "\n\n")
+    np.save(folder / "features.npy", features[order])
+    (folder / "images").rmdir()
+    corpus = Karpathy("mine").read(tmp_path)
+    assert corpus.images is None and corpus.image_features is not None
+    assert np.array_equal(corpus.image_features, features)
+
+
+def test_features_that_do_not_belong_to_the_images_are_refused(tmp_path: Path) -> None:
+    folder = fakes.write_karpathy(tmp_path, "mine")
+    np.save(folder / "features.npy", np.ones((20, 6), np.float32))
+    with pytest.raises(BadInput, match=r"features\.npy has 20 rows where 21 are needed"):
+        Karpathy("mine").read(tmp_path)
+    ids = folder / "features_ids.txt"
+    ids.write_text("\n".join(f"{row:04d}.jpg" for row in range(20)))
+    with pytest.raises(BadInput, match=r"features_ids\.txt does not name '0020\.jpg'; add it and its row"):
+        Karpathy("mine").read(tmp_path)
+    ids.write_text("\n".join(["0000.jpg", "0000.png", *(f"{row:04d}.jpg" for row in range(2, 20))]))
+    with pytest.raises(BadInput, match=r"features_ids\.txt names '0000\.jpg' twice"):
+        Karpathy("mine").read(tmp_path)
+
+
+def test_features_of_ones_own_are_used_without_a_network(tmp_path: Path) -> None:
+    folder = fakes.write_karpathy(tmp_path, "mine", images=False)
+    settings = dataset_settings("mine", tmp_path)
+    assert settings["small"]["data"]["images"]["network"] == "mobilenet_v2"
+    np.save(folder / "features.npy", np.ones((21, 6), np.float32))
+    settings = dataset_settings("mine", tmp_path)
+    assert "network" not in settings["small"]["data"]["images"]
