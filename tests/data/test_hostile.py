@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from crossmodal_bench.data.datasets import (
 )
 from crossmodal_bench.data.features import FeatureSource, FeatureStore
 from crossmodal_bench.data.images import ImageFiles
+from crossmodal_bench.data.pickled import load_pickled
 from crossmodal_bench.data.pixels import normalised_pixels
 from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.data.view_builders import bags_of_words, training_labels
@@ -223,6 +225,12 @@ READERS = {
             ".tif": {"compression": "tiff_lzw"},
         }.items()
     },
+    "pickled": Reader(
+        lambda root: (root / "a.pkl").write_bytes(pickle.dumps([np.ones(3), [1.0, 2.0, 3.0]], protocol=2)),
+        lambda root: load_pickled(root / "a.pkl"),
+        "*.pkl",
+        inputs=1500,
+    ),
     "feature store": Reader(
         lambda root: np.save(root / "store.npy", np.ones((4, 3), np.float32)), read_store, "*.npy"
     ),
