@@ -9,9 +9,10 @@ import numpy as np
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import read_text
-from crossmodal_bench.data.arrays import find_array_file, load_array
+from crossmodal_bench.data.arrays import check_finite, find_array_file, load_array
 from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
+from crossmodal_bench.data.pickled import load_pickled
 
 CATEGORIES = (
     "art & architecture",
@@ -26,6 +27,12 @@ CATEGORIES = (
     "warfare",
 )
 NUMBERS = {str(number): number - 1 for number in range(1, len(CATEGORIES) + 1)}
+DEEP = "deep_features"
+SHALLOW_HINT = "it comes with the Wikipedia set of SVCL, San Diego"
+DEEP_HINT = (
+    "nobody publishes deep features under that name: bring {train,test}_{img_feats,txt_vecs,labels}.pkl as "
+    "ACMR's demonstration has them, or save your own arrays as I_tr, T_tr, I_te, T_te of deep_features.npz"
+)
 PARTS = {
     "train": ("I_tr", "T_tr", "trainset_txt_img_cat.list"),
     "test": ("I_te", "T_te", "testset_txt_img_cat.list"),
@@ -35,10 +42,14 @@ PARTS = {
 class Wikipedia(DatasetReader):
     """``wikipedia/``: the two category lists, and one array file with ``I_tr``, ``T_tr``, ``I_te``, ``T_te``.
 
+    In place of the array file there may be ``{train,test}_{img_feats,txt_vecs,labels}.pkl``, as ACMR's
+    demonstration reads them. Their labels must be those of the lists, item by item, however they are numbered;
+    without the lists the items have numbers for names, by which no split is recognised.
+
     Args:
         features: stem of the array file (``.mat`` or ``.npz``): ``raw_features`` is the distribution's own,
-            with 128-d SIFT words and 10-d LDA; ``deep_features`` is the name for 4,096-d VGG and 3,000-d bag
-            of words.
+            with 128-d SIFT words and 10-d LDA; ``deep_features`` is a name of ours for features of a network
+            (VGG's fc7 of 4,096 and bags of words of 3,000 or 5,000), and is what the pickles stand for.
         split: ``official`` (2,173/693), or ``draw``: 1,300/1,566 drawn from the same 2,866 (the sizes that
             ACMR states; its draw was never published). ``draws``: likewise, but each seed of a bench takes
             a draw of its own, so that an interval over seeds has the draw in it, too.
@@ -62,16 +73,24 @@ class Wikipedia(DatasetReader):
     def read(self, root: Path) -> Corpus:
         """The corpus in ``root/wikipedia``."""
         folder = folder_below(root, self.folder, "raw_features.mat and the two *set_txt_img_cat.list files")
-        arrays = find_array_file(folder, self.features, "it comes with the Wikipedia set of SVCL, San Diego")
         ids: list[str] = []
         labels: list[int] = []
         split: list[str] = []
         images: list[np.ndarray] = []
         texts: list[np.ndarray] = []
+        pickles = self.features == DEEP and any(folder.glob("*.pkl")) and not any(folder.glob(f"{DEEP}.*"))
+        hint = SHALLOW_HINT if self.features != DEEP else DEEP_HINT
+        arrays = folder if pickles else find_array_file(folder, self.features, hint)
         for part, (image_key, text_key, list_name) in PARTS.items():
-            items = _read_list(folder / list_name)
-            images.append(load_array(arrays, image_key, ndim=2, rows=len(items)))
-            texts.append(load_array(arrays, text_key, ndim=2, rows=len(items)))
+            if pickles:
+                items, features = _read_pickles(folder, part, list_name)
+            else:
+                items = _read_list(folder / list_name)
+                features = tuple(
+                    load_array(arrays, key, ndim=2, rows=len(items)) for key in (image_key, text_key)
+                )
+            images.append(features[0])
+            texts.append(features[1])
             ids += [name for name, _ in items]
             labels += [label for _, label in items]
             split += [part] * len(items)
@@ -99,6 +118,47 @@ class Wikipedia(DatasetReader):
             text_features=np.concatenate(texts).astype(np.float32),
             source=str(folder),
         )
+
+
+def _read_pickles(
+    folder: Path, part: str, list_name: str
+) -> tuple[list[tuple[str, int]], tuple[np.ndarray, ...]]:
+    """The items of a part as ``_read_list`` has them, and their image and text features.
+
+    Raises:
+        BadInput: a file that is missing or no table of numbers, counts that do not agree, or labels that are
+            not those of the list.
+    """
+    paths = [folder / f"{part}_{name}.pkl" for name in ("img_feats", "txt_vecs", "labels")]
+    for path in paths:
+        if not path.is_file():
+            raise MissingInput(f"{path} is missing; {DEEP_HINT}")
+    images, texts, labels = map(load_pickled, paths)
+    numbers = labels.argmax(axis=1) if labels.ndim == 2 and labels.shape[1] > 1 else labels.reshape(-1)
+    for path, features in zip(paths, (images, texts), strict=False):
+        if features.ndim != 2:
+            raise BadInput(f"{path} has shape {features.shape}; it must have a row for each item")
+        if len(features) != len(numbers):
+            raise BadInput(
+                f"{path} has {len(features)} rows where {paths[2].name} has {len(numbers)}; the counts must "
+                "agree"
+            )
+        check_finite(features, str(path))
+    if not (folder / list_name).is_file():
+        known = {value: number for number, value in enumerate(np.unique(numbers).tolist())}
+        if len(known) > len(CATEGORIES):
+            raise BadInput(f"{paths[2]} has {len(known)} different labels; Wikipedia has {len(CATEGORIES)}")
+        items = [(f"{part}/{row}", known[value]) for row, value in enumerate(numbers.tolist())]
+        return items, (images, texts)
+    items = _read_list(folder / list_name)
+    categories = [label for _, label in items]
+    pairs = set(zip(numbers.tolist(), categories, strict=False))
+    if len(items) != len(numbers) or not len(pairs) == len(set(categories)) == len(set(numbers.tolist())):
+        raise BadInput(
+            f"{paths[2]} has other labels than {list_name}, item by item; remove the list, so that the items "
+            "are numbered"
+        )
+    return items, (images, texts)
 
 
 def _read_list(path: Path) -> list[tuple[str, int]]:

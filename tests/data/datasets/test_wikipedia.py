@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_missing_files_say_where_they_come_from(tmp_path: Path) -> None:
     assert complaint(tmp_path).startswith(f"{tmp_path / 'wikipedia'} is missing; put raw_features.mat and")
     folder = fakes.write_wikipedia(tmp_path)
     assert complaint(tmp_path, features="deep_features").startswith(
-        f"{folder / 'deep_features'}.npy (or .npz, .mat) is missing; it comes with"
+        f"{folder / 'deep_features'}.npy (or .npz, .mat) is missing; nobody publishes deep features"
     )
     (folder / "testset_txt_img_cat.list").unlink()
     with pytest.raises(
@@ -163,3 +164,67 @@ def test_an_item_of_both_lists(tmp_path: Path) -> None:
 def test_a_matlab_7_3_file(tmp_path: Path) -> None:
     fakes.write_matlab_73(fakes.write_wikipedia(tmp_path) / "raw_features.mat")
     assert "is a MATLAB 7.3 file; save it again with save(..., '-v7') or as .npz" in complaint(tmp_path)
+
+
+def write_pickles(folder: Path, train: int = 22, test: int = 11, first: int = 1) -> dict[str, Any]:
+    """What ACMR's demonstration reads: lists of arrays, and labels from ``first`` on."""
+    arrays = fakes.wikipedia_arrays(train, test)
+    written = {}
+    for part, (image_key, text_key), start, count in (
+        ("train", ("I_tr", "T_tr"), 0, train),
+        ("test", ("I_te", "T_te"), train, test),
+    ):
+        written[f"{part}_img_feats"] = list(arrays[image_key])
+        written[f"{part}_txt_vecs"] = arrays[text_key]
+        written[f"{part}_labels"] = [row % 10 + first for row in range(start, start + count)]
+    for name, value in written.items():
+        (folder / f"{name}.pkl").write_bytes(pickle.dumps(value, protocol=2))
+    return written
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("lists", [True, False])
+def test_the_pickles_of_acmrs_demonstration_are_read(tmp_path: Path, lists: bool, first: int) -> None:
+    folder = fakes.write_wikipedia(tmp_path)
+    shallow = Wikipedia().read(tmp_path)
+    write_pickles(folder, first=first)
+    if not lists:
+        for path in folder.glob("*.list"):
+            path.unlink()
+    corpus = Wikipedia(features="deep_features").read(tmp_path)
+    assert corpus.labels is not None and shallow.labels is not None
+    assert np.array_equal(corpus.labels.values, shallow.labels.values)
+    assert np.array_equal(corpus.image_features, shallow.image_features)
+    assert np.array_equal(corpus.text_features, shallow.text_features)
+    assert corpus.split.tolist() == shallow.split.tolist()
+    assert corpus.image_ids == (
+        shallow.image_ids
+        if lists
+        else tuple(f"train/{k}" for k in range(22)) + tuple(f"test/{k}" for k in range(11))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("train_img_feats", None, r"train_img_feats\.pkl is missing; nobody publishes deep features"),
+        ("test_txt_vecs", np.ones((10, 6)), r"test_txt_vecs\.pkl has 10 rows where test_labels\.pkl has 11"),
+        ("train_txt_vecs", np.ones(22), r"train_txt_vecs\.pkl has shape \(22,\); it must have a row"),
+        ("train_img_feats", np.full((22, 16), np.nan), r"train_img_feats\.pkl holds NaN"),
+        (
+            "train_labels",
+            [1] * 22,
+            r"train_labels\.pkl has other labels than trainset_txt_img_cat\.list, item",
+        ),
+        ("train_labels", [0, *range(2, 11), *range(1, 11), 1, 2], r"has other labels than trainset_txt"),
+    ],
+)
+def test_pickles_that_do_not_fit_are_refused(tmp_path: Path, name: str, value: Any, expected: str) -> None:
+    folder = fakes.write_wikipedia(tmp_path)
+    write_pickles(folder)
+    path = folder / f"{name}.pkl"
+    path.unlink()
+    if value is not None:
+        path.write_bytes(pickle.dumps(value))
+    with pytest.raises(BadInput, match=expected):
+        Wikipedia(features="deep_features").read(tmp_path)
