@@ -43,8 +43,8 @@ class Wikipedia(DatasetReader):
     """``wikipedia/``: the two category lists, and one array file with ``I_tr``, ``T_tr``, ``I_te``, ``T_te``.
 
     In place of the array file there may be ``{train,test}_{img_feats,txt_vecs,labels}.pkl``, as ACMR's
-    demonstration reads them. Their labels must be those of the lists, item by item, however they are numbered;
-    without the lists the items have numbers for names, by which no split is recognised.
+    demonstration reads them. Their labels must be those of the lists, item by item, however they are
+    numbered; without the lists the items have numbers for names, by which no split is recognised.
 
     Args:
         features: stem of the array file (``.mat`` or ``.npz``): ``raw_features`` is the distribution's own,
