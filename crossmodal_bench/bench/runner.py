@@ -18,7 +18,7 @@ from crossmodal_bench.bench.launchers.subprocesses import how_it_ended
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.bench.progress import StatusLine
-from crossmodal_bench.bench.runtime_estimate import Kind, Outlook, estimates, kind_of
+from crossmodal_bench.bench.runtime_estimate import Outlook, estimates
 from crossmodal_bench.bench.schedule import Schedule
 from crossmodal_bench.bench.summary import conclude, describe_plan, records_of
 from crossmodal_bench.core.errors import BadInput, no_permission, tell
@@ -157,12 +157,12 @@ def _run(
 
 
 def _refuse(
-    to_run: Sequence[PlannedJob], reasons: Mapping[Kind, str], log: Callable[[str], None]
+    to_run: Sequence[PlannedJob], reasons: Mapping[str, str], log: Callable[[str], None]
 ) -> list[PlannedJob]:
     """Let the jobs fail that cannot run on these data, each reason told once; the others shall run."""
     refused: dict[str, list[PlannedJob]] = {}
     for planned in to_run:
-        if (reason := reasons.get(kind_of(planned))) is not None:
+        if (reason := reasons.get(planned.job.id)) is not None:
             refused.setdefault(reason, []).append(planned)
     for reason, jobs in refused.items():
         for planned in jobs:

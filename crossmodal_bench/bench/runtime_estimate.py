@@ -59,15 +59,26 @@ def kind_of(planned: PlannedJob) -> Kind:
     return job.dataset, job.protocol, job.method, job.preset
 
 
-class Outlook(NamedTuple):
-    """What dry runs have found.
+class DryRuns(NamedTuple):
+    """What the dry runs of one job of each kind have found.
 
     seconds: of a job of each kind, 0 where they are not known.
-    refused: the sentence for each kind whose jobs cannot run on these data, by the kind.
+    refused: why the job that was looked at cannot run on these data, by its kind.
     """
 
     seconds: dict[Kind, float]
     refused: dict[Kind, str]
+
+
+class Outlook(NamedTuple):
+    """What is known of jobs before they run.
+
+    seconds: of a job of each kind, 0 where they are not known.
+    refused: why a job cannot run on these data, by the job's id.
+    """
+
+    seconds: dict[Kind, float]
+    refused: dict[str, str]
 
 
 def estimates(
@@ -87,18 +98,23 @@ def estimates(
     kinds: dict[Kind, PlannedJob] = {}
     for planned in to_run:
         kinds.setdefault(kind_of(planned), planned)
-    outlook = dry_runs(kinds, slots, tell)
+    seconds, reasons = dry_runs(kinds, slots, tell)
     line.clear()
-    reasons = set(outlook.refused.values())
-    if kinds.keys() == outlook.refused.keys() and len(reasons) == 1:
-        raise BadInput(reasons.pop())
-    fit = [planned for planned in to_run if kind_of(planned) not in outlook.refused]
+    # Rows of one kind may differ in what they override, and with it in whether they can run.
+    refused = {
+        planned.job.id: reasons[kind]
+        for planned in to_run
+        if (kind := kind_of(planned)) in reasons and planned.job.overrides == kinds[kind].job.overrides
+    }
+    if len(refused) == len(to_run) and len(set(refused.values())) == 1:
+        raise BadInput(next(iter(refused.values())))
+    fit = [planned for planned in to_run if planned.job.id not in refused]
     if fit:
         at_once = min(len(slots), len(fit))
-        total = sum(outlook.seconds.get(kind_of(planned), 0.0) for planned in fit) / at_once
+        total = sum(seconds.get(kind_of(planned), 0.0) for planned in fit) / at_once
         together = f", {at_once} at a time" if at_once > 1 else ""
         log(f"{len(fit)} to run{together}" + (f", about {clock(total)} from timed steps" if total else ""))
-    return outlook
+    return Outlook(seconds, refused)
 
 
 def dry_run(planned: PlannedJob, tell: Tell | None = None) -> float:
@@ -140,7 +156,7 @@ def dry_run(planned: PlannedJob, tell: Tell | None = None) -> float:
     return ready + epochs * epoch * 1.3
 
 
-def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell) -> Outlook:
+def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell) -> DryRuns:
     """``dry_run`` of a job of each kind, in forked processes, so that this one stays fit for forking.
 
     As many at a time as jobs will run, with as many threads. Nothing is known where there is no fork, and 0
@@ -149,7 +165,7 @@ def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell
     seconds: dict[Kind, float] = {}
     refused: dict[Kind, str] = {}
     if not can_fork(slots[0].devices):
-        return Outlook(seconds, refused)
+        return DryRuns(seconds, refused)
     waiting = list(kinds.items())
     running: dict[Connection, tuple[Kind, Any]] = {}
     try:
@@ -178,7 +194,7 @@ def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell
         with finish_first():
             for receiver, (_, process) in running.items():
                 _end(receiver, process)
-    return Outlook(seconds, refused)
+    return DryRuns(seconds, refused)
 
 
 def _start_dry_run(planned: PlannedJob, slot: Slot) -> tuple[Connection, Any]:

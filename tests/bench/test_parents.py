@@ -19,7 +19,7 @@ from crossmodal_bench.bench.launchers import local
 from crossmodal_bench.bench.launchers.subprocesses import guarded
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
-from crossmodal_bench.bench.runtime_estimate import Outlook
+from crossmodal_bench.bench.runtime_estimate import DryRuns
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import read_json, write_json
@@ -154,7 +154,7 @@ def in_place(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return True
 
     monkeypatch.setattr(local, "Worker", Worker)
-    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: Outlook({}, {}))
+    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: DryRuns({}, {}))
     return started
 
 

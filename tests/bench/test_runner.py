@@ -17,7 +17,7 @@ from crossmodal_bench.bench import runner, runtime_estimate, summary
 from crossmodal_bench.bench.launchers import local
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
-from crossmodal_bench.bench.runtime_estimate import Outlook, kind_of
+from crossmodal_bench.bench.runtime_estimate import DryRuns, kind_of
 from crossmodal_bench.cli.main import main
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
@@ -271,8 +271,8 @@ def test_a_method_that_cannot_run_on_the_data_keeps_no_other_from_running(
     options = BenchOptions("synthetic-20", methods="cca,sm", seeds=1, runs=tmp_path, wandb="off")
     ran, refused = make_plan(options, gpu=False)
     reason = "synthetic-20: caption 'a#2' has no word of the vocabulary"
-    outlook = Outlook({}, {kind_of(refused): reason})
-    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: outlook)
+    found = DryRuns({}, {kind_of(refused): reason})
+    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: found)
     said: list[str] = []
     assert runner.bench(options, log=said.append) == 1
     assert ran.files.is_done() and not refused.files.is_done()
@@ -319,7 +319,7 @@ def test_a_disk_that_fills_up_ends_the_bench_with_one_sentence(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     options = BenchOptions(dataset="synthetic-20", methods="cca", runs=tmp_path / "runs", wandb="off")
-    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: Outlook({}, {}))
+    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: DryRuns({}, {}))
     monkeypatch.setattr(local, "Worker", full)
     monkeypatch.setattr(runner.tempfile, "NamedTemporaryFile", full)
     handler = signal.getsignal(signal.SIGINT)
@@ -344,7 +344,7 @@ def test_a_stale_job_that_fails_again_is_no_success(tmp_path: Path, monkeypatch:
     planned.directory.mkdir(parents=True)
     for module in (runner, summary):
         monkeypatch.setattr(module, "state_of", lambda planned: State("stale", "the data differ"))
-    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: Outlook({}, {}))
+    monkeypatch.setattr(runtime_estimate, "dry_runs", lambda *arguments: DryRuns({}, {}))
     monkeypatch.setattr(local, "Worker", Failing)
     said: list[str] = []
     assert runner.bench(options, log=said.append) == 1

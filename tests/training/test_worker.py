@@ -292,14 +292,28 @@ def test_a_probe_of_one_kind_that_is_refused_leaves_the_others(
     refused = {"sm": "this caption"}
     assert look() == (
         {kinds["cca"]: 1.0, kinds["sm"]: 0.0, kinds["acmr"]: 1.0},
-        {kinds["sm"]: "this caption cannot be used"},
+        {jobs["sm"].job.id: "this caption cannot be used"},
     )
     assert said == ["2 to run, about 0:02 from timed steps"]
     refused = {"cca": "this picture", "sm": "this caption", "acmr": "this caption"}
-    assert look().refused.keys() == set(kinds.values()) and len(said) == 1
+    assert look().refused.keys() == {planned.job.id for planned in jobs.values()} and len(said) == 1
     refused = dict.fromkeys(jobs, "this picture")
     with pytest.raises(BadInput, match="this picture cannot be used"):
         look()
+
+
+def test_a_row_that_overrides_something_else_is_not_refused_with_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(planned: PlannedJob, tell: Any) -> float:
+        raise BadInput("this grid cannot be taken")
+
+    monkeypatch.setattr(probing, "dry_run", refuse)
+    first = job(tmp_path / "runs", methods="cca")
+    other = job(tmp_path / "runs", methods="cca", overrides={"trainer.max_epochs": 2})
+    assert probing.kind_of(first) == probing.kind_of(other)
+    outlook = probing.estimates([first, other], [Slot("cpu")], StatusLine(), lambda line: None)
+    assert outlook.refused == {first.job.id: "this grid cannot be taken"}
 
 
 def test_devices_become_trainer_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
