@@ -75,13 +75,13 @@ def load_backbone(
         raise BadInput(
             f"network '{name}' is unknown{nearest(name, names) or '; name one of torchvision or timm:NAME'}"
         )
-    network, label, checksum = load_network(name, weights, data_root, classifies=True)
+    network, label, digest = load_network(name, weights, data_root, classifies=True)
     if grid is None:
         module, dim = without_classifier(network, name)
     else:
         maps, dim = last_map(network, name)
         module = Grid(maps, grid)
-    return module.eval(), BackboneSource(name, label, checksum, dim)
+    return module.eval(), BackboneSource(name, label, digest, dim)
 
 
 def trained_network(

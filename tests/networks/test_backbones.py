@@ -290,7 +290,12 @@ OTHERS = {
 """Width of the vector and of the last feature map, by one network of each family of torchvision."""
 
 
-@pytest.mark.parametrize("name", OTHERS)
+QUICK = ("alexnet", "convnext_tiny", "squeezenet1_1", "vit_b_32")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in OTHERS]
+)
 def test_any_network_of_torchvision_gives_what_its_classifier_reads(name: str) -> None:
     dim, map_dim = OTHERS[name]
     quick = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
@@ -313,6 +318,7 @@ def test_any_network_of_torchvision_gives_what_its_classifier_reads(name: str) -
             assert channels == map_dim and maps(torch.zeros(2, 3, 224, 224)).shape[:2] == (2, map_dim)
 
 
+@pytest.mark.slow  # three real networks
 def test_the_last_map_is_what_the_vector_is_the_mean_of() -> None:
     pixels = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     for name in ("regnet_y_400mf", "shufflenet_v2_x0_5", "densenet121"):
