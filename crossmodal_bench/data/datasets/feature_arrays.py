@@ -17,8 +17,10 @@ HINT = "give image features, text features and labels of each split as .npy, .np
 class FeatureArrays(DatasetReader):
     """A folder with ``{train,test}_{images,texts,labels}`` arrays, and optionally the same for ``val``.
 
-    Images are (n, D_v), texts (n, D_t): text i belongs to image i. Labels are (n,) class numbers or (n, C)
-    multi-hot. In ``.npz`` and ``.mat`` files the array has the file's name or the key ``data``.
+    Their names may be ``{train,test}_{img,txt,img_lab}`` as well, under which DSCMR and its followers share
+    Pascal Sentence, Wikipedia and NUS-WIDE as ``.mat`` files. Images are (n, D_v), texts (n, D_t): text i
+    belongs to image i. Labels are (n,) class numbers or (n, C) multi-hot. In ``.npz`` and ``.mat`` files the
+    array has the file's name or the key ``data``.
 
     Args:
         folder: name below the data root.
@@ -34,13 +36,15 @@ class FeatureArrays(DatasetReader):
         texts: list[np.ndarray] = []
         labels: list[np.ndarray] = []
         split: list[str] = []
+        images_name, texts_name, labels_name = _names(folder)
         for part in ("train", "val", "test"):
-            if part == "val" and not any(folder.glob("val_images.*")):
+            if part == "val" and not any(folder.glob(f"val_{images_name}.*")):
                 continue
-            images.append(_load(folder, f"{part}_images", ndim=2))
+            images.append(_load(folder, f"{part}_{images_name}", ndim=2))
             n = len(images[-1])
-            texts.append(_load(folder, f"{part}_texts", ndim=2, rows=n))
-            labels.append(_classes(_load(folder, f"{part}_labels"), f"{folder}: {part}_labels", n))
+            texts.append(_load(folder, f"{part}_{texts_name}", ndim=2, rows=n))
+            stem = f"{part}_{labels_name}"
+            labels.append(_classes(_load(folder, stem), f"{folder}: {stem}", n))
             split += [part] * n
         for kind, arrays in (("images", images), ("texts", texts), ("labels", labels)):
             if len({array.shape[1:] for array in arrays}) > 1:
@@ -84,6 +88,12 @@ class NUSWide10K(FeatureArrays):
 
     def __init__(self, folder: str = "nuswide10k") -> None:
         super().__init__(folder)
+
+
+def _names(folder: Path) -> tuple[str, str, str]:
+    """What the arrays of images, texts and labels are called; ours, where there is no file yet."""
+    theirs = any(folder.glob("train_img.*")) and not any(folder.glob("train_images.*"))
+    return ("img", "txt", "img_lab") if theirs else ("images", "texts", "labels")
 
 
 def _load(folder: Path, stem: str, *, ndim: int | None = None, rows: int | None = None) -> np.ndarray:

@@ -197,3 +197,18 @@ def test_a_matlab_7_3_file(tmp_path: Path) -> None:
     fakes.write_matlab_73(fakes.write_feature_arrays(tmp_path, suffix=".mat") / "train_texts.mat")
     with pytest.raises(BadInput, match=r"train_texts\.mat is a MATLAB 7\.3 file; save it again"):
         PascalSentence().read(tmp_path)
+
+
+def test_the_files_that_dscmr_and_its_followers_share(tmp_path: Path) -> None:
+    arrays = fakes.feature_arrays({**COUNTS, "val": 6})
+    plain = read(tmp_path / "plain", arrays)
+    names = {"images": "img", "texts": "txt", "labels": "img_lab"}
+    theirs = {}
+    for stem, array in arrays.items():
+        part, _, what = stem.partition("_")
+        theirs[f"{part}_{names[what]}"] = array
+    shared = read(tmp_path / "shared", theirs, ".mat")
+    assert shared.fingerprint == plain.fingerprint
+    (tmp_path / "shared" / "pascal_sentence" / "test_img_lab.mat").unlink()
+    with pytest.raises(MissingInput, match=r"test_img_lab\.npy \(or \.npz, \.mat\) is missing"):
+        PascalSentence().read(tmp_path / "shared")
