@@ -177,6 +177,31 @@ def prepare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def import_regions(arguments: argparse.Namespace) -> int:
+    """Bring regions that others have extracted into the memory-mapped form."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from crossmodal_bench.data import import_regions as importing
+
+    if arguments.count is not None and arguments.count < 1:
+        raise BadInput(f"--count is {arguments.count}; give the number of regions to keep, from 1")
+    data = _data_module(arguments, network=None)
+    reader = data.dataset.without_pictures() or data.dataset
+    corpus = reader.read(data.root)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task("regions", total=len(corpus.image_ids))
+        sentence = importing.import_regions(
+            corpus,
+            Path(corpus.source).parent,
+            arguments.sources,
+            arguments.count,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    tell(sentence)
+    return 0
+
+
 def extract(arguments: argparse.Namespace) -> int:
     """Image features, or regions, of a frozen network, kept for later runs."""
     from crossmodal_bench.data import prepare as preparation
@@ -221,7 +246,7 @@ def _data_module(
     config = experiments.merge({"data": settings["data"]}, variant)
     images = {
         "network": network,
-        "weights": arguments.weights,
+        "weights": getattr(arguments, "weights", "auto"),
         "regions": regions,
         "size": size,
         "on_bad_image": arguments.on_bad_image,

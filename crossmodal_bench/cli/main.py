@@ -189,6 +189,14 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument("--batch-size", type=int, help="images at a time (32)")
     extract.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
+    text = "bring regions that others have extracted (bottom-up TSV, a .npz an image) into the mapped form"
+    importing = _command(commands, "import-regions", actions.import_regions, text, of_data)
+    importing.add_argument("dataset", metavar="DATASET")
+    text = "TSV files, or folders of .npz or .npy files named after the images"
+    importing.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=text)
+    text = "regions to keep of each image, its first ones (as many as the first image has)"
+    importing.add_argument("--count", type=int, help=text)
+
     text = "say what this machine can do, what is missing, and each fix"
     doctor = _command(commands, "doctor", actions.doctor, text, ("data_root", "runs"))
     text = "look at these, for all methods"

@@ -19,8 +19,9 @@ _NOISE = re.compile(r"[\W_]+")
 def attach_regions(corpus: Corpus, folder: Path, *, every_row: bool = True) -> Corpus:
     """The corpus with the regions of a folder ``*_precomp``, which need not have its ids nor its order.
 
-    A precomputed image belongs to that image of the same split that most of its captions name; captions
-    are compared by their lower-case letters and digits.
+    Where its ids are the images' names, these decide. Otherwise a precomputed image belongs to that image of
+    the same split that most of its captions name; captions are compared by their lower-case letters and
+    digits.
 
     Args:
         corpus: with captions.
@@ -32,6 +33,12 @@ def attach_regions(corpus: Corpus, folder: Path, *, every_row: bool = True) -> C
             two, or two that belong to the same one; and what the folder's own files lack.
     """
     precomputed = read_precomputed(folder, corpus.name)
+    assert precomputed.regions is not None
+    known = {image: row for row, image in enumerate(precomputed.image_ids)}
+    if all(known.get(image) is not None for image in corpus.image_ids):
+        # It names the very images, as imported regions do: sentences that several images share don't matter.
+        rows = np.array([known[image] for image in corpus.image_ids], dtype=np.int64)
+        return replace(corpus, regions=precomputed.regions.subset(rows))
     listed = Path(corpus.source).name
     fix = f"remove {folder.name}/, or {listed} so that the precomputed split alone is used"
     row_of = np.full(len(corpus.image_ids), -1, dtype=np.int64)
@@ -61,7 +68,6 @@ def attach_regions(corpus: Corpus, folder: Path, *, every_row: bool = True) -> C
             f"{folder} has no regions for {len(without)} of {len(row_of)} images of {corpus.source}, first "
             f"'{corpus.image_ids[int(without[0])]}'; {fix}"
         )
-    assert precomputed.regions is not None
     return replace(corpus, regions=precomputed.regions.subset(row_of))
 
 
