@@ -153,10 +153,10 @@ class _Import:
             raise BadInput(f"the sources have no image of {self.corpus.name}; give those of this data set")
         lacking = np.flatnonzero(~self.state.done)
         if len(lacking):
+            first = self.corpus.image_ids[int(lacking[0])]
             raise BadInput(
-                f"{len(lacking)} of {len(self.state.done)} images of {self.corpus.name} have no regions in the "
-                f"sources, first '{self.corpus.image_ids[int(lacking[0])]}'; name the other sources, too (what "
-                "is done is kept)"
+                f"{len(lacking)} of {len(self.state.done)} images of {self.corpus.name} have no regions in "
+                f"the sources, first '{first}'; name the other sources, too (what is done is kept)"
             )
         captions = self.corpus.captions
         assert captions is not None
@@ -247,7 +247,7 @@ class _Import:
             regions, width = (int(size) for size in noted["shape"])
             n = len(self.corpus.image_ids)
             bits = np.frombuffer(base64.b64decode(noted["done"], validate=True), np.uint8)
-            positions = {str(name): int(position) for name, position in noted["positions"].items()}
+            positions = {str(name): max(0, int(position)) for name, position in noted["positions"].items()}
             state = _State((regions, width), positions, np.unpackbits(bits, count=n).astype(bool))
             for split, stem in STEMS.items():
                 rows = len(self.corpus.image_rows(split))
