@@ -105,8 +105,8 @@ def test_prepare_counts_what_some_methods_cannot_use(tmp_path: Path) -> None:
     assert any(
         line.startswith("  caption '0011.jpg#1' has no word of it: methods that read") for line in lines
     )
-    assert "  3 of 6 train images have no label and count for no mAP" in lines
-    assert "  2 of 4 test images have no label and count for no mAP" in lines
+    assert "  3 of 6 train images have no label: metrics by label leave them out" in lines
+    assert "  2 of 4 test images have no label: metrics by label leave them out" in lines
 
 
 def test_prepare_looks_at_the_regions_of_every_image(tmp_path: Path) -> None:
