@@ -78,7 +78,8 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
         yield f"  labels {labels.count} ({labels.rule})"
         for split, counts in corpus.counts().items():
             if missing := int((~labels.known[corpus.image_rows(split)]).sum()):
-                yield f"  {missing} of {counts['images']} {split} images have no label: metrics by label leave them out"
+                what = f"{missing} of {counts['images']} {split} images have no label"
+                yield f"  {what}: metrics by label leave them out"
     else:
         yield "  labels none: content words will serve"
     if corpus.images is not None:
