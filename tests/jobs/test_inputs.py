@@ -98,9 +98,10 @@ def test_what_a_split_is_recognised_by_is_printed_for_those_who_have_it() -> Non
     assert "send this line in a pull request, as cub-ap50's 'split'" in lines[3]
     # What is only numbered would pass for anything of its size.
     numbered = corpus("pascal_sentence", [f"test/{i}" for i in range(200)], 1, labelled=True)
-    first, second = protocol_lines(numbered)
+    first, second, other = protocol_lines(numbered)
     assert first == "protocol pascal_sentence-test@1 (split unverified)"
-    assert "but its images are only numbered" in second
+    assert "agree with pascal-map" in second and "but its images are only numbered" in second
+    assert "pascal-100-map" in other and "agree" not in other
 
 
 def repeating(sentences: int) -> Corpus:
