@@ -35,8 +35,8 @@ import torch
 from crossmodal_bench.core.batch import ImageBatch, PairBatch, TextBatch
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data import CrossModalDataModule
-from crossmodal_bench.data.arrays import load_array
 from crossmodal_bench.data.corpus import Corpus, Labels
+from crossmodal_bench.data.files.arrays import load_array
 from crossmodal_bench.evaluation import average_precision, label_precision
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.losses import (

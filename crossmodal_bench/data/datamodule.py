@@ -19,6 +19,7 @@ from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets import DatasetReader
 from crossmodal_bench.data.features import Extracted, FeatureStore, Progress, extract_features
 from crossmodal_bench.data.image_settings import ImageSettings
+from crossmodal_bench.data.language.wordpieces import build_tokenizer, encode_wordpieces
 from crossmodal_bench.data.loader import BatchLoader, BatchOrder, Phase, PhaseOrder
 from crossmodal_bench.data.reading import read_corpus
 from crossmodal_bench.data.text import TextSettings, Vocabulary
@@ -37,7 +38,6 @@ from crossmodal_bench.data.view_builders import (
     warn_where_unsplit,
 )
 from crossmodal_bench.data.views import VIEWS, ImageDataset, PhasedDataset, TextDataset, Views
-from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
 
 
 class CrossModalDataModule(pl.LightningDataModule):

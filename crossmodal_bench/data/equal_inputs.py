@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.images import ImageFiles
-from crossmodal_bench.data.words import tokenize
+from crossmodal_bench.data.language.words import tokenize
 
 
 def equal_captions(captions: Sequence[str]) -> NDArray[np.int64]:

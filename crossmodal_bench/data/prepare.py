@@ -12,9 +12,9 @@ from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datamodule import CrossModalDataModule
 from crossmodal_bench.data.equal_inputs import repeated_captions
 from crossmodal_bench.data.images import unreadable
+from crossmodal_bench.data.language.tokens import TokenRows
 from crossmodal_bench.data.regions import RegionFiles
 from crossmodal_bench.data.text import Vocabulary
-from crossmodal_bench.data.tokens import TokenRows
 from crossmodal_bench.data.view_builders import (
     captions_without_words,
     train_captions,

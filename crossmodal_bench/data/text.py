@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.data.words import SPLITTERS, Words, has_letters_alone, is_character, tokenize
+from crossmodal_bench.data.language.words import SPLITTERS, Words, has_letters_alone, is_character, tokenize
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -42,7 +42,7 @@ class TextSettings:
         tokenizer: a Hugging Face name or local path for word pieces, of the language model too where a
             method has one; or None: a WordPiece vocabulary made from the training captions.
         content_labels: how many content words serve as labels where a data set has none.
-        words: what a word of the view ``words`` is. ``plain``: letters and digits, see data.words.tokenize;
+        words: what a word of the view ``words`` is. ``plain``: letters, digits; see language.words.tokenize;
             ``treebank``: NLTK's, punctuation included, as in the code of SCAN and its followers.
         unknown_captions: ``fail`` or ``keep`` where the view ``words`` has a caption, of any split, without
             one word of the vocabulary.

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from crossmodal_bench.core.errors import BadInput, warn_once
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.features import Extracted, FeatureStore
+from crossmodal_bench.data.language.tokens import TokenRows
+from crossmodal_bench.data.language.words import unsplit
 from crossmodal_bench.data.regions import RegionChoice, RegionSource
 from crossmodal_bench.data.text import SPECIAL, BagOfWords, VocabularySplits, content_word_labels
-from crossmodal_bench.data.tokens import TokenRows
-from crossmodal_bench.data.words import unsplit
 
 SAMPLE = 1000
 """Training captions that are enough to tell whether sentences are split into words."""

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from crossmodal_bench.core.batch import GroupBatch, ImageBatch, PairBatch, TextBatch, long_tensor
 from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.language.tokens import TokenRows
 from crossmodal_bench.data.loader import BatchRows, Phase
 from crossmodal_bench.data.pixels import (
     Augmentation,
@@ -26,7 +27,6 @@ from crossmodal_bench.data.pixels import (
 )
 from crossmodal_bench.data.regions import RegionSource
 from crossmodal_bench.data.text import Vocabulary
-from crossmodal_bench.data.tokens import TokenRows
 
 VIEWS = ("pixels", "pictures", "regions", "features", "words", "wordpieces", "bow", "labels", "identities")
 Rows = NDArray[np.int64]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from crossmodal_bench.data.words import tokenize
+from crossmodal_bench.data.language.words import tokenize
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.captions import CaptionComparison
 from crossmodal_bench.evaluation.metrics import fold_slices, mean_metrics

@@ -25,8 +25,8 @@ from torch import nn
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.files import read_json, read_yaml
-from crossmodal_bench.data.arrays import load_array
 from crossmodal_bench.data.datasets import Karpathy
+from crossmodal_bench.data.files.arrays import load_array
 from crossmodal_bench.data.images import LARGEST, ImageFiles
 from crossmodal_bench.data.regions import map_regions
 from crossmodal_bench.networks import weight_files
@@ -286,7 +286,7 @@ def test_no_pickle_is_run(tmp_path: Path, suffix: str) -> None:
 
 
 def test_code_in_a_tokenizers_folder_is_not_run(tmp_path: Path) -> None:
-    from crossmodal_bench.data.wordpieces import build_tokenizer
+    from crossmodal_bench.data.language.wordpieces import build_tokenizer
 
     trace = tmp_path / "ran"
     (tmp_path / "evil.py").write_text(f"open({str(trace)!r}, 'w')\nclass T: pass\nclass C: pass\n")
@@ -307,7 +307,7 @@ def test_bombs_go_off_in_no_process_of_half_a_gigabyte_more(tmp_path: Path) -> N
     script = f"""
 import resource, sys
 from pathlib import Path
-from crossmodal_bench.data.arrays import load_array
+from crossmodal_bench.data.files.arrays import load_array
 from crossmodal_bench.data.images import ImageFiles
 from crossmodal_bench.core.errors import BadInput
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -30,13 +30,13 @@ from crossmodal_bench.data.datasets import (
     Wikipedia,
 )
 from crossmodal_bench.data.features import FeatureSource, FeatureStore
+from crossmodal_bench.data.files.pickled import load_pickled
 from crossmodal_bench.data.images import ImageFiles
-from crossmodal_bench.data.pickled import load_pickled
+from crossmodal_bench.data.language.wordpieces import build_tokenizer, encode_wordpieces
+from crossmodal_bench.data.language.words import SPLITTERS
 from crossmodal_bench.data.pixels import normalised_pixels
 from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.data.view_builders import bags_of_words, training_labels
-from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
-from crossmodal_bench.data.words import SPLITTERS
 from crossmodal_bench.networks import weight_files
 
 FEW = 8

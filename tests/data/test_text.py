@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.data.language.words import tokenize, treebank
 from crossmodal_bench.data.text import (
     BagOfWords,
     Vocabulary,
     content_word_labels,
 )
-from crossmodal_bench.data.words import tokenize, treebank
 
 CAPTIONS = [
     "A dog runs; the dog barks.",

@@ -14,10 +14,10 @@ import scipy.sparse
 import torch
 
 from crossmodal_bench.data.datasets import Synthetic
+from crossmodal_bench.data.language.tokens import TokenRows
 from crossmodal_bench.data.loader import BatchRows
 from crossmodal_bench.data.pixels import augmented_pixels, normalised_pixels, small_picture
 from crossmodal_bench.data.text import Vocabulary
-from crossmodal_bench.data.tokens import TokenRows
 from crossmodal_bench.data.views import GroupDataset, ImageDataset, PairDataset, TextDataset, Views
 
 UNEVEN = (1, 3, 2, 5, 1, 2, 4, 1, 2, 2, 3)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.data.arrays import find_array_file, load_array
 from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
+from crossmodal_bench.data.files.arrays import find_array_file, load_array
 
 HINT = "give image features, text features and labels of each split as .npy, .npz or .mat"
 

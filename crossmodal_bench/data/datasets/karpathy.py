@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import read_json, read_text, shown, stays_below
-from crossmodal_bench.data.arrays import load_array
 from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.attached import attach_regions
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, split_names
 from crossmodal_bench.data.datasets.precomputed import familiar_folder, precomputed_folder
+from crossmodal_bench.data.files.arrays import load_array
 from crossmodal_bench.data.images import ImageFiles
 
 FEATURES = "features.npy"

@@ -9,10 +9,10 @@ import numpy as np
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import read_text
-from crossmodal_bench.data.arrays import check_finite, find_array_file, load_array
 from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below
-from crossmodal_bench.data.pickled import load_pickled
+from crossmodal_bench.data.files.arrays import check_finite, find_array_file, load_array
+from crossmodal_bench.data.files.pickled import load_pickled
 
 CATEGORIES = (
     "art & architecture",

@@ -11,7 +11,7 @@ import numpy as np
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.npy import load_npz
-from crossmodal_bench.data.arrays import check_finite
+from crossmodal_bench.data.files.arrays import check_finite
 from crossmodal_bench.evaluation.metric_table import SIDES, Metric, lookup, summary_of
 from crossmodal_bench.evaluation.statistics.student_t import t_interval
 from crossmodal_bench.jobs.record import Record

@@ -23,8 +23,8 @@ from crossmodal_bench.data.datasets.synthetic import (
     Scene,
     grid_descriptor,
 )
+from crossmodal_bench.data.language.words import tokenize
 from crossmodal_bench.data.text import BagOfWords
-from crossmodal_bench.data.words import tokenize
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from transformers import BertConfig, BertTokenizerFast
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.data.wordpieces import build_tokenizer, encode_wordpieces
+from crossmodal_bench.data.language.wordpieces import build_tokenizer, encode_wordpieces
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "run", "##s", "##ning", "."]
 CAPTIONS = [fakes.caption(row, k) for row in range(20) for k in range(2)]

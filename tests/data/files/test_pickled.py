@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.data.pickled import load_pickled
+from crossmodal_bench.data.files.pickled import load_pickled
 
 ROWS = np.random.default_rng(0).normal(size=(6, 5))
 VALUES: dict[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from crossmodal_bench.data.tokens import TokenRows
+from crossmodal_bench.data.language.tokens import TokenRows
 
 SEQUENCES = [[5, 6], [7], [1, 2, 3, 4], [], [9]]
 

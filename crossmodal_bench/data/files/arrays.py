@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from crossmodal_bench.core.errors import BadInput, MissingInput, nearest
 from crossmodal_bench.core.npy import load_npy, load_npz, names_in_npz
-from crossmodal_bench.data.mat import load_mat
+from crossmodal_bench.data.files.mat import load_mat
 
 SUFFIXES = (".npy", ".npz", ".mat")
 

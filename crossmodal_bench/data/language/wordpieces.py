@@ -7,7 +7,7 @@ from typing import Any
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.files import first_line
-from crossmodal_bench.data.tokens import TokenRows
+from crossmodal_bench.data.language.tokens import TokenRows
 
 SPECIAL = {
     "unk_token": "[UNK]",

@@ -13,7 +13,7 @@ import scipy.io
 import scipy.sparse
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.data.arrays import find_array_file, load_array
+from crossmodal_bench.data.files.arrays import find_array_file, load_array
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 

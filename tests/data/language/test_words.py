@@ -9,8 +9,8 @@ import unicodedata
 import fakes
 import pytest
 
+from crossmodal_bench.data.language.words import has_letters_alone, is_character, tokenize, treebank, unsplit
 from crossmodal_bench.data.text import BagOfWords, Vocabulary
-from crossmodal_bench.data.words import has_letters_alone, is_character, tokenize, treebank, unsplit
 
 HINDI = "कुत्ता घास पर दौड़ रहा है"
 

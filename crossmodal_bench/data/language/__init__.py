@@ -1,0 +1,1 @@
+"""Sentences as words and as word pieces, and their ids."""
