@@ -305,9 +305,8 @@ def test_a_number_stands_beside_one_that_was_made_as_it_was(row: PublishedRow) -
         if value is None:
             continue
         if not row.comparable:
-            nothing = comparison(
-                str(row.ours), row.protocol, metric, Setting((), "paper", papers_settings=True)
-            )
+            papers = Setting((), "paper", papers_settings=True)
+            nothing = comparison(str(row.ours), row.protocol, metric, papers, label=row.label)
             assert (nothing.value, nothing.apart) == (None, ()) and row.note in str(nothing.reason)
             continue
         assert row.image is not None and row.text is not None and row.ensemble is not None

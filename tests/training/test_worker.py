@@ -97,11 +97,13 @@ def test_every_method_runs_to_a_whole_record(method: str, tmp_path: Path) -> Non
 
 
 def distinct_jobs(root: Path, captions: Path, runs: Path) -> dict[str, PlannedJob]:
-    """One job of each kind that the suites ask for, on fakes of Pascal Sentence and of Flickr8K."""
+    """One job of each kind that the suites ask for, on fakes of Pascal Sentence, of CUB and of Flickr8K."""
     found = {}
     for suite in experiments.names("suites"):
         rows = experiments.suite(suite)
         dataset = "pascal_sentence" if suite.startswith("acmr") else "flickr8k"
+        if "data.dataset.init_args.train_on" in rows.overrides:
+            dataset = "cub"
         overrides = {"trainer.max_epochs": 1, "data.images.size": 16}
         if suite.startswith("addr"):
             host = "model.init_args.host.init_args"
@@ -110,6 +112,7 @@ def distinct_jobs(root: Path, captions: Path, runs: Path) -> dict[str, PlannedJo
             dataset=dataset,
             data_root=captions,
             methods=suite,
+            preset="small" if dataset == "cub" else "auto",
             seeds=1,
             runs=runs,
             network="mobilenet_v2",
@@ -128,6 +131,7 @@ def distinct_jobs(root: Path, captions: Path, runs: Path) -> dict[str, PlannedJo
 @pytest.mark.slow
 def test_every_suite_runs_on_fake_data(data_root: Path, tmp_path: Path) -> None:
     fakes.write_karpathy(tmp_path / "data")
+    fakes.write_cub(tmp_path / "data")
     jobs = distinct_jobs(data_root, tmp_path / "data", tmp_path)
     assert len(jobs) >= 9
     for planned in jobs.values():
