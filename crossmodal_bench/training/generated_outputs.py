@@ -1,9 +1,9 @@
-"""What a tested model generates of its split: captions that it writes, pictures that it draws (GXN)."""
+"""What there is to look at of a tested model: what it retrieves, writes and draws (the latter two: GXN)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +15,14 @@ from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.evaluation import Ranks
-from crossmodal_bench.evaluation.items import owners
+from crossmodal_bench.evaluation.items import items_of, owners
+from crossmodal_bench.evaluation.protocols.protocol import Protocol
+from crossmodal_bench.evaluation.ranking.query_ranks import Side
 from crossmodal_bench.evaluation.retrieved_captions import written_caption_quality
 from crossmodal_bench.jobs.directory import JobDirectory, write_text
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.callbacks import RetrievalEvaluation
-
-SHOWN = 4
-"""Queries that are shown of each direction."""
+from crossmodal_bench.training.shown_retrieval import RetrievedItems, shown_retrieval
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class GeneratedOutputs:
     Attributes:
         files: where pictures of it are kept.
         corpus, split: what was searched.
-        ranks: of the split, if it was ranked.
+        retrieved: what is found for a few queries of each direction; empty without pictures or captions.
         written: a caption for each image of the split, or nothing.
-        drawn: (n, 3, H, W), -1 to 1, for the captions that ``shown_queries`` picks, or None.
+        drawn: (n, 3, H, W), -1 to 1, for the captions that ``retrieved`` has as queries, or None.
         vocabulary, word_vectors: the words, and (V, D) what the model has learnt of them, or None.
     """
 
     files: JobDirectory
     corpus: Corpus
     split: str
-    ranks: Ranks | None
+    retrieved: Mapping[Side, RetrievedItems]
     written: list[str]
     drawn: Tensor | None
     vocabulary: Vocabulary | None
@@ -52,30 +52,28 @@ Illustrate = Callable[[GeneratedOutputs], None]
 """Draws pictures of generated outputs and leaves them with the job's files."""
 
 
-def shown_queries(count: int) -> list[int]:
-    """Positions of the queries that are shown: evenly spread, the same for every model."""
-    return sorted({round(position) for position in np.linspace(0, count - 1, min(SHOWN, count))})
-
-
 def generate(
     files: JobDirectory,
     model: RetrievalMethod,
     data: CrossModalDataModule,
     split: str,
     retrieval: RetrievalEvaluation,
+    protocol: Protocol,
     ranks: Ranks | None,
 ) -> GeneratedOutputs:
-    """Have a tested model write and draw; what it has written is kept in the job's directory.
+    """Have a tested model retrieve, write and draw; what it has written is kept in the job's directory.
 
     Args:
         files: the job's.
         model, data, split: what was tested.
         retrieval: which has kept the split's encodings.
+        protocol: under which it was tested first.
         ranks: of the split, if it was ranked.
     """
     assert retrieval.encodings is not None
     images, texts = retrieval.encodings
     corpus = data.corpus
+    retrieved: Mapping[Side, RetrievedItems] = {}
     written: list[str] = []
     drawn: Tensor | None = None
     vectors: NDArray[np.floating] | None = None
@@ -85,16 +83,18 @@ def generate(
             vectors = embedding.weight.detach().float().cpu().numpy()
         model.eval()
         written = model.write(images)
-        shown = torch.tensor(shown_queries(len(texts)))
-        with torch.random.fork_rng():
-            # The same noise for every model, whatever it has drawn before.
-            torch.manual_seed(0)
-            drawn = model.draw(texts.take(shown.to(texts.values.device)))
+        if corpus.images is not None:
+            retrieved = shown_retrieval(model, images, texts, items_of(corpus, split), protocol, ranks)
+            queries = torch.as_tensor(retrieved["t2i"].queries, device=texts.values.device)
+            with torch.random.fork_rng():
+                # The same noise for every model, whatever it has drawn before.
+                torch.manual_seed(0)
+                drawn = model.draw(texts.take(queries))
     if written:
         ids = [corpus.image_ids[row] for row in corpus.image_rows(split)]
         by_image = dict(zip(ids, written, strict=True))
         write_text(files.written_captions, json.dumps(by_image, indent=1))
-    return GeneratedOutputs(files, corpus, split, ranks, written, drawn, data.views.vocabulary, vectors)
+    return GeneratedOutputs(files, corpus, split, retrieved, written, drawn, data.views.vocabulary, vectors)
 
 
 def written_caption_metrics(outputs: GeneratedOutputs) -> dict[str, float]:

@@ -107,7 +107,8 @@ def run_job(
     evaluations = [retrieval.results[protocol.name] for protocol in planned.protocols]
     items = items_of(data.corpus, planned.evaluate)
     measured = results(planned.directory, items, evaluations)
-    outputs = generate(files, model, data, planned.evaluate, retrieval, evaluations[0].ranks)
+    first = planned.protocols[0]
+    outputs = generate(files, model, data, planned.evaluate, retrieval, first, evaluations[0].ranks)
     measured["metrics"] |= written_caption_metrics(outputs)
     if illustrate is not None:
         illustrate(outputs)

@@ -1,4 +1,4 @@
-"""docs/papers.md: every row of the papers' tables is there once, and every command makes what it is said to make."""
+"""docs/papers.md: every row of the papers' tables is there; a command makes what it is said to make."""
 
 from __future__ import annotations
 

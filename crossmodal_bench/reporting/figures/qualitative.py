@@ -1,14 +1,18 @@
-"""What a model retrieves and generates for a few queries, to look at (GXN, Figures 3 to 6)."""
+"""What a model retrieves and generates for a few queries, successes and failures, to look at.
+
+As TIMAM's Figures 4 and 5, ADDR's Figure 4 and GXN's Figures 3 to 6.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from torch import Tensor
@@ -16,28 +20,27 @@ from torch import Tensor
 from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.text import Vocabulary
-from crossmodal_bench.evaluation import Ranks
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.reporting.figures import drawing
-from crossmodal_bench.training.generated_outputs import GeneratedOutputs, shown_queries
+from crossmodal_bench.training.generated_outputs import GeneratedOutputs
+from crossmodal_bench.training.shown_retrieval import RetrievedItems
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-TOP = 5
-"""Retrieved items of a query."""
 MAPPED_WORDS = 40
 """Words of the map."""
+DPI = 100
+CELL, GAP, HEADING = 148, 5, 26
+"""Pixels of a picture's cell, of the space inside it, and of the line of text above it."""
+CAPTIONS_WIDTH = 760
+"""Pixels of a picture beside its captions."""
 
 
 def panels(files: JobDirectory) -> dict[Path, str]:
     """The panels that a job may have, and what each of them shows."""
     return {
-        files.captions_panel: "the best captions of some test images (✓: the image's own) and what the model "
-        "writes (as GXN, Figure 3)",
-        files.pictures_panel: "the image of some test captions, the best images, and what the model draws "
-        "(as GXN, Figures 4 and 5)",
+        files.captions_panel: "the best captions of some test images, successes and failures (✓: right), and "
+        "what the model writes, if it does (as GXN, Figure 3)",
+        files.pictures_panel: "the image of some test captions, successes and failures, the best images "
+        "(framed: right), and what the model draws, if it does (as GXN, Figures 4 and 5)",
         files.words_panel: "vectors of the most frequent content words, two principal components (as GXN, "
         "Figure 6)",
     }
@@ -46,16 +49,16 @@ def panels(files: JobDirectory) -> dict[Path, str]:
 def save_panels(outputs: GeneratedOutputs) -> None:
     """Draw what a tested model retrieves and generates, and leave the panels with the job's files."""
     files = outputs.files
-    corpus = outputs.corpus
-    ranks = outputs.ranks
     if outputs.vocabulary is not None and outputs.word_vectors is not None:
         panel = words_panel(outputs.vocabulary, outputs.word_vectors)
         if panel is not None:
             _save(files.words_panel, panel)
-    generates = bool(outputs.written) or outputs.drawn is not None
-    if generates and ranks is not None and corpus.images is not None:
-        _save(files.captions_panel, captions_panel(corpus, outputs.split, ranks, outputs.written))
-        _save(files.pictures_panel, pictures_panel(corpus, outputs.split, ranks, outputs.drawn))
+    corpus, split = outputs.corpus, outputs.split
+    of_images, of_captions = outputs.retrieved.get("i2t"), outputs.retrieved.get("t2i")
+    if of_images is not None and len(of_images.queries):
+        _save(files.captions_panel, captions_panel(corpus, split, of_images, outputs.written))
+    if of_captions is not None and len(of_captions.queries):
+        _save(files.pictures_panel, pictures_panel(corpus, split, of_captions, outputs.drawn))
 
 
 def _save(path: Path, panel: bytes) -> None:
@@ -63,62 +66,62 @@ def _save(path: Path, panel: bytes) -> None:
     replace_file(path, lambda stream: stream.write(panel), durable=False)
 
 
-def captions_panel(corpus: Corpus, split: str, ranks: Ranks, written: Sequence[str]) -> bytes:
+def captions_panel(corpus: Corpus, split: str, found: RetrievedItems, written: Sequence[str]) -> bytes:
     """Some images with their best captions and, below, those that the model writes.
 
     Args:
         corpus, split: what was searched.
-        ranks: of the split.
+        found: what some images retrieve.
         written: a caption for each image of the split, or nothing.
     """
     assert corpus.captions is not None
     images = corpus.image_rows(split)
     captions = corpus.caption_rows(split)
-    queries = shown_queries(len(images))
-    figure, axes = _grid(len(queries), 2, (2.0, 7.5), 1.7)
-    for line, query in zip(axes, queries, strict=True):
-        _picture(line[0], corpus, int(images[query]))
-        line[1].axis("off")
-        lines = []
-        for row in ranks.i2t_top[query][:TOP]:
-            own = corpus.caption_image[captions[row]] == images[query]
-            lines.append(f"{'✓' if own else '–'} {corpus.captions[captions[row]]}")
+    sheet = _Sheet(len(found.queries), CAPTIONS_WIDTH)
+    for line, query in enumerate(found.queries):
+        sheet.picture(line, 0, _picture(corpus, int(images[query])))
+        sheet.heading(line, _verdict(int(found.best[line])))
+        lines = [
+            f"{'✓' if right else '–'} {corpus.captions[captions[row]]}"
+            for row, right in zip(found.top[line], found.right[line], strict=True)
+        ]
         if written:
             lines.append(f"writes: {written[query]}")
-        text = "\n".join(textwrap.fill(caption, 90, subsequent_indent="    ") for caption in lines)
-        line[1].text(0, 0.5, text, va="center", fontsize=8, transform=line[1].transAxes)
-    return drawing.png(figure)
+        sheet.beside(line, "\n".join(textwrap.fill(text, 90, subsequent_indent="    ") for text in lines))
+    return drawing.png(sheet.figure)
 
 
-def pictures_panel(corpus: Corpus, split: str, ranks: Ranks, drawn: Tensor | None) -> bytes:
+def pictures_panel(corpus: Corpus, split: str, found: RetrievedItems, drawn: Tensor | None) -> bytes:
     """Some captions with their own image, their best images and, last, those that the model draws.
 
     Args:
         corpus, split: what was searched.
-        ranks: of the split.
-        drawn: (n, 3, 64, 64), -1 to 1, of the captions that ``shown_queries`` picks; or None.
+        found: what some captions retrieve.
+        drawn: (n, 3, 64, 64), -1 to 1, of the same captions; or None.
     """
     assert corpus.captions is not None
     images = corpus.image_rows(split)
     captions = corpus.caption_rows(split)
-    queries = shown_queries(len(captions))
-    columns = 1 + TOP + (drawn is not None)
-    figure, axes = _grid(len(queries), columns, (1.4,) * columns, 1.75)
-    for index, (line, query) in enumerate(zip(axes, queries, strict=True)):
-        own = int(corpus.caption_image[captions[query]])
-        _picture(line[0], corpus, own)
-        name = textwrap.shorten(corpus.captions[captions[query]], 110)
-        # It stands above all of them, and must not make room for itself beside its own.
-        line[0].text(0, 1.06, name, fontsize=8, transform=line[0].transAxes).set_in_layout(False)
-        for axis in line[1:]:
-            axis.axis("off")
-        for axis, row in zip(line[1:], ranks.t2i_top[query][:TOP], strict=False):
-            _picture(axis, corpus, int(images[row]), marked=int(images[row]) == own)
+    shown = found.top.shape[1]
+    columns = 1 + shown + (drawn is not None)
+    sheet = _Sheet(len(found.queries), columns * CELL)
+    for line, query in enumerate(found.queries):
+        sheet.picture(line, 0, _picture(corpus, int(corpus.caption_image[captions[query]])))
+        caption = textwrap.shorten(corpus.captions[captions[query]], 100)
+        drawn_last = "; the last one is drawn" if drawn is not None else ""
+        sheet.heading(line, f"{caption} ({_verdict(int(found.best[line]))}{drawn_last})")
+        for column, row in enumerate(found.top[line]):
+            framed = bool(found.right[line, column])
+            sheet.picture(line, 1 + column, _picture(corpus, int(images[row])), framed=framed)
         if drawn is not None:
-            line[-1].imshow(((drawn[index].permute(1, 2, 0) + 1) / 2).clamp(0, 1).numpy())
-            if index == 0:
-                line[-1].set_title("draws", fontsize=8)
-    return drawing.png(figure)
+            pixels = ((drawn[line].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
+            sheet.picture(line, columns - 1, Image.fromarray(pixels.to(torch.uint8).numpy()))
+    return drawing.png(sheet.figure)
+
+
+def _verdict(best: int) -> str:
+    """What became of a query, by the rank of its best right item."""
+    return "found" if best == 1 else f"missed: rank {best:,}"
 
 
 def words_panel(vocabulary: Vocabulary, vectors: NDArray[np.floating]) -> bytes | None:
@@ -139,19 +142,41 @@ def words_panel(vocabulary: Vocabulary, vectors: NDArray[np.floating]) -> bytes 
     return drawing.png(figure)
 
 
-def _grid(rows: int, columns: int, widths: Sequence[float], height: float) -> tuple[Figure, list[list[Axes]]]:
-    from matplotlib.figure import Figure
+class _Sheet:
+    """Lines of pictures and texts at fixed places: axes, and fitting them, cost more than what they show."""
 
-    figure = Figure(figsize=(sum(widths), height * rows), dpi=100, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, width_ratios=widths)
-    return figure, [list(line) for line in axes]
+    def __init__(self, lines: int, width: int) -> None:
+        from matplotlib.figure import Figure
+
+        self.height = lines * (HEADING + CELL)
+        self.figure = Figure(figsize=(width / DPI, self.height / DPI), dpi=DPI)
+
+    def _top(self, line: int) -> int:
+        """Where a line of pictures begins, in pixels from below."""
+        return self.height - line * (HEADING + CELL) - HEADING
+
+    def picture(self, line: int, column: int, picture: Image.Image, framed: bool = False) -> None:
+        """A picture, as large as its cell allows; with a frame if it is right."""
+        from matplotlib.patches import Rectangle
+
+        fitted = ImageOps.contain(picture, (CELL - 2 * GAP, CELL - 2 * GAP))
+        left, bottom = column * CELL + GAP, self._top(line) - GAP - fitted.height
+        self.figure.figimage(np.asarray(fitted), left, bottom, origin="upper")
+        if framed:
+            frame = Rectangle((left, bottom), *fitted.size, fill=False, transform=None)
+            frame.set(edgecolor=drawing.PALETTE[2], linewidth=4)
+            self.figure.add_artist(frame)
+
+    def heading(self, line: int, text: str) -> None:
+        """A text above a line."""
+        self.figure.text(GAP, self._top(line), text, fontsize=8, va="bottom", transform=None)
+
+    def beside(self, line: int, text: str) -> None:
+        """A text to the right of a line's first picture."""
+        middle = self._top(line) - CELL // 2
+        self.figure.text(CELL + GAP, middle, text, fontsize=8, va="center", transform=None)
 
 
-def _picture(axis: Axes, corpus: Corpus, row: int, marked: bool = False) -> None:
+def _picture(corpus: Corpus, row: int) -> Image.Image:
     assert corpus.images is not None
-    axis.set_axis_on()
-    axis.imshow(corpus.images[row])
-    axis.set(xticks=[], yticks=[])
-    axis.spines[:].set_visible(marked)
-    for side in axis.spines.values():
-        side.set(color=drawing.PALETTE[2], linewidth=3)
+    return Image.fromarray(np.asarray(corpus.images[row]))
