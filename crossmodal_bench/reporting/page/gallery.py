@@ -31,7 +31,9 @@ from crossmodal_bench.data.equal_inputs import equal_captions, equal_pictures
 from crossmodal_bench.data.images import ImageSource
 from crossmodal_bench.data.language.words import tokenize
 from crossmodal_bench.evaluation.items import owners
+from crossmodal_bench.evaluation.protocols.protocol import PROTOCOLS
 from crossmodal_bench.jobs.directory import JobDirectory, check_own
+from crossmodal_bench.jobs.given.dataset import NamedDataset, read_dataset
 from crossmodal_bench.jobs.record import Record
 
 SIDE = 112
@@ -40,12 +42,15 @@ LARGEST_THUMBNAIL = 3 * 1024
 """Bytes of a small picture, before base64."""
 SAME_WORDS = 0.8
 """Captions of two images are near-duplicates from this share of common words on (Jaccard's index)."""
-SAME_BITS = 16
-"""Pictures are near-duplicates that differ in at most so many of the 256 bits of their difference hashes."""
+SAME_LOOK = 24.0
+"""Pictures are near-duplicates whose grids of 16 x 16 colours differ by at most this, as a root mean square
+of the 0 to 255 of each channel. Saved again or scaled, a picture differs from itself by about 2; two photos
+of one moment, or one object changed among several, by about 20."""
 
 _QUALITIES = (60, 45, 30, 15)
 _FINGERPRINT = re.compile("[0-9a-f]{16,64}")
-_BLOCK = 512  # pictures that are compared with all others together
+_GRID = 16
+_BLOCK = 1024  # pictures that are compared with all others together
 _NUMBERS = ("owner", "picture", "sentence", "words", "rarest", "image_twin", "caption_twin")
 _TEXTS = ("image_ids", "caption_ids", "captions")
 _STORED = (*_TEXTS, *_NUMBERS, "thumbnails", "thumbnail_ends")
@@ -153,22 +158,37 @@ def gallery_of(record: Record, runs: Path, data_root: Path | None) -> Gallery | 
 
 def _corpus_of(record: Record, data_root: Path) -> Corpus | None:
     """The data that a record was measured on; None where they are not there, or others."""
-    from crossmodal_bench.training.lightning_cli import instantiate
-
     try:
-        check_own(record.files.config)
-        config = read_yaml(record.files.config)
-        if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
-            return None
-        settings = {
-            "data": {**config["data"], "root": str(data_root)},
-            "model": {"class_path": "crossmodal_bench.methods.CCA"},
-            "seed_everything": 0,
-        }
-        corpus: Corpus = instantiate(settings, accelerator="cpu", devices=1).datamodule.corpus
+        corpus = _configured(record, data_root) if record.files.config.is_file() else _named(record, data_root)
     except (OSError, BadInput):
         return None
-    return corpus if corpus.fingerprint == record.data.fingerprint else None
+    return corpus if corpus is not None and corpus.fingerprint == record.data.fingerprint else None
+
+
+def _configured(record: Record, data_root: Path) -> Corpus | None:
+    """The data of a record's configuration."""
+    from crossmodal_bench.training.lightning_cli import instantiate
+
+    check_own(record.files.config)
+    config = read_yaml(record.files.config)
+    if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
+        return None
+    settings = {
+        "data": {**config["data"], "root": str(data_root)},
+        "model": {"class_path": "crossmodal_bench.methods.CCA"},
+        "seed_everything": 0,
+    }
+    corpus: Corpus = instantiate(settings, accelerator="cpu", devices=1).datamodule.corpus
+    return corpus
+
+
+def _named(record: Record, data_root: Path) -> Corpus | None:
+    """The data that a model from elsewhere was evaluated on, which has no configuration."""
+    protocol = record.job.protocol
+    named = NamedDataset(record.job.dataset, protocol if protocol in PROTOCOLS else "")
+    counts = record.data.counts.get(record.evaluated_on, {})
+    read = read_dataset(named, data_root, (counts.get("images", 0), counts.get("captions", 0)))
+    return None if read is None else read.corpus
 
 
 def make_gallery(corpus: Corpus, split: str) -> Gallery:
@@ -180,9 +200,9 @@ def make_gallery(corpus: Corpus, split: str) -> Gallery:
     images, texts = corpus.image_rows(split), corpus.caption_rows(split)
     owner = owners(corpus, split)
     thumbnails: list[bytes] = []
-    hashes = np.zeros((0, 4), np.uint64)
+    grids = np.zeros((0, _GRID * _GRID * 3), np.float32)
     if corpus.images is not None:
-        thumbnails, hashes = _pictures(corpus.images.subset(images))
+        thumbnails, grids = _pictures(corpus.images.subset(images))
     captions: tuple[str, ...] = ()
     sentence = np.arange(len(texts))
     words: list[list[str]] = [[] for _ in texts]
@@ -201,14 +221,14 @@ def make_gallery(corpus: Corpus, split: str) -> Gallery:
         sentence=sentence,
         words=np.array([len(each) for each in words], np.int64),
         rarest=_rarest(corpus, words),
-        image_twin=_repeated(picture) | near_pictures(hashes, len(images)),
+        image_twin=_repeated(picture) | near_pictures(grids, len(images)),
         caption_twin=near_captions(words, owner),
     )
 
 
-def _pictures(images: ImageSource) -> tuple[list[bytes], NDArray[np.uint64]]:
-    """Small pictures, and (N, 4) difference hashes; of one that cannot be read nothing, and zeros."""
-    thumbnails, hashes = [], np.zeros((len(images), 4), np.uint64)
+def _pictures(images: ImageSource) -> tuple[list[bytes], NDArray[np.float32]]:
+    """Small pictures, and (N, 768) grids of colours; of one that cannot be read nothing, and no numbers."""
+    thumbnails, grids = [], np.full((len(images), _GRID * _GRID * 3), np.nan, np.float32)
     for row in range(len(images)):
         try:
             picture = images[row]
@@ -216,8 +236,8 @@ def _pictures(images: ImageSource) -> tuple[list[bytes], NDArray[np.uint64]]:
             thumbnails.append(b"")
             continue
         thumbnails.append(thumbnail(picture))
-        hashes[row] = difference_hash(picture)
-    return thumbnails, hashes
+        grids[row] = colour_grid(picture)
+    return thumbnails, grids
 
 
 def thumbnail(picture: Image.Image) -> bytes:
@@ -235,32 +255,31 @@ def thumbnail(picture: Image.Image) -> bytes:
     return b""
 
 
-def difference_hash(picture: Image.Image) -> NDArray[np.uint64]:
-    """(4,) words with 256 bits: in a 16 x 16 grid, whether each cell is darker than the one to its right."""
-    grey = np.asarray(picture.convert("L").resize((17, 16), Image.Resampling.BOX))
-    return np.packbits(grey[:, :-1] < grey[:, 1:]).view(np.uint64)
+def colour_grid(picture: Image.Image) -> NDArray[np.float32]:
+    """(768,) the mean red, green and blue of each of 16 x 16 cells."""
+    cells = picture.resize((_GRID, _GRID), Image.Resampling.BOX)
+    return np.asarray(cells, np.float32).ravel()
 
 
-def near_pictures(hashes: NDArray[np.uint64], count: int) -> NDArray[np.bool_]:
-    """(count,) which pictures have another that differs in ``SAME_BITS`` bits at most.
+def near_pictures(grids: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
+    """(count,) which pictures have another that differs by ``SAME_LOOK`` at most.
 
     Args:
-        hashes: (count, 4) difference hashes; (0, 4) where there are none. Plain areas have no bit set, so
-            those of nearly no bits say nothing and count as like none.
+        grids: (count, 768) colours, NaN where there is no picture; (0, 768) where there are none at all.
         count: of the pictures.
     """
     near = np.zeros(count, np.bool_)
-    if not len(hashes):
+    if not len(grids):
         return near
-    telling = np.flatnonzero(np.bitwise_count(hashes).sum(1) > 2 * SAME_BITS)
-    told = hashes[telling]
-    for start in range(0, len(told), _BLOCK):
-        block = told[start : start + _BLOCK]
-        differing = np.zeros((len(block), len(told)), np.uint16)
-        for word in range(4):
-            differing += np.bitwise_count(block[:, None, word] ^ told[None, :, word])
-        # Each is like itself.
-        near[telling[start : start + _BLOCK]] = (differing <= SAME_BITS).sum(1) > 1
+    # Around 0, so that float32 is exact enough for the difference of two large sums.
+    centred = grids - 127.5
+    squares = np.square(centred).sum(1)
+    for start in range(0, count, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        squared = squares[block, None] + squares[None] - 2 * centred[block] @ centred.T
+        # Each is like itself; what is no number is like nothing.
+        alike = squared <= SAME_LOOK**2 * grids.shape[1]
+        near[block] = alike.sum(1) > 1
     return near
 
 

@@ -327,7 +327,9 @@ def _fit(ranks: Ranks, ids: Ids, clusters: tuple[NDArray[np.int64], NDArray[np.i
         top, scores = arrays[f"{side}_top"], arrays[f"{side}_top_scores"]
         if top.ndim != 2 or top.shape != scores.shape or top.shape[0] != queries or not top.shape[1]:
             return False
-        if top.dtype.kind != "i" or scores.dtype.kind != "f" or top.min() < 0 or top.max() >= items:
+        if top.dtype.kind != "i" or scores.dtype.kind != "f" or not np.isfinite(scores).all():
+            return False
+        if top.min() < 0 or top.max() >= items:
             return False
         per_query = [arrays[f"{side}{end}"] for end in ("", "_expected", "_tied", "_tied_positives")]
         if any(array.shape != (queries,) or array.dtype.kind not in "if" for array in per_query):
@@ -489,14 +491,15 @@ def plain(protocols: Sequence[ProtocolQueries]) -> dict[str, Any]:
     by_ids: dict[str, list[ProtocolQueries]] = {}
     for part in protocols:
         by_ids.setdefault(digest(*part.ids), []).append(part)
-    pictured = sum(bool(parts[0].gallery and parts[0].gallery.thumbnails) for parts in by_ids.values())
-    lists, places = [], {}
-    for key, parts in by_ids.items():
-        places[key] = (len(lists), _Items(parts, LARGEST_PICTURES // max(pictured, 1)))
-        lists.append(places[key][1].plain())
+    lists = {key: _Items(parts) for key, parts in by_ids.items()}
+    # Those that need the least come first, and leave what they don't need to the others.
+    budget = LARGEST_PICTURES
+    for number, items in enumerate(sorted(lists.values(), key=lambda items: items.wanted)):
+        budget -= items.take_pictures(budget // (len(lists) - number))
+    places = {key: (number, items) for number, (key, items) in enumerate(lists.items())}
     return {
         "slices": dict(SLICES),
-        "items": lists,
+        "items": [items.plain() for items in lists.values()],
         "all": _ALL,
         "protocols": [_plain_part(part, *places[digest(*part.ids)]) for part in protocols],
     }
@@ -505,7 +508,7 @@ def plain(protocols: Sequence[ProtocolQueries]) -> dict[str, Any]:
 class _Items:
     """The images and captions that a page refers to, and their new positions."""
 
-    def __init__(self, parts: Sequence[ProtocolQueries], budget: int) -> None:
+    def __init__(self, parts: Sequence[ProtocolQueries]) -> None:
         self.ids = parts[0].ids
         self.owner = parts[0].owner
         self.gallery = next((part.gallery for part in parts if part.gallery is not None), None)
@@ -526,9 +529,10 @@ class _Items:
         often = np.lexsort((np.arange(len(times)), -times))[: np.count_nonzero(times)]
         by_need = np.concatenate([*wanted_images, often, owners])
         _, first = np.unique(by_need, return_index=True)
-        self.images = np.sort(by_need[np.sort(first)])
+        self._by_need = by_need[np.sort(first)]
+        self.images = np.sort(self._by_need)
         self.left_out = 0
-        self.thumbnails = self._thumbnails(by_need[np.sort(first)], budget)
+        self._pictures: dict[int, str] = {}
 
     def _owners(self, captions: NDArray[np.int64]) -> NDArray[np.int64]:
         owners = self.owner[captions]
@@ -543,19 +547,27 @@ class _Items:
         inside = (places < np.searchsorted(owner, images, side="right")[:, None]) & (places < len(owner))
         return order[places[inside]]
 
-    def _thumbnails(self, by_need: NDArray[np.int64], budget: int) -> dict[int, str]:
-        """By row, small pictures in base64 as far as the budget goes."""
+    @property
+    def wanted(self) -> int:
+        """Characters of all its pictures in base64."""
         if self.gallery is None or not self.gallery.thumbnails:
-            return {}
-        thumbnails = {}
-        for row in by_need.tolist():
-            picture = base64.b64encode(self.gallery.thumbnails[row]).decode("ascii")
-            if picture and len(picture) <= budget:
-                thumbnails[row] = picture
-                budget -= len(picture)
+            return 0
+        return sum(_base64_size(self.gallery.thumbnails[row]) for row in self.images.tolist())
+
+    def take_pictures(self, budget: int) -> int:
+        """Take the most needed pictures that fit; how many characters they have."""
+        taken = 0
+        if self.gallery is None or not self.gallery.thumbnails:
+            return taken
+        for row in self._by_need.tolist():
+            picture = self.gallery.thumbnails[row]
+            size = _base64_size(picture)
+            if size and taken + size <= budget:
+                self._pictures[row] = base64.b64encode(picture).decode("ascii")
+                taken += size
             else:
-                self.left_out += bool(picture)
-        return thumbnails
+                self.left_out += bool(size)
+        return taken
 
     def image_positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Positions in the list of images; one behind its end for -1."""
@@ -572,11 +584,15 @@ class _Items:
         captions = self.captions.tolist()
         return {
             "images": [_shown(self.ids[0][row]) for row in images],
-            "pictures": [self.thumbnails.get(row, "") for row in images] if self.thumbnails else [],
+            "pictures": [self._pictures.get(row, "") for row in images] if self._pictures else [],
             "captionIds": [_shown(self.ids[1][row]) for row in captions],
             "captions": [_shown(sentences[row]) for row in captions] if sentences else [],
             "owner": _packed(self.image_positions(self.owner[self.captions])),
         }
+
+
+def _base64_size(content: bytes) -> int:
+    return -(-len(content) // 3) * 4
 
 
 def _plain_part(part: ProtocolQueries, number: int, items: _Items) -> dict[str, Any]:
