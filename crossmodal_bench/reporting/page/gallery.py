@@ -12,6 +12,7 @@ import io
 import json
 import math
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crossmodal_bench.core.atomic_files import replace_file
-from crossmodal_bench.core.errors import BadInput, printable, warn_once
+from crossmodal_bench.core.errors import BadInput, printable, tell, warn_once
 from crossmodal_bench.core.files import parse_json, read_yaml
 from crossmodal_bench.core.npy import load_npz
 from crossmodal_bench.data.corpus import SPLITS, Corpus
@@ -146,6 +147,7 @@ def gallery_of(record: Record, runs: Path, data_root: Path | None) -> Gallery | 
     corpus = None if data_root is None else _corpus_of(record, data_root)
     if corpus is None or (corpus.captions is None and corpus.images is None):
         return None
+    tell(f"Reading captions and pictures of {record.job.dataset}, once for all reports", sys.stderr)
     gallery = make_gallery(corpus, split)
     path = here.gallery(fingerprint, split)
     try:
@@ -159,7 +161,9 @@ def gallery_of(record: Record, runs: Path, data_root: Path | None) -> Gallery | 
 def _corpus_of(record: Record, data_root: Path) -> Corpus | None:
     """The data that a record was measured on; None where they are not there, or others."""
     try:
-        corpus = _configured(record, data_root) if record.files.config.is_file() else _named(record, data_root)
+        corpus = (
+            _configured(record, data_root) if record.files.config.is_file() else _named(record, data_root)
+        )
     except (OSError, BadInput):
         return None
     return corpus if corpus is not None and corpus.fingerprint == record.data.fingerprint else None

@@ -258,7 +258,8 @@ def protocol_queries(table: Table, galleries: Galleries) -> list[ProtocolQueries
     parts = []
     for number, members in enumerate(groups.values(), start=1):
         of_several = f", queries {number} of {len(groups)}" if len(groups) > 1 else ""
-        title = f"{table.dataset}, {members[0][1].record.protocol_label}, {table.evaluated_on}{of_several}"
+        split = "" if table.evaluated_on == "test" else f", {table.evaluated_on}"
+        title = f"{table.dataset}, {members[0][1].record.protocol_label}{split}{of_several}"
         parts.append(_protocol_part(title, members, galleries, sentences))
     return parts
 
@@ -407,9 +408,7 @@ def _protocol_part(
     return ProtocolQueries(title, first.ids, gallery, owner, sides, tuple(rows), tuple(left_out))
 
 
-def _chosen_queries(
-    side: Side, ids: Ids, owner: NDArray[np.int64], gallery: Gallery | None
-) -> SideQueries:
+def _chosen_queries(side: Side, ids: Ids, owner: NDArray[np.int64], gallery: Gallery | None) -> SideQueries:
     count = len(ids[0] if side == "i2t" else ids[1])
     chosen = np.arange(count)
     if count > MOST_QUERIES:
@@ -619,14 +618,8 @@ def _plain_part(part: ProtocolQueries, number: int, items: _Items) -> dict[str, 
 def _plain_side(part: ProtocolQueries, side: Side, items: _Items) -> dict[str, Any]:
     queries = part.sides[side]
     position = items.image_positions if side == "i2t" else items.caption_positions
-    what = "captions" if side == "t2i" else "captions on average"
     labels = {
-        "short": f"short {what} (at most {queries.short} words)",
-        "long": f"long {what} ({queries.long} words or more)",
-        "rare": f"rare words (in fewer than {RARE} training captions)",
-        "near": "near-duplicates (another image, or its caption, is nearly the same)",
-        "hubs": "hub images (that answer far more captions than others)",
-        "ties": "ties (wrong answers with the right one's score)",
+        slice_: {"label": label, "meaning": meaning} for slice_, label, meaning in _slices(side, queries)
     }
     if queries.short is None:
         del labels["short"], labels["long"]
@@ -641,6 +634,24 @@ def _plain_side(part: ProtocolQueries, side: Side, items: _Items) -> dict[str, A
         "flags": _packed(queries.flags),
         "labels": labels,
     }
+
+
+def _slices(side: Side, queries: SideQueries) -> Iterator[tuple[str, str, str]]:
+    """Key, name and meaning of each slice; the meaning goes on behind "only"."""
+    length = "captions of" if side == "t2i" else "images whose captions have, on average,"
+    yield "short", "short captions", f"{length} at most {queries.short} words"
+    yield "long", "long captions", f"{length} {queries.long} words or more"
+    whose = "captions" if side == "t2i" else "images with a caption"
+    yield "rare", "rare words", f"{whose} that has a word which fewer than {RARE} training captions have"
+    if side == "t2i":
+        near = "captions that another image's caption nearly repeats, or whose image nearly repeats another"
+        hubs = "captions with a wrong hub among the first answers: an image that answers far more captions than others"
+    else:
+        near = "images that nearly repeat another"
+        hubs = "images that are hubs: that answer far more captions than others"
+    yield "near", "near-duplicates", near
+    yield "hubs", "hub images", hubs
+    yield "ties", "ties", "queries whose first right answer shares its score with wrong ones"
 
 
 def _plain_answers(answers: Answers, side: Side, items: _Items) -> dict[str, Any]:

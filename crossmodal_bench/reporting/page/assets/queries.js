@@ -147,7 +147,7 @@
     for (const [key, label] of Object.entries(labels)) {
       selects[key] = element("select");
       selects[key].name = `query-${key}`;
-      controls.append(element("label", `queries-${key}`, element("span", "", label), selects[key]));
+      controls.append(element("label", "", element("span", "", label), selects[key]));
     }
     const again = element("button", "", "Draw again");
     again.type = "button";
@@ -166,7 +166,8 @@
     status.setAttribute("role", "status");
     const steps = element("div", "queries-steps", previous, position, next);
     const hint = element("span", "soft queries-hint", "or the keys ← and →");
-    steps.append(hint);
+    const meaning = element("span", "soft queries-meaning");
+    steps.append(hint, meaning);
     const view = element("div", "queries-view");
     root.replaceChildren(controls, steps, status, view);
 
@@ -207,13 +208,14 @@
         chosen.order,
       );
       const count = unpacked(side.queries).length;
-      const slices = Object.entries(side.labels).map(([name, label]) => {
+      const slices = Object.entries(side.labels).map(([name, { label }]) => {
         const test = inSlice(chosen, name);
         let size = 0;
         for (let at = 0; at < count; at += 1) size += Boolean(test(at));
         return [name, `${label}: ${COUNT.format(size)}`, size === 0 && name !== chosen.slice];
       });
       fill(selects.slice, [["", `all ${COUNT.format(count)} queries`], ...slices], chosen.slice);
+      meaning.textContent = chosen.slice ? `Only ${side.labels[chosen.slice].meaning}.` : "";
       again.hidden = chosen.order !== "random";
     }
 
@@ -303,6 +305,7 @@
         if (image) {
           // It says nothing that the caption doesn't.
           image.alt = "";
+          image.removeAttribute("title");
         }
         entry.append(head, ...(image && image.tagName === "IMG" ? [image] : []));
         entry.append(anybodys("span", "answer-text", captionText(items, item)), score);
@@ -313,8 +316,8 @@
     function rankLine(chosen, answers, at) {
       const expected = unpacked(answers.expected)[at];
       const tied = unpacked(answers.tied)[at];
-      if (Number.isNaN(expected)) return "no right answer among the items that are searched";
-      const place = `first right answer at rank ${rankText(expected)} of ${COUNT.format(chosen.side.gallery)}`;
+      if (Number.isNaN(expected)) return "No right answer is among the items that are searched";
+      const place = `First right answer at rank ${rankText(expected)} of ${COUNT.format(chosen.side.gallery)}`;
       if (!tied) return place;
       const rivals = tied === 1 ? "1 wrong answer has" : `${COUNT.format(tied)} wrong answers have`;
       return `${place}, expected: ${rivals} its score`;
@@ -326,8 +329,8 @@
       ranks.sort((left, right) => left - right);
       const middle = (ranks[(ranks.length - 1) >> 1] + ranks[ranks.length >> 1]) / 2;
       const first = (100 * ranks.filter((rank) => rank === 1).length) / ranks.length;
-      const which = `${COUNT.format(ranks.length)} ${ranks.length === 1 ? "query" : "queries"} chosen above`;
-      return `of the ${which}: right alone in first place ${first.toFixed(1)} %, median rank ${rankText(middle)}`;
+      const which = ranks.length === 1 ? "this 1 query" : `these ${COUNT.format(ranks.length)} queries`;
+      return `Over ${which}: ${first.toFixed(1)} % right alone in first place, median rank ${rankText(middle)}`;
     }
 
     function column(chosen, method, at) {
