@@ -14,10 +14,11 @@ from markupsafe import Markup
 
 ASSETS = resources.files("crossmodal_bench.reporting.page") / "assets"
 STYLE = """
-:root { color-scheme: light dark; --ink: #1a1d21; --soft: #59616b; --line: #dfe3e8; --page: #fff; --card: #f7f8fa;
-  --mark: #0b57a4; }
+:root { color-scheme: light dark; --ink: #1a1d21; --soft: #59616b; --line: #dfe3e8; --mark: #0b57a4;
+  --page: #fff; --card: #f7f8fa; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e3e7ec; --soft: #9ba5b1; --line: #2b313a; --page: #0f1216; --card: #171b21; --mark: #8bbdf5; }
+  :root { --ink: #e3e7ec; --soft: #9ba5b1; --line: #2b313a; --mark: #8bbdf5; --page: #0f1216;
+    --card: #171b21; }
 }
 body { margin: 1rem; background: var(--page); color: var(--ink); font: 0.875rem/1.45 sans-serif; }
 .soft, small { color: var(--soft); }

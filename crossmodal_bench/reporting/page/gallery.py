@@ -161,9 +161,8 @@ def gallery_of(record: Record, runs: Path, data_root: Path | None) -> Gallery | 
 def _corpus_of(record: Record, data_root: Path) -> Corpus | None:
     """The data that a record was measured on; None where they are not there, or others."""
     try:
-        corpus = (
-            _configured(record, data_root) if record.files.config.is_file() else _named(record, data_root)
-        )
+        read = _configured if record.files.config.is_file() else _named
+        corpus = read(record, data_root)
     except (OSError, BadInput):
         return None
     return corpus if corpus is not None and corpus.fingerprint == record.data.fingerprint else None
@@ -378,8 +377,19 @@ def load_gallery(path: Path) -> Gallery:
     thumbnails = tuple(_cut(path, stored["thumbnails"], stored["thumbnail_ends"]))
     if len(thumbnails) not in (0, images):
         raise _damaged(path, "its pictures are not one of each image")
-    numbers = {name: stored[name].astype(bool if name.endswith("_twin") else np.int64) for name in _NUMBERS}
-    return Gallery(thumbnails=thumbnails, **texts, **numbers)
+    return Gallery(
+        image_ids=texts["image_ids"],
+        caption_ids=texts["caption_ids"],
+        captions=texts["captions"],
+        thumbnails=thumbnails,
+        owner=stored["owner"].astype(np.int64),
+        picture=stored["picture"].astype(np.int64),
+        sentence=stored["sentence"].astype(np.int64),
+        words=stored["words"].astype(np.int64),
+        rarest=stored["rarest"].astype(np.int64),
+        image_twin=stored["image_twin"],
+        caption_twin=stored["caption_twin"],
+    )
 
 
 def _packed(texts: Sequence[str]) -> NDArray[np.uint8]:

@@ -114,7 +114,7 @@ class Answers:
         top: (n, at most 5) rows of the gallery, the best first.
         scores: their scores.
         right: (n, at most 5) which of them are right.
-        hubs: (n,) whether a hub is the query, or a wrong one among the answers.
+        hubs: (n,) whether the query is a hub, or the first answer is a wrong one.
     """
 
     expected: NDArray[np.float64]
@@ -443,7 +443,7 @@ def _answers(
     right, only_best = right_answers(rankings, side, gallery)
     top = rankings.top(side)[:, :TOP]
     hubs = hub_images(rankings)
-    by_hubs = hubs if side == "i2t" else (hubs[top] & ~right[:, :TOP]).any(1)
+    by_hubs = hubs if side == "i2t" else hubs[top[:, 0]] & ~right[:, 0]
     query_ranks = rankings.ranks.of(side)
     answers = Answers(
         expected=query_ranks.expected[chosen],
@@ -462,8 +462,8 @@ def _sentences_on_queries(sides: Mapping[Side, SideQueries], rows: Sequence[RowQ
         if len(queries.chosen) < queries.of:
             items = "images" if side == "i2t" else "captions"
             sentences.append(
-                f"{len(queries.chosen):,} of {queries.of:,} {items} stand here as queries, drawn once for all "
-                "methods."
+                f"{len(queries.chosen):,} of {queries.of:,} {items} stand here as queries, drawn at random, the "
+                "same for all methods."
             )
     partly = [f"{row.name} ({row.preset})" for row in rows if row.partly]
     if partly:
@@ -645,7 +645,7 @@ def _slices(side: Side, queries: SideQueries) -> Iterator[tuple[str, str, str]]:
     yield "rare", "rare words", f"{whose} that has a word which fewer than {RARE} training captions have"
     if side == "t2i":
         near = "captions that another image's caption nearly repeats, or whose image nearly repeats another"
-        hubs = "captions with a wrong hub among the first answers: an image that answers far more captions than others"
+        hubs = "captions whose first answer is wrong and a hub: an image that answers far more than others"
     else:
         near = "images that nearly repeat another"
         hubs = "images that are hubs: that answer far more captions than others"
