@@ -45,7 +45,7 @@ from crossmodal_bench.jobs.query_ids import Ids, digest, load_query_ids
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.page.gallery import Gallery, gallery_of
 from crossmodal_bench.reporting.rows.leaderboard import Row, Table
-from crossmodal_bench.reporting.rows.row_results import read_query_results
+from crossmodal_bench.reporting.rows.row_results import read_query_results, read_results
 
 MOST_ROWS = 20
 """Rows of a protocol that a page holds."""
@@ -308,11 +308,13 @@ def read_rankings(record: Record) -> Rankings:
     """What a run answers to its queries.
 
     Raises:
-        BadInput: its file of them is missing or damaged, or its protocol keeps no rankings.
+        BadInput: its file of them is missing, damaged or of another run, or its protocol keeps no rankings.
     """
     results = read_query_results(record)
     if "ranks" not in results.families:
         raise BadInput(f"{record.protocol_label} keeps a number for each query and no ranking")
+    if reason := read_results([record], read_query_results).missing:
+        raise BadInput(f"{record.ranks} is of another run than the record ({reason}); run its job again")
     ids = load_query_ids(record.files, record.ranks)
     ranks = Ranks.load(record.ranks)
     clusters = (results.image_cluster, results.text_cluster)
@@ -462,8 +464,8 @@ def _sentences_on_queries(sides: Mapping[Side, SideQueries], rows: Sequence[RowQ
         if len(queries.chosen) < queries.of:
             items = "images" if side == "i2t" else "captions"
             sentences.append(
-                f"{len(queries.chosen):,} of {queries.of:,} {items} stand here as queries, drawn at random, the "
-                "same for all methods."
+                f"{len(queries.chosen):,} of {queries.of:,} {items} stand here as queries, drawn at random "
+                "and the same for all methods."
             )
     partly = [f"{row.name} ({row.preset})" for row in rows if row.partly]
     if partly:
