@@ -276,5 +276,5 @@ def test_nothing_is_written_out_of_the_runs(rank: Maker, runs: Path, tmp_path: P
     record = rank()
     (runs / "report").mkdir()
     (runs / "report" / "queries").symlink_to(tmp_path)
-    with pytest.raises(BadInput, match="queries is a link out of .*; put a folder in its place"):
+    with pytest.raises(BadInput, match=r"queries is a link out of .*; put a folder in its place"):
         write_queries(of([record]), runs / "report" / "queries", runs)
