@@ -56,7 +56,8 @@ def report(arguments: argparse.Namespace) -> int:
     if report.files:
         tell(f"Report: {', '.join(str(path) for path in report.files)}")
     if report.queries:
-        tell(f"Queries: {len(report.queries)} files in {report.queries[0].parent}")
+        count = len(report.queries)
+        tell(f"Queries: {count} file{'s' * (count != 1)} in {report.queries[0].parent}")
     return 0
 
 

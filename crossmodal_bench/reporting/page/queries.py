@@ -298,14 +298,18 @@ def _first_rankings(row: Row) -> Rankings:
     errors = []
     for record in row.records:
         try:
-            return read_rankings(record)
+            return read_rankings(record, verified=bool(row.results.runs))
         except BadInput as error:
             errors.append(error)
     raise errors[0]
 
 
-def read_rankings(record: Record) -> Rankings:
+def read_rankings(record: Record, *, verified: bool = False) -> Rankings:
     """What a run answers to its queries.
+
+    Args:
+        record: of the run.
+        verified: whether its file is known to give the record's numbers.
 
     Raises:
         BadInput: its file of them is missing, damaged or of another run, or its protocol keeps no rankings.
@@ -313,7 +317,7 @@ def read_rankings(record: Record) -> Rankings:
     results = read_query_results(record)
     if "ranks" not in results.families:
         raise BadInput(f"{record.protocol_label} keeps a number for each query and no ranking")
-    if reason := read_results([record], read_query_results).missing:
+    if not verified and (reason := read_results([record], read_query_results).missing):
         raise BadInput(f"{record.ranks} is of another run than the record ({reason}); run its job again")
     ids = load_query_ids(record.files, record.ranks)
     ranks = Ranks.load(record.ranks)
@@ -743,7 +747,7 @@ def _file_name(row: Row) -> str:
 def _lines(row: Row, galleries: Galleries) -> Iterator[str]:
     for record in row.records:
         try:
-            rankings = read_rankings(record)
+            rankings = read_rankings(record, verified=bool(row.results.runs))
         except BadInput:
             # The page says so.
             continue
