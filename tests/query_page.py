@@ -38,6 +38,11 @@ STATE = """
   window.addEventListener("hashchange", () => window.dispatchEvent(new Event("statechange")));
 })();
 """
+MOUNT = """
+mountQueries(
+  document.getElementById("queries-browser"), JSON.parse(document.getElementById("queries-data").textContent)
+);
+"""
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Queries</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src {{ hashes.scripts }};
@@ -51,7 +56,8 @@ style-src {{ hashes.styles }}; img-src data:">
 
 def write_query_page(path: Path, queries: Mapping[str, Any] | None) -> None:
     """Write the page of what ``queries_context`` has given."""
-    styles, scripts = ([first, (ASSETS / name).read_text()] for first, name in _PARTS)
+    styles = [STYLE, (ASSETS / "queries.css").read_text()]
+    scripts = [STATE, (ASSETS / "queries.js").read_text(), MOUNT]
     hashes = {"styles": " ".join(map(_hash, styles)), "scripts": " ".join(map(_hash, scripts))}
     environment = Environment(
         loader=PackageLoader("crossmodal_bench.reporting.page"), autoescape=True, undefined=StrictUndefined
@@ -63,9 +69,6 @@ def write_query_page(path: Path, queries: Mapping[str, Any] | None) -> None:
         queries=queries,
     )
     path.write_text(text, encoding="utf-8")
-
-
-_PARTS = ((STYLE, "queries.css"), (STATE, "queries.js"))
 
 
 def _hash(text: str) -> str:

@@ -434,8 +434,4 @@
     window.addEventListener("statechange", render);
     render();
   };
-
-  const root = document.getElementById("queries-browser");
-  const content = document.getElementById("queries-data");
-  if (root && content) mountQueries(root, JSON.parse(content.textContent));
 })();
