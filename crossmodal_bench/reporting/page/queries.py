@@ -12,11 +12,10 @@ gives None where no record keeps rankings, and else what ``templates/queries.htm
 - ``queries.sections``: for readers without script, each protocol's title, methods and sentences on what was
   left out.
 
-``assets/queries.js`` then draws it: ``mountQueries(element, data)`` with the template's ``#queries-browser`` and
-the parsed text of its ``#queries-data``. Pictures are
-``data:`` addresses, which a content security policy must allow (``img-src data:``). The state is kept by the
-page's ``getState(key)``, ``setState(key, value)`` and the event ``statechange``, under keys that begin with
-``query``.
+``assets/queries.js`` then draws it: ``mountQueries(element, data)`` with the template's
+``#queries-browser`` and the parsed text of its ``#queries-data``. Pictures are ``data:`` addresses, which a
+content security policy must allow (``img-src data:``). The state is kept by the page's ``getState(key)``,
+``setState(key, value)`` and the event ``statechange``, under keys that begin with ``query``.
 
 A page holds, of each protocol, ``MOST_ROWS`` rows by their first seed and ``MOST_QUERIES`` queries of each
 direction, the same for all rows; it says what it leaves out, and ``write_queries`` writes everything. No
