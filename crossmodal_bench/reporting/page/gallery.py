@@ -163,7 +163,8 @@ def _corpus_of(record: Record, data_root: Path) -> Corpus | None:
     try:
         read = _configured if record.files.config.is_file() else _named
         corpus = read(record, data_root)
-    except (OSError, BadInput):
+    # A configuration may be anybody's, and be refused in any library's words.
+    except (OSError, BadInput, ValueError, TypeError):
         return None
     return corpus if corpus is not None and corpus.fingerprint == record.data.fingerprint else None
 

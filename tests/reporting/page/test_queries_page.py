@@ -87,7 +87,10 @@ def _tables(make_record: Callable[..., Record], make_content: Callable[..., dict
         scores = scores_of(IMAGES, IMAGES * PER_IMAGE, seed) + weight * right
         records.append(ranked_record(make_record, scores, ids, OWNER, method=method, data=data))
     keep_gallery(records[0].files, corpus, "test")
-    plain = ([f"<b>{row}" for row in range(5)], [f"text {row}" for row in range(10)])
+    plain = (
+        [f"<b>{row // 2}" + " \u00a0"[row % 2] for row in range(5)],
+        [f"text {row}" for row in range(10)],
+    )
     scores = scores_of(5, 10, tied=True)
     records.append(ranked_record(make_record, scores, plain, np.arange(10) // 2, dataset="own"))
     return tables(leaderboard(records))
@@ -175,6 +178,11 @@ def test_slices_and_the_fragment_choose_queries(page: Any) -> None:
     page.get_by_label("Direction").select_option("i2t")
     assert page.locator(".queries-view img").count() == 0
     assert query_of(page).startswith("<b>")
+    # Ids that look alike are different queries.
+    page.locator(".queries-view").focus()
+    for place in range(2, 6):
+        page.keyboard.press("ArrowRight")
+        assert page.locator(".queries-position").inner_text() == f"{place} of 5"
     page.get_by_label("Only").select_option("ties")
     assert "its score" in page.locator(".rank").inner_text()
 

@@ -69,11 +69,10 @@
     return Math.abs(score) >= 1000 ? score.toFixed(0) : score.toPrecision(4);
   }
 
-  /* Names that tell the rows of a protocol apart, also in a link. */
-  function keysOf(rows) {
+  /* Names as they stand in a link; of equal ones all but the first are numbered. */
+  function distinct(names) {
     const seen = new Map();
-    return rows.map((row) => {
-      const name = `${row.name}, ${row.preset}`;
+    return names.map((name) => {
       seen.set(name, (seen.get(name) ?? 0) + 1);
       return seen.get(name) === 1 ? name : `${name}, ${seen.get(name)}`;
     });
@@ -91,7 +90,7 @@
       const chosen = Object.fromEntries(KEYS.map((key) => [key, getState(`query-${key}`)]));
       const protocol = protocols.find((each) => each.title === chosen.protocol) ?? protocols[0];
       const direction = Object.hasOwn(DIRECTIONS, chosen.direction) ? chosen.direction : "t2i";
-      const keys = keysOf(protocol.rows);
+      const keys = distinct(protocol.rows.map((row) => `${row.name}, ${row.preset}`));
       const method = Math.max(keys.indexOf(chosen.method), 0);
       const beside = keys.indexOf(chosen.beside);
       const orders = ["random", "best", "worst", "disagreeing"];
@@ -350,9 +349,12 @@
     }
 
     function idOf({ protocol, direction, side }, at) {
-      const items = data.items[protocol.items];
-      const names = direction === "i2t" ? items.images : items.captionIds;
-      return names[unpacked(side.queries)[at]];
+      if (!side.names) {
+        const items = data.items[protocol.items];
+        const names = direction === "i2t" ? items.images : items.captionIds;
+        side.names = distinct(Array.from(unpacked(side.queries), (item) => names[item]));
+      }
+      return side.names[at];
     }
 
     function placeOf(chosen) {
