@@ -47,12 +47,17 @@ def report(arguments: argparse.Namespace) -> int:
     references = reference_records(arguments.reference)
     formats = arguments.format or FORMATS
     # Another user's records can be looked at; who asks for a file is told that it cannot be written.
-    if not arguments.format and not _is_writable(arguments.runs):
+    if not arguments.format and arguments.queries != "all" and not _is_writable(arguments.runs):
         formats = ("terminal",)
         warn_once(f"{arguments.runs} is not yours to write to, so the report is printed and not kept")
-    report = build_report(arguments.runs, formats, references)
+    report = build_report(
+        arguments.runs, formats, references, queries=arguments.queries, data_root=arguments.data_root
+    )
     if report.files:
         tell(f"Report: {', '.join(str(path) for path in report.files)}")
+    if report.queries:
+        count = len(report.queries)
+        tell(f"Queries: {count} file{'s' * (count != 1)} in {report.queries[0].parent}")
     return 0
 
 

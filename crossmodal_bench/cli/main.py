@@ -21,7 +21,7 @@ from crossmodal_bench.core.class_paths import trust
 from crossmodal_bench.core.errors import BadInput, Diverged, no_permission, out_of_memory, tell
 from crossmodal_bench.core.file_locks import switch_off
 from crossmodal_bench.core.signals import AGAIN, Interrupted, listening
-from crossmodal_bench.reporting.formats import FORMATS
+from crossmodal_bench.reporting.formats import FORMATS, QUERIES
 
 FAILED = 1
 BAD_INPUT = 2
@@ -163,9 +163,13 @@ def _parser() -> argparse.ArgumentParser:
     given.add_arguments(_command(commands, "evaluate", given.evaluate, text, ("runs", "locks")))
 
     text = "print the leaderboard of all records, and write it to RUNS/report/"
-    report = _command(commands, "report", actions.report, text, ("runs", "reference"))
+    report = _command(commands, "report", actions.report, text, ("data_root", "runs", "reference"))
     text = f"only these: {', '.join(FORMATS)}"
     report.add_argument("--format", nargs="+", action="extend", default=[], metavar="FORMAT", help=text)
+    text = (
+        "single queries: what the page holds (embedded), or also all of them, in RUNS/report/queries/ (all)"
+    )
+    report.add_argument("--queries", choices=QUERIES, default=QUERIES[0], help=text)
 
     _add_run_commands(commands)
 

@@ -65,6 +65,13 @@ class JobDirectory:
         """Ids of queries that lie once for all jobs of a data set, as in ``results/``; see ``query_ids``."""
         return self.path.parent.parent / f"ids_{digest}.npz"
 
+    def gallery(self, fingerprint: str, split: str) -> Path:
+        """Captions and small pictures of a split of the data with that fingerprint, once for all its jobs.
+
+        See ``reporting.page.gallery``.
+        """
+        return self.path.parent.parent / f"gallery_{fingerprint}_{split}.npz"
+
     @property
     def config(self) -> Path:
         """The resolved configuration; `crossmodal-bench fit --config` takes it."""

@@ -16,3 +16,6 @@ FILES: Mapping[str, str] = {
 
 FORMATS = ("terminal", *FILES)
 """Every format; ``terminal`` is printed."""
+
+QUERIES = ("embedded", "all")
+"""What a report keeps of single queries: what the page holds, or also all, in ``RUNS/report/queries/``."""

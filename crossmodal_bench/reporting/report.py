@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -17,6 +17,7 @@ from crossmodal_bench.reporting.comparison.parameter_sweeps import short, sweeps
 from crossmodal_bench.reporting.figures import result_figures, training_figures
 from crossmodal_bench.reporting.figures.qualitative import panels
 from crossmodal_bench.reporting.formats import FILES, FORMATS
+from crossmodal_bench.reporting.page.queries import write_queries
 from crossmodal_bench.reporting.rows.leaderboard import Table
 from crossmodal_bench.reporting.table import csv, difference_csv, shown_tables
 from crossmodal_bench.reporting.tables.html import Figure, Section, page
@@ -33,18 +34,25 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Report:
-    """What was built: the tables, and the files in the order of ``FILES``."""
+    """What was built: the tables, the files in the order of ``FILES``, and the files of single queries."""
 
     tables: list[ShownTable]
     files: list[Path]
+    queries: list[Path] = field(default_factory=list)
 
 
 def build_report(
-    runs: str | Path, formats: Sequence[str] = FORMATS, references: Sequence[Record] = ()
+    runs: str | Path,
+    formats: Sequence[str] = FORMATS,
+    references: Sequence[Record] = (),
+    *,
+    queries: str = "embedded",
+    data_root: Path | None = None,
 ) -> Report:
     """Print (``terminal``) or write (``runs/report/``, under the names of ``FILES``) the leaderboards.
 
-    ``references``: records of others that stand beside those of ``runs``.
+    ``references``: records of others that stand beside those of ``runs``. ``queries``: one of ``QUERIES``.
+    ``data_root``: where captions and pictures of queries are read from that are not kept beside the records.
 
     Records that cannot be read are left out with a warning, as ``read_records`` says, and so are figures of
     damaged files.
@@ -73,7 +81,11 @@ def build_report(
         if name in formats:
             files.append(report_folder(runs) / file)
             _write(files[-1], writers[name](tables))
-    return Report(tables, files)
+    written = []
+    if queries == "all":
+        sources = [table.source for table in tables]
+        written = write_queries(sources, report_folder(runs) / "queries", Path(runs), data_root)
+    return Report(tables, files, written)
 
 
 def print_leaderboard(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from answered import Answered
 from users import as_its_owner
 
 from crossmodal_bench.bench.options import read_options
@@ -156,6 +157,19 @@ def test_a_report_can_be_of_some_formats_alone(
     assert "ranked by mAP" in capsys.readouterr().out
     assert main(["report", "--runs", str(runs), "--format", "latx"]) == 2
     assert "did you mean 'latex'" in capsys.readouterr().err
+
+
+def test_a_report_can_write_every_query(
+    make_record: Callable[..., Record], runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    Answered(make_record)(0.3, images=12)
+    words = ["report", "--runs", str(runs), "--data-root", str(tmp_path), "--format", "csv"]
+    assert main(words) == 0
+    assert "Queries: " not in capsys.readouterr().out
+    assert main([*words, "--queries", "all"]) == 0
+    assert f"Queries: 1 file in {runs / 'report' / 'queries'}" in capsys.readouterr().out
+    (written,) = (runs / "report" / "queries").iterdir()
+    assert len(written.read_text().splitlines()) == 12 + 60
 
 
 def test_help_names_every_format(capsys: pytest.CaptureFixture[str]) -> None:

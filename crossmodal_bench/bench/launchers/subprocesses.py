@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -29,6 +29,9 @@ from crossmodal_bench.jobs.locks import Taken, locked
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.state import state_of
 from crossmodal_bench.training.devices import can_fork
+
+if TYPE_CHECKING:
+    from crossmodal_bench.training.generated_outputs import GeneratedOutputs
 
 PARENT = "CROSSMODAL_BENCH_PARENT"
 """Environment variable with the process that a fresh worker must not outlive."""
@@ -212,10 +215,9 @@ def guarded(
     if request is None:
         request = listen_deferred()
     if run is None:
-        from crossmodal_bench.reporting.figures.qualitative import save_panels
         from crossmodal_bench.training.worker import run_job
 
-        run = partial(run_job, illustrate=save_panels)
+        run = partial(run_job, illustrate=_illustrate)
     try:
         request.deferred = False
         request.check()
@@ -252,6 +254,15 @@ def guarded(
         _note(planned.directory, "error", f"{type(error).__name__}: {lines[0]}")
         return 1
     return 0
+
+
+def _illustrate(outputs: GeneratedOutputs) -> None:
+    """Leave what reports show beside the numbers: panels, and the split's captions and small pictures."""
+    from crossmodal_bench.reporting.figures.qualitative import save_panels
+    from crossmodal_bench.reporting.page.gallery import keep_gallery
+
+    save_panels(outputs)
+    keep_gallery(outputs.files, outputs.corpus, outputs.split)
 
 
 def _note(directory: Path, kind: ErrorKind, message: str) -> None:

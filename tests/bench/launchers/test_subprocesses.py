@@ -29,7 +29,12 @@ from crossmodal_bench.core.signals import AGAIN, Interrupted, StopRequest
 from crossmodal_bench.jobs.directory import read_json
 from crossmodal_bench.jobs.locks import is_locked, locked
 from crossmodal_bench.jobs.planned import PlannedJob, from_json, to_json
+from crossmodal_bench.jobs.query_ids import load_query_ids
+from crossmodal_bench.jobs.record import read_record
 from crossmodal_bench.jobs.state import State
+from crossmodal_bench.reporting.page.gallery import load_gallery
+from crossmodal_bench.reporting.page.queries import queries_context
+from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
 from crossmodal_bench.training import devices
 from crossmodal_bench.training.devices import can_fork
 
@@ -97,6 +102,20 @@ def test_asked_to_stop_is_no_error(one: PlannedJob) -> None:
     status = guarded(one, "cpu", lambda *rest: os.kill(os.getpid(), signal.SIGUSR1))
     assert signal.getsignal(signal.SIGUSR1) != handler
     assert status == AGAIN and not one.files.error.exists()
+
+
+def test_a_job_leaves_what_its_queries_look_like(tmp_path: Path) -> None:
+    (planned,) = make_plan(BenchOptions("synthetic-20", methods="cca", runs=tmp_path), gpu=False)
+    planned.directory.mkdir(parents=True)
+    assert guarded(planned, "cpu") == 0
+    record = read_record(planned.directory)
+    gallery = load_gallery(planned.files.gallery(record.data.fingerprint, "test"))
+    assert (list(gallery.image_ids), list(gallery.caption_ids)) == load_query_ids(record.files, record.ranks)
+    assert all(gallery.thumbnails) and all(gallery.captions)
+    queries = queries_context(tables(leaderboard([record])), tmp_path)
+    assert queries is not None
+    (items,) = json.loads(queries["json"])["items"]
+    assert all(items["pictures"]) and items["captions"] == list(gallery.captions)
 
 
 def test_of_several_errors_the_first_stays(one: PlannedJob) -> None:
