@@ -20,13 +20,13 @@ from crossmodal_bench.evaluation.ranking.positives import (
 )
 from crossmodal_bench.evaluation.ranking.ranks import Ranks, make_ranks
 from crossmodal_bench.evaluation.ranking.tiles import NonFiniteScore, ScoreTiles
-from crossmodal_bench.evaluation.ranking.top import GroupedScores, RunningTop
+from crossmodal_bench.evaluation.ranking.top import Places, RunningTop
 
 Reduce = Callable[[Tensor], Tensor]
 """The sum of one tensor over all processes, on every process."""
 
+_SPARSE = 16  # where more than one score of so many counts, they are counted without being listed
 _KEPT_BYTES = 64 * 2**20  # tiles with positives that are kept from the first pass for the second
-_SPARSE = 8  # scores are compared one and all where more than one group of so many holds one that counts
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
@@ -133,6 +133,8 @@ class _Direction:
         self.counts = torch.zeros(3, queries, dtype=torch.int64, device=like.device)
         self.top = RunningTop(queries, min(top_k, gallery), self.best)
         self._flags = torch.empty(0, device=like.device)
+        # Models near chance have many scores above the best positive in each tile.
+        self._few_count = True
 
     def find_best(self, start: int, query: Tensor, scores: Tensor) -> None:
         """Take positives' ``scores`` (n,), of the queries ``query`` (n,) counted from ``start``."""
@@ -142,14 +144,23 @@ class _Direction:
         self, start: int, tile: Tensor, gallery_start: int, positives: tuple[Tensor, Tensor] | None
     ) -> None:
         """Take a tile (queries, gallery), with the queries and the scores of the positives inside it."""
-        grouped = GroupedScores(tile)
-        self.top.offer(start, grouped, gallery_start)
         stop = start + len(tile)
-        best = self.best[start:stop]
-        at_least, above = self._at_and_above(grouped, best)
-        counts = self.counts[:, start:stop]
-        counts[0] += at_least
-        counts[1] += above
+        best, counts = self.best[start:stop], self.counts[:, start:stop]
+        floor = self.top.floor(start, tile)
+        # A query without a positive has nothing to compare with.
+        compared = best.masked_fill(best == -torch.inf, torch.inf)
+        places = None
+        if self._few_count:
+            places = Places.find(tile, torch.minimum(floor, compared), most=tile.numel() // _SPARSE)
+            self._few_count = places is not None
+        self.top.offer(start, tile, gallery_start, floor, places)
+        if places is None:
+            counts[0] += self._count(torch.ge, tile, compared)
+            counts[1] += self._count(torch.gt, tile, compared)
+        else:
+            threshold = compared.index_select(0, places.query)
+            for row, flags in ((0, places.score >= threshold), (1, places.score > threshold)):
+                counts[row] += torch.bincount(places.query, flags, len(tile)).long()
         if positives is not None:
             # They have been counted with their competitors.
             query, scores = positives
@@ -157,21 +168,6 @@ class _Direction:
             counts[0].scatter_add_(0, query, -(scores >= threshold).long())
             counts[1].scatter_add_(0, query, -(scores > threshold).long())
             counts[2].scatter_add_(0, query, (scores == threshold).long())
-
-    def _at_and_above(self, grouped: GroupedScores, best: Tensor) -> tuple[Tensor, Tensor]:
-        """How many scores of each row are at least, and how many above, its ``best``; 0 where that is -inf."""
-        queries = len(best)
-        just_below = torch.nextafter(best, best.new_tensor(-torch.inf))
-        # A query without a positive has nothing to compare with.
-        just_below = just_below.masked_fill(best == -torch.inf, torch.inf)
-        listed = grouped.above(just_below, most=grouped.maxima.numel() // _SPARSE)
-        if listed is not None:
-            row, _, value = listed
-            return torch.bincount(row, minlength=queries), torch.bincount(
-                row[value > best[row]], minlength=queries
-            )
-        tile = grouped.scores
-        return self._count(torch.gt, tile, just_below), self._count(torch.gt, tile, best)
 
     def _count(self, compare: Callable[..., Tensor], tile: Tensor, threshold: Tensor) -> Tensor:
         # Comparing into fp32 and summing that is several times faster than summing booleans, and exact up to

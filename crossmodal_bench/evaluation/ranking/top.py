@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-_GROUP = 16  # columns that share a maximum
+_GROUP = 16  # columns of which the best is taken
 
 
 def ordered_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -24,41 +25,46 @@ def ordered_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, indices
 
 
-class GroupedScores:
-    """Scores (queries, gallery), searched by way of the maxima of groups of columns.
+class Places:
+    """Where a tile (queries, gallery) holds a score of at least its query's ``floor`` (queries,).
 
-    Few of a tile's scores stand above a threshold that matters, and finding them by a comparison of all is
-    slow: the maxima cost one pass at the speed of memory, and only groups whose maximum is above the
-    threshold are looked into. Columns g, g + n, g + 2n, ... form group g of n, so that each pass runs along
-    the memory of a tile as well as of its transpose.
+    Attributes:
+        query, item: (n,) rows and columns, by row and then by column.
+        score: (n,) the scores there.
     """
 
-    def __init__(self, scores: Tensor) -> None:
-        self.scores = scores
-        width = scores.shape[1]
-        self.groups = -(-width // _GROUP)
-        self.maxima = scores[:, : self.groups].clone()
-        for start in range(self.groups, width, self.groups):
-            part = scores[:, start : start + self.groups]
-            held = self.maxima[:, : part.shape[1]]
-            torch.maximum(held, part, out=held)
+    def __init__(self, tile: Tensor, query: Tensor, item: Tensor) -> None:
+        self.query, self.item = query, item
+        # Flat indices are gathered several times faster than pairs of them.
+        down, along = tile.stride()
+        extent = (tile.shape[0] - 1) * down + (tile.shape[1] - 1) * along + 1
+        self.score = tile.as_strided((extent,), (1,)).index_select(0, query * down + item * along)
 
-    def above(self, threshold: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor] | None:
-        """All scores above their row's ``threshold`` (queries,), by row, and within a row in no order.
-
-        Returns:
-            Their rows, columns and values, each (n,); None where more than ``most`` groups hold one.
-        """
-        row, group = torch.nonzero(self.maxima > threshold[:, None], as_tuple=True)
-        if len(row) > most:
+    @classmethod
+    def find(cls, tile: Tensor, floor: Tensor, most: int) -> Places | None:
+        """Look through a tile; None where it has more than ``most``."""
+        if tile.device.type != "cpu":
+            query, item = torch.nonzero(tile >= floor[:, None], as_tuple=True)
+            return None if len(query) > most else cls(tile, query, item)
+        # NumPy compares several times faster than torch on a CPU, and finds what is true ten times faster.
+        lies_across = tile.stride(0) < tile.stride(1)
+        if lies_across:
+            flags = tile.T.numpy() >= floor.numpy()
+        else:
+            flags = tile.numpy() >= floor.numpy()[:, None]
+        if np.count_nonzero(flags) > most:
             return None
-        width = self.scores.shape[1]
-        columns = group[:, None] + torch.arange(0, width, self.groups, device=group.device)
-        values = self.scores[row[:, None], columns.clamp(max=width - 1)]
-        above = (values > threshold[row][:, None]) & (columns < width)
-        where = torch.nonzero(above.flatten()).flatten()
-        row = row[torch.div(where, columns.shape[1], rounding_mode="floor")]
-        return row, columns.flatten()[where], values.flatten()[where]
+        place = np.flatnonzero(flags)
+        if lies_across:
+            first, second = np.divmod(place, tile.shape[0])
+            place = np.sort(second * tile.shape[1] + first)
+        query, item = np.divmod(place, tile.shape[1])
+        return cls(tile, torch.from_numpy(query), torch.from_numpy(item))
+
+    def of_at_least(self, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, items and scores of those that are at least another floor, a higher one."""
+        kept = torch.nonzero(self.score >= floor.index_select(0, self.query))[:, 0]
+        return tuple(part.index_select(0, kept) for part in (self.query, self.item, self.score))
 
 
 class RunningTop:
@@ -68,47 +74,65 @@ class RunningTop:
         self.scores = like.new_full((queries, k), -torch.inf)
         self.indices = torch.zeros(queries, k, dtype=torch.int64, device=like.device)
 
-    def offer(self, start: int, tile: GroupedScores, gallery_start: int) -> None:
-        """Merge ``tile`` (queries from ``start``, gallery from ``gallery_start``)."""
-        queries, k = len(tile.scores), self.scores.shape[1]
+    def floor(self, start: int, tile: Tensor) -> Tensor:
+        """(queries,) the least score with which an item of ``tile`` (queries from ``start``) may get in."""
+        k = self.scores.shape[1]
         # A later item that only equals the k-th best comes after it, so strictly better ones are enough.
-        threshold = self.scores[start : start + queries, -1]
-        if tile.groups >= k and threshold.min() == -torch.inf:
-            # As many scores as there are groups at or above the k-th best maximum are at least that.
-            least = tile.maxima.topk(k, dim=1).values[:, -1]
-            threshold = torch.maximum(threshold, torch.nextafter(least, least.new_tensor(-torch.inf)))
-        listed = tile.above(threshold, 4 * k * queries)
-        counts = None if listed is None else torch.bincount(listed[0], minlength=queries)
-        if listed is None or counts is None or int(counts.max()) > 4 * k:
-            values, indices = ordered_top(tile.scores.contiguous(), k)
-            query = torch.arange(queries, device=values.device)
-        elif not len(listed[0]):
-            return
+        worst = self.scores[start : start + len(tile), -1]
+        floor = torch.nextafter(worst, worst.new_tensor(torch.inf))
+        groups = tile.shape[1] // _GROUP
+        if groups >= k and worst.min() == -torch.inf:
+            # Of the maxima of groups of items, the k largest are k of the scores. Members of a group lie
+            # apart: each pass then runs along the memory of a tile, and of its transpose.
+            members = tile[:, : groups * _GROUP].unflatten(1, (_GROUP, groups))
+            floor = torch.maximum(floor, members.amax(1).topk(k, dim=1).values[:, -1])
+        return floor
+
+    def offer(self, start: int, tile: Tensor, gallery_start: int, floor: Tensor, places: Places | None) -> None:
+        """Merge a tile.
+
+        Args:
+            start: its first query.
+            tile: (queries, gallery) scores.
+            gallery_start: its first item.
+            floor: what ``floor`` says of it.
+            places: where it holds a score of at least that, and perhaps lower ones; None if that is unknown.
+        """
+        queries, k = len(tile), self.scores.shape[1]
+        if places is None:
+            places = Places.find(tile, floor, most=4 * k * queries)
+        counts = torch.full((), -1)
+        if places is not None:
+            query, item, score = places.of_at_least(floor)
+            if not len(query):
+                return
+            counts = torch.bincount(query, minlength=queries)
+        if places is None or int(counts.max()) > 4 * k:
+            values, indices = ordered_top(tile.contiguous(), k)
+            lines = torch.arange(queries, device=tile.device)
         else:
-            query = torch.nonzero(counts).flatten()
-            row, column, value = listed
-            order = torch.argsort(row * tile.scores.shape[1] + column)
-            values, indices = _padded(row[order], column[order], value[order], counts[query])
-        rows = start + query
-        scores = torch.cat([self.scores[rows], values], 1)
-        gallery = torch.cat([self.indices[rows], indices + gallery_start], 1)
+            lines = torch.nonzero(counts)[:, 0]
+            values, indices = _padded(query, item, score, counts)
+            values, indices = values.index_select(0, lines), indices.index_select(0, lines)
+        rows = start + lines
+        scores = torch.cat([self.scores.index_select(0, rows), values], 1)
+        gallery = torch.cat([self.indices.index_select(0, rows), indices + gallery_start], 1)
         scores, order = scores.sort(dim=1, descending=True, stable=True)
-        self.scores[rows] = scores[:, :k]
-        self.indices[rows] = gallery.gather(1, order)[:, :k]
+        self.scores.index_copy_(0, rows, scores[:, :k])
+        self.indices.index_copy_(0, rows, gallery.gather(1, order)[:, :k])
 
 
-def _padded(row: Tensor, column: Tensor, value: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and columns as a line for each row that has any, -inf where a line is shorter than others.
+def _padded(query: Tensor, item: Tensor, score: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores and items as a line for each query, (queries, most); -inf where a line is shorter than others.
 
     Args:
-        row, column, value: (n,) each, by row and then by column.
-        counts: (lines,) how many each of the rows has, none without.
+        query, item, score: (n,) each, by query.
+        counts: (queries,) how many each has.
     """
+    width = int(counts.max())
     first = torch.cumsum(counts, 0) - counts
-    line = torch.repeat_interleave(torch.arange(len(counts), device=row.device), counts)
-    slot = torch.arange(len(row), device=row.device) - first[line]
-    values = value.new_full((len(counts), int(counts.max())), -torch.inf)
-    indices = torch.zeros(values.shape, dtype=torch.int64, device=row.device)
-    values[line, slot] = value
-    indices[line, slot] = column
-    return values, indices
+    slot = torch.arange(len(query), device=query.device) - first.index_select(0, query)
+    slot += query * width
+    values = score.new_full((len(counts) * width,), -torch.inf).scatter_(0, slot, score)
+    indices = item.new_zeros(len(counts) * width).scatter_(0, slot, item)
+    return values.view(-1, width), indices.view(-1, width)
