@@ -88,7 +88,9 @@ class RunningTop:
             floor = torch.maximum(floor, members.amax(1).topk(k, dim=1).values[:, -1])
         return floor
 
-    def offer(self, start: int, tile: Tensor, gallery_start: int, floor: Tensor, places: Places | None) -> None:
+    def offer(
+        self, start: int, tile: Tensor, gallery_start: int, floor: Tensor, places: Places | None
+    ) -> None:
         """Merge a tile.
 
         Args:
