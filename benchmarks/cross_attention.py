@@ -142,9 +142,7 @@ def measure(batch: int = 32, dim: int = 512, repeats: int = 3) -> list[Measureme
         def step(score: Callable[..., Tensor], kind: str = kind) -> None:
             torch.autograd.grad(triplet_ranking_loss(score(kind, v, w, lengths)), (v, w))
 
-        seconds = alternate(
-            lambda step=step: step(caption_by_caption), lambda step=step: step(ours), repeats
-        )
+        seconds = alternate(lambda step=step: step(caption_by_caption), lambda step=step: step(ours), repeats)
         measurements.append(
             Measurement(
                 f"cross attention, {kind}, a step of {batch} pairs, {dim} wide",

@@ -82,9 +82,7 @@ def query_by_query(images: int, captions: int, dim: int, queries: int) -> float:
     return seconds
 
 
-def measure(
-    images: int = 1000, captions: int = 5000, dim: int = 256, queries: int = 40
-) -> list[Measurement]:
+def measure(images: int = 1000, captions: int = 5000, dim: int = 256, queries: int = 40) -> list[Measurement]:
     """The sweep beside queries one by one; small enough for seconds, and without its memory."""
     image, text, owner = galleries(images, captions, dim)
     streamed_ranks(Encoding(image[:16]), Encoding(text[:16]), dot, np.arange(16))

@@ -1,11 +1,11 @@
-"""Speed of GXN's generation paths: words that are drawn, scheduled sampling, a step of the pictures' networks.
+"""Speed of GXN's generation paths: drawn words, scheduled sampling, a step of the pictures' networks.
 
     python benchmarks/generation.py [--batch 128] [--vocabulary 8481] [--pictures 64]
 
-The plain ways: one random number for each word of the vocabulary (``torch.multinomial``); the layer as wide as
-the vocabulary on all rows at each position; pictures channel by channel in memory. Random numbers are drawn in
-another order than by the plain ways, so that drawn words are compared by their shares, and scheduled sampling
-with the likeliest word in place of a drawn one. The pictures' losses are equal to 1e-5.
+The plain ways: one random number for each word of the vocabulary (``torch.multinomial``); the layer as wide
+as the vocabulary on all rows at each position; pictures channel by channel in memory. Random numbers are
+drawn in another order than by the plain ways, so that drawn words are compared by their shares, and scheduled
+sampling with the likeliest word in place of a drawn one. The pictures' losses are equal to 1e-5.
 """
 
 from __future__ import annotations

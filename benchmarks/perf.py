@@ -163,7 +163,11 @@ def print_lines(lines: Lines, with_base: bool) -> None:
         ]
         if with_base:
             seconds = line["base_seconds"]
-            cells += ["-", "-"] if seconds is None else [f"{1000 * seconds:.2f}", f"{seconds / line['seconds']:.2f}"]
+            cells += (
+                ["-", "-"]
+                if seconds is None
+                else [f"{1000 * seconds:.2f}", f"{seconds / line['seconds']:.2f}"]
+            )
         print(f"{line['name']:{width}}" + "".join(f"  {cell:>12}" for cell in cells), flush=True)
 
 

@@ -48,10 +48,8 @@ class Places:
             return None if len(query) > most else cls(tile, query, item)
         # NumPy compares several times faster than torch on a CPU, and finds what is true ten times faster.
         lies_across = tile.stride(0) < tile.stride(1)
-        if lies_across:
-            flags = tile.T.numpy() >= floor.numpy()
-        else:
-            flags = tile.numpy() >= floor.numpy()[:, None]
+        in_memory, floors = (tile.T, floor) if lies_across else (tile, floor[:, None])
+        flags = in_memory.numpy() >= floors.numpy()
         if np.count_nonzero(flags) > most:
             return None
         place = np.flatnonzero(flags)
