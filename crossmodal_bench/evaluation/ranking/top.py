@@ -54,15 +54,16 @@ class Places:
             return None
         place = np.flatnonzero(flags)
         if lies_across:
-            first, second = np.divmod(place, tile.shape[0])
-            place = np.sort(second * tile.shape[1] + first)
-        query, item = np.divmod(place, tile.shape[1])
-        return cls(tile, torch.from_numpy(query), torch.from_numpy(item))
+            column, row = np.divmod(place, tile.shape[0])
+            place = np.sort(row * tile.shape[1] + column)
+        rows, columns = np.divmod(place, tile.shape[1])
+        return cls(tile, torch.from_numpy(rows), torch.from_numpy(columns))
 
     def of_at_least(self, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, items and scores of those that are at least another floor, a higher one."""
         kept = torch.nonzero(self.score >= floor.index_select(0, self.query))[:, 0]
-        return tuple(part.index_select(0, kept) for part in (self.query, self.item, self.score))
+        query, item, score = (part.index_select(0, kept) for part in (self.query, self.item, self.score))
+        return query, item, score
 
 
 class RunningTop:
