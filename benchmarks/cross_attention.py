@@ -129,7 +129,7 @@ def apart(*words: str) -> dict[str, float]:
     return json.loads(child.stdout)
 
 
-def measure(batch: int = 32, dim: int = 512, repeats: int = 3) -> list[Measurement]:
+def measure(batch: int = 16, dim: int = 512, repeats: int = 3) -> list[Measurement]:
     """Similarity, loss and gradients of a batch of pairs, each kind both ways; values equal to 1e-4."""
     v, w, lengths = fragments(batch, batch, 36, dim, 12, 20)
     v.requires_grad_(), w.requires_grad_()
