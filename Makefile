@@ -14,19 +14,26 @@ PYTHON ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup bench doctor test test-slow lint types smoke docker-install-check clean
+.PHONY: help setup bench doctor test test-slow perf lint types smoke docker-install-check clean
 
 # A misspelt variable would otherwise be ignored, and hours spent on something that nobody asked for.
 set_by_hand := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
-unknown := $(filter-out $(BENCH_VARIABLES) PYTHON,$(set_by_hand))
+unknown := $(filter-out $(BENCH_VARIABLES) PYTHON BASE,$(set_by_hand))
 ifneq ($(unknown),)
-$(error Unknown variable: $(unknown); the variables are $(BENCH_VARIABLES) PYTHON)
+$(error Unknown variable: $(unknown); the variables are $(BENCH_VARIABLES) PYTHON BASE)
+endif
+quoted = '$(subst ','\'',$($(1)))'
+# Many shells export some BASE of their own, which is not meant.
+base := $(if $(filter BASE,$(set_by_hand)),$(call quoted,BASE))
+ifneq ($(base),)
+ifneq ($(filter-out perf,$(MAKECMDGOALS)),)
+$(error BASE is a variable of perf, not of $(filter-out perf,$(MAKECMDGOALS)))
+endif
 endif
 
 # DATA_ROOT=... becomes --data-root '...'. Only what the user set is passed on, an empty or absurd
 # value too: the program knows the defaults and refuses what it cannot use.
 given := $(strip $(foreach name,$(BENCH_VARIABLES),$(if $(findstring undefined,$(origin $(name))),,$(name))))
-quoted = '$(subst ','\'',$($(1)))'
 option = --$(shell echo $(1) | tr A-Z_ a-z-) $(call quoted,$(1))
 bench_options = $(foreach name,$(given),$(call option,$(name)))
 
@@ -90,6 +97,7 @@ help: ## This text
 	@echo
 	@awk -F '"' '$(is_variable) { split($$1, words, /[ :]+/); value = $$3 ~ /None/ ? "" : $$4; \
 	  printf "  %-22s %s%s\n", toupper(words[2]), $$2, value == "" ? "" : " (" value ")" }' $(OPTIONS)
+	@echo "  BASE                   a revision that perf measures in turns with this checkout"
 	@echo "  PYTHON                 the Python that .venv is made with (the newest found of 3.13, 3.12 and 3.11)"
 
 setup: $(STAMP) ## Create .venv and install into it (every other command does this by itself)
@@ -109,6 +117,10 @@ test: $(STAMP) ## Run the tests
 
 test-slow: $(STAMP) ## Run the tests that take minutes too: kills, restarts, broken files by the thousand
 	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist worksteal -m "slow or not slow" --timeout 3600
+
+# Processor seconds are measured, on one thread: other work on the machine blurs them all the same.
+perf: $(STAMP) ## Measure all benchmarks of speed, in five minutes; make perf BASE=v1.0 beside another revision
+	$(python) benchmarks/perf.py$(if $(base), --base $(base))
 
 lint: $(STAMP) types ## Check style, format, types and which package imports which
 	$(python) -m ruff check .

@@ -23,6 +23,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measurement import Measurement, alternate
 from torch import Tensor
 
 from crossmodal_bench.core.encoding import Encoding
@@ -126,6 +127,31 @@ def apart(*words: str) -> dict[str, float]:
     command = [sys.executable, sys.argv[0], *words, "--child"]
     child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(child.stdout)
+
+
+def measure(batch: int = 16, dim: int = 512, repeats: int = 3) -> list[Measurement]:
+    """Similarity, loss and gradients of a batch of pairs, each kind both ways; values equal to 1e-4."""
+    v, w, lengths = fragments(batch, batch, 36, dim, 12, 20)
+    v.requires_grad_(), w.requires_grad_()
+    measurements = []
+    for kind in KINDS:
+        with torch.no_grad():
+            plain, here = caption_by_caption(kind, v, w, lengths), ours(kind, v, w, lengths)
+            torch.testing.assert_close(here, plain, rtol=1e-4, atol=1e-5)
+
+        def step(score: Callable[..., Tensor], kind: str = kind) -> None:
+            torch.autograd.grad(triplet_ranking_loss(score(kind, v, w, lengths)), (v, w))
+
+        seconds = alternate(lambda step=step: step(caption_by_caption), lambda step=step: step(ours), repeats)
+        measurements.append(
+            Measurement(
+                f"cross attention, {kind}, a step of {batch} pairs, {dim} wide",
+                *seconds,
+                # Affinities of all regions and words, and the gradients of both.
+                flops=6.0 * batch * 36 * len(w) * dim,
+            )
+        )
+    return measurements
 
 
 def main() -> None:

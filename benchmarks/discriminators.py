@@ -16,8 +16,10 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from measurement import Measurement, alternate
 from torch import Tensor
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
@@ -43,31 +45,36 @@ def seconds(step: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=int, default=113_287)
-    parser.add_argument("--dim", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args()
-    if options.rows < BATCH or options.repeats < 2:
-        parser.error(f"--rows must be at least {BATCH} and --repeats at least 2")
-    torch.manual_seed(0)
+@dataclass(frozen=True)
+class Prepared:
+    """A bank and what is timed of it.
 
+    Attributes:
+        steps: by name.
+        bank_bytes: of the bank.
+        allocated: seconds that it took to make.
+        used_mb: memory once all rows have been trained.
+    """
+
+    steps: dict[str, Callable[[], object]]
+    bank_bytes: int
+    allocated: float
+    used_mb: float
+
+
+def prepare(rows: int, dim: int) -> Prepared:
+    """A bank of so many discriminators, all of them trained once, and the steps of which it is part."""
+    torch.manual_seed(0)
     before = resident_mb()
     start = time.perf_counter()
-    bank = DiscriminatorBank(options.rows, options.dim)
+    bank = DiscriminatorBank(rows, dim)
     allocated = time.perf_counter() - start
-    for rows in torch.arange(options.rows).split(512):
-        bank.step(rows, torch.ones(len(rows), options.dim + 1), 1e-3)
+    for some in torch.arange(rows).split(512):
+        bank.step(some, torch.ones(len(some), dim + 1), 1e-3)
     used = resident_mb() - before
 
-    host = SCAN(options.dim)
-    host.build(
-        DataSpec(options.rows, CAPTIONS * options.rows, region_dim=FEATURES, vocabulary_size=VOCABULARY)
-    )
+    host = SCAN(dim)
+    host.build(DataSpec(rows, CAPTIONS * rows, region_dim=FEATURES, vocabulary_size=VOCABULARY))
     adam = torch.optim.Adam(host.parameters(), 1e-3)
     index = torch.arange(BATCH)
     images = ImageBatch(index, regions=torch.randn(BATCH, REGIONS, FEATURES))
@@ -86,26 +93,26 @@ def main() -> None:
         adam.zero_grad()
 
     method = ADDR(host)
-    regions = torch.nn.functional.normalize(torch.randn(BATCH, REGIONS, options.dim), dim=2)
-    words = torch.nn.functional.normalize(torch.randn(BATCH * CAPTIONS * WORDS, options.dim), dim=1)
+    regions = torch.nn.functional.normalize(torch.randn(BATCH, REGIONS, dim), dim=2)
+    words = torch.nn.functional.normalize(torch.randn(BATCH * CAPTIONS * WORDS, dim), dim=1)
     said = Encoding(words, torch.full((BATCH,), CAPTIONS * WORDS))
     with torch.no_grad():
         q, r = hardest_negatives(host.score(host.images(images).scored, host.texts(texts).scored))
     hub = torch.zeros(BATCH, dtype=torch.int64)
 
     def discriminator_step(q: Tensor = q, r: Tensor = r) -> None:
-        chosen = torch.randperm(options.rows)[:BATCH]
-        rows = bank.gather(chosen).requires_grad_()
-        loss, _ = method.discriminators_loss(Encoding(regions), said, rows, q, r)
-        bank.step(chosen, torch.autograd.grad(loss, rows)[0], 1e-3)
+        chosen = torch.randperm(rows)[:BATCH]
+        drawn = bank.gather(chosen).requires_grad_()
+        loss, _ = method.discriminators_loss(Encoding(regions), said, drawn, q, r)
+        bank.step(chosen, torch.autograd.grad(loss, drawn)[0], 1e-3)
 
     seen = regions.clone().requires_grad_()
     one_caption = words[: BATCH * WORDS].clone().requires_grad_()
     one_length = torch.full((BATCH,), WORDS)
 
     def adversary() -> Tensor:
-        rows = bank.gather(index)
-        risks = domain_risks(seen, one_caption, one_length, rows[:, None, :-1], rows[:, None, -1])
+        own = bank.gather(index)
+        risks = domain_risks(seen, one_caption, one_length, own[:, None, :-1], own[:, None, -1])
         return torch.autograd.grad(risks.sum(), (seen, one_caption))[0]
 
     steps: dict[str, Callable[[], object]] = {
@@ -114,6 +121,36 @@ def main() -> None:
         "hub": lambda: discriminator_step(hub, hub),
         "adversary": adversary,
     }
+    return Prepared(steps, DiscriminatorBank.size(rows, dim), allocated, used)
+
+
+def measure(rows: int = 2000, dim: int = 256, repeats: int = 2) -> list[Measurement]:
+    """ADDR's two parts beside the step of SCAN that they are added to: no two ways to the same values."""
+    steps = prepare(rows, dim).steps
+    names = {"discriminators": "their own step", "adversary": "their part of an encoder step"}
+    return [
+        Measurement(
+            f"discriminators of ADDR, {dim} wide, {text}",
+            *alternate(steps["scan"], steps[name], repeats),
+            note="plain: a step of SCAN, beside which it is done",
+        )
+        for name, text in names.items()
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=113_287)
+    parser.add_argument("--dim", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    if options.rows < BATCH or options.repeats < 2:
+        parser.error(f"--rows must be at least {BATCH} and --repeats at least 2")
+    prepared = prepare(options.rows, options.dim)
+    steps = prepared.steps
     for step in steps.values():
         step()
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -125,11 +162,9 @@ def main() -> None:
         name: statistics.median(100 * a / b for a, b in zip(found, times["scan"], strict=True))
         for name, found in times.items()
     }
-    print(
-        f"{options.rows} discriminators of {options.dim}: {bank.size(options.rows, options.dim) / 1e9:.2f} GB"
-    )
-    print(f"  allocated in                  {allocated:8.2f} s")
-    print(f"  memory once all are trained   {used * 2**20 / 1e9:8.2f} GB")
+    print(f"{options.rows} discriminators of {options.dim}: {prepared.bank_bytes / 1e9:.2f} GB")
+    print(f"  allocated in                  {prepared.allocated:8.2f} s")
+    print(f"  memory once all are trained   {prepared.used_mb * 2**20 / 1e9:8.2f} GB")
     print(f"{BATCH} pairs, medians of {options.repeats}")
     print(f"  SCAN step                     {1000 * median['scan']:8.1f} ms")
     for name, text in (

@@ -19,18 +19,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from measurement import Measurement
 
 LIMIT = 2.0
 """Seconds that the imports may take beyond torch's."""
 
-TORCH = "import time; start = time.perf_counter(); import torch; print(time.perf_counter() - start)"
+TORCH = "import time; start = time.process_time(); import torch; print(time.process_time() - start)"
 IMPORTS = (
-    "import time, torch; start = time.perf_counter(); import crossmodal_bench.jobs.given.scored; "
-    "print(time.perf_counter() - start)"
+    "import time, torch; start = time.process_time(); import crossmodal_bench.jobs.given.scored; "
+    "print(time.process_time() - start)"
 )
 RUN = (
-    "import sys, time; start = time.perf_counter(); from crossmodal_bench.cli.main import main; "
-    "status = main(sys.argv[1:]); print(time.perf_counter() - start); sys.exit(status)"
+    "import sys, time; start = time.process_time(); from crossmodal_bench.cli.main import main; "
+    "status = main(sys.argv[1:]); print(time.process_time() - start); sys.exit(status)"
 )
 
 
@@ -48,6 +49,50 @@ def seconds(code: str, words: Sequence[str], folder: Path) -> float:
     return float(ran.stdout.split()[-1])
 
 
+def timed(images: int, captions: int, width: int, repeats: int) -> dict[str, list[float]]:
+    """Processor seconds of torch's imports, of ours beyond them, and of a whole command, in turns.
+
+    Args:
+        images: of the split.
+        captions: of each image.
+        width: of the vectors.
+        repeats: of each.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rng = np.random.default_rng(0)
+        vectors = rng.normal(size=(images, width)).astype(np.float32)
+        np.save(folder / "a.npy", vectors)
+        texts = vectors.repeat(captions, 0)
+        np.save(folder / "b.npy", texts + 3 * rng.normal(size=texts.shape).astype(np.float32))
+        ids = [f"image{row}" for row in range(images)]
+        (folder / "images.txt").write_text("\n".join(ids))
+        caption_ids = [f"{each}#{k}" for each in ids for k in range(captions)]
+        (folder / "captions.txt").write_text("\n".join(caption_ids))
+        words = "evaluate --images a.npy --texts b.npy --image-ids images.txt --caption-ids captions.txt"
+        measured: dict[str, list[float]] = {
+            "import torch": [],
+            "imports beyond torch": [],
+            "whole command": [],
+        }
+        for repeat in range(repeats):
+            command = [*words.split(), "--dataset", "mine", "--name", f"model{repeat}"]
+            measured["import torch"].append(seconds(TORCH, [], folder))
+            measured["imports beyond torch"].append(seconds(IMPORTS, [], folder))
+            measured["whole command"].append(seconds(RUN, command, folder))
+    return measured
+
+
+def measure(images: int = 500, captions: int = 5, width: int = 256, repeats: int = 1) -> list[Measurement]:
+    """Our imports beside torch's, and a whole command beside them."""
+    best = {what: min(seconds) for what, seconds in timed(images, captions, width, repeats).items()}
+    note = "plain: torch's imports"
+    return [
+        Measurement(f"evaluate, {what}", best["import torch"], best[what], note=note)
+        for what in ("imports beyond torch", "whole command")
+    ]
+
+
 def main() -> int:
     """Measure and print; 1 where the imports take too long."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -56,29 +101,11 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        rng = np.random.default_rng(0)
-        images = rng.normal(size=(options.images, options.width)).astype(np.float32)
-        np.save(folder / "a.npy", images)
-        texts = images.repeat(options.captions, 0)
-        np.save(folder / "b.npy", texts + 3 * rng.normal(size=texts.shape).astype(np.float32))
-        ids = [f"image{row}" for row in range(options.images)]
-        (folder / "images.txt").write_text("\n".join(ids))
-        captions = [f"{each}#{k}" for each in ids for k in range(options.captions)]
-        (folder / "captions.txt").write_text("\n".join(captions))
-        words = "evaluate --images a.npy --texts b.npy --image-ids images.txt --caption-ids captions.txt"
-        measured: dict[str, list[float]] = {
-            "import torch": [],
-            "imports beyond torch": [],
-            "whole command": [],
-        }
-        for repeat in range(options.repeats):
-            command = [*words.split(), "--dataset", "mine", "--name", f"model{repeat}"]
-            measured["import torch"].append(seconds(TORCH, [], folder))
-            measured["imports beyond torch"].append(seconds(IMPORTS, [], folder))
-            measured["whole command"].append(seconds(RUN, command, folder))
-    print(f"{options.images:,} images, {len(captions):,} captions, width {options.width}; best and median")
+    measured = timed(options.images, options.captions, options.width, options.repeats)
+    print(
+        f"{options.images:,} images, {options.images * options.captions:,} captions, "
+        f"width {options.width}; best and median"
+    )
     for what, times in measured.items():
         print(f"  {what:22s} {min(times):6.2f} s {statistics.median(times):6.2f} s")
     # The best: on a machine that others use, the median measures them.

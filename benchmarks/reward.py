@@ -20,6 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from measurement import Measurement, alternate
 from torch import Tensor
 
 from crossmodal_bench.caption_metrics import CiderD
@@ -109,6 +110,23 @@ def cider_d(
                 total += penalty * product / norm if norm else 0.0
         scores.append(10 * total / 4 / len(own_references))
     return scores
+
+
+def measure(images: int = 2000, vocabulary: int = 10_000, repeats: int = 5) -> list[Measurement]:
+    """The reward of a batch both ways; values equal to 1e-5."""
+    corpus = captions(images, vocabulary)
+    indices = torch.arange(BATCH).repeat_interleave(SAMPLES)
+    candidates = samples(corpus[:BATCH], vocabulary)
+    scorer = CiderD(corpus, eos_id=EOS)
+    table = frequencies([sentence(words) for words in image] for image in corpus)
+    lists = [sentence(words) for words in candidates]
+    references = [[sentence(words) for words in corpus[image]] for image in indices]
+    expected = torch.tensor(cider_d(lists, references, table, images), dtype=torch.float64)
+    torch.testing.assert_close(scorer(candidates, indices).double(), expected, rtol=1e-5, atol=1e-5)
+    seconds = alternate(
+        lambda: cider_d(lists, references, table, images), lambda: scorer(candidates, indices), repeats
+    )
+    return [Measurement(f"CIDEr-D reward, {BATCH} x {SAMPLES} captions", *seconds)]
 
 
 def main() -> None:

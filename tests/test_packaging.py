@@ -89,7 +89,7 @@ def test_bare_make_prints_the_help_with_every_target_and_variable() -> None:
     assert bare.returncode == 0 and bare.stdout == asked.stdout
     listed = re.findall(r"^  (\S+) +\S", bare.stdout, re.MULTILINE)
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert sorted(listed) == sorted([*targets, *BENCH_VARIABLES, "PYTHON"])
+    assert sorted(listed) == sorted([*targets, *BENCH_VARIABLES, "BASE", "PYTHON"])
     shown = {
         line.split()[0]: line.split(maxsplit=1)[1] for line in bare.stdout.splitlines() if line[:1] == " "
     }
@@ -127,6 +127,16 @@ def test_every_bench_variable_reaches_the_program_whole() -> None:
     options = [f"--{name.lower().replace('_', '-')}" for name in BENCH_VARIABLES]
     assert words[2::2] == options
     assert set(words[3::2]) == {awkward}
+
+
+def test_perf_takes_a_base_from_its_own_line_alone() -> None:
+    program = [".venv/bin/python", "benchmarks/perf.py"]
+    result = make("-n", "perf", BASE="/of/the/shell")
+    assert shlex.split(result.stdout.splitlines()[-1]) == program
+    result = make("-n", "perf", "BASE=it's a tag")
+    assert shlex.split(result.stdout.splitlines()[-1]) == [*program, "--base", "it's a tag"]
+    refused = make("-n", "bench", "BASE=main")
+    assert refused.returncode == 2 and "BASE is a variable of perf, not of bench" in refused.stderr
 
 
 def test_a_misspelt_variable_is_refused_by_name() -> None:

@@ -20,12 +20,17 @@ from crossmodal_bench.losses.generation import (
     picture_generator_loss,
     wrong_pairs,
 )
-from crossmodal_bench.losses.identification import norm_softmax_loss
+from crossmodal_bench.losses.identification import (
+    SampledClasses,
+    norm_softmax_loss,
+    sampled_norm_softmax_loss,
+)
 from crossmodal_bench.losses.modality import modality_discriminator_loss, modality_fooling_loss
 from crossmodal_bench.losses.projection_matching import cmpc_loss, cmpm_loss
 from crossmodal_bench.losses.ranking import hardest_negatives, triplet_ranking_loss
 
 __all__ = [
+    "SampledClasses",
     "acmr_demo_triplet_loss",
     "acmr_triplet_loss",
     "caption_cross_entropy",
@@ -45,6 +50,7 @@ __all__ = [
     "picture_discriminator_loss",
     "picture_generator_loss",
     "ramp",
+    "sampled_norm_softmax_loss",
     "self_critical_loss",
     "sentence_mask",
     "triplet_ranking_loss",

@@ -92,7 +92,7 @@ class CaptionDecoder(nn.Module):
     @torch.no_grad()
     def sample(self, vectors: Tensor, max_words: int) -> Tensor:
         """Words drawn from the decoder's distribution: (B, n) ids as ``greedy``."""
-        return self._written(vectors, max_words, lambda log_probs: log_probs.exp().multinomial(1)[:, 0])
+        return self._written(vectors, max_words, drawn_words)
 
     @torch.no_grad()
     def beam(self, vectors: Tensor, max_words: int, width: int) -> Tensor:
@@ -146,13 +146,19 @@ class CaptionDecoder(nn.Module):
     @torch.no_grad()
     def _partly_own(self, vectors: Tensor, before: Tensor, sampling: float) -> Tensor:
         """The words before, some of them drawn from what the decoder makes of those before them."""
-        own = torch.rand(before.shape, device=before.device) < sampling
+        # On the CPU, so that their number is known there and no device is waited for.
+        own = torch.rand(before.shape) < sampling
         own[:, 0] = False
-        (state, context), columns = self._read(vectors), [before[:, 0]]
-        for position in range(1, before.shape[1]):
-            log_probs, state = self._step(columns[-1], context, state)
-            drawn = log_probs.exp().multinomial(1)[:, 0]
-            columns.append(torch.where(own[:, position], drawn, before[:, position]))
+        rows = [column.nonzero()[:, 0].to(before.device, non_blocking=True) for column in own.unbind(1)]
+        last = max((position for position, those in enumerate(rows) if len(those)), default=0)
+        (state, context), columns = self._read(vectors), list(before.unbind(1))
+        for position in range(1, last + 1):
+            states, state = self._advance(columns[position - 1], context, state)
+            # The layer as wide as the vocabulary sees those alone that take their own word.
+            those = rows[position]
+            if len(those):
+                drawn = drawn_words(self._log_probabilities(states.index_select(0, those)))
+                columns[position] = columns[position].index_copy(0, those, drawn)
         return torch.stack(columns, 1)
 
     def _read(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,12 +168,33 @@ class CaptionDecoder(nn.Module):
 
     def _step(self, word: Tensor, context: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Log probabilities (B, vocabulary) of the word behind ``word`` (B,), and the state then."""
+        states, state = self._advance(word, context, state)
+        return self._log_probabilities(states), state
+
+    def _advance(self, word: Tensor, context: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The output (B, hidden) of the recurrent layer that has read ``word`` (B,), and its state then."""
         states, state = self.recurrent(torch.cat([self.words(word), context], 1)[:, None], state)
-        return self._log_probabilities(states[:, 0]), state
+        return states[:, 0], state
 
     def _log_probabilities(self, states: Tensor) -> Tensor:
         """(K, hidden) to (K, vocabulary)."""
         return F.log_softmax(self.out(states).index_fill(1, self.never, -torch.inf), 1)
+
+
+def drawn_words(log_probs: Tensor) -> Tensor:
+    """One word (B,) of each row's distribution, of which ``log_probs`` are (B, vocabulary) logarithms.
+
+    By the inverse of the cumulative distribution: one random number a row, where ``torch.multinomial`` draws
+    one for each word of the vocabulary. A word of probability 0 is never drawn.
+    """
+    cumulative = log_probs.exp().cumsum(1)
+    whole = cumulative[:, -1:]
+    level = torch.rand(len(log_probs), 1, device=log_probs.device, dtype=log_probs.dtype) * whole
+    # Rounded up to the whole, it would be reached by no word.
+    level = torch.minimum(level, torch.nextafter(whole, torch.zeros_like(whole)))
+    drawn = torch.searchsorted(cumulative, level, right=True)[:, 0]
+    # Of what is no number, no word is drawn; the loss then says so.
+    return drawn.clamp(max=log_probs.shape[1] - 1)
 
 
 def _check(max_words: int) -> None:

@@ -70,6 +70,7 @@ class PictureGenerator(nn.Module):
         self.blocks = nn.Sequential(*(_larger(width) for width in widths[:-1]))
         self.last = nn.Conv2d(widths[-1], 3, 3, padding=1, bias=False)
         self.apply(initialise)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, condition: Tensor, noise: Tensor) -> Tensor:
         """Pictures (B, 3, 64, 64) with values from -1 to 1.
@@ -88,7 +89,7 @@ class PictureGenerator(nn.Module):
                 f"condition {tuple(condition.shape)} and noise {tuple(noise.shape)} must be "
                 f"(B, {self.condition_dim}) and (B, {self.noise_dim})"
             )
-        hidden = self.blocks(self.start(torch.cat([noise, condition], 1)))
+        hidden = self.blocks(_channels_last(self.start(torch.cat([noise, condition], 1))))
         # In half precision neighbouring shades would become one.
         return single(self.last(hidden)).tanh()
 
@@ -126,6 +127,7 @@ class PictureDiscriminator(nn.Module):
         )
         self.out = nn.Conv2d(self.width, 1, 4)
         self.apply(initialise)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, pictures: Tensor, condition: Tensor) -> Tensor:
         """Logits (B,) of pictures (B, 3, 64, 64) with conditions (B, condition_dim)."""
@@ -139,7 +141,7 @@ class PictureDiscriminator(nn.Module):
         """
         if pictures.shape[1:] != (3, SIDE, SIDE):
             raise ValueError(f"pictures {tuple(pictures.shape)} must be (B, 3, {SIDE}, {SIDE})")
-        return self.encoder(pictures)
+        return self.encoder(_channels_last(pictures))
 
     def logits(self, features: Tensor, condition: Tensor) -> Tensor:
         """Logits (B,) of "a real picture of this text", in the parameters' precision.
@@ -161,7 +163,7 @@ class PictureDiscriminator(nn.Module):
         if not len(features) and not isinstance(self.joint[1], nn.SyncBatchNorm):
             return self.out.weight.new_zeros(0)
         everywhere = condition[:, :, None, None].expand(-1, -1, 4, 4)
-        hidden = self.joint(torch.cat([features, everywhere], 1))
+        hidden = self.joint(_channels_last(torch.cat([features, everywhere], 1)))
         with torch.autocast(hidden.device.type, enabled=False):
             return self.out(hidden.to(self.out.weight.dtype)).flatten()
 
@@ -178,6 +180,11 @@ def initialise(module: nn.Module) -> None:
     elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
+
+
+def _channels_last(pictures: Tensor) -> Tensor:
+    """The same values with a picture's channels side by side in memory: convolutions are faster so."""
+    return pictures.contiguous(memory_format=torch.channels_last)
 
 
 def _larger(channels: int) -> nn.Sequential:

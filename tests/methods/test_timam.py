@@ -140,6 +140,21 @@ def test_projected_classification_and_a_classifier_for_each_modality() -> None:
         ClassifierSettings(loss="cmpc", shared=False)
 
 
+def test_identities_may_be_sampled() -> None:
+    whole, sampled = model(), model(classifier=ClassifierSettings(sampled=1000))
+    whole.joint_loss(batch())
+    sampled.joint_loss(batch())
+    name = "train/loss_identification"
+    assert sampled.logged[name] == pytest.approx(whole.logged[name], rel=1e-5), "all of them were drawn"
+    separate = model(classifier=ClassifierSettings(shared=False, sampled=1))
+    separate.joint_loss(batch()).backward()
+    assert separate.text_classifier.weight.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="sampled is for norm_softmax"):
+        ClassifierSettings(loss="cmpc", sampled=4)
+    with pytest.raises(ValueError, match="at least 1"):
+        ClassifierSettings(sampled=0)
+
+
 def test_noise_reaches_the_discriminator_alone_and_fades() -> None:
     quiet, noisy = model(), model(discriminator=replace(DISCRIMINATOR, noise=5.0))
     for made in (quiet, noisy):

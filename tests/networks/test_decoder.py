@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossmodal_bench.networks import CaptionDecoder
+from crossmodal_bench.networks.decoder import drawn_words
 
 VOCABULARY, DIM, START, END = 7, 5, 2, 3
 WORDS = torch.tensor([[4, 5, 6, 3], [5, 3, 0, 0], [1, 6, 3, 0]])
@@ -102,6 +103,62 @@ def test_samples_follow_the_distribution(decoder: CaptionDecoder, vectors: Tenso
     torch.testing.assert_close(shares.double(), expected, rtol=0, atol=0.03)
     assert not drawn[:, 0].eq(0).any() and not drawn.eq(START).any(), "neither padding nor start is a word"
     assert drawn[drawn[:, 0] == END, 1].eq(0).all(), "padding behind the end"
+
+
+def test_words_are_drawn_by_their_probabilities() -> None:
+    torch.manual_seed(4)
+    shares = torch.tensor([0.0, 0.4, 0.0, 0.3, 0.2, 0.1, 0.0])
+    drawn = drawn_words(shares.log().expand(50_000, -1))
+    counts = torch.bincount(drawn, minlength=7).double()
+    assert counts[shares == 0].eq(0).all()
+    expected = shares[shares > 0].double() * 50_000
+    # Chi-square with 3 degrees of freedom: 16.3 is passed once in a thousand.
+    assert ((counts[shares > 0] - expected).square() / expected).sum() < 16.3
+    assert drawn_words(torch.full((3, 7), torch.nan)).lt(7).all()
+
+
+@pytest.mark.parametrize(("level", "word"), [(0.0, 1), (1.0, 5)])
+def test_the_ends_of_a_distribution_are_words_too(
+    level: float, word: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A level that rounding has brought to the whole itself is beyond all words, and 0 is before the first.
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, level))
+    shares = torch.tensor([[0.0, 0.4, 0.0, 0.3, 0.2, 0.1, 0.0]])
+    assert drawn_words(shares.log()).tolist() == [word]
+
+
+def test_words_are_drawn_again_from_the_states_of_the_random_numbers() -> None:
+    log_probs = torch.randn(64, 50).log_softmax(1)
+    state = torch.get_rng_state()
+    first = drawn_words(log_probs)
+    torch.set_rng_state(state)
+    assert torch.equal(drawn_words(log_probs), first)
+
+
+def test_scheduled_sampling_draws_only_for_rows_that_take_their_own_word(
+    decoder: CaptionDecoder, vectors: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+
+    def likeliest(log_probs: Tensor) -> Tensor:
+        rows.append(len(log_probs))
+        return log_probs.argmax(1)
+
+    monkeypatch.setattr("crossmodal_bench.networks.decoder.drawn_words", likeliest)
+    before = torch.randint(4, VOCABULARY, (42, 5))
+    before[:, 0] = START
+    many = vectors.repeat(14, 1)
+    torch.manual_seed(5)
+    mixed = decoder._partly_own(many, before, 0.25)
+    torch.manual_seed(5)
+    own = torch.rand(before.shape) < 0.25
+    own[:, 0] = False
+    assert rows == [count for count in own.sum(0).tolist() if count]
+    for row in range(42):
+        words = before[row].tolist()
+        for position in torch.nonzero(own[row])[:, 0].tolist():
+            words[position] = int(after(decoder, many[row], words[1:position]).argmax())
+        assert mixed[row].tolist() == words
 
 
 def test_scheduled_sampling_replaces_words_before_by_its_own(

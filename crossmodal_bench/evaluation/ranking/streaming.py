@@ -20,11 +20,12 @@ from crossmodal_bench.evaluation.ranking.positives import (
 )
 from crossmodal_bench.evaluation.ranking.ranks import Ranks, make_ranks
 from crossmodal_bench.evaluation.ranking.tiles import NonFiniteScore, ScoreTiles
-from crossmodal_bench.evaluation.ranking.top import RunningTop
+from crossmodal_bench.evaluation.ranking.top import Places, RunningTop
 
 Reduce = Callable[[Tensor], Tensor]
 """The sum of one tensor over all processes, on every process."""
 
+_SPARSE = 16  # where more than one score of so many counts, they are counted without being listed
 _KEPT_BYTES = 64 * 2**20  # tiles with positives that are kept from the first pass for the second
 
 
@@ -112,18 +113,76 @@ def streamed_ranks(
             raise NonFiniteScore(first - 1, text)
 
     together(lambda: sweep.find_positives(mine))
-    sweep.i2t_best = maximum(total, sweep.i2t_best, rank, world_size)
-    sweep.t2i_best = maximum(total, sweep.t2i_best, rank, world_size)
+    for direction in (sweep.i2t, sweep.t2i):
+        direction.best = maximum(total, direction.best, rank, world_size)
     together(lambda: sweep.count(mine))
     return sweep.ranks(total, mine, rank, world_size)
 
 
-class _StreamingRanks:
-    """The state of one sweep on one process; items are numbered in the galleries' order.
+class _Direction:
+    """What one sweep finds for the queries of one direction, in the galleries' order.
 
-    i2t_best, t2i_best: the best positive's score of each query, -inf before any was seen.
-    i2t_counts, t2i_counts: (3, n_queries) as ``make_ranks`` takes them.
+    Attributes:
+        best: (n_queries,) the best positive's score, -inf before any was seen.
+        counts: (3, n_queries) as ``make_ranks`` takes them.
+        top: the best gallery items.
     """
+
+    def __init__(self, queries: int, gallery: int, top_k: int, like: Tensor) -> None:
+        self.best = like.new_full((queries,), -torch.inf)
+        self.counts = torch.zeros(3, queries, dtype=torch.int64, device=like.device)
+        self.top = RunningTop(queries, min(top_k, gallery), self.best)
+        self._flags = torch.empty(0, device=like.device)
+        # Models near chance have many scores above the best positive in each tile.
+        self._few_count = True
+
+    def find_best(self, start: int, query: Tensor, scores: Tensor) -> None:
+        """Take positives' ``scores`` (n,), of the queries ``query`` (n,) counted from ``start``."""
+        self.best[start:].scatter_reduce_(0, query, scores, "amax")
+
+    def count(
+        self, start: int, tile: Tensor, gallery_start: int, positives: tuple[Tensor, Tensor] | None
+    ) -> None:
+        """Take a tile (queries, gallery), with the queries and the scores of the positives inside it."""
+        stop = start + len(tile)
+        best, counts = self.best[start:stop], self.counts[:, start:stop]
+        floor = self.top.floor(start, tile)
+        # A query without a positive has nothing to compare with.
+        compared = best.masked_fill(best == -torch.inf, torch.inf)
+        places = None
+        if self._few_count:
+            places = Places.find(tile, torch.minimum(floor, compared), most=tile.numel() // _SPARSE)
+            self._few_count = places is not None
+        self.top.offer(start, tile, gallery_start, floor, places)
+        if places is None:
+            counts[0] += self._count(torch.ge, tile, compared)
+            counts[1] += self._count(torch.gt, tile, compared)
+        else:
+            threshold = compared.index_select(0, places.query)
+            for row, flags in ((0, places.score >= threshold), (1, places.score > threshold)):
+                counts[row] += torch.bincount(places.query, flags, len(tile)).long()
+        if positives is not None:
+            # They have been counted with their competitors.
+            query, scores = positives
+            threshold = best[query]
+            counts[0].scatter_add_(0, query, -(scores >= threshold).long())
+            counts[1].scatter_add_(0, query, -(scores > threshold).long())
+            counts[2].scatter_add_(0, query, (scores == threshold).long())
+
+    def _count(self, compare: Callable[..., Tensor], tile: Tensor, threshold: Tensor) -> Tensor:
+        # Comparing into fp32 and summing that is several times faster than summing booleans, and exact up to
+        # 2**24 a tile. The buffer is reused: fresh pages cost more than the comparison.
+        if self._flags.numel() < tile.numel():
+            self._flags = torch.empty(tile.numel(), device=tile.device)
+        flags = self._flags[: tile.numel()]
+        # In the order of the tile's own memory.
+        flags = flags.view(tile.shape) if tile.is_contiguous() else flags.view(tile.T.shape).T
+        compare(tile, threshold[:, None], out=flags)
+        return flags.sum(1).long()
+
+
+class _StreamingRanks:
+    """The state of one sweep on one process; items are numbered in the galleries' order."""
 
     def __init__(
         self,
@@ -151,14 +210,10 @@ class _StreamingRanks:
         self.image_order = torch.from_numpy(ordered.image_order).to(device)
         self.text_order = torch.from_numpy(ordered.text_order).to(device)
         self._find_tiles_of(ordered)
-        self.i2t_best = torch.full((n_images,), -torch.inf, dtype=self.tiles.dtype, device=device)
-        self.t2i_best = torch.full((n_texts,), -torch.inf, dtype=self.tiles.dtype, device=device)
-        self.i2t_top = RunningTop(n_images, min(top_k, n_texts), self.i2t_best)
-        self.t2i_top = RunningTop(n_texts, min(top_k, n_images), self.t2i_best)
-        self.i2t_counts = torch.zeros(3, n_images, dtype=torch.int64, device=device)
-        self.t2i_counts = torch.zeros(3, n_texts, dtype=torch.int64, device=device)
+        like = torch.empty(0, dtype=self.tiles.dtype, device=device)
+        self.i2t = _Direction(n_images, n_texts, top_k, like)
+        self.t2i = _Direction(n_texts, n_images, top_k, like)
         self._kept: dict[tuple[int, int], Tensor] = {}
-        self._scratch = torch.empty(0, device=device)
 
     def _find_tiles_of(self, ordered: Galleries) -> None:
         """Sort the positive pairs by the tiles in which they lie."""
@@ -186,15 +241,15 @@ class _StreamingRanks:
         """First pass: the best positives' scores, out of the tiles they share with their competitors."""
         kept = 0
         for row in rows:
-            top, bottom = self.tiles.rows[row]
-            for column, (left, right) in enumerate(self.tiles.columns):
+            top, _ = self.tiles.rows[row]
+            for column, (left, _) in enumerate(self.tiles.columns):
                 pairs = self.positives(row, column)
                 if pairs is None:
                     continue
                 tile = self.tiles(row, column)
                 scores = tile[pairs]
-                self.i2t_best[top:bottom].scatter_reduce_(0, pairs[0], scores, "amax")
-                self.t2i_best[left:right].scatter_reduce_(0, pairs[1], scores, "amax")
+                self.i2t.find_best(top, pairs[0], scores)
+                self.t2i.find_best(left, pairs[1], scores)
                 kept += tile.nbytes
                 if kept <= _KEPT_BYTES:
                     self._kept[row, column] = tile.clone()
@@ -202,48 +257,29 @@ class _StreamingRanks:
     def count(self, rows: range) -> None:
         """Second pass: competitors at or above each threshold, positives at it, and the top lists."""
         for row in rows:
-            top, bottom = self.tiles.rows[row]
-            for column, (left, right) in enumerate(self.tiles.columns):
+            top, _ = self.tiles.rows[row]
+            for column, (left, _) in enumerate(self.tiles.columns):
                 kept = self._kept.pop((row, column), None)
                 tile = self.tiles(row, column) if kept is None else kept
-                self.i2t_top.offer(top, tile, left)
-                self.t2i_top.offer(left, tile.T, top)
-                i2t_best, t2i_best = self.i2t_best[top:bottom], self.t2i_best[left:right]
                 pairs = self.positives(row, column)
-                if pairs is not None:
-                    tile = tile.clone() if kept is None else tile
-                    scores = tile[pairs]
-                    for counts, best, position in (
-                        (self.i2t_counts[2, top:bottom], i2t_best, pairs[0]),
-                        (self.t2i_counts[2, left:right], t2i_best, pairs[1]),
-                    ):
-                        counts.scatter_add_(0, position, (scores == best[position]).long())
-                    tile[pairs] = -torch.inf
-                for which, compare in enumerate((torch.ge, torch.gt)):
-                    self.i2t_counts[which, top:bottom] += self._count(compare, tile, i2t_best[:, None], 1)
-                    self.t2i_counts[which, left:right] += self._count(compare, tile, t2i_best, 0)
-
-    def _count(self, compare: Callable[..., Tensor], tile: Tensor, threshold: Tensor, dim: int) -> Tensor:
-        # Comparing into fp32 and summing that is several times faster than summing booleans, and exact up to
-        # 2**24 a tile. The buffer is reused: fresh pages cost more than the comparison.
-        if self._scratch.numel() < tile.numel():
-            self._scratch = torch.empty(tile.numel(), device=tile.device)
-        flags = self._scratch[: tile.numel()].view(tile.shape)
-        compare(tile, threshold, out=flags)
-        return flags.sum(dim).long()
+                scores = None if pairs is None else tile[pairs]
+                of_images = None if pairs is None or scores is None else (pairs[0], scores)
+                of_texts = None if pairs is None or scores is None else (pairs[1], scores)
+                self.i2t.count(top, tile, left, of_images)
+                self.t2i.count(left, tile.T, top, of_texts)
 
     def ranks(self, total: Reduce, rows: range, rank: int, world_size: int) -> Ranks:
         """Sum what the processes have found and put it into the caller's order."""
         mine = torch.zeros(len(self.image_order), dtype=torch.bool, device=self.tiles.device)
         for row in rows:
             mine[slice(*self.tiles.rows[row])] = True
-        i2t_scores = total(self.i2t_top.scores.masked_fill(~mine[:, None], 0))
-        i2t_indices = total(self.i2t_top.indices.masked_fill(~mine[:, None], 0))
-        t2i_scores, t2i_indices = self._merge(total, self.t2i_top, rank, world_size)
+        i2t_scores = total(self.i2t.top.scores.masked_fill(~mine[:, None], 0))
+        i2t_indices = total(self.i2t.top.indices.masked_fill(~mine[:, None], 0))
+        t2i_scores, t2i_indices = self._merge(total, self.t2i.top, rank, world_size)
         image, text = torch.argsort(self.image_order), torch.argsort(self.text_order)
         return make_ranks(
-            total(self.i2t_counts)[:, image],
-            total(self.t2i_counts)[:, text],
+            total(self.i2t.counts)[:, image],
+            total(self.t2i.counts)[:, text],
             (i2t_scores[image], self.text_order[i2t_indices[image]]),
             (t2i_scores[text], self.image_order[t2i_indices[text]]),
         )

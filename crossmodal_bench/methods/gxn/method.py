@@ -126,6 +126,7 @@ class GXN(RetrievalMethod):
         self.text_encoder_settings, self.ranking_settings = text_encoders, ranking
         self.optimizer_settings, self.schedule_settings = optimizer, schedule
         self.gather_negatives = gather_negatives
+        self._references: list[list[str]] | None = None
         self.fine_tuning_settings = fine_tuning or FineTuningSettings()
         on_pixels = "pixels" in image_encoder.requires
         self.fine_tuning_settings.check(trains_a_backbone=on_pixels and image_encoder.freeze != "always")
@@ -220,6 +221,7 @@ class GXN(RetrievalMethod):
 
     def on_fit_start(self) -> None:
         """Hand the training captions to the reward, if there is one."""
+        self._references = None
         first = None if self.captions is None else self.captions.reinforce_from
         if self.captions is None or first is None:
             return
@@ -355,8 +357,11 @@ class GXN(RetrievalMethod):
         """CIDEr of the captions that are written for the validation images, whose own are the references."""
         if self.captions is None:
             return {}
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        references: list[list[str]] = [[] for _ in range(len(images))]
-        for owner, caption in zip(caption_image.tolist(), data.corpus.caption_rows("val"), strict=True):
-            references[owner].append(" ".join(data.views.vocabulary.split(data.corpus.captions[caption])))
-        return {"cider": torch.tensor(cider_score(self.write(images), references)[0])}
+        if self._references is None:
+            # The same at each validation.
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            references: list[list[str]] = [[] for _ in range(len(images))]
+            for owner, caption in zip(caption_image.tolist(), data.corpus.caption_rows("val"), strict=True):
+                references[owner].append(" ".join(data.views.vocabulary.split(data.corpus.captions[caption])))
+            self._references = references
+        return {"cider": torch.tensor(cider_score(self.write(images), self._references)[0])}
