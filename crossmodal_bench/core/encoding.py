@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -60,6 +60,18 @@ class Encoding:
         if lengths and len(lengths) != len(parts):
             raise ValueError("cannot join ragged and fixed-size encodings")
         return Encoding(values, torch.cat(lengths) if lengths else None)
+
+
+@dataclass(frozen=True)
+class ComparableVectors:
+    """(N, D) and (M, D) vectors of images and texts, and the similarity that scores them.
+
+    ``euclidean`` is minus the distance.
+    """
+
+    similarity: Literal["cosine", "dot", "euclidean"]
+    images: Tensor
+    texts: Tensor
 
 
 Scorer = Callable[[Encoding, Encoding], Tensor]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.core.distributed import gather_objects, rank, world_size
-from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.encoding import ComparableVectors, Encoding
 from crossmodal_bench.core.errors import Diverged
 from crossmodal_bench.data.loader import Phase
 from crossmodal_bench.networks.backbones import BackboneSource
@@ -87,6 +87,13 @@ class RetrievalMethod(pl.LightningModule, ABC):
     @abstractmethod
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """(n_images, n_texts) scores; higher is better. Pairs are scored independently of each other."""
+
+    def comparable_vectors(self, images: Encoding, texts: Encoding) -> ComparableVectors | None:
+        """Vectors of which a plain similarity is exactly ``score``; None, for methods that compare otherwise.
+
+        What they give is what a search engine for vectors can hold.
+        """
+        return None
 
     @property
     def backbone(self) -> BackboneSource | None:
@@ -202,6 +209,16 @@ class RetrievalMethod(pl.LightningModule, ABC):
     def encode(self, batch: ImageBatch | TextBatch) -> Encoding:
         """Either modality."""
         return self.encode_images(batch) if isinstance(batch, ImageBatch) else self.encode_texts(batch)
+
+    def forward(self, batch: ImageBatch | TextBatch) -> Encoding:
+        """As ``encode``."""
+        return self.encode(batch)
+
+    def predict_step(  # type: ignore[override]
+        self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> Encoding:
+        """The encoding, on the CPU: ``predict`` keeps those of a whole split."""
+        return self.encode(batch).to("cpu")
 
     def validation_step(  # type: ignore[override]
         self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0
