@@ -62,17 +62,7 @@ class Encoding:
         return Encoding(values, torch.cat(lengths) if lengths else None)
 
 
-@dataclass(frozen=True)
-class ComparableVectors:
-    """(N, D) and (M, D) vectors of images and texts, and the similarity that scores them.
-
-    ``euclidean`` is minus the distance.
-    """
-
-    similarity: Literal["cosine", "dot", "euclidean"]
-    images: Tensor
-    texts: Tensor
-
-
+VectorSimilarity = Literal["cosine", "dot", "euclidean"]
+"""Of two vectors; ``euclidean`` is minus their distance."""
 Scorer = Callable[[Encoding, Encoding], Tensor]
 """(images, texts) to (n_images, n_texts); higher is better."""

@@ -159,7 +159,9 @@ class CrossModalDataModule(pl.LightningDataModule):
         if self.trainer is not None:
             self.build(self.trainer.lightning_module.requires)  # type: ignore[arg-type]
         elif self._spec is None:
-            self.build(given_views(self.corpus))
+            extracted = {"features"} if self.images.network is not None else set()
+            extracted |= {"regions"} if self.images.regions != "auto" else set()
+            self.build(given_views(self.corpus) - extracted)
 
     def state_dict(self) -> dict[str, Any]:
         """What checkpoints hold of the data: ``preprocessing``, without which their weights mean nothing."""

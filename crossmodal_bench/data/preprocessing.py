@@ -207,4 +207,6 @@ def wordpieces_state(name: str | None, tokenizer: Any) -> WordPiecesState:
     except Exception:
         written = ""
     special = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-    return WordPiecesState(name=name, tokenizer=written, special=special, limit=int(tokenizer.model_max_length))
+    return WordPiecesState(
+        name=name, tokenizer=written, special=special, limit=int(tokenizer.model_max_length)
+    )

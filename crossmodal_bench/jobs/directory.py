@@ -110,6 +110,15 @@ class JobDirectory:
         """A picture of the model's word vectors, see ``reporting.figures.qualitative``."""
         return self.path / "panel_words.png"
 
+    @property
+    def gallery(self) -> Path:
+        """The encodings that the record was measured with, see ``jobs.encoded_gallery``; small ones are kept."""
+        return self.path / "gallery.npz"
+
+    def cached_gallery(self, digest: str) -> Path:
+        """Encodings of another gallery that somebody has searched, named by a digest of what it holds."""
+        return self.path / f"gallery_{digest}.npz"
+
     # ---- what a running or failed job leaves ----------------------------------------------------------
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.core.distributed import gather_objects, rank, world_size
-from crossmodal_bench.core.encoding import ComparableVectors, Encoding
+from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.core.errors import Diverged
 from crossmodal_bench.data.loader import Phase
 from crossmodal_bench.networks.backbones import BackboneSource
@@ -88,12 +88,17 @@ class RetrievalMethod(pl.LightningModule, ABC):
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """(n_images, n_texts) scores; higher is better. Pairs are scored independently of each other."""
 
-    def comparable_vectors(self, images: Encoding, texts: Encoding) -> ComparableVectors | None:
-        """Vectors of which a plain similarity is exactly ``score``; None, for methods that compare otherwise.
+    @property
+    def vector_similarity(self) -> VectorSimilarity | None:
+        """The similarity of ``comparable_vectors`` that is exactly ``score``, as search engines need it.
 
-        What they give is what a search engine for vectors can hold.
+        None where fragments are compared, or vectors in another way.
         """
         return None
+
+    def comparable_vectors(self, encoding: Encoding) -> Tensor:
+        """(N, D) vectors of either modality; only where there is a ``vector_similarity``."""
+        return encoding.values
 
     @property
     def backbone(self) -> BackboneSource | None:

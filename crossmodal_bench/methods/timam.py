@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch, require
 from crossmodal_bench.core.distributed import gather
-from crossmodal_bench.core.encoding import ComparableVectors, Encoding
+from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.losses import (
     cmpc_loss,
     cmpm_loss,
@@ -399,6 +399,7 @@ class TIMAM(AdversarialMethod):
         """The cosine, Eq. 6."""
         return cosine_similarity(images.values, texts.values)
 
-    def comparable_vectors(self, images: Encoding, texts: Encoding) -> ComparableVectors | None:
-        """The representations, by their cosine."""
-        return ComparableVectors("cosine", images.values, texts.values)
+    @property
+    def vector_similarity(self) -> VectorSimilarity:
+        """The cosine of the representations."""
+        return "cosine"

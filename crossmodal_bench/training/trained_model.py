@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from crossmodal_bench.core.checkpoint_files import damage
-from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import read_yaml
-from crossmodal_bench.core.validation import damaged
+from crossmodal_bench.core.validation import damaged, validated
+from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.preprocessing import PreprocessingState
 from crossmodal_bench.evaluation import Protocol
 from crossmodal_bench.evaluation.ensemble import Member
 from crossmodal_bench.jobs.directory import read_json
@@ -69,11 +71,7 @@ def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corp
         cli.datamodule.hand_over(corpora[key])
     corpora[key] = cli.datamodule.corpus
     corpus = corpora[key]
-    if corpus.fingerprint != record.data.fingerprint:
-        raise BadInput(
-            f"the data of {record.directory} have changed below {data_root} (fingerprint "
-            f"{corpus.fingerprint[:12]}, in its record {record.data.fingerprint[:12]}); run that job again"
-        )
+    _check_data(record, corpus, data_root)
     checkpoint = chosen_checkpoint(record.files, record.selection.metric)
     try:
         cli.trainer.test(
@@ -90,6 +88,87 @@ def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corp
     # Lightning has moved it to the CPU, and no other accelerator than CUDA scores in double precision.
     device = cli.trainer.strategy.root_device if torch.cuda.is_available() else torch.device("cpu")
     return Encoded(Member(images, texts, model.to(device).score), corpus, device, model)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A finished job's model, and how new items become what it reads, without the data that it was trained on.
+
+    Attributes:
+        model: with the tested weights, in evaluation mode, on the CPU.
+        data: the job's data module, which has read nothing.
+        preprocessing: out of the checkpoint.
+    """
+
+    model: RetrievalMethod
+    data: CrossModalDataModule
+    preprocessing: PreprocessingState
+
+
+def load_model(record: Record, data_root: Path, cache: Path) -> LoadedModel:
+    """The tested model of a finished job.
+
+    Its data are read only where its checkpoint was written by a version that kept no vocabulary in it.
+
+    Args:
+        record: of the job.
+        data_root: where such a run's data are, and weights of networks.
+        cache: where features of such a run's data are kept.
+
+    Raises:
+        BadInput: the checkpoint is missing, damaged or of another model, or it needs data that are not there.
+    """
+    check_model(record)
+    path = chosen_checkpoint(record.files, record.selection.metric)
+    config = _config(record, data_root, cache)
+    cli = instantiate(
+        config,
+        accelerator="cpu",
+        devices=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=str(record.directory),
+    )
+    model, data = cli.model, cli.datamodule
+    assert isinstance(model, RetrievalMethod)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        model.on_load_checkpoint(content)
+        model.load_state_dict(content["state_dict"])
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{path} does not fit {record.job.method} as it is built today; run that job again"
+        ) from error
+    kept = content.get(CrossModalDataModule.__qualname__)
+    if isinstance(kept, dict) and "preprocessing" in kept:
+        state = validated(PreprocessingState, kept["preprocessing"], f"{path}: preprocessing")
+    else:
+        state = _rebuilt_preprocessing(record, data, model, data_root)
+    return LoadedModel(model.eval(), data, state)
+
+
+def _rebuilt_preprocessing(
+    record: Record, data: CrossModalDataModule, model: RetrievalMethod, data_root: Path
+) -> PreprocessingState:
+    try:
+        _check_data(record, data.corpus, data_root)
+    except MissingInput as error:
+        raise BadInput(
+            f"{record.directory} was trained by a version whose checkpoints bring no vocabulary along, and the "
+            f"data that it is made from are not below {data_root} ({error}); give --data-root, or run that job "
+            "again"
+        ) from error
+    data.build(model.requires)
+    return data.preprocessing
+
+
+def _check_data(record: Record, corpus: Corpus, data_root: Path) -> None:
+    if corpus.fingerprint != record.data.fingerprint:
+        raise BadInput(
+            f"the data of {record.directory} have changed below {data_root} (fingerprint "
+            f"{corpus.fingerprint[:12]}, in its record {record.data.fingerprint[:12]}); run that job again"
+        )
 
 
 def check_model(record: Record) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
-from crossmodal_bench.core.encoding import ComparableVectors, Encoding
+from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.networks import Freezable, TextSource
 from crossmodal_bench.networks.backbones import BackboneSource
@@ -57,8 +57,9 @@ class Host(nn.Module, ABC):
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """(n_images, n_texts) similarities of what is ``scored``; higher is better."""
 
-    def comparable_vectors(self, images: Encoding, texts: Encoding) -> ComparableVectors | None:
-        """See RetrievalMethod.comparable_vectors; None for hosts that compare fragments."""
+    @property
+    def vector_similarity(self) -> VectorSimilarity | None:
+        """See RetrievalMethod; None for hosts that compare fragments."""
         return None
 
     @property

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch, require
-from crossmodal_bench.core.encoding import ComparableVectors, Encoding
+from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.methods.hosts.base import Encoded, Host
 from crossmodal_bench.networks import Freezable, TextSource, UnitEmbedding, WordStates, unit
 from crossmodal_bench.networks.backbones import trained_network
@@ -93,6 +93,7 @@ class VSE(Host):
                 return cosine_similarity(images.values, texts.values)
             return order_similarity(images.values, texts.values, "text_minus_image", squared=False)
 
-    def comparable_vectors(self, images: Encoding, texts: Encoding) -> ComparableVectors | None:
-        """The vectors, by their cosine; an order violation is no product of vectors."""
-        return ComparableVectors("cosine", images.values, texts.values) if self.measure == "cosine" else None
+    @property
+    def vector_similarity(self) -> VectorSimilarity | None:
+        """The cosine; an order violation is no similarity of two directions."""
+        return "cosine" if self.measure == "cosine" else None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch, require
-from crossmodal_bench.core.encoding import ComparableVectors, Encoding
+from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.methods.hosts.base import Encoded, Host
 from crossmodal_bench.networks.captioning import CaptionGenerator
 from crossmodal_bench.networks.embedding import unit
@@ -83,9 +83,10 @@ class VSRN(Host):
         with torch.autocast(images.values.device.type, enabled=False):
             return images.values @ texts.values.T
 
-    def comparable_vectors(self, images: Encoding, texts: Encoding) -> ComparableVectors | None:
-        """The unit vectors, by their inner product."""
-        return ComparableVectors("dot", images.values, texts.values)
+    @property
+    def vector_similarity(self) -> VectorSimilarity:
+        """The inner product of unit vectors."""
+        return "dot"
 
     def auxiliary_loss(self, images: Encoded, texts: TextBatch) -> Tensor | None:
         """The weighted loss of generating each caption from its image's reasoned regions."""
