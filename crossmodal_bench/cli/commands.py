@@ -50,9 +50,22 @@ def report(arguments: argparse.Namespace) -> int:
     if not arguments.format and not _is_writable(arguments.runs):
         formats = ("terminal",)
         warn_once(f"{arguments.runs} is not yours to write to, so the report is printed and not kept")
+    if arguments.json:
+        return _print_report_json(arguments.runs, references)
     report = build_report(arguments.runs, formats, references)
     if report.files:
         tell(f"Report: {', '.join(str(path) for path in report.files)}")
+    return 0
+
+
+def _print_report_json(runs: Path, references: Any) -> int:
+    """The data frame's lines as JSON, with null for what is not known; nothing is written."""
+    import json
+
+    from crossmodal_bench.reporting.table import frame, shown_tables
+
+    lines = frame(shown_tables(runs, references)).to_json(orient="records")
+    print(json.dumps(json.loads(lines), indent=1))
     return 0
 
 

@@ -219,7 +219,7 @@ class RetrievalMethod(pl.LightningModule, ABC):
         """As ``encode``."""
         return self.encode(batch)
 
-    def predict_step(  # type: ignore[override]
+    def predict_step(
         self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> Encoding:
         """The encoding, on the CPU: ``predict`` keeps those of a whole split."""

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from crossmodal_bench.core.checkpoint_files import damage
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.core.files import read_yaml
+from crossmodal_bench.core.files import first_line, read_yaml
+from crossmodal_bench.core.files import read_json as read_file_json
 from crossmodal_bench.core.validation import damaged, validated
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.preprocessing import PreprocessingState
 from crossmodal_bench.evaluation import Protocol
 from crossmodal_bench.evaluation.ensemble import Member
-from crossmodal_bench.jobs.directory import read_json
+from crossmodal_bench.jobs.directory import JobDirectory, read_json
 from crossmodal_bench.jobs.inputs import corpus_key, fitting_protocols
 from crossmodal_bench.jobs.locks import is_locked
 from crossmodal_bench.jobs.record import Record
@@ -26,6 +28,9 @@ from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.callbacks import RetrievalEvaluation
 from crossmodal_bench.training.checkpoints import chosen_checkpoint, is_behind
 from crossmodal_bench.training.lightning_cli import instantiate
+
+DATA = CrossModalDataModule.__qualname__
+"""Under which checkpoints hold the data module's state."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +123,12 @@ def load_model(record: Record, data_root: Path, cache: Path) -> LoadedModel:
     Raises:
         BadInput: the checkpoint is missing, damaged or of another model, or it needs data that are not there.
     """
-    check_model(record)
-    path = chosen_checkpoint(record.files, record.selection.metric)
-    config = _config(record, data_root, cache)
+    exported = record.files.exported_weights.is_file()
+    if not exported:
+        check_model(record)
+    path, content = _exported(record.files) if exported else _checkpoint(record)
     cli = instantiate(
-        config,
+        _config(record, data_root, cache),
         accelerator="cpu",
         devices=1,
         enable_progress_bar=False,
@@ -132,7 +138,6 @@ def load_model(record: Record, data_root: Path, cache: Path) -> LoadedModel:
     )
     model, data = cli.model, cli.datamodule
     assert isinstance(model, RetrievalMethod)
-    content = torch.load(path, map_location="cpu", weights_only=True)
     try:
         model.on_load_checkpoint(content)
         model.load_state_dict(content["state_dict"])
@@ -140,12 +145,44 @@ def load_model(record: Record, data_root: Path, cache: Path) -> LoadedModel:
         raise BadInput(
             f"{path} does not fit {record.job.method} as it is built today; run that job again"
         ) from error
-    kept = content.get(CrossModalDataModule.__qualname__)
+    kept = content.get(DATA)
     if isinstance(kept, dict) and "preprocessing" in kept:
         state = validated(PreprocessingState, kept["preprocessing"], f"{path}: preprocessing")
     else:
         state = _rebuilt_preprocessing(record, data, model, data_root)
     return LoadedModel(model.eval(), data, state)
+
+
+def exported_state(record: Record) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a folder of a record's weights holds: the state dictionary, and what else its checkpoint has of use.
+
+    Raises:
+        BadInput: as ``check_model``; or the checkpoint was written by a version that kept no vocabulary in it.
+    """
+    check_model(record)
+    path, content = _checkpoint(record)
+    if not content.get(DATA):
+        raise BadInput(
+            f"{path} was written by a version whose checkpoints bring no vocabulary along; run that job again"
+        )
+    return dict(content["state_dict"]), {name: content[name] for name in (DATA, "data_spec")}
+
+
+def _checkpoint(record: Record) -> tuple[Path, dict[str, Any]]:
+    path = chosen_checkpoint(record.files, record.selection.metric)
+    return path, torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _exported(files: JobDirectory) -> tuple[Path, dict[str, Any]]:
+    path = files.exported_weights
+    content = read_file_json(files.exported_state)
+    if not isinstance(content, dict):
+        raise BadInput(f"{files.exported_state} holds no keys; export that run again")
+    try:
+        return path, {**content, "state_dict": load_file(path, device="cpu")}
+    # Its library has an exception of its own, which is no class of Python's.
+    except Exception as error:
+        raise BadInput(f"{path} cannot be read ({first_line(error)}); export that run again") from error
 
 
 def _rebuilt_preprocessing(
