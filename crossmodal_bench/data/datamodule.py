@@ -152,7 +152,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         return self._preprocessing
 
     def setup(self, stage: str = "fit") -> None:
-        """Build what the trainer's method requires; by hand, without a trainer, what the data set itself gives.
+        """Build what the trainer's method requires; by hand, with no trainer, what the data set itself gives.
 
         By hand, views that were built before stay, and nothing is extracted by a network.
         """

@@ -52,12 +52,14 @@ class PictureEncoding:
         state = self.state
         if "regions" in state.requires and state.regions is None:
             return (
-                f"the model reads the regions that {state.dataset} brings along, and a new picture has none; train "
+                f"the model reads the regions that {state.dataset} brings along, and a new picture has "
+                "none; train "
                 "it on extracted ones, which any picture has (--set data.images.regions=grid, or detector)"
             )
         if "features" in state.requires and state.features is None and not self.dataset.describes_pictures:
             return (
-                f"the model reads the image features that {state.dataset} brings along, and a new picture has none; "
+                f"the model reads the image features that {state.dataset} brings along, and a new picture "
+                "has none; "
                 "train it on those of a network, which any picture has (--network mobilenet_v2)"
             )
         return ""
@@ -112,7 +114,8 @@ class PictureEncoding:
         if source.weights_sha256 != state.weights_sha256:
             raise BadInput(
                 f"the weights of {state.network} ({source.weights}) are not those of the training "
-                f"({state.weights}, checksum {state.weights_sha256}); put that file into {self.data_root}/weights"
+                f"({state.weights}, checksum {state.weights_sha256}); put that file into "
+                f"{self.data_root}/weights"
             )
         return module.eval().to(self.device)
 

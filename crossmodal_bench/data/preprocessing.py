@@ -1,7 +1,9 @@
 """How new sentences become the batches that a model was trained on: what its checkpoint brings along.
 
-A vocabulary, a bag of words and a tokenizer are fitted on training captions. They lie in every checkpoint, as the
-data module's state, because weights mean nothing without them: a checkpoint answers wherever it is copied to, and
+A vocabulary, a bag of words and a tokenizer are fitted on training captions. They lie in every checkpoint,
+as the
+data module's state, because weights mean nothing without them: a checkpoint answers wherever it is copied
+to, and
 can never be read with the vocabulary of another training.
 """
 
@@ -51,7 +53,7 @@ class WordPiecesState(Model):
 
 
 class BagState(Model):
-    """The view ``bow`` where it is made from captions: words in the order of the columns, and what each weighs."""
+    """The view ``bow`` where it is made from captions: words in column order, and what each weighs."""
 
     words: Items[str]
     weights: Items[float]
@@ -131,14 +133,14 @@ class Preprocessing:
         """Why no new sentence can be encoded, and what would be needed; empty where it can."""
         if "bow" in self.state.requires and self.state.bag is None:
             return (
-                f"the model reads the text features that {self.state.dataset} brings along, and a new sentence has "
+                f"the model reads the text features that {self.state.dataset} brings along, and a new "
+                "sentence has "
                 "none; train it on a data set with captions, whose bags of words are made here"
             )
         return ""
 
     def unknown_words(self, sentence: str) -> list[str]:
-        """The sentence's words that the model has never been told apart, each once; of word pieces, those that
-        no pieces make up."""
+        """The sentence's words that the model does not know, each once; of word pieces, those that none make up."""
         unknown: list[str] = []
         if self.vocabulary is not None:
             known = set(self.vocabulary.words)

@@ -140,7 +140,8 @@ class BagOfWords:
         """
         if not words or len(words) != len(set(words)) or len(words) != len(weights):
             raise BadInput(
-                f"a bag of {len(words)} words with {len(weights)} weights cannot be used; give every word once, "
+                f"a bag of {len(words)} words with {len(weights)} weights cannot be used; give every word "
+                "once, "
                 "with its weight"
             )
         bag = cls(len(words))

@@ -335,7 +335,7 @@ def base_of(method: str) -> str | None:
 
 
 def dataset_title(name: str) -> str:
-    """What a data set of a file of ours, or of the user's, is, in a line; empty where the file does not say."""
+    """What a data set of ours, or of the user's, is, in a line; empty where its file does not say."""
     content = _file("datasets", name)
     assert isinstance(content, DatasetFile)
     return content.title

@@ -23,7 +23,8 @@ def export_embeddings(run: TrainedRun, folder: Path, kind: str = "npy") -> list[
     """Write the vectors of images and of captions that the run's record was measured with.
 
     As ``npy``: ``images.npy`` and ``texts.npy`` (float32), ``image_ids.txt`` and ``caption_ids.txt``. As
-    ``parquet``: ``images.parquet`` (``id``, ``vector``) and ``texts.parquet`` (``id``, ``image``, ``caption``,
+    ``parquet``: ``images.parquet`` (``id``, ``vector``) and ``texts.parquet`` (``id``, ``image``,
+    ``caption``,
     ``vector``).
 
     Args:
@@ -94,7 +95,8 @@ def _pyarrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise BadInput(
-            "--format parquet needs pyarrow, which is not installed; pip install 'crossmodal-bench[parquet]', or "
+            "--format parquet needs pyarrow, which is not installed; pip install "
+            "'crossmodal-bench[parquet]', or "
             "take --format npy"
         ) from error
     return pyarrow

@@ -76,7 +76,8 @@ def kept_gallery(record: Record, data_root: Path, say: Callable[[str], None]) ->
             return read_gallery(path)
     if files.exported_weights.is_file():
         raise BadInput(
-            f"{record.directory} was handed out without the split that it was tested on; name what to search with "
+            f"{record.directory} was handed out without the split that it was tested on; name what to "
+            "search with "
             "--gallery"
         )
     say(f"Encoding the {record.evaluated_on} split of {record.job.dataset}, once")
@@ -84,7 +85,8 @@ def kept_gallery(record: Record, data_root: Path, say: Callable[[str], None]) ->
         encoded = encode(record, data_root, cache_of(record), {})
     except BadInput as error:
         raise BadInput(
-            f"{record.directory} has kept no encodings of its {record.evaluated_on} split, and they cannot be made "
+            f"{record.directory} has kept no encodings of its {record.evaluated_on} split, and they cannot "
+            "be made "
             f"again: {error}"
         ) from error
     member = encoded.member
@@ -209,7 +211,8 @@ def _keep(files: JobDirectory, place: str, path: Path, gallery: EncodedGallery) 
             old.unlink(missing_ok=True)
     except OSError as error:
         warn_once(
-            f"{path} cannot be written ({error.strerror or error}), so the gallery will be encoded again next time"
+            f"{path} cannot be written ({error.strerror or error}), so the gallery will be encoded again "
+            "next time"
         )
 
 

@@ -349,7 +349,8 @@ def single_record(run: str | Path, runs: Path) -> Record:
         raise BadInput(f"{record.directory} is a sum of several models; name one of them: {members}")
     if not _has_model(record.files, record):
         raise BadInput(
-            f"{record.directory} has no weights, as rows of results/ and rows of given vectors have none; run its "
+            f"{record.directory} has no weights, as rows of results/ and rows of given vectors have none; "
+            "run its "
             f"job first (crossmodal-bench reproduce {run}), or name a job below {runs}"
         )
     return record
@@ -363,8 +364,10 @@ def check_vectors(run: TrainedRun) -> None:
     """Raise BadInput for a run whose method compares otherwise than by a similarity of two vectors."""
     if run.model.vector_similarity is None:
         raise BadInput(
-            f"{run.record.job.method} does not compare by one vector of an image and one of a sentence, so an index "
-            "of vectors cannot search as it does; ask it with crossmodal-bench retrieve, or choose a method that "
+            f"{run.record.job.method} does not compare by one vector of an image and one of a sentence, so "
+            "an index "
+            "of vectors cannot search as it does; ask it with crossmodal-bench retrieve, or choose a "
+            "method that "
             "compares vectors (vse, vsrn, timam, acmr, cca, sm)"
         )
 

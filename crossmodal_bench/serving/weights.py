@@ -1,4 +1,4 @@
-"""A run's model to hand out: weights without code, what reads new items, and a card that says what they are."""
+"""A run's model to hand out: weights without code, what reads new items, and a card."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from crossmodal_bench.training.trained_model import DATA, exported_state
 
 
 def export_weights(record: Record, folder: Path) -> list[Path]:
-    """Write ``model.safetensors``, ``model.json``, ``config.yaml``, ``record.json`` and the card ``README.md``.
+    """Write ``model.safetensors``, ``model.json``, ``config.yaml``, ``record.json`` and ``README.md``, a card.
 
-    The folder answers `crossmodal-bench retrieve FOLDER --gallery PICTURES` and ``crossmodal_bench.load`` on any
+    The folder answers `crossmodal-bench retrieve FOLDER --gallery PICTURES` and ``crossmodal_bench.load`` on
+    any
     machine. It holds no image and no caption; a vocabulary is a list of single words.
 
     Args:
@@ -86,15 +87,16 @@ def _card(record: Record, preprocessing: PreprocessingState, weights: dict[str, 
     yield f"---\n{yaml.safe_dump(head, sort_keys=False)}---"
     yield f"\n# {_line(title)} on {_line(job.dataset)}\n"
     yield (
-        f"Row `{_line(name)}`, preset `{job.preset}`, seed {job.seed}: an image-text retrieval model, trained and "
+        f"Row `{_line(name)}`, preset `{job.preset}`, seed {job.seed}: an image-text retrieval model, "
+        "trained and "
         "measured by crossmodal-bench."
     )
     yield "\n## Data\n"
     for split, counts in record.data.counts.items():
         yield f"- {split}: {counts['images']:,} images, {counts['captions']:,} captions"
-    yield f"- fingerprint of the data `{record.data.fingerprint}`, of the test split `{record.data.split_hash}`"
+    yield f"- fingerprint `{record.data.fingerprint}`, of the test split `{record.data.split_hash}`"
     yield f"- licence of the data: {_line(experiments.licence_of(job.dataset))}"
-    yield "- The weights were made from these data; whether they may be used is for the data's owners to say, too."
+    yield "- The weights were made from these data: whether they may be used, the data's owners say, too."
     yield "\n## Numbers\n"
     for part in record.by_protocol():
         doubt = f" (split unverified: it has only the counts of {part.resembles})" if part.resembles else ""
@@ -110,7 +112,10 @@ def _card(record: Record, preprocessing: PreprocessingState, weights: dict[str, 
                 interval = " to ".join(metric_table.formatted(key, bound) for bound in bounds)
             yield f"| {key} | {value} | {interval} |"
         yield ""
-    yield "Recalls are in percent, ranks count from 1, mAP is a fraction. Numbers of other protocols are not comparable."
+    yield (
+        "Recalls are in percent, ranks count from 1, mAP is a fraction. Numbers of other protocols are not "
+        "comparable."
+    )
     yield "\n## Training\n"
     yield f"- checkpoint: {_line(record.selection.rule)}"
     for encoders in record.encoders:
@@ -129,7 +134,8 @@ def _card(record: Record, preprocessing: PreprocessingState, weights: dict[str, 
     else:
         yield 'run.search("a sentence", gallery="a folder of pictures", top=5)\n```'
     yield (
-        "\nThe weights are `model.safetensors`, which holds numbers and no code; `model.json` has vocabulary, tokenizer "
+        "\nThe weights are `model.safetensors`, which holds numbers and no code; `model.json` has "
+        "vocabulary, tokenizer "
         "and image transform; `config.yaml` names the classes; `record.json` has every number above."
     )
 
@@ -171,7 +177,8 @@ def _inputs(preprocessing: PreprocessingState) -> Iterator[str]:
             yield f"{view}: of {own}" if view == "regions" else f"image features: {own}"
         else:
             checksum = f"checksum {network.weights_sha256}"
-            yield f"pictures, by {view} of {network.network} ({network.weights}, {checksum}), which must be at hand"
+            origin = f"{network.network} ({network.weights}, {checksum})"
+            yield f"pictures, by {view} of {origin}, which must be at hand"
 
 
 def _line(text: str) -> str:

@@ -97,7 +97,7 @@ def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corp
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A finished job's model, and how new items become what it reads, without the data that it was trained on.
+    """A finished job's model, and how new items become what it reads, without its data.
 
     Attributes:
         model: with the tested weights, in evaluation mode, on the CPU.
@@ -154,10 +154,11 @@ def load_model(record: Record, data_root: Path, cache: Path) -> LoadedModel:
 
 
 def exported_state(record: Record) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What a folder of a record's weights holds: the state dictionary, and what else its checkpoint has of use.
+    """What is handed out of a record's model: the state dictionary, and what else its checkpoint says.
 
     Raises:
-        BadInput: as ``check_model``; or the checkpoint was written by a version that kept no vocabulary in it.
+        BadInput: as ``check_model``; or the checkpoint was written by a version that kept no vocabulary in
+        it.
     """
     check_model(record)
     path, content = _checkpoint(record)
@@ -192,8 +193,10 @@ def _rebuilt_preprocessing(
         _check_data(record, data.corpus, data_root)
     except MissingInput as error:
         raise BadInput(
-            f"{record.directory} was trained by a version whose checkpoints bring no vocabulary along, and the "
-            f"data that it is made from are not below {data_root} ({error}); give --data-root, or run that job "
+            f"{record.directory} was trained by a version whose checkpoints bring no vocabulary along, and "
+            "the "
+            f"data that it is made from are not below {data_root} ({error}); give --data-root, or run that "
+            "job "
             "again"
         ) from error
     data.build(model.requires)
