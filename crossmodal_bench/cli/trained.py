@@ -29,8 +29,8 @@ def add_retrieve_arguments(command: argparse.ArgumentParser) -> None:
     query = command.add_mutually_exclusive_group(required=True)
     query.add_argument("--text", help="a sentence: finds images")
     query.add_argument("--image", type=Path, metavar="FILE", help="a picture: finds sentences")
-    text = "a folder of pictures (with --text), or a file of sentences, one a line (with --image); else what the "
-    command.add_argument("--gallery", type=Path, metavar="FOLDER", help=f"{text}run was tested on")
+    text = "a folder of pictures (with --text), or a file of sentences, one a line (with --image); else what "
+    command.add_argument("--gallery", type=Path, metavar="FOLDER", help=f"{text}the run was tested on")
     command.add_argument("--top", type=int, default=10, help="how many answers (10)")
     command.add_argument("--html", type=Path, metavar="FILE", help="also write a page with the pictures")
     command.add_argument("--device", default="auto", help="auto, cpu or cuda")

@@ -140,7 +140,10 @@ class Preprocessing:
         return ""
 
     def unknown_words(self, sentence: str) -> list[str]:
-        """The sentence's words that the model does not know, each once; of word pieces, those that none make up."""
+        """The sentence's words that the model does not know, each once.
+
+        Of word pieces, the words that no pieces make up.
+        """
         unknown: list[str] = []
         if self.vocabulary is not None:
             known = set(self.vocabulary.words)

@@ -23,7 +23,7 @@ from crossmodal_bench.training.trained_model import DATA, exported_state
 
 
 def export_weights(record: Record, folder: Path) -> list[Path]:
-    """Write ``model.safetensors``, ``model.json``, ``config.yaml``, ``record.json`` and ``README.md``, a card.
+    """Write ``model.safetensors``, ``model.json``, ``config.yaml``, ``record.json`` and ``README.md``.
 
     The folder answers `crossmodal-bench retrieve FOLDER --gallery PICTURES` and ``crossmodal_bench.load`` on
     any

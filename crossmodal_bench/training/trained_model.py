@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -127,15 +131,16 @@ def load_model(record: Record, data_root: Path, cache: Path) -> LoadedModel:
     if not exported:
         check_model(record)
     path, content = _exported(record.files) if exported else _checkpoint(record)
-    cli = instantiate(
-        _config(record, data_root, cache),
-        accelerator="cpu",
-        devices=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=str(record.directory),
-    )
+    with _unchanged_session():
+        cli = instantiate(
+            _config(record, data_root, cache),
+            accelerator="cpu",
+            devices=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            default_root_dir=str(record.directory),
+        )
     model, data = cli.model, cli.datamodule
     assert isinstance(model, RetrievalMethod)
     try:
@@ -151,6 +156,24 @@ def load_model(record: Record, data_root: Path, cache: Path) -> LoadedModel:
     else:
         state = _rebuilt_preprocessing(record, data, model, data_root)
     return LoadedModel(model.eval(), data, state)
+
+
+@contextmanager
+def _unchanged_session() -> Iterator[None]:
+    """Keep what a configuration sets for a training from whoever only wants its model, in a notebook say.
+
+    Random numbers, deterministic algorithms, and what Lightning has to say of the machine.
+    """
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    silent = logging.root.manager.disable
+    logging.disable(max(silent, logging.INFO))
+    try:
+        with isolate_rng():
+            yield
+    finally:
+        logging.disable(silent)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 def exported_state(record: Record) -> tuple[dict[str, Tensor], dict[str, Any]]:
