@@ -259,7 +259,7 @@ def _add_trained_run_commands(commands: Any) -> None:
     trained.add_export_arguments(embeddings, "embeddings")
     embeddings.add_argument("--format", default="npy", help="npy, or parquet (needs pyarrow) (npy)")
     text = "a run's weights to hand out: safetensors, what reads new items, and a model card"
-    weights = _command(commands, "export-weights", trained.export_weights, text, ("runs",))
+    weights = _command(commands, "export-weights", trained.export_weights, text, of_model)
     trained.add_export_arguments(weights, "weights")
 
 

@@ -120,10 +120,10 @@ def export_embeddings(arguments: argparse.Namespace) -> int:
 
 def export_weights(arguments: argparse.Namespace) -> int:
     """Write a run's weights with a card."""
-    from crossmodal_bench.serving.trained_run import single_record
+    run = _loaded(arguments)
     from crossmodal_bench.serving.weights import export_weights
 
-    for path in export_weights(single_record(arguments.run_name, arguments.runs), arguments.to):
+    for path in export_weights(run, arguments.to):
         tell(str(path))
     tell(f"Ask it: crossmodal-bench retrieve {arguments.to} --text '...' --gallery PICTURES")
     return 0

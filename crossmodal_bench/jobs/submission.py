@@ -151,6 +151,13 @@ def portable_config(record: Record) -> dict[str, Any]:
     return portable
 
 
+def portable(content: dict[str, Any], record: Record) -> dict[str, Any]:
+    """Other plain values of a record's run, likewise."""
+    mapped: dict[str, Any] = _mapped(content, _path_replacement(record, _config(record)))
+    _check_portable(mapped, record.directory)
+    return mapped
+
+
 def portable_record(record: Record) -> dict[str, Any]:
     """What a record's file holds, likewise."""
     config = {} if record.ensemble else _config(record)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from crossmodal_bench.core.class_paths import trust
 from crossmodal_bench.core.encoding import Encoding
-from crossmodal_bench.core.errors import BadInput, MissingInput, nearest, tell
+from crossmodal_bench.core.errors import BadInput, nearest, tell
 from crossmodal_bench.data.features import Progress
 from crossmodal_bench.data.images import ImageFiles
 from crossmodal_bench.data.new_pictures import PictureEncoding
@@ -291,18 +291,21 @@ class TrainedRun:
 
     @cached_property
     def _split(self) -> Gallery:
-        encoded = kept_gallery(self.record, self.data_root, tell)
-        return Gallery(encoded, "", self._pictures_of_the_split())
+        return Gallery(kept_gallery(self.record, self.data_root, tell), "", self._picture_of)
 
-    def _pictures_of_the_split(self) -> PictureOf | None:
-        """The data set's pictures, as far as its files are there; nothing is computed from them."""
-        data = self._data
+    def _picture_of(self, name: str) -> Image.Image:
+        """A picture of the data set, as far as its files are there; KeyError where they are not."""
+        if self._pictures is None:
+            raise KeyError(name)
+        return self._pictures(name)
+
+    @cached_property
+    def _pictures(self) -> PictureOf | None:
+        # Read when a picture is wanted: an answer in words need not wait for it.
         try:
-            reader = data.dataset
-            corpus = reader.read(data.root)
-        except (MissingInput, BadInput):
+            return pictures_of(self._data.dataset.read(self._data.root))
+        except BadInput:
             return None
-        return pictures_of(corpus)
 
 
 def load(

@@ -17,12 +17,13 @@ from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.encoders import Encoders
-from crossmodal_bench.jobs.record import Record, row_name, write_record
-from crossmodal_bench.jobs.submission import portable_config, portable_record
+from crossmodal_bench.jobs.record import row_name, write_record
+from crossmodal_bench.jobs.submission import portable, portable_config, portable_record
+from crossmodal_bench.serving.trained_run import TrainedRun
 from crossmodal_bench.training.trained_model import DATA, exported_state
 
 
-def export_weights(record: Record, folder: Path) -> list[Path]:
+def export_weights(run: TrainedRun, folder: Path) -> list[Path]:
     """Write ``model.safetensors``, ``model.json``, ``config.yaml``, ``record.json`` and ``README.md``.
 
     The folder answers `crossmodal-bench retrieve FOLDER --gallery PICTURES` and ``crossmodal_bench.load`` on
@@ -30,7 +31,7 @@ def export_weights(record: Record, folder: Path) -> list[Path]:
     machine. It holds no image and no caption; a vocabulary is a list of single words.
 
     Args:
-        record: the run's.
+        run: the run.
         folder: where to; it is made.
 
     Returns:
@@ -40,7 +41,10 @@ def export_weights(record: Record, folder: Path) -> list[Path]:
         BadInput: the run has no usable checkpoint, its configuration names folders of this machine, or the
             folder holds another run or cannot be written.
     """
+    record = run.record
     files = JobDirectory(folder)
+    if record.files.exported_weights.is_file():
+        raise BadInput(f"{record.directory} has been exported already; copy that folder")
     if folder.resolve() == record.directory.resolve():
         raise BadInput(f"{folder} is the run's own folder; name another one")
     if files.record.exists() and not files.exported_weights.is_file():
@@ -48,10 +52,14 @@ def export_weights(record: Record, folder: Path) -> list[Path]:
     weights, state = exported_state(record)
     config = portable_config(record)
     content = portable_record(record)
-    preprocessing = PreprocessingState.model_validate(state[DATA]["preprocessing"])
+    # Only what may be a path: a vocabulary may have a word that looks like one.
+    state["data_spec"] = portable(state["data_spec"], record)
+    pieces = state[DATA]["preprocessing"]["wordpieces"]
+    if pieces is not None:
+        pieces["name"] = portable({"name": pieces["name"]}, record)["name"]
     # Tied weights share memory, which the format has no way to say.
     plain = {name: value.detach().clone().contiguous() for name, value in weights.items()}
-    card = model_card(record, preprocessing, plain)
+    card = model_card(run, plain)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         written = {
@@ -69,12 +77,13 @@ def export_weights(record: Record, folder: Path) -> list[Path]:
     return [*written, write_record(folder, content)]
 
 
-def model_card(record: Record, preprocessing: PreprocessingState, weights: dict[str, Tensor]) -> str:
+def model_card(run: TrainedRun, weights: dict[str, Tensor]) -> str:
     """What people should know of the model, in Markdown with the head that model hubs read."""
-    return "\n".join(_card(record, preprocessing, weights)) + "\n"
+    return "\n".join(_card(run, weights)) + "\n"
 
 
-def _card(record: Record, preprocessing: PreprocessingState, weights: dict[str, Tensor]) -> Iterator[str]:
+def _card(run: TrainedRun, weights: dict[str, Tensor]) -> Iterator[str]:
+    record = run.record
     job = record.job
     name = row_name(job.method, job.label, job.overrides)
     title = experiments.title_of(job.method) if job.method in experiments.names("methods") else job.method
@@ -126,10 +135,15 @@ def _card(record: Record, preprocessing: PreprocessingState, weights: dict[str, 
     made = ", ".join(f"{key} {value}" for key, value in record.environment.items() if key in _VERSIONS)
     yield f"- made with {_line(made)}, {record.finished_at}; sources `{record.source_fingerprint}`"
     yield "\n## What it reads\n"
-    yield from (f"- {line}" for line in _inputs(preprocessing))
+    yield from (f"- {line}" for line in _inputs(run.preprocessing.state))
+    for refusal in (run.preprocessing.refusal, run.pictures.refusal):
+        if refusal:
+            yield f"- {_line(refusal.partition(';')[0])}"
     yield "\n## Use\n"
     yield '```python\nimport crossmodal_bench as cb\n\nrun = cb.load("this folder")'
-    if preprocessing.regions is None and "regions" in preprocessing.requires:
+    if run.preprocessing.refusal:
+        yield "run.metrics\n```"
+    elif run.pictures.refusal:
         yield 'run.encode_texts(["a sentence"])\n```'
     else:
         yield 'run.search("a sentence", gallery="a folder of pictures", top=5)\n```'
@@ -157,7 +171,7 @@ def _encoders(part: Encoders) -> str:
 
 
 def _inputs(preprocessing: PreprocessingState) -> Iterator[str]:
-    own = f"what {preprocessing.dataset} brings along, which no new item has"
+    own = f"those that {preprocessing.dataset} brings along"
     if preprocessing.words is not None:
         count = len(preprocessing.words.words)
         yield f"sentences, as {count:,} known words; a word that is not among them says nothing to it"
@@ -166,7 +180,9 @@ def _inputs(preprocessing: PreprocessingState) -> Iterator[str]:
         yield f"sentences, as word pieces of {pieces.name or 'its own tokenizer'}, at most {pieces.limit}"
     if "bow" in preprocessing.requires:
         bag = preprocessing.bag
-        yield f"texts: {own}" if bag is None else f"sentences, as a bag of {len(bag.words):,} words"
+        yield (
+            f"features of texts, {own}" if bag is None else f"sentences, as a bag of {len(bag.words):,} words"
+        )
     size = f"{preprocessing.image_size} x {preprocessing.image_size} pixels ({preprocessing.image_fit})"
     if "pixels" in preprocessing.requires:
         yield f"pictures, of {size}"
@@ -174,7 +190,8 @@ def _inputs(preprocessing: PreprocessingState) -> Iterator[str]:
         if view not in preprocessing.requires:
             continue
         if network is None:
-            yield f"{view}: of {own}" if view == "regions" else f"image features: {own}"
+            what = "regions of images" if view == "regions" else "features of images"
+            yield f"{what}, {own}"
         else:
             checksum = f"checksum {network.weights_sha256}"
             origin = f"{network.network} ({network.weights}, {checksum})"
