@@ -141,15 +141,15 @@ def load_model(record: Record, data_root: Path, cache: Path) -> LoadedModel:
             enable_checkpointing=False,
             default_root_dir=str(record.directory),
         )
-    model, data = cli.model, cli.datamodule
-    assert isinstance(model, RetrievalMethod)
-    try:
-        model.on_load_checkpoint(content)
-        model.load_state_dict(content["state_dict"])
-    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise BadInput(
-            f"{path} does not fit {record.job.method} as it is built today; run that job again"
-        ) from error
+        model, data = cli.model, cli.datamodule
+        assert isinstance(model, RetrievalMethod)
+        try:
+            model.on_load_checkpoint(content)
+            model.load_state_dict(content["state_dict"])
+        except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+            raise BadInput(
+                f"{path} does not fit {record.job.method} as it is built today; run that job again"
+            ) from error
     kept = content.get(DATA)
     if isinstance(kept, dict) and "preprocessing" in kept:
         state = validated(PreprocessingState, kept["preprocessing"], f"{path}: preprocessing")

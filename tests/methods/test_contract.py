@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LightningCLI
-from tiny import configuration, fitted
+from tiny import QUIET, configuration, fitted
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.views import VIEWS
 from crossmodal_bench.jobs.experiments import names, parents_of
+from crossmodal_bench.jobs.given.galleries import SIMILARITIES
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.callbacks import RetrievalEvaluation
 from crossmodal_bench.training.warm_start import Inheritance
@@ -126,6 +128,35 @@ def test_a_pairs_score_does_not_depend_on_its_company(fit: Fitted) -> None:
     torch.testing.assert_close(part, whole[image_rows][:, text_rows], rtol=1e-4, atol=1e-4)
     one = fit.model.score(images[0:1], texts[1:2])
     torch.testing.assert_close(one, part[0:1, 1:2], rtol=1e-4, atol=1e-4)
+
+
+def test_a_similarity_of_vectors_is_exactly_the_score(fit: Fitted) -> None:
+    images, texts = encoded(fit)
+    similarity = fit.model.vector_similarity
+    fragments = images.values.ndim != 2 or texts.lengths is not None
+    assert similarity is None if fragments else similarity in (None, *SIMILARITIES)
+    if similarity is not None:
+        vectors = (fit.model.comparable_vectors(side) for side in (images, texts))
+        assert torch.equal(SIMILARITIES[similarity](*vectors), fit.model.score(images, texts))
+
+
+def test_predict_gives_the_encodings_of_images_and_captions(fit: Fitted) -> None:
+    images, texts = encoded(fit)
+    trainer = pl.Trainer(**QUIET, logger=False)
+    found_images, found_texts = trainer.predict(fit.model, datamodule=fit.data)
+    torch.testing.assert_close(Encoding.cat(found_images).values, images.values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(Encoding.cat(found_texts).values, texts.values, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(fit.model(fit.texts).values, texts.values)
+
+
+def test_validate_gives_metrics_with_the_callback_and_runs_without(fit: Fitted) -> None:
+    (found,) = pl.Trainer(**QUIET, logger=False, callbacks=[RetrievalEvaluation()]).validate(
+        fit.model, datamodule=fit.data, verbose=False
+    )[:1]
+    assert 0 <= found["val/rsum"] <= 600
+    pl.Trainer(**QUIET, logger=False).validate(fit.model, datamodule=fit.data, verbose=False)
+    fit.model.eval()
 
 
 def rows_of(batch: Any, rows: torch.Tensor) -> Any:
