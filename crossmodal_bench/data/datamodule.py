@@ -20,7 +20,7 @@ from crossmodal_bench.data.datasets import DatasetReader
 from crossmodal_bench.data.features import Extracted, FeatureStore, Progress, extract_features
 from crossmodal_bench.data.image_settings import ImageSettings
 from crossmodal_bench.data.language.wordpieces import build_tokenizer, encode_wordpieces
-from crossmodal_bench.data.loader import BatchLoader, BatchOrder, Phase, PhaseOrder
+from crossmodal_bench.data.loader import Batches, BatchLoader, BatchOrder, Phase, PhaseOrder
 from crossmodal_bench.data.preprocessing import (
     BagState,
     NetworkState,
@@ -285,9 +285,9 @@ class CrossModalDataModule(pl.LightningDataModule):
         """Images once each, captions once each, of ``test_split``."""
         return self.eval_dataloaders(self.test_split)
 
-    def predict_dataloader(self) -> list[BatchLoader]:
+    def predict_dataloader(self) -> list[Batches]:
         """As ``test_dataloader``: ``predict`` gives the encodings of its images, and of its captions."""
-        return self.test_dataloader()
+        return [Batches(loader) for loader in self.test_dataloader()]
 
     def eval_dataloaders(self, split: str) -> list[BatchLoader]:
         """The two evaluation loaders of a split."""
