@@ -25,5 +25,12 @@ def test_the_notebook_runs_and_shows_what_it_promises(tmp_path: Path) -> None:
         for output in cell.get("outputs", ())
     ]
     text = "\n".join(shown)
-    for part in ("rsum", "scene", "['dinosaur']", "torch.Size([2, 100])", "adjusted_p", "torch.Size([64, 192])"):
+    for part in (
+        "rsum",
+        "scene",
+        "['dinosaur']",
+        "torch.Size([2, 100])",
+        "adjusted_p",
+        "torch.Size([64, 192])",
+    ):
         assert part in text, part
