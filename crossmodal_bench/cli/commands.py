@@ -64,7 +64,7 @@ def _print_report_json(runs: Path, references: Any) -> int:
 
     from crossmodal_bench.reporting.table import frame, shown_tables
 
-    lines = frame(shown_tables(runs, references)).to_json(orient="records")
+    lines = frame(shown_tables(runs, references)).to_json(orient="records", double_precision=15)
     print(json.dumps(json.loads(lines), indent=1))
     return 0
 

@@ -61,6 +61,7 @@ def test_pictures_become_the_batches_of_training(
     np.testing.assert_array_equal(Synthetic(20).features_of(picture), grid_descriptor(np.asarray(picture)))
 
 
+@pytest.mark.slow
 def test_pictures_go_through_the_trainings_network_or_are_refused(tmp_path: Path) -> None:
     images = ImageSettings(network="mobilenet_v2", weights="none", regions="grid", size=32)
     module = CrossModalDataModule(Synthetic(20), cache=str(tmp_path), images=images)

@@ -21,7 +21,10 @@ Trained = Callable[[str], Record]
 
 @pytest.mark.parametrize(
     "method",
-    ["vse", "cca", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sm", "acmr", "timam", "vsrn"))],
+    [
+        "cca",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("vse", "sm", "acmr", "timam", "vsrn")),
+    ],
 )
 def test_evaluating_the_exported_vectors_gives_the_record_to_the_digit(
     method: str, trained: Trained, tmp_path: Path
@@ -130,6 +133,7 @@ def test_exported_weights_answer_anywhere_and_the_card_says_what_they_are(
     assert list(tmp_path.glob("twice")) == []
 
 
+@pytest.mark.slow
 def test_a_hostile_export_is_refused(trained: Trained, tmp_path: Path) -> None:
     export_weights(cb.load(trained("cca").directory), tmp_path / "out")
     state = json.loads((tmp_path / "out" / "model.json").read_text())

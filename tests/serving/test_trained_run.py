@@ -174,6 +174,7 @@ def test_loading_changes_nothing_of_the_session(trained: Trained) -> None:
     assert torch.equal(torch.rand(3), expected) and not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_takes_its_vocabulary_from_the_data(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
