@@ -140,23 +140,30 @@ def test_a_similarity_of_vectors_is_exactly_the_score(fit: Fitted) -> None:
         assert torch.equal(SIMILARITIES[similarity](*vectors), fit.model.score(images, texts))
 
 
-def test_predict_gives_the_encodings_of_images_and_captions(fit: Fitted) -> None:
-    images, texts = encoded(fit)
-    trainer = pl.Trainer(**QUIET, logger=False)
-    found_images, found_texts = trainer.predict(fit.model, datamodule=fit.data)
-    torch.testing.assert_close(Encoding.cat(found_images).values, images.values, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(Encoding.cat(found_texts).values, texts.values, rtol=1e-4, atol=1e-5)
+SEVERAL = [
+    pytest.param(name, marks=() if name in ("cca", "vse") else pytest.mark.slow) for name in names("methods")
+]
+
+
+@pytest.mark.parametrize("method", SEVERAL)
+def test_predict_gives_the_encodings_of_images_and_captions(method: str) -> None:
+    model, data = trained(method).model.eval(), trained(method).datamodule
+    batches = [next(iter(loader)) for loader in data.eval_dataloaders("test")]
+    found = pl.Trainer(**QUIET, logger=False).predict(model, datamodule=data)
     with torch.no_grad():
-        assert torch.equal(fit.model(fit.texts).values, texts.values)
+        for side, batch in zip(found, batches, strict=True):
+            expected = model(batch).values
+            torch.testing.assert_close(Encoding.cat(side).values, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_validate_gives_metrics_with_the_callback_and_runs_without(fit: Fitted) -> None:
-    (found,) = pl.Trainer(**QUIET, logger=False, callbacks=[RetrievalEvaluation()]).validate(
-        fit.model, datamodule=fit.data, verbose=False
-    )[:1]
-    assert 0 <= found["val/rsum"] <= 600
-    pl.Trainer(**QUIET, logger=False).validate(fit.model, datamodule=fit.data, verbose=False)
-    fit.model.eval()
+@pytest.mark.parametrize("method", SEVERAL)
+def test_validate_gives_metrics_with_the_callback_and_runs_without(method: str) -> None:
+    model, data = trained(method).model, trained(method).datamodule
+    with_metrics = pl.Trainer(**QUIET, logger=False, callbacks=[RetrievalEvaluation()])
+    found = with_metrics.validate(model, datamodule=data, verbose=False)
+    assert 0 <= found[0]["val/rsum"] <= 600
+    pl.Trainer(**QUIET, logger=False).validate(model, datamodule=data, verbose=False)
+    model.eval()
 
 
 def rows_of(batch: Any, rows: torch.Tensor) -> Any:
