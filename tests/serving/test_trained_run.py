@@ -29,16 +29,6 @@ def corpus() -> Corpus:
     return Synthetic(20).read(Path("no data root"))
 
 
-@pytest.fixture
-def refuse_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The data set is gone: whoever reads it fails."""
-
-    def gone(self: Synthetic, root: Path) -> Corpus:
-        raise BadInput("the data are gone; nobody needs them")
-
-    monkeypatch.setattr(Synthetic, "read", gone)
-
-
 def pictures(corpus: Corpus, folder: Path, split: str = "test") -> Path:
     assert corpus.images is not None
     folder.mkdir()
@@ -51,11 +41,12 @@ def pictures(corpus: Corpus, folder: Path, split: str = "test") -> Path:
     "method", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS]
 )
 def test_a_copy_of_a_run_answers_without_its_data(
-    method: str, trained: Trained, corpus: Corpus, refuse_data: None, tmp_path: Path
+    method: str, trained: Trained, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if experiments.parents_of(method):
         pytest.skip("its parents are asked for themselves")
     copy = shutil.copytree(trained(method).directory, tmp_path / "copy")
+    monkeypatch.setattr(Synthetic, "read", lambda self, root: pytest.fail("the data are gone"))
     run = cb.load(copy, runs=tmp_path, data_root=tmp_path)
     gallery = read_gallery(copy / "gallery.npz")
     rows = corpus.caption_rows("test")
