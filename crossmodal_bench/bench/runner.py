@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.bench.progress import StatusLine
 from crossmodal_bench.bench.runtime_estimate import Outlook, estimates
 from crossmodal_bench.bench.schedule import Schedule
-from crossmodal_bench.bench.summary import conclude, describe_plan, records_of
+from crossmodal_bench.bench.summary import conclude, describe_plan, records_of, states
 from crossmodal_bench.core.errors import BadInput, no_permission, tell
 from crossmodal_bench.core.signals import AGAIN, Interrupted, StopRequest, finish_first, listening
 from crossmodal_bench.jobs.locks import Taken, is_locked, locked
@@ -221,9 +222,14 @@ def _after(planned: PlannedJob, status: int | None, mode: str, log: Callable[[st
     return False
 
 
-def status(options: BenchOptions, log: Callable[[str], None] = tell) -> int:
-    """Print every job of a bench with its state; nothing is run."""
+def status(
+    options: BenchOptions, log: Callable[[str], None] = tell, *, machine_readable: bool = False
+) -> int:
+    """Print every job of a bench with its state, as a listing or as JSON; nothing is run."""
     plan = _plan(options)
+    if machine_readable:
+        print(json.dumps(states(plan, slurm.queued(plan)), indent=1))
+        return OK
     describe_plan(plan, options, log, slurm.queued(plan))
     return OK
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from crossmodal_bench.bench import planned_ensembles as suite_ensembles
 from crossmodal_bench.bench.dependencies import held_back, needs, waits_in_vain
@@ -77,6 +78,32 @@ def describe_plan(
         job = record.job
         log(f"  {job.method:34s} {job.protocol:22s} seed {job.seed}  given")
     return to_run
+
+
+def states(plan: Sequence[PlannedJob], queued: Mapping[str, State]) -> list[dict[str, Any]]:
+    """Every job and its state, for programs.
+
+    Args:
+        plan: the jobs, parents first.
+        queued: by their ids, the states of the jobs that a cluster has in its queue, or runs.
+    """
+    listed = []
+    for planned in plan:
+        state = state_of(planned)
+        if state.name != "done":
+            state = queued.get(planned.job.id, state)
+        job = planned.job
+        listed.append(
+            {
+                "directory": str(planned.directory),
+                **{name: getattr(job, name) for name in ("id", "method", "label", "dataset", "protocol")},
+                "preset": job.preset,
+                "seed": job.seed,
+                "state": state.name,
+                "why": state.why,
+            }
+        )
+    return listed
 
 
 def _of_checkpoints(planned: PlannedJob) -> str:

@@ -50,6 +50,8 @@ def report(arguments: argparse.Namespace) -> int:
     if not arguments.format and arguments.queries != "all" and not _is_writable(arguments.runs):
         formats = ("terminal",)
         warn_once(f"{arguments.runs} is not yours to write to, so the report is printed and not kept")
+    if arguments.json:
+        return _print_report_json(arguments.runs, references)
     report = build_report(
         arguments.runs, formats, references, queries=arguments.queries, data_root=arguments.data_root
     )
@@ -58,6 +60,17 @@ def report(arguments: argparse.Namespace) -> int:
     if report.queries:
         count = len(report.queries)
         tell(f"Queries: {count} file{'s' * (count != 1)} in {report.queries[0].parent}")
+    return 0
+
+
+def _print_report_json(runs: Path, references: Any) -> int:
+    """The data frame's lines as JSON, with null for what is not known; nothing is written."""
+    import json
+
+    from crossmodal_bench.reporting.table import frame, shown_tables
+
+    lines = frame(shown_tables(runs, references)).to_json(orient="records", double_precision=15)
+    print(json.dumps(json.loads(lines), indent=1))
     return 0
 
 

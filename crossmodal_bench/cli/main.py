@@ -17,6 +17,8 @@ from crossmodal_bench import __version__
 from crossmodal_bench.bench.options import NAMES, BenchOptions, add_options, plugin_names, read_options
 from crossmodal_bench.cli import commands as actions
 from crossmodal_bench.cli import evaluate as given
+from crossmodal_bench.cli import listing as lists
+from crossmodal_bench.cli import trained
 from crossmodal_bench.core.class_paths import trust
 from crossmodal_bench.core.errors import BadInput, Diverged, no_permission, out_of_memory, tell
 from crossmodal_bench.core.file_locks import switch_off
@@ -150,7 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--check-chance", action="store_true", help="fail where a model is not clearly above chance"
     )
-    _command(commands, "status", _status, "show every job of a bench and its state", NAMES)
+    status = _command(commands, "status", _status, "show every job of a bench and its state", NAMES)
+    status.add_argument("--json", action="store_true", help="print it for programs")
 
     text = "rank by the summed similarities of finished jobs' models"
     ensemble = _command(
@@ -171,7 +174,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--queries", choices=QUERIES, default=QUERIES[0], help=text)
 
+    report.add_argument("--json", action="store_true", help="print every number of the tables for programs")
+
     _add_run_commands(commands)
+    _add_trained_run_commands(commands)
+
+    text = "what there is, with a line each"
+    listing = _command(commands, "list", lists.list_all, text, ("data_root",))
+    listing.add_argument("kind", metavar="KIND", help=f"{', '.join(lists.KINDS)}")
+    listing.add_argument("--json", action="store_true", help="print it for programs")
 
     of_data = ("data_root", "runs", "on_bad_image", "plugins")
     text = "check a data set's files and print what they hold"
@@ -242,6 +253,20 @@ def _add_run_commands(commands: Any) -> None:
     reproduce.add_argument("--json", action="store_true", help="print it for programs")
 
 
+def _add_trained_run_commands(commands: Any) -> None:
+    """The commands that ask a finished run for more than its numbers."""
+    of_model = ("data_root", "runs", "plugins")
+    text = "ask a finished run: the images that fit a sentence, or the sentences that fit a picture"
+    trained.add_retrieve_arguments(_command(commands, "retrieve", trained.retrieve, text, of_model))
+    text = "a run's vectors of the split that it was tested on, with ids: NumPy or Parquet"
+    embeddings = _command(commands, "export-embeddings", trained.export_embeddings, text, of_model)
+    trained.add_export_arguments(embeddings, "embeddings")
+    embeddings.add_argument("--format", default="npy", help="npy, or parquet (needs pyarrow) (npy)")
+    text = "a run's weights to hand out: safetensors, what reads new items, and a model card"
+    weights = _command(commands, "export-weights", trained.export_weights, text, of_model)
+    trained.add_export_arguments(weights, "weights")
+
+
 def _command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, shared: Collection[str]
 ) -> argparse.ArgumentParser:
@@ -264,7 +289,7 @@ def _status(arguments: argparse.Namespace) -> int:
     options = _checked_options(arguments)
     from crossmodal_bench.bench import runner
 
-    return runner.status(options)
+    return runner.status(options, machine_readable=arguments.json)
 
 
 def _checked_options(arguments: argparse.Namespace) -> BenchOptions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -62,5 +62,7 @@ class Encoding:
         return Encoding(values, torch.cat(lengths) if lengths else None)
 
 
+VectorSimilarity = Literal["cosine", "dot", "euclidean"]
+"""Of two vectors; ``euclidean`` is minus their distance."""
 Scorer = Callable[[Encoding, Encoding], Tensor]
 """(images, texts) to (n_images, n_texts); higher is better."""

@@ -110,7 +110,10 @@ class Diverged(Exception):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint to append to a sentence about the unknown ``name``: its nearest neighbour, or every choice."""
     known = sorted(choices)
+    # Whoever writes CCA means cca. Of two that differ in nothing else, the first.
+    lower = {choice.lower(): choice for choice in reversed(known)}
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = close or [lower[near] for near in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)]
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; choose one of {', '.join(known)}" if 0 < len(known) <= 40 else ""

@@ -20,13 +20,21 @@ from crossmodal_bench.data.datasets import DatasetReader
 from crossmodal_bench.data.features import Extracted, FeatureStore, Progress, extract_features
 from crossmodal_bench.data.image_settings import ImageSettings
 from crossmodal_bench.data.language.wordpieces import build_tokenizer, encode_wordpieces
-from crossmodal_bench.data.loader import BatchLoader, BatchOrder, Phase, PhaseOrder
+from crossmodal_bench.data.loader import Batches, BatchLoader, BatchOrder, Phase, PhaseOrder
+from crossmodal_bench.data.preprocessing import (
+    BagState,
+    NetworkState,
+    PreprocessingState,
+    WordsState,
+    wordpieces_state,
+)
 from crossmodal_bench.data.reading import read_corpus
 from crossmodal_bench.data.text import TextSettings, Vocabulary
 from crossmodal_bench.data.view_builders import (
     bags_of_words,
     check_words,
     described_labels,
+    given_views,
     identity_numbers,
     image_features,
     image_regions,
@@ -104,6 +112,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         self._views: Views | None = None
         self._required: frozenset[str] | None = None
         self._spec: DataSpec | None = None
+        self._preprocessing: PreprocessingState | None = None
 
     @property
     def corpus(self) -> Corpus:
@@ -135,10 +144,30 @@ class CrossModalDataModule(pl.LightningDataModule):
             raise RuntimeError("call build(requires) first")
         return self._spec
 
-    def setup(self, stage: str) -> None:
-        """Build what the trainer's method requires."""
-        assert self.trainer is not None
-        self.build(self.trainer.lightning_module.requires)  # type: ignore[arg-type]
+    @property
+    def preprocessing(self) -> PreprocessingState:
+        """How new sentences and pictures become the views built by ``build``."""
+        if self._preprocessing is None:
+            raise RuntimeError("call build(requires) first")
+        return self._preprocessing
+
+    def setup(self, stage: str = "fit") -> None:
+        """Build what the trainer's method requires; by hand, with no trainer, what the data set itself gives.
+
+        By hand, views that were built before stay, and nothing is extracted by a network.
+        """
+        if self.trainer is not None:
+            self.build(self.trainer.lightning_module.requires)  # type: ignore[arg-type]
+        elif self._spec is None:
+            extracted = {"features"} if self.images.network is not None else set()
+            extracted |= {"regions"} if self.images.regions != "auto" else set()
+            self.build(given_views(self.corpus) - extracted)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What checkpoints hold of the data: ``preprocessing``, without which their weights mean nothing."""
+        if self._preprocessing is None:
+            return {}
+        return {"preprocessing": self._preprocessing.model_dump(mode="json")}
 
     def build(self, requires: Collection[str]) -> DataSpec:
         """Build the views ``requires`` and nothing else; a second call with the same views does nothing.
@@ -164,15 +193,20 @@ class CrossModalDataModule(pl.LightningDataModule):
             dataset_fingerprint=corpus.fingerprint,
         )
         made_by: list[dict[str, Any]] = []
+        preprocessing: dict[str, Any] = {}
         views.pixels = "pixels" in requires
         views.pictures = "pictures" in requires
         if "regions" in requires:
             views.regions, source = image_regions(corpus, self.images.regions, self.extract)
             made_by += source
+            if self.images.regions != "auto":
+                preprocessing["regions"] = NetworkState(**source[0])
             spec = replace(spec, region_dim=views.regions.dim, region_count=views.regions.count)
         if "features" in requires:
             views.features, source = image_features(corpus, self.images.network, self.extract)
             made_by += source
+            if source:
+                preprocessing["features"] = NetworkState(**source[0])
             spec = replace(spec, feature_dim=views.features.shape[1])
         if "words" in requires:
             warn_where_unsplit(corpus)
@@ -183,10 +217,16 @@ class CrossModalDataModule(pl.LightningDataModule):
             if self.text.unknown_captions == "fail":
                 check_words(corpus, views.words)
             spec = replace(spec, vocabulary_size=len(views.vocabulary))
+            preprocessing["words"] = WordsState(kind=views.vocabulary.kind, words=views.vocabulary.words)
         if "wordpieces" in requires:
-            spec = self._encode_wordpieces(views, spec)
+            assert corpus.captions is not None
+            tokenizer = build_tokenizer(self.text.tokenizer, train_captions(corpus))
+            spec = self._encode_wordpieces(tokenizer, views, spec)
+            preprocessing["wordpieces"] = wordpieces_state(self.text.tokenizer, tokenizer)
         if "bow" in requires:
-            views.bow = bags_of_words(corpus, self.text.bow_size)
+            views.bow, bag = bags_of_words(corpus, self.text.bow_size)
+            if bag is not None:
+                preprocessing["bag"] = BagState(words=tuple(bag.words), weights=tuple(bag.weights))
             spec = replace(spec, bow_dim=views.bow.shape[1])
         if "labels" in requires:
             views.labels = training_labels(corpus, self.text.content_labels)
@@ -196,16 +236,22 @@ class CrossModalDataModule(pl.LightningDataModule):
             views.identities, n = identity_numbers(corpus)
             spec = replace(spec, n_identities=n)
         self.feature_source = joined_sources(made_by)
+        self._preprocessing = PreprocessingState(
+            dataset=corpus.name,
+            requires=tuple(sorted(requires)),
+            image_size=self.images.size,
+            image_fit=self.images.fit,
+            **preprocessing,
+        )
         self._views = views
         self._spec = spec
         self._required = frozenset(requires)
         return spec
 
-    def _encode_wordpieces(self, views: Views, spec: DataSpec) -> DataSpec:
+    def _encode_wordpieces(self, tokenizer: Any, views: Views, spec: DataSpec) -> DataSpec:
         """Give the views their word pieces; the sizes that follow from them are in the new ``spec``."""
         corpus = self.corpus
         assert corpus.captions is not None
-        tokenizer = build_tokenizer(self.text.tokenizer, train_captions(corpus))
         views.wordpieces, self.cut_captions = encode_wordpieces(tokenizer, corpus.captions)
         if self.cut_captions:
             rank_zero_info(
@@ -238,6 +284,10 @@ class CrossModalDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> list[BatchLoader]:
         """Images once each, captions once each, of ``test_split``."""
         return self.eval_dataloaders(self.test_split)
+
+    def predict_dataloader(self) -> list[Batches]:
+        """As ``test_dataloader``: ``predict`` gives the encodings of its images, and of its captions."""
+        return [Batches(loader) for loader in self.test_dataloader()]
 
     def eval_dataloaders(self, split: str) -> list[BatchLoader]:
         """The two evaluation loaders of a split."""

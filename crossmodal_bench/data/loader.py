@@ -218,3 +218,22 @@ class BatchLoader(DataLoader[Any]):
                 f"has {world_size}; resume on {saved_on}, or from a checkpoint of an epoch's end"
             )
         self.order.start = position
+
+
+class Batches:
+    """The batches of a loader, as an iterable alone.
+
+    For ``predict``: Lightning would make a DataLoader anew, with a sampler of single items.
+
+    Args:
+        loader: makes them.
+    """
+
+    def __init__(self, loader: BatchLoader) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)

@@ -127,6 +127,28 @@ class BagOfWords:
             dtype=np.float32,
         )
 
+    @classmethod
+    def restored(cls, words: Sequence[str], weights: Sequence[float]) -> BagOfWords:
+        """One that was fitted before.
+
+        Args:
+            words: in column order.
+            weights: the inverse document frequency of each.
+
+        Raises:
+            BadInput: no word, one that stands twice, or not a weight for each.
+        """
+        if not words or len(words) != len(set(words)) or len(words) != len(weights):
+            raise BadInput(
+                f"a bag of {len(words)} words with {len(weights)} weights cannot be used; give every word "
+                "once, "
+                "with its weight"
+            )
+        bag = cls(len(words))
+        bag.vectorizer.vocabulary = list(words)
+        bag.vectorizer.idf_ = np.array(weights)
+        return bag
+
     def fit(self, captions: Iterable[str]) -> BagOfWords:
         """Learn words and document frequencies from training captions.
 
@@ -149,6 +171,11 @@ class BagOfWords:
     def words(self) -> list[str]:
         """The words, in column order."""
         return list(self.vectorizer.get_feature_names_out())
+
+    @property
+    def weights(self) -> list[float]:
+        """The inverse document frequency of each word, in column order."""
+        return [float(weight) for weight in self.vectorizer.idf_]
 
 
 def content_word_labels(

@@ -57,6 +57,24 @@ def lacking(corpus: Corpus, requires: Collection[str], regions: str = "auto") ->
     return ""
 
 
+def given_views(corpus: Corpus) -> frozenset[str]:
+    """The views that can be built of what the data set itself gives, without a network."""
+    views = {"identities"}
+    if corpus.images is not None:
+        views |= {"pixels", "pictures"}
+    if corpus.image_features is not None:
+        views.add("features")
+    if corpus.regions is not None:
+        views.add("regions")
+    if corpus.captions is not None:
+        views |= {"words", "wordpieces"}
+    if corpus.captions is not None or corpus.text_features is not None:
+        views.add("bow")
+    if corpus.labels is not None:
+        views.add("labels")
+    return frozenset(views)
+
+
 def _no_regions(corpus: Corpus, regions: str) -> str:
     if (corpus.regions if regions == "auto" else corpus.images) is not None:
         return ""
@@ -178,13 +196,18 @@ def _captions(corpus: Corpus, split: str) -> list[str]:
     return [corpus.captions[row] for row in corpus.caption_rows(split)]
 
 
-def bags_of_words(corpus: Corpus, size: int) -> Any:
-    """(M, D): the data set's own text features, or the TF-IDF of ``size`` words, fitted on train."""
+def bags_of_words(corpus: Corpus, size: int) -> tuple[Any, BagOfWords | None]:
+    """(M, D): the data set's own text features, or the TF-IDF of ``size`` words, fitted on train.
+
+    Returns:
+        The rows, and what makes them of captions; None where they are the data set's own.
+    """
     if corpus.text_features is not None:
-        return corpus.text_features
+        return corpus.text_features, None
     assert corpus.captions is not None
     warn_where_unsplit(corpus)
-    return BagOfWords(size).fit(train_captions(corpus)).transform(corpus.captions)
+    bag = BagOfWords(size).fit(train_captions(corpus))
+    return bag.transform(corpus.captions), bag
 
 
 def training_labels(corpus: Corpus, content_labels: int) -> NDArray[np.int64]:

@@ -74,7 +74,7 @@ class Views:
             regions=None
             if self.regions is None
             else torch.from_numpy(np.stack([self.regions[int(row)] for row in rows])),
-            features=None if self.features is None else _float_rows(self.features, rows),
+            features=None if self.features is None else float_rows(self.features, rows),
             labels=self._labels(rows),
             identities=None if self.identities is None else long_tensor(self.identities[rows]),
         )
@@ -82,7 +82,7 @@ class Views:
     def texts(self, rows: Rows) -> TextBatch:
         """The captions ``rows`` with every view of theirs."""
         words, lengths = (None, None) if self.words is None else self.words.padded(rows)
-        pieces, mask = (None, None) if self.wordpieces is None else _masked(*self.wordpieces.padded(rows))
+        pieces, mask = (None, None) if self.wordpieces is None else masked(*self.wordpieces.padded(rows))
         return TextBatch(
             index=long_tensor(rows),
             image=long_tensor(self.corpus.caption_image[rows]),
@@ -90,7 +90,7 @@ class Views:
             lengths=lengths,
             wordpieces=pieces,
             wordpiece_mask=mask,
-            bow=None if self.bow is None else _float_rows(self.bow, rows),
+            bow=None if self.bow is None else float_rows(self.bow, rows),
             labels=self._labels(self.corpus.caption_image[rows]),
         )
 
@@ -111,11 +111,13 @@ class Views:
         return labels.float() if labels.ndim == 2 else labels
 
 
-def _masked(ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def masked(ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, L) ids and their mask, 1 where there is a token."""
     return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
 
-def _float_rows(array: Any, rows: Rows) -> Tensor:
+def float_rows(array: Any, rows: Rows) -> Tensor:
+    """(B, D) in single precision: rows of an array or of a sparse matrix."""
     picked = array[rows]
     if hasattr(picked, "toarray"):
         picked = picked.toarray()

@@ -117,6 +117,34 @@ class JobDirectory:
         """A picture of the model's word vectors, see ``reporting.figures.qualitative``."""
         return self.path / "panel_words.png"
 
+    @property
+    def gallery(self) -> Path:
+        """The encodings that the record was measured with, where they are small; see ``encoded_gallery``."""
+        return self.path / "gallery.npz"
+
+    def cached_gallery(self, place: str, digest: str) -> Path:
+        """Encodings of what somebody has searched: where that lies, and a digest of what it held."""
+        return self.path / f"gallery_{place}-{digest}.npz"
+
+    def cached_galleries(self, place: str) -> list[Path]:
+        """Those of one place, whatever it held then."""
+        return sorted(self.path.glob(f"gallery_{place}-*.npz"))
+
+    @property
+    def exported_weights(self) -> Path:
+        """The weights, in a folder that was handed out instead of checkpoints; see ``serving.weights``."""
+        return self.path / "model.safetensors"
+
+    @property
+    def exported_state(self) -> Path:
+        """Beside them, what else a checkpoint holds: sizes, and how new items become what the model reads."""
+        return self.path / "model.json"
+
+    @property
+    def model_card(self) -> Path:
+        """Beside them, what people should know of the model."""
+        return self.path / "README.md"
+
     # ---- what a running or failed job leaves ----------------------------------------------------------
 
     @property

@@ -329,6 +329,27 @@ def title_of(method: str) -> str:
     return content.title or method
 
 
+def base_of(method: str) -> str | None:
+    """The method whose configuration lies underneath a method's, if its file names one."""
+    return _method(method).base
+
+
+def dataset_title(name: str) -> str:
+    """What a data set of ours, or of the user's, is, in a line; empty where its file does not say."""
+    content = _file("datasets", name)
+    assert isinstance(content, DatasetFile)
+    return content.title
+
+
+def licence_of(dataset: str) -> str:
+    """What the owners of a data set are known to say of its use, in a clause."""
+    name = dataset if dataset in names("datasets") else dataset.partition("-")[0]
+    name = FAMILIAR.get(name, name)
+    content = _file("datasets", name) if name in names("datasets") else None
+    licence = content.licence if isinstance(content, DatasetFile) else ""
+    return licence or "not known here; ask the data's owners before you use what was made from them"
+
+
 def ablation_of(method: str) -> str | None:
     """The method's ablation without an adversary, if its file names one."""
     return _method(method).ablation

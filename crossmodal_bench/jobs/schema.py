@@ -86,8 +86,17 @@ class DataSettings(Model):
 
 
 class DatasetFile(ExperimentFile):
-    """``datasets/*.yaml``: ``protocols`` has what differs where a data set has several, by their names."""
+    """``datasets/*.yaml``: a data set's settings.
 
+    Args:
+        title: what it is, in a line.
+        licence: what its owners are known to say of its use, for the cards of models that were made from it.
+        data: of the data module.
+        protocols: what differs where a data set has several, by their names.
+    """
+
+    title: str = ""
+    licence: str = ""
     data: DataSettings
     protocols: dict[str, Section] = Field(default_factory=dict)
 

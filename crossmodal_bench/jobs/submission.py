@@ -66,8 +66,8 @@ def submit(records: Sequence[Record], to: Path) -> list[Submitted]:
     """
     for record in records:
         _check(record, records, to)
-    contents = [_portable_record(record) for record in records]
-    configs = [None if record.ensemble else _portable_config(record) for record in records]
+    contents = [portable_record(record) for record in records]
+    configs = [None if record.ensemble else portable_config(record) for record in records]
     try:
         submitted = [
             _write(record, content, config, to)
@@ -141,7 +141,8 @@ def _config(record: Record) -> dict[str, Any]:
     return config
 
 
-def _portable_config(record: Record) -> dict[str, Any]:
+def portable_config(record: Record) -> dict[str, Any]:
+    """A record's configuration without the folders of this machine; BadInput where one cannot be left out."""
     config = _config(record)
     replace = _path_replacement(record, config)
     config["data"] = {**config["data"], "root": "data", "cache": "runs/cache"}
@@ -150,7 +151,15 @@ def _portable_config(record: Record) -> dict[str, Any]:
     return portable
 
 
-def _portable_record(record: Record) -> dict[str, Any]:
+def portable(content: dict[str, Any], record: Record) -> dict[str, Any]:
+    """Other plain values of a record's run, likewise."""
+    mapped: dict[str, Any] = _mapped(content, _path_replacement(record, _config(record)))
+    _check_portable(mapped, record.directory)
+    return mapped
+
+
+def portable_record(record: Record) -> dict[str, Any]:
+    """What a record's file holds, likewise."""
     config = {} if record.ensemble else _config(record)
     content = {name: value for name, value in record.content.items() if name != "schema"}
     portable: dict[str, Any] = _mapped(content, _path_replacement(record, config))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch, require
 from crossmodal_bench.core.distributed import gather, gather_interleaved, sum_over_all
-from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.losses.acmr import (
     acmr_demo_triplet_loss,
@@ -262,6 +262,11 @@ class ACMR(AdversarialMethod):
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """Minus the Euclidean distance."""
         return negative_euclidean(images.values, texts.values)
+
+    @property
+    def vector_similarity(self) -> VectorSimilarity:
+        """Minus the distance in the common space."""
+        return "euclidean"
 
     def _project_images(self, batch: ImageBatch) -> Tensor:
         return self.image_projector(require(batch.features, "features"))

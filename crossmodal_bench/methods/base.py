@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.core.distributed import gather_objects, rank, world_size
-from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.core.errors import Diverged
 from crossmodal_bench.data.loader import Phase
 from crossmodal_bench.networks.backbones import BackboneSource
@@ -87,6 +87,18 @@ class RetrievalMethod(pl.LightningModule, ABC):
     @abstractmethod
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """(n_images, n_texts) scores; higher is better. Pairs are scored independently of each other."""
+
+    @property
+    def vector_similarity(self) -> VectorSimilarity | None:
+        """The similarity of ``comparable_vectors`` that is exactly ``score``, as search engines need it.
+
+        None where fragments are compared, or vectors in another way.
+        """
+        return None
+
+    def comparable_vectors(self, encoding: Encoding) -> Tensor:
+        """(N, D) vectors of either modality; only where there is a ``vector_similarity``."""
+        return encoding.values
 
     @property
     def backbone(self) -> BackboneSource | None:
@@ -202,6 +214,16 @@ class RetrievalMethod(pl.LightningModule, ABC):
     def encode(self, batch: ImageBatch | TextBatch) -> Encoding:
         """Either modality."""
         return self.encode_images(batch) if isinstance(batch, ImageBatch) else self.encode_texts(batch)
+
+    def forward(self, batch: ImageBatch | TextBatch) -> Encoding:
+        """As ``encode``."""
+        return self.encode(batch)
+
+    def predict_step(
+        self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> Encoding:
+        """The encoding, on the CPU: ``predict`` keeps those of a whole split."""
+        return self.encode(batch).to("cpu")
 
     def validation_step(  # type: ignore[override]
         self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0

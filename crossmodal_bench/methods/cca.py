@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch, require
-from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.methods.closed_form import ClosedFormMethod
 from crossmodal_bench.similarity import cosine_similarity
@@ -89,6 +89,11 @@ class CCA(ClosedFormMethod):
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """Cosine."""
         return cosine_similarity(images.values, texts.values)
+
+    @property
+    def vector_similarity(self) -> VectorSimilarity:
+        """The cosine of the canonical variates."""
+        return "cosine"
 
 
 def _whitening(x: NDArray[Any], ridge: float, what: str) -> tuple[NDArray[Any], NDArray[Any]]:

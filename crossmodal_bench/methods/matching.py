@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch
 from crossmodal_bench.core.distributed import gather, pair_scores, sum_over_all
-from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.losses import triplet_ranking_loss
 from crossmodal_bench.methods.base import RetrievalMethod
@@ -183,3 +183,8 @@ class Matching(RetrievalMethod):
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """The host's similarity."""
         return self.host.score(images, texts)
+
+    @property
+    def vector_similarity(self) -> VectorSimilarity | None:
+        """The host's."""
+        return self.host.vector_similarity

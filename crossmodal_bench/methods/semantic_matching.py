@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch, require
-from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.methods.closed_form import ClosedFormMethod
 from crossmodal_bench.similarity import cosine_similarity
@@ -73,6 +73,15 @@ class SemanticMatching(ClosedFormMethod):
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """Centred cosine."""
         return cosine_similarity(centred(images.values), centred(texts.values))
+
+    @property
+    def vector_similarity(self) -> VectorSimilarity:
+        """The cosine of centred probabilities."""
+        return "cosine"
+
+    def comparable_vectors(self, encoding: Encoding) -> Tensor:
+        """The probabilities minus their mean."""
+        return centred(encoding.values)
 
     def _probabilities(self, logits: Tensor) -> Encoding:
         return Encoding(torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=1))

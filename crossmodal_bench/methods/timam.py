@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch, require
 from crossmodal_bench.core.distributed import gather
-from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.losses import (
     SampledClasses,
     cmpc_loss,
@@ -424,3 +424,8 @@ class TIMAM(AdversarialMethod):
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """The cosine, Eq. 6."""
         return cosine_similarity(images.values, texts.values)
+
+    @property
+    def vector_similarity(self) -> VectorSimilarity:
+        """The cosine of the representations."""
+        return "cosine"

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
+from safetensors.torch import load_file
 from torch import Tensor
 
 from crossmodal_bench.core.checkpoint_files import damage
-from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.core.files import read_yaml
-from crossmodal_bench.core.validation import damaged
+from crossmodal_bench.core.errors import BadInput, MissingInput
+from crossmodal_bench.core.files import first_line, read_yaml
+from crossmodal_bench.core.files import read_json as read_file_json
+from crossmodal_bench.core.validation import damaged, validated
+from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.preprocessing import PreprocessingState
 from crossmodal_bench.evaluation import Protocol
 from crossmodal_bench.evaluation.ensemble import Member
-from crossmodal_bench.jobs.directory import read_json
+from crossmodal_bench.jobs.directory import JobDirectory, read_json
 from crossmodal_bench.jobs.inputs import corpus_key, fitting_protocols
 from crossmodal_bench.jobs.locks import is_locked
 from crossmodal_bench.jobs.record import Record
@@ -24,6 +32,9 @@ from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.callbacks import RetrievalEvaluation
 from crossmodal_bench.training.checkpoints import chosen_checkpoint, is_behind
 from crossmodal_bench.training.lightning_cli import instantiate
+
+DATA = CrossModalDataModule.__qualname__
+"""Under which checkpoints hold the data module's state."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +80,7 @@ def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corp
         cli.datamodule.hand_over(corpora[key])
     corpora[key] = cli.datamodule.corpus
     corpus = corpora[key]
-    if corpus.fingerprint != record.data.fingerprint:
-        raise BadInput(
-            f"the data of {record.directory} have changed below {data_root} (fingerprint "
-            f"{corpus.fingerprint[:12]}, in its record {record.data.fingerprint[:12]}); run that job again"
-        )
+    _check_data(record, corpus, data_root)
     checkpoint = chosen_checkpoint(record.files, record.selection.metric)
     try:
         cli.trainer.test(
@@ -90,6 +97,141 @@ def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corp
     # Lightning has moved it to the CPU, and no other accelerator than CUDA scores in double precision.
     device = cli.trainer.strategy.root_device if torch.cuda.is_available() else torch.device("cpu")
     return Encoded(Member(images, texts, model.to(device).score), corpus, device, model)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A finished job's model, and how new items become what it reads, without its data.
+
+    Attributes:
+        model: with the tested weights, in evaluation mode, on the CPU.
+        data: the job's data module, which has read nothing.
+        preprocessing: out of the checkpoint.
+    """
+
+    model: RetrievalMethod
+    data: CrossModalDataModule
+    preprocessing: PreprocessingState
+
+
+def load_model(record: Record, data_root: Path, cache: Path) -> LoadedModel:
+    """The tested model of a finished job.
+
+    Its data are read only where its checkpoint was written by a version that kept no vocabulary in it.
+
+    Args:
+        record: of the job.
+        data_root: where such a run's data are, and weights of networks.
+        cache: where features of such a run's data are kept.
+
+    Raises:
+        BadInput: the checkpoint is missing, damaged or of another model, or it needs data that are not there.
+    """
+    exported = record.files.exported_weights.is_file()
+    if not exported:
+        check_model(record)
+    path, content = _exported(record.files) if exported else _checkpoint(record)
+    with _unchanged_session():
+        cli = instantiate(
+            _config(record, data_root, cache),
+            accelerator="cpu",
+            devices=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            default_root_dir=str(record.directory),
+        )
+        model, data = cli.model, cli.datamodule
+        assert isinstance(model, RetrievalMethod)
+        try:
+            model.on_load_checkpoint(content)
+            model.load_state_dict(content["state_dict"])
+        except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+            raise BadInput(
+                f"{path} does not fit {record.job.method} as it is built today; run that job again"
+            ) from error
+    kept = content.get(DATA)
+    if isinstance(kept, dict) and "preprocessing" in kept:
+        state = validated(PreprocessingState, kept["preprocessing"], f"{path}: preprocessing")
+    else:
+        state = _rebuilt_preprocessing(record, data, model, data_root)
+    return LoadedModel(model.eval(), data, state)
+
+
+@contextmanager
+def _unchanged_session() -> Iterator[None]:
+    """Keep what a configuration sets for a training from whoever only wants its model, in a notebook say.
+
+    Random numbers, deterministic algorithms, and what Lightning has to say of the machine.
+    """
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    silent = logging.root.manager.disable
+    logging.disable(max(silent, logging.INFO))
+    try:
+        with isolate_rng():
+            yield
+    finally:
+        logging.disable(silent)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+def exported_state(record: Record) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What is handed out of a record's model: the state dictionary, and what else its checkpoint says.
+
+    Raises:
+        BadInput: as ``check_model``; or the checkpoint was written by a version that kept no vocabulary in
+        it.
+    """
+    check_model(record)
+    path, content = _checkpoint(record)
+    if not content.get(DATA):
+        raise BadInput(
+            f"{path} was written by a version whose checkpoints bring no vocabulary along; run that job again"
+        )
+    return dict(content["state_dict"]), {name: content[name] for name in (DATA, "data_spec")}
+
+
+def _checkpoint(record: Record) -> tuple[Path, dict[str, Any]]:
+    path = chosen_checkpoint(record.files, record.selection.metric)
+    return path, torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _exported(files: JobDirectory) -> tuple[Path, dict[str, Any]]:
+    path = files.exported_weights
+    content = read_file_json(files.exported_state)
+    if not isinstance(content, dict):
+        raise BadInput(f"{files.exported_state} holds no keys; export that run again")
+    try:
+        return path, {**content, "state_dict": load_file(path, device="cpu")}
+    # Its library has an exception of its own, which is no class of Python's.
+    except Exception as error:
+        raise BadInput(f"{path} cannot be read ({first_line(error)}); export that run again") from error
+
+
+def _rebuilt_preprocessing(
+    record: Record, data: CrossModalDataModule, model: RetrievalMethod, data_root: Path
+) -> PreprocessingState:
+    try:
+        _check_data(record, data.corpus, data_root)
+    except MissingInput as error:
+        raise BadInput(
+            f"{record.directory} was trained by a version whose checkpoints bring no vocabulary along, and "
+            "the "
+            f"data that it is made from are not below {data_root} ({error}); give --data-root, or run that "
+            "job "
+            "again"
+        ) from error
+    data.build(model.requires)
+    return data.preprocessing
+
+
+def _check_data(record: Record, corpus: Corpus, data_root: Path) -> None:
+    if corpus.fingerprint != record.data.fingerprint:
+        raise BadInput(
+            f"the data of {record.directory} have changed below {data_root} (fingerprint "
+            f"{corpus.fingerprint[:12]}, in its record {record.data.fingerprint[:12]}); run that job again"
+        )
 
 
 def check_model(record: Record) -> None:

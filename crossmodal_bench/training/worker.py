@@ -18,6 +18,7 @@ from crossmodal_bench.evaluation import Evaluation
 from crossmodal_bench.evaluation.items import EvaluatedItems, items_of
 from crossmodal_bench.evaluation.numbers import searched_groups
 from crossmodal_bench.jobs.directory import JobDirectory, write_json, write_text
+from crossmodal_bench.jobs.encoded_gallery import gallery_of, keep_gallery
 from crossmodal_bench.jobs.encoders import Encoders, ImageFacts, TextFacts
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.provenance import environment
@@ -112,8 +113,9 @@ def run_job(
     measured["metrics"] |= written_caption_metrics(outputs)
     if illustrate is not None:
         illustrate(outputs)
+    assert retrieval.encodings is not None
+    keep_gallery(files.gallery, gallery_of(data.corpus, planned.evaluate, *retrieval.encodings))
     if planned.job.seed == 0:
-        assert retrieval.encodings is not None
         save_projection(files.projection, *retrieval.encodings, data.corpus, planned.evaluate)
     write_record(
         planned.directory,

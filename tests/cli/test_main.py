@@ -26,14 +26,18 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert end.value.code == 0
     text = capsys.readouterr().out
     of_runs = ("compare", "submit", "reproduce", "report", "ensemble", "evaluate")
-    for command in ("bench", "status", *of_runs, "prepare", "extract", "doctor", "fit", "test"):
-        assert f"    {command} " in text
+    asked = ("retrieve", "export-embeddings", "export-weights", "list")
+    for command in ("bench", "status", *of_runs, *asked, "prepare", "extract", "doctor", "fit", "test"):
+        assert f"    {command}" in text
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         ("bench --methods cca,acmrr", "did you mean 'acmr"),
+        ("bench --methods CCA", "method 'CCA' is unknown; did you mean 'cca'?"),
+        ("bench --methods Addr_Skan", "did you mean 'addr_scan'?"),
+        ("bench --dataset Flickr30K", "did you mean 'flickr30k'?"),
         ("bench --seeds 0", "SEEDS is 0"),
         ("bench --preset papers", "preset 'papers' is unknown; did you mean 'paper'?"),
         ("bench --preset equal", "preset 'equal' is unknown; choose one of auto, paper, small, smoke, tuned"),

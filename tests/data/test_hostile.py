@@ -155,7 +155,7 @@ def read_captions(root: Path) -> None:
         vocabulary = Vocabulary.fit(given, 1, kind)
         for caption in given:
             assert vocabulary.decode(vocabulary.encode(caption)) is not None
-    assert found.fingerprint and bags_of_words(found, 10).shape[0] == len(given) + 1
+    assert found.fingerprint and bags_of_words(found, 10)[0].shape[0] == len(given) + 1
     assert len(training_labels(found, 5)) == 2
     tokenizer = build_tokenizer(None, given, 200)
     assert len(encode_wordpieces(tokenizer, given)[0]) == len(given)

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LightningCLI
-from tiny import configuration, fitted
+from tiny import QUIET, configuration, fitted
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.views import VIEWS
 from crossmodal_bench.jobs.experiments import names, parents_of
+from crossmodal_bench.jobs.given.galleries import SIMILARITIES
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.callbacks import RetrievalEvaluation
 from crossmodal_bench.training.warm_start import Inheritance
@@ -126,6 +128,42 @@ def test_a_pairs_score_does_not_depend_on_its_company(fit: Fitted) -> None:
     torch.testing.assert_close(part, whole[image_rows][:, text_rows], rtol=1e-4, atol=1e-4)
     one = fit.model.score(images[0:1], texts[1:2])
     torch.testing.assert_close(one, part[0:1, 1:2], rtol=1e-4, atol=1e-4)
+
+
+def test_a_similarity_of_vectors_is_exactly_the_score(fit: Fitted) -> None:
+    images, texts = encoded(fit)
+    similarity = fit.model.vector_similarity
+    fragments = images.values.ndim != 2 or texts.lengths is not None
+    assert similarity is None if fragments else similarity in (None, *SIMILARITIES)
+    if similarity is not None:
+        vectors = (fit.model.comparable_vectors(side) for side in (images, texts))
+        assert torch.equal(SIMILARITIES[similarity](*vectors), fit.model.score(images, texts))
+
+
+SEVERAL = [
+    pytest.param(name, marks=() if name in ("cca", "vse") else pytest.mark.slow) for name in names("methods")
+]
+
+
+@pytest.mark.parametrize("method", SEVERAL)
+def test_predict_gives_the_encodings_of_images_and_captions(method: str) -> None:
+    model, data = trained(method).model.eval(), trained(method).datamodule
+    batches = [next(iter(loader)) for loader in data.eval_dataloaders("test")]
+    found = pl.Trainer(**QUIET, logger=False).predict(model, datamodule=data)
+    with torch.no_grad():
+        for side, batch in zip(found, batches, strict=True):
+            expected = model(batch).values
+            torch.testing.assert_close(Encoding.cat(side).values, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", SEVERAL)
+def test_validate_gives_metrics_with_the_callback_and_runs_without(method: str) -> None:
+    model, data = trained(method).model, trained(method).datamodule
+    with_metrics = pl.Trainer(**QUIET, logger=False, callbacks=[RetrievalEvaluation()])
+    found = with_metrics.validate(model, datamodule=data, verbose=False)
+    assert 0 <= found[0]["val/rsum"] <= 600
+    pl.Trainer(**QUIET, logger=False).validate(model, datamodule=data, verbose=False)
+    model.eval()
 
 
 def rows_of(batch: Any, rows: torch.Tensor) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.data.corpus import SPLITS, Corpus
@@ -19,9 +20,11 @@ class DatasetReader(ABC):
     Attributes:
         redrawn: whether every seed of a bench takes a split of its own: seed s is then given to the
             constructor as ``draw_seed``. Otherwise all seeds share one split.
+        describes_pictures: whether ``features_of`` makes its image features of any picture.
     """
 
     redrawn: bool = False
+    describes_pictures: bool = False
 
     @abstractmethod
     def read(self, root: Path) -> Corpus:
@@ -30,6 +33,10 @@ class DatasetReader(ABC):
         Raises:
             BadInput: a missing, damaged or inconsistent file; the message names it, the field and the fix.
         """
+
+    def features_of(self, picture: Image.Image) -> NDArray[np.float32]:
+        """(D,) the data set's own image features of a new RGB picture, where it ``describes_pictures``."""
+        raise NotImplementedError
 
     def without_pictures(self) -> DatasetReader | None:
         """A reader of the same items that needs no image files; None where there is no such thing."""

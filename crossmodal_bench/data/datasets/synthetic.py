@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.corpus import Corpus, Labels
@@ -92,6 +92,8 @@ class Synthetic(DatasetReader):
         seed: which data set.
     """
 
+    describes_pictures = True
+
     def __init__(self, size: str | int = "small", seed: int = 0) -> None:
         self.size = size
         self.seed = seed
@@ -127,6 +129,10 @@ class Synthetic(DatasetReader):
             image_features=np.stack([grid_descriptor(source.array(i)) for i in range(n)]),
             source=f"synthetic (size {self.size}, seed {self.seed})",
         )
+
+    def features_of(self, picture: Image.Image) -> NDArray[np.float32]:
+        """``grid_descriptor`` of the picture at the scenes' size."""
+        return grid_descriptor(np.asarray(ImageOps.fit(picture, (SIDE, SIDE), Image.Resampling.BILINEAR)))
 
 
 class Renderings:

@@ -68,6 +68,33 @@ def build_tokenizer(name: str | None, train_captions: Iterable[str], size: int =
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=128, **SPECIAL)
 
 
+def restored_tokenizer(written: str, special: dict[str, str], limit: int) -> Any:
+    """A tokenizer that was used before.
+
+    Args:
+        written: as the library ``tokenizers`` writes it.
+        special: its special tokens, as ``cls_token: [CLS]``.
+        limit: word pieces of a sentence, at most.
+
+    Raises:
+        BadInput: it is no tokenizer.
+    """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    unknown = set(special) - {*SPECIAL, "bos_token", "eos_token"}
+    if unknown:
+        raise BadInput(f"a tokenizer has no special token '{min(unknown)}'; run the job again that wrote it")
+    try:
+        backend = Tokenizer.from_str(written)
+        return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=limit, **special)
+    # The library raises a bare Exception for what it cannot read.
+    except Exception as error:
+        raise BadInput(
+            f"the tokenizer of the checkpoint cannot be read ({first_line(error)}); run its job again"
+        ) from error
+
+
 def _pretrained(name: str) -> Any:
     from transformers import AutoTokenizer
 

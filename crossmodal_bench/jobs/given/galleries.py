@@ -7,22 +7,21 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossmodal_bench.core.encoding import Encoding, Scorer
+from crossmodal_bench.core.encoding import Encoding, Scorer, VectorSimilarity
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.core.npy import load_npy, map_npy
 from crossmodal_bench.similarity.vectors import cosine_similarity, dot_product, negative_euclidean
 
 Array = NDArray[Any] | Tensor
-Similarity = Literal["cosine", "dot", "euclidean"]
 
-SIMILARITIES: Mapping[Similarity, Callable[[Tensor, Tensor], Tensor]] = {
+SIMILARITIES: Mapping[VectorSimilarity, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": cosine_similarity,
     "dot": dot_product,
     "euclidean": negative_euclidean,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
-from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.networks import Freezable, TextSource
 from crossmodal_bench.networks.backbones import BackboneSource
@@ -56,6 +56,11 @@ class Host(nn.Module, ABC):
     @abstractmethod
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """(n_images, n_texts) similarities of what is ``scored``; higher is better."""
+
+    @property
+    def vector_similarity(self) -> VectorSimilarity | None:
+        """See RetrievalMethod; None for hosts that compare fragments."""
+        return None
 
     @property
     def fine_tuned(self) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch, require
-from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.methods.hosts.base import Encoded, Host
 from crossmodal_bench.networks import Freezable, TextSource, UnitEmbedding, WordStates, unit
 from crossmodal_bench.networks.backbones import trained_network
@@ -92,3 +92,8 @@ class VSE(Host):
             if self.measure == "cosine":
                 return cosine_similarity(images.values, texts.values)
             return order_similarity(images.values, texts.values, "text_minus_image", squared=False)
+
+    @property
+    def vector_similarity(self) -> VectorSimilarity | None:
+        """The cosine; an order violation is no similarity of two directions."""
+        return "cosine" if self.measure == "cosine" else None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch, require
-from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.methods.hosts.base import Encoded, Host
 from crossmodal_bench.networks.captioning import CaptionGenerator
 from crossmodal_bench.networks.embedding import unit
@@ -82,6 +82,11 @@ class VSRN(Host):
         """(n_images, n_texts) cosines: products of unit vectors, in the precision that they have."""
         with torch.autocast(images.values.device.type, enabled=False):
             return images.values @ texts.values.T
+
+    @property
+    def vector_similarity(self) -> VectorSimilarity:
+        """The inner product of unit vectors."""
+        return "dot"
 
     def auxiliary_loss(self, images: Encoded, texts: TextBatch) -> Tensor | None:
         """The weighted loss of generating each caption from its image's reasoned regions."""

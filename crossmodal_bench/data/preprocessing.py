@@ -1,0 +1,217 @@
+"""How new sentences become the batches that a model was trained on: what its checkpoint brings along.
+
+A vocabulary, a bag of words and a tokenizer are fitted on training captions. They lie in every checkpoint,
+as the
+data module's state, because weights mean nothing without them: a checkpoint answers wherever it is copied
+to, and
+can never be read with the vocabulary of another training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from crossmodal_bench.core.batch import TextBatch
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.validation import Items, Model, WholeNumber
+from crossmodal_bench.data.language.tokens import TokenRows
+from crossmodal_bench.data.language.wordpieces import build_tokenizer, encode_wordpieces, restored_tokenizer
+from crossmodal_bench.data.language.words import Words, tokenize
+from crossmodal_bench.data.pixels import ImageFit
+from crossmodal_bench.data.text import BagOfWords, Vocabulary
+from crossmodal_bench.data.views import float_rows, masked
+
+
+class WordsState(Model):
+    """The view ``words``: what a word is, and the words in the order of their ids."""
+
+    kind: Words
+    words: Items[str]
+
+
+class WordPiecesState(Model):
+    """The view ``wordpieces``.
+
+    Attributes:
+        name: the pre-trained tokenizer's, or None for one that was fitted on the captions.
+        tokenizer: the whole tokenizer as the library ``tokenizers`` writes it; empty where it cannot, and the
+            name must do.
+        special: its special tokens, as ``cls_token: [CLS]``.
+        limit: word pieces of a sentence, at most.
+    """
+
+    name: str | None
+    tokenizer: str
+    special: dict[str, str]
+    limit: WholeNumber
+
+
+class BagState(Model):
+    """The view ``bow`` where it is made from captions: words in column order, and what each weighs."""
+
+    words: Items[str]
+    weights: Items[float]
+
+
+class NetworkState(Model):
+    """What made the view ``features``, or ``regions``; see crossmodal_bench.data.features.FeatureSource."""
+
+    network: str
+    weights: str
+    weights_sha256: str
+    dim: WholeNumber
+    image_size: WholeNumber | None
+    image_fit: ImageFit | None
+    regions: Literal["grid", "detector"] | None
+    count: WholeNumber
+
+
+class PreprocessingState(Model):
+    """What a checkpoint holds; plain values alone, so that it is also JSON.
+
+    Attributes:
+        dataset: the data set's name, for messages.
+        requires: the views that the model reads.
+        image_size: pixels of a side of the view ``pixels``.
+        image_fit: how a picture is brought to that size.
+        words, wordpieces, bag: how sentences become those views; None where the model does not read them, or
+            they are the data set's own.
+        features, regions: the network that makes them; None where they are the data set's own.
+    """
+
+    dataset: str
+    requires: Items[str]
+    image_size: WholeNumber = Field(ge=1)
+    image_fit: ImageFit
+    words: WordsState | None = None
+    wordpieces: WordPiecesState | None = None
+    bag: BagState | None = None
+    features: NetworkState | None = None
+    regions: NetworkState | None = None
+
+
+class Preprocessing:
+    """Sentences to batches, by what was fitted in training.
+
+    Args:
+        state: as it lies in a checkpoint.
+    """
+
+    def __init__(self, state: PreprocessingState) -> None:
+        self.state = state
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """The words that the model knows, where it reads ``words``."""
+        words = self.state.words
+        return None if words is None else Vocabulary(words.words, words.kind)
+
+    @cached_property
+    def bag(self) -> BagOfWords | None:
+        """The bag of words, where it reads one that is made from captions."""
+        bag = self.state.bag
+        return None if bag is None else BagOfWords.restored(bag.words, bag.weights)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, where it reads ``wordpieces``; BadInput where it cannot be made from its state."""
+        pieces = self.state.wordpieces
+        if pieces is None:
+            return None
+        if not pieces.tokenizer:
+            return build_tokenizer(pieces.name, [])
+        return restored_tokenizer(pieces.tokenizer, pieces.special, pieces.limit)
+
+    @property
+    def refusal(self) -> str:
+        """Why no new sentence can be encoded, and what would be needed; empty where it can."""
+        if "bow" in self.state.requires and self.state.bag is None:
+            return (
+                f"the model reads the text features that {self.state.dataset} brings along, and a new "
+                "sentence has "
+                "none; train it on a data set with captions, whose bags of words are made here"
+            )
+        return ""
+
+    def unknown_words(self, sentence: str) -> list[str]:
+        """The sentence's words that the model does not know, each once.
+
+        Of word pieces, the words that no pieces make up.
+        """
+        unknown: list[str] = []
+        if self.vocabulary is not None:
+            known = set(self.vocabulary.words)
+            unknown += [word for word in self.vocabulary.split(sentence) if word not in known]
+        if self.state.bag is not None:
+            in_bag = set(self.state.bag.words)
+            unknown += [word for word in tokenize(sentence) if word not in in_bag]
+        if self.tokenizer is not None:
+            mark = self.tokenizer.unk_token
+            unknown += [word for word in sentence.split() if mark in self.tokenizer.tokenize(word)]
+        return list(dict.fromkeys(unknown))
+
+    def knows_a_word(self, sentence: str) -> bool:
+        """Whether every view of the sentence holds at least one word that is known."""
+        views: list[Sequence[str]] = []
+        if self.vocabulary is not None:
+            views.append(self.vocabulary.split(sentence))
+        if self.state.bag is not None:
+            views.append(tokenize(sentence))
+        if self.tokenizer is not None:
+            views.append(sentence.split())
+        unknown = set(self.unknown_words(sentence))
+        return all(any(word not in unknown for word in words) for words in views)
+
+    def known_words(self) -> list[str]:
+        """The words of a closed vocabulary, without special tokens; empty for word pieces alone."""
+        if self.vocabulary is not None:
+            return list(self.vocabulary.words[4:])
+        return [] if self.state.bag is None else list(self.state.bag.words)
+
+    def texts(self, sentences: Sequence[str]) -> TextBatch:
+        """The sentences with every view that the model reads; ``index`` counts them, ``image`` is 0.
+
+        Raises:
+            BadInput: a sentence without a word, or views that no new sentence can have.
+        """
+        if self.refusal:
+            raise BadInput(self.refusal)
+        if not sentences:
+            raise BadInput("there is no sentence; give at least one")
+        if (empty := next((row for row, text in enumerate(sentences) if not text.strip()), None)) is not None:
+            raise BadInput(f"sentence {empty} is empty; write it")
+        rows = np.arange(len(sentences))
+        words, lengths, pieces, mask = None, None, None, None
+        if (vocabulary := self.vocabulary) is not None:
+            words, lengths = TokenRows.of(vocabulary.encode(text) for text in sentences).padded(rows)
+        if self.tokenizer is not None:
+            encoded, _ = encode_wordpieces(self.tokenizer, sentences)
+            pieces, mask = masked(*encoded.padded(rows))
+        return TextBatch(
+            index=torch.arange(len(sentences)),
+            image=torch.zeros(len(sentences), dtype=torch.int64),
+            words=words,
+            lengths=lengths,
+            wordpieces=pieces,
+            wordpiece_mask=mask,
+            bow=None if self.bag is None else float_rows(self.bag.transform(sentences), rows),
+        )
+
+
+def wordpieces_state(name: str | None, tokenizer: Any) -> WordPiecesState:
+    """A tokenizer as plain values."""
+    try:
+        written = tokenizer.backend_tokenizer.to_str()
+    # A tokenizer that is a program has no such form.
+    except Exception:
+        written = ""
+    special = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    return WordPiecesState(
+        name=name, tokenizer=written, special=special, limit=int(tokenizer.model_max_length)
+    )

@@ -1,0 +1,1 @@
+"""What a trained run answers, and what it hands out: search, vectors, weights."""

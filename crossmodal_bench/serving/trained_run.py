@@ -1,0 +1,394 @@
+"""A finished run that answers: search by a sentence or a picture, and vectors of new ones.
+
+>>> from crossmodal_bench import load
+>>> run = load("runs/synthetic/vse/0123456789abcdef")
+>>> run.search("a red circle at the top left", top=3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from crossmodal_bench.core.class_paths import trust
+from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.core.errors import BadInput, nearest, tell
+from crossmodal_bench.data.features import Progress
+from crossmodal_bench.data.images import ImageFiles
+from crossmodal_bench.data.new_pictures import PictureEncoding
+from crossmodal_bench.data.preprocessing import Preprocessing
+from crossmodal_bench.evaluation.ranking.tiles import NonFiniteScore, ScoreTiles
+from crossmodal_bench.evaluation.ranking.top import ordered_top
+from crossmodal_bench.jobs.directory import JobDirectory
+from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.jobs.reference import results_folder
+from crossmodal_bench.jobs.rows import row_of
+from crossmodal_bench.serving.galleries import (
+    BATCH,
+    Gallery,
+    PictureOf,
+    cache_of,
+    folder_gallery,
+    kept_gallery,
+    pictures_of,
+    sentences_gallery,
+)
+from crossmodal_bench.training.checkpoints import chosen_checkpoint
+from crossmodal_bench.training.trained_model import LoadedModel, load_model
+
+SENTENCES = 256
+"""Sentences that are encoded together."""
+Picture = str | Path | Image.Image
+"""A file, or a picture as Pillow has it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One of the items that fit a query best.
+
+    Attributes:
+        rank: from 1.
+        id: its name.
+        score: the model's; scores of different models are not comparable.
+        captions: the sentence itself, or those that describe the image, where they are known.
+        image: the image that a sentence describes, where that is known; of an image its own name.
+    """
+
+    rank: int
+    id: str
+    score: float
+    captions: tuple[str, ...] = ()
+    image: str = ""
+
+
+class TrainedRun:
+    """A finished run with its model, without the data that it was trained on.
+
+    Args:
+        record: the run's.
+        loaded: its model.
+        data_root: where weights of networks are, and the data, to show pictures of the split that it was
+            tested on.
+        device: where the model runs.
+    """
+
+    def __init__(self, record: Record, loaded: LoadedModel, data_root: Path, device: torch.device) -> None:
+        self.record = record
+        self.device = device
+        self.data_root = data_root
+        self.model = loaded.model.to(device)
+        self.preprocessing = Preprocessing(loaded.preprocessing)
+        self.pictures = PictureEncoding(
+            loaded.preprocessing, loaded.data.dataset, loaded.data.images.weights, data_root, device
+        )
+        self._data = loaded.data
+
+    def __repr__(self) -> str:
+        job = self.record.job
+        return f"<{job.method} on {job.dataset}, {self.record.protocol_label}, seed {job.seed}>"
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The record's, under its main protocol: recalls in percent, 1-based ranks, mAP as a fraction."""
+        return self.record.metrics
+
+    @property
+    def intervals(self) -> Mapping[str, tuple[float, float]]:
+        """The 95 % intervals of the metrics on other test images."""
+        return self.record.intervals
+
+    # ---- encoding ---------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode_texts(self, sentences: Sequence[str]) -> Encoding:
+        """M sentences as the model compares them, on the CPU.
+
+        Raises:
+            BadInput: an empty sentence, or a model that no new sentence can be given to.
+        """
+        if isinstance(sentences, str):
+            raise BadInput("encode_texts takes a list of sentences; put the one into a list")
+        parts = []
+        for start in range(0, max(len(sentences), 1), SENTENCES):
+            batch = self.preprocessing.texts(sentences[start : start + SENTENCES]).to(self.device)
+            parts.append(self.model.encode_texts(batch).to("cpu"))
+        return Encoding.cat(parts)
+
+    @torch.inference_mode()
+    def encode_images(self, pictures: Sequence[Picture]) -> Encoding:
+        """N pictures as the model compares them, on the CPU.
+
+        Raises:
+            BadInput: a file that is no picture, or a model that no new picture can be given to.
+        """
+        if isinstance(pictures, str | Path | Image.Image):
+            raise BadInput("encode_images takes a list of pictures; put the one into a list")
+        if not pictures:
+            raise BadInput("there is no picture; give at least one")
+        parts = []
+        for start in range(0, len(pictures), BATCH):
+            opened = [_opened(picture) for picture in pictures[start : start + BATCH]]
+            parts.append(self.model.encode_images(self.pictures.batch(opened).to(self.device)).to("cpu"))
+        return Encoding.cat(parts)
+
+    def vectors_of_texts(self, sentences: Sequence[str]) -> NDArray[np.float32]:
+        """(M, D) vectors in the space of ``crossmodal-bench export-embeddings``.
+
+        Raises:
+            BadInput: as ``encode_texts``, and for a method that compares otherwise than by a similarity of
+                two vectors.
+        """
+        return self._vectors(lambda: self.encode_texts(sentences))
+
+    def vectors_of_images(self, pictures: Sequence[Picture]) -> NDArray[np.float32]:
+        """(N, D) vectors, likewise."""
+        return self._vectors(lambda: self.encode_images(pictures))
+
+    def _vectors(self, encoded: Callable[[], Encoding]) -> NDArray[np.float32]:
+        check_vectors(self)
+        return self.model.comparable_vectors(encoded()).float().numpy()
+
+    # ---- searching --------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        image: Picture | None = None,
+        gallery: Path | str | None = None,
+        top: int = 10,
+        progress: Progress | None = None,
+    ) -> list[Answer]:
+        """The images that fit a sentence best, or the sentences that fit a picture best.
+
+        Args:
+            text: a sentence, for images.
+            image: or a picture, for sentences.
+            gallery: a folder of pictures (for ``text``), or a text file with a sentence on each line (for
+                ``image``); None: the split that the run was tested on.
+            top: how many.
+            progress: told how far it is with a gallery that is encoded for the first time.
+
+        Raises:
+            BadInput: neither or both of ``text`` and ``image``, a sentence without a word that the model
+                knows, or anything that this model cannot encode; the sentence says what would be needed.
+        """
+        if (text is None) == (image is None):
+            raise BadInput("a search needs a sentence or a picture; give one of the two")
+        if top < 1:
+            raise BadInput(f"--top is {top}; give how many answers to show, from 1")
+        # The query first: what cannot be asked need not wait for a gallery.
+        if text is not None:
+            self.check_words(text)
+            query = self.encode_texts([text])
+        else:
+            assert image is not None
+            query = self.encode_images([image])
+        searched = self.gallery(gallery, of_pictures=text is not None, progress=progress)
+        return self.answers(query, searched, of_pictures=text is not None, top=top)
+
+    def gallery(
+        self, named: Path | str | None = None, *, of_pictures: bool, progress: Progress | None = None
+    ) -> Gallery:
+        """What ``search`` looks through, encoded.
+
+        Raises:
+            BadInput: as ``search``.
+        """
+        if named is not None:
+            path = Path(named)
+            if of_pictures:
+                if path.is_file():
+                    raise BadInput(f"{path} is a file; a sentence is looked for in a folder of pictures")
+                if self.pictures.refusal:
+                    raise BadInput(f"{path} cannot be searched: {self.pictures.refusal}")
+                return folder_gallery(self.record, path, self.encode_images, progress)
+            if path.is_dir():
+                raise BadInput(
+                    f"{path} is a folder; a picture is looked for in a text file with a sentence on each line"
+                )
+            return sentences_gallery(self.record, path, self.encode_texts, progress)
+        encoded = self._split
+        count = len(encoded.encoded.image_ids if of_pictures else encoded.encoded.caption_ids)
+        what = "images" if of_pictures else "captions"
+        described = f"the {count:,} {what} of {self.record.job.dataset}'s {self.record.evaluated_on} split"
+        return Gallery(encoded.encoded, described, encoded.picture_of)
+
+    def answers(self, query: Encoding, searched: Gallery, *, of_pictures: bool, top: int) -> list[Answer]:
+        """The best items of a gallery for one encoded query."""
+        encoded = searched.encoded
+        side = encoded.images if of_pictures else encoded.texts
+        if side is None:
+            raise BadInput(f"{searched.described} holds nothing to look through")
+        scores = self._scores(side, query) if of_pictures else self._scores(query, side).T
+        values, rows = ordered_top(scores.reshape(1, -1), top)
+        answers = []
+        for rank, (value, row) in enumerate(zip(values[0].tolist(), rows[0].tolist(), strict=True), start=1):
+            if of_pictures:
+                name = encoded.image_ids[row]
+                answers.append(Answer(rank, name, value, tuple(encoded.captions_of(row)), name))
+                continue
+            sentence = encoded.captions[row : row + 1]
+            owner = encoded.caption_image[row : row + 1]
+            image = encoded.image_ids[int(owner[0])] if len(owner) else ""
+            answers.append(Answer(rank, encoded.caption_ids[row], value, sentence, image))
+        return answers
+
+    def _scores(self, images: Encoding, texts: Encoding) -> Tensor:
+        tiles = ScoreTiles(images, texts, self.model.score, device=self.device)
+        try:
+            rows = [
+                torch.cat([tiles(row, column).cpu() for column in range(len(tiles.columns))], 1)
+                for row in range(len(tiles.rows))
+            ]
+        except NonFiniteScore as error:
+            raise BadInput(
+                f"the model gives no finite score ({error}); its training has gone wrong"
+            ) from error
+        return torch.cat(rows)
+
+    # ---- words ------------------------------------------------------------------------------------------
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a sentence that the model does not know, in their order."""
+        return self.preprocessing.unknown_words(text)
+
+    def check_words(self, text: str) -> None:
+        """Raise BadInput for a sentence of which the model knows no word, or which it cannot be given."""
+        if self.preprocessing.refusal:
+            raise BadInput(self.preprocessing.refusal)
+        if not text.strip():
+            raise BadInput("the sentence is empty; write what to look for")
+        if not self.preprocessing.knows_a_word(text):
+            known = self.preprocessing.known_words()
+            count = f"one of the {len(known):,} words" if known else "made of word pieces"
+            raise BadInput(
+                f"no word of '{text}' is {count} that this model knows; use words of the captions of "
+                f"{self.record.job.dataset}"
+            )
+
+    def word_remarks(self, text: str) -> list[str]:
+        """A sentence about each unknown word, with the nearest known one where there is one."""
+        known = self.preprocessing.known_words()
+        remarks = []
+        for word in self.unknown_words(text):
+            hint = nearest(word, known)
+            near = hint if "did you mean" in hint else ""
+            remarks.append(
+                f"'{word}' is not among the words that this model knows, and says nothing to it{near}"
+            )
+        return remarks
+
+    # ---- what it was tested on ----------------------------------------------------------------------------
+
+    @cached_property
+    def _split(self) -> Gallery:
+        return Gallery(kept_gallery(self.record, self.data_root, tell), "", self._picture_of)
+
+    def _picture_of(self, name: str) -> Image.Image:
+        """A picture of the data set, as far as its files are there; KeyError where they are not."""
+        if self._pictures is None:
+            raise KeyError(name)
+        return self._pictures(name)
+
+    @cached_property
+    def _pictures(self) -> PictureOf | None:
+        # Read when a picture is wanted: an answer in words need not wait for it.
+        try:
+            return pictures_of(self._data.dataset.read(self._data.root))
+        except BadInput:
+            return None
+
+
+def load(
+    run: str | Path,
+    *,
+    data_root: str | Path = "data",
+    runs: str | Path = "runs",
+    device: str = "auto",
+    plugins: Sequence[str] = (),
+) -> TrainedRun:
+    """A finished run, ready to answer; the data that it was trained on need not be there.
+
+    Args:
+        run: a job's directory or record, or DATASET/METHOD below ``runs`` where that is one job; or a folder
+            that `crossmodal-bench export-weights` wrote.
+        data_root: where weights of networks are looked for, and pictures to show.
+        runs: the folder of the runs.
+        device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+        plugins: packages of methods of one's own that its configuration may name.
+
+    Raises:
+        BadInput: there is no such run, it has no model, or its files cannot be used.
+    """
+    if plugins:
+        trust(tuple(plugins))
+    record = single_record(run, Path(runs))
+    loaded = load_model(record, Path(data_root), cache_of(record))
+    return TrainedRun(record, loaded, Path(data_root), _device(device))
+
+
+def single_record(run: str | Path, runs: Path) -> Record:
+    """The record of one job that has a model.
+
+    Raises:
+        BadInput: there is no such run, there are several, or it has no model of its own.
+    """
+    records = row_of(run, [runs, results_folder()])
+    if len(records) > 1:
+        listed = ", ".join(f"{record.directory} (seed {record.job.seed})" for record in records)
+        raise BadInput(f"{run} holds {len(records)} runs; name one of them: {listed}")
+    record = records[0]
+    if record.ensemble:
+        members = ", ".join(member.directory for member in record.ensemble)
+        raise BadInput(f"{record.directory} is a sum of several models; name one of them: {members}")
+    if not _has_model(record.files, record):
+        raise BadInput(
+            f"{record.directory} has no weights, as rows of results/ and rows of given vectors have none; "
+            "run its "
+            f"job first (crossmodal-bench reproduce {run}), or name a job below {runs}"
+        )
+    return record
+
+
+def _has_model(files: JobDirectory, record: Record) -> bool:
+    return files.exported_weights.is_file() or chosen_checkpoint(files, record.selection.metric).is_file()
+
+
+def check_vectors(run: TrainedRun) -> None:
+    """Raise BadInput for a run whose method compares otherwise than by a similarity of two vectors."""
+    if run.model.vector_similarity is None:
+        raise BadInput(
+            f"{run.record.job.method} does not compare by one vector of an image and one of a sentence, so "
+            "an index "
+            "of vectors cannot search as it does; ask it with crossmodal-bench retrieve, or choose a "
+            "method that "
+            "compares vectors (vse, vsrn, timam, acmr, cca, sm)"
+        )
+
+
+def _device(word: str) -> torch.device:
+    if word == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if word not in ("cpu", "cuda"):
+        raise BadInput(f"--device is '{word}'; give auto, cpu or cuda")
+    if word == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device is cuda, and there is no GPU that torch can use; give cpu")
+    return torch.device(word)
+
+
+def _opened(picture: Picture) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    path = Path(picture)
+    if not path.is_file():
+        raise BadInput(f"{path} is no file; name a picture")
+    return ImageFiles([path])[0]
