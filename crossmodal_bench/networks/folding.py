@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -22,11 +23,10 @@ def fold_batch_norms(network: nn.Module) -> None:
     Args:
         network: in eval mode; it is changed, and must not be trained any more.
     """
-    # Part by part: what one has in common with the next must not be folded twice.
-    for part in _followed(network):
-        for convolution, norm in list(_pairs(part)):
-            _fold(convolution, norm)
-            _drop(norm, network)
+    norms = {norm: convolution for convolution, norm in _pairs(network)}
+    for norm, convolution in norms.items():
+        _fold(convolution, norm)
+        _drop(norm, network)
 
 
 def _drop(norm: nn.BatchNorm2d, network: nn.Module) -> None:
@@ -52,29 +52,34 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     convolution.bias = nn.Parameter(shift.to(weight.dtype))
 
 
-def _followed(network: nn.Module) -> Iterator[torch.fx.GraphModule]:
-    """The largest parts of a network whose course is the same for every input."""
+def _pairs(network: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Each convolution whose output one batch norm alone reads, which reads nothing else, with that norm."""
+    # Following a network calls it, and some keep what they were called with: a twin with the same tensors.
+    shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    twin = copy.deepcopy(network, shared)
+    originals = dict(zip(twin.modules(), network.modules(), strict=True))
+    for part, graph in _followed(twin):
+        inputs: dict[nn.Module, set[object]] = defaultdict(set)
+        readers: dict[nn.Module, set[object]] = defaultdict(set)
+        modules = {
+            node: part.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"
+        }
+        for node, module in modules.items():
+            inputs[module] |= {modules.get(argument, argument) for argument in node.all_input_nodes}
+            readers[module] |= {modules.get(user, user) for user in node.users}
+        for module, those in readers.items():
+            norm = next(iter(those), None)
+            if type(module) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d or norm.running_var is None:
+                continue
+            if those == {norm} and inputs[norm] == {module}:
+                yield originals[module], originals[norm]  # type: ignore[misc]
+
+
+def _followed(network: nn.Module) -> Iterator[tuple[nn.Module, torch.fx.Graph]]:
+    """The largest parts of a network whose course is the same for every input, with that course."""
     try:
-        yield torch.fx.GraphModule(network, torch.fx.Tracer().trace(network))
+        yield network, torch.fx.Tracer().trace(network)
     # A network may branch on its input, or do whatever else cannot be followed.
     except Exception:
         for part in network.children():
             yield from _followed(part)
-
-
-def _pairs(part: torch.fx.GraphModule) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Each convolution whose output one batch norm alone reads, which reads nothing else, with that norm."""
-    inputs: dict[nn.Module, set[object]] = defaultdict(set)
-    readers: dict[nn.Module, set[object]] = defaultdict(set)
-    modules = {
-        node: part.get_submodule(str(node.target)) for node in part.graph.nodes if node.op == "call_module"
-    }
-    for node, module in modules.items():
-        inputs[module] |= {modules.get(argument, argument) for argument in node.all_input_nodes}
-        readers[module] |= {modules.get(user, user) for user in node.users}
-    for convolution, those in readers.items():
-        norm = next(iter(those), None)
-        if type(convolution) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d:
-            continue
-        if those == {norm} and inputs[norm] == {convolution} and norm.running_var is not None:
-            yield convolution, norm
