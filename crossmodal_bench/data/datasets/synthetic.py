@@ -60,7 +60,7 @@ REGIONS = 6
 REGION_SIDE = 6
 """Pixels of a side that a region is scaled to."""
 KEPT = 20_000
-"""So many scenes of a data set are kept once they are drawn, in 300 MB; the others are drawn at each access."""
+"""So many scenes are kept once they are drawn, in 300 MB; the others are drawn at each access."""
 GRID = 4
 """Cells on a side of what ``grid_descriptor`` describes."""
 

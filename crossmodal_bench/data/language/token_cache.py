@@ -65,7 +65,7 @@ def _digest(tokenizer: str, captions: Iterable[str]) -> str:
 
 
 def _read(path: Path, n: int, size: int) -> NamedTokens | None:
-    """The tokens of ``n`` captions with ids below ``size``, or those that have names; None where the file is not there or not what ``_write`` has left."""
+    """The tokens of ``n`` captions; None where the file is not there or not what ``_write`` has left."""
     if not path.is_file():
         return None
     try:

@@ -102,7 +102,7 @@ def _positions(name: str) -> int:
 
 
 def tokenizer_version(tokenizer: Any) -> str:
-    """Differs where captions may get other ids; empty for a tokenizer that does not tell what it is made of."""
+    """Differs where captions may get other ids; empty where a tokenizer does not tell what it is made of."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return ""
