@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-from torch import Tensor
 
 from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.text import Vocabulary
-from crossmodal_bench.evaluation import Ranks
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.reporting.figures import drawing
-from crossmodal_bench.training.generated_outputs import GeneratedOutputs, shown_queries
 
+# A report says which panels there may be and draws none: it does not wait for Lightning and scikit-learn.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from crossmodal_bench.evaluation import Ranks
+    from crossmodal_bench.training.generated_outputs import GeneratedOutputs
 
 TOP = 5
 """Retrieved items of a query."""
@@ -71,6 +71,8 @@ def captions_panel(corpus: Corpus, split: str, ranks: Ranks, written: Sequence[s
         ranks: of the split.
         written: a caption for each image of the split, or nothing.
     """
+    from crossmodal_bench.training.generated_outputs import shown_queries
+
     assert corpus.captions is not None
     images = corpus.image_rows(split)
     captions = corpus.caption_rows(split)
@@ -98,6 +100,8 @@ def pictures_panel(corpus: Corpus, split: str, ranks: Ranks, drawn: Tensor | Non
         ranks: of the split.
         drawn: (n, 3, 64, 64), -1 to 1, of the captions that ``shown_queries`` picks; or None.
     """
+    from crossmodal_bench.training.generated_outputs import shown_queries
+
     assert corpus.captions is not None
     images = corpus.image_rows(split)
     captions = corpus.caption_rows(split)
@@ -123,6 +127,9 @@ def pictures_panel(corpus: Corpus, split: str, ranks: Ranks, drawn: Tensor | Non
 
 def words_panel(vocabulary: Vocabulary, vectors: NDArray[np.floating]) -> bytes | None:
     """The most frequent content words by their vectors (V, D); None where there are fewer than three."""
+    from sklearn.decomposition import PCA
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
     content = [
         row
         for row, word in enumerate(vocabulary.words)
