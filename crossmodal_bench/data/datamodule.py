@@ -26,6 +26,7 @@ from crossmodal_bench.data.language.wordpieces import build_tokenizer, encode_wo
 from crossmodal_bench.data.language.words import SPLITTERS, splitter_version
 from crossmodal_bench.data.loader import BatchLoader, BatchOrder, Phase, PhaseOrder
 from crossmodal_bench.data.reading import read_corpus
+from crossmodal_bench.data.regions import RegionFiles
 from crossmodal_bench.data.text import TextSettings, Vocabulary
 from crossmodal_bench.data.view_builders import (
     bags_of_words,
@@ -44,6 +45,12 @@ from crossmodal_bench.data.view_builders import (
 from crossmodal_bench.data.views import VIEWS, ImageDataset, PhasedDataset, TextDataset, Views
 
 
+def _cores() -> int:
+    """Those that this process may use: a cluster gives a job few of a machine's."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 class CrossModalDataModule(pl.LightningDataModule):
     """Batches of exactly the views that the method declares in ``requires``, from one index and one split.
 
@@ -56,8 +63,8 @@ class CrossModalDataModule(pl.LightningDataModule):
         sampling: ``caption``: each caption with its image; ``image``: each image once, with one of its
             captions.
         seed: of the order of the batches.
-        num_workers: loader processes; None: as many as there are cores, at most 8, where pictures are decoded
-            for a GPU, and none elsewhere.
+        num_workers: loader processes; None: as many as there are cores, at most 8 where pictures are decoded
+            and 4 where regions are read from files, for a GPU; none elsewhere.
         validation: share of train held out for validation (stratified) where the data set has no such split.
         text: how sentences become numbers.
         images: how pictures become numbers, and by which network.
@@ -305,9 +312,13 @@ class CrossModalDataModule(pl.LightningDataModule):
         workers = self.num_workers
         on_gpu = torch.cuda.is_available()
         decoded = self.views.pixels or (training and self.views.pictures)
+        # 128 images are 37 MB of regions, which a GPU would wait for at every step.
+        read = isinstance(self.views.regions, RegionFiles)
         if workers is None:
-            workers = min(os.cpu_count() or 1, 8) if on_gpu and decoded else 0
-        if not (training or self.views.pixels):
+            most = 8 if decoded else 4 if read else 0
+            workers = min(_cores(), most) if on_gpu else 0
+        evaluates_images = isinstance(dataset, ImageDataset) and (self.views.pixels or (read and on_gpu))
+        if not (training or evaluates_images):
             workers = 0
         return BatchLoader(dataset, order, num_workers=workers, pin_memory=on_gpu)
 
