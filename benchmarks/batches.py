@@ -49,15 +49,15 @@ def measure_regions(folder: Path, repeats: int) -> Measurement:
 
 
 def measure_scenes(repeats: int) -> Measurement:
-    """The regions and the pixels of 160 scenes, in each of five epochs."""
+    """The regions and the pixels of 48 scenes, in each of three epochs."""
     scenes = Synthetic("tiny").read(Path()).images
     assert isinstance(scenes, Renderings)
-    rows = range(160)
+    rows = range(48)
 
     def epochs(keeps: bool) -> list[np.ndarray]:
         source = Renderings(scenes.scenes)
         outputs = []
-        for _ in range(5):
+        for _ in range(3):
             for row in rows:
                 # One that has drawn nothing yet draws.
                 drawing = source if keeps else Renderings(scenes.scenes)
@@ -66,15 +66,15 @@ def measure_scenes(repeats: int) -> Measurement:
 
     assert all(map(np.array_equal, epochs(False), epochs(True)))
     seconds = alternate(lambda: epochs(False), lambda: epochs(True), repeats)
-    return Measurement("160 synthetic scenes, 5 epochs", *seconds, note="equal")
+    return Measurement("48 synthetic scenes, 3 epochs", *seconds, note="equal")
 
 
 def measure_words(folder: Path, repeats: int) -> Measurement:
-    """The vocabulary and the word ids of 30,000 captions as SCAN splits them."""
+    """The vocabulary and the word ids of 20,000 captions as SCAN splits them."""
     rng = np.random.default_rng(0)
     words = [f"{letter}{number}" for letter in "abcdefgh" for number in range(500)]
-    captions = tuple(" ".join(rng.choice(words, 11)).capitalize() + "." for _ in range(30_000))
-    train = np.arange(28_000)
+    captions = tuple(" ".join(rng.choice(words, 11)).capitalize() + "." for _ in range(20_000))
+    train = np.arange(18_000)
 
     def plain() -> TokenRows:
         splitter = SPLITTERS["treebank"]
@@ -95,7 +95,7 @@ def measure_words(folder: Path, repeats: int) -> Measurement:
     assert np.array_equal(expected.ids, found.ids) and np.array_equal(expected.starts, found.starts)
     assert len(captions) >= token_cache.WORTH_KEEPING
     seconds = alternate(plain, ours, repeats)
-    return Measurement("words of 30,000 captions, second process", *seconds, note="equal")
+    return Measurement("words of 20,000 captions, second process", *seconds, note="equal")
 
 
 def measure_pictures(folder: Path, repeats: int) -> Measurement:
@@ -132,14 +132,14 @@ def measure_pictures(folder: Path, repeats: int) -> Measurement:
     return Measurement("pixels and pictures of 32 JPEGs", *alternate(plain, ours, repeats), note="equal")
 
 
-def measure(repeats: int = 5) -> list[Measurement]:
+def measure(repeats: int = 3) -> list[Measurement]:
     """One measurement for each kind of batch."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         return [
             measure_regions(folder, repeats),
             measure_scenes(repeats),
-            measure_words(folder, repeats),
+            measure_words(folder, 1),
             measure_pictures(folder, repeats),
         ]
 

@@ -63,7 +63,7 @@ def _error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
-def measure(network: str = "mobilenet_v2", n: int = 32, repeats: int = 3) -> list[Measurement]:
+def measure(network: str = "mobilenet_v2", n: int = 16, repeats: int = 2) -> list[Measurement]:
     """One measurement, per ``n`` images."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -112,7 +112,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="What an image costs in the extraction of features.")
     parser.add_argument("--network", default="mobilenet_v2", help="torchvision's name")
-    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--images", type=int, default=16)
     options = parser.parse_args()
     print_table(measure(options.network, options.images))
 
