@@ -275,7 +275,7 @@ def _extract(
 ) -> None:
     """Make those of ``stores`` that are not there; the outputs of ``module`` are theirs, in their order."""
     # The order in which convolutions read: MobileNet-V2 takes two thirds of the time so on a CPU.
-    module = module.to(device=device, memory_format=torch.channels_last)
+    module = module.to(device).to(memory_format=torch.channels_last)
     partial = {
         position: _Partial(store, len(images))
         for position, store in enumerate(stores)
