@@ -66,6 +66,9 @@ class Regions:
     def __getitem__(self, row: int) -> NDArray[np.float32]:
         return self.values[row]
 
+    def batch(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.values[rows]
+
     def subset(self, rows: NDArray[np.int64]) -> Regions:
         return Regions(self.values[rows])
 

@@ -76,7 +76,24 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
                 f"network on {datasets}; leave it out"
             )
     _check_plugins(options.plugins, [batch[0].config for batch in batches])
-    return _parents_first(batches)
+    return _sharing_passes(_parents_first(batches))
+
+
+def _sharing_passes(plan: Sequence[PlannedJob]) -> list[PlannedJob]:
+    """The jobs, each told whether another one reads a grid of regions of its images by its network."""
+
+    def extraction(planned: PlannedJob) -> tuple[str, ...]:
+        images = planned.config["data"].get("images", {})
+        return planned.data_fingerprint, *(
+            str(images.get(key)) for key in ("network", "weights", "size", "fit")
+        )
+
+    grids = {
+        extraction(planned)
+        for planned in plan
+        if "regions" in planned.requires and planned.config["data"].get("images", {}).get("regions") == "grid"
+    }
+    return [replace(planned, with_grid=extraction(planned) in grids) for planned in plan]
 
 
 def _check_plugins(plugins: Sequence[str], configs: Sequence[Config]) -> None:
@@ -293,6 +310,7 @@ def _jobs(
             plugins=options.plugins,
             corpus=data.corpus,
             resume_anyway=options.rerun == "resume-anyway",
+            requires=tuple(sorted(cli.model.requires)),
         )
         plan.append(planned)
     return plan

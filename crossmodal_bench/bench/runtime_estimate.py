@@ -138,8 +138,7 @@ def dry_run(planned: PlannedJob, tell: Tell | None = None) -> float:
         **process_group.trainer_arguments(),
     )
     assert isinstance(cli.model, RetrievalMethod)
-    if planned.corpus is not None:
-        cli.datamodule.hand_over(planned.corpus)
+    cli.datamodule.hand_over(planned.corpus, with_grid=planned.with_grid)
     epochs = planned.config.get("trainer", {}).get("max_epochs", 1000)
     if tell is not None:
         cli.datamodule.progress = lambda done, total: tell("extracting features", done, total)

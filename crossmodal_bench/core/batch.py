@@ -23,8 +23,14 @@ class _Batch:
         return replace(self, **changed)
 
     def to(self: B, *args: Any, **kwargs: Any) -> B:
-        """The batch on another device."""
-        return self._map(lambda value: value.to(*args, **kwargs))
+        """The batch on another device; from page-locked memory without waiting for the copy."""
+
+        def moved(value: Any) -> Any:
+            # Safe in this direction alone: what is read back must have arrived.
+            pinned = isinstance(value, Tensor) and value.device.type == "cpu" and value.is_pinned()
+            return value.to(*args, **({"non_blocking": True} if pinned else {}) | kwargs)
+
+        return self._map(moved)
 
     def pin_memory(self: B) -> B:
         """The batch in page-locked memory."""

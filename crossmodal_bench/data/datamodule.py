@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,10 @@ from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets import DatasetReader
 from crossmodal_bench.data.features import Extracted, FeatureStore, Progress, extract_features
 from crossmodal_bench.data.image_settings import ImageSettings
-from crossmodal_bench.data.language.wordpieces import build_tokenizer, encode_wordpieces
+from crossmodal_bench.data.language.token_cache import cached_tokens
+from crossmodal_bench.data.language.tokens import NamedTokens
+from crossmodal_bench.data.language.wordpieces import build_tokenizer, encode_wordpieces, tokenizer_version
+from crossmodal_bench.data.language.words import SPLITTERS, splitter_version
 from crossmodal_bench.data.loader import Batches, BatchLoader, BatchOrder, Phase, PhaseOrder
 from crossmodal_bench.data.preprocessing import (
     BagState,
@@ -29,6 +33,7 @@ from crossmodal_bench.data.preprocessing import (
     wordpieces_state,
 )
 from crossmodal_bench.data.reading import read_corpus
+from crossmodal_bench.data.regions import RegionFiles
 from crossmodal_bench.data.text import TextSettings, Vocabulary
 from crossmodal_bench.data.view_builders import (
     bags_of_words,
@@ -42,10 +47,16 @@ from crossmodal_bench.data.view_builders import (
     lacking,
     train_captions,
     training_labels,
-    vocabulary_captions,
+    vocabulary_rows,
     warn_where_unsplit,
 )
 from crossmodal_bench.data.views import VIEWS, ImageDataset, PhasedDataset, TextDataset, Views
+
+
+def _cores() -> int:
+    """Those that this process may use: a cluster gives a job few of a machine's."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class CrossModalDataModule(pl.LightningDataModule):
@@ -60,8 +71,8 @@ class CrossModalDataModule(pl.LightningDataModule):
         sampling: ``caption``: each caption with its image; ``image``: each image once, with one of its
             captions.
         seed: of the order of the batches.
-        num_workers: loader processes; None: as many as there are cores, at most 8, where pictures are decoded
-            for a GPU, and none elsewhere.
+        num_workers: loader processes; None: as many as there are cores, at most 8 where pictures are decoded
+            and 4 where regions are read from files, for a GPU; none elsewhere.
         validation: share of train held out for validation (stratified) where the data set has no such split.
         text: how sentences become numbers.
         images: how pictures become numbers, and by which network.
@@ -107,6 +118,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         self.test_split = "test"
         self.cut_captions = 0
         self.steps_per_phase: int | None = None
+        self.with_grid = False
         self.feature_source: dict[str, Any] | None = None
         self._corpus: Corpus | None = None
         self._views: Views | None = None
@@ -126,9 +138,16 @@ class CrossModalDataModule(pl.LightningDataModule):
             )
         return self._corpus
 
-    def hand_over(self, corpus: Corpus) -> None:
-        """Take a corpus that another data module of the same settings has read."""
-        self._corpus = corpus
+    def hand_over(self, corpus: Corpus | None, *, with_grid: bool = False) -> None:
+        """Take what others know.
+
+        Args:
+            corpus: what another data module of the same settings has read, if any has.
+            with_grid: whether others will ask for a grid of regions of the same images, by the same network.
+        """
+        if corpus is not None:
+            self._corpus = corpus
+        self.with_grid = with_grid
 
     @property
     def views(self) -> Views:
@@ -210,10 +229,19 @@ class CrossModalDataModule(pl.LightningDataModule):
             spec = replace(spec, feature_dim=views.features.shape[1])
         if "words" in requires:
             warn_where_unsplit(corpus)
-            captions = vocabulary_captions(corpus, self.text.vocabulary)
-            views.vocabulary = Vocabulary.fit(captions, self.text.min_count, self.text.words)
+            assert corpus.captions is not None
+            kind = self.text.words
+            views.tokens = cached_tokens(
+                self.cache,
+                corpus.captions,
+                splitter_version(kind),
+                partial(NamedTokens.split, corpus.captions, SPLITTERS[kind]),
+            )
+            counts = views.tokens.counts(vocabulary_rows(corpus, self.text.vocabulary))
+            views.vocabulary = Vocabulary.of(counts, self.text.min_count, kind)
             # Encoded now, so that loader processes share the ids.
             assert views.words is not None
+            views.tokens = None
             if self.text.unknown_captions == "fail":
                 check_words(corpus, views.words)
             spec = replace(spec, vocabulary_size=len(views.vocabulary))
@@ -252,7 +280,15 @@ class CrossModalDataModule(pl.LightningDataModule):
         """Give the views their word pieces; the sizes that follow from them are in the new ``spec``."""
         corpus = self.corpus
         assert corpus.captions is not None
-        views.wordpieces, self.cut_captions = encode_wordpieces(tokenizer, corpus.captions)
+        captions = corpus.captions
+
+        def encoded() -> NamedTokens:
+            rows, cut = encode_wordpieces(tokenizer, captions)
+            return NamedTokens(rows, cut=cut)
+
+        version = tokenizer_version(tokenizer)
+        tokens = cached_tokens(self.cache, captions, version, encoded, len(tokenizer))
+        views.wordpieces, self.cut_captions = tokens.rows, tokens.cut
         if self.cut_captions:
             rank_zero_info(
                 f"{self.cut_captions} of {len(corpus.captions)} captions are longer than "
@@ -326,9 +362,13 @@ class CrossModalDataModule(pl.LightningDataModule):
         workers = self.num_workers
         on_gpu = torch.cuda.is_available()
         decoded = self.views.pixels or (training and self.views.pictures)
+        # 128 images are 37 MB of regions, which a GPU would wait for at every step.
+        read = isinstance(self.views.regions, RegionFiles)
         if workers is None:
-            workers = min(os.cpu_count() or 1, 8) if on_gpu and decoded else 0
-        if not (training or self.views.pixels):
+            most = 8 if decoded else 4 if read else 0
+            workers = min(_cores(), most) if on_gpu else 0
+        evaluates_images = isinstance(dataset, ImageDataset) and (self.views.pixels or (read and on_gpu))
+        if not (training or evaluates_images):
             workers = 0
         return BatchLoader(dataset, order, num_workers=workers, pin_memory=on_gpu)
 
@@ -360,6 +400,7 @@ class CrossModalDataModule(pl.LightningDataModule):
             self.images.weights,
             data_root=self.root,
             regions=kind,
+            with_grid=self.with_grid,
             image_size=self.images.size,
             image_fit=self.images.fit,
             batch_size=batch_size,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,13 +27,16 @@ from crossmodal_bench.data.images import ImageSource
 from crossmodal_bench.data.loader import outlive_signals
 from crossmodal_bench.data.pixels import ImageFit, normalised_pixels, plain_pixels
 from crossmodal_bench.data.regions import RegionFiles
-from crossmodal_bench.networks.backbones import BackboneSource, load_backbone
+from crossmodal_bench.networks.backbones import BackboneSource, load_backbone, load_with_grid
+from crossmodal_bench.networks.folding import fold_batch_norms
 
 Extracted = Literal["grid", "detector"]
 GRID = 6
 """Regions of the kind ``grid``: the last feature map averaged in 6 x 6 cells."""
 BOXES = 36
 """Regions of the kind ``detector``: so many of its best boxes, as in bottom-up attention."""
+ARITHMETIC = "folded"
+"""Part of every store's name; another word wherever what is computed differs in its rounding."""
 Progress = Callable[[int, int], None]
 """Told (images done, images in all) after each batch."""
 
@@ -97,6 +100,7 @@ def extract_features(
     *,
     data_root: Path,
     regions: Extracted | None = None,
+    with_grid: bool = False,
     image_size: int = 224,
     image_fit: ImageFit = "crop",
     batch_size: int = 32,
@@ -106,7 +110,7 @@ def extract_features(
     """The store for (data fingerprint, network, weights, image size); made where it is not there yet.
 
     Extraction writes into a partial file and notes every finished batch, so that a killed run goes on where
-    it was.
+    it was. A pass that makes a grid makes the one vector per image too, which costs nothing beside it.
 
     Args:
         corpus: with pixels.
@@ -114,6 +118,8 @@ def extract_features(
         network, weights: see networks.backbones.load_backbone; a detector's network is given.
         data_root: where weights are looked for.
         regions: which kind to extract; None for one vector per image.
+        with_grid: whether a pass over the images for one vector shall make a grid of regions too, because
+            somebody will ask for it; a network that has none makes none.
         image_size, image_fit: see crossmodal_bench.data.pixels.normalised_pixels; a detector takes images as
             they are.
         batch_size: images at a time; a detector takes one, whose regions must not depend on its neighbours.
@@ -131,23 +137,36 @@ def extract_features(
     if regions == "detector":
         module, backbone = load_detector(weights, data_root, BOXES)
         source = FeatureSource(**asdict(backbone), image_size=None, image_fit=None)
-        source = replace(source, regions=regions, count=BOXES)
+        sources = [replace(source, regions=regions, count=BOXES)]
         batch_size = 1
     elif network is None:
         raise BadInput(
             f"{corpus.name}: no network is named to extract with; give NETWORK or data.images.network"
         )
     else:
-        module, backbone = load_backbone(network, weights, data_root, GRID if regions == "grid" else None)
-        source = FeatureSource(**asdict(backbone), image_size=image_size, image_fit=image_fit)
-        if regions == "grid":
-            source = replace(source, regions=regions, count=GRID**2)
-    store = FeatureStore(cache / "features" / f"{_name(corpus.fingerprint, source)}.npy", source)
+        module, backbones = _loaded(
+            network, weights, data_root, needs_grid=regions == "grid", with_grid=with_grid
+        )
+        sources = [
+            FeatureSource(**asdict(backbone), image_size=image_size, image_fit=image_fit)
+            for backbone in backbones
+        ]
+        sources[1:] = [replace(source, regions="grid", count=GRID**2) for source in sources[1:]]
+    stores = [
+        FeatureStore(cache / "features" / f"{_name(corpus.fingerprint, source)}.npy", source)
+        for source in sources
+    ]
+    store = next(store for store in stores if store.source.regions == regions)
     if not store.path.is_file():
         try:
-            with _locked(store.path):
+            with ExitStack() as locks:
+                # Always in this order, so that no two processes wait for each other.
+                for each in stores:
+                    locks.enter_context(_locked(each.path))
                 if not store.path.is_file():
-                    _extract(module.to(device), corpus.images, store, batch_size, device, progress)
+                    if regions != "detector":
+                        fold_batch_norms(module)
+                    _extract(module, corpus.images, stores, batch_size, device, progress)
         except OSError as error:
             raise BadInput(
                 f"{store.path.parent} cannot be written ({error.strerror}); "
@@ -156,9 +175,25 @@ def extract_features(
     return store
 
 
+def _loaded(
+    network: str, weights: str, data_root: Path, *, needs_grid: bool, with_grid: bool
+) -> tuple[nn.Module, list[BackboneSource]]:
+    """The network and the sources of its outputs: of its vectors, and of its grid where it makes one."""
+    if needs_grid or with_grid:
+        try:
+            module, pooled, cells = load_with_grid(network, weights, data_root, GRID)
+            return module, [pooled, cells]
+        except BadInput:
+            # Those who asked for the grid will be told; these here did not.
+            if needs_grid:
+                raise
+    module, pooled = load_backbone(network, weights, data_root)
+    return module, [pooled]
+
+
 def _name(fingerprint: str, source: FeatureSource) -> str:
     """A file name that differs where anything does that the features depend on."""
-    parts = [fingerprint, source.network, source.weights_sha256]
+    parts = [fingerprint, source.network, source.weights_sha256, ARITHMETIC]
     if source.image_size is not None:
         parts.append(str(source.image_size))
     if source.image_fit not in (None, "crop"):
@@ -178,26 +213,79 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+class _Partial:
+    """A store that is being made: files of rows, and a note of how many of them are on the disk.
+
+    Args:
+        store: what it will be.
+        n: images.
+    """
+
+    def __init__(self, store: FeatureStore, n: int) -> None:
+        self.store = store
+        self.shapes = store.shapes(n)
+        self.paths = [store.path.with_suffix(suffix.replace("npy", "partial")) for suffix in self.shapes]
+        self.note = store.path.with_suffix(".json")
+        self.arrays: list[Any] = []
+
+    def noted(self) -> int:
+        """How many images an earlier run has noted; 0 where what it left is not whole."""
+        shapes = list(self.shapes.values())
+        try:
+            noted = read_json(self.note)
+            fits = all(map_npy(path).shape == shape for path, shape in zip(self.paths, shapes, strict=True))
+        except BadInput:
+            return 0
+        done = noted.get("done") if isinstance(noted, dict) else None
+        return done if fits and isinstance(done, int) and 0 <= done <= shapes[0][0] else 0
+
+    def open(self, done: int) -> None:
+        """Map the files; they are kept where ``done`` rows of them are."""
+        self.arrays = [
+            np.lib.format.open_memmap(path, mode="r+" if done else "w+", dtype=np.float32, shape=shape)
+            for path, shape in zip(self.paths, self.shapes.values(), strict=True)
+        ]
+
+    def write(self, blocks: Sequence[Tensor], done: int) -> None:
+        """Put the outputs of a batch behind ``done`` rows, and note them once they are on the disk."""
+        if not all(torch.isfinite(block).all() for block in blocks):
+            raise BadInput(
+                f"{self.store.source.network} gives non-finite features from row {done}; check its weights"
+            )
+        for array, block in zip(self.arrays, blocks, strict=True):
+            array[done : done + len(block)] = block.numpy()
+            array.flush()
+        _write_note(self.note, {"done": done + len(blocks[0]), **asdict(self.store.source)})
+
+    def finish(self) -> None:
+        """Give the files their names; the store's own last: where it is, the others are."""
+        self.arrays = []
+        for path, suffix in reversed(list(zip(self.paths, self.shapes, strict=True))):
+            os.replace(path, self.store.path.with_suffix(suffix))
+
+
 @torch.inference_mode()
 def _extract(
     module: nn.Module,
     images: ImageSource,
-    store: FeatureStore,
+    stores: Sequence[FeatureStore],
     batch_size: int,
     device: str,
     progress: Progress | None,
 ) -> None:
-    shapes = store.shapes(len(images))
-    note = store.path.with_suffix(".json")
-    partial = [store.path.with_suffix(suffix.replace("npy", "partial")) for suffix in shapes]
-    # The note is written after its rows are flushed: what it counts is on the disk.
-    done = _already_done(note, partial, list(shapes.values()))
-    arrays: list[Any] = [
-        np.lib.format.open_memmap(path, mode="r+" if done else "w+", dtype=np.float32, shape=shape)
-        for path, shape in zip(partial, shapes.values(), strict=True)
-    ]
+    """Make those of ``stores`` that are not there; the outputs of ``module`` are theirs, in their order."""
+    # The order in which convolutions read: MobileNet-V2 takes two thirds of the time so on a CPU.
+    module = module.to(device).to(memory_format=torch.channels_last)
+    partial = {
+        position: _Partial(store, len(images))
+        for position, store in enumerate(stores)
+        if not store.path.is_file()
+    }
+    done = min(each.noted() for each in partial.values())
+    for each in partial.values():
+        each.open(done)
     loader = torch.utils.data.DataLoader(
-        _Pixels(images, store.source, done),
+        _Pixels(images, stores[0].source, done),
         batch_size=batch_size,
         num_workers=2 if len(images) - done > 512 else 0,
         # A generator of its own: with the global one, a run that extracts would train with other random
@@ -206,36 +294,16 @@ def _extract(
         worker_init_fn=outlive_signals,
     )
     for pixels in loader:
-        output = module(pixels.to(device))
-        # A detector gives boxes beside its vectors.
-        outputs = output if isinstance(output, tuple) else (output,)
-        blocks = [tensor.float().cpu() for tensor in outputs]
-        if not all(torch.isfinite(block).all() for block in blocks):
-            raise BadInput(
-                f"{store.source.network} gives non-finite features from row {done}; check its weights"
-            )
-        for array, block in zip(arrays, blocks, strict=True):
-            array[done : done + len(block)] = block.numpy()
-            array.flush()
+        output = module(pixels.to(device=device, memory_format=torch.channels_last))
+        blocks = [tensor.float().cpu() for tensor in (output if isinstance(output, tuple) else (output,))]
+        for position, each in partial.items():
+            # A detector gives boxes beside its vectors, for one store.
+            each.write(blocks if len(stores) == 1 else [blocks[position]], done)
         done += len(pixels)
-        _write_note(note, {"done": done, **asdict(store.source)})
         if progress is not None:
             progress(done, len(images))
-    del arrays
-    # The store's own file last: where it is, the others are.
-    for path, suffix in reversed(list(zip(partial, shapes, strict=True))):
-        os.replace(path, store.path.with_suffix(suffix))
-
-
-def _already_done(note: Path, partial: list[Path], shapes: list[tuple[int, ...]]) -> int:
-    """How many images an earlier run has noted; 0 where what it left is not whole."""
-    try:
-        noted = read_json(note)
-        fits = all(map_npy(path).shape == shape for path, shape in zip(partial, shapes, strict=True))
-    except BadInput:
-        return 0
-    done = noted.get("done") if isinstance(noted, dict) else None
-    return done if fits and isinstance(done, int) and 0 <= done <= shapes[0][0] else 0
+    for each in partial.values():
+        each.finish()
 
 
 class _Pixels(torch.utils.data.Dataset[Tensor]):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.data.language.tokens import NamedTokens, TokenRows
 from crossmodal_bench.data.language.words import SPLITTERS, Words, has_letters_alone, is_character, tokenize
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ class Vocabulary:
             kind: how captions are split into words.
         """
         counts = Counter(word for caption in captions for word in SPLITTERS[kind](caption))
+        return cls.of(counts, min_count, kind)
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int], min_count: int, kind: Words) -> Vocabulary:
+        """The frequent ones of words that have been counted; the arguments as in ``fit``."""
         kept = sorted(
             (word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word)
         )
@@ -99,6 +105,18 @@ class Vocabulary:
         index: dict[str, int] = self._index  # type: ignore[attr-defined]
         ids = [index.get(word, index[UNKNOWN]) for word in self.split(caption)]
         return np.array([index[START], *ids, index[END]], dtype=np.int64)
+
+    def encode_all(self, tokens: NamedTokens) -> TokenRows:
+        """Of all captions what ``encode`` gives for each, from their words as numbers."""
+        index: dict[str, int] = self._index  # type: ignore[attr-defined]
+        known = np.array([index.get(name, index[UNKNOWN]) for name in tokens.names], dtype=np.int32)
+        starts = tokens.rows.starts + 2 * np.arange(len(tokens.rows) + 1)
+        ids = np.empty(int(starts[-1]), dtype=np.int32)
+        inner = np.ones(len(ids), dtype=bool)
+        inner[starts[:-1]] = inner[starts[1:] - 1] = False
+        ids[starts[:-1]], ids[starts[1:] - 1] = index[START], index[END]
+        ids[inner] = known[tokens.rows.ids]
+        return TokenRows(ids, starts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The words of ``ids`` up to the first end, with spaces between; without start and padding."""

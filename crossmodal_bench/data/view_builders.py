@@ -183,17 +183,13 @@ def warn_where_unsplit(corpus: Corpus) -> None:
 
 def train_captions(corpus: Corpus) -> list[str]:
     """The training captions."""
-    return _captions(corpus, "train")
-
-
-def vocabulary_captions(corpus: Corpus, splits: VocabularySplits) -> list[str]:
-    """The captions whose words a vocabulary knows, as data.text.vocabulary says."""
-    return [caption for split in splits.split("+") for caption in _captions(corpus, split)]
-
-
-def _captions(corpus: Corpus, split: str) -> list[str]:
     assert corpus.captions is not None
-    return [corpus.captions[row] for row in corpus.caption_rows(split)]
+    return [corpus.captions[row] for row in corpus.caption_rows("train")]
+
+
+def vocabulary_rows(corpus: Corpus, splits: VocabularySplits) -> NDArray[np.int64]:
+    """The rows of the captions whose words a vocabulary knows, as data.text.vocabulary says."""
+    return np.concatenate([corpus.caption_rows(split) for split in splits.split("+")])
 
 
 def bags_of_words(corpus: Corpus, size: int) -> tuple[Any, BagOfWords | None]:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from crossmodal_bench.core.batch import GroupBatch, ImageBatch, PairBatch, TextBatch, long_tensor
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.data.language.tokens import TokenRows
+from crossmodal_bench.data.language.tokens import NamedTokens, TokenRows
 from crossmodal_bench.data.loader import BatchRows, Phase
 from crossmodal_bench.data.pixels import (
     Augmentation,
@@ -45,6 +46,8 @@ class Views:
     bow: Any = None
     """(M, D) array or sparse matrix."""
     vocabulary: Vocabulary | None = None
+    tokens: NamedTokens | None = None
+    """The words of all captions, split as the vocabulary's are, where somebody has split them already."""
     wordpieces: TokenRows | None = None
     labels: NDArray[np.int64] | None = None
     identities: NDArray[np.int64] | None = None
@@ -58,22 +61,21 @@ class Views:
         if self.vocabulary is None:
             return None
         assert self.corpus.captions is not None
-        return TokenRows.of(self.vocabulary.encode(caption) for caption in self.corpus.captions)
+        tokens = self.tokens or NamedTokens.split(self.corpus.captions, self.vocabulary.split)
+        return self.vocabulary.encode_all(tokens)
 
-    def images(self, rows: Rows, augment: Callable[[int], Tensor] | None = None) -> ImageBatch:
+    def images(self, rows: Rows, augment: Callable[[int, Image.Image], Tensor] | None = None) -> ImageBatch:
         """The images ``rows`` with every view of theirs.
 
-        ``augment``, told a position in ``rows``, makes its pixels; without it they are as they are.
+        ``augment``, told a position in ``rows`` and given its picture, makes its pixels; without it they are
+        as they are.
         """
-        make = self.pixels_of if augment is None else augment
-        positions = rows if augment is None else range(len(rows))
+        pixels, pictures = self._decoded(rows, augment)
         return ImageBatch(
             index=long_tensor(rows),
-            pixels=torch.stack([make(int(position)) for position in positions]) if self.pixels else None,
-            pictures=self._pictures(rows) if self.pictures and augment is not None else None,
-            regions=None
-            if self.regions is None
-            else torch.from_numpy(np.stack([self.regions[int(row)] for row in rows])),
+            pixels=pixels,
+            pictures=pictures,
+            regions=None if self.regions is None else torch.from_numpy(self.regions.batch(rows)),
             features=None if self.features is None else float_rows(self.features, rows),
             labels=self._labels(rows),
             identities=None if self.identities is None else long_tensor(self.identities[rows]),
@@ -97,12 +99,29 @@ class Views:
     def pixels_of(self, row: int) -> Tensor:
         """(3, H, W) of the image ``row``."""
         assert self.corpus.images is not None
-        return normalised_pixels(self.corpus.images[row], self.image_size, self.image_fit)
+        return self._pixels(self.corpus.images[row])
 
-    def _pictures(self, rows: Rows) -> Tensor:
+    def _pixels(self, image: Image.Image) -> Tensor:
+        return normalised_pixels(image, self.image_size, self.image_fit)
+
+    def _decoded(
+        self, rows: Rows, augment: Callable[[int, Image.Image], Tensor] | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Pixels and small pictures of the images ``rows``, as far as they are asked for; decoded once."""
+        with_pictures = self.pictures and augment is not None
+        if not (self.pixels or with_pictures):
+            return None, None
         source = self.corpus.images
         assert source is not None
-        return torch.stack([small_picture(source[int(row)], self.image_fit) for row in rows])
+        pixels: list[Tensor] = []
+        pictures: list[Tensor] = []
+        for position, row in enumerate(rows):
+            image = source[int(row)]
+            if self.pixels:
+                pixels.append(self._pixels(image) if augment is None else augment(position, image))
+            if with_pictures:
+                pictures.append(small_picture(image, self.image_fit))
+        return torch.stack(pixels) if pixels else None, torch.stack(pictures) if pictures else None
 
     def _labels(self, image_rows: Rows) -> Tensor | None:
         if self.labels is None:
@@ -158,12 +177,10 @@ class PairDataset(Dataset[PairBatch]):
             )
         images = self.views.corpus.caption_image[rows]
 
-        def augmented(position: int) -> Tensor:
-            source = self.views.corpus.images
-            assert source is not None
+        def augmented(position: int, image: Image.Image) -> Tensor:
             rng = np.random.default_rng([self.seed, batch.epoch, int(rows[position]), 1])
             return augmented_pixels(
-                source[int(images[position])],
+                image,
                 self.views.image_size,
                 self.views.image_fit,
                 self.augmentation,

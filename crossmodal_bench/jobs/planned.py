@@ -26,6 +26,8 @@ class PlannedJob:
     planning process has read, for workers that are forked from it. ``ddp_strategy`` and ``gpu_precision`` are
     what the method asks for. ``parents`` are the jobs whose trained weights it starts from, by method.
     ``resume_anyway``: whether it goes on from a checkpoint that rests on something else.
+    ``requires`` are the views that its method reads. ``with_grid``: whether another job of the plan reads a
+    grid of regions of the same images by the same network, so that one pass shall extract both.
     ``ablation`` is the method without its adversary, if its file names one.
     ``plugins`` are the packages that the user trusts, besides ours: its classes may be of them.
     """
@@ -46,6 +48,8 @@ class PlannedJob:
     parents: dict[str, PlannedJob] = field(default_factory=dict, repr=False)
     corpus: Corpus | None = field(default=None, repr=False, compare=False)
     resume_anyway: bool = False
+    requires: tuple[str, ...] = ()
+    with_grid: bool = False
 
     @property
     def files(self) -> JobDirectory:
@@ -87,6 +91,7 @@ def from_json(content: dict[str, Any]) -> PlannedJob:
             "protocols": [_protocol(protocol) for protocol in content["protocols"]],
             "directory": Path(content["directory"]),
             "plugins": tuple(content["plugins"]),
+            "requires": tuple(content["requires"]),
             "parents": {name: from_json(parent) for name, parent in content["parents"].items()},
         }
     )

@@ -20,6 +20,7 @@ from crossmodal_bench.networks.classifiers import (
     ChannelsFirst,
     Grid,
     Renormalised,
+    VectorAndGrid,
     head_keys,
     last_map,
     width,
@@ -66,22 +67,44 @@ def load_backbone(
         BadInput: unknown network, one without a feature map for a grid, weights that are missing, damaged, or
             of another network, or no timm for one of its networks.
     """
-    import torchvision.models
-
     if name.startswith(TIMM):
         return load_timm(name, weights, data_root, grid)
-    names = torchvision.models.list_models(module=torchvision.models)
-    if name not in names:
-        raise BadInput(
-            f"network '{name}' is unknown{nearest(name, names) or '; name one of torchvision or timm:NAME'}"
-        )
-    network, label, digest = load_network(name, weights, data_root, classifies=True)
+    network, label, digest = _load_classifier(name, weights, data_root)
     if grid is None:
         module, dim = without_classifier(network, name)
     else:
         maps, dim = last_map(network, name)
         module = Grid(maps, grid)
     return module.eval(), BackboneSource(name, label, digest, dim)
+
+
+def load_with_grid(
+    name: str, weights: str, data_root: Path, grid: int
+) -> tuple[nn.Module, BackboneSource, BackboneSource]:
+    """An image network in eval mode that maps (B, 3, H, W) to (B, dim) and to a grid of regions.
+
+    Args:
+        name, weights, data_root: see load_backbone, which says what is raised.
+        grid: cells of a side.
+
+    Returns:
+        The network, with two outputs; the source of its vectors, and that of its grid.
+    """
+    if name.startswith(TIMM):
+        own, settings, label, digest = _load_timm_network(name, weights, data_root)
+        maps: nn.Module = ChannelsFirst(own, name)
+        side = _side(settings)
+        widths = width(own, 1, side), width(maps, 3, side)
+        module: nn.Module = Renormalised(VectorAndGrid(own, maps, grid), settings)
+    else:
+        network, label, digest = _load_classifier(name, weights, data_root)
+        # The map first: what is left without the classifier has the same modules.
+        maps, map_dim = last_map(network, name)
+        vectors, dim = without_classifier(network, name)
+        widths = dim, map_dim
+        module = VectorAndGrid(vectors, maps, grid)
+    pooled, cells = (BackboneSource(name, label, digest, dim) for dim in widths)
+    return module.eval(), pooled, cells
 
 
 def trained_network(
@@ -104,6 +127,18 @@ def trained_network(
         )
     weights = "none" if spec.weights_root is None else weights or spec.weights
     return load_backbone(name, weights, Path(spec.weights_root or ""))
+
+
+def _load_classifier(name: str, weights: str, data_root: Path) -> tuple[nn.Module, str, str]:
+    """As ``load_network``, of a name that may be none of torchvision's classification networks."""
+    import torchvision.models
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        raise BadInput(
+            f"network '{name}' is unknown{nearest(name, names) or '; name one of torchvision or timm:NAME'}"
+        )
+    return load_network(name, weights, data_root, classifies=True)
 
 
 def load_network(
@@ -219,6 +254,22 @@ def load_timm(
     Raises:
         BadInput: as there.
     """
+    network, settings, label, digest = _load_timm_network(name, weights, data_root)
+    module = network if grid is None else ChannelsFirst(network, name)
+    dim = width(module, 1 if grid is None else 3, _side(settings))
+    module = module if grid is None else Grid(module, grid)
+    return Renormalised(module, settings).eval(), BackboneSource(name, label, digest, dim)
+
+
+def _side(settings: dict[str, Any]) -> int:
+    """Pixels of a side that a network of timm expects, by its settings."""
+    return int(settings.get("input_size", (3, SIDE, SIDE))[-1])
+
+
+def _load_timm_network(
+    name: str, weights: str, data_root: Path
+) -> tuple[nn.Module, dict[str, Any], str, str]:
+    """A network of timm without its classifier, timm's settings, the name of its weights, their checksum."""
     try:
         import timm
     except ImportError as error:
@@ -260,14 +311,7 @@ def load_timm(
         heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
         load_state(network, Path(weights), name, [f"{head}." for head in heads])
         label = Path(weights).name
-    digest = checksum(network, random=weights == "none")
-    side = settings.get("input_size", (3, SIDE, SIDE))[-1]
-    module: nn.Module = network
-    if grid is not None:
-        module = ChannelsFirst(network, name)
-    dim = width(module, 1 if grid is None else 3, side)
-    module = module if grid is None else Grid(module, grid)
-    return Renormalised(module, settings).eval(), BackboneSource(name, label, digest, dim)
+    return network, settings, label, checksum(network, random=weights == "none")
 
 
 @torch.inference_mode()

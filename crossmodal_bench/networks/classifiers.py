@@ -44,7 +44,11 @@ class Grid(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The cells."""
-        cells = nn.functional.adaptive_avg_pool2d(self.network(pixels), self.side)
+        return self.cells(self.network(pixels))
+
+    def cells(self, last_map: Tensor) -> Tensor:
+        """(B, side * side, C) of a feature map (B, C, h, w)."""
+        cells = nn.functional.adaptive_avg_pool2d(last_map, self.side)
         return cells.flatten(2).transpose(1, 2)
 
 
@@ -67,9 +71,48 @@ class BeforePooling(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """The map."""
         self.network(pixels)
+        return self.taken()
+
+    def taken(self) -> Tensor:
+        """The map of the pass that the network has just made; it is not kept any longer."""
         last, self._map = self._map, None
         assert last is not None
         return last
+
+
+class VectorAndGrid(nn.Module):
+    """(B, 3, H, W) to (B, D) and (B, side * side, C): a network's own vector, and a grid of its last map.
+
+    One pass gives both where the network computes its vector by way of that map; else there are two.
+
+    Args:
+        network: to (B, D).
+        maps: to (B, C, h, w), of the same modules.
+        side: cells of a side.
+    """
+
+    def __init__(self, network: nn.Module, maps: nn.Module, side: int) -> None:
+        super().__init__()
+        self.network = network
+        self.grid = Grid(maps, side)
+        self._map: Tensor | None = None
+        end = maps
+        while isinstance(end, nn.Sequential):
+            end = end[-1]
+        if any(end is module for module in network.modules()):
+            end.register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._map = output
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors, and the cells."""
+        vectors: Tensor = self.network(pixels)
+        last, self._map = self._map, None
+        if last is None:
+            maps = self.grid.network
+            last = maps.taken() if isinstance(maps, BeforePooling) else maps(pixels)
+        return vectors, self.grid.cells(last)
 
 
 class ChannelsFirst(nn.Module):
@@ -115,10 +158,9 @@ class Renormalised(nn.Module):
         self.register_buffer("scale", (usual[1] / std).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", ((usual[0] - mean) / std).view(3, 1, 1), persistent=False)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> Any:
         """What the network makes of pixels with ImageNet's mean and deviation."""
-        output: Tensor = self.network(pixels * self.scale + self.shift)
-        return output
+        return self.network(pixels * self.scale + self.shift)
 
 
 def _vgg19(network: Any) -> nn.Module:

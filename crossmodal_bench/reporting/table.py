@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from crossmodal_bench.core.errors import BadInput, printable
 from crossmodal_bench.jobs.record import Record, read_records
 from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
 from crossmodal_bench.reporting.tables.shown import DIFFERENCE_COLUMNS, ShownTable, show
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Source = str | Path | Iterable[Record]
 """A folder of runs, or records."""
@@ -97,12 +98,17 @@ def shown_tables(source: Source, references: Iterable[Record] = ()) -> list[Show
 
 def frame(shown: Iterable[ShownTable]) -> pd.DataFrame:
     """What ``table`` gives, from tables as they are shown."""
+    # Most commands print a table and make no data frame of it.
+    import pandas as pd
+
     return pd.DataFrame([cell for ranked in shown for cell in ranked.cells])
 
 
 def difference_frame(shown: Iterable[ShownTable]) -> pd.DataFrame:
     """What ``differences`` gives, from tables as they are shown."""
     lines = [line for ranked in shown for line in ranked.differences]
+    import pandas as pd
+
     return pd.DataFrame(lines, columns=DIFFERENCE_COLUMNS)
 
 

@@ -85,8 +85,7 @@ def run_job(
     data = cli.datamodule
     assert isinstance(model, RetrievalMethod)
     data.progress = _report_extraction(files)
-    if planned.corpus is not None:
-        data.hand_over(planned.corpus)
+    data.hand_over(planned.corpus, with_grid=planned.with_grid)
     if trainer.is_global_zero:
         # With what the method asked for here, so that `fit` on this file does the same, from fresh weights.
         asked = {

@@ -462,7 +462,7 @@ def test_a_grid_of_regions_beside_the_pooled_features(tmp_path: Path) -> None:
     data.progress = lambda done, total: told.append((done, total))
     spec = data.build(["features", "regions"])
     assert (spec.region_count, spec.region_dim, spec.feature_dim) == (36, 1280, 1280)
-    assert told == [(5, 5), (5, 5)]
+    assert told == [(5, 5)], "one pass over the images makes both"
     source = data.describe()["features"]
     assert (source["regions"], source["count"], source["network"]) == ("grid", 36, "mobilenet_v2")
     assert source["pooled"]["regions"] is None and source["pooled"]["network"] == "mobilenet_v2"
@@ -596,3 +596,21 @@ def test_every_data_set_of_the_experiments_goes_from_files_to_batches(tmp_path: 
         (tmp_path / "empty").mkdir()
         with pytest.raises(BadInput, match=r"empty/\w+ is missing; put .* there"):
             reader.read(tmp_path / "empty")
+
+
+def test_a_gpu_gets_regions_of_files_from_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.write_precomputed(tmp_path)
+    monkeypatch.setattr(datamodule, "_cores", lambda: 16)
+    for on_gpu, expected in ((False, 0), (True, 4)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda on_gpu=on_gpu: on_gpu)
+        for chosen, workers in ((None, expected), (2, 2)):
+            data = CrossModalDataModule(
+                Precomputed("f30k_precomp"), root=str(tmp_path), batch_size=4, num_workers=chosen
+            )
+            data.build(["regions", "words"])
+            loader = data.train_dataloader()
+            assert (loader.num_workers, loader.pin_memory) == (workers, on_gpu)
+            images, texts = data.test_dataloader()
+            assert texts.num_workers == 0 and images.num_workers == (workers if on_gpu else 0)

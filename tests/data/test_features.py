@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,56 @@ def test_a_killed_extraction_of_a_grid_goes_on_behind_its_last_batch(bench: Benc
     regions = store.regions()
     assert (len(regions), regions.count, regions.dim) == (13, 36, DIM)
     assert isinstance(regions.maps[0], np.memmap) and np.array_equal(regions[7], array[7])
+
+
+class Counted:
+    """Images that count how often they are decoded."""
+
+    def __init__(self, images: Any) -> None:
+        self.images, self.decoded = images, 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> Any:
+        self.decoded += 1
+        return self.images[row]
+
+    def fingerprint(self) -> str:
+        found: str = self.images.fingerprint()
+        return found
+
+
+def test_one_pass_makes_the_vectors_and_the_grid_of_a_network(bench: Bench, tmp_path: Path) -> None:
+    images = Counted(bench.corpus.images)
+    corpus = replace(bench.corpus, images=images)
+    vectors = bench.extract(corpus, with_grid=True)
+    assert images.decoded == len(images) and bench.computed() == [4, 4, 4, 1]
+    cells = bench.extract(corpus, regions="grid")
+    assert images.decoded == len(images) and bench.computed() == []
+    apart = extract_features(
+        corpus, tmp_path / "apart", "resnet18", "none", data_root=tmp_path, image_size=16, batch_size=4
+    )
+    assert apart.path.name == vectors.path.name and np.array_equal(apart.array(), vectors.array())
+    assert not (apart.path.parent / cells.path.name).exists(), "nobody has asked for the grid"
+    alone = extract_features(
+        corpus, tmp_path / "apart", "resnet18", "none", data_root=tmp_path, image_size=16, regions="grid"
+    )
+    np.testing.assert_allclose(alone.array(), cells.array(), rtol=1e-5, atol=1e-6)
+    # The mean of the grid's cells is the mean of the map where the cells are of one size; here they overlap.
+    assert cells.array().shape == (13, 36, DIM)
+
+
+def test_who_asks_for_vectors_gets_them_where_the_network_has_no_map_for_a_grid(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> Any:
+        raise BadInput("no last feature map")
+
+    monkeypatch.setattr(features, "load_with_grid", refuse)
+    assert bench.extract(with_grid=True).array().shape == (13, DIM)
+    with pytest.raises(BadInput, match="no last feature map"):
+        bench.extract(regions="grid")
 
 
 def test_a_store_that_is_there_is_not_made_again(bench: Bench) -> None:

@@ -36,6 +36,34 @@ def test_each_image_has_its_row_of_its_file(source: RegionFiles) -> None:
     assert np.array_equal(subset[0], fakes.regions(3)) and np.array_equal(subset[1], fakes.regions(2))
 
 
+def test_a_batch_is_its_rows_whichever_files_they_are_in(source: RegionFiles) -> None:
+    for rows in ([0, 1, 2, 3], [3, 3, 0], [2], [1, 2]):
+        batch = source.batch(np.array(rows))
+        assert batch.dtype == np.float32 and batch.flags.writeable and not isinstance(batch, np.memmap)
+        assert np.array_equal(batch, np.stack([source[row] for row in rows]))
+    batch[:] = 0
+    assert np.array_equal(source.batch(np.array([1]))[0], fakes.regions(2)), "a copy"
+
+
+def test_a_batch_names_the_row_that_is_not_finite_and_forgives_large_numbers(tmp_path: Path) -> None:
+    regions = np.full((12, 4, 7), 3e38, np.float32)
+    np.save(tmp_path / "large.npy", regions)
+    assert np.array_equal(RegionFiles.whole(tmp_path / "large.npy").batch(np.arange(12)), regions)
+    regions[5, 1, 1] = np.nan
+    np.save(tmp_path / "bad.npy", regions)
+    source = RegionFiles.whole(tmp_path / "bad.npy")
+    source.batch(np.array([4, 6]))
+    with pytest.raises(BadInput, match=r"bad\.npy holds NaN or infinite values in row 5"):
+        source.batch(np.array([4, 5, 6]))
+
+
+def test_half_precision_in_a_batch(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.stack([fakes.regions(row) for row in range(5)]).astype(np.float16))
+    source = RegionFiles.whole(tmp_path / "a.npy")
+    batch = source.batch(np.array([4, 0]))
+    assert batch.dtype == np.float32 and np.array_equal(batch, np.stack([source[4], source[0]]))
+
+
 def test_files_are_mapped_and_a_row_is_a_copy(source: RegionFiles) -> None:
     assert all(isinstance(one, np.memmap) and not one.flags.writeable for one in source.maps)
     row = source[0]

@@ -147,6 +147,30 @@ def test_pictures_for_a_generator_come_with_training_pairs_alone() -> None:
 # ---- data sets --------------------------------------------------------------------------------------------
 
 
+def test_pixels_and_pictures_of_a_training_pair_are_of_one_decoding() -> None:
+    class Counted:
+        """Pictures that count how often each is decoded."""
+
+        def __init__(self, images: Any) -> None:
+            self.images = images
+            self.rows: list[int] = []
+
+        def __getitem__(self, row: int) -> Any:
+            self.rows.append(row)
+            return self.images[row]
+
+    corpus = Synthetic("tiny").read(Path())
+    views = Views(corpus, image_size=32, pixels=True, pictures=True)
+    expected = PairDataset(views, "train", "caption", 0, "crop_flip")[BatchRows(0, np.arange(5))].images
+    counted = Counted(corpus.images)
+    # A corpus checks its images, and what stands in for them here is none of its kinds.
+    object.__setattr__(corpus, "images", counted)
+    images = PairDataset(views, "train", "caption", 0, "crop_flip")[BatchRows(0, np.arange(5))].images
+    assert counted.rows == images.index.tolist()
+    assert torch.equal(images.pixels, expected.pixels)  # type: ignore[arg-type]
+    assert torch.equal(images.pictures, expected.pictures)  # type: ignore[arg-type]
+
+
 def test_caption_sampling_has_each_training_caption_once_with_its_image() -> None:
     corpus = fakes.corpus(per_image=UNEVEN)
     pairs = PairDataset(Views(corpus), "train", "caption", seed=0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.base import DatasetReader
 
+Drawing = TypeVar("Drawing", NDArray[np.uint8], NDArray[np.float32])
 GENERATOR = 1
 """Raise when the drawing or the wording changes: it is part of the fingerprint."""
 SIDE = 64
@@ -56,6 +59,8 @@ REGIONS = 6
 """Regions of every scene."""
 REGION_SIDE = 6
 """Pixels of a side that a region is scaled to."""
+KEPT = 20_000
+"""So many scenes are kept once they are drawn, in 300 MB; the others are drawn at each access."""
 GRID = 4
 """Cells on a side of what ``grid_descriptor`` describes."""
 
@@ -136,10 +141,19 @@ class Synthetic(DatasetReader):
 
 
 class Renderings:
-    """An image source that draws scenes with NumPy, so that every machine gets the same pixels."""
+    """An image source that draws scenes with NumPy, so that every machine gets the same pixels.
+
+    A scene is drawn when it is first asked for, and kept, as far as ``KEPT`` goes.
+    """
 
     def __init__(self, scenes: tuple[Scene, ...]) -> None:
         self.scenes = scenes
+        self._arrays: dict[int, NDArray[np.uint8]] = {}
+        self._regions: dict[int, NDArray[np.float32]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process draws anew what it needs; a loader's would get everything else with its scenes.
+        return Renderings, (self.scenes,)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -148,7 +162,10 @@ class Renderings:
         return Image.fromarray(self.array(row))
 
     def array(self, row: int) -> NDArray[np.uint8]:
-        """(64, 64, 3) pixels of scene ``row``."""
+        """(64, 64, 3) pixels of scene ``row``; not to be written to."""
+        return _kept(self._arrays, row, self._drawn)
+
+    def _drawn(self, row: int) -> NDArray[np.uint8]:
         scene = self.scenes[row]
         rng = np.random.default_rng(scene.seed)
         pixels = np.array(SCENES[scene.category]) * rng.uniform(0.75, 1.25) + rng.normal(
@@ -163,6 +180,9 @@ class Renderings:
 
     def regions(self, row: int) -> NDArray[np.float32]:
         """(6, 112) crops of the objects, then of the empty corners: 6x6x3 pixels and the box in 0..1."""
+        return _kept(self._regions, row, self._cropped)
+
+    def _cropped(self, row: int) -> NDArray[np.float32]:
         scene = self.scenes[row]
         boxes = []
         for shape, (cy, cx) in zip(scene.shapes, _centres(scene), strict=True):
@@ -184,6 +204,18 @@ class Renderings:
         return hashlib.sha256(f"{GENERATOR}{self.scenes}".encode()).hexdigest()
 
 
+def _kept(kept: dict[int, Drawing], row: int, draw: Callable[[int], Drawing]) -> Drawing:
+    """What was drawn of a row; drawn now where it was not yet."""
+    drawing = kept.get(row)
+    if drawing is None:
+        drawing = draw(row)
+        # Everybody gets the same one.
+        drawing.flags.writeable = False
+        if row < KEPT:
+            kept[row] = drawing
+    return drawing
+
+
 class RenderedRegions:
     """The regions of rendered scenes, cut out when asked for."""
 
@@ -199,6 +231,10 @@ class RenderedRegions:
 
     def __getitem__(self, row: int) -> NDArray[np.float32]:
         return self.renderings.regions(row)
+
+    def batch(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(B, R, D) of the scenes ``rows``."""
+        return np.stack([self.renderings.regions(int(row)) for row in rows])
 
     def subset(self, rows: NDArray[np.int64]) -> RenderedRegions:
         """The regions of the scenes ``rows``, in that order."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,3 +39,42 @@ class TokenRows:
         for line, row, length in zip(padded, rows, lengths, strict=True):
             line[:length] = self[int(row)]
         return torch.from_numpy(padded), torch.from_numpy(lengths)
+
+
+@dataclass(frozen=True)
+class NamedTokens:
+    """Tokens as numbers, and what the numbers stand for.
+
+    Attributes:
+        rows: of each caption, in order.
+        names: token i is called ``names[i]``; empty where the ids are a vocabulary's of somebody else.
+        cut: captions that were longer than their tokenizer allows.
+    """
+
+    rows: TokenRows
+    names: tuple[str, ...] = ()
+    cut: int = 0
+
+    @classmethod
+    def split(cls, captions: Iterable[str], splitter: Callable[[str], list[str]]) -> NamedTokens:
+        """Number the words of captions as they come.
+
+        Args:
+            captions: sentences.
+            splitter: gives a sentence's words.
+        """
+        numbers: dict[str, int] = {}
+        ids, starts = array("i"), array("q", [0])
+        for caption in captions:
+            ids.extend([numbers.setdefault(word, len(numbers)) for word in splitter(caption)])
+            starts.append(len(ids))
+        rows = TokenRows(np.array(ids, dtype=np.int32), np.array(starts, dtype=np.int64))
+        return cls(rows, tuple(numbers))
+
+    def counts(self, rows: NDArray[np.int64]) -> dict[str, int]:
+        """How often each token stands in the captions ``rows``; those that stand in none are left out."""
+        chosen = np.zeros(len(self.rows), dtype=bool)
+        chosen[rows] = True
+        ids = self.rows.ids[np.repeat(chosen, np.diff(self.rows.starts))]
+        occurrences = np.bincount(ids, minlength=len(self.names)).tolist()
+        return {name: n for name, n in zip(self.names, occurrences, strict=True) if n}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -125,6 +126,17 @@ def _positions(name: str) -> int:
     # A folder may have no configuration, or whatever a configuration can be.
     except Exception:
         return 2**30
+
+
+def tokenizer_version(tokenizer: Any) -> str:
+    """Differs where captions may get other ids; empty where a tokenizer does not tell what it is made of."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return ""
+    import tokenizers
+
+    made_of = hashlib.sha256(backend.to_str().encode()).hexdigest()
+    return f"wordpieces-{tokenizers.__version__}-{tokenizer.model_max_length}-{made_of}"
 
 
 def encode_wordpieces(tokenizer: Any, captions: Sequence[str]) -> tuple[TokenRows, int]:

@@ -22,6 +22,8 @@ _ASCII_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)?")
 """The same of ASCII, which nearly all captions are, in a fifth of the time."""
 _TYPESET = str.maketrans({"\u2019": "'", "\u02bc": "'", "\xad": None})
 """Apostrophes as a typesetter writes them, and the hyphen that shows only where a line ends."""
+VERSION = "1"
+"""Raise when captions are split in another way: what is kept of them is then split anew."""
 UNIQUE = 0.8
 """Above this share of different words among all, sentences have not been split into words."""
 ENOUGH = 100
@@ -61,6 +63,16 @@ def _treebank() -> Any:
     from nltk.tokenize.destructive import NLTKWordTokenizer
 
     return NLTKWordTokenizer()
+
+
+def splitter_version(kind: Words) -> str:
+    """Differs where captions may be split into other words."""
+    libraries = [regex.__version__, unicodedata.unidata_version]
+    if kind == "treebank":
+        import nltk
+
+        libraries.append(nltk.__version__)
+    return "-".join(("words", VERSION, kind, *libraries))
 
 
 SPLITTERS: dict[Words, Callable[[str], list[str]]] = {"plain": tokenize, "treebank": treebank}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from crossmodal_bench.core.npy import load_npz, names_in_npz
 from crossmodal_bench.evaluation.metric_table import formatted
@@ -129,7 +129,7 @@ def _spread(metric: str, seeds: Sequence[Record]) -> float:
     values = [record.metrics[metric] for record in seeds if metric in record.metrics]
     if len(values) < _FEWEST:
         return 0.0
-    quantile = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
+    quantile = float(special.stdtrit(len(values) - 1, (1 + LEVEL) / 2))
     return quantile * math.sqrt(2) * statistics.stdev(values)
 
 

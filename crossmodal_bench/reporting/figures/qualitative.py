@@ -8,22 +8,25 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from sklearn.decomposition import PCA
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-from torch import Tensor
 
 from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.reporting.figures import drawing
-from crossmodal_bench.training.generated_outputs import GeneratedOutputs
-from crossmodal_bench.training.shown_retrieval import RetrievedItems
+
+# A report says which panels there may be and draws none: it does not wait for Lightning and scikit-learn.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from crossmodal_bench.training.generated_outputs import GeneratedOutputs
+    from crossmodal_bench.training.shown_retrieval import RetrievedItems
 
 MAPPED_WORDS = 40
 """Words of the map."""
@@ -126,6 +129,9 @@ def _verdict(best: int) -> str:
 
 def words_panel(vocabulary: Vocabulary, vectors: NDArray[np.floating]) -> bytes | None:
     """The most frequent content words by their vectors (V, D); None where there are fewer than three."""
+    from sklearn.decomposition import PCA
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
     content = [
         row
         for row, word in enumerate(vocabulary.words)

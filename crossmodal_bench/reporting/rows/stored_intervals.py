@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy import stats
+from scipy import special
 
 from crossmodal_bench.evaluation.statistics import intervals
 
@@ -64,7 +64,7 @@ def from_records(values: Sequence[float], bounds: Sequence[tuple[float, float]])
     n = len(values)
     items = None
     if bounds:
-        normal = float(stats.norm.ppf(0.975))
+        normal = float(special.ndtri(0.975))
         # A root mean square that also takes the largest numbers which a record may hold.
         items = math.hypot(*((high - low) / 2 / normal / math.sqrt(len(bounds)) for low, high in bounds))
     if n == 1:
@@ -75,7 +75,7 @@ def from_records(values: Sequence[float], bounds: Sequence[tuple[float, float]])
     seeds = statistics.stdev(values) / math.sqrt(n)
     error = math.hypot(items or 0.0, seeds)
     freedom = (n - 1) * (error / seeds) ** 4 if seeds else math.inf
-    half_width = float(stats.t.ppf(0.975, freedom)) * error
+    half_width = float(special.stdtrit(freedom, 0.975)) * error
     mean = statistics.fmean(values)
     target: Target = "seeds" if items is None else "method"
     return Interval(mean - half_width, mean + half_width, target, items, seeds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data import Corpus
-from crossmodal_bench.data.datasets import Synthetic
+from crossmodal_bench.data.datasets import Synthetic, synthetic
 from crossmodal_bench.data.datasets.synthetic import (
     COLOURS,
     SCENES,
@@ -177,3 +179,30 @@ def test_captions_can_be_matched_far_above_chance_and_not_perfectly(corpus: Corp
     rank = (scores > scores[np.arange(len(own)), own][:, None]).sum(1) + 1
     assert 2.5 * 100 / 40 < 100 * (rank == 1).mean() < 90
     assert np.median(rank) < 12  # chance: 20
+
+
+def test_a_scene_is_drawn_once_and_every_process_draws_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = synthetic.Synthetic("tiny").read(Path()).images
+    assert isinstance(source, synthetic.Renderings)
+    anew = synthetic.Renderings(source.scenes)
+    drawn: list[int] = []
+    draw = synthetic.Renderings._drawn
+
+    def counted(self: synthetic.Renderings, row: int) -> NDArray[np.uint8]:
+        drawn.append(row)
+        return draw(self, row)
+
+    monkeypatch.setattr(synthetic.Renderings, "_drawn", counted)
+    regions = synthetic.RenderedRegions(anew)
+    batch = regions.batch(np.array([7, 3, 7]))
+    assert sorted(drawn) == [3, 7] and np.array_equal(batch[0], regions[7]) and batch.flags.writeable
+    assert np.array_equal(np.asarray(anew[7]), draw(source, 7)) and sorted(drawn) == [3, 7]
+    assert not anew.array(7).flags.writeable, "everybody gets the same one"
+    assert len(pickle.dumps(anew)) == len(pickle.dumps(synthetic.Renderings(source.scenes)))
+    assert np.array_equal(pickle.loads(pickle.dumps(anew)).array(3), draw(source, 3))
+    monkeypatch.setattr(synthetic, "KEPT", 5)
+    drawn.clear()
+    few = synthetic.Renderings(source.scenes)
+    for row in (4, 4, 5, 5):
+        few.array(row)
+    assert drawn == [4, 5, 5]

@@ -1,0 +1,153 @@
+"""What batches cost: regions from files, drawn scenes, the words of captions, pixels beside pictures.
+
+    python benchmarks/batches.py
+
+The plain way reads one row of a memory map at a time and looks at each value, draws a scene whenever it is
+asked for, splits all captions in every process, and decodes a JPEG for each view of it. All results are
+asserted to be equal to the last bit.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from measurement import Measurement, alternate, print_table
+from PIL import Image
+
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.datasets.synthetic import Renderings, Synthetic
+from crossmodal_bench.data.images import ImageFiles
+from crossmodal_bench.data.language import token_cache
+from crossmodal_bench.data.language.token_cache import cached_tokens
+from crossmodal_bench.data.language.tokens import NamedTokens, TokenRows
+from crossmodal_bench.data.language.words import SPLITTERS, splitter_version
+from crossmodal_bench.data.pixels import normalised_pixels, small_picture
+from crossmodal_bench.data.regions import RegionFiles
+from crossmodal_bench.data.text import Vocabulary
+from crossmodal_bench.data.views import Views
+
+
+def measure_regions(folder: Path, repeats: int) -> Measurement:
+    """128 random rows of 36 x 2,048 floats, as a step of SCAN takes them."""
+    path = folder / "regions.npy"
+    generator = np.random.default_rng(0)
+    np.save(path, generator.standard_normal((400, 36, 2048), dtype=np.float32))
+    source = RegionFiles.whole(path)
+    rows = generator.permutation(400)[:128]
+
+    def plain() -> np.ndarray:
+        return np.stack([source[int(row)] for row in rows])
+
+    assert np.array_equal(plain(), source.batch(rows))
+    seconds = alternate(plain, lambda: source.batch(rows), repeats)
+    path.unlink()
+    return Measurement("regions of 128 images, 36 x 2,048", *seconds, note="equal")
+
+
+def measure_scenes(repeats: int) -> Measurement:
+    """The regions and the pixels of 48 scenes, in each of three epochs."""
+    scenes = Synthetic("tiny").read(Path()).images
+    assert isinstance(scenes, Renderings)
+    rows = range(48)
+
+    def epochs(keeps: bool) -> list[np.ndarray]:
+        source = Renderings(scenes.scenes)
+        outputs = []
+        for _ in range(3):
+            for row in rows:
+                # One that has drawn nothing yet draws.
+                drawing = source if keeps else Renderings(scenes.scenes)
+                outputs += [drawing.regions(row), drawing.array(row)]
+        return outputs
+
+    assert all(map(np.array_equal, epochs(False), epochs(True)))
+    seconds = alternate(lambda: epochs(False), lambda: epochs(True), repeats)
+    return Measurement("48 synthetic scenes, 3 epochs", *seconds, note="equal")
+
+
+def measure_words(folder: Path, repeats: int) -> Measurement:
+    """The vocabulary and the word ids of 20,000 captions as SCAN splits them."""
+    rng = np.random.default_rng(0)
+    words = [f"{letter}{number}" for letter in "abcdefgh" for number in range(500)]
+    captions = tuple(" ".join(rng.choice(words, 11)).capitalize() + "." for _ in range(20_000))
+    train = np.arange(18_000)
+
+    def plain() -> TokenRows:
+        splitter = SPLITTERS["treebank"]
+        counts = Counter(word for row in train for word in splitter(captions[row]))
+        vocabulary = Vocabulary.of(counts, 4, "treebank")
+        return TokenRows.of(vocabulary.encode(caption) for caption in captions)
+
+    def ours() -> TokenRows:
+        tokens = cached_tokens(
+            folder,
+            captions,
+            splitter_version("treebank"),
+            lambda: NamedTokens.split(captions, SPLITTERS["treebank"]),
+        )
+        return Vocabulary.of(tokens.counts(train), 4, "treebank").encode_all(tokens)
+
+    expected, found = plain(), ours()
+    assert np.array_equal(expected.ids, found.ids) and np.array_equal(expected.starts, found.starts)
+    assert len(captions) >= token_cache.WORTH_KEEPING
+    seconds = alternate(plain, ours, repeats)
+    return Measurement("words of 20,000 captions, second process", *seconds, note="equal")
+
+
+def measure_pictures(folder: Path, repeats: int) -> Measurement:
+    """Pixels of 224 and pictures of 64 pixels of 32 JPEG files, as GXN on pixels takes them."""
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{i}.jpg" for i in range(32)]
+    for path in paths:
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
+    images = ImageFiles(paths)
+    n = len(images)
+    corpus = Corpus(
+        name="pictures",
+        image_ids=tuple(str(i) for i in range(n)),
+        caption_ids=tuple(str(i) for i in range(n)),
+        caption_image=np.arange(n),
+        split=np.array(["train"] * (n - 1) + ["test"]),
+        captions=("a picture",) * n,
+        images=images,
+    )
+    views = Views(corpus, pixels=True, pictures=True)
+    rows = np.arange(n)
+
+    def plain() -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = torch.stack([normalised_pixels(images[row], 224) for row in rows])
+        return pixels, torch.stack([small_picture(images[row]) for row in rows])
+
+    def ours() -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        batch = views.images(rows, lambda position, image: normalised_pixels(image, 224))
+        return batch.pixels, batch.pictures
+
+    for expected, found in zip(plain(), ours(), strict=True):
+        assert found is not None and torch.equal(expected, found)
+    return Measurement("pixels and pictures of 32 JPEGs", *alternate(plain, ours, repeats), note="equal")
+
+
+def measure(repeats: int = 3) -> list[Measurement]:
+    """One measurement for each kind of batch."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        return [
+            measure_regions(folder, repeats),
+            measure_scenes(repeats),
+            measure_words(folder, 1),
+            measure_pictures(folder, repeats),
+        ]
+
+
+def main() -> None:
+    """Print the table."""
+    print_table(measure())
+
+
+if __name__ == "__main__":
+    main()
