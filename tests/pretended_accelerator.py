@@ -155,7 +155,16 @@ class Pretending(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if _is_composite(func):
+            # Without autograd, in inference mode, operations arrive that are made of others.
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         return _computed(func, args, kwargs or {})
+
+
+@cache
+def _is_composite(func: Any) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
 class _MadeOfNumbers(TorchFunctionMode):
