@@ -20,8 +20,8 @@ class _Batch:
 
     Attributes:
         on_host: names of those that stay in the host's memory whatever device the batch is on: what decides
-            shapes and which rows are taken. A step that had to read them back would wait for the device; where
-            the device needs them, they are sent (crossmodal_bench.core.host).
+            shapes and which rows are taken. A step that had to read them back would wait for the device.
+            Where the device needs them, they are sent (crossmodal_bench.core.host).
     """
 
     on_host: ClassVar[frozenset[str]] = frozenset()

@@ -18,8 +18,8 @@ class Encoding:
 
     ``values`` is (N, D) for one vector per item, (N, R, D) for R fragments per item or, when ``lengths`` (N,)
     is given, the items' fragments packed one after another: (sum(lengths), D). Packing keeps a gallery of
-    captions at its real size instead of its longest caption's. ``lengths`` are on the host, wherever the values
-    are: they decide shapes, which a device would have to be waited for.
+    captions at its real size instead of its longest caption's. ``lengths`` are on the host, wherever the
+    values are: they decide shapes, and a device would have to be waited for.
     """
 
     values: Tensor

@@ -1,8 +1,8 @@
 """What the host knows of a step without waiting for the device that computes it.
 
-A GPU works through a queue that the host fills. Reading a value back makes the host wait until the queue is empty,
-and then the GPU until it has been filled again. So lengths and row numbers stay in the host's memory and are sent to
-the device where it needs them, and scalars that steer a schedule are remembered here.
+A GPU works through a queue that the host fills. Reading a value back makes the host wait until the queue is
+empty, and then the GPU until it has been filled again. So lengths and row numbers stay in the host's memory and
+are sent to the device where it needs them, and scalars that steer a schedule are remembered here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def real_places(lengths: Tensor, width: int) -> Tensor:
-    """Positions, in row order, of the real items among (B, width) padded ones: (sum of lengths,), on the host.
+    """(sum of lengths,) positions of the real items among (B, width) padded ones, row by row; on the host.
 
     Args:
         lengths: (B,) how many of each row are real, from its start; on the host.
@@ -32,8 +32,8 @@ def real_places(lengths: Tensor, width: int) -> Tensor:
 class HostNumber:
     """The number in a buffer, remembered on the host for as long as nobody else writes to the buffer.
 
-    The buffer is what checkpoints hold and devices share; it is read back when it has been replaced or written
-    to (a checkpoint was loaded, a module was moved), and not otherwise.
+    The buffer is what checkpoints hold and devices share; it is read back when it has been replaced or
+    written to (a checkpoint was loaded, a module was moved), and not otherwise.
     """
 
     def __init__(self) -> None:

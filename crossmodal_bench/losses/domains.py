@@ -103,8 +103,8 @@ def negatives_risks(
 ) -> Tensor:
     """(B, B) risks that ``domain_regularisation`` reads: of pairs, by their own and others' discriminators.
 
-    Other entries are of no meaning. Arguments as in ``domain_risks``, with one discriminator per pair: weight (B, D),
-    bias (B,). With ``rows``, those rows alone, of which ``regions``, ``words`` and ``lengths`` are.
+    Other entries mean nothing. Arguments as in ``domain_risks``, with one discriminator per pair: weight
+    (B, D), bias (B,). With ``rows``, those rows alone, of which ``regions``, ``words`` and ``lengths`` are.
     """
     if weight.device.type != "cpu":
         # Which are needed would have to be read back; all with all is one product, and little to a GPU.

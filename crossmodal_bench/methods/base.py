@@ -152,8 +152,8 @@ class RetrievalMethod(pl.LightningModule, ABC):
             batch_size: samples in this batch.
 
         Raises:
-            Diverged: one of them is not finite. On other devices than the CPU that is seen, and said, when the
-                epoch ends or a checkpoint is about to be saved: to look at each step would be to wait for it.
+            Diverged: one of them is not finite. On other devices than the CPU that is seen, and said, when
+                the epoch ends or a checkpoint is to be saved: to look at each step would be to wait for it.
         """
         if self.device.type == "cpu":
             self._check_finite(values)
@@ -166,7 +166,8 @@ class RetrievalMethod(pl.LightningModule, ABC):
 
     def _check_finite(self, values: Mapping[str, Tensor]) -> None:
         """Raise Diverged where a scalar is not finite; sums keep what was not."""
-        if not values or torch.stack([value.detach().float().cpu() for value in values.values()]).isfinite().all():
+        numbers = [value.detach().float().cpu() for value in values.values()]
+        if not numbers or torch.stack(numbers).isfinite().all():
             return
         name = next(name for name, value in values.items() if not torch.isfinite(value))
         stays = "; the last finished epoch's checkpoint stays" if self.current_epoch else ""

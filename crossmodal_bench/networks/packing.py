@@ -1,4 +1,4 @@
-"""Recurrent networks over padded sentences whose lengths the host knows: nothing is read back from the device."""
+"""Recurrent networks over padded sentences whose lengths the host knows: no device is waited for."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from crossmodal_bench.core.host import sent
 class SentenceStates:
     """The states of a recurrent network that has read B sentences.
 
-    last: (layers and directions, B, D) behind each sentence's last word. outputs: the states behind every word,
-    time after time, sentences from long to short. lengths: (B,). places: (B,) of each sentence in that order.
-    The latter two are on the host.
+    last: (layers and directions, B, D) behind each sentence's last word. outputs: the states behind every
+    word, time after time, sentences from long to short. lengths: (B,). places: (B,) of each sentence in that
+    order. The latter two are on the host.
     """
 
     last: Tensor
@@ -41,7 +41,7 @@ class SentenceStates:
 def read_sentences(network: nn.GRU | nn.LSTM, words: Tensor, lengths: Tensor) -> SentenceStates:
     """What the network makes of (B, L, W) padded word vectors of sentences of ``lengths`` (B,).
 
-    As torch's packing of unsorted sequences, which copies the order to the device and back and waits for both.
+    As torch's packing of unsorted sequences, which copies the order to the device and back, waiting for both.
 
     Args:
         network: with batch_first.
@@ -51,9 +51,7 @@ def read_sentences(network: nn.GRU | nn.LSTM, words: Tensor, lengths: Tensor) ->
     lengths = lengths.cpu()
     ordered, order = torch.sort(lengths, descending=True)
     places = order.argsort()
-    packed = pack_padded_sequence(
-        words.index_select(0, sent(order, words.device)), ordered, batch_first=True
-    )
+    packed = pack_padded_sequence(words.index_select(0, sent(order, words.device)), ordered, batch_first=True)
     outputs, state = network(packed)
     last = state[0] if isinstance(state, tuple) else state
     return SentenceStates(last.index_select(1, sent(places, last.device)), outputs, lengths, places)

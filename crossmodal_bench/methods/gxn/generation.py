@@ -150,8 +150,8 @@ class CaptionPath(nn.Module):
     def _reinforced(self, vectors: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 6 and the samples' mean reward; ``images`` (B,) are rows of the corpus, on the host.
 
-        The baseline reads the same vectors as the samples; dropout acts on neither. Captions are rewarded on the
-        host, to which they come in one copy: how long they are decides all shapes there.
+        The baseline reads the same vectors as the samples; dropout acts on neither. Captions are rewarded on
+        the host, to which they come in one copy: how long they are decides all shapes there.
         """
         assert self._reward is not None, "learn_from has not been called"
         images, device = torch.searchsorted(self._images, images), vectors.device
