@@ -1,23 +1,25 @@
 """A pretended accelerator: tensors that hold their values on the CPU and say that they are elsewhere.
 
-torch leaves a device type free for others' hardware ("PrivateUse1"). Here it is taken by a tensor that wraps one
-of the CPU and gives ``pretended`` as its device; every operation that meets it is computed on the CPU. So a
-Trainer, an optimiser and a backward pass run as they would on a GPU, with a CPU's numbers, and two things show
-that a CPU hides:
+torch leaves a device type free for others' hardware ("PrivateUse1"). Here it is taken by a tensor that wraps
+one of the CPU and gives ``pretended`` as its device; every operation that meets it is computed on the CPU. So
+a Trainer, its moving of batches, an optimiser and a backward pass run as they would on a GPU, with a CPU's
+numbers, and two things show that a CPU hides:
 
 - An operation on tensors of mixed devices raises, as CUDA's does: ``MixedDevices``.
 - Wherever the host would have to wait for the device is noted, with the line that asked: ``Ledger``. That is
-  reading a value (``.item()``, ``int()``, ``bool()``, ``.tolist()``), shapes that values decide (boolean masks,
-  ``nonzero``, ``unique``, ``repeat_interleave`` by a tensor), copies to the host, and copies to the device that do
-  not say ``non_blocking``. It is what ``torch.cuda.set_sync_debug_mode`` looks for.
+  reading a value (``.item()``, ``int()``, ``bool()``, ``.tolist()``), shapes that values decide (boolean
+  masks, ``nonzero``, ``unique``, ``repeat_interleave`` by a tensor), copies to the host, and copies to the
+  device that do not say ``non_blocking``. It is what ``torch.cuda.set_sync_debug_mode`` looks for.
 
-What it does not reach: speed, memory, streams, page-locked memory and races (a copy is finished when it returns);
-autocast and half precision; the kernels of cuDNN and cuBLAS, cuDNN's recurrent networks among them, in whose
-place stand torch's cells written out below; what CUDA's own kernels wait for inside (``multinomial`` looks at its
-probabilities on some versions); several devices and NCCL; a process that forks after its device was used.
+What it does not reach: speed, memory, streams, page-locked memory and races (a copy is finished when it
+returns); autocast and half precision; the kernels of cuDNN and cuBLAS, among them cuDNN's fused recurrent
+networks, in whose place stand torch's cells, written out below; what CUDA's kernels wait for inside
+(``multinomial`` looks at its probabilities on some versions); other threads than the trainer's, and so the
+prefetching of ADDR's bank; ranking, which is on the CPU for all devices but CUDA's; several devices and NCCL;
+a process that forks once its device was used.
 
-It rests on parts of torch that may change without notice, so it names the versions that it was seen to work with
-(``SUPPORTED``); elsewhere ``unsupported`` says so, and the tests are skipped with that sentence.
+It rests on parts of torch that may change without notice, so it names the versions that it was seen to work
+with (``SUPPORTED``); elsewhere ``unsupported`` says so, and the tests are skipped with that sentence.
 """
 
 from __future__ import annotations
@@ -249,7 +251,7 @@ def _inner(tensor: Tensor) -> Tensor:
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Those among arguments and in lists of them; torch's own walk through nested things takes ten times as long."""
+    """Those among arguments and in lists of them; torch's own walk through them takes ten times as long."""
     for value in values:
         if isinstance(value, Tensor):
             yield value

@@ -1,8 +1,8 @@
 """What the host knows of a step without waiting for the device that computes it.
 
 A GPU works through a queue that the host fills. Reading a value back makes the host wait until the queue is
-empty, and then the GPU until it has been filled again. So lengths and row numbers stay in the host's memory and
-are sent to the device where it needs them, and scalars that steer a schedule are remembered here.
+empty, and then the GPU until it has been filled again. So lengths and row numbers stay in the host's memory
+and are sent to the device where it needs them, and scalars that steer a schedule are remembered here.
 """
 
 from __future__ import annotations
