@@ -1,7 +1,7 @@
 """Every method trains, validates and tests on a pretended accelerator, and its steps hardly wait for it.
 
-Counts are of a step behind the first, which may read back what a run starts from. Moving a batch to the device,
-which is Lightning's part, must not wait at all.
+Counts are of a step behind the first, which may read back what a run starts from. Moving a batch to the
+device, which is Lightning's part, must not wait at all.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ BUDGETS: dict[str, dict[str, int]] = {
 }
 """Waits in a step, by method and kind of batch; of all other methods none."""
 QUICK = ("acmr", "timam", "addr_scan")
-"""Run by default: a vector method, one with words, a host with its discriminators. Others take seconds each."""
+"""Run by default: a vector method, one with words, a host with its discriminators. Others take seconds."""
 SMALL: dict[str, Any] = {"data.batch_size": 8, "trainer.max_epochs": 1}
 
 
