@@ -91,9 +91,7 @@ def submit(arguments: argparse.Namespace) -> int:
     from crossmodal_bench.jobs.submission import LARGEST, folder_size, submit
 
     if bool(arguments.names) == bool(arguments.suite):
-        raise BadInput(
-            "submit takes the runs to send in, or --suite with the suite's name; give one of the two"
-        )
+        raise BadInput("submit takes the runs to send in, or --suite and a suite's name; give one of the two")
     if arguments.suite:
         records = suite_rows(arguments.suite, arguments.runs)
     else:

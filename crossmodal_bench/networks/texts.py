@@ -243,7 +243,9 @@ class LanguageModelEncoder(TextEncoder):
         states = self.language_model(
             input_ids=require(batch.wordpieces, "wordpieces"), attention_mask=mask
         ).last_hidden_state
-        return self.pool(states, require(batch.wordpiece_lengths, "wordpieces"))
+        lengths = batch.wordpiece_lengths
+        # A batch made by hand may lack them; to count them is to wait for the device.
+        return self.pool(states, mask.sum(1).cpu() if lengths is None else lengths)
 
 
 def load_language_model(name: str | None, pretrained: bool, config: Mapping[str, Any], spec: DataSpec) -> Any:

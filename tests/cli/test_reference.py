@@ -30,7 +30,7 @@ def test_the_suite_has_each_adversary_beside_its_twin_on_both_data_sets() -> Non
     [
         ([], "give one of the two"),
         (["mine/acmr", "--suite", "reference"], "give one of the two"),
-        (["--suite", "refrence"], "suite 'refrence' is unknown, did you mean 'reference'?"),
+        (["--suite", "refrence"], "suite 'refrence' is unknown; did you mean 'reference'?"),
         (["--suite", "reference"], "has no finished job of the suite 'reference'; run it first"),
     ],
 )
