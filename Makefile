@@ -14,7 +14,7 @@ PYTHON ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup bench doctor test test-slow perf lint types smoke docker-install-check clean
+.PHONY: help setup bench reference doctor test test-slow perf lint types smoke docker-install-check clean
 
 # A misspelt variable would otherwise be ignored, and hours spent on something that nobody asked for.
 set_by_hand := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
@@ -107,6 +107,12 @@ setup: $(STAMP) ## Create .venv and install into it (every other command does th
 # "Error 75" interrupted, run it again to go on.
 bench: $(STAMP) ## Train, test and rank: make bench DATASET=flickr8k DATA_ROOT=data SEEDS=3
 	$(VENV)/bin/crossmodal-bench bench $(bench_options)
+
+# The estimate stands in front of the first job. What was interrupted, or has failed, goes on when this is given
+# again; nothing is sent in before every job that has its data has finished.
+reference: $(STAMP) ## Run the papers' rows (days on a GPU; DATASET=flickr30k for one) into results/, for a pull request
+	$(VENV)/bin/crossmodal-bench bench $(foreach name,$(filter-out METHODS,$(given)),$(call option,$(name))) --methods reference
+	$(VENV)/bin/crossmodal-bench submit --suite reference $(if $(RUNS),$(call option,RUNS))
 
 doctor: $(STAMP) ## Say what this machine can do, what is missing, and each fix: make doctor DATASET=flickr30k
 	$(VENV)/bin/crossmodal-bench doctor $(foreach name,$(filter DATASET DATA_ROOT RUNS,$(given)),$(call option,$(name)))

@@ -105,10 +105,15 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def submit(arguments: argparse.Namespace) -> int:
     """Make the folder for a pull request."""
-    from crossmodal_bench.jobs.rows import row_of
+    from crossmodal_bench.jobs.rows import row_of, suite_rows
     from crossmodal_bench.jobs.submission import LARGEST, folder_size, submit
 
-    records = [record for name in arguments.names for record in row_of(name, [arguments.runs])]
+    if bool(arguments.names) == bool(arguments.suite):
+        raise BadInput("submit takes the runs to send in, or --suite and a suite's name; give one of the two")
+    if arguments.suite:
+        records = suite_rows(arguments.suite, arguments.runs)
+    else:
+        records = [record for name in arguments.names for record in row_of(name, [arguments.runs])]
     unique = list({record.directory.resolve(): record for record in records}.values())
     for record, copy in zip(unique, submit(unique, arguments.to), strict=True):
         labels = " + ".join(part.protocol_label for part in record.by_protocol())

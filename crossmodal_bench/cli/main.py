@@ -237,7 +237,9 @@ def _add_run_commands(commands: Any) -> None:
 
     text = "make the folder for a pull request: record, ranks and configuration, checked, without weights"
     submit = _command(commands, "submit", actions.submit, text, ("runs",))
-    submit.add_argument("names", nargs="+", metavar="RUN", help=run)
+    submit.add_argument("names", nargs="*", metavar="RUN", help=run)
+    text = "all finished jobs of this suite, as bench --methods SUITE makes them"
+    submit.add_argument("--suite", metavar="SUITE", help=text)
     submit.add_argument("--to", type=Path, default=Path("results"), help="folder of the results (results)")
 
     text = "run a row again, and say whether it is equal to the digit, agrees, or differs"

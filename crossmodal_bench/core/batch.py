@@ -4,33 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
+
+from crossmodal_bench.core.host import sent
 
 B = TypeVar("B", bound="_Batch")
 
 
 @dataclass(frozen=True)
 class _Batch:
-    def _map(self: B, function: Callable[[Any], Any]) -> B:
+    """Tensors that move together.
+
+    Attributes:
+        on_host: names of those that stay in the host's memory whatever device the batch is on: what decides
+            shapes and which rows are taken. A step that had to read them back would wait for the device.
+            Where the device needs them, they are sent (crossmodal_bench.core.host).
+    """
+
+    on_host: ClassVar[frozenset[str]] = frozenset()
+
+    def _map(self: B, function: Callable[[Any], Any], *, without: frozenset[str] = frozenset()) -> B:
         changed = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, (Tensor, _Batch)):
+            if isinstance(value, (Tensor, _Batch)) and item.name not in without:
                 changed[item.name] = function(value)
         return replace(self, **changed)
 
-    def to(self: B, *args: Any, **kwargs: Any) -> B:
-        """The batch on another device; from page-locked memory without waiting for the copy."""
-
-        def moved(value: Any) -> Any:
-            # Safe in this direction alone: what is read back must have arrived.
-            pinned = isinstance(value, Tensor) and value.device.type == "cpu" and value.is_pinned()
-            return value.to(*args, **({"non_blocking": True} if pinned else {}) | kwargs)
-
-        return self._map(moved)
+    def to(self: B, device: torch.device | str) -> B:
+        """The batch on another device, but for what stays ``on_host``; without waiting until it is there."""
+        where = torch.device(device)
+        return self._map(
+            lambda value: value.to(where) if isinstance(value, _Batch) else sent(value, where),
+            without=self.on_host,
+        )
 
     def pin_memory(self: B) -> B:
         """The batch in page-locked memory."""
@@ -39,12 +49,14 @@ class _Batch:
 
 @dataclass(frozen=True)
 class ImageBatch(_Batch):
-    """B images. ``index`` (B,) are corpus rows; a view that was not asked for is None.
+    """B images. ``index`` (B,) are corpus rows, on the host; a view that was not asked for is None.
 
     pixels (B, 3, H, W) normalised; pictures (B, 3, 64, 64) from -1 to 1, of training pairs alone; regions
     (B, R, D); features (B, D); labels (B,) int64 or (B, C) float32; identities (B,), below
     ``DataSpec.n_identities`` in training.
     """
+
+    on_host = frozenset({"index"})
 
     index: Tensor
     pixels: Tensor | None = None
@@ -60,12 +72,14 @@ class ImageBatch(_Batch):
 
 @dataclass(frozen=True)
 class TextBatch(_Batch):
-    """B captions. ``index`` (B,) are corpus rows, ``image`` (B,) the images that they describe.
+    """B captions. ``index`` (B,) are corpus rows, ``image`` (B,) the images that they describe; on the host.
 
-    words (B, L) ids padded with 0 to the batch's longest, lengths (B,) with start and end tokens counted;
-    wordpieces (B, L) with mask (B, L); bow (B, D) bag of words or the data set's own text features;
-    labels as the image's.
+    words (B, L) ids padded with 0 to the batch's longest, lengths (B,) with start and end tokens counted, on
+    the host; wordpieces (B, L) with mask (B, L) and lengths (B,), these on the host; bow (B, D) bag of words
+    or the data set's own text features; labels as the image's.
     """
+
+    on_host = frozenset({"index", "image", "lengths", "wordpiece_lengths"})
 
     index: Tensor
     image: Tensor
@@ -73,6 +87,7 @@ class TextBatch(_Batch):
     lengths: Tensor | None = None
     wordpieces: Tensor | None = None
     wordpiece_mask: Tensor | None = None
+    wordpiece_lengths: Tensor | None = None
     bow: Tensor | None = None
     labels: Tensor | None = None
 
@@ -96,7 +111,10 @@ class GroupBatch(_Batch):
     """B images and all their captions, image after image.
 
     counts: (B,) captions of each image. chosen: (B,) the row in ``texts`` of one of them, drawn at random.
+    Both are on the host.
     """
+
+    on_host = frozenset({"counts", "chosen"})
 
     images: ImageBatch
     texts: TextBatch

@@ -21,6 +21,7 @@ import torch.distributed
 from torch import Tensor
 
 from crossmodal_bench.core.encoding import Encoding, Scorer
+from crossmodal_bench.core.host import sent
 
 
 def world_size() -> int:
@@ -57,7 +58,10 @@ def gather_objects(mine: Any) -> list[Any]:
 
 def gather_encoding(encoding: Encoding) -> Encoding:
     """All processes' items, in the order of ``gather``; packed fragments stay packed."""
-    lengths = None if encoding.lengths is None else gather(encoding.lengths)
+    lengths = encoding.lengths
+    if lengths is not None and world_size() > 1:
+        # NCCL moves the accelerator's memory only.
+        lengths = gather(sent(lengths, encoding.values.device)).cpu()
     return Encoding(gather(encoding.values), lengths)
 
 

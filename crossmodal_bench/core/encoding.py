@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from crossmodal_bench.core.host import sent
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -16,7 +18,8 @@ class Encoding:
 
     ``values`` is (N, D) for one vector per item, (N, R, D) for R fragments per item or, when ``lengths`` (N,)
     is given, the items' fragments packed one after another: (sum(lengths), D). Packing keeps a gallery of
-    captions at its real size instead of its longest caption's.
+    captions at its real size instead of its longest caption's. ``lengths`` are on the host, wherever the
+    values are: they decide shapes, and a device would have to be waited for.
     """
 
     values: Tensor
@@ -37,20 +40,21 @@ class Encoding:
         return Encoding(self.values[first:last], self.lengths[start:stop])
 
     def take(self, rows: Tensor) -> Encoding:
-        """The items ``rows`` (any order, repeats allowed), copied."""
+        """The items ``rows`` (any order, repeats allowed), copied; ``rows`` are best on the host."""
+        device = self.values.device
         if self.lengths is None:
-            return Encoding(self.values[rows])
+            return Encoding(self.values[sent(rows, device)])
+        rows = rows.cpu()
         starts = torch.cumsum(self.lengths, 0) - self.lengths
         lengths = self.lengths[rows]
-        offset = torch.arange(int(lengths.sum()), device=lengths.device)
+        offset = torch.arange(int(lengths.sum()))
         offset = offset - torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths)
-        return Encoding(self.values[torch.repeat_interleave(starts[rows], lengths) + offset], lengths)
+        fragments = torch.repeat_interleave(starts[rows], lengths) + offset
+        return Encoding(self.values[sent(fragments, device)], lengths)
 
     def to(self, *args: Any, **kwargs: Any) -> Encoding:
-        """A copy of the values on another device or in another type (lengths follow the device only)."""
-        values = self.values.to(*args, **kwargs)
-        lengths = None if self.lengths is None else self.lengths.to(values.device)
-        return Encoding(values, lengths)
+        """A copy of the values on another device or in another type; lengths stay on the host."""
+        return Encoding(self.values.to(*args, **kwargs), self.lengths)
 
     @staticmethod
     def cat(parts: Sequence[Encoding]) -> Encoding:

@@ -25,7 +25,7 @@ from crossmodal_bench.data.language.wordpieces import build_tokenizer, encode_wo
 from crossmodal_bench.data.language.words import Words, tokenize
 from crossmodal_bench.data.pixels import ImageFit
 from crossmodal_bench.data.text import BagOfWords, Vocabulary
-from crossmodal_bench.data.views import float_rows, masked
+from crossmodal_bench.data.views import float_rows, token_mask
 
 
 class WordsState(Model):
@@ -187,12 +187,13 @@ class Preprocessing:
         if (empty := next((row for row, text in enumerate(sentences) if not text.strip()), None)) is not None:
             raise BadInput(f"sentence {empty} is empty; write it")
         rows = np.arange(len(sentences))
-        words, lengths, pieces, mask = None, None, None, None
+        words, lengths, pieces, mask, piece_lengths = None, None, None, None, None
         if (vocabulary := self.vocabulary) is not None:
             words, lengths = TokenRows.of(vocabulary.encode(text) for text in sentences).padded(rows)
         if self.tokenizer is not None:
             encoded, _ = encode_wordpieces(self.tokenizer, sentences)
-            pieces, mask = masked(*encoded.padded(rows))
+            pieces, piece_lengths = encoded.padded(rows)
+            mask = token_mask(pieces, piece_lengths)
         return TextBatch(
             index=torch.arange(len(sentences)),
             image=torch.zeros(len(sentences), dtype=torch.int64),
@@ -200,6 +201,7 @@ class Preprocessing:
             lengths=lengths,
             wordpieces=pieces,
             wordpiece_mask=mask,
+            wordpiece_lengths=piece_lengths,
             bow=None if self.bag is None else float_rows(self.bag.transform(sentences), rows),
         )
 

@@ -84,14 +84,15 @@ class Views:
     def texts(self, rows: Rows) -> TextBatch:
         """The captions ``rows`` with every view of theirs."""
         words, lengths = (None, None) if self.words is None else self.words.padded(rows)
-        pieces, mask = (None, None) if self.wordpieces is None else masked(*self.wordpieces.padded(rows))
+        pieces, piece_lengths = (None, None) if self.wordpieces is None else self.wordpieces.padded(rows)
         return TextBatch(
             index=long_tensor(rows),
             image=long_tensor(self.corpus.caption_image[rows]),
             words=words,
             lengths=lengths,
             wordpieces=pieces,
-            wordpiece_mask=mask,
+            wordpiece_mask=None if pieces is None else token_mask(pieces, piece_lengths),
+            wordpiece_lengths=piece_lengths,
             bow=None if self.bow is None else float_rows(self.bow, rows),
             labels=self._labels(self.corpus.caption_image[rows]),
         )
@@ -130,9 +131,9 @@ class Views:
         return labels.float() if labels.ndim == 2 else labels
 
 
-def masked(ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, L) ids and their mask, 1 where there is a token."""
-    return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+def token_mask(ids: Tensor, lengths: Tensor) -> Tensor:
+    """(B, L), 1 where there is a token among (B, L) ids."""
+    return (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
 
 def float_rows(array: Any, rows: Rows) -> Tensor:

@@ -65,7 +65,7 @@ class JobDirectory:
         """Ids of queries that lie once for all jobs of a data set, as in ``results/``; see ``query_ids``."""
         return self.path.parent.parent / f"ids_{digest}.npz"
 
-    def gallery(self, fingerprint: str, split: str) -> Path:
+    def shown_gallery(self, fingerprint: str, split: str) -> Path:
         """Captions and small pictures of a split of the data with that fingerprint, once for all its jobs.
 
         See ``reporting.page.gallery``.
@@ -118,7 +118,7 @@ class JobDirectory:
         return self.path / "panel_words.png"
 
     @property
-    def gallery(self) -> Path:
+    def encoded_gallery(self) -> Path:
         """The encodings that the record was measured with, where they are small; see ``encoded_gallery``."""
         return self.path / "gallery.npz"
 

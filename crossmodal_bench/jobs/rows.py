@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.jobs.directory import JobDirectory
-from crossmodal_bench.jobs.record import Record, read_record, row_name
+from crossmodal_bench.jobs.experiments import names
+from crossmodal_bench.jobs.record import Record, read_record, read_records, row_name
 
 
 def row_of(name: str | Path, folders: Sequence[Path] = ()) -> list[Record]:
@@ -41,6 +42,24 @@ def row_of(name: str | Path, folders: Sequence[Path] = ()) -> list[Record]:
     if len(rows) > 1:
         described = ", ".join(f"{label} (preset {preset})" for preset, label, *_ in rows)
         raise BadInput(f"{path} holds {len(rows)} rows: {described}; name one job's directory")
+    return records
+
+
+def suite_rows(suite: str, runs: Path) -> list[Record]:
+    """The records of all finished jobs of a suite below a folder of runs.
+
+    Raises:
+        BadInput: an unknown suite, or none of its jobs has finished there.
+    """
+    known = names("suites")
+    if suite not in known:
+        raise BadInput(f"suite '{suite}' is unknown{nearest(suite, known)}")
+    records = [record for record in read_records(runs) if record.job.suite == suite]
+    if not records:
+        raise BadInput(
+            f"{runs} has no finished job of the suite '{suite}'; run it first: crossmodal-bench bench "
+            f"--methods {suite} --runs {runs}"
+        )
     return records
 
 

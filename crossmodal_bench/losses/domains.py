@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from crossmodal_bench.core.host import sent
+
 Reduction = Literal["mean", "sum"]
 _MANY = 32
 """Discriminators that one pair needs, above which every pair is looked at by all of the batch's."""
@@ -31,7 +33,7 @@ def domain_risks(
     Args:
         regions: (B, R, D).
         words: (sum of lengths, D), pair after pair; of all captions of a pair's image, or of one.
-        lengths: (B,) words of each pair, at least 1.
+        lengths: (B,) words of each pair, at least 1; on the host.
         weight: (B, K, D) discriminators that look at each pair.
         bias: (B, K).
         reduction: ``sum`` adds over regions and over words, with which the margin of Eq. 8-9 means little.
@@ -53,11 +55,12 @@ def domain_risks(
     columns, offsets = weight.transpose(1, 2), bias[:, None, :]
     of_regions = F.softplus(-(torch.bmm(regions, columns) + offsets)).sum(1)
     padded = pad_sequence(list(words.split(counts)), batch_first=True)
-    real = torch.arange(padded.shape[1], device=words.device) < lengths[:, None].to(words.device)
+    lengths = sent(lengths, words.device)
+    real = torch.arange(padded.shape[1], device=words.device) < lengths[:, None]
     of_words = (F.softplus(torch.bmm(padded, columns) + offsets) * real[:, :, None]).sum(1)
     if reduction == "sum":
         return of_regions + of_words
-    return of_regions / regions.shape[1] + of_words / lengths[:, None].to(words.device)
+    return of_regions / regions.shape[1] + of_words / lengths[:, None]
 
 
 def domain_regularisation(risks: Tensor, q: Tensor, r: Tensor, margin: float = 0.05) -> Tensor:
@@ -100,9 +103,12 @@ def negatives_risks(
 ) -> Tensor:
     """(B, B) risks that ``domain_regularisation`` reads: of pairs, by their own and others' discriminators.
 
-    Other entries are 0. Arguments as in ``domain_risks``, with one discriminator per pair: weight (B, D),
-    bias (B,). With ``rows``, those rows alone, of which ``regions``, ``words`` and ``lengths`` are.
+    Other entries mean nothing. Arguments as in ``domain_risks``, with one discriminator per pair: weight
+    (B, D), bias (B,). With ``rows``, those rows alone, of which ``regions``, ``words`` and ``lengths`` are.
     """
+    if weight.device.type != "cpu":
+        # Which are needed would have to be read back; all with all is one product, and little to a GPU.
+        return _all_risks(regions, words, lengths, weight, bias, reduction)
     p = torch.arange(len(weight), device=weight.device)
     needed = torch.zeros(len(p), len(p), dtype=torch.uint8, device=p.device)
     needed[p, p] = 1
@@ -128,4 +134,4 @@ def _all_risks(
     )
     if reduction == "sum":
         return of_regions + of_words
-    return of_regions / regions.shape[1] + of_words / lengths[:, None].to(words.device)
+    return of_regions / regions.shape[1] + of_words / sent(lengths, words.device)[:, None]

@@ -15,6 +15,7 @@ from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBat
 from crossmodal_bench.core.distributed import gather, gather_interleaved, sum_over_all
 from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.host import HostNumber
 from crossmodal_bench.losses.acmr import (
     acmr_demo_triplet_loss,
     acmr_triplet_loss,
@@ -180,6 +181,7 @@ class ACMR(AdversarialMethod):
         self.gather_negatives = gather_negatives
         # The mean distance of the first batch, where margins are counted in it; kept in checkpoints.
         # 0 until the first batch has been seen.
+        self._known_distance = HostNumber()
         self.register_buffer("initial_distance", torch.zeros(()))
 
     def build(self, spec: DataSpec) -> None:
@@ -291,7 +293,7 @@ class ACMR(AdversarialMethod):
         settings = self.triplet_settings
         if settings.margin_unit == "distance":
             return settings.margin
-        if not self.initial_distance:
+        if not self._known_distance.of(self.initial_distance):
             own = cross_modal_distances(images.detach(), texts.detach()).mean()
             # All processes count in the same unit.
             self.initial_distance.copy_(gather(own[None]).mean())

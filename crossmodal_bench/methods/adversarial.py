@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crossmodal_bench.core.batch import PairBatch
+from crossmodal_bench.core.host import HostNumber
 from crossmodal_bench.methods.base import RetrievalMethod
 
 
@@ -50,6 +51,7 @@ class AdversarialMethod(RetrievalMethod):
         self.automatic_optimization = False
         self.encoder_steps, self.discriminator_steps = encoder_steps, discriminator_steps
         self.gradient_clip, self.same_batches = gradient_clip, same_batches
+        self._position = HostNumber()
         self.register_buffer("cycle_position", torch.zeros((), dtype=torch.int64))
 
     @abstractmethod
@@ -61,7 +63,7 @@ class AdversarialMethod(RetrievalMethod):
         optimisers: Any = self.optimizers()
         *encoders, discriminator = optimisers
         self.manual_backward(self.joint_loss(batch))
-        position = int(self.cycle_position)
+        position = int(self._position.of(self.cycle_position))
         stepping = encoders if position < self.encoder_steps else []
         first_discriminator_step = 0 if self.same_batches else self.encoder_steps
         if 0 <= position - first_discriminator_step < self.discriminator_steps:
@@ -74,4 +76,4 @@ class AdversarialMethod(RetrievalMethod):
             optimiser.zero_grad()
         steps = (self.encoder_steps, self.discriminator_steps)
         cycle_length = max(steps) if self.same_batches else sum(steps)
-        self.cycle_position.add_(1).remainder_(cycle_length)
+        self._position.set(self.cycle_position, (position + 1) % cycle_length)

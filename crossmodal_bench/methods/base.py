@@ -15,6 +15,7 @@ from crossmodal_bench.core.batch import DataSpec, ImageBatch, TextBatch
 from crossmodal_bench.core.distributed import gather_objects, rank, world_size
 from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.core.errors import Diverged
+from crossmodal_bench.core.host import sent
 from crossmodal_bench.data.loader import Phase
 from crossmodal_bench.networks.backbones import BackboneSource
 from crossmodal_bench.networks.texts import TextSource
@@ -135,6 +136,9 @@ class RetrievalMethod(pl.LightningModule, ABC):
             checkpoint["data_spec"] = {**asdict(self.data_spec), "weights_root": None}
         # Each process has its own, of which Lightning would save the first's.
         everyone = gather_objects({name: (total.cpu(), count) for name, (total, count) in self._sums.items()})
+        for sums in everyone:
+            # Looked at by all processes alike: one that gave up alone would leave the others waiting.
+            self._check_finite({name: total for name, (total, _) in sums.items()})
         checkpoint["train_sums_of_processes"] = everyone
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -160,18 +164,29 @@ class RetrievalMethod(pl.LightningModule, ABC):
             batch_size: samples in this batch.
 
         Raises:
-            Diverged: one of them is not finite.
+            Diverged: one of them is not finite. On other devices than the CPU that is seen, and said, when
+                the epoch ends or a checkpoint is to be saved: to look at each step would be to wait for it.
         """
-        if not torch.stack([value.detach().float() for value in values.values()]).isfinite().all():
-            name = next(name for name, value in values.items() if not torch.isfinite(value))
-            stays = "; the last finished epoch's checkpoint stays" if self.current_epoch else ""
-            raise Diverged(
-                f"{name} is {float(values[name])} in epoch {self.current_epoch + 1}: training has diverged"
-                f"{stays}; lower the learning rates (--set ...)"
-            )
+        if self.device.type == "cpu":
+            self._check_finite(values)
         for name, value in values.items():
             total, count = self._sums.get(name, (torch.zeros(()), 0))
-            self._sums[name] = (value.detach() * batch_size + total.to(value.device), count + batch_size)
+            self._sums[name] = (
+                value.detach() * batch_size + sent(total, value.device),
+                count + batch_size,
+            )
+
+    def _check_finite(self, values: Mapping[str, Tensor]) -> None:
+        """Raise Diverged where a scalar is not finite; sums keep what was not."""
+        numbers = [value.detach().float().cpu() for value in values.values()]
+        if not numbers or torch.stack(numbers).isfinite().all():
+            return
+        name = next(name for name, value in values.items() if not torch.isfinite(value))
+        stays = "; the last finished epoch's checkpoint stays" if self.current_epoch else ""
+        raise Diverged(
+            f"{name} is {float(values[name])} in epoch {self.current_epoch + 1}: training has diverged"
+            f"{stays}; lower the learning rates (--set ...)"
+        )
 
     def on_train_start(self) -> None:
         """Log the means of an epoch that is resumed in its validation: its last batch does not come again."""
@@ -187,7 +202,12 @@ class RetrievalMethod(pl.LightningModule, ABC):
         if self.trainer.is_last_batch:
             self._log_epoch()
 
+    def on_train_end(self) -> None:
+        """Look at what came behind the last whole epoch, where training ends within one."""
+        self._check_finite({name: total for name, (total, _) in self._sums.items()})
+
     def _log_epoch(self) -> None:
+        self._check_finite({name: total for name, (total, _) in self._sums.items()})
         means = {name: total / count for name, (total, count) in self._sums.items()}
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 

@@ -13,6 +13,7 @@ from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBat
 from crossmodal_bench.core.distributed import gather, pair_scores, sum_over_all
 from crossmodal_bench.core.encoding import Encoding, VectorSimilarity
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.host import HostNumber, sent
 from crossmodal_bench.losses import triplet_ranking_loss
 from crossmodal_bench.methods.base import RetrievalMethod
 from crossmodal_bench.methods.fine_tuning import EncodedBatch, FineTuningSettings
@@ -78,6 +79,7 @@ class Matching(RetrievalMethod):
         self.optimizer_settings, self.schedule_settings = optimizer, schedule
         self.fine_tuning_settings = fine_tuning or FineTuningSettings()
         self.fine_tuning_settings.check(trains_a_backbone=host.fine_tuned)
+        self._iterations = HostNumber()
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
 
     def build(self, spec: DataSpec) -> None:
@@ -110,7 +112,11 @@ class Matching(RetrievalMethod):
 
     def decayed(self, rate: float) -> float:
         """A learning rate after what has been trained so far; its own beginning, if that is lower."""
-        return self.schedule_settings.rate(rate, self.current_epoch, int(self.iterations))
+        return self.schedule_settings.rate(rate, self.current_epoch, self.steps_done())
+
+    def steps_done(self) -> int:
+        """Steps of the host so far, over all runs that this one went on from."""
+        return int(self._iterations.of(self.iterations))
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
         """One step of the host."""
@@ -126,7 +132,7 @@ class Matching(RetrievalMethod):
             self.clip_gradients(optimiser, self.optimizer_settings.gradient_clip, "norm")
         optimiser.step()
         optimiser.zero_grad()
-        self.iterations.add_(1)
+        self._iterations.set(self.iterations, self.steps_done() + 1)
 
     def _encode(self, batch: PairBatch) -> tuple[Encoding, Encoding, Encoding, Encoding]:
         """What is scored, and the fragments, of images and of texts."""
@@ -155,7 +161,8 @@ class Matching(RetrievalMethod):
 
     def image_ids(self, batch: PairBatch) -> Tensor:
         """(B,) which image each pair has; of all processes' pairs, where negatives are gathered."""
-        return gather(batch.texts.image) if self.gather_negatives else batch.texts.image
+        images = sent(batch.texts.image, self.device)
+        return gather(images) if self.gather_negatives else images
 
     @property
     def backbone(self) -> BackboneSource | None:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crossmodal_bench.core.host import real_places, sent
+
 PADDING = 0
 
 
@@ -69,16 +71,19 @@ class CaptionGenerator(nn.Module):
         Args:
             regions: (B, R, region_dim).
             words: (B, L) ids from start to end, padded.
-            lengths: (B,) from 1 to L.
+            lengths: (B,) from 1 to L, on the host.
         """
+        lengths = lengths.cpu()
         longest = int(lengths.max())
-        real = torch.arange(longest, device=words.device) < lengths[:, None]
+        places = sent(real_places(lengths, longest), words.device)
+        real = torch.arange(longest, device=words.device) < sent(lengths, words.device)[:, None]
         words = words[:, :longest].masked_fill(~real, PADDING)
         targets = F.pad(words[:, 1:], (0, 1), value=PADDING)
         with torch.autocast(regions.device.type, enabled=False):
             # The layer as wide as the vocabulary sees real words alone.
-            logits = self.out(self._states(regions, words)[real])
-            return F.cross_entropy(logits, targets[real], reduction="sum") / len(words)
+            states = self._states(regions, words).flatten(0, 1).index_select(0, places)
+            targets = targets.flatten().index_select(0, places)
+            return F.cross_entropy(self.out(states), targets, reduction="sum") / len(words)
 
     @torch.no_grad()
     def greedy(self, regions: Tensor, max_words: int, start: int, end: int) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crossmodal_bench.core.host import sent
+
 PADDING = 0
 Chooser = Callable[[Tensor], Tensor]
 """(B, vocabulary) log probabilities to the (B,) words that are written."""
@@ -66,7 +68,7 @@ class CaptionDecoder(nn.Module):
         Args:
             vectors: (B, dim).
             words: (B, L) ids without the start token.
-            mask: (B, L) which of them are words.
+            mask: (B, L) which of them are words; on the host.
             sampling: scheduled sampling (Bengio et al., NIPS 2015): the share of words before that are drawn
                 from the decoder's own distribution instead.
             dropout: False leaves it out even in training mode.
@@ -80,9 +82,12 @@ class CaptionDecoder(nn.Module):
             seen = context[:, None].expand(-1, before.shape[1], -1)
             states, _ = self.recurrent(torch.cat([drop(self.words(before)), seen], 2), state)
             # The layer as wide as the vocabulary sees real words alone.
-            log_probs = self._log_probabilities(drop(states[mask]))
-            likelihoods = torch.zeros(mask.shape, dtype=log_probs.dtype, device=log_probs.device)
-            return likelihoods.masked_scatter(mask, log_probs.gather(1, words[mask][:, None]))
+            places = sent(mask.cpu().flatten().nonzero().flatten(), states.device)
+            real = states.flatten(0, 1).index_select(0, places)
+            log_probs = self._log_probabilities(drop(real))
+            of_words = log_probs.gather(1, words.flatten().index_select(0, places)[:, None])[:, 0]
+            likelihoods = torch.zeros(mask.numel(), dtype=log_probs.dtype, device=log_probs.device)
+            return likelihoods.index_copy(0, places, of_words).view(mask.shape)
 
     @torch.no_grad()
     def greedy(self, vectors: Tensor, max_words: int) -> Tensor:

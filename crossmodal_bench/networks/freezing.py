@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from crossmodal_bench.core.host import HostNumber
+
 Freeze = Literal["never", "until_plateau", "always"]
 
 
@@ -30,6 +32,7 @@ class Freezable(nn.Module):
         super().__init__()
         self.network, self.freeze = network, freeze
         self._keeps_statistics = False
+        self._is_frozen = HostNumber()
         self.register_buffer("frozen", torch.tensor(freeze != "never"))
         if freeze == "always":
             network.requires_grad_(False)
@@ -48,7 +51,7 @@ class Freezable(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Whatever the network returns; frozen, without dropout and without new batch statistics."""
-        frozen = bool(self.frozen)
+        frozen = bool(self._is_frozen.of(self.frozen))
         # Pre-trained networks come in eval mode, and Lightning keeps modules in the mode that it finds.
         if self.network.training != (self.training and not frozen):
             self.network.train(self.training and not frozen)

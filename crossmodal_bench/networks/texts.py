@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from crossmodal_bench.core.batch import DataSpec, TextBatch, require
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.host import sent
 from crossmodal_bench.networks.embedding import single
 from crossmodal_bench.networks.freezing import Freezable, Freeze
+from crossmodal_bench.networks.packing import read_sentences
 
 Cell = Literal["lstm", "gru", "none"]
 Pooling = Literal["max", "mean", "last"]
@@ -94,7 +95,7 @@ class SequencePooling(nn.Module):
         self.projection = nn.Linear(width, dim)
 
     def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
-        """(B, L, width) and (B,) to (B, dim).
+        """(B, L, width) and (B,), the latter on the host, to (B, dim).
 
         In single precision, whatever made the words: vectors are ranked, and cuDNN's recurrent networks would
         otherwise run in half precision without the scaling of gradients that it needs.
@@ -105,12 +106,11 @@ class SequencePooling(nn.Module):
     def _pooled(self, words: Tensor, lengths: Tensor) -> Tensor:
         states = self.dropout(words)
         if self.recurrent is not None:
-            packed = pack_padded_sequence(states, lengths.cpu(), batch_first=True, enforce_sorted=False)
-            outputs, state = self.recurrent(packed)
+            read = read_sentences(self.recurrent, states, lengths)
             if self.pooling == "last":
-                last = state[0] if isinstance(state, tuple) else state
-                return self.projection(self.dropout(torch.cat(list(last), 1)))
-            states, _ = pad_packed_sequence(outputs, batch_first=True)
+                return self.projection(self.dropout(torch.cat(list(read.last), 1)))
+            states = read.padded()
+        lengths = sent(lengths, states.device)
         real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
         if self.pooling == "max":
             pooled = states.masked_fill(~real[:, :, None], -torch.inf).amax(1)
@@ -177,12 +177,13 @@ class WordEncoder(TextEncoder):
 
     def _thinned(self, words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Captions without some of their words, the first one kept, in the order that they had."""
-        kept = torch.rand(words.shape, device=words.device) >= self.word_dropout
+        # Drawn on the host, which must know how many are left of the longest.
+        kept = torch.rand(words.shape) >= self.word_dropout
         kept[:, 0] = True
-        kept &= torch.arange(words.shape[1], device=words.device) < lengths[:, None]
+        kept &= torch.arange(words.shape[1]) < lengths[:, None]
         first = (~kept).long().argsort(dim=1, stable=True)
         left = kept.sum(1)
-        return words.gather(1, first)[:, : int(left.max())], left
+        return words.gather(1, sent(first[:, : int(left.max())], words.device)), left
 
 
 class LanguageModelEncoder(TextEncoder):
@@ -242,7 +243,9 @@ class LanguageModelEncoder(TextEncoder):
         states = self.language_model(
             input_ids=require(batch.wordpieces, "wordpieces"), attention_mask=mask
         ).last_hidden_state
-        return self.pool(states, mask.sum(1))
+        lengths = batch.wordpiece_lengths
+        # A batch made by hand may lack them; to count them is to wait for the device.
+        return self.pool(states, mask.sum(1).cpu() if lengths is None else lengths)
 
 
 def load_language_model(name: str | None, pretrained: bool, config: Mapping[str, Any], spec: DataSpec) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from crossmodal_bench.networks.packing import read_sentences
 
 
 class WordStates(nn.Module):
@@ -34,20 +35,15 @@ class WordStates(nn.Module):
 
         Args:
             words: (B, L) ids, padded.
-            lengths: (B,) from 1 to L.
+            lengths: (B,) from 1 to L, on the host.
 
         Returns:
             (sum of lengths, dim), caption after caption, and (B, dim).
         """
         with torch.autocast(words.device.type, enabled=False):
-            packed = pack_padded_sequence(
-                self.words(words), lengths.cpu(), batch_first=True, enforce_sorted=False
-            )
-            outputs, last = self.recurrent(packed)
-            states, _ = pad_packed_sequence(outputs, batch_first=True)
-            real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
-            states = states[real]
+            read = read_sentences(self.recurrent, self.words(words), lengths)
+            states = read.packed()
             if self.recurrent.bidirectional:
                 forwards, backwards = states.chunk(2, dim=1)
                 states = (forwards + backwards) / 2
-            return states, last.mean(0)
+            return states, read.last.mean(0)

@@ -71,7 +71,7 @@ def kept_gallery(record: Record, data_root: Path, say: Callable[[str], None]) ->
     """
     files = record.files
     cached = files.cached_gallery(record.evaluated_on, run_fingerprint(record))
-    for path in (files.gallery, cached):
+    for path in (files.encoded_gallery, cached):
         if os.path.lexists(path):
             return read_gallery(path)
     if files.exported_weights.is_file():

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crossmodal_bench.core.host import sent
+
 FeatureNorm = Literal["clipped_l2norm", "l2norm", "softmax", "no_norm", "clipped", "l1norm", "clipped_l1norm"]
 Attend = Callable[[Tensor, int, int], Tensor]
 """(affinities, axis of what asks, axis of what is attended to) to weights that sum to 1 over the latter."""
@@ -101,7 +103,7 @@ def blockwise(regions: Tensor, words: Tensor, lengths: Tensor, score: Callable[[
     Args:
         regions: (N, R, D).
         words: (sum of lengths, D), caption after caption.
-        lengths: (M,) words of each caption.
+        lengths: (M,) words of each caption, on the host.
         score: a block to its (m, N) scores.
 
     Returns:
@@ -119,7 +121,7 @@ def blockwise(regions: Tensor, words: Tensor, lengths: Tensor, score: Callable[[
     starts = torch.tensor(rows).cumsum(0) - torch.tensor(rows)
     word_rows = [starts[order[a:b], None] + torch.arange(length) for a, b, length in sizes]
     counts = [block_rows.numel() for block_rows in word_rows]
-    words = words[torch.cat([block_rows.flatten() for block_rows in word_rows]).to(words.device)]
+    words = words[sent(torch.cat([block_rows.flatten() for block_rows in word_rows]), words.device)]
     columns = regions.reshape(n * r, d).T
     # Where there is a gradient, one product: the regions' would be added up a block at a time.
     products = (words @ columns).split(counts) if graph else None
@@ -134,7 +136,7 @@ def blockwise(regions: Tensor, words: Tensor, lengths: Tensor, score: Callable[[
             scores.append(score(block))
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order))
-    return torch.cat(scores)[back.to(words.device)].T
+    return torch.cat(scores)[sent(back, words.device)].T
 
 
 def _check(regions: Tensor, words: Tensor, lengths: Tensor) -> list[int]:

@@ -113,7 +113,7 @@ def run_job(
     if illustrate is not None:
         illustrate(outputs)
     assert retrieval.encodings is not None
-    keep_gallery(files.gallery, gallery_of(data.corpus, planned.evaluate, *retrieval.encodings))
+    keep_gallery(files.encoded_gallery, gallery_of(data.corpus, planned.evaluate, *retrieval.encodings))
     if planned.job.seed == 0:
         save_projection(files.projection, *retrieval.encodings, data.corpus, planned.evaluate)
     write_record(

@@ -27,7 +27,7 @@ IMAGE_FIELDS = {
 }
 TEXT_FIELDS = {
     "words": ["words", "lengths"],
-    "wordpieces": ["wordpieces", "wordpiece_mask"],
+    "wordpieces": ["wordpieces", "wordpiece_mask", "wordpiece_lengths"],
     "bow": ["bow"],
     "labels": ["labels"],
 }

@@ -16,6 +16,7 @@ import torch.distributed
 from torch import Tensor
 
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.host import sent
 
 _EXCHANGED = 2**24
 """Numbers that are summed over the machines at a time: 64 MiB."""
@@ -94,8 +95,8 @@ class DiscriminatorBank:
         rows = self.parameters[index]
         if device.type == "cuda":
             # From page-locked memory the copy overlaps what the accelerator computes.
-            return rows.pin_memory().to(device, non_blocking=True)
-        return rows.to(device)
+            rows = rows.pin_memory()
+        return sent(rows, device)
 
     def step(self, index: Tensor, gradient: Tensor, learning_rate: float) -> None:
         """One step of Adam on the rows ``index`` (B,), each once, with ``gradient`` (B, D + 1).

@@ -217,7 +217,7 @@ class ADDR(Matching):
         """(B,) rows of the batch's discriminators in the bank, (1,) where they share one; on the CPU."""
         if self.discriminator_settings.shared:
             return torch.zeros(1, dtype=torch.int64)
-        return self._position[batch.images.index.cpu()]
+        return self._position[batch.images.index]
 
     # ---- the two phases -------------------------------------------------------------------------------
 
@@ -259,7 +259,7 @@ class ADDR(Matching):
         if rate is None:
             rate = self.optimizer_settings.learning_rate
         schedule = self.discriminator_settings.schedule or self.schedule_settings
-        return schedule.rate(rate, self.current_epoch, int(self.iterations))
+        return schedule.rate(rate, self.current_epoch, self.steps_done())
 
     @torch.no_grad()
     def _seen(self, batch: GroupBatch) -> tuple[Encoded, Encoding, Tensor, Tensor]:
@@ -281,7 +281,7 @@ class ADDR(Matching):
         self.host.train(training)
         words = texts.fragments
         assert words.lengths is not None
-        owner = torch.repeat_interleave(torch.arange(len(batch.counts), device=self.device), batch.counts)
+        owner = torch.repeat_interleave(torch.arange(len(batch.counts)), batch.counts)
         lengths = torch.zeros_like(batch.counts).index_add_(0, owner, words.lengths)
         return images, Encoding(words.values, lengths), q, r
 

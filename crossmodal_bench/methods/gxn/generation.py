@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from crossmodal_bench.caption_metrics import Bleu, CiderD
 from crossmodal_bench.core.batch import DataSpec, TextBatch, require
 from crossmodal_bench.core.distributed import gather_interleaved, mean_over_all, rank, world_size
+from crossmodal_bench.core.host import sent
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.losses import (
     caption_cross_entropy,
@@ -119,9 +121,10 @@ class CaptionPath(nn.Module):
             epoch, epochs: where training is.
         """
         words, lengths = require(texts.words, "words")[:, 1:], require(texts.lengths, "lengths") - 1
-        mask = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
+        mask = torch.arange(words.shape[1]) < lengths[:, None]
         own = ramp(0.0, self.sampling, epoch, epochs)
-        entropy = caption_cross_entropy(self.decoder.log_likelihoods(vectors, words, mask, own), mask)
+        likelihoods = self.decoder.log_likelihoods(vectors, words, mask, own)
+        entropy = caption_cross_entropy(likelihoods, sent(mask, vectors.device))
         entropy = mean_over_all(entropy, mask.sum())
         logged = {"train/loss_caption": entropy}
         gamma = self.gamma(epoch, epochs)
@@ -145,21 +148,35 @@ class CaptionPath(nn.Module):
         return written
 
     def _reinforced(self, vectors: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. 6 and the samples' mean reward; ``images`` (B,) are rows of the corpus.
+        """Eq. 6 and the samples' mean reward; ``images`` (B,) are rows of the corpus, on the host.
 
-        The baseline reads the same vectors as the samples; dropout acts on neither.
+        The baseline reads the same vectors as the samples; dropout acts on neither. Captions are rewarded on
+        the host, to which they come in one copy: how long they are decides all shapes there.
         """
         assert self._reward is not None, "learn_from has not been called"
-        images = torch.searchsorted(self._images.to(images.device), images)
+        images, device = torch.searchsorted(self._images, images), vectors.device
         repeated = vectors.repeat_interleave(self.samples, 0)
         drawn = self.decoder.sample(repeated, self.max_words)
-        baseline = self._reward(self.decoder.greedy(vectors, self.max_words), images)
-        reward = self._reward(drawn, images.repeat_interleave(self.samples))
-        mask = sentence_mask(drawn, self.decoder.end)
+        written = self.decoder.greedy(vectors, self.max_words)
+        drawn_words, written_words = _on_host(drawn, written)
+        baseline = self._reward(written_words, images)
+        reward = self._reward(drawn_words, images.repeat_interleave(self.samples))
+        mask = sentence_mask(drawn_words, self.decoder.end)
         likelihoods = self.decoder.log_likelihoods(repeated, drawn, mask, dropout=False)
-        advantage = reward - baseline.repeat_interleave(self.samples)
-        reinforced = mean_over_all(self_critical_loss(likelihoods, advantage, mask), mask.sum())
-        return reinforced, reward.mean().to(vectors.dtype)
+        advantage = sent(reward - baseline.repeat_interleave(self.samples), device)
+        loss = self_critical_loss(likelihoods, advantage, sent(mask, device))
+        reinforced = mean_over_all(loss, mask.sum())
+        return reinforced, sent(reward.mean().to(vectors.dtype), device)
+
+
+def _on_host(*captions: Tensor) -> list[Tensor]:
+    """(n, L) ids of several kinds of captions on the host, by one copy."""
+    if captions[0].device.type == "cpu":
+        return list(captions)
+    widths = [ids.shape[1] for ids in captions]
+    padded = torch.cat([F.pad(ids, (0, max(widths) - ids.shape[1])) for ids in captions]).cpu()
+    parts = padded.split([len(ids) for ids in captions])
+    return [part[:, :width] for part, width in zip(parts, widths, strict=True)]
 
 
 def training_references(corpus: Corpus, words: Any) -> tuple[Tensor, list[list[list[int]]]]:
@@ -239,7 +256,7 @@ class PicturePath(nn.Module):
             pictures: (B, 3, 64, 64) real ones.
             drawn: (B, 3, 64, 64) what the generator made of their captions.
             condition: (B, condition_dim) the captions' mean conditions.
-            images: (B,) which image each is; another image's caption is a wrong one.
+            images: (B,) which image each is, on the host; another image's caption is a wrong one.
             everywhere: whether a wrong caption may be another process's; pictures and captions are then
                 paired as in the whole batch of all processes.
         """
@@ -247,17 +264,19 @@ class PicturePath(nn.Module):
         seen, fakes = self.discriminator.features(pictures), self.discriminator.features(drawn.detach())
         wrong_conditions = condition
         if everywhere:
-            wrong_conditions, images = gather_interleaved(condition), gather_interleaved(images)
+            wrong_conditions = gather_interleaved(condition)
+            images = gather_interleaved(sent(images, condition.device)).cpu()
         of_pictures, of_captions = wrong_pairs(images)
         if everywhere:
             own = of_pictures % world_size() == rank()
             of_pictures, of_captions = of_pictures[own] // world_size(), of_captions[own]
+        of_pictures, of_captions = sent(of_pictures, seen.device), sent(of_captions, seen.device)
         # Each kind with batch statistics of its own, in the order of StackGAN's code.
         real = self.discriminator.logits(seen, condition)
         wrong = self.discriminator.logits(seen[of_pictures], wrong_conditions[of_captions])
         fake = self.discriminator.logits(fakes, condition)
         # Not all processes have as many wrong pairs.
-        beta_wrong = mean_over_all(real.new_tensor(self.beta_wrong), len(wrong))
+        beta_wrong = mean_over_all(real.new_full((), self.beta_wrong), len(wrong))
         return picture_discriminator_loss(real, fake, wrong, self.beta_fake, beta_wrong)
 
     def generator_loss(

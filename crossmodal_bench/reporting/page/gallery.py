@@ -111,7 +111,7 @@ def keep_gallery(files: JobDirectory, corpus: Corpus, split: str) -> None:
     """
     if corpus.captions is None and corpus.images is None:
         return
-    path = files.gallery(corpus.fingerprint, split)
+    path = files.shown_gallery(corpus.fingerprint, split)
     if path.is_file():
         return
     try:
@@ -137,7 +137,9 @@ def gallery_of(record: Record, runs: Path, data_root: Path | None) -> Gallery | 
     if not _FINGERPRINT.fullmatch(fingerprint) or split not in SPLITS:
         return None
     here = JobDirectory.of(runs, record.job.dataset, record.job.method, record.job.id)
-    for path in dict.fromkeys([record.files.gallery(fingerprint, split), here.gallery(fingerprint, split)]):
+    for path in dict.fromkeys(
+        [record.files.shown_gallery(fingerprint, split), here.shown_gallery(fingerprint, split)]
+    ):
         if path.is_file():
             try:
                 return load_gallery(path)
@@ -149,7 +151,7 @@ def gallery_of(record: Record, runs: Path, data_root: Path | None) -> Gallery | 
         return None
     tell(f"Reading captions and pictures of {record.job.dataset}, once for all reports", sys.stderr)
     gallery = make_gallery(corpus, split)
-    path = here.gallery(fingerprint, split)
+    path = here.shown_gallery(fingerprint, split)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_gallery(path, gallery)

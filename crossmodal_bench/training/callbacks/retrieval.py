@@ -67,7 +67,7 @@ class RetrievalEvaluation(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch."""
-        positions = np.searchsorted(self._rows[dataloader_idx], batch.index.cpu().numpy())
+        positions = np.searchsorted(self._rows[dataloader_idx], batch.index.numpy())
         self._banks[dataloader_idx].update(torch.from_numpy(positions), outputs)
 
     on_test_batch_end = on_validation_batch_end

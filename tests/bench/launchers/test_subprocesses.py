@@ -109,7 +109,7 @@ def test_a_job_leaves_what_its_queries_look_like(tmp_path: Path) -> None:
     planned.directory.mkdir(parents=True)
     assert guarded(planned, "cpu") == 0
     record = read_record(planned.directory)
-    gallery = load_gallery(planned.files.gallery(record.data.fingerprint, "test"))
+    gallery = load_gallery(planned.files.shown_gallery(record.data.fingerprint, "test"))
     assert (list(gallery.image_ids), list(gallery.caption_ids)) == load_query_ids(record.files, record.ranks)
     assert all(gallery.thumbnails) and all(gallery.captions)
     queries = queries_context(tables(leaderboard([record])), tmp_path)

@@ -107,7 +107,7 @@ def test_a_job_keeps_it_once_and_a_failure_is_a_warning(
     )
     files.path.mkdir(parents=True)
     keep_gallery(files, corpus, "test")
-    path = files.gallery(corpus.fingerprint, "test")
+    path = files.shown_gallery(corpus.fingerprint, "test")
     assert path.parent == tmp_path / "flickr8k" and len(load_gallery(path).thumbnails) == 12
     monkeypatch.setattr(galleries, "make_gallery", lambda *_: pytest.fail("made twice"))
     keep_gallery(JobDirectory.of(tmp_path, "flickr8k", "cca", "1" * 16), corpus, "test")
@@ -163,7 +163,7 @@ def test_a_damaged_file_is_one_sentence(
     save_gallery(path, galleries.Gallery(**{**vars(whole), "thumbnails": (b"<svg>",) * 12}))  # type: ignore[arg-type]
     assert load_gallery(path).thumbnails == (b"",) * 12
     record = make_recall_record()
-    kept = record.files.gallery(record.data.fingerprint, "test")
+    kept = record.files.shown_gallery(record.data.fingerprint, "test")
     kept.write_bytes(b"cut")
     assert gallery_of(record, runs, None) is None
     assert "queries are shown by their ids meanwhile" in capsys.readouterr().err
