@@ -6,6 +6,7 @@ and never carry a meaning alone: a line also has its dash, and a point its shape
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ COLOURS = (
     "#a5673f",
 )
 DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3))
+_LONGEST_ID = 80
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 
 
@@ -95,13 +97,30 @@ class Looks:
         return self._looks[row.method, row.name, row.preset]
 
     def series(self, rows: Sequence[Row], table: str) -> list[Series]:
-        """The rows as they are drawn, numbered in their order within a table of that name."""
+        """The rows as they are drawn.
+
+        Args:
+            rows: of one table.
+            table: its id, with which theirs begin.
+        """
+        names = distinct_ids([f"{table} {row.name} {row.preset}" for row in rows])
         return [
             Series(
-                id=f"{table}-{position}",
+                id=name,
                 label=printable(f"{row.name}, {row.preset}" if self._presets_differ else row.name),
                 look=self.of(row),
                 row=row,
             )
-            for position, row in enumerate(rows)
+            for name, row in zip(names, rows, strict=True)
         ]
+
+
+def distinct_ids(texts: Sequence[str]) -> list[str]:
+    """An id of letters, digits and hyphens for each text; texts that give the same one are numbered."""
+    seen: dict[str, int] = {}
+    ids = []
+    for text in texts:
+        name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_LONGEST_ID] or "x"
+        seen[name] = seen.get(name, 0) + 1
+        ids.append(name if seen[name] == 1 else f"{name}--{seen[name]}")
+    return ids

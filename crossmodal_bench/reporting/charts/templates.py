@@ -16,7 +16,12 @@ _COLOUR = alt.Color("colour:N", scale=None)
 _DASH = alt.StrokeDash("dash:N", scale=None)
 _SHAPE = alt.Shape("shape:N", scale=None)
 _PLACEHOLDER = {"name": "empty"}
-_SHORT_NUMBER = "datum.value < 1 ? format(datum.value, '~g') : format(datum.value, '~s')"
+_LEADING_DIGIT = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
+_SHORT_NUMBER = (
+    f"indexof([1, 2, 5], {_LEADING_DIGIT}) < 0 ? '' : "
+    "datum.value < 1 ? format(datum.value, '~g') : format(datum.value, '~s')"
+)
+"""Of a logarithmic axis: all of its labels would stand in each other's way."""
 _MUTED = {"color": "currentColor", "opacity": 0.45}
 
 
@@ -79,7 +84,9 @@ def lines(
     layers.append(drawn.mark_line(strokeWidth=1.8, strokeJoin="round").encode(strokeDash=_DASH))
     if errors:
         layers.append(drawn.mark_rule().encode(y=alt.Y("low:Q", title=y), y2="high:Q"))
-    layers.append(drawn.mark_point(filled=True, size=22, opacity=1).encode(shape=_SHAPE, tooltip=shown))
+    layers.append(
+        drawn.mark_point(filled=True, size=6 if epochs else 22, opacity=1).encode(shape=_SHAPE, tooltip=shown)
+    )
     return _finished(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT))
 
 
@@ -154,7 +161,9 @@ def points(y: str) -> Specification:
         alt.Tooltip("y:Q", title=y, format=".4~g"),
     ]
     up = alt.Y("y:Q", title=y, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
-    across = alt.X("x:Q", title=None, scale=alt.Scale(type="log"), axis=alt.Axis(labelExpr=_SHORT_NUMBER, grid=False))
+    across = alt.X(
+        "x:Q", title=None, scale=alt.Scale(type="log"), axis=alt.Axis(labelExpr=_SHORT_NUMBER, grid=False)
+    )
     base = alt.Chart().encode(x=across, color=_COLOUR)
     drawn = alt.layer(
         base.mark_rule(opacity=0.5).encode(y=alt.Y("low:Q", title=y), y2="high:Q"),
