@@ -93,12 +93,10 @@ def _papers(table: Table) -> Iterator[str]:
             differing.append(f"{_named(row, table)} is {gap} {side}")
     clauses = []
     if agreeing:
-        verb = "agrees with its paper" if len(agreeing) == 1 else "agree with their papers"
-        clauses.append(f"{_joined(agreeing)} {verb} within ±")
-    clauses += [
-        f"{clause} {'its paper' if len(differing) == 1 else 'the published number'}"
-        for clause in differing[:3]
-    ]
+        verb = "agrees" if len(agreeing) == 1 else "agree"
+        clauses.append(f"{_joined(agreeing)} {verb} with the published number within ±")
+    if differing:
+        clauses.append(f"{_joined(differing)} the published number, beyond ±")
     yield f"{'; '.join(clauses)}."
 
 
