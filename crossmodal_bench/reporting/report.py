@@ -81,7 +81,7 @@ def html(
     tables: Sequence[ShownTable],
     collections: Sequence[TableCharts],
     runs: str | Path,
-    warnings: Sequence[str] = (),
+    left_out: Sequence[str] = (),
 ) -> str:
     """The self-contained page: leaderboards, charts, and what it takes to get each row again.
 
@@ -89,12 +89,17 @@ def html(
         tables: what it shows.
         collections: the charts of each table.
         runs: the folder of runs, as the user names it.
-        warnings: what it does not show, and why.
+        left_out: what it does not show, and why.
     """
     records = [record for table in tables for record in table.source.records]
-    last = max((record.finished_at for record in records), default="")
+    last = (
+        max((record.finished_at for record in records), default="")
+        .replace("T", " ")
+        .replace("+00:00", " UTC")
+    )
     summary = f"{len(records)} finished jobs, the last at {last}. Different protocols are never compared."
-    return document("crossmodal-bench leaderboard", summary, page_tables(tables, collections, runs), warnings)
+    contents = page_tables(tables, collections, runs)
+    return document("crossmodal-bench leaderboard", summary, contents, str(runs), left_out)
 
 
 def report_folder(runs: str | Path) -> Path:

@@ -97,6 +97,11 @@ class Chart:
     specification: Specification = field(repr=False)
     entries: tuple[Entry, ...] = ()
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether it has several panels."""
+        return not {"facet", "hconcat"}.isdisjoint(self.specification)
+
 
 def filled(template: Mapping[str, Any], values: Values) -> Specification:
     """A template with data, all texts of which are printable and not too long."""

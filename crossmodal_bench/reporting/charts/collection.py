@@ -45,8 +45,14 @@ class TableCharts:
 def collect(tables: Sequence[Table]) -> list[TableCharts]:
     """The charts of each table; figures of damaged files are left out with a warning."""
     looks = Looks(row for table in tables for row in table.rows)
-    names = distinct_ids([f"{table.dataset} {table.protocol} {table.evaluated_on}" for table in tables])
+    names = distinct_ids([_name(table) for table in tables])
     return [_of_table(table, looks, name) for table, name in zip(tables, names, strict=True)]
+
+
+def _name(table: Table) -> str:
+    dataset = "" if table.protocol.startswith(table.dataset) else f"{table.dataset} "
+    part = "" if table.protocol.endswith(table.evaluated_on) else f" {table.evaluated_on}"
+    return f"{dataset}{table.protocol}{part}"
 
 
 def charts_json(collections: Sequence[TableCharts]) -> str:

@@ -24,7 +24,9 @@ def _ahead(table: Table) -> Iterator[str]:
         return
     first = table.rows[table.first]
     best = [table.rows[position] for position in sorted(table.best_set)]
-    behind = len(table.tested) - len(best)
+    behind = [
+        _named(table.rows[position], table) for position in table.tested if position not in table.best_set
+    ]
     if not best:
         reason = (
             "no other row stands beside it"
@@ -34,13 +36,13 @@ def _ahead(table: Table) -> Iterator[str]:
         yield f"{_named(first, table)} has the highest number, {metric} {_number(first, metric)}; {reason}."
     elif len(best) == 1:
         yield (
-            f"{_named(first, table)} is ahead of {_others(behind)} in {metric}: {_number(first, metric)}, by "
+            f"{_named(first, table)} is ahead of {_few(behind)} in {metric}: {_number(first, metric)}, by "
             "more than chance explains."
         )
     else:
         names = _joined([_named(row, table) for row in best])
         numbers = _joined([_number(row, metric) for row in best])
-        rest = f"; {_others(behind)} {'is' if behind == 1 else 'are'} behind" if behind else ""
+        rest = f"; {_few(behind)} {'is' if len(behind) == 1 else 'are'} behind" if behind else ""
         yield f"{names} cannot be told apart in {metric} ({numbers}){rest}."
 
 
@@ -111,8 +113,8 @@ def _number(row: Row, metric: str) -> str:
     return f"{formatted(metric, cell.mean)}{margin}"
 
 
-def _others(count: int) -> str:
-    return "the other row" if count == 1 else f"all {count} others"
+def _few(names: Sequence[str]) -> str:
+    return _joined(names) if len(names) <= _MOST_NAMES else f"all {len(names)} others"
 
 
 def _joined(names: Sequence[str]) -> str:

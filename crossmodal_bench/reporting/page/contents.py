@@ -28,7 +28,7 @@ LARGEST_PICTURE = 16 * 2**20
 """Bytes of a picture that the page takes in."""
 PNG = b"\x89PNG\r\n\x1a\n"
 """What every PNG begins with."""
-STRIP = (120, 18)
+STRIP = (104, 18)
 """Width and height of the drawing of a row's seeds."""
 
 
@@ -218,7 +218,10 @@ def _page_table(shown: ShownTable, charts: TableCharts, runs: str | Path) -> Pag
         shown=shown,
         dataset=table.dataset,
         findings=tuple(findings(table)),
-        columns=tuple(_column(metric) for metric in shown.metrics),
+        # What ranks the rows stands beside their names, also where a screen is narrow.
+        columns=tuple(
+            _column(metric) for metric in sorted(shown.metrics, key=lambda metric: metric != shown.primary)
+        ),
         rows=rows,
         has_letters=bool(letters),
         matrix=tuple(_matrix(table, rows)),

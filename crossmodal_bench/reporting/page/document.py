@@ -35,6 +35,7 @@ def document(
     title: str,
     summary: str,
     tables: Sequence[PageTable],
+    runs: str,
     warnings: Sequence[str] = (),
     queries: Mapping[str, Any] | None = None,
 ) -> str:
@@ -44,6 +45,7 @@ def document(
         title: its heading.
         summary: what it is of.
         tables: its leaderboards.
+        runs: the folder of runs, as the user names it.
         warnings: about the page as a whole, above everything else.
         queries: what single queries retrieved, as ``page.queries`` gives it; None leaves the part out.
     """
@@ -57,6 +59,7 @@ def document(
             title=title,
             summary=summary,
             tables=tables,
+            runs=runs,
             warnings=warnings,
             queries=queries,
             costs=COSTS,
