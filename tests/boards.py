@@ -13,7 +13,9 @@ from PIL import Image
 
 from crossmodal_bench.jobs.record import Record
 
-HOSTILE = '<script>alert(1)</script></script><img src=x onerror=alert(2)>\x1b[31m=cmd()../../x\u202e"\'{{7*7}}'
+HOSTILE = (
+    "<script>alert(1)</script></script><img src=x onerror=alert(2)>\x1b[31m=cmd()../../x\u202e\"'{{7*7}}"
+)
 SHARES = {
     "cca": 0.16,
     "timam": 0.26,

@@ -13,16 +13,22 @@ from answered import Answered
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.reporting import report as reports
+from crossmodal_bench.reporting.charts.collection import collect
 from crossmodal_bench.reporting.formats import FILES, FORMATS
-from crossmodal_bench.reporting.report import PNG, build_report, html, print_leaderboard
-from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
+from crossmodal_bench.reporting.page import contents
+from crossmodal_bench.reporting.page.contents import PNG
+from crossmodal_bench.reporting.report import build_report, html, print_leaderboard
+from crossmodal_bench.reporting.rows.leaderboard import Table, leaderboard, tables
 from crossmodal_bench.reporting.table import frame, shown_tables
 from crossmodal_bench.reporting.tables.layout import main_metrics, meaning, notes, warnings
 from crossmodal_bench.reporting.tables.markdown import markdown
 from crossmodal_bench.reporting.tables.shown import show
 
 Maker = Callable[..., Record]
+
+
+def page_of(tables: list[Table]) -> str:
+    return html([show(table) for table in tables], collect(tables), "runs")
 
 
 @pytest.fixture
@@ -84,7 +90,7 @@ def test_tables_of_persons_and_of_species_show_their_own_metrics(make_record: Ma
     print_leaderboard([persons, species], stream)
     assert "67.7" in stream.getvalue() and "±2.0" in stream.getvalue()
     assert max(map(len, stream.getvalue().splitlines())) <= 100
-    assert "67.7" in markdown([show(cub)]) and "67.7" in html([show(cub)])
+    assert "67.7" in markdown([show(cub)]) and "67.7" in page_of([cub])
     assert set(frame([show(cub)]).metric) >= set(classes)
 
 
@@ -158,7 +164,7 @@ def test_a_table_by_label_says_how_its_ties_count(make_record: Maker) -> None:
 def test_the_page_shows_how_sure_the_differences_are(answered: Answered) -> None:
     (table,) = answered.tables([answered(0.3, method="scan"), answered(0.2, method="cca")])
     (pair,) = table.pairs
-    page = html([show(table)])
+    page = page_of([table])
     assert "How sure the differences in rsum are" in page
     assert page.count(f"<td>{pair.adjusted_p:.2g}</td>") == 2
     assert "2. cca (small)" in page
@@ -284,7 +290,7 @@ def test_bad_requests_are_one_sentence(make_record: Maker, runs: Path) -> None:
 def test_only_pictures_of_the_runs_are_embedded(
     make_record: Maker, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports, "LARGEST_PICTURE", 1000)
+    monkeypatch.setattr(contents, "LARGEST_PICTURE", 1000)
     jobs = [make_record(method=method).files for method in ("acmr", "cca", "sm")]
     figures = build_report(runs, ["html"]).files[0].read_text().count("<img")
     outside = runs.parent / "private.png"
@@ -360,7 +366,7 @@ def test_a_refused_write_keeps_the_report_of_before(make_record: Maker, runs: Pa
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
-        with pytest.raises(BadInput, match=r"leaderboard\.html cannot be written \(.*\): free some space"):
+        with pytest.raises(BadInput, match=r"index\.html cannot be written \(.*\): free some space"):
             build_report(runs, ["html"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,4 +1,4 @@
-"""Charts of what rows have reached; each function gives None, or nothing, where records have nothing to draw."""
+"""Charts of what rows have reached; a function gives None, or nothing, where records have nothing to draw."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def forest(measured: Sequence[Effect], series: Sequence[Series], table: str) -> 
     return Chart(
         id=f"{table}-forest",
         title="What each adversary adds",
-        caption=f"Each method minus its twin without an adversary, in {metric}, with the 95 % interval: where it "
-        "crosses 0, the adversary is not worth more than chance. p is adjusted to the table's adversaries by Holm.",
+        caption=f"Each method minus its twin without an adversary, in {metric}, with the 95 % interval: where "
+        "it crosses 0, the adversary is not worth more than chance.",
         specification=filled(
             templates.forest(f"difference in {lookup(metric).axis_label}", len(values)), values
         ),
@@ -98,8 +98,8 @@ def against_the_first(table: Table, series: Sequence[Series], name: str) -> Char
     return Chart(
         id=f"{name}-forest",
         title=f"How far behind {series[table.first].label}",
-        caption=f"Each row minus the first in {table.primary}, with the 95 % interval of the difference: where it "
-        "crosses 0, the two cannot be told apart by this pair alone. No adversary stands beside its twin here.",
+        caption=f"Each row minus the first in {table.primary}, with the 95 % interval of this pair alone: where "
+        "it crosses 0, the two cannot be told apart. No adversary stands beside its twin here.",
         specification=filled(
             templates.forest(f"difference in {lookup(table.primary).axis_label}", len(values)), values
         ),
@@ -120,8 +120,8 @@ def recall_at_k(series: Sequence[Series], table: str) -> Iterator[Chart]:
             yield Chart(
                 id=f"{table}-recall-{side}",
                 title=f"Recall at K, {title}",
-                caption="The share of queries with a right item among the first K, mean over seeds; ties in random "
-                "order, as in the table.",
+                caption="The share of queries with a right item among the first K, mean over seeds; ties in "
+                "random order, as in the table.",
                 specification=filled(template, values),
                 entries=entries([each for each, by_side in recalls if side in by_side]),
             )
@@ -153,16 +153,15 @@ def precision_scope(series: Sequence[Series], table: str) -> Iterator[Chart]:
 def cost_and_quality(series: Sequence[Series], primary: str, table: str) -> Chart | None:
     """The table's metric against what each row costs."""
     values = []
-    for name, title in COST_PANELS.items():
+    for order, (name, title) in enumerate(COST_PANELS.items()):
         for each in series:
             cell = each.row.cells.get(primary)
             cost = each.row.cost.get(name, 0.0)
             if cell is not None and cost > 0:
                 low = cell.mean if cell.low is None else cell.low
                 high = cell.mean if cell.high is None else cell.high
-                values.append(
-                    {**drawn_as(each), "panel": title, "x": cost, "y": cell.mean, "low": low, "high": high}
-                )
+                place = {"panel": title, "order": order, "x": cost, "y": cell.mean, "low": low, "high": high}
+                values.append({**drawn_as(each), **place})
     if not values:
         return None
     drawn = {value["row"] for value in values}
@@ -212,8 +211,8 @@ def projection(record: Record, name: str) -> Chart | None:
     return Chart(
         id=f"{name}-projection",
         title="t-SNE of image and text representations",
-        caption=f"Seed {record.job.seed} (as ACMR, Figure 4): the better images and texts mix, the smaller the gap "
-        f"between the modalities{shown}.",
+        caption=f"Seed {record.job.seed} (as ACMR, Figure 4): the better images and texts mix, the smaller the "
+        f"gap between the modalities{shown}.",
         specification=filled(templates.projection(labelled=bool(looks)), values),
         entries=modalities,
     )
@@ -252,7 +251,8 @@ def parameter_sweep(sweep: ParameterSweep, name: str) -> Chart:
     return Chart(
         id=name,
         title=f"{sweep.method}: sweep of {short(sweep.key)}",
-        caption=f"{sweep.suite}, preset {sweep.preset}; bars are 95 % t-intervals over seeds (as ACMR, Figure 6).",
+        caption=f"{sweep.suite}, preset {sweep.preset}; bars are 95 % t-intervals over seeds (as ACMR, "
+        "Figure 6).",
         specification=filled(template, values),
         entries=tuple(legend),
     )
@@ -268,18 +268,24 @@ def _recalls(row: Row) -> dict[Side, dict[int, float]]:
     """
     if not row.results.runs or not all("ranks" in run.families for run in row.results.runs):
         return {}
+    kinds = ("", "_tied", "_tied_positives")
+    names = [f"{side}{kind}" for side in SIDES for kind in kinds]
+    try:
+        seeds = [stored_arrays(record.ranks, names) for record in row.records]
+        ranks = {
+            side: [QueryRanks(*(arrays[side + kind] for kind in kinds)) for arrays in seeds] for side in SIDES
+        }
+    except (BadInput, KeyError, ValueError):
+        return {}
     curves: dict[Side, dict[int, float]] = {}
     for side in SIDES:
-        names = (side, f"{side}_tied", f"{side}_tied_positives")
-        try:
-            seeds = [stored_arrays(record.ranks, names) for record in row.records]
-            ranks = [QueryRanks(*(stored[name] for name in names)) for stored in seeds]
-        except (BadInput, KeyError, ValueError):
-            continue
-        largest = max(int(each.strict.max()) for each in ranks)
-        cutoffs = [k for k in CUTOFFS if k <= max(10, largest)]
-        means = (np.mean([100 * np.nanmean(each.hit_probability(k)) for each in ranks]) for k in cutoffs)
-        curves[side] = {k: round(float(mean), 3) for k, mean in zip(cutoffs, means, strict=True)}
+        # The queries of one direction are what the other searches.
+        gallery = min(len(each) for each in ranks["t2i" if side == "i2t" else "i2t"])
+        curves[side] = {
+            k: round(float(np.mean([100 * np.nanmean(each.hit_probability(k)) for each in ranks[side]])), 3)
+            for k in CUTOFFS
+            if k <= gallery
+        }
     return curves
 
 

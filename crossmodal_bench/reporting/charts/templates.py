@@ -1,4 +1,4 @@
-"""One template for each kind of chart, made by Vega-Altair; what a chart draws is put in by ``chart.filled``."""
+"""One template for each kind of chart, by Vega-Altair; what a chart draws is put in by ``chart.filled``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ ROW_HEIGHT = 26
 _COLOUR = alt.Color("colour:N", scale=None)
 _DASH = alt.StrokeDash("dash:N", scale=None)
 _SHAPE = alt.Shape("shape:N", scale=None)
+_PANEL_ORDER = alt.EncodingSortField(field="order", op="min")
 _PLACEHOLDER = {"name": "empty"}
 _LEADING_DIGIT = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
 _SHORT_NUMBER = (
@@ -114,7 +115,7 @@ def small_multiples(x: str) -> Specification:
             ],
         )
         .properties(width=200, height=120)
-        .facet(alt.Facet("panel:N", title=None, sort=None), columns=4)
+        .facet(alt.Facet("panel:N", title=None, sort=_PANEL_ORDER), columns=4)
         .resolve_scale(y="independent")
     )
     return _finished(drawn)
@@ -171,7 +172,8 @@ def points(y: str) -> Specification:
         data=alt.Data(values=[]),
     ).properties(width=230, height=180)
     faceted = drawn.facet(
-        alt.Facet("panel:N", title=None, sort=None, header=alt.Header(labelOrient="bottom")), columns=3
+        alt.Facet("panel:N", title=None, sort=_PANEL_ORDER, header=alt.Header(labelOrient="bottom")),
+        columns=3,
     )
     return _finished(faceted.resolve_scale(x="independent"))
 

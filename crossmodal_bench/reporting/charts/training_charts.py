@@ -31,10 +31,14 @@ def training_curves(series: Series) -> Chart | None:
     """
     values = []
     for number, record in enumerate(series.row.records):
-        look = {"colour": series.look.colour, "dash": list(DASHES[number % len(DASHES)])}
-        for key, title in PANELS.items():
+        look = {
+            "series": str(record.job.seed),
+            "colour": series.look.colour,
+            "dash": list(DASHES[number % len(DASHES)]),
+        }
+        for order, (key, title) in enumerate(PANELS.items()):
             values += [
-                {"series": str(record.job.seed), "panel": title, "x": epoch, "y": value, **look}
+                {**look, "panel": title, "order": order, "x": epoch, "y": value}
                 for epoch, value in by_epoch([record], key).items()
             ]
     if not values:
@@ -87,8 +91,8 @@ def validation_curves(series: Sequence[Series], table: str) -> Chart | None:
         Chart(
             id=f"{table}-validation",
             title="Validation",
-            caption="How often the best-scored caption of a validation image is right, mean over seeds (as ADDR, "
-            "Figure 3(b)).",
+            caption="How often the best-scored caption of a validation image is right, mean over seeds (as "
+            "ADDR, Figure 3(b)).",
             specification=templates.lines(
                 "epoch", f"{metric.name}, {SIDES[metric.side]} ({metric.unit.text})", epochs=True
             ),
@@ -108,8 +112,8 @@ def pair_risks(series: Sequence[Series], table: str) -> Chart | None:
         Chart(
             id=f"{table}-risks",
             title="Risks of the pairs' discriminators",
-            caption="How far a pair's own discriminator and another pair's are from accepting the pair, mean over "
-            "seeds: where the lines part, each pair's domain is its own (ADDR, Eq. 4-7).",
+            caption="How far a pair's own discriminator and another pair's are from accepting the pair, mean "
+            "over seeds: where the lines part, each pair's domain is its own (ADDR, Eq. 4-7).",
             specification=templates.lines("epoch", "mean risk on a pair (no unit)", epochs=True),
         ),
     )

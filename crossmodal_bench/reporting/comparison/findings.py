@@ -1,4 +1,4 @@
-"""What a leaderboard says, in a sentence or three: who is ahead, what adversaries add, whether papers agree."""
+"""What a leaderboard says in a few sentences: who is ahead, what adversaries add, whether papers agree."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def _adversaries(measured: Sequence[Effect]) -> Iterator[str]:
     if len(rest) == 1:
         yield f"The adversary of {rest[0].row.name} is not worth more than its interval."
     else:
-        yield f"No {'other ' if real else ''}adversary of {len(rest)} is worth more than its interval."
+        other = "other " if real else ""
+        yield f"None of the {other}{len(rest)} adversaries is worth more than its interval."
 
 
 def _ends(effect: Effect, digits: int) -> str:

@@ -10,7 +10,7 @@ import base64
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -31,13 +31,19 @@ MOST_DRAWINGS = 24
 """Charts that also stand in the page as drawings, for print and for who has no script."""
 
 
+QUERIES_STYLES = ("queries.css",)
+"""Beside ``STYLES`` where the page has queries to browse."""
+QUERIES_SCRIPTS = ("queries.js", "queries_mount.js")
+"""Likewise beside ``SCRIPTS``."""
+
+
 def document(
     title: str,
     summary: str,
     tables: Sequence[PageTable],
     runs: str,
     warnings: Sequence[str] = (),
-    queries: Mapping[str, Any] | None = None,
+    queries: Any = None,
 ) -> str:
     """The whole page.
 
@@ -47,10 +53,11 @@ def document(
         tables: its leaderboards.
         runs: the folder of runs, as the user names it.
         warnings: about the page as a whole, above everything else.
-        queries: what single queries retrieved, as ``page.queries`` gives it; None leaves the part out.
+        queries: what single queries retrieved, as ``page.queries`` gives it for ``queries.html``; None leaves the part out.
     """
-    style = "\n".join([*(_asset(name) for name in STYLES), *_colour_rules()])
-    scripts = [_asset(name) for name in SCRIPTS]
+    more_styles, more_scripts = (QUERIES_STYLES, QUERIES_SCRIPTS) if queries else ((), ())
+    style = "\n".join([*(_asset(name) for name in (*STYLES, *more_styles)), *_colour_rules()])
+    scripts = [_asset(name) for name in (*SCRIPTS, *more_scripts)]
     drawings = _drawings(tables)
     return (
         _environment()
