@@ -25,7 +25,8 @@ from crossmodal_bench.jobs.record import read_record, read_records, write_record
 from crossmodal_bench.jobs.suite_ensembles import with_members
 from crossmodal_bench.reporting.charts import result_charts
 from crossmodal_bench.reporting.charts.collection import collect
-from crossmodal_bench.reporting.report import html
+from crossmodal_bench.reporting.page.contents import page_tables
+from crossmodal_bench.reporting.page.document import document
 from crossmodal_bench.reporting.table import csv, shown_tables
 from crossmodal_bench.reporting.tables.latex import latex
 from crossmodal_bench.reporting.tables.markdown import markdown, readme
@@ -73,8 +74,11 @@ def read_tables(root: Path) -> None:
 
 def read_page(root: Path) -> None:
     tables = shown_tables(read_records(root))
-    page = html(tables, collect([table.source for table in tables]), root)
-    assert page.encode() and "<script" not in page
+    contents = page_tables(tables, collect([table.source for table in tables]), root)
+    page = document("title", "summary", contents, str(root), most_drawings=0)
+    assert page.encode() and not set(page) & {"\x1b", "\0", "\u202e"}
+    # Every script is ours, or data.
+    assert "<script>alert" not in page and page.count("<script") == page.count("</script>")
 
 
 def write_ranks(root: Path) -> None:

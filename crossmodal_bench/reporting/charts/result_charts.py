@@ -66,8 +66,8 @@ def forest(measured: Sequence[Effect], series: Sequence[Series], table: str) -> 
     return Chart(
         id=f"{table}-forest",
         title="What each adversary adds",
-        caption=f"Each method minus its twin without an adversary, in {metric}, with the 95 % interval: where "
-        "it crosses 0, the adversary is not worth more than chance.",
+        caption=f"Each method minus its twin without an adversary, in {metric}, with the 95 % interval: "
+        "where it crosses 0, the adversary is not worth more than chance.",
         specification=filled(
             templates.forest(f"difference in {lookup(metric).axis_label}", len(values)), values
         ),
@@ -98,8 +98,8 @@ def against_the_first(table: Table, series: Sequence[Series], name: str) -> Char
     return Chart(
         id=f"{name}-forest",
         title=f"How far behind {series[table.first].label}",
-        caption=f"Each row minus the first in {table.primary}, with the 95 % interval of this pair alone: where "
-        "it crosses 0, the two cannot be told apart. No adversary stands beside its twin here.",
+        caption=f"Each row minus the first in {table.primary}, with the 95 % interval of this pair alone: "
+        "where it crosses 0, the two cannot be told apart. No adversary stands beside its twin here.",
         specification=filled(
             templates.forest(f"difference in {lookup(table.primary).axis_label}", len(values)), values
         ),
@@ -211,8 +211,8 @@ def projection(record: Record, name: str) -> Chart | None:
     return Chart(
         id=f"{name}-projection",
         title="t-SNE of image and text representations",
-        caption=f"Seed {record.job.seed} (as ACMR, Figure 4): the better images and texts mix, the smaller the "
-        f"gap between the modalities{shown}.",
+        caption=f"Seed {record.job.seed} (as ACMR, Figure 4): the better images and texts mix, the smaller "
+        f"the gap between the modalities{shown}.",
         specification=filled(templates.projection(labelled=bool(looks)), values),
         entries=modalities,
     )

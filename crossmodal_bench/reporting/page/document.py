@@ -44,6 +44,8 @@ def document(
     runs: str,
     warnings: Sequence[str] = (),
     queries: Any = None,
+    *,
+    most_drawings: int = MOST_DRAWINGS,
 ) -> str:
     """The whole page.
 
@@ -53,12 +55,14 @@ def document(
         tables: its leaderboards.
         runs: the folder of runs, as the user names it.
         warnings: about the page as a whole, above everything else.
-        queries: what single queries retrieved, as ``page.queries`` gives it for ``queries.html``; None leaves the part out.
+        queries: what single queries retrieved, as ``page.queries`` gives it for ``queries.html``; None leaves
+            that part out.
+        most_drawings: how many charts also stand in the page as drawings.
     """
     more_styles, more_scripts = (QUERIES_STYLES, QUERIES_SCRIPTS) if queries else ((), ())
     style = "\n".join([*(_asset(name) for name in (*STYLES, *more_styles)), *_colour_rules()])
     scripts = [_asset(name) for name in (*SCRIPTS, *more_scripts)]
-    drawings = _drawings(tables)
+    drawings = _drawings(tables, most_drawings)
     return (
         _environment()
         .get_template("page.html")
@@ -141,12 +145,12 @@ def _hash(text: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def _drawings(tables: Sequence[PageTable]) -> dict[str, Markup]:
+def _drawings(tables: Sequence[PageTable], most: int) -> dict[str, Markup]:
     """Of the charts that hold several rows first, and then of single rows."""
     shared = [chart for table in tables for chart in (table.forest, *table.comparisons) if chart is not None]
     single = [chart for table in tables for row in table.rows for chart in row.charts]
     # What vl-convert draws is escaped by Vega, and holds neither script nor style.
-    return {chart.id: Markup(svg(chart)) for chart in [*shared, *single][:MOST_DRAWINGS]}
+    return {chart.id: Markup(svg(chart)) for chart in [*shared, *single][:most]}
 
 
 def _filters(tables: Sequence[PageTable]) -> dict[str, list[str]]:
