@@ -116,7 +116,7 @@ def recall_at_k(series: Sequence[Series], table: str) -> Iterator[Chart]:
             for k, value in by_side.get(side, {}).items()
         ]
         if values:
-            template = templates.lines("K (first items of the gallery)", "R@K (%)", logarithmic=True)
+            template = templates.lines("K (first items of the gallery)", "recall at K (%)", logarithmic=True)
             yield Chart(
                 id=f"{table}-recall-{side}",
                 title=f"Recall at K, {title}",

@@ -4,6 +4,7 @@
   const config = JSON.parse(document.getElementById("chart-config").textContent);
   const tooltip = document.getElementById("tooltip");
   const NARROW = 640;
+  const ERRORS = 1;
   const drawn = new Map();
 
   function showTooltip(handler, event, item, value) {
@@ -53,6 +54,11 @@
     const specification = JSON.parse(figure.querySelector("script.specification").textContent);
     specification.config = config;
     specification.data.values = specification.data.values.filter(({ row }) => !row || isShown(row));
+    if (!specification.data.values.length) {
+      plot.replaceChildren("No row of this chart passes the filters.");
+      drawn.delete(figure);
+      return;
+    }
     const shown = new Set(specification.data.values.map(({ row }) => row)).size;
     const key = `${width} ${shown}`;
     if (drawn.get(figure) === key) return;
@@ -65,8 +71,14 @@
       // Expressions are interpreted: the page's policy allows no code that is made from text.
       ast: true,
       defaultStyle: false,
+      logLevel: ERRORS,
       tooltip: showTooltip,
     });
+    // The whole is one picture with a text of its own.
+    for (const part of target.querySelectorAll("[role], [aria-roledescription]")) {
+      part.removeAttribute("role");
+      part.removeAttribute("aria-roledescription");
+    }
     if (drawn.get(figure) === key) plot.replaceChildren(target);
   }
 
