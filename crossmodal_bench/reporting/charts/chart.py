@@ -140,7 +140,7 @@ def svg(chart: Chart) -> str:
     # Several of them in one page must not share names.
     drawn = re.sub(r'(\bid="|url\(#)', rf"\1{chart.id}-", drawn)
     drawn = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"', "", drawn, count=3)
-    # The whole is one picture with a text of its own; parts of it without one would be read out as "graphics".
+    # The whole is one picture with a text of its own; parts without one would be read out as "graphics".
     return re.sub(r'(<[^>]*?) role="graphics-[a-z]+"( aria-roledescription="[^"]*")?', r"\1", drawn)
 
 

@@ -23,7 +23,6 @@ _SHORT_NUMBER = (
     "datum.value < 1 ? format(datum.value, '~g') : format(datum.value, '~s')"
 )
 """Of a logarithmic axis: all of its labels would stand in each other's way."""
-_MUTED = {"color": "currentColor", "opacity": 0.45}
 
 
 @functools.cache
@@ -79,7 +78,7 @@ def lines(
     if reference is not None:
         layers.append(
             alt.Chart(alt.Data(values=[{"y": reference}]))
-            .mark_rule(strokeDash=[2, 3], **_MUTED)
+            .mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.45)
             .encode(y="y:Q")
         )
     layers.append(drawn.mark_line(strokeWidth=1.8, strokeJoin="round").encode(strokeDash=_DASH))
@@ -130,7 +129,9 @@ def forest(x: str, rows: int) -> Specification:
         rows: how many lines there are.
     """
     label = alt.Y("label:N", title=None, sort=None, axis=alt.Axis(domain=False, ticks=False, grid=False))
-    zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(**_MUTED).encode(x="x:Q")
+    zero = (
+        alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color="currentColor", opacity=0.45).encode(x="x:Q")
+    )
     shown = [
         alt.Tooltip("label:N", title="difference"),
         alt.Tooltip("x:Q", title=x, format="+.4~g"),
