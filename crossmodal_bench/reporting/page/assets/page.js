@@ -164,4 +164,5 @@
   filters.addEventListener("input", (event) => setState(event.target.name, event.target.value));
   addEventListener("statechange", update);
   update();
+  performance.mark("interactive");
 })();
