@@ -282,11 +282,18 @@ def _recalls(row: Row) -> dict[Side, dict[int, float]]:
         # The queries of one direction are what the other searches.
         gallery = min(len(each) for each in ranks["t2i" if side == "i2t" else "i2t"])
         curves[side] = {
-            k: round(float(np.mean([100 * np.nanmean(each.hit_probability(k)) for each in ranks[side]])), 3)
+            k: round(float(np.mean([100 * _hit_rate(each, k) for each in ranks[side]])), 3)
             for k in CUTOFFS
             if k <= gallery
         }
     return curves
+
+
+def _hit_rate(ranks: QueryRanks, k: int) -> float:
+    if ranks.tied.any():
+        return float(np.nanmean(ranks.hit_probability(k)))
+    # Without ties the same number, many times faster.
+    return float(np.mean(ranks.strict[ranks.has_positive] <= k))
 
 
 def _sweep_lines(sweep: ParameterSweep, metric: Metric) -> Iterator[tuple[str, str, Sequence[Row]]]:
