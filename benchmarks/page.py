@@ -2,11 +2,11 @@
 
     python benchmarks/page.py [--records 30 300] [--browser]
 
-Records are fake ones of a recall protocol, three seeds a row and ten rows a leaderboard, each with the ranks of
-200 images and 1,000 captions and a history of 30 epochs; one row has a map of 400 points. The page is made by
-``build_report`` as `crossmodal-bench report` makes it, in a process that has its imports. Interactive is the moment when sorting
-works: when the page's first two scripts have run, counted from the start of the navigation, in a headless
-Chromium that opens the file from disk.
+Records are fake ones of a recall protocol, three seeds a row and ten rows a leaderboard, each with the ranks
+of 200 images and 1,000 captions and a history of 30 epochs; one row has a map of 400 points. The page is made
+by ``build_report`` as `crossmodal-bench report` makes it, in a process that has its imports. Interactive is
+the moment when sorting works: when the page's first two scripts have run, counted from the start of the
+navigation, in a headless Chromium that opens the file from disk.
 """
 
 from __future__ import annotations
