@@ -47,7 +47,7 @@ from crossmodal_bench.losses import (
 )
 from crossmodal_bench.losses.acmr import cross_modal_distances, same_label
 from crossmodal_bench.methods import ACMR
-from crossmodal_bench.reporting import drawing
+from crossmodal_bench.reporting.figures import drawing
 from crossmodal_bench.training.lightning_cli import instantiate
 
 FOLDER = "pascal_sentence_100"

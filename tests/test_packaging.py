@@ -353,7 +353,7 @@ def test_the_readmes_plugin_runs_from_an_installed_wheel_outside_any_checkout(tm
     records = {path.parents[1].name for path in (folder / "runs").rglob("record.json")}
     assert records == {"bilinear", "cca"}
     assert "bilinear" in (folder / "runs" / "report" / "leaderboard.md").read_text()
-    assert (folder / "runs" / "report" / "leaderboard.html").is_file()
+    assert (folder / "runs" / "report" / "index.html").is_file()
     assert " done" in run("status", *words) and "bilinear" in run("report")
 
 

@@ -10,7 +10,8 @@ FILES: Mapping[str, str] = {
     "csv": "leaderboard.csv",
     "differences": "differences.csv",
     "latex": "leaderboard.tex",
-    "html": "leaderboard.html",
+    "html": "index.html",
+    "charts": "charts.json",
 }
 """By format, the name of its file below ``RUNS/report/``."""
 

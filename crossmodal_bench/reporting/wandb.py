@@ -13,9 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from crossmodal_bench.evaluation.metric_table import SIDES
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.reporting.figures import result_figures
+from crossmodal_bench.reporting.charts import result_charts
+from crossmodal_bench.reporting.charts.chart import png
+from crossmodal_bench.reporting.charts.looks import Looks
 from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
 from crossmodal_bench.reporting.tables.layout import main_metrics
 from crossmodal_bench.reporting.tables.shown import COSTS
@@ -140,11 +143,13 @@ def _media(record: Record) -> dict[str, wandb.Table | wandb.Image]:
         *COSTS,
     ]
     media: dict[str, wandb.Table | wandb.Image] = {"leaderboard": wandb.Table(columns=columns, data=lines)}
+    series = Looks(rows).series(rows, "rows")
     drawn = {
-        "figures/precision_scope": result_figures.precision_scope(rows),
-        "figures/projection": result_figures.projection(record),
+        f"figures/precision_scope_{side}": chart
+        for side, chart in zip(SIDES, result_charts.precision_scope(series, "rows"), strict=False)
     }
-    for name, png in drawn.items():
-        if png is not None:
-            media[name] = wandb.Image(Image.open(io.BytesIO(png)))
+    if (projection := result_charts.projection(record, "rows")) is not None:
+        drawn["figures/projection"] = projection
+    for name, chart in drawn.items():
+        media[name] = wandb.Image(Image.open(io.BytesIO(png(chart))))
     return media

@@ -23,8 +23,10 @@ from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.record import read_record, read_records, write_record
 from crossmodal_bench.jobs.suite_ensembles import with_members
-from crossmodal_bench.reporting.figures import result_figures
-from crossmodal_bench.reporting.report import html
+from crossmodal_bench.reporting.charts import result_charts
+from crossmodal_bench.reporting.charts.collection import collect
+from crossmodal_bench.reporting.page.contents import page_tables
+from crossmodal_bench.reporting.page.document import document
 from crossmodal_bench.reporting.table import csv, shown_tables
 from crossmodal_bench.reporting.tables.latex import latex
 from crossmodal_bench.reporting.tables.markdown import markdown, readme
@@ -71,8 +73,12 @@ def read_tables(root: Path) -> None:
 
 
 def read_page(root: Path) -> None:
-    page = html(shown_tables(read_records(root)))
-    assert page.encode() and "<script" not in page
+    tables = shown_tables(read_records(root))
+    contents = page_tables(tables, collect([table.source for table in tables]), root)
+    page = document("title", "summary", contents, str(root), most_drawings=0)
+    assert page.encode() and not set(page) & {"\x1b", "\0", "\u202e"}
+    # Every script is ours, or data.
+    assert "<script>alert" not in page and page.count("<script") == page.count("</script>")
 
 
 def write_ranks(root: Path) -> None:
@@ -175,7 +181,10 @@ def readers(content: Callable[..., dict[str, Any]]) -> dict[str, Reader]:
         "ranks": Reader(write_ranks, read_ranks, "*.npz", inputs=800),
         "queries": Reader(answered(content), read_tables, "*.npz", inputs=500),
         "projection": Reader(
-            projected(content), lambda root: result_figures.projection(read_record(root)), "*.npz", inputs=150
+            projected(content),
+            lambda root: result_charts.projection(read_record(root), "row"),
+            "*.npz",
+            inputs=150,
         ),
         "checkpoint": Reader(
             trained(content), lambda root: model.trained_weights(read_record(root)), "*.ckpt"

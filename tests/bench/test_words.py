@@ -57,7 +57,7 @@ def test_a_method_of_ones_own_is_ranked_beside_ours_and_goes_on(
     assert "bilinear" in shown and "3 of 3 jobs done" in shown
     report = folder / "runs" / "report"
     assert "bilinear" in (report / "leaderboard.md").read_text()
-    assert "bilinear" in (report / "leaderboard.html").read_text()
+    assert "bilinear" in (report / "index.html").read_text()
     assert main(["status", *words[1:]]) == 0
     assert capsys.readouterr().out.count(" done") == 3
     finished = records["bilinear"].finished_at

@@ -330,7 +330,7 @@ def test_another_users_records_are_reported(
     said = capsys.readouterr()
     assert "acmr" in said.out and "is not yours to write to" in said.err
     assert main([*words, "--format", "html"]) == 2
-    assert "leaderboard.html cannot be written (Permission denied)" in said.err + capsys.readouterr().err
+    assert "index.html cannot be written (Permission denied)" in said.err + capsys.readouterr().err
 
 
 def test_a_report_shows_what_can_be_read(

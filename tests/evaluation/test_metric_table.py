@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,9 +35,9 @@ from crossmodal_bench.evaluation.ranking.precision import RankedRelevance, preci
 from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks
 from crossmodal_bench.evaluation.retrieved_captions import retrieved_caption_quality, written_caption_quality
 from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.charts import result_charts
 from crossmodal_bench.reporting.comparison.chance import below_chance
 from crossmodal_bench.reporting.comparison.parameter_sweeps import sweeps
-from crossmodal_bench.reporting.figures import result_figures
 from crossmodal_bench.reporting.report import print_leaderboard
 from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
 from crossmodal_bench.reporting.table import csv, frame
@@ -238,7 +237,7 @@ RANKED = Protocol(name="mine-test", dataset="mine", positives="caption", familie
 
 
 def test_a_new_metric_of_ranks_is_an_entry_and_a_function(
-    monkeypatch: pytest.MonkeyPatch, make_record: Maker, drawn: list[Figure]
+    monkeypatch: pytest.MonkeyPatch, make_record: Maker
 ) -> None:
     before, _ = measured(RANKED)
     add(monkeypatch, INVERSE_RANK)
@@ -281,8 +280,8 @@ def test_a_new_metric_of_ranks_is_an_entry_and_a_function(
         *RECALLS[3:],
     ]
     (sweep,) = sweeps([replace(row, primary="i2t/InverseRank") for row in table.rows])
-    result_figures.parameter_sweep(sweep)
-    assert drawn[0].axes[0].get_ylabel() == "i2t/InverseRank (mean of 1 / rank)"
+    line = result_charts.parameter_sweep(sweep, "sweep").specification["layer"][0]
+    assert line["encoding"]["y"]["title"] == "i2t/InverseRank (mean of 1 / rank)"
 
 
 def test_a_new_metric_is_held_against_chance(monkeypatch: pytest.MonkeyPatch, make_record: Maker) -> None:

@@ -98,7 +98,7 @@ def _environment(table: ShownTable) -> str:
     for _, of_one_preset in itertools.groupby(table.lines, key=lambda line: line.preset):
         lines.append(r"\midrule")
         for line in of_one_preset:
-            lines += _rows(line, table.metrics)
+            lines += row_lines(line, table.metrics)
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\footnotesize\textbf{{Warning: {escaped(text)}.}}" for text in table.warnings]
     lines.append(r"\end{table}")
@@ -127,7 +127,8 @@ def _directions(metrics: Sequence[str], first: int) -> tuple[list[str], str]:
     return cells, " ".join(rules)
 
 
-def _rows(line: Line, metrics: Sequence[str]) -> Iterable[str]:
+def row_lines(line: Line, metrics: Sequence[str]) -> Iterable[str]:
+    """One row of the ``tabular``, followed by the published ones that may stand beneath it."""
     head = [line.marked_name, line.preset, str(line.n), line.over]
     yield _row([*map(escaped, head), *(_value(line.values[metric]) for metric in metrics)])
     for published in line.published:
