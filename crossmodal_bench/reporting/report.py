@@ -6,20 +6,20 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.jobs.record import Record, unreadable_records
-from crossmodal_bench.reporting.charts.collection import TableCharts, charts_json, collect
 from crossmodal_bench.reporting.formats import FILES, FORMATS
-from crossmodal_bench.reporting.page.contents import page_tables
-from crossmodal_bench.reporting.page.document import document
 from crossmodal_bench.reporting.table import csv, difference_csv, shown_tables
 from crossmodal_bench.reporting.tables.latex import latex
 from crossmodal_bench.reporting.tables.markdown import markdown, readme
 from crossmodal_bench.reporting.tables.shown import ShownTable
 from crossmodal_bench.reporting.tables.terminal import print_tables
+
+if TYPE_CHECKING:
+    from crossmodal_bench.reporting.charts.collection import TableCharts
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ def build_report(
         print_tables(tables)
     shown = [record.directory for table in tables for record in table.source.records]
     left_out = unreadable_records(runs, shown)
-    drawn = {"html", "charts"} & set(formats)
-    collections = collect([table.source for table in tables]) if drawn else []
+    collections: list[TableCharts] = []
+    if not {"html", "charts"}.isdisjoint(formats):
+        # Altair takes a second to import, and a bench's workers need none of it.
+        from crossmodal_bench.reporting.charts.collection import collect
+
+        collections = collect([table.source for table in tables])
     writers: Mapping[str, Callable[[], str]] = {
         "markdown": lambda: markdown(tables),
         "readme": lambda: readme(tables),
@@ -60,7 +64,7 @@ def build_report(
         "differences": lambda: difference_csv(tables),
         "latex": lambda: latex(tables),
         "html": lambda: html(tables, collections, runs, left_out),
-        "charts": lambda: charts_json(collections),
+        "charts": lambda: _charts(collections),
     }
     files = []
     for name, file in FILES.items():
@@ -91,6 +95,9 @@ def html(
         runs: the folder of runs, as the user names it.
         left_out: what it does not show, and why.
     """
+    from crossmodal_bench.reporting.page.contents import page_tables
+    from crossmodal_bench.reporting.page.document import document
+
     records = [record for table in tables for record in table.source.records]
     last = (
         max((record.finished_at for record in records), default="")
@@ -100,6 +107,12 @@ def html(
     summary = f"{len(records)} finished jobs, the last at {last}. Different protocols are never compared."
     contents = page_tables(tables, collections, runs)
     return document("crossmodal-bench leaderboard", summary, contents, str(runs), left_out)
+
+
+def _charts(collections: Sequence[TableCharts]) -> str:
+    from crossmodal_bench.reporting.charts.collection import charts_json
+
+    return charts_json(collections)
 
 
 def report_folder(runs: str | Path) -> Path:
