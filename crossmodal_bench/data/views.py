@@ -84,14 +84,17 @@ class Views:
     def texts(self, rows: Rows) -> TextBatch:
         """The captions ``rows`` with every view of theirs."""
         words, lengths = (None, None) if self.words is None else self.words.padded(rows)
-        pieces, piece_lengths = (None, None) if self.wordpieces is None else self.wordpieces.padded(rows)
+        pieces, mask, piece_lengths = None, None, None
+        if self.wordpieces is not None:
+            pieces, piece_lengths = self.wordpieces.padded(rows)
+            mask = token_mask(pieces, piece_lengths)
         return TextBatch(
             index=long_tensor(rows),
             image=long_tensor(self.corpus.caption_image[rows]),
             words=words,
             lengths=lengths,
             wordpieces=pieces,
-            wordpiece_mask=None if pieces is None else token_mask(pieces, piece_lengths),
+            wordpiece_mask=mask,
             wordpiece_lengths=piece_lengths,
             bow=None if self.bow is None else float_rows(self.bow, rows),
             labels=self._labels(self.corpus.caption_image[rows]),

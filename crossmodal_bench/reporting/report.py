@@ -6,21 +6,30 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+<<<<<<< HEAD
 from typing import Any, TextIO
+=======
+from typing import TYPE_CHECKING, TextIO
+>>>>>>> page
 
 from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.jobs.record import Record, unreadable_records
-from crossmodal_bench.reporting.charts.collection import TableCharts, charts_json, collect
 from crossmodal_bench.reporting.formats import FILES, FORMATS
+<<<<<<< HEAD
 from crossmodal_bench.reporting.page.contents import page_tables
 from crossmodal_bench.reporting.page.document import document
 from crossmodal_bench.reporting.page.queries import queries_context, write_queries
+=======
+>>>>>>> page
 from crossmodal_bench.reporting.table import csv, difference_csv, shown_tables
 from crossmodal_bench.reporting.tables.latex import latex
 from crossmodal_bench.reporting.tables.markdown import markdown, readme
 from crossmodal_bench.reporting.tables.shown import ShownTable
 from crossmodal_bench.reporting.tables.terminal import print_tables
+
+if TYPE_CHECKING:
+    from crossmodal_bench.reporting.charts.collection import TableCharts
 
 
 @dataclass(frozen=True)
@@ -59,19 +68,33 @@ def build_report(
         print_tables(tables)
     shown = [record.directory for table in tables for record in table.source.records]
     left_out = unreadable_records(runs, shown)
+<<<<<<< HEAD
     drawn = {"html", "charts"} & set(formats)
     sources = [table.source for table in tables]
     collections = collect(sources) if drawn else []
+=======
+    collections: list[TableCharts] = []
+    if not {"html", "charts"}.isdisjoint(formats):
+        # Altair takes a second to import, and a bench's workers need none of it.
+        from crossmodal_bench.reporting.charts.collection import collect
+
+        collections = collect([table.source for table in tables])
+>>>>>>> page
     writers: Mapping[str, Callable[[], str]] = {
         "markdown": lambda: markdown(tables),
         "readme": lambda: readme(tables),
         "csv": lambda: csv(tables),
         "differences": lambda: difference_csv(tables),
         "latex": lambda: latex(tables),
+<<<<<<< HEAD
         "html": lambda: html(
             tables, collections, runs, left_out, queries_context(sources, Path(runs), data_root)
         ),
         "charts": lambda: charts_json(collections),
+=======
+        "html": lambda: html(tables, collections, runs, left_out),
+        "charts": lambda: _charts(collections),
+>>>>>>> page
     }
     files = []
     for name, file in FILES.items():
@@ -107,6 +130,9 @@ def html(
         left_out: what it does not show, and why.
         queries: what single queries retrieved, of ``queries_context``.
     """
+    from crossmodal_bench.reporting.page.contents import page_tables
+    from crossmodal_bench.reporting.page.document import document
+
     records = [record for table in tables for record in table.source.records]
     last = (
         max((record.finished_at for record in records), default="")
@@ -116,6 +142,12 @@ def html(
     summary = f"{len(records)} finished jobs, the last at {last}. Different protocols are never compared."
     contents = page_tables(tables, collections, runs)
     return document("crossmodal-bench leaderboard", summary, contents, str(runs), left_out, queries)
+
+
+def _charts(collections: Sequence[TableCharts]) -> str:
+    from crossmodal_bench.reporting.charts.collection import charts_json
+
+    return charts_json(collections)
 
 
 def report_folder(runs: str | Path) -> Path:

@@ -16,9 +16,6 @@ from typing import TYPE_CHECKING, Any, cast
 from crossmodal_bench.evaluation.metric_table import SIDES
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.reporting.charts import result_charts
-from crossmodal_bench.reporting.charts.chart import png
-from crossmodal_bench.reporting.charts.looks import Looks
 from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
 from crossmodal_bench.reporting.tables.layout import main_metrics
 from crossmodal_bench.reporting.tables.shown import COSTS
@@ -124,6 +121,11 @@ def _media(record: Record) -> dict[str, wandb.Table | wandb.Image]:
     """The job's leaderboard lines, and its figures as far as the record has them."""
     import wandb
     from PIL import Image
+
+    # Altair takes a second to import, and only this needs it.
+    from crossmodal_bench.reporting.charts import result_charts
+    from crossmodal_bench.reporting.charts.chart import png
+    from crossmodal_bench.reporting.charts.looks import Looks
 
     rows = leaderboard([record])
     metrics = list(dict.fromkeys(metric for table in tables(rows) for metric in main_metrics(table)))
