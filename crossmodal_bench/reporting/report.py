@@ -6,22 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-<<<<<<< HEAD
-from typing import Any, TextIO
-=======
-from typing import TYPE_CHECKING, TextIO
->>>>>>> page
+from typing import TYPE_CHECKING, Any, TextIO
 
 from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.jobs.record import Record, unreadable_records
 from crossmodal_bench.reporting.formats import FILES, FORMATS
-<<<<<<< HEAD
-from crossmodal_bench.reporting.page.contents import page_tables
-from crossmodal_bench.reporting.page.document import document
-from crossmodal_bench.reporting.page.queries import queries_context, write_queries
-=======
->>>>>>> page
 from crossmodal_bench.reporting.table import csv, difference_csv, shown_tables
 from crossmodal_bench.reporting.tables.latex import latex
 from crossmodal_bench.reporting.tables.markdown import markdown, readme
@@ -68,33 +58,21 @@ def build_report(
         print_tables(tables)
     shown = [record.directory for table in tables for record in table.source.records]
     left_out = unreadable_records(runs, shown)
-<<<<<<< HEAD
-    drawn = {"html", "charts"} & set(formats)
     sources = [table.source for table in tables]
-    collections = collect(sources) if drawn else []
-=======
     collections: list[TableCharts] = []
     if not {"html", "charts"}.isdisjoint(formats):
         # Altair takes a second to import, and a bench's workers need none of it.
         from crossmodal_bench.reporting.charts.collection import collect
 
-        collections = collect([table.source for table in tables])
->>>>>>> page
+        collections = collect(sources)
     writers: Mapping[str, Callable[[], str]] = {
         "markdown": lambda: markdown(tables),
         "readme": lambda: readme(tables),
         "csv": lambda: csv(tables),
         "differences": lambda: difference_csv(tables),
         "latex": lambda: latex(tables),
-<<<<<<< HEAD
-        "html": lambda: html(
-            tables, collections, runs, left_out, queries_context(sources, Path(runs), data_root)
-        ),
-        "charts": lambda: charts_json(collections),
-=======
-        "html": lambda: html(tables, collections, runs, left_out),
+        "html": lambda: _html(tables, collections, runs, left_out, data_root),
         "charts": lambda: _charts(collections),
->>>>>>> page
     }
     files = []
     for name, file in FILES.items():
