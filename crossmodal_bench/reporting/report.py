@@ -20,6 +20,7 @@ from crossmodal_bench.reporting.tables.terminal import print_tables
 
 if TYPE_CHECKING:
     from crossmodal_bench.reporting.charts.collection import TableCharts
+    from crossmodal_bench.reporting.rows.leaderboard import Table
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def build_report(
         "csv": lambda: csv(tables),
         "differences": lambda: difference_csv(tables),
         "latex": lambda: latex(tables),
-        "html": lambda: _html(tables, collections, runs, left_out, data_root),
+        "html": lambda: html(tables, collections, runs, left_out, _queries(sources, runs, data_root)),
         "charts": lambda: _charts(collections),
     }
     files = []
@@ -81,6 +82,8 @@ def build_report(
             _write(files[-1], writers[name]())
     written = []
     if queries == "all":
+        from crossmodal_bench.reporting.page.queries import write_queries
+
         written = write_queries(sources, report_folder(runs) / "queries", Path(runs), data_root)
     return Report(tables, files, written)
 
@@ -120,6 +123,12 @@ def html(
     summary = f"{len(records)} finished jobs, the last at {last}. Different protocols are never compared."
     contents = page_tables(tables, collections, runs)
     return document("crossmodal-bench leaderboard", summary, contents, str(runs), left_out, queries)
+
+
+def _queries(sources: Sequence[Table], runs: str | Path, data_root: Path | None) -> Mapping[str, Any] | None:
+    from crossmodal_bench.reporting.page.queries import queries_context
+
+    return queries_context(sources, Path(runs), data_root)
 
 
 def _charts(collections: Sequence[TableCharts]) -> str:
