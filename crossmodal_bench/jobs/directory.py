@@ -113,6 +113,16 @@ class JobDirectory:
         return self.path / "panel_pictures.png"
 
     @property
+    def retrieved_captions(self) -> Path:
+        """What images retrieve, of a model that generates nothing."""
+        return self.path / "retrieved_captions.png"
+
+    @property
+    def retrieved_pictures(self) -> Path:
+        """What captions retrieve, of a model that generates nothing."""
+        return self.path / "retrieved_pictures.png"
+
+    @property
     def words_panel(self) -> Path:
         """A picture of the model's word vectors, see ``reporting.figures.qualitative``."""
         return self.path / "panel_words.png"

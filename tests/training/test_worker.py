@@ -74,14 +74,17 @@ def test_every_method_runs_to_a_whole_record(method: str, tmp_path: Path) -> Non
     unbounded = {f"{side}/{rank}" for side in ("i2t", "t2i") for rank in ("MedR", "MeanR")}
     unbounded |= {f"{name}{at}" for name in quality for at in ("", "@2", "@3", "@4", "@5")}
     weights = torch.load(planned.files.last_checkpoint, weights_only=True)["state_dict"]
-    if any(name.startswith("captions.") for name in weights):
+    writes = any(name.startswith("captions.") for name in weights)
+    draws = any(name.startswith("pictures.") for name in weights)
+    if writes:
         unbounded |= {f"written/{name}" for name in quality}
         captions = json.loads((planned.directory / "captions.json").read_text())
         assert list(captions) == [planned.corpus.image_ids[i] for i in planned.corpus.image_rows("test")]
     assert set(record.metrics) - set(record.intervals) == unbounded
-    shown = {path.name for path in planned.directory.glob("panel_*.png")}
-    retrieved = {"panel_captions.png", "panel_pictures.png"}
-    assert shown == retrieved | ({"panel_words.png"} if "words.weight" in weights else set())
+    shown = {path.name for path in planned.directory.glob("*.png")}
+    kind = "panel" if writes or draws else "retrieved"
+    panels = {f"{kind}_captions.png", f"{kind}_pictures.png"}
+    assert shown == panels | ({"panel_words.png"} if "words.weight" in weights else set())
     assert {"rsum", "mAP", "i2t/R@1"} <= set(record.metrics)
     assert all(low <= record.metrics[name] <= high for name, (low, high) in record.intervals.items())
     assert len(record.history) == 1

@@ -69,6 +69,7 @@ def _of_table(table: Table, looks: Looks, name: str) -> TableCharts:
     mains = [each for each in methods if each.row.records[0].is_main]
     comparisons = [
         *result_charts.recall_at_k(methods, name),
+        result_charts.recall_sums(methods, name),
         *result_charts.precision_scope(methods, name),
         result_charts.cost_and_quality(series, table.primary, name),
         training_charts.validation_curves(mains, name),
@@ -87,16 +88,16 @@ def _of_table(table: Table, looks: Looks, name: str) -> TableCharts:
         forest=result_charts.forest(effects(table), series, name)
         or result_charts.against_the_first(table, series, name),
         comparisons=tuple(chart for chart in comparisons if chart is not None),
-        by_row=tuple(_of_row(each) for each in series),
+        by_row=tuple(_of_row(each, table.primary) for each in series),
     )
 
 
-def _of_row(series: Series) -> tuple[Chart, ...]:
+def _of_row(series: Series, primary: str) -> tuple[Chart, ...]:
     if not series.row.records[0].is_main:
         return ()
     # One seed's map is enough: t-SNE coordinates of different runs cannot be compared or averaged.
     maps = (_projection(record, series.id) for record in series.row.records)
-    charts = (training_charts.training_curves(series), next(filter(None, maps), None))
+    charts = (training_charts.training_curves(series, primary), next(filter(None, maps), None))
     return tuple(chart for chart in charts if chart is not None)
 
 

@@ -30,6 +30,8 @@ MOST_POINTS = 400
 """Points of a projection, of both modalities."""
 CUTOFFS = (1, 2, 3, 5, 10, 20, 50, 100)
 """The K at which recall is drawn."""
+SUMMED = (1, 5, 10)
+"""Those whose recalls are added."""
 COST_PANELS: Mapping[str, str] = {
     "train_seconds": "training (s)",
     "evaluation_seconds": "evaluation (s)",
@@ -66,8 +68,8 @@ def forest(measured: Sequence[Effect], series: Sequence[Series], table: str) -> 
     return Chart(
         id=f"{table}-forest",
         title="What each adversary adds",
-        caption=f"Each method minus its twin without an adversary, in {metric}, with the 95 % interval: "
-        "where it crosses 0, the adversary is not worth more than chance.",
+        caption=f"Each method minus its twin without an adversary, in {metric}, with the 95 % interval of each "
+        "by itself. Where several are tested, one that is beside 0 may still be chance: p is adjusted to that.",
         specification=filled(
             templates.forest(f"difference in {lookup(metric).axis_label}", len(values)), values
         ),
@@ -125,6 +127,30 @@ def recall_at_k(series: Sequence[Series], table: str) -> Iterator[Chart]:
                 specification=filled(template, values),
                 entries=entries([each for each, by_side in recalls if side in by_side]),
             )
+
+
+def recall_sums(series: Sequence[Series], table: str) -> Chart | None:
+    """R@1 + R@5 + R@10 of each direction, seeds averaged (ADDR, Figure 3(a)); None where nothing is ranked."""
+    sums = {}
+    for each in series:
+        by_side = _recalls(each.row)
+        if by_side and all(k in by_side[side] for side in SIDES for k in SUMMED):
+            sums[each.id] = {side: sum(by_side[side][k] for k in SUMMED) for side in SIDES}
+    drawn = [each for each in series if each.id in sums]
+    values = [
+        {**drawn_as(each), "x": title, "y": round(sums[each.id][side], 2)}
+        for each in drawn
+        for side, title in SIDES.items()
+    ]
+    if not values:
+        return None
+    return Chart(
+        id=f"{table}-sums",
+        title="Sums of recalls by direction",
+        caption="The recalls at 1, 5 and 10 of each direction, added, mean over seeds (as ADDR, Figure 3(a)).",
+        specification=filled(templates.lines("direction", "sum of three recalls (%)", discrete=True), values),
+        entries=entries(drawn),
+    )
 
 
 def precision_scope(series: Sequence[Series], table: str) -> Iterator[Chart]:

@@ -24,11 +24,17 @@ MOST_EPOCHS = 200
 """Points of a line; of a longer training every n-th epoch is drawn."""
 
 
-def training_curves(series: Series) -> Chart | None:
-    """The method's losses and its discriminator's accuracy over the epochs, a line per seed (ACMR, Figure 5).
+def training_curves(series: Series, primary: str) -> Chart | None:
+    """The method's losses, its discriminator's accuracy and its metric over the epochs (ACMR, Figure 5).
 
-    One panel for each of PANELS that the row's histories have; None without any.
+    One panel for each of PANELS that the row's histories have, and one for validation where there is any, a
+    line per seed; None without any.
+
+    Args:
+        series: the row.
+        primary: the metric that validation measures after each epoch.
     """
+    panels = {**PANELS, "val/primary": f"{lookup(primary).name} on validation"}
     values = []
     for number, record in enumerate(series.row.records):
         look = {
@@ -36,7 +42,7 @@ def training_curves(series: Series) -> Chart | None:
             "colour": series.look.colour,
             "dash": list(DASHES[number % len(DASHES)]),
         }
-        for order, (key, title) in enumerate(PANELS.items()):
+        for order, (key, title) in enumerate(panels.items()):
             values += [
                 {**look, "panel": title, "order": order, "x": epoch, "y": value}
                 for epoch, value in by_epoch([record], key).items()
@@ -46,7 +52,7 @@ def training_curves(series: Series) -> Chart | None:
     seeds = {str(record.job.seed): number for number, record in enumerate(series.row.records)}
     return Chart(
         id=f"{series.id}-training",
-        title="Losses and discriminator accuracy",
+        title="Losses, discriminator accuracy and validation",
         caption="Over the epochs, a line per seed (as ACMR, Figure 5). Losses have no unit; accuracy is the "
         "fraction right, 0.5 by chance.",
         specification=filled(templates.small_multiples("epoch"), values),

@@ -64,10 +64,10 @@ def _adversaries(measured: Sequence[Effect]) -> Iterator[str]:
     if not rest:
         return
     if len(rest) == 1:
-        yield f"The adversary of {rest[0].row.name} is not worth more than its interval."
+        yield f"The adversary of {rest[0].row.name} adds no more than chance explains."
     else:
         other = "other " if real else ""
-        yield f"None of the {other}{len(rest)} adversaries is worth more than its interval."
+        yield f"None of the {other}{len(rest)} adversaries adds more than chance explains."
 
 
 def _ends(effect: Effect, digits: int) -> str:

@@ -5,6 +5,7 @@ As TIMAM's Figures 4 and 5, ADDR's Figure 4 and GXN's Figures 3 to 6.
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ CAPTIONS_WIDTH = 760
 
 
 def panels(files: JobDirectory) -> dict[Path, str]:
-    """The panels that a job may have, and what each of them shows."""
+    """The panels of a job that a page shows: of what is generated. What is retrieved it lets one browse."""
     return {
         files.captions_panel: "the best captions of some test images, successes and failures (✓: right), and "
         "what the model writes, if it does (as GXN, Figure 3)",
@@ -57,11 +58,14 @@ def save_panels(outputs: GeneratedOutputs) -> None:
         if panel is not None:
             _save(files.words_panel, panel)
     corpus, split = outputs.corpus, outputs.split
+    generates = bool(outputs.written) or outputs.drawn is not None
     of_images, of_captions = outputs.retrieved.get("i2t"), outputs.retrieved.get("t2i")
     if of_images is not None and len(of_images.queries):
-        _save(files.captions_panel, captions_panel(corpus, split, of_images, outputs.written))
+        path = files.captions_panel if generates else files.retrieved_captions
+        _save(path, captions_panel(corpus, split, of_images, outputs.written))
     if of_captions is not None and len(of_captions.queries):
-        _save(files.pictures_panel, pictures_panel(corpus, split, of_captions, outputs.drawn))
+        path = files.pictures_panel if generates else files.retrieved_pictures
+        _save(path, pictures_panel(corpus, split, of_captions, outputs.drawn))
 
 
 def _save(path: Path, panel: bytes) -> None:
@@ -91,7 +95,7 @@ def captions_panel(corpus: Corpus, split: str, found: RetrievedItems, written: S
         if written:
             lines.append(f"writes: {written[query]}")
         sheet.beside(line, "\n".join(textwrap.fill(text, 90, subsequent_indent="    ") for text in lines))
-    return drawing.png(sheet.figure)
+    return _small(drawing.png(sheet.figure))
 
 
 def pictures_panel(corpus: Corpus, split: str, found: RetrievedItems, drawn: Tensor | None) -> bytes:
@@ -119,7 +123,14 @@ def pictures_panel(corpus: Corpus, split: str, found: RetrievedItems, drawn: Ten
         if drawn is not None:
             pixels = ((drawn[line].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
             sheet.picture(line, columns - 1, Image.fromarray(pixels.to(torch.uint8).numpy()))
-    return drawing.png(sheet.figure)
+    return _small(drawing.png(sheet.figure))
+
+
+def _small(png: bytes) -> bytes:
+    """The same picture in 256 colours, a third of the bytes."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _verdict(best: int) -> str:

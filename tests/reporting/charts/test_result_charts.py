@@ -10,6 +10,7 @@ import pytest
 from answered import Answered
 
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.evaluation.metric_table import SIDES
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.charts import result_charts
 from crossmodal_bench.reporting.charts.chart import Chart, png, svg
@@ -56,6 +57,7 @@ def test_without_curves_there_is_no_chart(make_record: Maker) -> None:
     series = series_of(rows)
     assert list(result_charts.precision_scope(series, "table")) == []
     assert list(result_charts.recall_at_k(series, "table")) == []
+    assert result_charts.recall_sums(series, "table") is None
     assert result_charts.cost_and_quality(series, "mAP", "table") is None
     assert result_charts.projection(rows[0].records[0], "row") is None
     assert collect(tables(rows))[0].all == []
@@ -69,6 +71,15 @@ def test_recall_at_k_is_the_tables_where_both_have_it(answered: Answered) -> Non
         for k in (1, 5, 10):
             assert drawn[k] == pytest.approx(table.rows[0].cells[f"{side}/R@{k}"].mean, abs=1e-3)
         assert list(drawn.values()) == sorted(drawn.values()) and max(drawn) == 100
+
+
+def test_sums_of_recalls_are_of_each_direction(answered: Answered) -> None:
+    (table,) = answered.tables([answered(0.3, method="scan", seed=seed) for seed in (0, 1)])
+    chart = result_charts.recall_sums(series_of(list(table.rows)), "table")
+    drawn = {value["x"]: value["y"] for value in values(chart)}
+    cells = table.rows[0].cells
+    for side, title in SIDES.items():
+        assert drawn[title] == pytest.approx(sum(cells[f"{side}/R@{k}"].mean for k in (1, 5, 10)), abs=0.02)
 
 
 def test_the_forest_has_the_effects_of_the_table(answered: Answered) -> None:

@@ -36,10 +36,13 @@ def test_training_curves_have_a_panel_per_measured_key(make_record: Maker) -> No
     epochs = history("train/loss_embedding", 1, 0.5, 0.25)
     epochs[2]["train/discriminator_accuracy"] = 0.5
     (row,) = series_of([make_record(seed=seed, history=epochs) for seed in (0, 1)])
-    chart = training_charts.training_curves(row)
+    for epoch, value in enumerate((10, 30, 20)):
+        epochs[epoch]["val/primary"] = value
+    chart = training_charts.training_curves(row, "mAP")
     by_panel = lines(chart, "panel")
     assert by_panel["embedding loss"] == [(1, 1), (2, 0.5), (3, 0.25)] * 2
     assert by_panel["discriminator accuracy"] == [(3, 0.5)] * 2
+    assert by_panel["mAP on validation"] == [(1, 10), (2, 30), (3, 20)] * 2
     assert [entry.label for entry in chart.entries] == ["seed 0", "seed 1"]
 
 
@@ -94,5 +97,5 @@ def test_a_long_training_is_thinned_out(make_record: Maker) -> None:
 
 def test_without_history_there_is_no_chart(make_record: Maker) -> None:
     series = series_of([make_record(history=[{"epoch": 0, "val/mAP": 0.1}])])
-    assert training_charts.training_curves(series[0]) is None
+    assert training_charts.training_curves(series[0], "mAP") is None
     assert training_charts.discriminator_accuracy(series, "table") is None

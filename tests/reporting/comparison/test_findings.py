@@ -55,6 +55,6 @@ def test_adversaries_are_worth_what_their_intervals_say(answered: Answered) -> N
     (table,) = answered.tables(records)
     text = " ".join(findings(table))
     assert "The adversary of addr_scan (small) adds " in text
-    assert "The adversary of timam is not worth more than its interval." in text
+    assert "The adversary of timam adds no more than chance explains." in text
     (table,) = answered.tables(records[:2])
-    assert "The adversary of timam is not worth more than its interval." in findings(table)
+    assert "The adversary of timam adds no more than chance explains." in findings(table)

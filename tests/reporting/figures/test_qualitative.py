@@ -85,5 +85,8 @@ def test_words_are_the_frequent_ones_with_content(drawn: list[Figure]) -> None:
 def test_drawing_is_the_houses(
     corpus: Corpus, found: RetrievedItems, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drawing, "png", lambda figure: b"png")
-    assert qualitative.captions_panel(corpus, "test", found, []) == b"png"
+    drawn: list[Figure] = []
+    draw = drawing.png
+    monkeypatch.setattr(drawing, "png", lambda figure: drawn.append(figure) or draw(figure))
+    assert qualitative.captions_panel(corpus, "test", found, []).startswith(b"\x89PNG")
+    assert len(drawn) == 1

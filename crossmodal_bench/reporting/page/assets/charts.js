@@ -52,7 +52,9 @@
     const width = Math.floor(plot.clientWidth);
     if (!width) return;
     const specification = JSON.parse(figure.querySelector("script.specification").textContent);
-    specification.config = config;
+    // The title of an axis that is narrower than it would stick out of the picture.
+    const axisX = { ...config.axisX, titleAnchor: "end", titleLimit: width - 16 };
+    specification.config = width < NARROW ? { ...config, axisX } : config;
     specification.data.values = specification.data.values.filter(({ row }) => !row || isShown(row));
     if (!specification.data.values.length) {
       plot.replaceChildren("No row of this chart passes the filters.");
