@@ -122,8 +122,8 @@ def _card(run: TrainedRun, weights: dict[str, Tensor]) -> Iterator[str]:
             yield f"| {key} | {value} | {interval} |"
         yield ""
     yield (
-        "Recalls are in percent, ranks count from 1, mAP is a fraction. Numbers of other protocols are not "
-        "comparable."
+        "Recalls are in percent, ranks count from 1, average precisions are fractions. Numbers of other "
+        "protocols are not comparable."
     )
     yield "\n## Training\n"
     yield f"- checkpoint: {_line(record.selection.rule)}"

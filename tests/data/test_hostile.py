@@ -126,7 +126,7 @@ def go_on(root: Path, progress: Any = None) -> None:
     store = FeatureStore(root / "store.npy", SOURCE)
     kept = {path: path.read_bytes() for path in root.glob("store.*")}
     try:
-        features._extract(Mean(), images, store, 2, "cpu", progress)
+        features._extract(Mean(), images, [store], 2, "cpu", progress)
         assert store.array().shape == (6, 3)
     finally:
         if progress is None:

@@ -167,7 +167,7 @@ def test_extract_makes_the_regions_that_a_bench_finds(tmp_path: Path) -> None:
     fakes.write_karpathy(tmp_path, entries=fakes.karpathy_entries({"train": 3, "test": 2}))
     images = ImageSettings(network="mobilenet_v2", weights="none", regions="grid", size=32)
     sentence = extract(module(tmp_path, Karpathy("flickr8k"), images=images), batch_size=2, device="cpu")
-    (store,) = (tmp_path / "cache" / "features").glob("*.npy")
+    (store,) = (tmp_path / "cache" / "features").glob("*grid*.npy")
     assert sentence.startswith(f"{store}: 5 x 36 x 1280, mobilenet_v2, weights none (")
     data = module(tmp_path, Karpathy("flickr8k"), images=images)
     written = store.stat().st_mtime_ns

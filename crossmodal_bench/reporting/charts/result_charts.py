@@ -68,8 +68,8 @@ def forest(measured: Sequence[Effect], series: Sequence[Series], table: str) -> 
     return Chart(
         id=f"{table}-forest",
         title="What each adversary adds",
-        caption=f"Each method minus its twin without an adversary, in {metric}, with the 95 % interval of each "
-        "by itself. Where several are tested, one that is beside 0 may still be chance: p is adjusted to that.",
+        caption=f"Each method minus its twin without an adversary, in {metric}, with the 95 % interval of "
+        "each by itself. Where several are tested, one that excludes 0 may still be chance: p is adjusted.",
         specification=filled(
             templates.forest(f"difference in {lookup(metric).axis_label}", len(values)), values
         ),
@@ -130,7 +130,7 @@ def recall_at_k(series: Sequence[Series], table: str) -> Iterator[Chart]:
 
 
 def recall_sums(series: Sequence[Series], table: str) -> Chart | None:
-    """R@1 + R@5 + R@10 of each direction, seeds averaged (ADDR, Figure 3(a)); None where nothing is ranked."""
+    """Each direction's recalls added, seeds averaged (ADDR, Figure 3(a)); None where nothing is ranked."""
     sums = {}
     for each in series:
         by_side = _recalls(each.row)
@@ -147,7 +147,8 @@ def recall_sums(series: Sequence[Series], table: str) -> Chart | None:
     return Chart(
         id=f"{table}-sums",
         title="Sums of recalls by direction",
-        caption="The recalls at 1, 5 and 10 of each direction, added, mean over seeds (as ADDR, Figure 3(a)).",
+        caption="The recalls at 1, 5 and 10 of each direction, added; mean over seeds (as ADDR, "
+        "Figure 3(a)).",
         specification=filled(templates.lines("direction", "sum of three recalls (%)", discrete=True), values),
         entries=entries(drawn),
     )

@@ -25,7 +25,7 @@ def test_the_policy_allows_the_pages_own_scripts_alone(page_file: Path) -> None:
     assert policy.startswith("default-src 'none'; script-src 'sha256-") and "unsafe" not in policy
     scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     hashes = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts]
-    assert len(hashes) == 4 and all(f"'sha256-{each}'" in policy for each in hashes)
+    assert len(hashes) == 6 and all(f"'sha256-{each}'" in policy for each in hashes)
 
 
 def test_json_in_the_page_ends_no_script() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,22 +17,9 @@ from crossmodal_bench.reporting.page.gallery import keep_gallery
 from crossmodal_bench.reporting.page.queries import queries_context
 from crossmodal_bench.reporting.rows.leaderboard import Table, leaderboard, tables
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 IMAGES, PER_IMAGE = 12, 3
 OWNER = np.repeat(np.arange(IMAGES), PER_IMAGE)
 HOSTILE = "</script><img src=x onerror=alert(1)> dog"
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed to look at the page with")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        # As root, in a container, Chromium has no sandbox.
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from crossmodal_bench.evaluation.metric_table import formatted
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.published import Comparison
 from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.charts.collection import collect
 from crossmodal_bench.reporting.report import html
 from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
 from crossmodal_bench.reporting.table import frame, shown_tables
@@ -247,7 +248,10 @@ def test_what_differs_is_said_on_both_sides(make_record: Maker) -> None:
         "ours: mobilenet_v2 (frozen), word vectors, preset small; "
         "theirs: ResNet-152 (fine-tuned), BERT (fine-tuned)"
     )
-    assert f"{number.source}), {number.differs}" in html(shown_tables([record]))
+    shown = shown_tables([record])
+    assert f"{number.source}), {number.differs}" in html(
+        shown, collect([table.source for table in shown]), "runs"
+    )
 
 
 def test_a_record_that_does_not_say_its_encoders_has_no_neighbour(make_record: Maker) -> None:

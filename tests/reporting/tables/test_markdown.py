@@ -7,6 +7,7 @@ from collections.abc import Callable
 from answered import Answered
 
 from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.charts.collection import collect
 from crossmodal_bench.reporting.report import html
 from crossmodal_bench.reporting.table import shown_tables
 from crossmodal_bench.reporting.tables.markdown import markdown, readme
@@ -26,7 +27,7 @@ def test_published_numbers_stand_in_their_own_row(make_record: Maker) -> None:
         paper = next(line for line in text.splitlines() if line.startswith("| *ACMR Table 2"))
         assert [cell.strip() for cell in paper.split("|")][first : first + 3] == ["0.366", "0.277", "0.322"]
         assert rectangular(text)
-    assert 'class="paper"' in html(tables)
+    assert "ACMR Table 2" in html(tables, collect([table.source for table in tables]), "runs")
 
 
 def test_tables_are_rectangular_and_escape_labels(make_record: Maker) -> None:
