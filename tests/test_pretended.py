@@ -1,4 +1,4 @@
-"""The tests of ``tests/pretended``, in a process of their own: torch forgets no device that it was told of."""
+"""The tests of ``tests/pretended``, in a process of their own: torch forgets no device once it knows it."""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ def history(key: str, *values: float) -> list[dict[str, float]]:
 def test_training_curves_have_a_panel_per_measured_key(make_record: Maker) -> None:
     epochs = history("train/loss_embedding", 1, 0.5, 0.25)
     epochs[2]["train/discriminator_accuracy"] = 0.5
-    (row,) = series_of([make_record(seed=seed, history=epochs) for seed in (0, 1)])
     for epoch, value in enumerate((10, 30, 20)):
         epochs[epoch]["val/primary"] = value
+    (row,) = series_of([make_record(seed=seed, history=epochs) for seed in (0, 1)])
     chart = training_charts.training_curves(row, "mAP")
     by_panel = lines(chart, "panel")
     assert by_panel["embedding loss"] == [(1, 1), (2, 0.5), (3, 0.25)] * 2
