@@ -18,17 +18,21 @@ PYTHON ?=
 
 # A misspelt variable would otherwise be ignored, and hours spent on something that nobody asked for.
 set_by_hand := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
-unknown := $(filter-out $(BENCH_VARIABLES) PYTHON BASE,$(set_by_hand))
+unknown := $(filter-out $(BENCH_VARIABLES) PYTHON BASE GPU,$(set_by_hand))
 ifneq ($(unknown),)
-$(error Unknown variable: $(unknown); the variables are $(BENCH_VARIABLES) PYTHON BASE)
+$(error Unknown variable: $(unknown); the variables are $(BENCH_VARIABLES) PYTHON BASE GPU)
 endif
 quoted = '$(subst ','\'',$($(1)))'
 # Many shells export some BASE of their own, which is not meant.
-base := $(if $(filter BASE,$(set_by_hand)),$(call quoted,BASE))
-ifneq ($(base),)
+of_perf := $(filter BASE GPU,$(set_by_hand))
+base := $(if $(filter BASE,$(of_perf)),$(call quoted,BASE))
+ifneq ($(of_perf),)
 ifneq ($(filter-out perf,$(MAKECMDGOALS)),)
-$(error BASE is a variable of perf, not of $(filter-out perf,$(MAKECMDGOALS)))
+$(error $(of_perf) is a variable of perf, not of $(filter-out perf,$(MAKECMDGOALS)))
 endif
+endif
+ifneq ($(filter-out 1,$(if $(filter GPU,$(of_perf)),$(GPU))),)
+$(error GPU is '$(GPU)'; give GPU=1 to measure what only a GPU can show)
 endif
 
 # DATA_ROOT=... becomes --data-root '...'. Only what the user set is passed on, an empty or absurd
@@ -98,6 +102,7 @@ help: ## This text
 	@awk -F '"' '$(is_variable) { split($$1, words, /[ :]+/); value = $$3 ~ /None/ ? "" : $$4; \
 	  printf "  %-22s %s%s\n", toupper(words[2]), $$2, value == "" ? "" : " (" value ")" }' $(OPTIONS)
 	@echo "  BASE                   a revision that perf measures in turns with this checkout"
+	@echo "  GPU                    1: perf measures what only a GPU can show, in ten minutes"
 	@echo "  PYTHON                 the Python that .venv is made with (the newest found of 3.13, 3.12 and 3.11)"
 
 setup: $(STAMP) ## Create .venv and install into it (every other command does this by itself)
@@ -126,7 +131,7 @@ test-slow: $(STAMP) ## Run the tests that take minutes too: kills, restarts, bro
 
 # Processor seconds are measured, on one thread: other work on the machine blurs them all the same.
 perf: $(STAMP) ## Measure all benchmarks of speed, in five minutes; make perf BASE=v1.0 beside another revision
-	$(python) benchmarks/perf.py$(if $(base), --base $(base))
+	$(python) benchmarks/$(if $(filter GPU,$(of_perf)),gpu.py,perf.py$(if $(base), --base $(base)))
 
 lint: $(STAMP) types ## Check style, format, types and which package imports which
 	$(python) -m ruff check .

@@ -89,7 +89,7 @@ def test_bare_make_prints_the_help_with_every_target_and_variable() -> None:
     assert bare.returncode == 0 and bare.stdout == asked.stdout
     listed = re.findall(r"^  (\S+) +\S", bare.stdout, re.MULTILINE)
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert sorted(listed) == sorted([*targets, *BENCH_VARIABLES, "BASE", "PYTHON"])
+    assert sorted(listed) == sorted([*targets, *BENCH_VARIABLES, "BASE", "GPU", "PYTHON"])
     shown = {
         line.split()[0]: line.split(maxsplit=1)[1] for line in bare.stdout.splitlines() if line[:1] == " "
     }
@@ -135,6 +135,10 @@ def test_perf_takes_a_base_from_its_own_line_alone() -> None:
     assert shlex.split(result.stdout.splitlines()[-1]) == program
     result = make("-n", "perf", "BASE=it's a tag")
     assert shlex.split(result.stdout.splitlines()[-1]) == [*program, "--base", "it's a tag"]
+    result = make("-n", "perf", "GPU=1")
+    assert result.returncode == 0 and "benchmarks/gpu.py" in result.stdout
+    refused = make("-n", "perf", "GPU=yes")
+    assert refused.returncode == 2 and "GPU is 'yes'; give GPU=1" in refused.stderr
     refused = make("-n", "bench", "BASE=main")
     assert refused.returncode == 2 and "BASE is a variable of perf, not of bench" in refused.stderr
 
