@@ -54,11 +54,7 @@ def main() -> None:
         # What is imported or compiled once a process is no part of a page.
         _timed(_runs(Path(folder) / "first", SEEDS))
         browsed = _browsed_runs(Path(folder) / "browsed")
-        _report(
-            f"{SEEDS * ROWS} records, {QUERIES:,} queries each way with thumbnails",
-            browsed,
-            arguments.browser,
-        )
+        _report(f"{BROWSED} records x {QUERIES:,} queries with thumbnails", browsed, arguments.browser)
         for records in arguments.records:
             runs = _runs(Path(folder) / str(records), records)
             _report(f"{records} records", runs, arguments.browser)
