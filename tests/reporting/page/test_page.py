@@ -175,7 +175,11 @@ def test_print_has_every_column(watched: Watched) -> None:
     page.set_viewport_size({"width": 1440, "height": 900})
 
 
-def test_axe_finds_nothing(watched: Watched) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "rules"),
+    [("light", {}), pytest.param("dark", {"runOnly": ["color-contrast"]}, marks=pytest.mark.slow)],
+)
+def test_axe_finds_nothing(watched: Watched, scheme: str, rules: dict[str, list[str]]) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     # One row of every part of the page: more of the same would only take longer.
@@ -183,11 +187,10 @@ def test_axe_finds_nothing(watched: Watched) -> None:
     page.wait_for_selector("details.row[open] .plot div svg")
     # What is hidden is not looked at, and a drawing is one picture with a text: both would only take time.
     page.evaluate("document.querySelectorAll('[hidden], .plot > *').forEach(part => part.remove())")
-    for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
-        page.emulate_media(color_scheme=scheme)
-        found = Axe().run(page, options=rules)
-        assert found.violations_count == 0, f"{scheme}: {found.generate_report()}"
+    page.emulate_media(color_scheme=scheme)
+    found = Axe().run(page, options=rules)
     page.emulate_media(color_scheme="light")
+    assert found.violations_count == 0, found.generate_report()
 
 
 def test_without_script_the_tables_say_the_same(browser: Any, page_file: Path) -> None:
