@@ -1,10 +1,8 @@
 """How new sentences become the batches that a model was trained on: what its checkpoint brings along.
 
-A vocabulary, a bag of words and a tokenizer are fitted on training captions. They lie in every checkpoint,
-as the
-data module's state, because weights mean nothing without them: a checkpoint answers wherever it is copied
-to, and
-can never be read with the vocabulary of another training.
+A vocabulary, a bag of words and a tokenizer are fitted on training captions. They lie in every checkpoint, as
+the data module's state, because weights mean nothing without them: a checkpoint answers wherever it is copied
+to, and can never be read with the vocabulary of another training.
 """
 
 from __future__ import annotations

@@ -353,8 +353,7 @@ def single_record(run: str | Path, runs: Path) -> Record:
     if not _has_model(record.files, record):
         raise BadInput(
             f"{record.directory} has no weights, as rows of results/ and rows of given vectors have none; "
-            "run its "
-            f"job first (crossmodal-bench reproduce {run}), or name a job below {runs}"
+            f"run its job first (crossmodal-bench reproduce {run}), or name a job below {runs}"
         )
     return record
 
@@ -367,11 +366,9 @@ def check_vectors(run: TrainedRun) -> None:
     """Raise BadInput for a run whose method compares otherwise than by a similarity of two vectors."""
     if run.model.vector_similarity is None:
         raise BadInput(
-            f"{run.record.job.method} does not compare by one vector of an image and one of a sentence, so "
-            "an index "
-            "of vectors cannot search as it does; ask it with crossmodal-bench retrieve, or choose a "
-            "method that "
-            "compares vectors (vse, vsrn, timam, acmr, cca, sm)"
+            f"{run.record.job.method} does not compare one vector per image with one per sentence, so an "
+            "index of vectors cannot search as it does; ask it with crossmodal-bench retrieve, or choose "
+            "a method that compares vectors (vse, vsrn, timam, acmr, cca, sm)"
         )
 
 
@@ -390,5 +387,5 @@ def _opened(picture: Picture) -> Image.Image:
         return picture.convert("RGB")
     path = Path(picture)
     if not path.is_file():
-        raise BadInput(f"{path} is no file; name a picture")
+        raise BadInput(f"{path} does not exist; name a picture")
     return ImageFiles([path])[0]

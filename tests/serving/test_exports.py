@@ -70,7 +70,7 @@ def test_new_sentences_are_in_the_space_of_the_export(trained: Trained, tmp_path
 
 @pytest.mark.slow
 def test_methods_that_compare_otherwise_are_told(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="scan does not compare by one vector"):
+    with pytest.raises(BadInput, match="scan does not compare one vector per image"):
         export_embeddings(cb.load(trained("scan").directory), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

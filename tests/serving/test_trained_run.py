@@ -151,7 +151,7 @@ def test_a_search_is_for_one_thing(trained: Trained, tmp_path: Path) -> None:
         run.search("a circle", gallery=tmp_path / "missing")
     with pytest.raises(BadInput, match="a list"):
         run.encode_texts("a circle")
-    with pytest.raises(BadInput, match=r"missing\.png is no file"):
+    with pytest.raises(BadInput, match=r"missing\.png does not exist"):
         run.search(image=tmp_path / "missing.png")
 
 
