@@ -25,7 +25,17 @@ _MODELS: dict[str, type[Model]] = {"methods": MethodFile, "datasets": DatasetFil
 RowT = TypeVar("RowT", bound=SuiteRow)
 _given: dict[str, dict[str, Path]] = {"methods": {}, "datasets": {}}
 """Files that the user has named in place of ours, by kind and by the names that they have from then on."""
-DEFAULT_METHODS = ("cca", "acmr", "timam_no_adversary", "timam", "scan", "addr_scan", "gxn_finetune", "gxn")
+DEFAULT_METHODS = (
+    "cca",
+    "infonce",
+    "acmr",
+    "timam_no_adversary",
+    "timam",
+    "scan",
+    "addr_scan",
+    "gxn_finetune",
+    "gxn",
+)
 
 
 def experiments_folder() -> Path:
@@ -79,7 +89,8 @@ def forget_given_files() -> None:
 def default_methods() -> list[str]:
     """The default leaderboard, as far as its methods exist.
 
-    Each method beside its non-adversarial ablation.
+    What is solved in closed form, a contrastive objective alone, and each paper's method beside its
+    non-adversarial ablation.
     """
     known = names("methods")
     return [name for name in DEFAULT_METHODS if name in known]

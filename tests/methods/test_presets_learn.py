@@ -48,6 +48,11 @@ ON_PIXELS = Case("vse_finetune", "paper", "flickr30k")
 FROM_PIXELS = {Case("vse", "paper", "flickr30k"): {"model.init_args.host.init_args.fine_tune": True}}
 """What it starts from: in a bench, a model of the features that the network has extracted beforehand; here,
 where no network is trained, a model that was trained together with it, at that model's rate."""
+FROM_NOTHING = {
+    Case(method, "paper", "synthetic-96"): {"model.init_args.optimizer.pretrained_learning_rate": None}
+    for method in ("infonce", "siglip")
+}
+"""The rate of pre-trained networks is not one for random ones."""
 HOSTS = ("scan", "bfan", "vsrn")
 """What is of a host has rates of its own on MS-COCO."""
 
@@ -99,6 +104,7 @@ SLOW_RISERS: dict[tuple[str, str], Later] = {
 FAST = {
     Case("acmr", "paper", "pascal_sentence"),
     Case("timam", "small", "synthetic-96"),
+    Case("infonce", "small", "synthetic-96"),
     Case("vse", "paper", "synthetic-96"),
     Case("addr_scan", "smoke", "synthetic-96"),
     Case("gxn_resnet", "paper", "synthetic-96"),
@@ -119,7 +125,7 @@ def trained(case: Case) -> Course:
 
 
 def run(case: Case, parents: dict[str, dict[str, Tensor]] | None = None, **overrides: object) -> Course:
-    given = {**FROM_PIXELS.get(case, {}), **overrides}
+    given = {**FROM_PIXELS.get(case, {}), **FROM_NOTHING.get(case, {}), **overrides}
     config = configuration(case.method, case.dataset, case.preset, **given)
     small = shrunk(config, BATCH[case.by_class])
     later = SLOW_RISERS.get((case.method, case.preset))
