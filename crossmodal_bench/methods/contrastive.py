@@ -17,6 +17,7 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.host import HostNumber
 from crossmodal_bench.losses import infonce_loss, siglip_loss
 from crossmodal_bench.methods.base import RetrievalMethod
+from crossmodal_bench.methods.encoders import check_never_unfrozen
 from crossmodal_bench.methods.fine_tuning import EncodedBatch
 from crossmodal_bench.networks import Freezable, ImageEncoder, TextEncoder, TextSource
 from crossmodal_bench.networks.backbones import BackboneSource
@@ -186,12 +187,7 @@ class Contrastive(RetrievalMethod):
         self.automatic_optimization = False
         self.save_hyperparameters()
         self.keep_hyperparameters_plain()
-        for name, encoder in (("image_encoder", image_encoder), ("text_encoder", text_encoder)):
-            if encoder.freeze == "until_plateau":
-                raise ValueError(
-                    f"{name}.freeze is 'until_plateau', but nothing is unfrozen here: rates follow a cosine; "
-                    "set it to 'never' or 'always'"
-                )
+        check_never_unfrozen({"image_encoder": image_encoder, "text_encoder": text_encoder})
         if micro_batch_size is not None and micro_batch_size < 1:
             raise ValueError(
                 f"micro_batch_size is {micro_batch_size}; give a whole number from 1, or null for the whole "

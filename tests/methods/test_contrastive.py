@@ -223,7 +223,7 @@ def test_the_scale_is_set_back_behind_a_step() -> None:
         (lambda: model(InfoNCE, micro_batch_size=0), "micro_batch_size is 0; give a whole number from 1"),
         (
             lambda: InfoNCE(FeatureEncoder(), LanguageModelEncoder()),
-            "text_encoder.freeze is 'until_plateau', but nothing is unfrozen here",
+            "text_encoder.freeze is 'until_plateau', but this method unfreezes nothing later",
         ),
     ],
 )
