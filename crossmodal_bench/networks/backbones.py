@@ -23,9 +23,11 @@ from crossmodal_bench.networks.classifiers import (
     VectorAndGrid,
     head_keys,
     last_map,
+    no_map,
     width,
     without_classifier,
 )
+from crossmodal_bench.networks.dual_encoders import HF, load_image_tower
 from crossmodal_bench.networks.weight_files import fit_state, load_state
 
 
@@ -55,7 +57,8 @@ def load_backbone(
     """An image network in eval mode that maps (B, 3, H, W) to (B, dim), or to a grid of regions.
 
     Args:
-        name: of torchvision's classification networks, or ``timm:NAME``.
+        name: of torchvision's classification networks, ``timm:NAME``, or ``hf:NAME`` for the image tower of
+            a dual encoder, whose ``preprocess`` makes its pixels.
         weights: a path to a state dict; a name of torchvision's, as ``IMAGENET1K_V1`` (what papers before
             2021 mean) or ``DEFAULT`` (its best, V2 of a ResNet), for its file in ``data_root/weights``, else
             downloaded; ``none`` for random ones (seed 0); ``auto``: ``data_root/weights/<name>_*.pth`` if
@@ -69,6 +72,11 @@ def load_backbone(
     """
     if name.startswith(TIMM):
         return load_timm(name, weights, data_root, grid)
+    if name.startswith(HF):
+        if grid is not None:
+            raise no_map(name)
+        loaded = load_image_tower(name, weights)
+        return loaded.tower, BackboneSource(name, loaded.weights, loaded.checksum, loaded.dim)
     network, label, digest = _load_classifier(name, weights, data_root)
     if grid is None:
         module, dim = without_classifier(network, name)
@@ -85,11 +93,13 @@ def load_with_grid(
 
     Args:
         name, weights, data_root: see load_backbone, which says what is raised.
-        grid: cells of a side.
+        grid: cells of a side; a dual encoder has none.
 
     Returns:
         The network, with two outputs; the source of its vectors, and that of its grid.
     """
+    if name.startswith(HF):
+        raise no_map(name)
     if name.startswith(TIMM):
         own, settings, label, digest = _load_timm_network(name, weights, data_root)
         maps: nn.Module = ChannelsFirst(own, name)
@@ -125,6 +135,11 @@ def trained_network(
         raise BadInput(
             "no image network is named; give NETWORK, data.images.network or image_encoder.network"
         )
+    if name.startswith(HF):
+        raise BadInput(
+            f"network '{name}' is a frozen tower, whose features methods read; this method trains a network "
+            "of pixels: name one of torchvision or timm:NAME, or use a preset with features, as small"
+        )
     weights = "none" if spec.weights_root is None else weights or spec.weights
     return load_backbone(name, weights, Path(spec.weights_root or ""))
 
@@ -136,7 +151,7 @@ def _load_classifier(name: str, weights: str, data_root: Path) -> tuple[nn.Modul
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         raise BadInput(
-            f"network '{name}' is unknown{nearest(name, names) or '; name one of torchvision or timm:NAME'}"
+            f"network '{name}' is unknown{nearest(name, names) or '; name one of torchvision, timm:NAME or hf:NAME'}"
         )
     return load_network(name, weights, data_root, classifies=True)
 
