@@ -68,6 +68,11 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
         for protocol in wanted:
             variant = variants[protocol]
             batches.append(_jobs(row, protocol, variant, options, corpora, used))
+    if options.text is not None and "text" not in used:
+        raise BadInput(
+            f"TEXT is '{options.text}' and has no effect: none of these methods reads vectors of whole "
+            "captions; leave it out"
+        )
     for name, value in (("network", options.network), ("weights", options.weights)):
         if value is not None and name not in used:
             datasets = ", ".join(dict.fromkeys(batch[0].job.dataset for batch in batches))
@@ -114,6 +119,8 @@ def command_overrides(options: BenchOptions) -> dict[str, Any]:
         chosen["data.images.network"] = options.network
     if options.weights is not None:
         chosen["data.images.weights"] = options.weights
+    if options.text is not None:
+        chosen["data.text.network"] = options.text
     if options.on_bad_image != "fail":
         chosen["data.images.on_bad_image"] = options.on_bad_image
     return chosen | options.overrides
@@ -337,8 +344,8 @@ def _inputs_of(config: Config, dataset: str, protocol: str, corpora: dict[str, I
 
 
 def _network_words(model: RetrievalMethod, images: ImageSettings) -> set[str]:
-    """Which of ``network`` and ``weights``, below ``data.images``, a method would be changed by."""
-    used: set[str] = set()
+    """Which of ``network``, ``weights`` and ``text`` a method would be changed by."""
+    used: set[str] = {"text"} if "bow" in model.requires else set()
     if "features" in model.requires:
         used |= {"network"} if images.network is None else {"network", "weights"}
     if "regions" in model.requires and images.regions != "auto":

@@ -158,7 +158,7 @@ def extract_features(
         ]
         sources[1:] = [replace(source, regions="grid", count=GRID**2) for source in sources[1:]]
     stores = [
-        FeatureStore(cache / "features" / f"{_name(corpus.fingerprint, source)}.npy", source)
+        FeatureStore(cache / "features" / f"{store_name(corpus.fingerprint, source)}.npy", source)
         for source in sources
     ]
     store = next(store for store in stores if store.source.regions == regions)
@@ -167,7 +167,7 @@ def extract_features(
             with ExitStack() as locks:
                 # Always in this order, so that no two processes wait for each other.
                 for each in stores:
-                    locks.enter_context(_locked(each.path))
+                    locks.enter_context(locked_store(each.path))
                 if not store.path.is_file():
                     if regions != "detector":
                         fold_batch_norms(module)
@@ -196,7 +196,7 @@ def _loaded(
     return module, [pooled]
 
 
-def _name(fingerprint: str, source: FeatureSource) -> str:
+def store_name(fingerprint: str, source: FeatureSource) -> str:
     """A file name that differs where anything does that the features depend on."""
     # Of a local folder, its own name: the checksum tells one from another.
     network = HF + Path(source.network).name if source.network.startswith(HF) else source.network
@@ -211,7 +211,7 @@ def _name(fingerprint: str, source: FeatureSource) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked_store(path: Path) -> Iterator[None]:
     """Wait while another process makes the same store; the kernel frees the lock however that one ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_suffix(".lock")
@@ -220,7 +220,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-class _Partial:
+class PartialStore:
     """A store that is being made: files of rows, and a note of how many of them are on the disk.
 
     Args:
@@ -284,7 +284,7 @@ def _extract(
     # The order in which convolutions read: MobileNet-V2 takes two thirds of the time so on a CPU.
     module = module.to(device).to(memory_format=torch.channels_last)
     partial = {
-        position: _Partial(store, len(images))
+        position: PartialStore(store, len(images))
         for position, store in enumerate(stores)
         if not store.path.is_file()
     }

@@ -20,6 +20,12 @@ from crossmodal_bench.jobs.schema import PRESETS, DatasetFile, MethodFile, Suite
 Config = dict[str, Any]
 KARPATHY = "crossmodal_bench.data.datasets.Karpathy"
 PRECOMPUTED = "crossmodal_bench.data.datasets.Precomputed"
+WORD_READERS = (
+    "crossmodal_bench.networks.WordEncoder",
+    "crossmodal_bench.networks.LanguageModelEncoder",
+)
+"""Text encoders that read words or word pieces."""
+TEXT_FEATURES = "crossmodal_bench.networks.TextFeatureEncoder"
 _MODELS: dict[str, type[Model]] = {"methods": MethodFile, "datasets": DatasetFile, "suites": SuiteFile}
 """By folder."""
 RowT = TypeVar("RowT", bound=SuiteRow)
@@ -423,6 +429,8 @@ def resolve(
     config = merge(config, variant)
     config = merge(config, method_settings(method, dataset, preset))
     config = merge(config, expand(overrides))
+    if config["data"].get("text", {}).get("network") is not None:
+        _read_text_features(config)
     for name, part in config.get("model", {}).get("init_args", {}).items():
         # Without this, the part would be made with defaults for all else.
         if isinstance(part, dict) and "init_args" in part and "class_path" not in part:
@@ -431,3 +439,14 @@ def resolve(
                 "choose methods that have it, or give its class_path too"
             )
     return config
+
+
+def _read_text_features(config: Config) -> None:
+    """Let a text encoder read the vectors that a network makes of the captions, whatever it read before.
+
+    An encoder of somebody's own may read them already, and stays.
+    """
+    arguments = config.get("model", {}).get("init_args", {})
+    encoder = arguments.get("text_encoder")
+    if isinstance(encoder, dict) and encoder.get("class_path") in WORD_READERS:
+        arguments["text_encoder"] = {"class_path": TEXT_FEATURES}

@@ -29,6 +29,7 @@ from crossmodal_bench.methods.timam import (
     OptimizerSettings,
     PlateauSettings,
 )
+from crossmodal_bench.methods.zero_shot import ZeroShot
 
 __all__ = [
     "ACMR",
@@ -61,4 +62,5 @@ __all__ = [
     "TemperatureSettings",
     "TextEncoderSettings",
     "TripletSettings",
+    "ZeroShot",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from crossmodal_bench.networks.classifiers import (
     without_classifier,
 )
 from crossmodal_bench.networks.dual_encoders import HF, load_image_tower
+from crossmodal_bench.networks.seeding import seeded
 from crossmodal_bench.networks.weight_files import fit_state, load_state
 
 
@@ -210,16 +211,6 @@ def own_weights(name: str, data_root: Path) -> str:
     """The path of the user's own weights of a network, which ``auto`` means; empty where there are none."""
     files = sorted((data_root / "weights").glob(f"{name}_*.pth"))
     return str(files[0]) if files else ""
-
-
-def seeded(make: Callable[[], nn.Module]) -> nn.Module:
-    """A network with random weights that are the same everywhere; the global generator is left as it is."""
-    torch_state = torch.random.get_rng_state()
-    # Not torch.manual_seed: that would reset the accelerator's generators too, for every seed alike.
-    torch.default_generator.manual_seed(0)
-    network = make()
-    torch.random.set_rng_state(torch_state)
-    return network
 
 
 def checksum(network: nn.Module, *, random: bool) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import first_line
+from crossmodal_bench.networks.seeding import seeded
 
 HF = "hf:"
 """What the name of a dual encoder begins with; a name of the hub or a local folder follows."""
@@ -154,8 +155,6 @@ def _model(name: str, weights: str) -> Any:
             "it to none for random ones"
         )
     if weights == "none":
-        from crossmodal_bench.networks.backbones import seeded
-
         config = _loaded(name, lambda: AutoConfig.from_pretrained(name, trust_remote_code=False))
         model: Any = seeded(lambda: AutoModel.from_config(config))
     else:
