@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import nn
 from crossmodal_bench.core.batch import DataSpec
 from crossmodal_bench.core.errors import BadInput, MissingInput, nearest
 from crossmodal_bench.core.files import first_line
+from crossmodal_bench.networks.checksums import parameter_checksum
 from crossmodal_bench.networks.classifiers import (
     SIDE,
     ChannelsFirst,
@@ -215,15 +215,13 @@ def own_weights(name: str, data_root: Path) -> str:
 
 def checksum(network: nn.Module, *, random: bool) -> str:
     """16 hex digits of a network's parameters and statistics; random ones are calibrated behind it."""
-    digest = hashlib.sha256()
-    for key, value in network.state_dict().items():
-        digest.update(key.encode() + value.cpu().numpy().tobytes())
-    if random:
-        # Behind the checksum: what is measured differs in its last bits from one processor to the next.
-        digest.update(b"calibrated")
-        # A detector takes lists; what has batch norms before its regions are known is its backbone.
-        _calibrate(getattr(network, "backbone", network))
-    return digest.hexdigest()[:16]
+    if not random:
+        return parameter_checksum(network)
+    digits = parameter_checksum(network, b"calibrated")
+    # Behind the checksum: what is measured differs in its last bits from one processor to the next.
+    # A detector takes lists; what has batch norms before its regions are known is its backbone.
+    _calibrate(getattr(network, "backbone", network))
+    return digits
 
 
 def published_file(weights: Any, data_root: Path) -> Path:

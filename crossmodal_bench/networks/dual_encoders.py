@@ -6,7 +6,6 @@ size, another resampling or another mean would be another model than the one who
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import first_line
+from crossmodal_bench.networks.checksums import parameter_checksum
 from crossmodal_bench.networks.seeding import seeded
 
 HF = "hf:"
@@ -190,15 +190,14 @@ def _label(name: str, weights: str) -> str:
 
 def _checksum(model: nn.Module, processor: Any) -> str:
     """Of all parameters, and of what the processor is made of, without the folder that it came from."""
-    digest = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        digest.update(key.encode() + value.cpu().numpy().tobytes())
     backend = getattr(processor, "backend_tokenizer", None)
     if backend is not None:
-        digest.update(backend.to_str().encode())
+        made_of = backend.to_str()
     elif hasattr(processor, "to_json_string"):
-        digest.update(processor.to_json_string().encode())
-    return digest.hexdigest()[:16]
+        made_of = processor.to_json_string()
+    else:
+        made_of = type(processor).__name__
+    return parameter_checksum(model, made_of.encode())
 
 
 def _pooled(output: Any) -> Tensor:

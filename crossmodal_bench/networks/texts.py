@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from crossmodal_bench.core.batch import DataSpec, TextBatch, require
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.host import sent
+from crossmodal_bench.networks.checksums import parameter_checksum
 from crossmodal_bench.networks.embedding import single
 from crossmodal_bench.networks.freezing import Freezable, Freeze
 from crossmodal_bench.networks.packing import read_sentences
@@ -285,14 +285,6 @@ class LanguageModelEncoder(TextEncoder):
         lengths = batch.wordpiece_lengths
         # A batch made by hand may lack them; to count them is to wait for the device.
         return self.pool(states, mask.sum(1).cpu() if lengths is None else lengths)
-
-
-def parameter_checksum(network: nn.Module) -> str:
-    """16 hex digits of a network's parameters and statistics, by their names."""
-    digest = hashlib.sha256()
-    for key, value in network.state_dict().items():
-        digest.update(key.encode() + value.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def load_language_model(name: str | None, pretrained: bool, config: Mapping[str, Any], spec: DataSpec) -> Any:
