@@ -95,6 +95,12 @@ def save(family: str, folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def instead_of_the_hubs() -> dict[str, str]:
+    """What lets the method ``clip`` run without a network, as overrides of a configuration."""
+    name = tiny()
+    return {"data.images.network": name, "data.cache": str(Path(name.removeprefix("hf:")).parent / "cache")}
+
+
 @cache
 def tiny(family: str = "clip") -> str:
     """The name ``hf:FOLDER`` of a model that this process has saved once."""

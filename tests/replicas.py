@@ -150,7 +150,7 @@ def case(name: str) -> Case:
     """One of these, or any other method as its smoke preset has it."""
     if name in CASES or name in MORE:
         return {**CASES, **MORE}[name]
-    trained = name != "sm"
+    trained = name not in ("clip", "sm")
     return Case(name, {}, exact=trained, batches=3 if trained else 0, tested=True)
 
 

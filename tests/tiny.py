@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import dual_encoders
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LightningCLI
@@ -39,8 +38,10 @@ def configuration(
 ) -> dict[str, Any]:
     """What the bench runs; ``overrides`` are dotted keys, given as ``**{"trainer.max_epochs": 1}``."""
     if method == "clip":
-        # Its own network is one of the hub's.
-        overrides = {"data.images.network": dual_encoders.tiny(), **overrides}
+        # Not at the top: transformers takes seconds to import. Its own network is one of the hub's.
+        import dual_encoders
+
+        overrides = {**dual_encoders.instead_of_the_hubs(), **overrides}
     config = experiments.resolve(method, dataset, {}, preset, overrides, Path("no data root"))
     return {**config, "seed_everything": seed}
 

@@ -429,7 +429,8 @@ def resolve(
     config = merge(config, variant)
     config = merge(config, method_settings(method, dataset, preset))
     config = merge(config, expand(overrides))
-    if config["data"].get("text", {}).get("network") is not None:
+    text = config["data"].get("text") if isinstance(config["data"], dict) else None
+    if isinstance(text, dict) and text.get("network") is not None:
         _read_text_features(config)
     for name, part in config.get("model", {}).get("init_args", {}).items():
         # Without this, the part would be made with defaults for all else.
