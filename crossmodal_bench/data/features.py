@@ -169,7 +169,7 @@ def extract_features(
                 for each in stores:
                     locks.enter_context(locked_store(each.path))
                 if not store.path.is_file():
-                    if regions != "detector":
+                    if regions != "detector" and not isinstance(module, ImageTower):
                         fold_batch_norms(module)
                     _extract(module, corpus.images, stores, batch_size, device, progress)
         except OSError as error:
@@ -291,8 +291,9 @@ def _extract(
     done = min(each.noted() for each in partial.values())
     for each in partial.values():
         each.open(done)
+    own_pixels = module.preprocess if isinstance(module, ImageTower) else None
     loader = torch.utils.data.DataLoader(
-        _Pixels(images, stores[0].source, done, module.preprocess if isinstance(module, ImageTower) else None),
+        _Pixels(images, stores[0].source, done, own_pixels),
         batch_size=batch_size,
         num_workers=2 if len(images) - done > 512 else 0,
         # A generator of its own: with the global one, a run that extracts would train with other random

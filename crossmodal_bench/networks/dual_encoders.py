@@ -106,13 +106,27 @@ class LoadedTower:
     def __init__(self, tower: ImageTower | TextTower, weights: str, checksum: str) -> None:
         self.tower, self.weights, self.checksum = tower.eval(), weights, checksum
         self.family = str(tower.model.config.model_type)
-        with torch.inference_mode():
-            if isinstance(tower, ImageTower):
-                picture = tower.preprocess(Image.new("RGB", (8, 8)))
-                vectors = tower(picture[None])
-            else:
-                vectors = tower(["a"])
-        self.dim = int(vectors.shape[1])
+        try:
+            self.dim = _width(tower)
+        except BadInput:
+            raise
+        # What a model of another make raises is its own.
+        except Exception as error:
+            raise BadInput(
+                f"{type(tower.model).__name__} gives no vector ({first_line(error)}); name a dual encoder, as "
+                "openai/clip-vit-base-patch32"
+            ) from error
+
+
+@torch.inference_mode()
+def _width(tower: ImageTower | TextTower) -> int:
+    """Of what a tower gives for a black picture, or for a letter."""
+    if isinstance(tower, TextTower):
+        vectors: Tensor = tower(["a"])
+    else:
+        vectors = tower(tower.preprocess(Image.new("RGB", (8, 8)))[None])
+    _, dim = vectors.shape
+    return dim
 
 
 def load_image_tower(name: str, weights: str = "auto") -> LoadedTower:
@@ -162,7 +176,8 @@ def _model(name: str, weights: str) -> Any:
         model = _loaded(
             name, lambda: AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
         )
-    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+    has_towers = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
+    if not has_towers or not hasattr(model.config, "text_config"):
         raise BadInput(
             f"{HF}{name} is a {type(model).__name__}, which has no towers for pictures and sentences; name a "
             "dual encoder, as openai/clip-vit-base-patch32"

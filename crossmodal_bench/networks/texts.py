@@ -191,9 +191,9 @@ class WordEncoder(TextEncoder):
 
 
 class TextFeatureEncoder(TextEncoder):
-    """Vectors of captions that were made beforehand, by a frozen tower or by the data set, through linear layers.
+    """Vectors of captions, made beforehand, through linear layers.
 
-    The view ``bow``: also of bags of words, where nothing else makes it.
+    They are what the view ``bow`` holds: those of a frozen tower or of the data set, else bags of words.
 
     Args:
         hidden: widths between the features and the vector.
