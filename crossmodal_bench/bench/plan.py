@@ -13,6 +13,7 @@ from crossmodal_bench.bench.words import check_preset, check_words, dataset_name
 from crossmodal_bench.core import process_group
 from crossmodal_bench.core.class_paths import class_paths, is_below
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.image_settings import ImageSettings
 from crossmodal_bench.data.view_builders import lacking
 from crossmodal_bench.evaluation.protocols.protocol import Protocol
@@ -27,6 +28,7 @@ from crossmodal_bench.jobs.schema import SuiteFile
 from crossmodal_bench.jobs.suite_ensembles import with_members
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.networks import ConvNetEncoder
+from crossmodal_bench.networks.dual_encoders import HF, out_of_reach
 from crossmodal_bench.training.lightning_cli import instantiate
 
 
@@ -260,6 +262,7 @@ def _jobs(
     # Among the default methods there may be some that this data set has nothing for.
     regions = cli.datamodule.images.regions
     missing = data.missing or (lacking(data.corpus, cli.model.requires, regions) if data.corpus else "")
+    missing = missing or _missing_towers(cli.model, cli.datamodule)
     own = replace(row, seeds=seeds, label=row.label if row.overrides else "")
     parents: dict[str, list[PlannedJob]] = {}
     for name in experiments.parents_of(row.method):
@@ -341,6 +344,14 @@ def _inputs_of(config: Config, dataset: str, protocol: str, corpora: dict[str, I
     """The inputs of one configuration, which is complete."""
     cli = instantiate(config, accelerator="cpu", devices=1, **process_group.trainer_arguments())
     return read_inputs(cli.datamodule, dataset, protocol, corpora, config["data"])
+
+
+def _missing_towers(model: RetrievalMethod, data: CrossModalDataModule) -> str:
+    """Why a dual encoder that a method reads vectors of is not at hand; empty where there is none to miss."""
+    read = {"features": data.images.network, "bow": data.text_network}
+    names = {name for view, name in read.items() if view in model.requires and name is not None}
+    reasons = (out_of_reach(name) for name in sorted(names) if name.startswith(HF))
+    return next(filter(None, reasons), "")
 
 
 def _network_words(model: RetrievalMethod, images: ImageSettings) -> set[str]:

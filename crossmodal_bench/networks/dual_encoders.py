@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,27 @@ def load_text_tower(name: str, weights: str = "auto") -> LoadedTower:
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise BadInput(f"{HF}{own_name} has a tokenizer without a vocabulary; put tokenizer.json there")
     return LoadedTower(TextTower(model, tokenizer), _label(own_name, weights), _checksum(model, tokenizer))
+
+
+def out_of_reach(name: str) -> str:
+    """Why ``hf:NAME`` is not at hand, in a sentence; empty where it is.
+
+    Of the hub only the settings are asked for, a few kilobytes; where they are, the weights are. What is in a
+    local folder is seen when it is read.
+    """
+    own_name = name.removeprefix(HF)
+    return "" if Path(own_name).is_dir() else _unreachable(own_name)
+
+
+@cache
+def _unreachable(name: str) -> str:
+    from transformers import AutoConfig
+
+    try:
+        _loaded(name, lambda: AutoConfig.from_pretrained(name, trust_remote_code=False))
+    except MissingInput as error:
+        return str(error)
+    return ""
 
 
 def _model(name: str, weights: str) -> Any:
