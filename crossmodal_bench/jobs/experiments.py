@@ -431,7 +431,7 @@ def resolve(
     config = merge(config, expand(overrides))
     text = config["data"].get("text") if isinstance(config["data"], dict) else None
     if isinstance(text, dict) and text.get("network") is not None:
-        _read_text_features(config)
+        _read_text_features(config, overrides)
     for name, part in config.get("model", {}).get("init_args", {}).items():
         # Without this, the part would be made with defaults for all else.
         if isinstance(part, dict) and "init_args" in part and "class_path" not in part:
@@ -442,12 +442,19 @@ def resolve(
     return config
 
 
-def _read_text_features(config: Config) -> None:
+def _read_text_features(config: Config, overrides: dict[str, Any]) -> None:
     """Let a text encoder read the vectors that a network makes of the captions, whatever it read before.
 
-    An encoder of somebody's own may read them already, and stays.
+    An encoder of somebody's own may read them already, and stays. Raises BadInput for overrides of one that
+    does not.
     """
     arguments = config.get("model", {}).get("init_args", {})
     encoder = arguments.get("text_encoder")
     if isinstance(encoder, dict) and encoder.get("class_path") in WORD_READERS:
+        own = next((path for path in overrides if path.startswith("model.init_args.text_encoder")), None)
+        if own is not None:
+            raise BadInput(
+                f"--set {own} is of an encoder of words, in whose place vectors of the whole captions are "
+                f"read (data.text.network); leave one of the two out, or choose the class {TEXT_FEATURES}"
+            )
         arguments["text_encoder"] = {"class_path": TEXT_FEATURES}

@@ -122,8 +122,16 @@ def test_a_text_network_that_nobody_reads_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_text_encoder_of_words_makes_room_for_one_of_vectors() -> None:
-    changes = {"data.text.network": "hf:x", "model.init_args.text_encoder.init_args.embedding": 7}
+    changes: dict[str, Any] = {"data.text.network": "hf:x"}
     for method in ("timam", "infonce"):
         encoder = configuration(method, **changes)["model"]["init_args"]["text_encoder"]
         assert encoder == {"class_path": "crossmodal_bench.networks.TextFeatureEncoder"}
+    own = {
+        "class_path": "crossmodal_bench.networks.TextFeatureEncoder",
+        "init_args": {"hidden": [7]},
+    }
+    chosen = {**changes, "model.init_args.text_encoder": own}
+    assert configuration("timam", **chosen)["model"]["init_args"]["text_encoder"] == own
+    with pytest.raises(BadInput, match=r"embedding is of an encoder of words, in whose place vectors"):
+        configuration("timam", **changes, **{"model.init_args.text_encoder.init_args.embedding": 7})
     assert "text_encoder" not in configuration("scan", **{"data.text.network": "hf:x"})["model"]["init_args"]
