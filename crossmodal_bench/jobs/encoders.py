@@ -71,7 +71,8 @@ class TextFacts(Model):
 
     ``encoder``: as crossmodal_bench.networks.TextSource has it, ``bow`` for bags of words of the captions,
     the family of a dual encoder whose text tower made the vectors, None where the data set gives them.
-    ``weights_sha256``: of loaded weights; None where none were, and in records that did not say yet. ``dim``: the width of bags of words and of given vectors.
+    ``weights_sha256``: of loaded weights; None where none were, and in records that did not say yet.
+    ``dim``: the width of bags of words and of given vectors.
     """
 
     encoder: str | None

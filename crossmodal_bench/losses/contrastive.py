@@ -35,9 +35,7 @@ def infonce_loss(cosines: Tensor, log_scale: Tensor, identities: Tensor | None =
     return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
 
 
-def siglip_loss(
-    cosines: Tensor, log_scale: Tensor, bias: Tensor, identities: Tensor | None = None
-) -> Tensor:
+def siglip_loss(cosines: Tensor, log_scale: Tensor, bias: Tensor, identities: Tensor | None = None) -> Tensor:
     """A binary classification of every pair, summed over each image's (SigLIP: Zhai et al., ICCV 2023, 3.2).
 
     With logits s_ij = exp(t) cos(v_i, w_j) + b over B pairs, and z_ij = 1 for i = j, else -1,

@@ -131,7 +131,9 @@ class CosineSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"schedule.warmup is {self.warmup:g}; give a share of all steps, from 0 to below 1")
+            raise ValueError(
+                f"schedule.warmup is {self.warmup:g}; give a share of all steps, from 0 to below 1"
+            )
 
     def multiplier(self, step: int, steps: int) -> float:
         """What of a rate step ``step`` has, counted from 0, of ``steps`` in all; never 0."""
@@ -236,7 +238,8 @@ class Contrastive(RetrievalMethod):
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise BadInput(
-                "trainer.max_epochs is -1, but rates fall towards the end of training; give a number of epochs"
+                "trainer.max_epochs is -1, but rates fall towards the end of training; give a number of "
+                "epochs"
             )
         return int(steps)
 

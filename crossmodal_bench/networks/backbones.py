@@ -151,9 +151,8 @@ def _load_classifier(name: str, weights: str, data_root: Path) -> tuple[nn.Modul
 
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
-        raise BadInput(
-            f"network '{name}' is unknown{nearest(name, names) or '; name one of torchvision, timm:NAME or hf:NAME'}"
-        )
+        hint = nearest(name, names) or "; name one of torchvision, timm:NAME or hf:NAME"
+        raise BadInput(f"network '{name}' is unknown{hint}")
     return load_network(name, weights, data_root, classifies=True)
 
 

@@ -1,4 +1,4 @@
-"""The two towers of dual encoders from Hugging Face (CLIP, SigLIP, ALIGN), frozen, each behind its own processor.
+"""The two towers of dual encoders from Hugging Face (CLIP, SigLIP, ALIGN), frozen, with their processors.
 
 A picture or a sentence becomes numbers as the model's own files say, not as ``data.images`` does: another
 size, another resampling or another mean would be another model than the one whose numbers are published.
@@ -114,8 +114,8 @@ class LoadedTower:
         # What a model of another make raises is its own.
         except Exception as error:
             raise BadInput(
-                f"{type(tower.model).__name__} gives no vector ({first_line(error)}); name a dual encoder, as "
-                "openai/clip-vit-base-patch32"
+                f"{type(tower.model).__name__} gives no vector ({first_line(error)}); name a dual encoder, "
+                "as openai/clip-vit-base-patch32"
             ) from error
 
 
@@ -144,7 +144,9 @@ def load_image_tower(name: str, weights: str = "auto") -> LoadedTower:
 
     own_name = name.removeprefix(HF)
     model = _model(own_name, weights)
-    processor = _loaded(own_name, lambda: AutoImageProcessor.from_pretrained(own_name, trust_remote_code=False))
+    processor = _loaded(
+        own_name, lambda: AutoImageProcessor.from_pretrained(own_name, trust_remote_code=False)
+    )
     return LoadedTower(ImageTower(model, processor), _label(own_name, weights), _checksum(model, processor))
 
 
@@ -216,8 +218,8 @@ def _loaded(name: str, load: Any) -> Any:
         if folder.is_dir():
             raise BadInput(f"{HF}{name} cannot be loaded ({first_line(error)}); mend the folder") from error
         raise MissingInput(
-            f"{HF}{name} cannot be loaded ({first_line(error)}); where there is a network, hf download {name} "
-            f"--local-dir DIR makes a folder of it, and {HF}DIR names that"
+            f"{HF}{name} cannot be loaded ({first_line(error)}); where there is a network, hf download "
+            f"{name} --local-dir DIR makes a folder of it, and {HF}DIR names that"
         ) from error
 
 

@@ -38,9 +38,7 @@ def naive_infonce(found: Tensor, log_scale: float, identities: Tensor | None) ->
     total, n = 0.0, len(found)
     for side in (found, found.T):
         for i in range(n):
-            powers = {
-                j: math.exp(math.exp(log_scale) * float(side[i, j])) for j in rivals(i, n, identities)
-            }
+            powers = {j: math.exp(math.exp(log_scale) * float(side[i, j])) for j in rivals(i, n, identities)}
             total -= math.log(powers[i] / sum(powers.values())) / (2 * n)
     return total
 

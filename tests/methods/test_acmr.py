@@ -367,7 +367,9 @@ def test_the_penalty_counts_an_encoders_matrices_without_word_vectors() -> None:
     counted = [
         parameter
         for name, parameter in made.named_parameters()
-        if name.startswith(("image_encoder", "text_encoder")) and parameter.ndim == 2 and ".words." not in name
+        if name.startswith(("image_encoder", "text_encoder"))
+        and parameter.ndim == 2
+        and ".words." not in name
     ]
     # Two layers; a GRU in both directions, with two matrices each, and a layer.
     assert len(counted) == 2 + 4 + 1
@@ -389,7 +391,7 @@ def test_the_demos_triplets_need_projectors() -> None:
 
 
 def test_an_encoder_that_waits_to_be_unfrozen_would_wait_for_ever() -> None:
-    with pytest.raises(ValueError, match="text_encoder.freeze is 'until_plateau', but this method"):
+    with pytest.raises(ValueError, match=r"text_encoder.freeze is 'until_plateau', but this method"):
         ACMR(text_encoder=LanguageModelEncoder())
 
 

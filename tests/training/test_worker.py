@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dual_encoders
 import fakes
 import numpy as np
-import dual_encoders
 import pytest
 import torch
 

@@ -35,7 +35,9 @@ SETTINGS = {
     method: experiments.resolve(method, "synthetic", {}, "smoke", {}, Path("data")) for method in METHODS
 }
 CONTRASTIVE = {"infonce", "siglip"}
-RANKED = {name for name in METHODS if not name.startswith(("acmr", "timam", "cca", "clip", "sm"))} - CONTRASTIVE
+RANKED = {
+    name for name in METHODS if not name.startswith(("acmr", "timam", "cca", "clip", "sm"))
+} - CONTRASTIVE
 """The methods whose loss has hardest or summed negatives."""
 
 Edit = Callable[[Path], object]
