@@ -15,7 +15,7 @@ from torch.nn.functional import cosine_similarity
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.data.new_pictures import NewPictures
+from crossmodal_bench.data.new_pictures import PictureEncoding
 from crossmodal_bench.data.preprocessing import Preprocessing
 from crossmodal_bench.jobs.record import read_record
 from crossmodal_bench.networks import dual_encoders as towers
@@ -76,7 +76,7 @@ def test_new_sentences_and_pictures_become_the_same_vectors(tmp_path: Path) -> N
     texts = Preprocessing(state).texts([corpus.captions[row] for row in captions]).bow
     assert texts is not None
     np.testing.assert_allclose(texts, data.views.bow[captions], rtol=1e-4, atol=1e-5)
-    reader = NewPictures(state, data.dataset, "auto", Path(), torch.device("cpu"))
+    reader = PictureEncoding(state, data.dataset, "auto", Path(), torch.device("cpu"))
     features = reader.batch([corpus.images[int(row)] for row in rows]).features
     assert features is not None
     np.testing.assert_allclose(features, data.views.features[rows], rtol=1e-4, atol=1e-5)

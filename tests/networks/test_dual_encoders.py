@@ -45,7 +45,8 @@ def test_vectors_are_those_of_transformers(family: str) -> None:
         found = images.tower(torch.stack([images.tower.preprocess(each) for each in pictures]))
         torch.testing.assert_close(found, expected)
         padding = "max_length" if family == "siglip" else True
-        tokens = tokenizer(list(SENTENCES), padding=padding, return_tensors="pt")
+        cut = {"truncation": True, "max_length": dual_encoders.POSITIONS}
+        tokens = tokenizer(list(SENTENCES), padding=padding, return_tensors="pt", **cut)
         wanted = ("input_ids",) if family == "siglip" else ("input_ids", "attention_mask")
         expected = pooled(model.get_text_features(**{key: tokens[key] for key in wanted}))
         torch.testing.assert_close(texts.tower(SENTENCES), expected)
