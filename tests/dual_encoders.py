@@ -74,7 +74,7 @@ def _align(vocabulary: int) -> tuple[Any, Any]:
         "num_block_repeats": [1],
         "expand_ratios": [1],
     }
-    model = AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=DIM))
+    model = AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=8))
     size = {"height": SIDE, "width": SIDE}
     return model, EfficientNetImageProcessor(size=size, crop_size=size)
 
