@@ -52,6 +52,7 @@ from crossmodal_bench.training.lightning_cli import instantiate
 METHODS = (
     "acmr",
     "timam",
+    "infonce",
     "vse",
     "scan",
     "bfan_prob",

@@ -78,6 +78,12 @@ SMALL_TIMAM: dict[str, Any] = {
     "dim": 8,
     "discriminator.hidden": [6],
 }
+SMALL_CONTRASTIVE: dict[str, Any] = {
+    "image_encoder.init_args.hidden": [16],
+    "text_encoder.init_args.embedding": 6,
+    "text_encoder.init_args.hidden": 6,
+    "dim": 8,
+}
 SMALL_VSRN: dict[str, Any] = {
     "host.init_args.blocks": 1,
     "host.init_args.caption_hidden": 6,
@@ -113,6 +119,7 @@ CASES = {
         tested=True,
     ),
     "gxn": Case("gxn", {**SMALL_GXN, **CAPTIONS, **PICTURES}, batches=4, tested=True),
+    "infonce": Case("infonce", SMALL_CONTRASTIVE, batches=3),
     "cca": Case("cca", {"dim": 8}, exact=False, tested=True),
 }
 """What the default suite looks at: one of each paper's methods, the plainest host, and what is solved."""
@@ -120,6 +127,8 @@ CASES = {
 MORE = {
     "acmr_demo": Case("acmr", {**SMALL_ACMR, **DEMO}),
     "acmr_initial_distance": Case("acmr", {**SMALL_ACMR, "triplet.margin_unit": "initial_distance"}),
+    "siglip": Case("siglip", SMALL_CONTRASTIVE, batches=3, tested=True),
+    "infonce_micro_batches": Case("infonce", {**SMALL_CONTRASTIVE, "micro_batch_size": 3}, batches=3),
     "bfan": Case("bfan", {**SMALL_HOST, "ranking.hardest": True}, summed=True, batches=3, tested=True),
     "vsrn": Case("vsrn", {**SMALL_HOST, **SMALL_VSRN}, batches=3, tested=True),
     "united_scan": Case("united_scan", SMALL_HOST, batches=5),
@@ -141,7 +150,7 @@ def case(name: str) -> Case:
     """One of these, or any other method as its smoke preset has it."""
     if name in CASES or name in MORE:
         return {**CASES, **MORE}[name]
-    trained = name != "sm"
+    trained = name not in ("clip", "sm")
     return Case(name, {}, exact=trained, batches=3 if trained else 0, tested=True)
 
 
@@ -205,7 +214,8 @@ def no_noise(model: Any) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(torch, "randn", row))
         stack.enter_context(patch.object(torch, "randn_like", lambda x: row(*x.shape, dtype=x.dtype)))
-        stack.enter_context(patch.object(torch.optim, "Adam", PlainDescent))
+        for adam in ("Adam", "AdamW"):
+            stack.enter_context(patch.object(torch.optim, adam, PlainDescent))
         if getattr(model, "captions", None) is not None:
             decoder = model.captions.decoder
             stack.enter_context(patch.object(decoder, "sample", lambda v, n: decoder.greedy(-v, n)))

@@ -37,6 +37,11 @@ def configuration(
     **overrides: Any,
 ) -> dict[str, Any]:
     """What the bench runs; ``overrides`` are dotted keys, given as ``**{"trainer.max_epochs": 1}``."""
+    if method == "clip":
+        # Not at the top: transformers takes seconds to import. Its own network is one of the hub's.
+        import dual_encoders
+
+        overrides = {**dual_encoders.instead_of_the_hubs(), **overrides}
     config = experiments.resolve(method, dataset, {}, preset, overrides, Path("no data root"))
     return {**config, "seed_everything": seed}
 

@@ -13,6 +13,7 @@ from crossmodal_bench.bench.words import check_preset, check_words, dataset_name
 from crossmodal_bench.core import process_group
 from crossmodal_bench.core.class_paths import class_paths, is_below
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.image_settings import ImageSettings
 from crossmodal_bench.data.view_builders import lacking
 from crossmodal_bench.evaluation.protocols.protocol import Protocol
@@ -27,6 +28,7 @@ from crossmodal_bench.jobs.schema import SuiteFile
 from crossmodal_bench.jobs.suite_ensembles import with_members
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.networks import ConvNetEncoder
+from crossmodal_bench.networks.dual_encoders import HF, out_of_reach
 from crossmodal_bench.training.lightning_cli import instantiate
 
 
@@ -68,6 +70,11 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
         for protocol in wanted:
             variant = variants[protocol]
             batches.append(_jobs(row, protocol, variant, options, corpora, used))
+    if options.text is not None and "text" not in used:
+        raise BadInput(
+            f"TEXT is '{options.text}' and has no effect: none of these methods reads vectors of whole "
+            "captions; leave it out"
+        )
     for name, value in (("network", options.network), ("weights", options.weights)):
         if value is not None and name not in used:
             datasets = ", ".join(dict.fromkeys(batch[0].job.dataset for batch in batches))
@@ -114,6 +121,8 @@ def command_overrides(options: BenchOptions) -> dict[str, Any]:
         chosen["data.images.network"] = options.network
     if options.weights is not None:
         chosen["data.images.weights"] = options.weights
+    if options.text is not None:
+        chosen["data.text.network"] = options.text
     if options.on_bad_image != "fail":
         chosen["data.images.on_bad_image"] = options.on_bad_image
     return chosen | options.overrides
@@ -253,6 +262,7 @@ def _jobs(
     # Among the default methods there may be some that this data set has nothing for.
     regions = cli.datamodule.images.regions
     missing = data.missing or (lacking(data.corpus, cli.model.requires, regions) if data.corpus else "")
+    missing = missing or _missing_towers(cli.model, cli.datamodule)
     own = replace(row, seeds=seeds, label=row.label if row.overrides else "")
     parents: dict[str, list[PlannedJob]] = {}
     for name in experiments.parents_of(row.method):
@@ -336,9 +346,17 @@ def _inputs_of(config: Config, dataset: str, protocol: str, corpora: dict[str, I
     return read_inputs(cli.datamodule, dataset, protocol, corpora, config["data"])
 
 
+def _missing_towers(model: RetrievalMethod, data: CrossModalDataModule) -> str:
+    """Why a dual encoder that a method reads vectors of is not at hand; empty where there is none to miss."""
+    read = {"features": data.images.network, "bow": data.text_network}
+    names = {name for view, name in read.items() if view in model.requires and name is not None}
+    reasons = (out_of_reach(name) for name in sorted(names) if name.startswith(HF))
+    return next(filter(None, reasons), "")
+
+
 def _network_words(model: RetrievalMethod, images: ImageSettings) -> set[str]:
-    """Which of ``network`` and ``weights``, below ``data.images``, a method would be changed by."""
-    used: set[str] = set()
+    """Which of ``network``, ``weights`` and ``text`` a method would be changed by."""
+    used: set[str] = {"text"} if "bow" in model.requires else set()
     if "features" in model.requires:
         used |= {"network"} if images.network is None else {"network", "weights"}
     if "regions" in model.requires and images.regions != "auto":

@@ -131,9 +131,10 @@ class DataSpec:
 
     Sizes are 0 where the view was not asked for; ``region_count`` is R and ``region_dim`` D of the view
     ``regions``. ``tokenizer`` is the name or path behind the word pieces (None: fitted on the captions).
-    ``network`` and ``weights`` are the data module's. ``weights_root`` is the data root, below which
-    pre-trained weights are looked for; None where a checkpoint brings all weights. ``dataset_fingerprint`` is
-    the corpus's.
+    ``network`` and ``weights`` are the data module's, and so is ``text_network``, whose vectors of captions
+    the view ``bow`` has (None: bags of words, or the data set's own). ``weights_root`` is the data root,
+    below which pre-trained weights are looked for; None where a checkpoint brings all weights.
+    ``dataset_fingerprint`` is the corpus's.
     """
 
     n_train_images: int
@@ -151,6 +152,7 @@ class DataSpec:
     tokenizer: str | None = None
     network: str | None = None
     weights: str = "auto"
+    text_network: str | None = None
     weights_root: str | None = None
     dataset_fingerprint: str = ""
 

@@ -29,12 +29,14 @@ from crossmodal_bench.data.preprocessing import (
     BagState,
     NetworkState,
     PreprocessingState,
+    TextTowerState,
     WordsState,
     wordpieces_state,
 )
 from crossmodal_bench.data.reading import read_corpus
 from crossmodal_bench.data.regions import RegionFiles
 from crossmodal_bench.data.text import TextSettings, Vocabulary
+from crossmodal_bench.data.text_features import extract_text_features
 from crossmodal_bench.data.view_builders import (
     bags_of_words,
     check_words,
@@ -120,6 +122,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         self.steps_per_phase: int | None = None
         self.with_grid = False
         self.feature_source: dict[str, Any] | None = None
+        self.text_feature_source: TextTowerState | None = None
         self._corpus: Corpus | None = None
         self._views: Views | None = None
         self._required: frozenset[str] | None = None
@@ -208,6 +211,7 @@ class CrossModalDataModule(pl.LightningDataModule):
             len(corpus.caption_rows("train")),
             network=self.images.network,
             weights=self.images.weights,
+            text_network=self.text_network,
             weights_root=str(self.root),
             dataset_fingerprint=corpus.fingerprint,
         )
@@ -252,9 +256,14 @@ class CrossModalDataModule(pl.LightningDataModule):
             spec = self._encode_wordpieces(tokenizer, views, spec)
             preprocessing["wordpieces"] = wordpieces_state(self.text.tokenizer, tokenizer)
         if "bow" in requires:
-            views.bow, bag = bags_of_words(corpus, self.text.bow_size)
-            if bag is not None:
-                preprocessing["bag"] = BagState(words=tuple(bag.words), weights=tuple(bag.weights))
+            if self.text_network is not None:
+                views.bow, tower = self._by_text_tower(self.text_network)
+                self.text_feature_source = tower
+                preprocessing["text_tower"] = tower
+            else:
+                views.bow, bag = bags_of_words(corpus, self.text.bow_size)
+                if bag is not None:
+                    preprocessing["bag"] = BagState(words=tuple(bag.words), weights=tuple(bag.weights))
             spec = replace(spec, bow_dim=views.bow.shape[1])
         if "labels" in requires:
             views.labels = training_labels(corpus, self.text.content_labels)
@@ -275,6 +284,29 @@ class CrossModalDataModule(pl.LightningDataModule):
         self._spec = spec
         self._required = frozenset(requires)
         return spec
+
+    @property
+    def text_network(self) -> str | None:
+        """The dual encoder whose text tower encodes the captions, if one does."""
+        return self.images.network if self.text.network == "same" else self.text.network
+
+    def _by_text_tower(self, network: str) -> tuple[Any, TextTowerState]:
+        """(M, D) vectors of the captions, and what made them."""
+        store, loaded = extract_text_features(
+            self.corpus,
+            self.cache,
+            network,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            progress=self.progress,
+        )
+        tower = TextTowerState(
+            network=network,
+            family=loaded.family,
+            weights=loaded.weights,
+            weights_sha256=loaded.checksum,
+            dim=loaded.dim,
+        )
+        return store.array(), tower
 
     def _encode_wordpieces(self, tokenizer: Any, views: Views, spec: DataSpec) -> DataSpec:
         """Give the views their word pieces; the sizes that follow from them are in the new ``spec``."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from crossmodal_bench.core.atomic_files import replace_file
@@ -28,6 +29,7 @@ from crossmodal_bench.data.loader import outlive_signals
 from crossmodal_bench.data.pixels import ImageFit, normalised_pixels, plain_pixels
 from crossmodal_bench.data.regions import RegionFiles
 from crossmodal_bench.networks.backbones import BackboneSource, load_backbone, load_with_grid
+from crossmodal_bench.networks.dual_encoders import HF, ImageTower
 from crossmodal_bench.networks.folding import fold_batch_norms
 
 Extracted = Literal["grid", "detector"]
@@ -45,7 +47,8 @@ Progress = Callable[[int, int], None]
 class FeatureSource(BackboneSource):
     """What made a feature store; part of every record.
 
-    ``image_size`` and ``image_fit`` are None where images were taken at their own size. ``regions``: which
+    ``image_size`` and ``image_fit`` are None where images were taken at their own size, or as the network's
+    own processor has it. ``regions``: which
     kind, None for one vector per image; ``count``: vectors per image.
     """
 
@@ -148,12 +151,14 @@ def extract_features(
             network, weights, data_root, needs_grid=regions == "grid", with_grid=with_grid
         )
         sources = [
-            FeatureSource(**asdict(backbone), image_size=image_size, image_fit=image_fit)
+            FeatureSource(**asdict(backbone), image_size=None, image_fit=None)
+            if isinstance(module, ImageTower)
+            else FeatureSource(**asdict(backbone), image_size=image_size, image_fit=image_fit)
             for backbone in backbones
         ]
         sources[1:] = [replace(source, regions="grid", count=GRID**2) for source in sources[1:]]
     stores = [
-        FeatureStore(cache / "features" / f"{_name(corpus.fingerprint, source)}.npy", source)
+        FeatureStore(cache / "features" / f"{store_name(corpus.fingerprint, source)}.npy", source)
         for source in sources
     ]
     store = next(store for store in stores if store.source.regions == regions)
@@ -162,9 +167,9 @@ def extract_features(
             with ExitStack() as locks:
                 # Always in this order, so that no two processes wait for each other.
                 for each in stores:
-                    locks.enter_context(_locked(each.path))
+                    locks.enter_context(locked_store(each.path))
                 if not store.path.is_file():
-                    if regions != "detector":
+                    if regions != "detector" and not isinstance(module, ImageTower):
                         fold_batch_norms(module)
                     _extract(module, corpus.images, stores, batch_size, device, progress)
         except OSError as error:
@@ -191,9 +196,11 @@ def _loaded(
     return module, [pooled]
 
 
-def _name(fingerprint: str, source: FeatureSource) -> str:
+def store_name(fingerprint: str, source: FeatureSource) -> str:
     """A file name that differs where anything does that the features depend on."""
-    parts = [fingerprint, source.network, source.weights_sha256, ARITHMETIC]
+    # Of a local folder, its own name: the checksum tells one from another.
+    network = HF + Path(source.network).name if source.network.startswith(HF) else source.network
+    parts = [fingerprint, network, source.weights_sha256, ARITHMETIC]
     if source.image_size is not None:
         parts.append(str(source.image_size))
     if source.image_fit not in (None, "crop"):
@@ -204,7 +211,7 @@ def _name(fingerprint: str, source: FeatureSource) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked_store(path: Path) -> Iterator[None]:
     """Wait while another process makes the same store; the kernel frees the lock however that one ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_suffix(".lock")
@@ -213,7 +220,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-class _Partial:
+class PartialStore:
     """A store that is being made: files of rows, and a note of how many of them are on the disk.
 
     Args:
@@ -277,15 +284,16 @@ def _extract(
     # The order in which convolutions read: MobileNet-V2 takes two thirds of the time so on a CPU.
     module = module.to(device).to(memory_format=torch.channels_last)
     partial = {
-        position: _Partial(store, len(images))
+        position: PartialStore(store, len(images))
         for position, store in enumerate(stores)
         if not store.path.is_file()
     }
     done = min(each.noted() for each in partial.values())
     for each in partial.values():
         each.open(done)
+    own_pixels = module.preprocess if isinstance(module, ImageTower) else None
     loader = torch.utils.data.DataLoader(
-        _Pixels(images, stores[0].source, done),
+        _Pixels(images, stores[0].source, done, own_pixels),
         batch_size=batch_size,
         num_workers=2 if len(images) - done > 512 else 0,
         # A generator of its own: with the global one, a run that extracts would train with other random
@@ -307,18 +315,30 @@ def _extract(
 
 
 class _Pixels(torch.utils.data.Dataset[Tensor]):
-    """The images from ``start`` on, as the network that ``source`` names reads them."""
+    """The images from ``start`` on, as the network that ``source`` names reads them.
 
-    def __init__(self, images: ImageSource, source: FeatureSource, start: int) -> None:
+    ``preprocess`` is the network's own way from a picture to pixels; None: ours.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource,
+        source: FeatureSource,
+        start: int,
+        preprocess: Callable[[Image.Image], Tensor] | None,
+    ) -> None:
         self.images = images
         self.source = source
         self.start = start
+        self.preprocess = preprocess
 
     def __len__(self) -> int:
         return len(self.images) - self.start
 
     def __getitem__(self, i: int) -> Tensor:
         image = self.images[self.start + i]
+        if self.preprocess is not None:
+            return self.preprocess(image)
         size = self.source.image_size
         fit = self.source.image_fit
         return plain_pixels(image) if size is None or fit is None else normalised_pixels(image, size, fit)

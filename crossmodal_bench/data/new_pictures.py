@@ -19,6 +19,7 @@ from crossmodal_bench.data.features import GRID
 from crossmodal_bench.data.pixels import normalised_pixels, plain_pixels
 from crossmodal_bench.data.preprocessing import NetworkState, PreprocessingState
 from crossmodal_bench.networks.backbones import load_backbone
+from crossmodal_bench.networks.dual_encoders import ImageTower
 
 
 class PictureEncoding:
@@ -121,6 +122,9 @@ class PictureEncoding:
 
     @torch.inference_mode()
     def _run(self, network: nn.Module, pictures: Sequence[Image.Image], state: NetworkState) -> Tensor:
+        if isinstance(network, ImageTower):
+            own = torch.stack([network.preprocess(picture) for picture in pictures])
+            return network(own.to(self.device)).float().cpu()
         if state.image_size is None or state.image_fit is None:
             # A detector takes each picture at its own size, whose regions must not depend on its neighbours.
             outputs = [network(plain_pixels(picture)[None].to(self.device))[0] for picture in pictures]

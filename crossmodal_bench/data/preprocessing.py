@@ -24,6 +24,7 @@ from crossmodal_bench.data.language.words import Words, tokenize
 from crossmodal_bench.data.pixels import ImageFit
 from crossmodal_bench.data.text import BagOfWords, Vocabulary
 from crossmodal_bench.data.views import float_rows, token_mask
+from crossmodal_bench.networks.dual_encoders import load_text_tower
 
 
 class WordsState(Model):
@@ -57,6 +58,16 @@ class BagState(Model):
     weights: Items[float]
 
 
+class TextTowerState(Model):
+    """The view ``bow`` where a dual encoder's text tower makes it; see networks.dual_encoders.LoadedTower."""
+
+    network: str
+    family: str
+    weights: str
+    weights_sha256: str
+    dim: WholeNumber
+
+
 class NetworkState(Model):
     """What made the view ``features``, or ``regions``; see crossmodal_bench.data.features.FeatureSource."""
 
@@ -80,6 +91,7 @@ class PreprocessingState(Model):
         image_fit: how a picture is brought to that size.
         words, wordpieces, bag: how sentences become those views; None where the model does not read them, or
             they are the data set's own.
+        text_tower: what makes vectors of sentences, in the place of a bag of words.
         features, regions: the network that makes them; None where they are the data set's own.
     """
 
@@ -90,6 +102,7 @@ class PreprocessingState(Model):
     words: WordsState | None = None
     wordpieces: WordPiecesState | None = None
     bag: BagState | None = None
+    text_tower: TextTowerState | None = None
     features: NetworkState | None = None
     regions: NetworkState | None = None
 
@@ -126,10 +139,33 @@ class Preprocessing:
             return build_tokenizer(pieces.name, [])
         return restored_tokenizer(pieces.tokenizer, pieces.special, pieces.limit)
 
+    @cached_property
+    def text_tower(self) -> Any:
+        """The training's text tower, where it reads the vectors of one; BadInput where it is another now."""
+        state = self.state.text_tower
+        if state is None:
+            return None
+        loaded = load_text_tower(state.network)
+        if loaded.checksum != state.weights_sha256:
+            raise BadInput(
+                f"{state.network} is not what the model was trained with (checksum {loaded.checksum}, "
+                f"then {state.weights_sha256}); put that model there"
+            )
+        return loaded.tower
+
+    def _bow(self, sentences: Sequence[str]) -> torch.Tensor | None:
+        """What stands in the view ``bow``, where the model reads it."""
+        if self.text_tower is not None:
+            with torch.inference_mode():
+                vectors: torch.Tensor = self.text_tower(sentences)
+            return vectors.cpu()
+        rows = np.arange(len(sentences))
+        return None if self.bag is None else float_rows(self.bag.transform(sentences), rows)
+
     @property
     def refusal(self) -> str:
         """Why no new sentence can be encoded, and what would be needed; empty where it can."""
-        if "bow" in self.state.requires and self.state.bag is None:
+        if "bow" in self.state.requires and self.state.bag is None and self.state.text_tower is None:
             return (
                 f"the model reads the text features that {self.state.dataset} brings along, and a new "
                 "sentence has "
@@ -200,7 +236,7 @@ class Preprocessing:
             wordpieces=pieces,
             wordpiece_mask=mask,
             wordpiece_lengths=piece_lengths,
-            bow=None if self.bag is None else float_rows(self.bag.transform(sentences), rows),
+            bow=self._bow(sentences),
         )
 
 

@@ -36,6 +36,9 @@ class TextSettings:
 
     Attributes:
         min_count: words with fewer occurrences in the captions of ``vocabulary`` are unknown.
+        network: ``hf:NAME`` of a dual encoder whose text tower makes a vector of each caption, in place of
+            bags of words and of a data set's own text features; ``same``: that of ``data.images.network``;
+            None: none.
         vocabulary: whose captions' words the view ``words`` knows. ``train``: those of training alone;
             ``train+val``: of training and validation together, as in the code of VSE++, SCAN and SCAN's
             followers (``vocab.py``). The test split's captions are never counted.
@@ -56,6 +59,7 @@ class TextSettings:
     words: Words = "plain"
     unknown_captions: Literal["fail", "keep"] = "fail"
     vocabulary: VocabularySplits = "train"
+    network: str | None = None
 
 
 @dataclass(frozen=True)

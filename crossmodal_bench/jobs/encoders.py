@@ -27,6 +27,10 @@ _NAMES: Mapping[str, str] = {
     "lstm": "LSTM",
     "bilstm": "bidirectional LSTM",
     "bert": "BERT",
+    "clip": "CLIP",
+    "siglip": "SigLIP",
+    "siglip2": "SigLIP 2",
+    "align": "ALIGN",
 }
 
 
@@ -66,13 +70,16 @@ class TextFacts(Model):
     """What reads a text.
 
     ``encoder``: as crossmodal_bench.networks.TextSource has it, ``bow`` for bags of words of the captions,
-    None where the data set gives the vectors. ``dim``: the width of bags of words and of given vectors.
+    the family of a dual encoder whose text tower made the vectors, None where the data set gives them.
+    ``weights_sha256``: of loaded weights; None where none were, and in records that did not say yet.
+    ``dim``: the width of bags of words and of given vectors.
     """
 
     encoder: str | None
     weights: str | None = None
     dim: WholeNumber | None = None
     fine_tuned: bool = False
+    weights_sha256: str | None = None
 
     @property
     def text(self) -> str:

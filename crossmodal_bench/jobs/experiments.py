@@ -20,12 +20,28 @@ from crossmodal_bench.jobs.schema import PRESETS, DatasetFile, MethodFile, Suite
 Config = dict[str, Any]
 KARPATHY = "crossmodal_bench.data.datasets.Karpathy"
 PRECOMPUTED = "crossmodal_bench.data.datasets.Precomputed"
+WORD_READERS = (
+    "crossmodal_bench.networks.WordEncoder",
+    "crossmodal_bench.networks.LanguageModelEncoder",
+)
+"""Text encoders that read words or word pieces."""
+TEXT_FEATURES = "crossmodal_bench.networks.TextFeatureEncoder"
 _MODELS: dict[str, type[Model]] = {"methods": MethodFile, "datasets": DatasetFile, "suites": SuiteFile}
 """By folder."""
 RowT = TypeVar("RowT", bound=SuiteRow)
 _given: dict[str, dict[str, Path]] = {"methods": {}, "datasets": {}}
 """Files that the user has named in place of ours, by kind and by the names that they have from then on."""
-DEFAULT_METHODS = ("cca", "acmr", "timam_no_adversary", "timam", "scan", "addr_scan", "gxn_finetune", "gxn")
+DEFAULT_METHODS = (
+    "cca",
+    "infonce",
+    "acmr",
+    "timam_no_adversary",
+    "timam",
+    "scan",
+    "addr_scan",
+    "gxn_finetune",
+    "gxn",
+)
 
 
 def experiments_folder() -> Path:
@@ -79,7 +95,8 @@ def forget_given_files() -> None:
 def default_methods() -> list[str]:
     """The default leaderboard, as far as its methods exist.
 
-    Each method beside its non-adversarial ablation.
+    What is solved in closed form, a contrastive objective alone, and each paper's method beside its
+    non-adversarial ablation.
     """
     known = names("methods")
     return [name for name in DEFAULT_METHODS if name in known]
@@ -412,6 +429,9 @@ def resolve(
     config = merge(config, variant)
     config = merge(config, method_settings(method, dataset, preset))
     config = merge(config, expand(overrides))
+    text = config["data"].get("text") if isinstance(config["data"], dict) else None
+    if isinstance(text, dict) and text.get("network") is not None:
+        _read_text_features(config, overrides)
     for name, part in config.get("model", {}).get("init_args", {}).items():
         # Without this, the part would be made with defaults for all else.
         if isinstance(part, dict) and "init_args" in part and "class_path" not in part:
@@ -420,3 +440,21 @@ def resolve(
                 "choose methods that have it, or give its class_path too"
             )
     return config
+
+
+def _read_text_features(config: Config, overrides: dict[str, Any]) -> None:
+    """Let a text encoder read the vectors that a network makes of the captions, whatever it read before.
+
+    An encoder of somebody's own may read them already, and stays. Raises BadInput for overrides of one that
+    does not.
+    """
+    arguments = config.get("model", {}).get("init_args", {})
+    encoder = arguments.get("text_encoder")
+    if isinstance(encoder, dict) and encoder.get("class_path") in WORD_READERS:
+        own = next((path for path in overrides if path.startswith("model.init_args.text_encoder")), None)
+        if own is not None:
+            raise BadInput(
+                f"--set {own} is of an encoder of words, in whose place vectors of the whole captions are "
+                f"read (data.text.network); leave one of the two out, or choose the class {TEXT_FEATURES}"
+            )
+        arguments["text_encoder"] = {"class_path": TEXT_FEATURES}

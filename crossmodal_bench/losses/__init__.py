@@ -13,6 +13,7 @@ from crossmodal_bench.losses.captioning import (
     self_critical_loss,
     sentence_mask,
 )
+from crossmodal_bench.losses.contrastive import infonce_loss, siglip_loss
 from crossmodal_bench.losses.domains import domain_regularisation, domain_risks, negatives_risks
 from crossmodal_bench.losses.generation import (
     condition_kl,
@@ -41,6 +42,7 @@ __all__ = [
     "domain_risks",
     "frobenius_penalty",
     "hardest_negatives",
+    "infonce_loss",
     "label_prediction_loss",
     "modality_classification_loss",
     "modality_discriminator_loss",
@@ -53,6 +55,7 @@ __all__ = [
     "sampled_norm_softmax_loss",
     "self_critical_loss",
     "sentence_mask",
+    "siglip_loss",
     "triplet_ranking_loss",
     "wrong_pairs",
 ]

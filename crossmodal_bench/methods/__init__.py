@@ -9,6 +9,13 @@ from crossmodal_bench.methods.acmr import (
 from crossmodal_bench.methods.addr.method import ADDR, PairDiscriminatorSettings
 from crossmodal_bench.methods.base import RetrievalMethod
 from crossmodal_bench.methods.cca import CCA
+from crossmodal_bench.methods.contrastive import (
+    AdamWSettings,
+    CosineSettings,
+    InfoNCE,
+    SigLIP,
+    TemperatureSettings,
+)
 from crossmodal_bench.methods.fine_tuning import FineTuningSettings
 from crossmodal_bench.methods.gxn.generation import CaptionPath, PicturePath
 from crossmodal_bench.methods.gxn.method import GXN, OrderRankingSettings, TextEncoderSettings
@@ -22,6 +29,7 @@ from crossmodal_bench.methods.timam import (
     OptimizerSettings,
     PlateauSettings,
 )
+from crossmodal_bench.methods.zero_shot import ZeroShot
 
 __all__ = [
     "ACMR",
@@ -30,11 +38,14 @@ __all__ = [
     "GXN",
     "TIMAM",
     "AdamSettings",
+    "AdamWSettings",
     "CaptionPath",
     "ClassifierSettings",
+    "CosineSettings",
     "DecaySettings",
     "EpochDecaySettings",
     "FineTuningSettings",
+    "InfoNCE",
     "Matching",
     "ModalityClassifierSettings",
     "ModalityDiscriminatorSettings",
@@ -47,6 +58,9 @@ __all__ = [
     "RankingSettings",
     "RetrievalMethod",
     "SemanticMatching",
+    "SigLIP",
+    "TemperatureSettings",
     "TextEncoderSettings",
     "TripletSettings",
+    "ZeroShot",
 ]

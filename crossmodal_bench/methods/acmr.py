@@ -26,8 +26,11 @@ from crossmodal_bench.losses.acmr import (
     same_label,
 )
 from crossmodal_bench.methods.adversarial import AdversarialMethod
+from crossmodal_bench.methods.encoders import check_never_unfrozen, own_matrices
 from crossmodal_bench.methods.optimization import AdamSettings
-from crossmodal_bench.networks import Perceptron, reverse_gradient
+from crossmodal_bench.networks import ImageEncoder, Perceptron, TextEncoder, TextSource, reverse_gradient
+from crossmodal_bench.networks.backbones import BackboneSource
+from crossmodal_bench.networks.perceptron import ACTIVATIONS
 from crossmodal_bench.similarity import negative_euclidean
 
 PAPER_NEGATIVE_WEIGHT = 0.05
@@ -84,6 +87,8 @@ class TripletSettings:
 class ProjectorSettings:
     """The two projectors into the common space.
 
+    ``dim`` and ``last`` are also those of an encoder in a projector's place; all else is of its own layers.
+
     Attributes:
         image_hidden: hidden widths of the image projector.
         text_hidden: hidden widths of the text projector.
@@ -133,6 +138,9 @@ class ACMR(AdversarialMethod):
     ``METHODS=acmr_grid`` does; the values that its section 4.3.4 discusses for Wikipedia, 0.1 and 0.1, shrink
     all weights to nothing on other features: L_reg is then 98 % of the objective (docs/acmr_collapse.md).
 
+    With encoders in the projectors' places, ACMR is compared with other objectives on the same networks; that
+    is ours.
+
     Args:
         alpha: weight of the inter-modal invariance loss, Eq. 6 (the paper's section 4.3.4 swaps alpha and
             beta).
@@ -149,6 +157,13 @@ class ACMR(AdversarialMethod):
         optimizer: Adam for all parts; beta1 is 0.5 in the code.
         gather_negatives: on several devices, whether L_imi is that of all their batches, as if one had the
             whole batch; else each has its own.
+        image_encoder: what maps images to the common space in place of the image projector; Eq. 7 then counts
+            its weight matrices, but for those of a pre-trained network.
+        text_encoder: likewise of texts; word vectors are not counted either.
+
+    Raises:
+        BadInput: the demo's triplets, which need the projectors' inputs, with an encoder.
+        ValueError: an encoder that waits to be unfrozen.
     """
 
     requires = frozenset({"features", "bow", "labels"})
@@ -168,10 +183,22 @@ class ACMR(AdversarialMethod):
         discriminator: ModalityClassifierSettings = ModalityClassifierSettings(),
         optimizer: AdamSettings = AdamSettings(learning_rate=1e-4, beta1=0.5),
         gather_negatives: bool = False,
+        image_encoder: ImageEncoder | None = None,
+        text_encoder: TextEncoder | None = None,
     ) -> None:
         super().__init__(encoder_steps=k, discriminator_steps=1, gradient_clip=optimizer.gradient_clip)
         self.save_hyperparameters()
         self.keep_hyperparameters_plain()
+        if triplet.form == "demo" and not (image_encoder is None and text_encoder is None):
+            raise BadInput(
+                "triplet.form is 'demo', which looks for negatives among the features and bags of words that "
+                "projectors read; with image_encoder or text_encoder set it to paper"
+            )
+        check_never_unfrozen({"image_encoder": image_encoder, "text_encoder": text_encoder})
+        self.image_encoder, self.text_encoder = image_encoder, text_encoder
+        of_images = frozenset({"features"}) if image_encoder is None else image_encoder.requires
+        of_texts = frozenset({"bow"}) if text_encoder is None else text_encoder.requires
+        self.requires = of_images | of_texts | {"labels"}
         self.alpha, self.beta = alpha, beta
         self.regularisation, self.adversary = regularisation, adversary
         self.regularisation_form: Literal["norm", "squared"] = regularisation_form
@@ -187,8 +214,15 @@ class ACMR(AdversarialMethod):
     def build(self, spec: DataSpec) -> None:
         """Projectors V-2000-200 and T-500-200, label classifier 200-C, modality classifier 200-50-2."""
         settings = self.projector_settings
-        self.image_projector = self._projector(spec.feature_dim, settings.image_hidden)
-        self.text_projector = self._projector(spec.bow_dim, settings.text_hidden)
+        if self.image_encoder is None:
+            self.image_projector = self._projector(spec.feature_dim, settings.image_hidden)
+        else:
+            self.image_encoder.build(spec, settings.dim)
+        if self.text_encoder is None:
+            self.text_projector = self._projector(spec.bow_dim, settings.text_hidden)
+        else:
+            self.text_encoder.build(spec, settings.dim)
+        self.last = ACTIVATIONS[settings.last]()
         self.label_classifier = nn.Linear(settings.dim, spec.n_labels)
         self.modality_classifier = Perceptron(
             (settings.dim, *self.discriminator_settings.hidden, 2), activation="tanh"
@@ -211,9 +245,10 @@ class ACMR(AdversarialMethod):
             settings if discriminator_rate is None else replace(settings, learning_rate=discriminator_rate)
         )
         encoders = [
-            *self.image_projector.parameters(),
-            *self.text_projector.parameters(),
-            *self.label_classifier.parameters(),
+            parameter
+            for module in (self._of_images, self._of_texts, self.label_classifier)
+            for parameter in module.parameters()
+            if parameter.requires_grad
         ]
         # Lightning clips no gradients of a fused optimiser in mixed precision.
         fused = settings.gradient_clip is None
@@ -230,7 +265,7 @@ class ACMR(AdversarialMethod):
         image_logits, text_logits = self.label_classifier(images), self.label_classifier(texts)
         discrimination = label_prediction_loss(image_logits, text_logits, labels, self.label_loss)
         norms = frobenius_penalty(
-            [*self.image_projector.weights(), *self.text_projector.weights()],
+            [*_counted(self._of_images), *_counted(self._of_texts)],
             squared=self.regularisation_form == "squared",
         )
         embedding = self.alpha * invariance + self.beta * discrimination + self.regularisation * norms
@@ -270,10 +305,37 @@ class ACMR(AdversarialMethod):
         """Minus the distance in the common space."""
         return "euclidean"
 
+    @property
+    def backbone(self) -> BackboneSource | None:
+        """The image encoder's pre-trained network, where there is an encoder."""
+        return None if self.image_encoder is None else self.image_encoder.source
+
+    @property
+    def fine_tunes_backbone(self) -> bool:
+        """As the image encoder does; projectors have nothing to fine-tune."""
+        return self.image_encoder is not None and self.image_encoder.fine_tuned
+
+    @property
+    def text_source(self) -> TextSource | None:
+        """The text encoder's; None for bags of words."""
+        return None if self.text_encoder is None else self.text_encoder.source
+
+    @property
+    def _of_images(self) -> nn.Module:
+        return self.image_projector if self.image_encoder is None else self.image_encoder
+
+    @property
+    def _of_texts(self) -> nn.Module:
+        return self.text_projector if self.text_encoder is None else self.text_encoder
+
     def _project_images(self, batch: ImageBatch) -> Tensor:
+        if self.image_encoder is not None:
+            return self.last(self.image_encoder(batch))
         return self.image_projector(require(batch.features, "features"))
 
     def _project_texts(self, batch: TextBatch) -> Tensor:
+        if self.text_encoder is not None:
+            return self.last(self.text_encoder(batch))
         return self.text_projector(require(batch.bow, "bow"))
 
     def _invariance(self, batch: PairBatch, images: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
@@ -326,6 +388,11 @@ class ACMR(AdversarialMethod):
             return 1.0
         progress = self.trainer.current_epoch / max(1, self.trainer.max_epochs or 1)
         return 2 / (1 + math.exp(-10 * progress)) - 1
+
+
+def _counted(network: nn.Module) -> list[Tensor]:
+    """The weight matrices that Eq. 7 counts."""
+    return network.weights() if isinstance(network, Perceptron) else own_matrices(network)
 
 
 def _deviation(projected: Tensor) -> Tensor:

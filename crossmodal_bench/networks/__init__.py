@@ -7,7 +7,13 @@ from crossmodal_bench.networks.images import ConvNetEncoder, FeatureEncoder, Ima
 from crossmodal_bench.networks.perceptron import Perceptron
 from crossmodal_bench.networks.pictures import ConditionAugmentation, PictureDiscriminator, PictureGenerator
 from crossmodal_bench.networks.reversal import reverse_gradient
-from crossmodal_bench.networks.texts import LanguageModelEncoder, TextEncoder, TextSource, WordEncoder
+from crossmodal_bench.networks.texts import (
+    LanguageModelEncoder,
+    TextEncoder,
+    TextFeatureEncoder,
+    TextSource,
+    WordEncoder,
+)
 from crossmodal_bench.networks.words import WordStates
 
 __all__ = [
@@ -22,6 +28,7 @@ __all__ = [
     "PictureDiscriminator",
     "PictureGenerator",
     "TextEncoder",
+    "TextFeatureEncoder",
     "TextSource",
     "UnitEmbedding",
     "WordEncoder",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import nn
 from crossmodal_bench.core.batch import DataSpec
 from crossmodal_bench.core.errors import BadInput, MissingInput, nearest
 from crossmodal_bench.core.files import first_line
+from crossmodal_bench.networks.checksums import parameter_checksum
 from crossmodal_bench.networks.classifiers import (
     SIDE,
     ChannelsFirst,
@@ -23,9 +23,12 @@ from crossmodal_bench.networks.classifiers import (
     VectorAndGrid,
     head_keys,
     last_map,
+    no_map,
     width,
     without_classifier,
 )
+from crossmodal_bench.networks.dual_encoders import HF, load_image_tower
+from crossmodal_bench.networks.seeding import seeded
 from crossmodal_bench.networks.weight_files import fit_state, load_state
 
 
@@ -55,7 +58,8 @@ def load_backbone(
     """An image network in eval mode that maps (B, 3, H, W) to (B, dim), or to a grid of regions.
 
     Args:
-        name: of torchvision's classification networks, or ``timm:NAME``.
+        name: of torchvision's classification networks, ``timm:NAME``, or ``hf:NAME`` for the image tower of
+            a dual encoder, whose ``preprocess`` makes its pixels.
         weights: a path to a state dict; a name of torchvision's, as ``IMAGENET1K_V1`` (what papers before
             2021 mean) or ``DEFAULT`` (its best, V2 of a ResNet), for its file in ``data_root/weights``, else
             downloaded; ``none`` for random ones (seed 0); ``auto``: ``data_root/weights/<name>_*.pth`` if
@@ -69,6 +73,11 @@ def load_backbone(
     """
     if name.startswith(TIMM):
         return load_timm(name, weights, data_root, grid)
+    if name.startswith(HF):
+        if grid is not None:
+            raise no_map(name)
+        loaded = load_image_tower(name, weights)
+        return loaded.tower, BackboneSource(name, loaded.weights, loaded.checksum, loaded.dim)
     network, label, digest = _load_classifier(name, weights, data_root)
     if grid is None:
         module, dim = without_classifier(network, name)
@@ -85,11 +94,13 @@ def load_with_grid(
 
     Args:
         name, weights, data_root: see load_backbone, which says what is raised.
-        grid: cells of a side.
+        grid: cells of a side; a dual encoder has none.
 
     Returns:
         The network, with two outputs; the source of its vectors, and that of its grid.
     """
+    if name.startswith(HF):
+        raise no_map(name)
     if name.startswith(TIMM):
         own, settings, label, digest = _load_timm_network(name, weights, data_root)
         maps: nn.Module = ChannelsFirst(own, name)
@@ -125,6 +136,11 @@ def trained_network(
         raise BadInput(
             "no image network is named; give NETWORK, data.images.network or image_encoder.network"
         )
+    if name.startswith(HF):
+        raise BadInput(
+            f"network '{name}' is a frozen tower, whose features methods read; this method trains a network "
+            "of pixels: name one of torchvision or timm:NAME, or use a preset with features, as small"
+        )
     weights = "none" if spec.weights_root is None else weights or spec.weights
     return load_backbone(name, weights, Path(spec.weights_root or ""))
 
@@ -135,9 +151,8 @@ def _load_classifier(name: str, weights: str, data_root: Path) -> tuple[nn.Modul
 
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
-        raise BadInput(
-            f"network '{name}' is unknown{nearest(name, names) or '; name one of torchvision or timm:NAME'}"
-        )
+        hint = nearest(name, names) or "; name one of torchvision, timm:NAME or hf:NAME"
+        raise BadInput(f"network '{name}' is unknown{hint}")
     return load_network(name, weights, data_root, classifies=True)
 
 
@@ -197,27 +212,15 @@ def own_weights(name: str, data_root: Path) -> str:
     return str(files[0]) if files else ""
 
 
-def seeded(make: Callable[[], nn.Module]) -> nn.Module:
-    """A network with random weights that are the same everywhere; the global generator is left as it is."""
-    torch_state = torch.random.get_rng_state()
-    # Not torch.manual_seed: that would reset the accelerator's generators too, for every seed alike.
-    torch.default_generator.manual_seed(0)
-    network = make()
-    torch.random.set_rng_state(torch_state)
-    return network
-
-
 def checksum(network: nn.Module, *, random: bool) -> str:
     """16 hex digits of a network's parameters and statistics; random ones are calibrated behind it."""
-    digest = hashlib.sha256()
-    for key, value in network.state_dict().items():
-        digest.update(key.encode() + value.cpu().numpy().tobytes())
-    if random:
-        # Behind the checksum: what is measured differs in its last bits from one processor to the next.
-        digest.update(b"calibrated")
-        # A detector takes lists; what has batch norms before its regions are known is its backbone.
-        _calibrate(getattr(network, "backbone", network))
-    return digest.hexdigest()[:16]
+    if not random:
+        return parameter_checksum(network)
+    digits = parameter_checksum(network, b"calibrated")
+    # Behind the checksum: what is measured differs in its last bits from one processor to the next.
+    # A detector takes lists; what has batch norms before its regions are known is its backbone.
+    _calibrate(getattr(network, "backbone", network))
+    return digits
 
 
 def published_file(weights: Any, data_root: Path) -> Path:

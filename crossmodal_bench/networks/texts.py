@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from crossmodal_bench.core.batch import DataSpec, TextBatch, require
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.host import sent
+from crossmodal_bench.networks.checksums import parameter_checksum
 from crossmodal_bench.networks.embedding import single
 from crossmodal_bench.networks.freezing import Freezable, Freeze
 from crossmodal_bench.networks.packing import read_sentences
+from crossmodal_bench.networks.perceptron import Perceptron
 
 Cell = Literal["lstm", "gru", "none"]
 Pooling = Literal["max", "mean", "last"]
@@ -29,12 +31,14 @@ class TextSource:
         encoder: ``gru``, ``bigru``, ``lstm`` or ``bilstm`` over learned word vectors, ``words`` for word
             vectors without a recurrent network, or the family of a language model, as ``bert``.
         weights: a language model's name, or ``none`` for random ones; None for the other encoders.
+        weights_sha256: 16 hex digits of its parameters as they were loaded; None where nothing was.
         fine_tuned: whether it is trained with all else; a language model may be left as it was loaded.
     """
 
     encoder: str
     weights: str | None = None
     fine_tuned: bool = True
+    weights_sha256: str | None = None
 
 
 class TextEncoder(nn.Module, ABC):
@@ -186,6 +190,35 @@ class WordEncoder(TextEncoder):
         return words.gather(1, sent(first[:, : int(left.max())], words.device)), left
 
 
+class TextFeatureEncoder(TextEncoder):
+    """Vectors of captions, made beforehand, through linear layers.
+
+    They are what the view ``bow`` holds: those of a frozen tower or of the data set, else bags of words.
+
+    Args:
+        hidden: widths between the features and the vector.
+        dropout: of the features and of hidden units.
+        standardise: whether batch statistics of the features are removed first.
+    """
+
+    requires = frozenset({"bow"})
+
+    def __init__(self, hidden: Sequence[int] = (), dropout: float = 0.0, standardise: bool = False) -> None:
+        super().__init__()
+        self.hidden, self.dropout = tuple(hidden), dropout
+        self.standardise = standardise
+
+    def build(self, spec: DataSpec, dim: int) -> None:
+        """Layers from the features' width."""
+        scale = nn.BatchNorm1d(spec.bow_dim, affine=False) if self.standardise else nn.Identity()
+        self.prepare = nn.Sequential(scale, nn.Dropout(self.dropout))
+        self.projection = Perceptron((spec.bow_dim, *self.hidden, dim), "relu", dropout=self.dropout)
+
+    def forward(self, batch: TextBatch) -> Tensor:
+        """(B, dim)."""
+        return self.projection(self.prepare(require(batch.bow, "bow")))
+
+
 class LanguageModelEncoder(TextEncoder):
     """The word pieces' last states of a BERT-family model through a recurrent network (TIMAM, 3.1).
 
@@ -230,12 +263,18 @@ class LanguageModelEncoder(TextEncoder):
         self.language_model = Freezable(model, self.freeze)
         self.pool = SequencePooling(model.config.hidden_size, dim, **self.recurrent)
         self.family, self.name = str(model.config.model_type), spec.tokenizer
+        self.checksum = parameter_checksum(model) if pretrained and spec.tokenizer is not None else None
 
     @property
     def source(self) -> TextSource:
         """The language model, and whether this model's, trained as far as it is, has been unfrozen."""
         weights = self.name if self.pretrained and self.name is not None else "none"
-        return TextSource(self.family, weights, fine_tuned=not bool(self.language_model.frozen))
+        return TextSource(
+            self.family,
+            weights,
+            fine_tuned=not bool(self.language_model.frozen),
+            weights_sha256=self.checksum,
+        )
 
     def forward(self, batch: TextBatch) -> Tensor:
         """(B, dim)."""

@@ -179,10 +179,14 @@ def _inputs(preprocessing: PreprocessingState) -> Iterator[str]:
         pieces = preprocessing.wordpieces
         yield f"sentences, as word pieces of {pieces.name or 'its own tokenizer'}, at most {pieces.limit}"
     if "bow" in preprocessing.requires:
-        bag = preprocessing.bag
-        yield (
-            f"features of texts, {own}" if bag is None else f"sentences, as a bag of {len(bag.words):,} words"
-        )
+        bag, tower = preprocessing.bag, preprocessing.text_tower
+        if tower is not None:
+            origin = f"{tower.network} ({tower.weights}, checksum {tower.weights_sha256})"
+            yield f"sentences, by the text tower of {origin}, which must be at hand"
+        elif bag is not None:
+            yield f"sentences, as a bag of {len(bag.words):,} words"
+        else:
+            yield f"features of texts, {own}"
     size = f"{preprocessing.image_size} x {preprocessing.image_size} pixels ({preprocessing.image_fit})"
     if "pixels" in preprocessing.requires:
         yield f"pictures, of {size}"

@@ -204,6 +204,10 @@ def _image_facts(data: CrossModalDataModule, model: RetrievalMethod) -> ImageFac
 def _text_facts(data: CrossModalDataModule, model: RetrievalMethod) -> TextFacts | None:
     if (source := model.text_source) is not None:
         return TextFacts(**asdict(source))
+    if "bow" in model.requires and (tower := data.text_feature_source) is not None:
+        return TextFacts(
+            encoder=tower.family, weights=tower.weights, dim=tower.dim, weights_sha256=tower.weights_sha256
+        )
     if "bow" in model.requires:
         given = data.corpus.text_features is not None
         return TextFacts(encoder=None if given else "bow", dim=data.spec.bow_dim)

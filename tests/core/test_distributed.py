@@ -179,7 +179,7 @@ def test_gather_joins_unequal_parts_and_sums_their_gradients(found: Found, world
         torch.testing.assert_close(torch.stack([one[name] for one in parts]).mean(), expected)
 
 
-@pytest.mark.parametrize("name", ["timam", "acmr", "vse", "addr_scan", "gxn"])
+@pytest.mark.parametrize("name", ["timam", "acmr", "vse", "addr_scan", "gxn", "infonce", "siglip"])
 def test_gathering_is_asked_for_by_configuration_and_off_otherwise(name: str) -> None:
     assert instantiate(configuration(name)).model.gather_negatives is False
     asked = configuration(name, **{"model.init_args.gather_negatives": True})

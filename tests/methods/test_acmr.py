@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tiny import check_equal, configuration, fitted
 from torch import Tensor, nn
 
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch
@@ -26,6 +28,7 @@ from crossmodal_bench.methods import (
     ProjectorSettings,
     TripletSettings,
 )
+from crossmodal_bench.networks import FeatureEncoder, LanguageModelEncoder, WordEncoder
 
 B, V, T, C = 6, 9, 7, 4
 SPEC = DataSpec(20, 40, n_labels=C, feature_dim=V, bow_dim=T)
@@ -322,3 +325,95 @@ def test_a_batch_without_a_view_names_it() -> None:
         broken = replace(data, **{part: replace(getattr(data, part), **{view: None})})
         with pytest.raises(RuntimeError, match=f"no view '{view}'"):
             model().joint_loss(broken)
+
+
+# ---- encoders in the projectors' places --------------------------------------------------------------------
+
+WORDS = replace(SPEC, bow_dim=0, vocabulary_size=30)
+
+
+def with_words() -> PairBatch:
+    data = batch()
+    words = torch.randint(4, 30, (B, 5), generator=torch.Generator().manual_seed(2))
+    return replace(data, texts=replace(data.texts, bow=None, words=words, lengths=torch.full((B,), 5)))
+
+
+def encoders() -> dict[str, Any]:
+    return {"image_encoder": FeatureEncoder(hidden=[5]), "text_encoder": WordEncoder(6, "gru", 5)}
+
+
+def test_encoders_stand_in_the_projectors_places() -> None:
+    made, data = model(spec=WORDS, **encoders()), with_words()
+    assert made.requires == {"features", "words", "labels"}
+    assert not hasattr(made, "image_projector") and not hasattr(made, "text_projector")
+    images, texts = made.encode_images(data.images).values, made.encode_texts(data.texts).values
+    torch.testing.assert_close(images, made.image_encoder(data.images).tanh())
+    torch.testing.assert_close(texts, made.text_encoder(data.texts).tanh())
+    assert images.shape == texts.shape == (B, 3)
+    assert made.text_source == made.text_encoder.source and made.backbone is None
+
+
+def test_encoders_move_and_a_frozen_network_does_not() -> None:
+    made = model(spec=WORDS, **encoders())
+    moved, (of_encoders, _) = gradients(made, with_words()), made.configure_optimizers()
+    steered = {id(parameter) for parameter in of_encoders.param_groups[0]["params"]}
+    for name, parameter in made.named_parameters():
+        assert moved[name].any(), name
+        assert (id(parameter) in steered) == (not name.startswith("modality_classifier")), name
+
+
+def test_the_penalty_counts_an_encoders_matrices_without_word_vectors() -> None:
+    made, data = model(spec=WORDS, regularisation=1.0, alpha=0.0, beta=0.0, **encoders()), with_words()
+    counted = [
+        parameter
+        for name, parameter in made.named_parameters()
+        if name.startswith(("image_encoder", "text_encoder"))
+        and parameter.ndim == 2
+        and ".words." not in name
+    ]
+    # Two layers; a GRU in both directions, with two matrices each, and a layer.
+    assert len(counted) == 2 + 4 + 1
+    made.joint_loss(data)
+    assert made.logged["train/loss_embedding"] == pytest.approx(float(frobenius_penalty(counted)))
+
+
+def test_one_side_may_stay_a_projector() -> None:
+    made = model(spec=replace(SPEC, vocabulary_size=30), text_encoder=WordEncoder(6, "none", pooling="mean"))
+    assert made.requires == {"features", "words", "labels"}
+    assert made.encode_images(batch().images).values.shape == (B, 3)
+    assert made.encode_texts(with_words().texts).values.shape == (B, 3)
+
+
+def test_the_demos_triplets_need_projectors() -> None:
+    demo = TripletSettings(form="demo")
+    with pytest.raises(BadInput, match=r"triplet.form is 'demo', which looks for negatives among"):
+        ACMR(triplet=demo, image_encoder=FeatureEncoder())
+
+
+def test_an_encoder_that_waits_to_be_unfrozen_would_wait_for_ever() -> None:
+    with pytest.raises(ValueError, match=r"text_encoder.freeze is 'until_plateau', but this method"):
+        ACMR(text_encoder=LanguageModelEncoder())
+
+
+def test_encoders_of_a_configuration_train_and_load(tmp_path: Path) -> None:
+    config = configuration(
+        "acmr",
+        **{
+            "model.init_args.image_encoder": {
+                "class_path": "crossmodal_bench.networks.FeatureEncoder",
+                "init_args": {"hidden": [8]},
+            },
+            "model.init_args.text_encoder": {
+                "class_path": "crossmodal_bench.networks.WordEncoder",
+                "init_args": {"embedding": 6, "cell": "none", "pooling": "mean"},
+            },
+            "data.batch_size": 16,
+            "trainer.max_epochs": 1,
+        },
+    )
+    cli = fitted(config, [], limit_train_batches=2, limit_val_batches=0)
+    path = tmp_path / "trained.ckpt"
+    cli.trainer.save_checkpoint(path)
+    loaded = ACMR.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    check_equal(dict(loaded.state_dict()), dict(cli.model.state_dict()))
+    assert loaded.requires == {"features", "words", "labels"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import dual_encoders
 import pytest
 
 from crossmodal_bench.bench.options import BenchOptions
@@ -27,6 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Record]
                 runs=runs,
                 methods=method,
                 seeds=1,
+                network=dual_encoders.tiny() if method == "clip" else None,
                 overrides={"trainer.max_epochs": 1},
             )
             planned = make_plan(options, gpu=False)[-1]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dual_encoders
 import fakes
 import numpy as np
 import pytest
@@ -41,6 +42,8 @@ TINY_BERT = {
 
 def job(runs: Path, **words: Any) -> PlannedJob:
     options = {"dataset": "synthetic-20", "runs": runs, "overrides": {"trainer.max_epochs": 1}, **words}
+    if options.get("methods") == "clip":
+        options.setdefault("network", dual_encoders.tiny())
     planned = make_plan(BenchOptions(**options), gpu=False)[-1]
     planned.directory.mkdir(parents=True, exist_ok=True)
     return planned

@@ -34,7 +34,10 @@ METHODS = experiments.names("methods")
 SETTINGS = {
     method: experiments.resolve(method, "synthetic", {}, "smoke", {}, Path("data")) for method in METHODS
 }
-RANKED = {name for name in METHODS if not name.startswith(("acmr", "timam", "cca", "sm"))}
+CONTRASTIVE = {"infonce", "siglip"}
+RANKED = {
+    name for name in METHODS if not name.startswith(("acmr", "timam", "cca", "clip", "sm"))
+} - CONTRASTIVE
 """The methods whose loss has hardest or summed negatives."""
 
 Edit = Callable[[Path], object]
@@ -158,13 +161,15 @@ def test_a_changed_ranking_loss_makes_exactly_its_methods_stale(house: Path) -> 
     ("package", "symbol", "methods"),
     [
         ("methods", "GXN", {name for name in METHODS if name.startswith(("gxn", "gru"))}),
+        ("methods", "SigLIP", CONTRASTIVE),
+        ("losses", "siglip_loss", CONTRASTIVE),
         ("methods", "TIMAM", {"timam", "timam_no_adversary"}),
         ("methods", "VSRN", {name for name in METHODS if "vsrn" in name}),
         ("methods", "AdversarialMethod", {name for name in METHODS if name.startswith(("acmr", "timam"))}),
         (
             "networks",
             "FeatureEncoder",
-            {name for name in METHODS if name.startswith(("timam", "gxn", "gru"))},
+            {name for name in METHODS if name.startswith(("acmr", "timam", "gxn", "gru"))} | CONTRASTIVE,
         ),
         ("methods", "RetrievalMethod", set(METHODS)),
         ("data", "CrossModalDataModule", set(METHODS)),

@@ -47,7 +47,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "gxn_t2i": {"data.batch_size": 8, **PICTURES},
     "gxn": {**GXN, **PICTURES},
 }
-METHODS = [name for name in names("methods") if name not in ("cca", "sm")]
+METHODS = [name for name in names("methods") if name not in ("cca", "clip", "sm")]
 
 
 def config_of(method: str) -> dict[str, Any]:

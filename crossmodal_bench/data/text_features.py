@@ -1,0 +1,102 @@
+"""Vectors of captions by a frozen text tower: made once, resumable, named by what made them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.data.corpus import Corpus
+from crossmodal_bench.data.features import (
+    FeatureSource,
+    FeatureStore,
+    PartialStore,
+    Progress,
+    locked_store,
+    store_name,
+)
+from crossmodal_bench.networks.dual_encoders import HF, LoadedTower, load_text_tower
+
+
+def extract_text_features(
+    corpus: Corpus,
+    cache: Path,
+    network: str,
+    *,
+    batch_size: int = 64,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> tuple[FeatureStore, LoadedTower]:
+    """The store for (captions, network, weights); made where it is not there yet.
+
+    As crossmodal_bench.data.features.extract_features does it: a killed run goes on where it was, and of
+    several processes one works while the others wait.
+
+    Args:
+        corpus: with captions.
+        cache: folder of the stores.
+        network: ``hf:NAME``.
+        batch_size: captions at a time; part of no name, because only rounding depends on it.
+        device: where the network runs.
+        progress: told how far it is.
+
+    Raises:
+        BadInput: no captions, another kind of network, unusable weights, or features that are not finite.
+    """
+    if corpus.captions is None:
+        raise BadInput(f"{corpus.name} has no captions to run '{network}' on; leave TEXT out")
+    if not network.startswith(HF):
+        raise BadInput(
+            f"data.text.network is '{network}'; name a dual encoder whose text tower reads the captions, as "
+            f"{HF}openai/clip-vit-base-patch32"
+        )
+    loaded = load_text_tower(network)
+    source = FeatureSource(
+        network, loaded.weights, loaded.checksum, loaded.dim, image_size=None, image_fit=None
+    )
+    store = FeatureStore(cache / "text_features" / f"{store_name(_digest(corpus), source)}.npy", source)
+    if not store.path.is_file():
+        try:
+            with locked_store(store.path):
+                if not store.path.is_file():
+                    _extract(loaded, corpus, store, batch_size, device, progress)
+        except OSError as error:
+            raise BadInput(
+                f"{store.path.parent} cannot be written ({error.strerror}); "
+                "free space or choose another RUNS folder"
+            ) from error
+    return store, loaded
+
+
+@torch.inference_mode()
+def _extract(
+    loaded: LoadedTower,
+    corpus: Corpus,
+    store: FeatureStore,
+    batch_size: int,
+    device: str,
+    progress: Progress | None,
+) -> None:
+    captions = corpus.captions
+    assert captions is not None
+    tower = loaded.tower.to(device)
+    partial = PartialStore(store, len(captions))
+    done = partial.noted()
+    partial.open(done)
+    while done < len(captions):
+        vectors = tower(captions[done : done + batch_size])
+        partial.write([vectors.float().cpu()], done)
+        done += len(vectors)
+        if progress is not None:
+            progress(done, len(captions))
+    partial.finish()
+
+
+def _digest(corpus: Corpus) -> str:
+    """Of the captions alone, in their order: their images do not matter."""
+    digest = hashlib.sha256()
+    for caption in corpus.captions or ():
+        digest.update(caption.encode() + b"\0")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,73 @@
+"""Contrastive objectives over all pairs of a batch: InfoNCE as CLIP has it, and SigLIP's sigmoid loss."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def infonce_loss(cosines: Tensor, log_scale: Tensor, identities: Tensor | None = None) -> Tensor:
+    """The mean of both directions' cross-entropies (CLIP: Radford et al., ICML 2021, Figure 3).
+
+    With logits s_ij = exp(t) cos(v_i, w_j) over B pairs,
+
+        L = -1/2B sum_i [ log(exp(s_ii) / sum_j exp(s_ij)) + log(exp(s_ii) / sum_j exp(s_ji)) ],
+
+    where t is learned, so that the temperature exp(-t) stays positive. It is van den Oord et al.'s InfoNCE
+    (2018) once for images and once for texts.
+
+    Args:
+        cosines: (B, B) of images (rows) with texts (columns); the diagonal holds the pairs.
+        log_scale: t, a scalar.
+        identities: (B,) whole numbers; pairs (i, j) of one identity are right answers to each other, and j
+            leaves the sums of i unless it is i itself. None: all other pairs are negatives, as in CLIP, where
+            a batch of so many different images hardly ever has one twice.
+
+    Returns:
+        A scalar; 0 for a single pair.
+
+    Raises:
+        ValueError: shapes that disagree.
+    """
+    logits = (log_scale.exp() * cosines).masked_fill(_spared(cosines, identities), -torch.inf)
+    pairs = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+
+
+def siglip_loss(cosines: Tensor, log_scale: Tensor, bias: Tensor, identities: Tensor | None = None) -> Tensor:
+    """A binary classification of every pair, summed over each image's (SigLIP: Zhai et al., ICCV 2023, 3.2).
+
+    With logits s_ij = exp(t) cos(v_i, w_j) + b over B pairs, and z_ij = 1 for i = j, else -1,
+
+        L = -1/B sum_i sum_j log sigmoid(z_ij s_ij).
+
+    t and b are learned. The equation in the paper's text adds b to -exp(t) cos, under which its initial value
+    of -10 would call all pairs positive; its Algorithm 1, its code and this add it to exp(t) cos.
+
+    Args:
+        cosines: (B, B) of images (rows) with texts (columns); the diagonal holds the pairs.
+        log_scale: t, a scalar.
+        bias: b, a scalar.
+        identities: (B,) whole numbers; pairs (i, j) of one identity are neither positives nor negatives, but
+            for i = j. None: all other pairs are negatives, as in the paper.
+
+    Raises:
+        ValueError: shapes that disagree.
+    """
+    spared = _spared(cosines, identities)
+    logits = log_scale.exp() * cosines + bias
+    signs = 2 * torch.eye(len(logits), dtype=logits.dtype, device=logits.device) - 1
+    return -F.logsigmoid(signs * logits).masked_fill(spared, 0).sum() / len(logits)
+
+
+def _spared(cosines: Tensor, identities: Tensor | None) -> Tensor:
+    """(B, B): other pairs of the same identity, which are no negatives."""
+    n = len(cosines)
+    if cosines.shape != (n, n) or (identities is not None and identities.shape != (n,)):
+        same = "" if identities is None else f" and identities {tuple(identities.shape)}"
+        raise ValueError(f"cosines {tuple(cosines.shape)}{same} must be (B, B) and (B,)")
+    others = ~torch.eye(n, dtype=torch.bool, device=cosines.device)
+    if identities is None:
+        return torch.zeros_like(others)
+    return others & (identities[:, None] == identities[None, :])
