@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from crossmodal_bench.evaluation.ranking.positives import (
     PositivePairs,
     caption_owners,
 )
+from crossmodal_bench.evaluation.ranking.positive_ranks import PositiveRanks
 from crossmodal_bench.evaluation.ranking.precision import LabelPrecision, Labels, label_precision
 from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks, Side
 from crossmodal_bench.evaluation.ranking.ranks import Ranks, write_results
-from crossmodal_bench.evaluation.ranking.streaming import Reduce, streamed_ranks
+from crossmodal_bench.evaluation.ranking.streaming import Reduce, streamed_sweep
 from crossmodal_bench.evaluation.stored_results import PerQuery, per_query_of_ranks, stored_per_query
 
 
@@ -41,6 +42,8 @@ class Evaluation:
     per_query: by the key of each metric that is a mean over queries, (n_queries,) what its function gives,
         NaN where a query doesn't count; with folds, in the order of the whole split.
     dropped: queries without a relevant item by label, by direction.
+    asked: where positives are pairs, by direction: how many items the 'gallery' has, how many 'queries' are
+        asked, and how many 'positives' they can find together; else empty.
     classes: (n_classes,) the labels of the classes, which are the queries of class-level metrics.
     image_cluster, text_cluster: (n_images,), (n_texts,) int64; queries of one number are not independent of
         each other. They belong to one image, or to one identity where positives go by it.
@@ -52,6 +55,7 @@ class Evaluation:
     ranks: Ranks | None
     per_query: PerQuery
     dropped: dict[str, int]
+    asked: dict[str, dict[str, int]]
     classes: NDArray[np.int64] | None
     image_cluster: NDArray[np.int64]
     text_cluster: NDArray[np.int64]
@@ -67,8 +71,8 @@ class Evaluation:
         return QueryResults(self.per_query, self.image_cluster, self.text_cluster, self.protocol.families)
 
     def save(self, path: Path | str, image_ids: Sequence[str], caption_ids: Sequence[str]) -> None:
-        """Write the per-query results to an ``.npz``: the fields of Ranks, ``ap/<metric key>`` and
-        ``class/<metric key>`` with ``class/labels``.
+        """Write the per-query results to an ``.npz``: the fields of Ranks, ``positives/<metric key>``,
+        ``ap/<metric key>`` and ``class/<metric key>`` with ``class/labels``.
         """
         arrays: dict[str, NDArray[Any]] = self.ranks.arrays() if self.ranks is not None else {}
         if self.classes is not None:
@@ -83,11 +87,13 @@ class _Fold:
     """Ranks of a block of images, whose rows are consecutive, among the block's own texts.
 
     texts: (n,) rows of the texts, ascending.
+    positives: those of every positive, where they are wanted.
     """
 
     images: slice
     texts: NDArray[np.int64]
     ranks: Ranks
+    positives: Mapping[Side, PositiveRanks]
 
 
 def evaluate(
@@ -110,7 +116,8 @@ def evaluate(
     caption_image: (n_texts,) row of each text's image. image_labels: (n_images,) classes or (n_images, C)
     multi-hot; a text has its image's labels. image_identities: (n_images,) for positives by identity.
     positives: for a protocol whose positives are pairs; ``caption_image`` may be None then where nothing is
-    computed by label or by folds.
+    computed by label or by folds. Texts outside their gallery are neither ranked nor asked: they stay among
+    the results, as queries that don't count.
 
     Raises ValueError where counts are not the protocol's or labels, identities or pairs are missing, and
     whatever ``streamed_ranks``, ``label_precision`` and ``class_retrieval`` raise.
@@ -133,32 +140,44 @@ def evaluate(
         raise ValueError(f"protocol '{protocol.name}' {needed}")
     metrics: dict[str, float] = {}
     per_query: PerQuery = {}
-    ranks: Ranks | None = None
+    folds: list[_Fold] = []
     precision: LabelPrecision | None = None
     classes: ClassRetrieval | None = None
-    if "ranks" in protocol.families:
-        folds = []
+    if "ranks" in protocol.families or "all_positives" in protocol.families:
         for block in fold_slices(len(images), protocol.folds):
-            columns = np.arange(len(texts))
+            inside = np.ones(len(texts), dtype=np.bool_)
             if owner is not None:
-                columns = np.flatnonzero((owner >= block.start) & (owner < block.stop))
+                inside = (owner >= block.start) & (owner < block.stop)
+            if positives is not None and positives.gallery is not None:
+                inside &= np.isin(np.arange(len(texts)), positives.gallery)
+            columns = np.flatnonzero(inside)
             whole = len(columns) == len(texts)
-            ranks_of_fold = streamed_ranks(
+            sweep = streamed_sweep(
                 images[block],
                 texts if whole else texts.take(torch.from_numpy(columns).to(texts.values.device)),
                 score,
                 None if owner is None else owner[columns] - block.start,
                 None if identities is None else identities[block],
                 positives=None if positives is None else positives.among(block, columns),
+                every_positive="all_positives" in protocol.families,
                 rank=rank,
                 world_size=world_size,
                 reduce=reduce,
                 device=device,
             )
-            folds.append(_Fold(block, columns, ranks_of_fold))
+            folds.append(_Fold(block, columns, sweep.ranks, sweep.positives))
+    ranks: Ranks | None = None
+    if "ranks" in protocol.families:
         metrics |= fold_metrics([(fold.ranks.of("i2t"), fold.ranks.of("t2i")) for fold in folds])
-        ranks = folds[0].ranks if len(folds) == 1 else _joined(folds, len(texts))
+        whole = len(folds) == 1 and len(folds[0].texts) == len(texts)
+        ranks = folds[0].ranks if whole else _joined(folds, len(texts))
         per_query |= per_query_of_ranks({side: ranks.of(side) for side in SIDES})
+    if "all_positives" in protocol.families:
+        # Protocols with folds don't have them.
+        (fold,) = folds
+        of_positives = _per_query_of_positives(fold, len(texts))
+        metrics |= _averages("all_positives", of_positives)
+        per_query |= of_positives
     if "label_precision" in protocol.families:
         assert owner is not None
         labels = torch.as_tensor(image_labels)
@@ -206,6 +225,7 @@ def evaluate(
         ranks=ranks,
         per_query=per_query,
         dropped={} if precision is None else dict(precision.dropped),
+        asked={} if positives is None else _asked(positives, len(images), len(texts)),
         classes=None if classes is None else classes.classes,
         image_cluster=image_cluster,
         text_cluster=text_cluster,
@@ -265,6 +285,29 @@ def _per_query_of_classes(classes: ClassRetrieval) -> PerQuery:
     return per_query
 
 
+def _per_query_of_positives(fold: _Fold, n_texts: int) -> PerQuery:
+    """What each metric of all positives gives; NaN for texts outside the gallery."""
+    per_query: PerQuery = {}
+    for side in SIDES:
+        for metric in metric_table.computed("all_positives", side):
+            assert metric.function is not None
+            values = np.asarray(metric.function(fold.positives[side]), dtype=np.float64)
+            if metric.queries == "texts":
+                values = _spread(values, fold.texts, n_texts, np.nan)
+            per_query[metric.key] = values
+    return per_query
+
+
+def _asked(positives: PositivePairs, n_images: int, n_texts: int) -> dict[str, dict[str, int]]:
+    """The field ``asked`` of Evaluation; with folds, as if the gallery were whole."""
+    of_images, of_texts = positives.counts()
+    n_searched = n_texts if positives.gallery is None else len(positives.gallery)
+    return {
+        side: {"gallery": gallery, "queries": queries, "positives": count}
+        for side, gallery, (queries, count) in (("i2t", n_searched, of_images), ("t2i", n_images, of_texts))
+    }
+
+
 def _averages(family: Family, per_query: PerQuery) -> dict[str, float]:
     """The family's means over queries and their combinations, in the table's order."""
     means = {metric.key: metric.average(per_query[metric.key]) for metric in metric_table.computed(family)}
@@ -283,25 +326,36 @@ def _curves(precision: LabelPrecision) -> dict[str, dict[str, list[float]]]:
 
 
 def _joined(folds: Sequence[_Fold], n_texts: int) -> Ranks:
-    """The folds' results side by side, queries and gallery items numbered as in the whole split."""
-    back = np.empty(n_texts, dtype=np.int64)
-    back[np.concatenate([fold.texts for fold in folds])] = np.arange(n_texts)
+    """The folds' results side by side, queries and gallery items numbered as in the whole split.
+
+    Texts that are in no fold have no positive and zeros as their best items.
+    """
+    rows = np.concatenate([fold.texts for fold in folds])
     ranks = [fold.ranks for fold in folds]
     k_texts = min(part.i2t_top.shape[1] for part in ranks)
     k_images = min(part.t2i_top.shape[1] for part in ranks)
+
+    def of_texts(parts: Sequence[NDArray[Any]], missing: float = 0) -> NDArray[Any]:
+        return _spread(np.concatenate(parts), rows, n_texts, missing)
+
     return Ranks(
         i2t=np.concatenate([part.i2t for part in ranks]),
-        t2i=np.concatenate([part.t2i for part in ranks])[back],
+        t2i=of_texts([part.t2i for part in ranks]),
         i2t_expected=np.concatenate([part.i2t_expected for part in ranks]),
-        t2i_expected=np.concatenate([part.t2i_expected for part in ranks])[back],
+        t2i_expected=of_texts([part.t2i_expected for part in ranks], np.nan),
         i2t_tied=np.concatenate([part.i2t_tied for part in ranks]),
-        t2i_tied=np.concatenate([part.t2i_tied for part in ranks])[back],
+        t2i_tied=of_texts([part.t2i_tied for part in ranks]),
         i2t_tied_positives=np.concatenate([part.i2t_tied_positives for part in ranks]),
-        t2i_tied_positives=np.concatenate([part.t2i_tied_positives for part in ranks])[back],
+        t2i_tied_positives=of_texts([part.t2i_tied_positives for part in ranks]),
         i2t_top=np.concatenate([fold.texts[fold.ranks.i2t_top[:, :k_texts]] for fold in folds]),
-        t2i_top=np.concatenate([fold.ranks.t2i_top[:, :k_images] + fold.images.start for fold in folds])[
-            back
-        ],
+        t2i_top=of_texts([fold.ranks.t2i_top[:, :k_images] + fold.images.start for fold in folds]),
         i2t_top_scores=np.concatenate([part.i2t_top_scores[:, :k_texts] for part in ranks]),
-        t2i_top_scores=np.concatenate([part.t2i_top_scores[:, :k_images] for part in ranks])[back],
+        t2i_top_scores=of_texts([part.t2i_top_scores[:, :k_images] for part in ranks]),
     )
+
+
+def _spread(values: NDArray[Any], rows: NDArray[np.int64], count: int, missing: float) -> NDArray[Any]:
+    """(count, ...) with ``values`` (n, ...) at ``rows`` (n,) and ``missing`` everywhere else."""
+    whole = np.full((count, *values.shape[1:]), missing, dtype=values.dtype)
+    whole[rows] = values
+    return whole

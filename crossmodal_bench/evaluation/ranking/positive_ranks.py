@@ -59,7 +59,7 @@ def r_precision(ranks: PositiveRanks) -> NDArray[np.float64]:
     """(n_queries,) share of positives among the first R items of a query with R right ones; NaN without any.
 
     Chun et al., "ECCV Caption: Correcting False Negatives by Collecting Machine-and-Human-verified
-    Image-Caption Associations for MS-COCO" (ECCV 2022), Section 3.3.
+    Image-Caption Associations for MS-COCO", ECCV 2022.
     """
     return ranks.per_query(np.ones(len(ranks.rank)))
 
@@ -67,8 +67,8 @@ def r_precision(ranks: PositiveRanks) -> NDArray[np.float64]:
 def average_precision_at_r(ranks: PositiveRanks) -> NDArray[np.float64]:
     """(n_queries,) AP@R: 1/R times the sum, over the positives among the first R, of the precision there.
 
-    Musgrave et al., "A Metric Learning Reality Check" (ECCV 2020), Equation 4; NaN for a query without any.
-    It divides by R, where ``precision.average_precision`` at a cutoff divides by what was found.
+    Musgrave et al., "A Metric Learning Reality Check", ECCV 2020; NaN for a query without any. It divides by
+    R, where ``precision.average_precision`` at a cutoff divides by what was found.
     """
     return ranks.per_query(ranks.place / ranks.rank)
 
@@ -115,6 +115,8 @@ class PositiveCounts:
             total: the sum of a tensor over all processes.
         """
         counts = total(self._counts)
+        if not len(counts):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         # An item that has reached a place scores at least like the positives below that place.
         at_least = counts.flip(1).cumsum(1).flip(1)[:, 1:]
         thresholds, sizes = self._thresholds, self._sizes[:, None]

@@ -29,14 +29,15 @@ class Ranks:
 
     i2t, t2i: (n_images,), (n_texts,) int64; strict 1-based rank of the query's best positive. Other positives
         are not counted as competitors; a competitor with the positive's own score is counted as better. 0
-        where the query has no positive.
+        where the query has no positive, or is not asked.
     i2t_expected, t2i_expected: float64; the mean of that rank if ties were broken at random; NaN without a
         positive.
     i2t_tied, t2i_tied: int64; how many competitors have the best positive's score.
     i2t_tied_positives, t2i_tied_positives: int64; how many positives have it, the best one included.
     i2t_top, t2i_top: (n_queries, min(10, gallery)) int64; gallery rows by descending score. Equal scores are
         in gallery order, where captions are taken in the order of their images, and images in the order of
-        their identities if positives go by identity.
+        their identities if positives go by identity. All zeros, as their scores, for a text that a protocol
+        leaves out of its gallery: its rank is 0, too.
     i2t_top_scores, t2i_top_scores: the scores of those.
     """
 
@@ -114,11 +115,20 @@ def retrieval_ranks(
         raise NonFiniteScore(row, column)
     image_of_pair = ordered.image_order[ordered.positive_image]
     text_of_pair = ordered.text_order[ordered.positive_text]
-    i2t_counts, i2t_top = _direction(matrix, image_of_pair, ordered.positive_text, ordered.text_order, top_k)
+    i2t = _asked(ordered.asked_images, ordered.positive_image)
+    t2i = _asked(ordered.asked_texts, ordered.positive_text)
+    i2t_counts, i2t_top = _direction(
+        matrix, image_of_pair[i2t], ordered.positive_text[i2t], ordered.text_order, top_k
+    )
     t2i_counts, t2i_top = _direction(
-        matrix.T, text_of_pair, ordered.positive_image, ordered.image_order, top_k
+        matrix.T, text_of_pair[t2i], ordered.positive_image[t2i], ordered.image_order, top_k
     )
     return make_ranks(i2t_counts, t2i_counts, i2t_top, t2i_top)
+
+
+def _asked(asked: NDArray[np.bool_] | None, query: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of the positive pairs (n,) belong to a query that is asked."""
+    return np.arange(len(query)) if asked is None else np.flatnonzero(asked[query])
 
 
 def make_ranks(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from crossmodal_bench.evaluation.ranking.positives import (
     PositivePairs,
     galleries,
 )
+from crossmodal_bench.evaluation.ranking.positive_ranks import PositiveCounts, PositiveRanks
+from crossmodal_bench.evaluation.ranking.query_ranks import Side
 from crossmodal_bench.evaluation.ranking.ranks import Ranks, make_ranks
 from crossmodal_bench.evaluation.ranking.tiles import NonFiniteScore, ScoreTiles
 from crossmodal_bench.evaluation.ranking.top import Places, RunningTop
@@ -47,6 +50,18 @@ def maximum(total: Reduce, values: Tensor, rank: int, world_size: int) -> Tensor
     return total(rows).amax(0)
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """What one sweep over the score tiles has found, in the caller's order.
+
+    ranks: of each query's best positive.
+    positives: of every positive, by direction; empty where they were not asked for.
+    """
+
+    ranks: Ranks
+    positives: Mapping[Side, PositiveRanks]
+
+
 def streamed_ranks(
     images: Encoding,
     texts: Encoding,
@@ -63,16 +78,52 @@ def streamed_ranks(
     reduce: Reduce | None = None,
     device: torch.device | str | None = None,
 ) -> Ranks:
+    """``Sweep.ranks`` of ``streamed_sweep``, which has the same arguments."""
+    return streamed_sweep(
+        images,
+        texts,
+        score,
+        caption_image,
+        image_identity,
+        positives=positives,
+        top_k=top_k,
+        image_tile=image_tile,
+        text_tile=text_tile,
+        rank=rank,
+        world_size=world_size,
+        reduce=reduce,
+        device=device,
+    ).ranks
+
+
+def streamed_sweep(
+    images: Encoding,
+    texts: Encoding,
+    score: Scorer,
+    caption_image: CaptionImage | None,
+    image_identity: Identities | None = None,
+    *,
+    positives: PositivePairs | None = None,
+    every_positive: bool = False,
+    top_k: int = 10,
+    image_tile: int | None = None,
+    text_tile: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    reduce: Reduce | None = None,
+    device: torch.device | str | None = None,
+) -> Sweep:
     """Ranks of ``images`` against ``texts`` under any scorer, as ``retrieval_ranks`` of the full matrix.
 
     Positives are an image and its own captions, or with ``image_identity`` (n_images,) all images and all
     captions of one identity; or ``positives``, any set of pairs, with which ``caption_image`` may be None. A
-    query without a positive has rank 0 and counts in no metric.
+    query without a positive, or one that is not asked, has rank 0 and counts in no metric. With
+    ``every_positive`` the ranks of all positives are counted in the same sweep, of whatever number.
 
     Every process holds both galleries whole and calls this with its ``rank``; process r scores rows r,
     r + world_size, ... of a grid of tiles that is the same for every world size, and only positives' scores,
     counts and top-k candidates are summed with ``reduce`` (default: ``torch.distributed.all_reduce``). All
-    processes return the same Ranks, and the same as one process alone.
+    processes return the same, and the same as one process alone.
 
     Captions are taken in the order of their images, and images in the order of their identities, so that
     positives lie in blocks along the diagonal. The tiles with positives come first and give the thresholds; a
@@ -94,6 +145,7 @@ def streamed_ranks(
         image_tile,
         text_tile,
         device,
+        every_positive=every_positive,
     )
     mine = range(rank, len(sweep.tiles.rows), world_size)
 
@@ -113,10 +165,9 @@ def streamed_ranks(
             raise NonFiniteScore(first - 1, text)
 
     together(lambda: sweep.find_positives(mine))
-    for direction in (sweep.i2t, sweep.t2i):
-        direction.best = maximum(total, direction.best, rank, world_size)
+    sweep.agree(lambda values: maximum(total, values, rank, world_size))
     together(lambda: sweep.count(mine))
-    return sweep.ranks(total, mine, rank, world_size)
+    return Sweep(sweep.ranks(total, mine, rank, world_size), sweep.positive_ranks(total))
 
 
 class _Direction:
@@ -194,6 +245,8 @@ class _StreamingRanks:
         image_tile: int | None,
         text_tile: int | None,
         device: torch.device | str | None,
+        *,
+        every_positive: bool,
     ) -> None:
         n_images, n_texts = len(images), len(texts)
         self.tiles = ScoreTiles(
@@ -209,11 +262,17 @@ class _StreamingRanks:
         device = self.tiles.device
         self.image_order = torch.from_numpy(ordered.image_order).to(device)
         self.text_order = torch.from_numpy(ordered.text_order).to(device)
+        self._ordered = ordered
         self._find_tiles_of(ordered)
         like = torch.empty(0, dtype=self.tiles.dtype, device=device)
         self.i2t = _Direction(n_images, n_texts, top_k, like)
         self.t2i = _Direction(n_texts, n_images, top_k, like)
         self._kept: dict[tuple[int, int], Tensor] = {}
+        # Each positive pair's score, in the order of the tiles; None where only the best ones are wanted.
+        self._pair_scores = (
+            like.new_full((len(ordered.positive_image),), -torch.inf) if every_positive else None
+        )
+        self._every: dict[Side, PositiveCounts] = {}
 
     def _find_tiles_of(self, ordered: Galleries) -> None:
         """Sort the positive pairs by the tiles in which they lie."""
@@ -223,19 +282,24 @@ class _StreamingRanks:
         column = np.searchsorted(lefts, ordered.positive_text, side="right") - 1
         tile = row * len(lefts) + column
         by_tile = np.argsort(tile, kind="stable")
+        self._by_tile = by_tile
         # Where each tile's pairs begin, and behind the last tile, where they end.
         self._first_pair = np.searchsorted(tile[by_tile], np.arange(len(tops) * len(lefts) + 1))
         device = self.tiles.device
         self._pair_image = torch.from_numpy((ordered.positive_image - tops[row])[by_tile]).to(device)
         self._pair_text = torch.from_numpy((ordered.positive_text - lefts[column])[by_tile]).to(device)
 
+    def _pairs_of(self, row: int, column: int) -> slice:
+        """Which of the positive pairs, in the order of the tiles, lie in a tile."""
+        tile = row * len(self.tiles.columns) + column
+        return slice(int(self._first_pair[tile]), int(self._first_pair[tile + 1]))
+
     def positives(self, row: int, column: int) -> tuple[Tensor, Tensor] | None:
         """Positions (image, text) of the positive pairs inside a tile, or None if it holds none."""
-        tile = row * len(self.tiles.columns) + column
-        first, last = self._first_pair[tile], self._first_pair[tile + 1]
-        if first == last:
+        pairs = self._pairs_of(row, column)
+        if pairs.start == pairs.stop:
             return None
-        return self._pair_image[first:last], self._pair_text[first:last]
+        return self._pair_image[pairs], self._pair_text[pairs]
 
     def find_positives(self, rows: range) -> None:
         """First pass: the best positives' scores, out of the tiles they share with their competitors."""
@@ -250,9 +314,43 @@ class _StreamingRanks:
                 scores = tile[pairs]
                 self.i2t.find_best(top, pairs[0], scores)
                 self.t2i.find_best(left, pairs[1], scores)
+                if self._pair_scores is not None:
+                    self._pair_scores[self._pairs_of(row, column)] = scores
                 kept += tile.nbytes
                 if kept <= _KEPT_BYTES:
                     self._kept[row, column] = tile.clone()
+
+    def agree(self, largest: Callable[[Tensor], Tensor]) -> None:
+        """Between the passes: let every process know the thresholds that any has found.
+
+        Args:
+            largest: the element-wise maximum of a tensor (n,) over all processes.
+        """
+        ordered = self._ordered
+        sides: tuple[tuple[_Direction, NDArray[np.bool_] | None], ...] = (
+            (self.i2t, ordered.asked_images),
+            (self.t2i, ordered.asked_texts),
+        )
+        for direction, asked in sides:
+            direction.best = largest(direction.best)
+            if asked is not None:
+                # Without a threshold nothing is counted.
+                unasked = torch.from_numpy(~asked).to(direction.best.device)
+                direction.best = direction.best.masked_fill(unasked, -torch.inf)
+        if self._pair_scores is None:
+            return
+        scores = largest(self._pair_scores)
+        positions: dict[Side, tuple[NDArray[np.int64], NDArray[np.bool_] | None]] = {
+            "i2t": (ordered.positive_image, ordered.asked_images),
+            "t2i": (ordered.positive_text, ordered.asked_texts),
+        }
+        for side, (position, asked) in positions.items():
+            queries = position[self._by_tile]
+            chosen = np.arange(len(queries)) if asked is None else np.flatnonzero(asked[queries])
+            self._every[side] = PositiveCounts(
+                torch.from_numpy(queries[chosen]).to(scores.device),
+                scores[torch.from_numpy(chosen).to(scores.device)],
+            )
 
     def count(self, rows: range) -> None:
         """Second pass: competitors at or above each threshold, positives at it, and the top lists."""
@@ -267,6 +365,27 @@ class _StreamingRanks:
                 of_texts = None if pairs is None or scores is None else (pairs[1], scores)
                 self.i2t.count(top, tile, left, of_images)
                 self.t2i.count(left, tile.T, top, of_texts)
+                if self._every:
+                    self._every["i2t"].count(top, tile)
+                    self._every["t2i"].count(left, tile.T)
+
+    def positive_ranks(self, total: Reduce) -> dict[Side, PositiveRanks]:
+        """The ranks of every positive, in the caller's order; empty where they were not wanted."""
+        absent = self._ordered.absent
+        orders: dict[Side, NDArray[np.int64]] = {
+            "i2t": self._ordered.image_order,
+            "t2i": self._ordered.text_order,
+        }
+        found: dict[Side, PositiveRanks] = {}
+        for side, every in self._every.items():
+            queries, ranks = every.ranks(total)
+            queries = orders[side][queries]
+            by_query = np.argsort(queries, kind="stable")
+            relevant = np.bincount(queries, minlength=len(orders[side]))
+            if side == "i2t" and absent is not None:
+                relevant += np.where(relevant > 0, absent[np.argsort(orders[side])], 0)
+            found[side] = PositiveRanks(queries[by_query], ranks[by_query], relevant)
+        return found
 
     def ranks(self, total: Reduce, rows: range, rank: int, world_size: int) -> Ranks:
         """Sum what the processes have found and put it into the caller's order."""
