@@ -14,10 +14,12 @@ from crossmodal_bench.core.files import parse_yaml, shown
 from crossmodal_bench.core.validation import Items, Model, validated
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.metric_table import LABELLED_FAMILIES
+from crossmodal_bench.evaluation.protocols import judgements
 from crossmodal_bench.evaluation.protocols.splits import IdScheme, KnownSplit, SplitItems
 
 Positives = Literal["caption", "identity", "label", "pairs"]
-RankedFamily = Literal["ranks", "label_precision", "class_level"]
+Pairs = Literal["", "inputs", "eccv", "cxc"]
+RankedFamily = Literal["ranks", "all_positives", "label_precision", "class_level"]
 
 RULES = 1
 """The version of ``<dataset>-test``: what the rules of ties, positives and metrics make of any split."""
@@ -30,7 +32,9 @@ class Protocol:
     images: how many the gallery must have, exactly; None leaves it open.
     captions: likewise; each of several numbers is allowed, and none leaves it open.
     positives: for the primary metric, 'caption' (the pairs themselves), 'identity' (all images and captions
-        of one person, say), 'label' (any shared label) or 'pairs' (a set of pairs that is given beside it).
+        of one person, say), 'label' (any shared label) or 'pairs' (any set of pairs).
+    pairs: where the pairs come from: of 'eccv' or 'cxc' judgements, which also say what the gallery and the
+        queries are, or of equal 'inputs'. Empty: they are given beside the protocol, or it has none.
     families: which of the families of ``metric_table`` are computed.
     primary: the metric that sorts a table and picks a checkpoint.
     folds: consecutive blocks of images, each with its own captions, that are evaluated apart and averaged.
@@ -40,8 +44,9 @@ class Protocol:
         as it; empty otherwise.
     note: what a reader must know.
 
-    Raises ValueError for a primary metric that the families don't have or that is best when low, and for
-    families with different metrics of the same key.
+    Raises ValueError for a primary metric that the families don't have or that is best when low, for
+    families with different metrics of the same key, for pairs of a protocol that doesn't go by them, and for
+    folds of what is not averaged over folds.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Protocol:
     images: int | None = None
     captions: tuple[int, ...] = ()
     positives: Positives
+    pairs: Pairs = ""
     families: tuple[RankedFamily, ...]
     primary: str
     folds: int = 1
@@ -70,11 +76,20 @@ class Protocol:
             raise ValueError(
                 f"protocol '{self.name}' cannot be ranked by '{self.primary}'{nearest(self.primary, rising)}"
             )
+        if self.pairs and self.positives != "pairs":
+            raise ValueError(f"protocol '{self.name}' goes by {self.positives}, not by pairs")
+        if self.folds > 1 and "all_positives" in self.families:
+            raise ValueError(f"protocol '{self.name}' has folds, over which all_positives are not averaged")
 
     @property
     def needs_labels(self) -> bool:
         """Whether it computes anything from the images' labels."""
         return any(family in LABELLED_FAMILIES for family in self.families)
+
+    @property
+    def judged(self) -> judgements.Judged | None:
+        """The judgements of people that it goes by, if any: they are of one test split and of no other."""
+        return self.pairs if self.pairs in ("eccv", "cxc") else None
 
     @property
     def redrawn(self) -> bool:
@@ -110,6 +125,7 @@ class _Entry(Model):
     images: PositiveInt | None = None
     captions: Items[PositiveInt] = ()
     positives: Positives
+    pairs: Pairs = ""
     families: Annotated[Items[RankedFamily], Field(min_length=1)]
     primary: str
     folds: PositiveInt = 1
@@ -136,6 +152,7 @@ def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
                 images=entry.images,
                 captions=entry.captions,
                 positives=entry.positives,
+                pairs=entry.pairs,
                 families=entry.families,
                 primary=entry.primary,
                 folds=entry.folds,
@@ -145,6 +162,11 @@ def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
             )
         except ValueError as error:
             raise BadInput(f"{source}: {error}") from error
+        if (entry.positives == "pairs") != bool(entry.pairs):
+            raise BadInput(
+                f"{source}: protocol '{name}' has positives '{entry.positives}' and pairs '{entry.pairs}'; "
+                "give pairs exactly where positives are pairs"
+            )
         if entry.images is not None and entry.images % entry.folds:
             raise BadInput(
                 f"{source}: protocol '{name}' cuts {entry.images} images into {entry.folds} folds; "
@@ -195,12 +217,15 @@ class Match:
     images, captions: how many the split has.
     faults: what is wrong with the split although its numbers agree, in clauses; empty where it is verified,
         and where the numbers don't agree.
+    obstacle: why nothing can be measured although it is the protocol's split, in a clause; empty where
+        nothing stands in the way.
     """
 
     protocol: Protocol
     images: int
     captions: int
     faults: tuple[str, ...]
+    obstacle: str = ""
 
     @property
     def counts_agree(self) -> bool:
@@ -213,9 +238,18 @@ class Match:
         return self.counts_agree and not self.faults
 
     @property
+    def measurable(self) -> bool:
+        """Whether its metrics are computed; of a split that only resembles it, under another name."""
+        if self.protocol.judged is None:
+            return self.counts_agree
+        return self.verified and not self.obstacle
+
+    @property
     def sentence(self) -> str:
         """What a user is told about it."""
         name = self.protocol.name
+        if self.obstacle:
+            return f"{self.protocol.label} is not measured: {self.obstacle}"
         if self.verified:
             return f"this is the split of {self.protocol.label}"
         if not self.counts_agree:
@@ -253,17 +287,18 @@ def matches(
     alike = [
         protocol for protocol in PROTOCOLS.values() if protocol.measures(dataset, real_labels, identities)
     ]
-    return [
-        Match(
-            protocol,
-            images,
-            captions,
-            tuple(protocol.split.faults(items, ordered=protocol.folds > 1))
-            if protocol.counts_agree(images, captions)
-            else (),
-        )
-        for protocol in alike
-    ]
+    return [_match(protocol, items) for protocol in alike]
+
+
+def _match(protocol: Protocol, items: SplitItems) -> Match:
+    images, captions = len(items.image_ids), len(items.caption_image)
+    if not protocol.counts_agree(images, captions):
+        return Match(protocol, images, captions, ())
+    faults = tuple(protocol.split.faults(items, ordered=protocol.folds > 1))
+    obstacle = ""
+    if protocol.judged is not None and not faults:
+        obstacle = judgements.obstacle(protocol.judged, items)
+    return Match(protocol, images, captions, faults, obstacle)
 
 
 def resolve_protocols(
@@ -272,13 +307,13 @@ def resolve_protocols(
     """What is measured on a test split: each named protocol whose split it is verified to be.
 
     Where only the numbers of images and captions are a named protocol's, ``unverified`` of it takes its
-    place: the same metrics under ``<dataset>-test``, beside which no published number may stand. Any other
-    split has ``<dataset>-test`` alone, which reports what the data set's first named protocol does; where
+    place: the same metrics under ``<dataset>-test``, beside which no published number may stand; but none of
+    a protocol of judgements, which hold for its own split alone. Any other split has ``<dataset>-test`` alone, which reports what the data set's first named protocol does; where
     there is none, what ``own_protocol`` does. Arguments and errors are those of ``matches``.
     """
     compared = matches(dataset, items, real_labels=real_labels, identities=identities)
     captions = len(items.caption_image)
-    near = [match for match in compared if match.counts_agree]
+    near = [match for match in compared if match.measurable]
     if near:
         return [
             match.protocol if match.verified else replace(unverified(match.protocol), captions=(captions,))
@@ -328,6 +363,7 @@ def with_equal_inputs(protocol: Protocol) -> Protocol:
         protocol,
         name=f"{protocol.name}-equal",
         positives="pairs",
+        pairs="inputs",
         families=("ranks",),
         primary=metric_table.summary_of("ranks").key,
         version=RULES,
@@ -346,6 +382,7 @@ def expected_protocols(dataset: str, wanted: str = "") -> list[Protocol]:
         protocol
         for protocol in PROTOCOLS.values()
         if protocol.name == wanted or (not wanted and protocol.dataset == dataset)
+        if protocol.judged is None or judgements.is_installed()
     ]
     return [protocol if protocol.split.verifiable else unverified(protocol) for protocol in named] or [
         own_protocol(dataset)
