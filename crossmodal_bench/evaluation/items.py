@@ -66,8 +66,14 @@ def labels_of(corpus: Corpus, split: str) -> NDArray[Any] | None:
     return None if corpus.labels is None else corpus.labels.values[corpus.image_rows(split)]
 
 
+def given_pairs(corpus: Corpus) -> PositivePairs | None:
+    """What a user has said is right on the test split; None where nobody has."""
+    rows, counts = corpus.positive_rows(), corpus.counts()["test"]
+    return None if rows is None else PositivePairs.of(rows, counts["images"], counts["captions"])
+
+
 def positives_of(corpus: Corpus, split: str, protocol: Protocol) -> PositivePairs | None:
-    """The positive pairs of a split, for a protocol that goes by pairs: as judged, or those of equal inputs.
+    """The positive pairs of a split, for a protocol that goes by pairs: judged, given, or of equal inputs.
 
     Raises:
         MissingInput: what holds the judgements is not installed.
@@ -83,4 +89,6 @@ def positives_of(corpus: Corpus, split: str, protocol: Protocol) -> PositivePair
             None if keys is None else [keys[row] for row in rows],
         )
     counts = corpus.counts()[split]
+    if protocol.pairs == "given":
+        return given_pairs(corpus)
     return PositivePairs.of(equal_input_pairs(corpus, split), counts["images"], counts["captions"])

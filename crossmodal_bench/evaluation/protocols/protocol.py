@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Annotated, Literal
@@ -16,9 +18,10 @@ from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.metric_table import LABELLED_FAMILIES
 from crossmodal_bench.evaluation.protocols import judgements
 from crossmodal_bench.evaluation.protocols.splits import IdScheme, KnownSplit, SplitItems
+from crossmodal_bench.evaluation.ranking.positives import PositivePairs
 
 Positives = Literal["caption", "identity", "label", "pairs"]
-Pairs = Literal["", "inputs", "eccv", "cxc"]
+Pairs = Literal["", "given", "inputs", "eccv", "cxc"]
 RankedFamily = Literal["ranks", "all_positives", "label_precision", "class_level"]
 
 RULES = 1
@@ -34,7 +37,8 @@ class Protocol:
     positives: for the primary metric, 'caption' (the pairs themselves), 'identity' (all images and captions
         of one person, say), 'label' (any shared label) or 'pairs' (any set of pairs).
     pairs: where the pairs come from: of 'eccv' or 'cxc' judgements, which also say what the gallery and the
-        queries are, or of equal 'inputs'. Empty: they are given beside the protocol, or it has none.
+        queries are, of equal 'inputs', or 'given' by a user. Empty: it has none, or whoever evaluates under
+        it has them.
     families: which of the families of ``metric_table`` are computed.
     primary: the metric that sorts a table and picks a checkpoint.
     folds: consecutive blocks of images, each with its own captions, that are evaluated apart and averaged.
@@ -89,7 +93,14 @@ class Protocol:
     @property
     def judged(self) -> judgements.Judged | None:
         """The judgements of people that it goes by, if any: they are of one test split and of no other."""
-        return self.pairs if self.pairs in ("eccv", "cxc") else None
+        if self.pairs == "eccv" or self.pairs == "cxc":
+            return self.pairs
+        return None
+
+    @property
+    def of_test_alone(self) -> bool:
+        """Whether what is right is known of the test split and of no other."""
+        return self.judged is not None or self.pairs == "given"
 
     @property
     def redrawn(self) -> bool:
@@ -162,10 +173,11 @@ def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
             )
         except ValueError as error:
             raise BadInput(f"{source}: {error}") from error
-        if (entry.positives == "pairs") != bool(entry.pairs):
+        judged = protocols[name].judged is not None
+        if (entry.positives == "pairs") != judged:
             raise BadInput(
                 f"{source}: protocol '{name}' has positives '{entry.positives}' and pairs '{entry.pairs}'; "
-                "give pairs exactly where positives are pairs"
+                "give pairs (eccv or cxc) exactly where positives are pairs"
             )
         if entry.images is not None and entry.images % entry.folds:
             raise BadInput(
@@ -371,6 +383,44 @@ def with_equal_inputs(protocol: Protocol) -> Protocol:
         note=f"As {protocol.name}, but captions of the same words and pictures of the same bytes are equal "
         "answers: no published number is comparable.",
     )
+
+
+def with_given_pairs(
+    protocol: Protocol, pairs: PositivePairs, image_ids: Sequence[str], caption_ids: Sequence[str]
+) -> Protocol:
+    """``<name>-pairs-<digits>``: what a user's pairs say is right, on the split of ``protocol``.
+
+    Its name says which pairs: two sets of them never share a table.
+
+    Args:
+        protocol: which the split meets; its folds don't apply.
+        pairs: rows of the split's images and captions.
+        image_ids, caption_ids: of the split.
+    """
+    lines = sorted(
+        f"{image_ids[image]}\t{caption_ids[text]}"
+        for image, text in zip(pairs.image.tolist(), pairs.text.tolist(), strict=True)
+    )
+    digits = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+    return Protocol(
+        name=f"{protocol.name}-pairs-{digits}",
+        dataset=protocol.dataset,
+        images=len(image_ids),
+        captions=(len(caption_ids),),
+        positives="pairs",
+        pairs="given",
+        families=("ranks", "all_positives"),
+        primary=metric_table.summary_of("ranks").key,
+        version=RULES,
+        split=KnownSplit(),
+        note=f"As {protocol.name}, but {len(pairs):,} given pairs say what is right: no published number is "
+        "comparable.",
+    )
+
+
+def measured_on(split: str, protocols: Sequence[Protocol]) -> list[Protocol]:
+    """What of ``protocols`` is measured on a split: judgements and given pairs are of the test split alone."""
+    return [protocol for protocol in protocols if split == "test" or not protocol.of_test_alone]
 
 
 def expected_protocols(dataset: str, wanted: str = "") -> list[Protocol]:

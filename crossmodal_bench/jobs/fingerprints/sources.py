@@ -185,7 +185,7 @@ def _digest(value: Any) -> str:
 def _protocol_digest(protocol: Protocol) -> str:
     """Of its values, and of the list of photos or the judgements that it names; its note does not count."""
     content = {name: value for name, value in asdict(protocol).items() if name != "note"}
-    if not protocol.pairs:
+    if protocol.judged is None:
         # Digests stand in records from before there were any.
         del content["pairs"]
     if protocol.split.members:

@@ -15,6 +15,7 @@ from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.evaluation import Evaluation, Protocol, RetrievalBank, evaluate
 from crossmodal_bench.evaluation.items import identities_of, labels_of, owners, positives_of
+from crossmodal_bench.evaluation.protocols.protocol import measured_on
 from crossmodal_bench.jobs.inputs import fitting_protocols
 from crossmodal_bench.methods.base import RetrievalMethod
 
@@ -47,7 +48,7 @@ class RetrievalEvaluation(pl.Callback):
         """Find the protocols; have the test loaders read the split."""
         _data(trainer).test_split = self.test_split
         if self.protocols is None:
-            self.protocols = fitting_protocols(_data(trainer).corpus)
+            self.protocols = measured_on(self.test_split, fitting_protocols(_data(trainer).corpus))
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Empty the banks."""
