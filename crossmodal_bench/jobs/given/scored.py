@@ -17,13 +17,11 @@ from crossmodal_bench.core.encoding import Encoding, Scorer
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.validation import is_folder_name
 from crossmodal_bench.data.equal_inputs import repeated_captions
-from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate
 from crossmodal_bench.evaluation.items import positives_of
 from crossmodal_bench.evaluation.numbers import numbers, searched_groups
 from crossmodal_bench.evaluation.protocols.protocol import (
     PROTOCOLS,
-    RULES,
     Match,
     Protocol,
     id_scheme,
@@ -33,7 +31,7 @@ from crossmodal_bench.evaluation.protocols.protocol import (
     unverified,
     with_given_pairs,
 )
-from crossmodal_bench.evaluation.protocols.splits import KnownSplit, split_hash
+from crossmodal_bench.evaluation.protocols.splits import split_hash
 from crossmodal_bench.evaluation.query_results import QueryResults
 from crossmodal_bench.evaluation.ranking.positives import PositivePairs
 from crossmodal_bench.evaluation.stored_results import load_query_results
