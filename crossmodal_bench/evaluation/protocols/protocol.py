@@ -320,8 +320,9 @@ def resolve_protocols(
 
     Where only the numbers of images and captions are a named protocol's, ``unverified`` of it takes its
     place: the same metrics under ``<dataset>-test``, beside which no published number may stand; but none of
-    a protocol of judgements, which hold for its own split alone. Any other split has ``<dataset>-test`` alone, which reports what the data set's first named protocol does; where
-    there is none, what ``own_protocol`` does. Arguments and errors are those of ``matches``.
+    a protocol of judgements, which hold for its own split alone. Any other split has ``<dataset>-test``
+    alone, which reports what the data set's first named protocol does; where there is none, what
+    ``own_protocol`` does. Arguments and errors are those of ``matches``.
     """
     compared = matches(dataset, items, real_labels=real_labels, identities=identities)
     captions = len(items.caption_image)

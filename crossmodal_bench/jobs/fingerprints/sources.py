@@ -11,8 +11,8 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from crossmodal_bench.evaluation.protocols.protocol import Protocol
 from crossmodal_bench.evaluation.protocols.judgements import judgements_digest
+from crossmodal_bench.evaluation.protocols.protocol import Protocol
 from crossmodal_bench.evaluation.protocols.splits import members_digest
 from crossmodal_bench.jobs.fingerprints.closure import DIGITS, SourceTree, package_location
 from crossmodal_bench.jobs.fingerprints.fingerprint import Fingerprint

@@ -33,7 +33,9 @@ from crossmodal_bench.evaluation.protocols.protocol import (
     resolve_protocols,
 )
 
-pytest.importorskip("eccv_caption", reason="the extra [eccv] is not installed")
+pytestmark = pytest.mark.skipif(
+    not judgements.is_installed(), reason="eccv-caption is not installed (the extra eccv)"
+)
 
 KARPATHY = Path(__file__).parents[2] / "golden" / "coco_karpathy_test.txt.gz"
 SIXTH = {575916: 144675, 421999: 467259}
@@ -103,7 +105,7 @@ def vectors(coco: Coco) -> tuple[Encoding, Encoding]:
     """Vectors of whole numbers: their products are exact in double precision, and none are tied."""
     generator = np.random.default_rng(0)
     images, texts = (
-        torch.from_numpy(generator.integers(-(10**7), 10**7, (count, 2)).astype(np.float64))
+        torch.from_numpy(generator.integers(-(10**6), 10**6, (count, 32)).astype(np.float64))
         for count in (len(coco.image_numbers), len(coco.caption_numbers))
     )
     return Encoding(images), Encoding(texts)

@@ -46,7 +46,7 @@ def tiny_coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 "filepath": "val2014",
                 "split": "test" if test else ("val" if row < 2 * N else "train"),
                 "sentences": [
-                    {"raw": f"a picture of thing {number}", "sentid": number if test else 10**6 + number}
+                    {"raw": f"a picture of {_word(number)}", "sentid": number if test else 10**6 + number}
                     for number in numbers
                 ],
             }
@@ -68,6 +68,10 @@ def tiny_coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         tiny = dataclasses.replace(PROTOCOLS[name], images=N, captions=(13, 12), split=known, folds=folds)
         monkeypatch.setitem(PROTOCOLS, name, tiny)
     return tmp_path / "data"
+
+
+def _word(number: int) -> str:
+    return "".join("abcdefghij"[int(digit)] for digit in str(number))
 
 
 def given(root: Path) -> dict[str, Any]:
