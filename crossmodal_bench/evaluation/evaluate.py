@@ -28,7 +28,7 @@ from crossmodal_bench.evaluation.ranking.positive_ranks import PositiveRanks
 from crossmodal_bench.evaluation.ranking.precision import LabelPrecision, Labels, label_precision
 from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks, Side
 from crossmodal_bench.evaluation.ranking.ranks import Ranks, write_results
-from crossmodal_bench.evaluation.ranking.streaming import Reduce, streamed_sweep
+from crossmodal_bench.evaluation.ranking.streaming import Question, Reduce, Sweep, streamed_sweeps
 from crossmodal_bench.evaluation.stored_results import PerQuery, per_query_of_ranks, stored_per_query
 
 
@@ -111,124 +111,240 @@ def evaluate(
     reduce: Reduce | None = None,
     device: torch.device | str | None = None,
 ) -> Evaluation:
-    """Evaluate whole galleries under ``protocol``; every process returns the same.
+    """``evaluate_all`` of a single protocol; ``positives`` are its pairs, if it goes by pairs."""
+    (evaluation,) = evaluate_all(
+        [protocol],
+        images,
+        texts,
+        score,
+        caption_image,
+        image_labels,
+        image_identities,
+        positives=[positives],
+        rank=rank,
+        world_size=world_size,
+        reduce=reduce,
+        device=device,
+    )
+    return evaluation
+
+
+def evaluate_all(
+    protocols: Sequence[Protocol],
+    images: Encoding,
+    texts: Encoding,
+    score: Scorer,
+    caption_image: CaptionImage | None,
+    image_labels: Labels | None = None,
+    image_identities: Identities | None = None,
+    *,
+    positives: Sequence[PositivePairs | None],
+    rank: int = 0,
+    world_size: int = 1,
+    reduce: Reduce | None = None,
+    device: torch.device | str | None = None,
+) -> list[Evaluation]:
+    """Evaluate whole galleries under several protocols; every process returns the same.
+
+    Protocols that rank the same galleries share one sweep over the scores.
 
     caption_image: (n_texts,) row of each text's image. image_labels: (n_images,) classes or (n_images, C)
     multi-hot; a text has its image's labels. image_identities: (n_images,) for positives by identity.
-    positives: for a protocol whose positives are pairs; ``caption_image`` may be None then where nothing is
-    computed by label or by folds. Texts outside their gallery are neither ranked nor asked: they stay among
-    the results, as queries that don't count.
+    positives: of each protocol, its pairs, or None where it doesn't go by pairs. ``caption_image`` may be None
+    where all do and nothing is computed by label or by folds.
 
-    Raises ValueError where counts are not the protocol's or labels, identities or pairs are missing, and
-    whatever ``streamed_ranks``, ``label_precision`` and ``class_retrieval`` raise.
+    Raises ValueError where counts are not a protocol's or labels, identities or pairs are missing, and
+    whatever ``streamed_sweeps``, ``label_precision`` and ``class_retrieval`` raise.
     """
-    _check_counts(protocol, len(images), len(texts))
     owner = None if caption_image is None else caption_owners(caption_image, len(images), len(texts))
-    if owner is None and (protocol.needs_labels or protocol.folds > 1 or protocol.positives != "pairs"):
-        raise ValueError(f"protocol '{protocol.name}' needs the image of each caption")
-    if image_labels is None and protocol.needs_labels:
-        raise ValueError(f"protocol '{protocol.name}' needs the images' labels")
-    identities: NDArray[Any] | None = None
-    if protocol.positives == "identity":
-        if image_identities is None:
-            raise ValueError(f"protocol '{protocol.name}' needs the images' identities")
-        identities = np.asarray(image_identities)
-    if (protocol.positives == "pairs") != (positives is not None):
-        needed = (
-            "needs positive pairs" if positives is None else f"goes by {protocol.positives}, not by pairs"
+    identities = None if image_identities is None else np.asarray(image_identities)
+    for protocol, pairs in zip(protocols, positives, strict=True):
+        _check_counts(protocol, len(images), len(texts))
+        _check_given(protocol, pairs, owner, image_labels, identities)
+    galleries = _Galleries(images, texts, score, owner, rank, world_size, reduce, device)
+    folds = galleries.ranked(protocols, positives, identities)
+    return [
+        galleries.evaluated(
+            protocol,
+            folds_of_protocol,
+            image_labels,
+            identities if protocol.positives == "identity" else None,
+            pairs,
         )
-        raise ValueError(f"protocol '{protocol.name}' {needed}")
-    metrics: dict[str, float] = {}
-    per_query: PerQuery = {}
-    folds: list[_Fold] = []
-    precision: LabelPrecision | None = None
-    classes: ClassRetrieval | None = None
-    if "ranks" in protocol.families or "all_positives" in protocol.families:
-        for block in fold_slices(len(images), protocol.folds):
-            inside = np.ones(len(texts), dtype=np.bool_)
-            if owner is not None:
-                inside = (owner >= block.start) & (owner < block.stop)
-            if positives is not None and positives.gallery is not None:
-                inside &= np.isin(np.arange(len(texts)), positives.gallery)
-            columns = np.flatnonzero(inside)
-            whole = len(columns) == len(texts)
-            sweep = streamed_sweep(
-                images[block],
-                texts if whole else texts.take(torch.from_numpy(columns).to(texts.values.device)),
-                score,
-                None if owner is None else owner[columns] - block.start,
+        for protocol, pairs, folds_of_protocol in zip(protocols, positives, folds, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Galleries:
+    """Both galleries, what scores them, and this process among the others; see ``evaluate_all``."""
+
+    images: Encoding
+    texts: Encoding
+    score: Scorer
+    owner: NDArray[np.int64] | None
+    rank: int
+    world_size: int
+    reduce: Reduce | None
+    device: torch.device | str | None
+
+    def ranked(
+        self,
+        protocols: Sequence[Protocol],
+        positives: Sequence[PositivePairs | None],
+        identities: NDArray[Any] | None,
+    ) -> list[list[_Fold]]:
+        """The folds of each protocol, or its only one; none where it asks for no ranks."""
+        folds: list[list[_Fold]] = [[] for _ in protocols]
+        together: dict[str, list[int]] = {}
+        for number, protocol in enumerate(protocols):
+            if not {"ranks", "all_positives"}.intersection(protocol.families):
+                continue
+            if protocol.folds > 1:
+                folds[number] = self._folds(protocol, positives[number], identities)
+                continue
+            # Those of one kind take the items in one order. Without owners pairs have an order of their own.
+            kind = "identity" if protocol.positives == "identity" else "owner"
+            together.setdefault(f"{number}" if self.owner is None else kind, []).append(number)
+        for numbers in together.values():
+            sweeps = self._swept(
+                self.images,
+                self.texts,
+                self.owner,
+                [_question(protocols[number], positives[number], identities) for number in numbers],
+            )
+            for number, sweep in zip(numbers, sweeps, strict=True):
+                whole = slice(0, len(self.images)), np.arange(len(self.texts))
+                folds[number] = [_Fold(*whole, sweep.ranks, sweep.positives)]
+        return folds
+
+    def _folds(
+        self, protocol: Protocol, pairs: PositivePairs | None, identities: NDArray[Any] | None
+    ) -> list[_Fold]:
+        assert self.owner is not None
+        folds = []
+        for block in fold_slices(len(self.images), protocol.folds):
+            columns = np.flatnonzero((self.owner >= block.start) & (self.owner < block.stop))
+            question = _question(
+                protocol,
+                None if pairs is None else pairs.among(block, columns),
                 None if identities is None else identities[block],
-                positives=None if positives is None else positives.among(block, columns),
-                every_positive="all_positives" in protocol.families,
-                rank=rank,
-                world_size=world_size,
-                reduce=reduce,
-                device=device,
+            )
+            (sweep,) = self._swept(
+                self.images[block],
+                self.texts.take(torch.from_numpy(columns).to(self.texts.values.device)),
+                self.owner[columns] - block.start,
+                [question],
             )
             folds.append(_Fold(block, columns, sweep.ranks, sweep.positives))
-    ranks: Ranks | None = None
-    if "ranks" in protocol.families:
-        metrics |= fold_metrics([(fold.ranks.of("i2t"), fold.ranks.of("t2i")) for fold in folds])
-        whole = len(folds) == 1 and len(folds[0].texts) == len(texts)
-        ranks = folds[0].ranks if whole else _joined(folds, len(texts))
-        per_query |= per_query_of_ranks({side: ranks.of(side) for side in SIDES})
-    if "all_positives" in protocol.families:
-        # Protocols with folds don't have them.
-        (fold,) = folds
-        of_positives = _per_query_of_positives(fold, len(texts))
-        metrics |= _averages("all_positives", of_positives)
-        per_query |= of_positives
-    if "label_precision" in protocol.families:
-        assert owner is not None
-        labels = torch.as_tensor(image_labels)
-        precision = label_precision(
+        return folds
+
+    def _swept(
+        self,
+        images: Encoding,
+        texts: Encoding,
+        owner: NDArray[np.int64] | None,
+        questions: Sequence[Question],
+    ) -> list[Sweep]:
+        return streamed_sweeps(
             images,
             texts,
-            score,
-            labels,
-            labels[torch.from_numpy(owner).to(labels.device)],
-            measures=_functions("label_precision"),
-            rank=rank,
-            world_size=world_size,
-            reduce=reduce,
-            device=device,
-        )
-        by_label = {
-            metric.key: precision.per_query[side][metric.name]
-            for side in SIDES
-            for metric in metric_table.computed("label_precision", side)
-        }
-        metrics |= _averages("label_precision", by_label)
-        per_query |= by_label
-    if "class_level" in protocol.families:
-        assert image_labels is not None and owner is not None
-        classes = class_retrieval(
-            images,
-            texts,
-            score,
+            self.score,
             owner,
-            image_labels,
-            measures=_functions("class_level", "t2i"),
-            rank=rank,
-            world_size=world_size,
-            reduce=reduce,
-            device=device,
+            questions,
+            rank=self.rank,
+            world_size=self.world_size,
+            reduce=self.reduce,
+            device=self.device,
         )
-        by_class = _per_query_of_classes(classes)
-        metrics |= _averages("class_level", by_class)
-        per_query |= by_class
-    image_cluster, text_cluster = clusters(owner, identities, len(images), len(texts))
-    return Evaluation(
-        protocol=protocol,
-        metrics=metrics,
-        curves={} if precision is None else _curves(precision),
-        ranks=ranks,
-        per_query=per_query,
-        dropped={} if precision is None else dict(precision.dropped),
-        asked={} if positives is None else _asked(positives, len(images), len(texts)),
-        classes=None if classes is None else classes.classes,
-        image_cluster=image_cluster,
-        text_cluster=text_cluster,
+
+    def evaluated(
+        self,
+        protocol: Protocol,
+        folds: Sequence[_Fold],
+        image_labels: Labels | None,
+        identities: NDArray[Any] | None,
+        positives: PositivePairs | None,
+    ) -> Evaluation:
+        """All that a protocol asks for."""
+        owner = self.owner
+        metrics: dict[str, float] = {}
+        per_query: PerQuery = {}
+        ranks: Ranks | None = None
+        precision: LabelPrecision | None = None
+        classes: ClassRetrieval | None = None
+        if "ranks" in protocol.families:
+            metrics |= fold_metrics([(fold.ranks.of("i2t"), fold.ranks.of("t2i")) for fold in folds])
+            ranks = folds[0].ranks if len(folds) == 1 else _joined(folds, len(self.texts))
+            per_query |= per_query_of_ranks({side: ranks.of(side) for side in SIDES})
+        if "all_positives" in protocol.families:
+            # Protocols with folds don't have them.
+            (fold,) = folds
+            of_positives = _per_query_of_positives(fold.positives)
+            metrics |= _averages("all_positives", of_positives)
+            per_query |= of_positives
+        if "label_precision" in protocol.families:
+            assert owner is not None
+            labels = torch.as_tensor(image_labels)
+            precision = label_precision(
+                self.images,
+                self.texts,
+                self.score,
+                labels,
+                labels[torch.from_numpy(owner).to(labels.device)],
+                measures=_functions("label_precision"),
+                rank=self.rank,
+                world_size=self.world_size,
+                reduce=self.reduce,
+                device=self.device,
+            )
+            by_label = {
+                metric.key: precision.per_query[side][metric.name]
+                for side in SIDES
+                for metric in metric_table.computed("label_precision", side)
+            }
+            metrics |= _averages("label_precision", by_label)
+            per_query |= by_label
+        if "class_level" in protocol.families:
+            assert image_labels is not None and owner is not None
+            classes = class_retrieval(
+                self.images,
+                self.texts,
+                self.score,
+                owner,
+                image_labels,
+                measures=_functions("class_level", "t2i"),
+                rank=self.rank,
+                world_size=self.world_size,
+                reduce=self.reduce,
+                device=self.device,
+            )
+            by_class = _per_query_of_classes(classes)
+            metrics |= _averages("class_level", by_class)
+            per_query |= by_class
+        n_images, n_texts = len(self.images), len(self.texts)
+        image_cluster, text_cluster = clusters(owner, identities, n_images, n_texts)
+        return Evaluation(
+            protocol=protocol,
+            metrics=metrics,
+            curves={} if precision is None else _curves(precision),
+            ranks=ranks,
+            per_query=per_query,
+            dropped={} if precision is None else dict(precision.dropped),
+            asked={} if positives is None else _asked(positives, n_images, n_texts),
+            classes=None if classes is None else classes.classes,
+            image_cluster=image_cluster,
+            text_cluster=text_cluster,
+        )
+
+
+def _question(
+    protocol: Protocol, pairs: PositivePairs | None, identities: NDArray[Any] | None
+) -> Question:
+    return Question(
+        image_identity=identities if protocol.positives == "identity" else None,
+        positives=pairs,
+        every_positive="all_positives" in protocol.families,
     )
 
 
@@ -270,6 +386,28 @@ def _check_counts(protocol: Protocol, images: int, captions: int) -> None:
         raise ValueError(f"protocol '{protocol.name}' is over {allowed} captions, got {captions}")
 
 
+def _check_given(
+    protocol: Protocol,
+    positives: PositivePairs | None,
+    owner: NDArray[np.int64] | None,
+    image_labels: Labels | None,
+    identities: NDArray[Any] | None,
+) -> None:
+    """ValueError where something is missing that the protocol goes by, or pairs are given that it doesn't."""
+    name = protocol.name
+    if owner is None and (protocol.needs_labels or protocol.folds > 1 or protocol.positives != "pairs"):
+        raise ValueError(f"protocol '{name}' needs the image of each caption")
+    if image_labels is None and protocol.needs_labels:
+        raise ValueError(f"protocol '{name}' needs the images' labels")
+    if identities is None and protocol.positives == "identity":
+        raise ValueError(f"protocol '{name}' needs the images' identities")
+    if (protocol.positives == "pairs") != (positives is not None):
+        needed = (
+            "needs positive pairs" if positives is None else f"goes by {protocol.positives}, not by pairs"
+        )
+        raise ValueError(f"protocol '{name}' {needed}")
+
+
 def _functions(family: Family, side: Side | None = None) -> dict[str, Any]:
     """By name, what the family's metrics are computed with; a name has one function in both directions."""
     return {metric.name: metric.function for metric in metric_table.computed(family, side)}
@@ -285,23 +423,19 @@ def _per_query_of_classes(classes: ClassRetrieval) -> PerQuery:
     return per_query
 
 
-def _per_query_of_positives(fold: _Fold, n_texts: int) -> PerQuery:
-    """What each metric of all positives gives; NaN for texts outside the gallery."""
-    per_query: PerQuery = {}
-    for side in SIDES:
-        for metric in metric_table.computed("all_positives", side):
-            assert metric.function is not None
-            values = np.asarray(metric.function(fold.positives[side]), dtype=np.float64)
-            if metric.queries == "texts":
-                values = _spread(values, fold.texts, n_texts, np.nan)
-            per_query[metric.key] = values
-    return per_query
+def _per_query_of_positives(positives: Mapping[Side, PositiveRanks]) -> PerQuery:
+    return {
+        metric.key: np.asarray(metric.function(positives[side]), dtype=np.float64)
+        for side in SIDES
+        for metric in metric_table.computed("all_positives", side)
+        if metric.function is not None
+    }
 
 
 def _asked(positives: PositivePairs, n_images: int, n_texts: int) -> dict[str, dict[str, int]]:
     """The field ``asked`` of Evaluation; with folds, as if the gallery were whole."""
     of_images, of_texts = positives.counts()
-    n_searched = n_texts if positives.gallery is None else len(positives.gallery)
+    n_searched = n_texts if positives.left_out is None else n_texts - int(positives.left_out.sum())
     return {
         side: {"gallery": gallery, "queries": queries, "positives": count}
         for side, gallery, (queries, count) in (("i2t", n_searched, of_images), ("t2i", n_images, of_texts))
@@ -326,36 +460,25 @@ def _curves(precision: LabelPrecision) -> dict[str, dict[str, list[float]]]:
 
 
 def _joined(folds: Sequence[_Fold], n_texts: int) -> Ranks:
-    """The folds' results side by side, queries and gallery items numbered as in the whole split.
-
-    Texts that are in no fold have no positive and zeros as their best items.
-    """
-    rows = np.concatenate([fold.texts for fold in folds])
+    """The folds' results side by side, queries and gallery items numbered as in the whole split."""
+    back = np.empty(n_texts, dtype=np.int64)
+    back[np.concatenate([fold.texts for fold in folds])] = np.arange(n_texts)
     ranks = [fold.ranks for fold in folds]
     k_texts = min(part.i2t_top.shape[1] for part in ranks)
     k_images = min(part.t2i_top.shape[1] for part in ranks)
-
-    def of_texts(parts: Sequence[NDArray[Any]], missing: float = 0) -> NDArray[Any]:
-        return _spread(np.concatenate(parts), rows, n_texts, missing)
-
     return Ranks(
         i2t=np.concatenate([part.i2t for part in ranks]),
-        t2i=of_texts([part.t2i for part in ranks]),
+        t2i=np.concatenate([part.t2i for part in ranks])[back],
         i2t_expected=np.concatenate([part.i2t_expected for part in ranks]),
-        t2i_expected=of_texts([part.t2i_expected for part in ranks], np.nan),
+        t2i_expected=np.concatenate([part.t2i_expected for part in ranks])[back],
         i2t_tied=np.concatenate([part.i2t_tied for part in ranks]),
-        t2i_tied=of_texts([part.t2i_tied for part in ranks]),
+        t2i_tied=np.concatenate([part.t2i_tied for part in ranks])[back],
         i2t_tied_positives=np.concatenate([part.i2t_tied_positives for part in ranks]),
-        t2i_tied_positives=of_texts([part.t2i_tied_positives for part in ranks]),
+        t2i_tied_positives=np.concatenate([part.t2i_tied_positives for part in ranks])[back],
         i2t_top=np.concatenate([fold.texts[fold.ranks.i2t_top[:, :k_texts]] for fold in folds]),
-        t2i_top=of_texts([fold.ranks.t2i_top[:, :k_images] + fold.images.start for fold in folds]),
+        t2i_top=np.concatenate([fold.ranks.t2i_top[:, :k_images] + fold.images.start for fold in folds])[
+            back
+        ],
         i2t_top_scores=np.concatenate([part.i2t_top_scores[:, :k_texts] for part in ranks]),
-        t2i_top_scores=of_texts([part.t2i_top_scores[:, :k_images] for part in ranks]),
+        t2i_top_scores=np.concatenate([part.t2i_top_scores[:, :k_images] for part in ranks])[back],
     )
-
-
-def _spread(values: NDArray[Any], rows: NDArray[np.int64], count: int, missing: float) -> NDArray[Any]:
-    """(count, ...) with ``values`` (n, ...) at ``rows`` (n,) and ``missing`` everywhere else."""
-    whole = np.full((count, *values.shape[1:]), missing, dtype=values.dtype)
-    whole[rows] = values
-    return whole

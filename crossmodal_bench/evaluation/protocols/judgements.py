@@ -140,13 +140,14 @@ def judged_pairs(
             row = row_of_caption[caption]
             asked_texts[row] = True
             pairs += [(row_of_image[str(image)], row) for image in images]
-        searched = np.sort([row_of_caption[caption] for caption in judgements.captions.tolist()])
+        left_out = np.ones(len(caption_keys), dtype=np.bool_)
+        left_out[[row_of_caption[caption] for caption in judgements.captions.tolist()]] = False
     except KeyError as error:
         raise BadInput(
             f"COCO's item {error.args[0]} was judged and is not in the split; take Karpathy's test split"
         ) from error
     return PositivePairs.of(np.array(pairs), len(image_ids), len(caption_keys)).asking(
-        asked_images, asked_texts, absent=absent, gallery=searched
+        asked_images, asked_texts, absent=absent, left_out=left_out
     )
 
 

@@ -27,7 +27,7 @@ class PositivePairs:
             in a pair. An item that is not asked is still an answer to others, right or wrong.
         absent: (n_images,) int64, how many more texts are right for an image that no gallery holds: they
             count among what there is to find. None: there are none.
-        gallery: (n,) rows of the texts that are searched and asked at all, ascending; None: all of them.
+        left_out: (n_texts,) whether a text is no part of the gallery that images search; None: none is.
     """
 
     image: NDArray[np.int64]
@@ -35,7 +35,7 @@ class PositivePairs:
     asked_images: NDArray[np.bool_] | None = None
     asked_texts: NDArray[np.bool_] | None = None
     absent: NDArray[np.int64] | None = None
-    gallery: NDArray[np.int64] | None = None
+    left_out: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, pairs: NDArray[Any], n_images: int, n_texts: int) -> PositivePairs:
@@ -67,22 +67,21 @@ class PositivePairs:
         texts: NDArray[np.bool_],
         *,
         absent: NDArray[np.int64] | None = None,
-        gallery: NDArray[np.int64] | None = None,
+        left_out: NDArray[np.bool_] | None = None,
     ) -> PositivePairs:
         """The same pairs with these queries alone; arguments are the attributes.
 
         Raises:
-            ValueError: a query that is asked and has no pair, or a pair or query outside the gallery.
+            ValueError: a query that is asked and has no pair, or a text in a pair that is left out.
         """
         for items, asked, paired in (("image", images, self.image), ("text", texts, self.text)):
             unanswerable = np.setdiff1d(np.flatnonzero(asked), paired)
             if len(unanswerable):
                 raise ValueError(f"{items} {unanswerable[0]} is a query and no positive pair has it")
-        if gallery is not None:
-            outside = np.setdiff1d(np.union1d(self.text, np.flatnonzero(texts)), gallery)
-            if len(outside):
-                raise ValueError(f"text {outside[0]} is in a pair or a query, and is not in the gallery")
-        return PositivePairs(self.image, self.text, images, texts, absent, gallery)
+        if left_out is not None and left_out[self.text].any():
+            text = self.text[left_out[self.text]][0]
+            raise ValueError(f"text {text} is right for an image and left out of the gallery")
+        return PositivePairs(self.image, self.text, images, texts, absent, left_out)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -97,6 +96,7 @@ class PositivePairs:
             asked_images=None if self.asked_images is None else self.asked_images[images],
             asked_texts=None if self.asked_texts is None else self.asked_texts[texts],
             absent=None if self.absent is None else self.absent[images],
+            left_out=None if self.left_out is None else self.left_out[texts],
         )
 
     def counts(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -122,6 +122,7 @@ class Galleries:
         are that are in a pair.
     absent: (n_images,) int64, how many more texts are right for the image at each position than there are;
         None: none.
+    left_out: (n_texts,) whether the text at each position is no part of the gallery; None: none is.
     """
 
     image_order: NDArray[np.int64]
@@ -131,6 +132,7 @@ class Galleries:
     asked_images: NDArray[np.bool_] | None = None
     asked_texts: NDArray[np.bool_] | None = None
     absent: NDArray[np.int64] | None = None
+    left_out: NDArray[np.bool_] | None = None
 
 
 def galleries(
@@ -199,6 +201,7 @@ def _galleries_of_pairs(
         asked_images=positives.asked_images,
         asked_texts=None if positives.asked_texts is None else positives.asked_texts[text_order],
         absent=positives.absent,
+        left_out=None if positives.left_out is None else positives.left_out[text_order],
     )
 
 

@@ -36,8 +36,7 @@ class Ranks:
     i2t_tied_positives, t2i_tied_positives: int64; how many positives have it, the best one included.
     i2t_top, t2i_top: (n_queries, min(10, gallery)) int64; gallery rows by descending score. Equal scores are
         in gallery order, where captions are taken in the order of their images, and images in the order of
-        their identities if positives go by identity. All zeros, as their scores, for a text that a protocol
-        leaves out of its gallery: its rank is 0, too.
+        their identities if positives go by identity.
     i2t_top_scores, t2i_top_scores: the scores of those.
     """
 
@@ -117,8 +116,13 @@ def retrieval_ranks(
     text_of_pair = ordered.text_order[ordered.positive_text]
     i2t = _asked(ordered.asked_images, ordered.positive_image)
     t2i = _asked(ordered.asked_texts, ordered.positive_text)
+    searched, i2t_k = matrix, top_k
+    if ordered.left_out is not None:
+        left_out = torch.from_numpy(ordered.text_order[ordered.left_out]).to(matrix.device)
+        searched = matrix.index_fill(1, left_out, -torch.inf)
+        i2t_k = min(top_k, n_texts - len(left_out))
     i2t_counts, i2t_top = _direction(
-        matrix, image_of_pair[i2t], ordered.positive_text[i2t], ordered.text_order, top_k
+        searched, image_of_pair[i2t], ordered.positive_text[i2t], ordered.text_order, i2t_k
     )
     t2i_counts, t2i_top = _direction(
         matrix.T, text_of_pair[t2i], ordered.positive_image[t2i], ordered.image_order, top_k

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,11 +51,27 @@ def maximum(total: Reduce, values: Tensor, rank: int, world_size: int) -> Tensor
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """What one sweep over the score tiles has found, in the caller's order.
+class Question:
+    """What is right for what, and what is wanted to be known of it; one sweep may answer several.
 
-    ranks: of each query's best positive.
-    positives: of every positive, by direction; empty where they were not asked for.
+    Attributes:
+        image_identity: (n_images,) where all images and all captions of one identity are right for each other.
+        positives: any set of pairs instead.
+        every_positive: whether the ranks of all positives are wanted, and not of the best ones alone.
+    """
+
+    image_identity: Identities | None = None
+    positives: PositivePairs | None = None
+    every_positive: bool = False
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The answer to a question, in the caller's order.
+
+    Attributes:
+        ranks: of each query's best positive.
+        positives: the ranks of every positive, by direction; empty where they were not wanted.
     """
 
     ranks: Ranks
@@ -78,14 +94,13 @@ def streamed_ranks(
     reduce: Reduce | None = None,
     device: torch.device | str | None = None,
 ) -> Ranks:
-    """``Sweep.ranks`` of ``streamed_sweep``, which has the same arguments."""
-    return streamed_sweep(
+    """The ranks of one question, whose fields are given here; all else as for ``streamed_sweeps``."""
+    (sweep,) = streamed_sweeps(
         images,
         texts,
         score,
         caption_image,
-        image_identity,
-        positives=positives,
+        [Question(image_identity, positives)],
         top_k=top_k,
         image_tile=image_tile,
         text_tile=text_tile,
@@ -93,18 +108,17 @@ def streamed_ranks(
         world_size=world_size,
         reduce=reduce,
         device=device,
-    ).ranks
+    )
+    return sweep.ranks
 
 
-def streamed_sweep(
+def streamed_sweeps(
     images: Encoding,
     texts: Encoding,
     score: Scorer,
     caption_image: CaptionImage | None,
-    image_identity: Identities | None = None,
+    questions: Sequence[Question],
     *,
-    positives: PositivePairs | None = None,
-    every_positive: bool = False,
     top_k: int = 10,
     image_tile: int | None = None,
     text_tile: int | None = None,
@@ -112,13 +126,12 @@ def streamed_sweep(
     world_size: int = 1,
     reduce: Reduce | None = None,
     device: torch.device | str | None = None,
-) -> Sweep:
+) -> list[Sweep]:
     """Ranks of ``images`` against ``texts`` under any scorer, as ``retrieval_ranks`` of the full matrix.
 
-    Positives are an image and its own captions, or with ``image_identity`` (n_images,) all images and all
-    captions of one identity; or ``positives``, any set of pairs, with which ``caption_image`` may be None. A
-    query without a positive, or one that is not asked, has rank 0 and counts in no metric. With
-    ``every_positive`` the ranks of all positives are counted in the same sweep, of whatever number.
+    Positives are an image and its own captions, unless a question says otherwise; with pairs, ``caption_image``
+    may be None. A query without a positive, or one that is not asked, has rank 0 and counts in no metric. All
+    questions are answered in one sweep, because with fragments scores are what takes the time.
 
     Every process holds both galleries whole and calls this with its ``rank``; process r scores rows r,
     r + world_size, ... of a grid of tiles that is the same for every world size, and only positives' scores,
@@ -130,22 +143,26 @@ def streamed_sweep(
     positive's score is therefore a number out of the very tile in which its competitors are counted. Memory:
     a few tiles beside the encodings.
 
-    Raises ValueError (on all processes) for a non-finite score, and for an image without a caption, a caption
-    of no image or counts that don't agree.
+    Raises ValueError (on all processes) for a non-finite score, for an image without a caption, a caption
+    of no image or counts that don't agree, and for questions that take the items in different orders.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} is not one of {world_size} processes")
     total = reduce if reduce is not None else (all_reduce_sum if world_size > 1 else _alone)
-    sweep = _StreamingRanks(
+    ordered = [
+        galleries(caption_image, question.image_identity, len(images), len(texts), question.positives)
+        for question in questions
+    ]
+    sweep = _Sweeping(
         images,
         texts,
         score,
-        galleries(caption_image, image_identity, len(images), len(texts), positives),
-        top_k,
-        image_tile,
-        text_tile,
-        device,
-        every_positive=every_positive,
+        ordered,
+        [question.every_positive for question in questions],
+        top_k=top_k,
+        image_tile=image_tile,
+        text_tile=text_tile,
+        device=device,
     )
     mine = range(rank, len(sweep.tiles.rows), world_size)
 
@@ -165,9 +182,13 @@ def streamed_sweep(
             raise NonFiniteScore(first - 1, text)
 
     together(lambda: sweep.find_positives(mine))
-    sweep.agree(lambda values: maximum(total, values, rank, world_size))
+    for answer in sweep.answers:
+        answer.agree(lambda values: maximum(total, values, rank, world_size))
     together(lambda: sweep.count(mine))
-    return Sweep(sweep.ranks(total, mine, rank, world_size), sweep.positive_ranks(total))
+    return [
+        Sweep(answer.ranks(total, mine, rank, world_size), answer.positive_ranks(total))
+        for answer in sweep.answers
+    ]
 
 
 class _Direction:
@@ -232,52 +253,31 @@ class _Direction:
         return flags.sum(1).long()
 
 
-class _StreamingRanks:
-    """The state of one sweep on one process; items are numbered in the galleries' order."""
+class _Answer:
+    """What one sweep finds for one question on one process; items are numbered in the galleries' order."""
 
-    def __init__(
-        self,
-        images: Encoding,
-        texts: Encoding,
-        score: Scorer,
-        ordered: Galleries,
-        top_k: int,
-        image_tile: int | None,
-        text_tile: int | None,
-        device: torch.device | str | None,
-        *,
-        every_positive: bool,
-    ) -> None:
-        n_images, n_texts = len(images), len(texts)
-        self.tiles = ScoreTiles(
-            images,
-            texts,
-            score,
-            image_tile=image_tile,
-            text_tile=text_tile,
-            image_order=_unless_ascending(ordered.image_order),
-            text_order=_unless_ascending(ordered.text_order),
-            device=device,
-        )
-        device = self.tiles.device
-        self.image_order = torch.from_numpy(ordered.image_order).to(device)
-        self.text_order = torch.from_numpy(ordered.text_order).to(device)
+    def __init__(self, ordered: Galleries, tiles: ScoreTiles, top_k: int, *, every_positive: bool) -> None:
+        n_images, n_texts = len(ordered.image_order), len(ordered.text_order)
         self._ordered = ordered
-        self._find_tiles_of(ordered)
-        like = torch.empty(0, dtype=self.tiles.dtype, device=device)
-        self.i2t = _Direction(n_images, n_texts, top_k, like)
+        self._tiles = tiles
+        self._image_order = torch.from_numpy(ordered.image_order).to(tiles.device)
+        self._text_order = torch.from_numpy(ordered.text_order).to(tiles.device)
+        like = torch.empty(0, dtype=tiles.dtype, device=tiles.device)
+        n_searched = n_texts if ordered.left_out is None else n_texts - int(ordered.left_out.sum())
+        self.i2t = _Direction(n_images, n_searched, top_k, like)
         self.t2i = _Direction(n_texts, n_images, top_k, like)
-        self._kept: dict[tuple[int, int], Tensor] = {}
+        self._find_tiles()
         # Each positive pair's score, in the order of the tiles; None where only the best ones are wanted.
         self._pair_scores = (
             like.new_full((len(ordered.positive_image),), -torch.inf) if every_positive else None
         )
         self._every: dict[Side, PositiveCounts] = {}
 
-    def _find_tiles_of(self, ordered: Galleries) -> None:
-        """Sort the positive pairs by the tiles in which they lie."""
-        tops = np.array([top for top, _ in self.tiles.rows])
-        lefts = np.array([left for left, _ in self.tiles.columns])
+    def _find_tiles(self) -> None:
+        """Sort the positive pairs, and the texts that are left out, by the tiles in which they lie."""
+        ordered = self._ordered
+        tops = np.array([top for top, _ in self._tiles.rows])
+        lefts = np.array([left for left, _ in self._tiles.columns])
         row = np.searchsorted(tops, ordered.positive_image, side="right") - 1
         column = np.searchsorted(lefts, ordered.positive_text, side="right") - 1
         tile = row * len(lefts) + column
@@ -285,40 +285,35 @@ class _StreamingRanks:
         self._by_tile = by_tile
         # Where each tile's pairs begin, and behind the last tile, where they end.
         self._first_pair = np.searchsorted(tile[by_tile], np.arange(len(tops) * len(lefts) + 1))
-        device = self.tiles.device
+        device = self._tiles.device
         self._pair_image = torch.from_numpy((ordered.positive_image - tops[row])[by_tile]).to(device)
         self._pair_text = torch.from_numpy((ordered.positive_text - lefts[column])[by_tile]).to(device)
+        self._left_out: dict[int, Tensor] = {}
+        if ordered.left_out is not None:
+            for number, (left, right) in enumerate(self._tiles.columns):
+                within = np.flatnonzero(ordered.left_out[left:right])
+                if len(within):
+                    self._left_out[number] = torch.from_numpy(within).to(device)
 
-    def _pairs_of(self, row: int, column: int) -> slice:
+    def _pairs(self, row: int, column: int) -> slice:
         """Which of the positive pairs, in the order of the tiles, lie in a tile."""
-        tile = row * len(self.tiles.columns) + column
+        tile = row * len(self._tiles.columns) + column
         return slice(int(self._first_pair[tile]), int(self._first_pair[tile + 1]))
 
-    def positives(self, row: int, column: int) -> tuple[Tensor, Tensor] | None:
-        """Positions (image, text) of the positive pairs inside a tile, or None if it holds none."""
-        pairs = self._pairs_of(row, column)
-        if pairs.start == pairs.stop:
-            return None
-        return self._pair_image[pairs], self._pair_text[pairs]
+    def has_positives(self, row: int, column: int) -> bool:
+        """Whether any positive pair lies in a tile."""
+        pairs = self._pairs(row, column)
+        return pairs.start < pairs.stop
 
-    def find_positives(self, rows: range) -> None:
-        """First pass: the best positives' scores, out of the tiles they share with their competitors."""
-        kept = 0
-        for row in rows:
-            top, _ = self.tiles.rows[row]
-            for column, (left, _) in enumerate(self.tiles.columns):
-                pairs = self.positives(row, column)
-                if pairs is None:
-                    continue
-                tile = self.tiles(row, column)
-                scores = tile[pairs]
-                self.i2t.find_best(top, pairs[0], scores)
-                self.t2i.find_best(left, pairs[1], scores)
-                if self._pair_scores is not None:
-                    self._pair_scores[self._pairs_of(row, column)] = scores
-                kept += tile.nbytes
-                if kept <= _KEPT_BYTES:
-                    self._kept[row, column] = tile.clone()
+    def find_positives(self, row: int, column: int, tile: Tensor) -> None:
+        """First pass: take the positives' scores, out of the tile they share with their competitors."""
+        pairs = self._pairs(row, column)
+        image, text = self._pair_image[pairs], self._pair_text[pairs]
+        scores = tile[image, text]
+        self.i2t.find_best(self._tiles.rows[row][0], image, scores)
+        self.t2i.find_best(self._tiles.columns[column][0], text, scores)
+        if self._pair_scores is not None:
+            self._pair_scores[pairs] = scores
 
     def agree(self, largest: Callable[[Tensor], Tensor]) -> None:
         """Between the passes: let every process know the thresholds that any has found.
@@ -327,11 +322,7 @@ class _StreamingRanks:
             largest: the element-wise maximum of a tensor (n,) over all processes.
         """
         ordered = self._ordered
-        sides: tuple[tuple[_Direction, NDArray[np.bool_] | None], ...] = (
-            (self.i2t, ordered.asked_images),
-            (self.t2i, ordered.asked_texts),
-        )
-        for direction, asked in sides:
+        for direction, asked in ((self.i2t, ordered.asked_images), (self.t2i, ordered.asked_texts)):
             direction.best = largest(direction.best)
             if asked is not None:
                 # Without a threshold nothing is counted.
@@ -352,22 +343,24 @@ class _StreamingRanks:
                 scores[torch.from_numpy(chosen).to(scores.device)],
             )
 
-    def count(self, rows: range) -> None:
+    def count(self, row: int, column: int, tile: Tensor) -> None:
         """Second pass: competitors at or above each threshold, positives at it, and the top lists."""
-        for row in rows:
-            top, _ = self.tiles.rows[row]
-            for column, (left, _) in enumerate(self.tiles.columns):
-                kept = self._kept.pop((row, column), None)
-                tile = self.tiles(row, column) if kept is None else kept
-                pairs = self.positives(row, column)
-                scores = None if pairs is None else tile[pairs]
-                of_images = None if pairs is None or scores is None else (pairs[0], scores)
-                of_texts = None if pairs is None or scores is None else (pairs[1], scores)
-                self.i2t.count(top, tile, left, of_images)
-                self.t2i.count(left, tile.T, top, of_texts)
-                if self._every:
-                    self._every["i2t"].count(top, tile)
-                    self._every["t2i"].count(left, tile.T)
+        top, left = self._tiles.rows[row][0], self._tiles.columns[column][0]
+        of_images, of_texts = None, None
+        if self.has_positives(row, column):
+            pairs = self._pairs(row, column)
+            image, text = self._pair_image[pairs], self._pair_text[pairs]
+            scores = tile[image, text]
+            of_images, of_texts = (image, scores), (text, scores)
+        # No image finds a text that is left out.
+        searched = tile
+        if column in self._left_out:
+            searched = tile.index_fill(1, self._left_out[column], -torch.inf)
+        self.i2t.count(top, searched, left, of_images)
+        self.t2i.count(left, tile.T, top, of_texts)
+        if self._every:
+            self._every["i2t"].count(top, searched)
+            self._every["t2i"].count(left, tile.T)
 
     def positive_ranks(self, total: Reduce) -> dict[Side, PositiveRanks]:
         """The ranks of every positive, in the caller's order; empty where they were not wanted."""
@@ -389,18 +382,18 @@ class _StreamingRanks:
 
     def ranks(self, total: Reduce, rows: range, rank: int, world_size: int) -> Ranks:
         """Sum what the processes have found and put it into the caller's order."""
-        mine = torch.zeros(len(self.image_order), dtype=torch.bool, device=self.tiles.device)
+        mine = torch.zeros(len(self._image_order), dtype=torch.bool, device=self._tiles.device)
         for row in rows:
-            mine[slice(*self.tiles.rows[row])] = True
+            mine[slice(*self._tiles.rows[row])] = True
         i2t_scores = total(self.i2t.top.scores.masked_fill(~mine[:, None], 0))
         i2t_indices = total(self.i2t.top.indices.masked_fill(~mine[:, None], 0))
         t2i_scores, t2i_indices = self._merge(total, self.t2i.top, rank, world_size)
-        image, text = torch.argsort(self.image_order), torch.argsort(self.text_order)
+        image, text = torch.argsort(self._image_order), torch.argsort(self._text_order)
         return make_ranks(
             total(self.i2t.counts)[:, image],
             total(self.t2i.counts)[:, text],
-            (i2t_scores[image], self.text_order[i2t_indices[image]]),
-            (t2i_scores[text], self.image_order[t2i_indices[text]]),
+            (i2t_scores[image], self._text_order[i2t_indices[image]]),
+            (t2i_scores[text], self._image_order[t2i_indices[text]]),
         )
 
     @staticmethod
@@ -416,6 +409,69 @@ class _StreamingRanks:
         indices, order = indices.sort(dim=1)
         scores, best = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
         return scores[:, :k], indices.gather(1, best)[:, :k]
+
+
+class _Sweeping:
+    """The tiles of one sweep on one process, and what they say on each question."""
+
+    def __init__(
+        self,
+        images: Encoding,
+        texts: Encoding,
+        score: Scorer,
+        ordered: Sequence[Galleries],
+        every_positive: Sequence[bool],
+        *,
+        top_k: int,
+        image_tile: int | None,
+        text_tile: int | None,
+        device: torch.device | str | None,
+    ) -> None:
+        first = ordered[0]
+        for other in ordered[1:]:
+            if not np.array_equal(other.image_order, first.image_order) or not np.array_equal(
+                other.text_order, first.text_order
+            ):
+                raise ValueError("the questions of one sweep must take the items in one order")
+        self.tiles = ScoreTiles(
+            images,
+            texts,
+            score,
+            image_tile=image_tile,
+            text_tile=text_tile,
+            image_order=_unless_ascending(first.image_order),
+            text_order=_unless_ascending(first.text_order),
+            device=device,
+        )
+        self.answers = [
+            _Answer(each, self.tiles, top_k, every_positive=every)
+            for each, every in zip(ordered, every_positive, strict=True)
+        ]
+        self._kept: dict[tuple[int, int], Tensor] = {}
+
+    def find_positives(self, rows: range) -> None:
+        """First pass: the tiles with positives."""
+        kept = 0
+        for row in rows:
+            for column in range(len(self.tiles.columns)):
+                concerned = [answer for answer in self.answers if answer.has_positives(row, column)]
+                if not concerned:
+                    continue
+                tile = self.tiles(row, column)
+                for answer in concerned:
+                    answer.find_positives(row, column, tile)
+                kept += tile.nbytes
+                if kept <= _KEPT_BYTES:
+                    self._kept[row, column] = tile.clone()
+
+    def count(self, rows: range) -> None:
+        """Second pass: all tiles."""
+        for row in rows:
+            for column in range(len(self.tiles.columns)):
+                kept = self._kept.pop((row, column), None)
+                tile = self.tiles(row, column) if kept is None else kept
+                for answer in self.answers:
+                    answer.count(row, column, tile)
 
 
 def _alone(tensor: Tensor) -> Tensor:
