@@ -214,8 +214,9 @@ class _Galleries:
                 [_question(protocols[number], positives[number], identities) for number in numbers],
             )
             for number, sweep in zip(numbers, sweeps, strict=True):
-                whole = slice(0, len(self.images)), np.arange(len(self.texts))
-                folds[number] = [_Fold(*whole, sweep.ranks, sweep.positives)]
+                everything = slice(0, len(self.images))
+                whole = _Fold(everything, np.arange(len(self.texts)), sweep.ranks, sweep.positives)
+                folds[number] = [whole]
         return folds
 
     def _folds(

@@ -17,7 +17,7 @@ from crossmodal_bench.core.encoding import Encoding, Scorer
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.validation import is_folder_name
 from crossmodal_bench.data.equal_inputs import repeated_captions
-from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate
+from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate_all
 from crossmodal_bench.evaluation.items import positives_of
 from crossmodal_bench.evaluation.numbers import numbers, searched_groups
 from crossmodal_bench.evaluation.protocols.protocol import (
@@ -405,19 +405,16 @@ def _by_pairs(
 def _evaluations(plan: _Plan) -> list[Evaluation]:
     items = plan.identified.items
     try:
-        return [
-            evaluate(
-                protocol,
-                plan.galleries.images,
-                plan.galleries.texts,
-                plan.galleries.score,
-                items.owner,
-                items.labels,
-                items.identities,
-                positives=plan.positives(protocol),
-            )
-            for protocol in plan.protocols
-        ]
+        return evaluate_all(
+            plan.protocols,
+            plan.galleries.images,
+            plan.galleries.texts,
+            plan.galleries.score,
+            items.owner,
+            items.labels,
+            items.identities,
+            positives=[plan.positives(protocol) for protocol in plan.protocols],
+        )
     # A score that is not finite, a scorer of another shape, labels that no two items share.
     except ValueError as error:
         raise BadInput(f"{plan.galleries.how} cannot be evaluated: {error}") from error

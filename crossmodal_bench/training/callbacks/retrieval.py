@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from crossmodal_bench.core.batch import ImageBatch, TextBatch
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data import CrossModalDataModule
-from crossmodal_bench.evaluation import Evaluation, Protocol, RetrievalBank, evaluate
+from crossmodal_bench.evaluation import Evaluation, Protocol, RetrievalBank
+from crossmodal_bench.evaluation.evaluate import evaluate_all
 from crossmodal_bench.evaluation.items import identities_of, labels_of, owners, positives_of
 from crossmodal_bench.evaluation.protocols.protocol import measured_on
 from crossmodal_bench.jobs.inputs import fitting_protocols
@@ -123,23 +124,21 @@ class RetrievalEvaluation(pl.Callback):
         corpus = _data(trainer).corpus
         images, texts = (bank.gathered()[1] for bank in self._banks)
         self.encodings = (images, texts)
-        return {
-            protocol.name: evaluate(
-                protocol,
-                images,
-                texts,
-                module.score,
-                owners(corpus, self._split),
-                labels_of(corpus, self._split),
-                identities_of(corpus, self._split),
-                positives=positives_of(corpus, self._split, protocol),
-                rank=trainer.global_rank,
-                world_size=trainer.world_size,
-                # Others than CUDA do not count in double precision.
-                device=module.device if module.device.type == "cuda" else None,
-            )
-            for protocol in protocols
-        }
+        evaluations = evaluate_all(
+            protocols,
+            images,
+            texts,
+            module.score,
+            owners(corpus, self._split),
+            labels_of(corpus, self._split),
+            identities_of(corpus, self._split),
+            positives=[positives_of(corpus, self._split, protocol) for protocol in protocols],
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            # Others than CUDA do not count in double precision.
+            device=module.device if module.device.type == "cuda" else None,
+        )
+        return {evaluation.protocol.name: evaluation for evaluation in evaluations}
 
 
 def _data(trainer: pl.Trainer) -> CrossModalDataModule:

@@ -172,7 +172,7 @@ def test_eccv_caption_equals_the_package_on_random_rankings(
     }
     assert_eccv(found, metrics, coco, vectors)
     assert_chance(found)
-    # What is outside the gallery is in nobody's list, and asks nothing.
+    # What is outside the gallery is in no image's list, and asks nothing.
     outside = ~np.isin(coco.caption_numbers, metrics.coco_ids)
     assert found.ranks is not None and outside.sum() == 10
     assert not np.isin(found.ranks.i2t_top, np.flatnonzero(outside)).any()

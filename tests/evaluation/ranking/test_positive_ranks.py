@@ -19,7 +19,7 @@ from crossmodal_bench.evaluation.ranking.positive_ranks import (
     r_precision,
 )
 from crossmodal_bench.evaluation.ranking.positives import PositivePairs
-from crossmodal_bench.evaluation.ranking.streaming import Sweep, streamed_sweep
+from crossmodal_bench.evaluation.ranking.streaming import Question, Sweep, streamed_sweeps
 
 N_IMAGES, N_TEXTS = 50, 130
 
@@ -71,17 +71,17 @@ def by_sorting(
 
 def swept(seed: int, *, tied: bool, **how: Any) -> Sweep:
     images, texts = encodings(seed, tied=tied)
-    return streamed_sweep(
+    (found,) = streamed_sweeps(
         images,
         texts,
         dot,
         None,
-        positives=drawn_pairs(seed),
-        every_positive=True,
+        [Question(positives=drawn_pairs(seed), every_positive=True)],
         image_tile=16,
         text_tile=32,
         **how,
     )
+    return found
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -116,13 +116,55 @@ def test_every_world_size_gives_the_same(in_processes: InProcesses, world_size: 
                 np.testing.assert_array_equal(getattr(found.positives[side], name), values, err_msg=name)
 
 
+def test_texts_that_are_left_out_are_no_answers() -> None:
+    images, texts = encodings(3, tied=True)
+    scores = dot(images, texts).numpy()
+    plain = drawn_pairs(3)
+    left_out = np.ones(N_TEXTS, bool)
+    left_out[plain.text] = False
+    pairs = plain.asking(
+        np.isin(np.arange(N_IMAGES), plain.image), np.zeros(N_TEXTS, bool), left_out=left_out
+    )
+    assert left_out.any()
+    question = Question(positives=pairs, every_positive=True)
+    (found,) = streamed_sweeps(images, texts, dot, None, [question], image_tile=16, text_tile=32)
+    kept = np.flatnonzero(~left_out)
+    alone = PositivePairs.of(np.stack([pairs.image, np.searchsorted(kept, pairs.text)], 1), N_IMAGES, len(kept))
+    ranks = retrieval_ranks(scores[:, kept], None, positives=alone)
+    np.testing.assert_array_equal(found.ranks.i2t, ranks.i2t)
+    np.testing.assert_array_equal(found.ranks.i2t_top, kept[ranks.i2t_top])
+    whole = retrieval_ranks(scores, None, positives=pairs)
+    np.testing.assert_array_equal(found.ranks.i2t_top, whole.i2t_top)
+    np.testing.assert_array_equal(found.ranks.i2t, whole.i2t)
+    assert (found.ranks.t2i == 0).all()
+
+
+def test_questions_of_one_sweep_are_answered_as_alone() -> None:
+    images, texts = encodings(5, tied=True)
+    owner = np.arange(N_TEXTS) % N_IMAGES
+    pairs = drawn_pairs(5)
+    questions = [Question(), Question(positives=pairs), Question(positives=pairs, every_positive=True)]
+    together = streamed_sweeps(images, texts, dot, owner, questions, image_tile=16, text_tile=32)
+    for question, found in zip(questions, together, strict=True):
+        (alone,) = streamed_sweeps(images, texts, dot, owner, [question], image_tile=16, text_tile=32)
+        for name, values in alone.ranks.arrays().items():
+            np.testing.assert_array_equal(found.ranks.arrays()[name], values, err_msg=name)
+        assert found.positives.keys() == alone.positives.keys()
+        for side, expected in alone.positives.items():
+            np.testing.assert_array_equal(found.positives[side].rank, expected.rank)
+    persons = Question(image_identity=np.arange(N_IMAGES)[::-1] // 2)
+    with pytest.raises(ValueError, match="in one order"):
+        streamed_sweeps(images, texts, dot, owner, [Question(), persons])
+
+
 def test_a_direction_in_which_nothing_is_asked_has_no_positives() -> None:
     images, texts = encodings(0, tied=False)
     pairs = PositivePairs.of(np.array([[0, 0], [3, 5]]), N_IMAGES, N_TEXTS)
     asked = np.zeros(N_IMAGES, bool)
     asked[3] = True
     pairs = pairs.asking(asked, np.zeros(N_TEXTS, bool))
-    found = streamed_sweep(images, texts, dot, None, positives=pairs, every_positive=True)
+    question = Question(positives=pairs, every_positive=True)
+    (found,) = streamed_sweeps(images, texts, dot, None, [question])
     assert found.positives["i2t"].query.tolist() == [3] and found.positives["t2i"].query.tolist() == []
     assert np.isnan(r_precision(found.positives["t2i"])).all()
 
@@ -148,5 +190,5 @@ def test_queries_must_have_an_answer_in_the_gallery() -> None:
     nobody = np.zeros(2, bool)
     with pytest.raises(ValueError, match="text 1 is a query and no positive pair has it"):
         pairs.asking(nobody, np.array([True, True, False]))
-    with pytest.raises(ValueError, match="text 2 is in a pair or a query, and is not in the gallery"):
-        pairs.asking(nobody, np.zeros(3, bool), gallery=np.array([0, 1]))
+    with pytest.raises(ValueError, match="text 2 is right for an image and left out of the gallery"):
+        pairs.asking(nobody, np.zeros(3, bool), left_out=np.array([False, False, True]))
