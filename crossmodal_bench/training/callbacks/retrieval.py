@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from crossmodal_bench.core.batch import ImageBatch, TextBatch
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data import CrossModalDataModule
-from crossmodal_bench.evaluation import Evaluation, Protocol, RetrievalBank
-from crossmodal_bench.evaluation.evaluate import evaluate_all
+from crossmodal_bench.evaluation import Evaluation, Protocol, RetrievalBank, evaluate_all
 from crossmodal_bench.evaluation.items import identities_of, labels_of, owners, positives_of
 from crossmodal_bench.evaluation.protocols.protocol import measured_on
 from crossmodal_bench.jobs.inputs import fitting_protocols
