@@ -339,9 +339,7 @@ class _Galleries:
         )
 
 
-def _question(
-    protocol: Protocol, pairs: PositivePairs | None, identities: NDArray[Any] | None
-) -> Question:
+def _question(protocol: Protocol, pairs: PositivePairs | None, identities: NDArray[Any] | None) -> Question:
     return Question(
         image_identity=identities if protocol.positives == "identity" else None,
         positives=pairs,

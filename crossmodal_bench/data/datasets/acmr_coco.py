@@ -52,5 +52,7 @@ class AcmrCoco(DatasetReader):
         split = np.full(len(in_train2014), "train", dtype="<U5")
         split[rows[self.train :]] = "test"
         # What else is right for COCO's own test images says nothing of these.
-        drawn = replace(corpus, split=split, positives=None).without_images(np.flatnonzero(~in_train2014).tolist())
+        drawn = replace(corpus, split=split, positives=None).without_images(
+            np.flatnonzero(~in_train2014).tolist()
+        )
         return replace(drawn, name="acmr_coco")

@@ -23,9 +23,7 @@ def read_pair_table(path: Path) -> list[tuple[str, str]]:
     try:
         rows = list(csv.reader(lines, delimiter="\t" if "\t" in lines[0] else ",", strict=True))
     except csv.Error as error:
-        raise BadInput(
-            f"{path} is no table of pairs ({error}); write image,caption on each line"
-        ) from error
+        raise BadInput(f"{path} is no table of pairs ({error}); write image,caption on each line") from error
     if tuple(cell.strip().lower() for cell in rows[0]) == _HEADER:
         rows = rows[1:]
     pairs = []

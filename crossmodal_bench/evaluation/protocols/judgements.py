@@ -184,8 +184,15 @@ def _answers(path: Path) -> dict[int, tuple[int, ...]]:
         raise BadInput(f"{path} holds no answers by query; install eccv-caption again")
     answers: dict[int, tuple[int, ...]] = {}
     for query, given in content.items():
-        if not _is_number(query) or not isinstance(given, list) or not given or not all(map(_is_number, given)):
-            raise BadInput(f"{path}: the answers to '{query}' are no list of COCO's ids; install eccv-caption again")
+        if (
+            not _is_number(query)
+            or not isinstance(given, list)
+            or not given
+            or not all(map(_is_number, given))
+        ):
+            raise BadInput(
+                f"{path}: the answers to '{query}' are no list of COCO's ids; install eccv-caption again"
+            )
         answers[int(query)] = tuple(dict.fromkeys(int(answer) for answer in given))
     return answers
 

@@ -132,7 +132,10 @@ def retrieved(
     for block in np.array_split(rows, max(1, len(rows) // 500)):
         scores = torch.from_numpy(queries[block]) @ torch.from_numpy(gallery).T
         best = scores.topk(length, dim=1).indices.numpy()
-        lists |= {int(query_numbers[row]): gallery_numbers[top].tolist() for row, top in zip(block, best, strict=True)}
+        lists |= {
+            int(query_numbers[row]): gallery_numbers[top].tolist()
+            for row, top in zip(block, best, strict=True)
+        }
     return lists
 
 

@@ -129,7 +129,9 @@ def test_texts_that_are_left_out_are_no_answers() -> None:
     question = Question(positives=pairs, every_positive=True)
     (found,) = streamed_sweeps(images, texts, dot, None, [question], image_tile=16, text_tile=32)
     kept = np.flatnonzero(~left_out)
-    alone = PositivePairs.of(np.stack([pairs.image, np.searchsorted(kept, pairs.text)], 1), N_IMAGES, len(kept))
+    alone = PositivePairs.of(
+        np.stack([pairs.image, np.searchsorted(kept, pairs.text)], 1), N_IMAGES, len(kept)
+    )
     ranks = retrieval_ranks(scores[:, kept], None, positives=alone)
     np.testing.assert_array_equal(found.ranks.i2t, ranks.i2t)
     np.testing.assert_array_equal(found.ranks.i2t_top, kept[ranks.i2t_top])
@@ -178,7 +180,11 @@ def test_precision_at_r_of_hand_made_lists() -> None:
 
 @pytest.mark.parametrize(
     ("query", "rank", "message"),
-    [([0, 0], [1], "each positive"), ([0, 0], [1, 1], "cannot stand above"), ([1], [0], "cannot stand above")],
+    [
+        ([0, 0], [1], "each positive"),
+        ([0, 0], [1, 1], "cannot stand above"),
+        ([1], [0], "cannot stand above"),
+    ],
 )
 def test_ranks_that_cannot_be_raise(query: list[int], rank: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -62,7 +62,9 @@ def tiny_coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (judged / f"{name}_{side}.json").write_text(json.dumps(answers), encoding="utf-8")
     monkeypatch.setattr(judgements, "_folder", lambda: judged)
     known = describe(items_of_test(Karpathy("coco").read(tmp_path / "data")), "coco")
-    known = known.model_copy(update={"caption_ids": "", "texts": "", "counts": "", "captions_per_image": EACH})
+    known = known.model_copy(
+        update={"caption_ids": "", "texts": "", "counts": "", "captions_per_image": EACH}
+    )
     for name in ("coco-5k", "coco-1k-5fold", "coco-5k-eccv", "coco-5k-cxc"):
         folds = 2 if PROTOCOLS[name].folds > 1 else 1
         tiny = dataclasses.replace(PROTOCOLS[name], images=N, captions=(13, 12), split=known, folds=folds)
