@@ -63,8 +63,8 @@ def evaluate_ensemble_all(
 ) -> list[Evaluation]:
     """``evaluate_all`` with the sum of the members' scores; of one member, exactly what it gives alone.
 
-    caption_image: (n_texts,) row of each text's image. positives: of each protocol, its pairs, if any. device:
-    where the tiles are scored.
+    caption_image: (n_texts,) row of each text's image. positives: of each protocol, its pairs, if any.
+    device: where the tiles are scored.
 
     Raises BadInput for a protocol of classes, whose queries are means of texts, and ValueError for no
     members, members of different galleries, and whatever ``evaluate_all`` raises.
@@ -72,8 +72,8 @@ def evaluate_ensemble_all(
     for protocol in protocols:
         if "class_level" in protocol.families:
             raise BadInput(
-                f"protocol '{protocol.name}' averages the texts of a class, which differently encoded members "
-                "do not share; make ensembles under protocols of images and texts"
+                f"protocol '{protocol.name}' averages the texts of a class, which differently encoded "
+                "members do not share; make ensembles under protocols of images and texts"
             )
     images, texts, score = summed(members)
     return evaluate_all(

@@ -18,13 +18,13 @@ from crossmodal_bench.evaluation.metrics import fold_slices, mean_metrics
 from crossmodal_bench.evaluation.protocols.protocol import Protocol
 from crossmodal_bench.evaluation.query_results import QueryResults
 from crossmodal_bench.evaluation.ranking.classes import ClassRetrieval, class_retrieval
+from crossmodal_bench.evaluation.ranking.positive_ranks import PositiveRanks
 from crossmodal_bench.evaluation.ranking.positives import (
     CaptionImage,
     Identities,
     PositivePairs,
     caption_owners,
 )
-from crossmodal_bench.evaluation.ranking.positive_ranks import PositiveRanks
 from crossmodal_bench.evaluation.ranking.precision import LabelPrecision, Labels, label_precision
 from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks, Side
 from crossmodal_bench.evaluation.ranking.ranks import Ranks, write_results
@@ -150,8 +150,8 @@ def evaluate_all(
 
     caption_image: (n_texts,) row of each text's image. image_labels: (n_images,) classes or (n_images, C)
     multi-hot; a text has its image's labels. image_identities: (n_images,) for positives by identity.
-    positives: of each protocol, its pairs, or None where it doesn't go by pairs. ``caption_image`` may be None
-    where all do and nothing is computed by label or by folds.
+    positives: of each protocol, its pairs, or None where it doesn't go by pairs. ``caption_image`` may be
+    None where all do and nothing is computed by label or by folds.
 
     Raises ValueError where counts are not a protocol's or labels, identities or pairs are missing, and
     whatever ``streamed_sweeps``, ``label_precision`` and ``class_retrieval`` raise.

@@ -348,7 +348,7 @@ TIES: Mapping[Family, str] = {
 """How equal scores count, by family."""
 
 _SHOWN_BEFORE: Mapping[Family, tuple[str, ...]] = {"all_positives": ("i2t/R@1", "t2i/R@1")}
-"""Metrics of another family that stand before a family's own in leaderboards, as its paper's tables have them."""
+"""Metrics of another family that stand before a family's own in leaderboards, as in its paper's tables."""
 
 VALIDATION_CURVE = "i2t/R@1"
 """The metric whose course over the epochs is drawn (ADDR, Figure 3(b))."""
@@ -418,8 +418,9 @@ def in_order(keys: Collection[str]) -> list[str]:
 def main_columns(primary: str) -> list[str]:
     """The keys that a leaderboard shows which is ranked by ``primary``.
 
-    They are the main columns of its family, behind those that papers print with them. Where ``primary`` is of one direction, that direction comes
-    first, and only metrics of one direction are shown; else the summaries of the other families follow.
+    They are the main columns of its family, behind those that papers print with them. Where ``primary`` is of
+    one direction, that direction comes first, and only metrics of one direction are shown; else the summaries
+    of the other families follow.
     """
     ranked_by = lookup(primary)
     family = [metric for metric in of_family(ranked_by.family) if metric.main_column]

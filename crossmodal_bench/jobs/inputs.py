@@ -82,8 +82,8 @@ def fitting_protocols(corpus: Corpus, wanted: str = "") -> list[Protocol]:
     one, what is measured is called ``<wanted>-test``: the variants of a data set stay apart.
 
     Where more than ``REPEATED`` of the test captions say what a caption of another image says, the recalls
-    with equal inputs as equal answers are measured beside the first protocol; and so are the pairs that a user
-    has given with the data set.
+    with equal inputs as equal answers are measured beside the first protocol; and so are the pairs that a
+    user has given with the data set.
     """
     protocols = resolve_protocols(
         corpus.name,

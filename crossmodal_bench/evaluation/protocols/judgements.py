@@ -1,8 +1,8 @@
 """What people have judged right on COCO's test split beyond a caption's own image: the package eccv-caption.
 
-It holds the captions of the test split that Karpathy's followers evaluate on, by COCO's annotation ids, and two
-sets of judgements: ECCV Caption (Chun et al., ECCV 2022) and Crisscrossed Captions (Parekh et al., EACL 2021).
-Only its files are read; none of its code runs.
+It holds the captions of the test split that Karpathy's followers evaluate on, by COCO's annotation ids, and
+two sets of judgements: ECCV Caption (Chun et al., ECCV 2022) and Crisscrossed Captions (Parekh et al., EACL
+2021). Only its files are read; none of its code runs.
 """
 
 from __future__ import annotations

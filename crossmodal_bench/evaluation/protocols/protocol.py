@@ -420,7 +420,7 @@ def with_given_pairs(
 
 
 def measured_on(split: str, protocols: Sequence[Protocol]) -> list[Protocol]:
-    """What of ``protocols`` is measured on a split: judgements and given pairs are of the test split alone."""
+    """What of ``protocols`` is measured on a split: judged and given pairs are of the test split alone."""
     return [protocol for protocol in protocols if split == "test" or not protocol.of_test_alone]
 
 

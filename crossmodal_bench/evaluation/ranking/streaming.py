@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossmodal_bench.core.encoding import Encoding, Scorer
+from crossmodal_bench.evaluation.ranking.positive_ranks import PositiveCounts, PositiveRanks
 from crossmodal_bench.evaluation.ranking.positives import (
     CaptionImage,
     Galleries,
@@ -19,7 +20,6 @@ from crossmodal_bench.evaluation.ranking.positives import (
     PositivePairs,
     galleries,
 )
-from crossmodal_bench.evaluation.ranking.positive_ranks import PositiveCounts, PositiveRanks
 from crossmodal_bench.evaluation.ranking.query_ranks import Side
 from crossmodal_bench.evaluation.ranking.ranks import Ranks, make_ranks
 from crossmodal_bench.evaluation.ranking.tiles import NonFiniteScore, ScoreTiles
@@ -55,7 +55,7 @@ class Question:
     """What is right for what, and what is wanted to be known of it; one sweep may answer several.
 
     Attributes:
-        image_identity: (n_images,) where all images and all captions of one identity are right for each other.
+        image_identity: (n_images,) where all images and captions of one identity are right for each other.
         positives: any set of pairs instead.
         every_positive: whether the ranks of all positives are wanted, and not of the best ones alone.
     """
@@ -129,9 +129,9 @@ def streamed_sweeps(
 ) -> list[Sweep]:
     """Ranks of ``images`` against ``texts`` under any scorer, as ``retrieval_ranks`` of the full matrix.
 
-    Positives are an image and its own captions, unless a question says otherwise; with pairs, ``caption_image``
-    may be None. A query without a positive, or one that is not asked, has rank 0 and counts in no metric. All
-    questions are answered in one sweep, because with fragments scores are what takes the time.
+    Positives are an image and its own captions, unless a question says otherwise; with pairs,
+    ``caption_image`` may be None. A query without a positive, or one that is not asked, has rank 0 and counts
+    in no metric. All questions are answered in one sweep: with fragments, scores are what takes the time.
 
     Every process holds both galleries whole and calls this with its ``rank``; process r scores rows r,
     r + world_size, ... of a grid of tiles that is the same for every world size, and only positives' scores,

@@ -338,8 +338,9 @@ def _wanted(
             raise BadInput(f"protocol '{named.wanted}' goes by {wanted.positives}; give {lacks}")
         if wanted.judged is not None and near[0].counts_agree and not (known and near[0].measurable):
             raise BadInput(
-                f"protocol '{named.wanted}' cannot be measured ({near[0].sentence}); give the images' and the "
-                "captions' ids (--image-ids, --caption-ids), and Karpathy's dataset_coco.json below --data-root"
+                f"protocol '{named.wanted}' cannot be measured ({near[0].sentence}); give the images' and "
+                "the captions' ids (--image-ids, --caption-ids), and Karpathy's dataset_coco.json below "
+                "--data-root"
             )
         if not near[0].counts_agree:
             raise BadInput(

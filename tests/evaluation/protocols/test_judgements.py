@@ -279,7 +279,7 @@ def test_without_the_package_a_sentence_says_how_to_get_it(
 def test_judgements_of_another_split_are_refused(coco: Coco) -> None:
     keys = list(coco.items.caption_keys or ())
     with pytest.raises(BadInput, match="was judged and is not in the split"):
-        judged_pairs("eccv", coco.items.image_ids[1:], keys)
+        judged_pairs("eccv", coco.items.image_ids[:10], keys)
     with pytest.raises(BadInput, match="by which they were judged"):
         judged_pairs("eccv", coco.items.image_ids, None)
 

@@ -128,7 +128,7 @@ def test_judgements_need_ids_and_the_data_set(tiny_coco: Path) -> None:
     with pytest.raises(BadInput, match="'coco-5k-cxc' cannot be measured"):
         evaluate_embeddings(**inputs, protocol="coco-5k-cxc", data_root=tiny_coco)
     scored = evaluate_embeddings(**inputs, protocol="coco-5k", data_root=tiny_coco)
-    assert [each.name for each in scored.protocols] == ["coco-test", "coco-test-5fold"]
+    assert [each.name for each in scored.protocols] == ["coco-test", "coco-test-2fold"]
 
 
 def test_pairs_in_the_data_sets_folder_are_measured_beside_it(tiny_coco: Path) -> None:
