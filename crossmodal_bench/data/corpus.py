@@ -77,8 +77,8 @@ class Corpus:
             None where every image is an identity of its own. No identity stands in two splits.
         images: where the pixels come from, or None.
         regions: where the regions of N images come from that the data set gives, or None.
-        positives: pairs (image id, caption id) of the test split that a user says are right, whatever captions
-            describe; None where nobody has said so.
+        positives: pairs (image id, caption id) of the test split that a user says are right, whatever the
+            captions describe; None where nobody has said so.
         image_features: (N, D) features that the data set gives, or None.
         text_features: (M, D) text features that the data set gives, or None.
         source: the file or folder that it was read from, which messages name.
