@@ -105,7 +105,7 @@ def vectors(coco: Coco) -> tuple[Encoding, Encoding]:
     """Vectors of whole numbers: their products are exact in double precision, and none are tied."""
     generator = np.random.default_rng(0)
     images, texts = (
-        torch.from_numpy(generator.integers(-(10**6), 10**6, (count, 32)).astype(np.float64))
+        torch.from_numpy(generator.integers(-(10**6), 10**6, (count, 8)).astype(np.float64))
         for count in (len(coco.image_numbers), len(coco.caption_numbers))
     )
     return Encoding(images), Encoding(texts)
