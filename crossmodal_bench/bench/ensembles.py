@@ -15,7 +15,7 @@ import torch
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.corpus import Corpus
-from crossmodal_bench.evaluation.ensemble import evaluate_ensemble
+from crossmodal_bench.evaluation.ensemble import evaluate_ensemble_all
 from crossmodal_bench.evaluation.items import items_of, positives_of
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.locks import locked
@@ -167,18 +167,15 @@ def run_ensemble(
         assert items.owner is not None
         protocols = protocols_of(ensemble.members[0], corpus)
         device = encoded[0].device
-        evaluations = [
-            evaluate_ensemble(
-                protocol if split == "test" else protocol.of_any_size(),
-                [model.member for model in encoded],
-                items.owner,
-                items.labels,
-                items.identities,
-                positives=positives_of(corpus, split, protocol),
-                device=device,
-            )
-            for protocol in protocols
-        ]
+        evaluations = evaluate_ensemble_all(
+            [protocol if split == "test" else protocol.of_any_size() for protocol in protocols],
+            [model.member for model in encoded],
+            items.owner,
+            items.labels,
+            items.identities,
+            positives=[positives_of(corpus, split, protocol) for protocol in protocols],
+            device=device,
+        )
         measured = results(ensemble.directory, items, evaluations)
         write_record(ensemble.directory, {**_head(ensemble), **measured, **_tail(ensemble, device, started)})
     return read_record(ensemble.directory)

@@ -16,7 +16,7 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data import CrossModalDataModule
 from crossmodal_bench.data.image_settings import ImageSettings
 from crossmodal_bench.data.view_builders import lacking
-from crossmodal_bench.evaluation.protocols.protocol import Protocol
+from crossmodal_bench.evaluation.protocols.protocol import Protocol, measured_on
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.experiments import Config
@@ -305,7 +305,7 @@ def _jobs(
                 overrides=chosen,
             ),
             config=seeded,
-            protocols=data.protocols,
+            protocols=measured_on(row.evaluate, data.protocols),
             evaluate=row.evaluate,
             directory=JobDirectory.of(options.runs, row.dataset, row.method, identity).path,
             split_hash=data.split_hash,

@@ -90,6 +90,14 @@ def _suites(data_root: Path) -> list[dict[str, Any]]:
     return entries
 
 
+_RIGHT: Mapping[str, str] = {
+    **{positives: f"what shares the {positives}" for positives in ("caption", "identity", "label")},
+    "eccv": "what ECCV Caption's annotators judged so (package eccv-caption)",
+    "cxc": "what Crisscrossed Captions' annotators judged so (package eccv-caption)",
+}
+"""What is right for a query, by a named protocol's field ``pairs`` or ``positives``."""
+
+
 def _protocols(data_root: Path) -> list[dict[str, Any]]:
     from crossmodal_bench.evaluation.protocols.protocol import PROTOCOLS
 
@@ -99,8 +107,8 @@ def _protocols(data_root: Path) -> list[dict[str, Any]]:
         captions = " or ".join(f"{count:,}" for count in protocol.captions) or "any number of"
         folds = f", in {protocol.folds} folds" if protocol.folds > 1 else ""
         about = (
-            f"{protocol.dataset}: {images} images, {captions} captions{folds}; right is what shares the "
-            f"{protocol.positives}; sorted by {protocol.primary}"
+            f"{protocol.dataset}: {images} images, {captions} captions{folds}; right is "
+            f"{_RIGHT[protocol.pairs or protocol.positives]}; sorted by {protocol.primary}"
         )
         entries.append(
             {

@@ -77,6 +77,8 @@ class Corpus:
             None where every image is an identity of its own. No identity stands in two splits.
         images: where the pixels come from, or None.
         regions: where the regions of N images come from that the data set gives, or None.
+        positives: pairs (image id, caption id) of the test split that a user says are right, whatever the
+            captions describe; None where nobody has said so.
         image_features: (N, D) features that the data set gives, or None.
         text_features: (M, D) text features that the data set gives, or None.
         source: the file or folder that it was read from, which messages name.
@@ -103,6 +105,7 @@ class Corpus:
     text_features: NDArray[np.float32] | None = None
     source: str = field(default="", compare=False)
     skipped: tuple[str, ...] = ()
+    positives: tuple[tuple[str, str], ...] | None = None
 
     def __post_init__(self) -> None:
         if self.captions is not None and all(map(_BYTES.fullmatch, self.captions)):
@@ -152,6 +155,7 @@ class Corpus:
             identities=None if self.identities is None else self.identities[keep_image],
             images=None if self.images is None else self.images.subset(kept),
             regions=None if self.regions is None else self.regions.subset(kept),
+            positives=self._positives_among(keep_image, keep_caption),
             image_features=None if self.image_features is None else self.image_features[keep_image],
             text_features=None if self.text_features is None else self.text_features[keep_caption],
         )
@@ -162,14 +166,34 @@ class Corpus:
         Args:
             rows: indices of the captions to keep, ascending.
         """
+        kept = np.zeros(len(self.caption_ids), dtype=bool)
+        kept[rows] = True
         return replace(
             self,
             caption_ids=tuple(self.caption_ids[row] for row in rows),
             caption_image=self.caption_image[rows],
             captions=None if self.captions is None else tuple(self.captions[row] for row in rows),
             caption_keys=None if self.caption_keys is None else tuple(self.caption_keys[row] for row in rows),
+            positives=self._positives_among(np.ones(len(self.image_ids), dtype=bool), kept),
             text_features=None if self.text_features is None else self.text_features[rows],
         )
+
+    def _positives_among(
+        self, images: NDArray[np.bool_], captions: NDArray[np.bool_]
+    ) -> tuple[tuple[str, str], ...] | None:
+        """The positives whose images and captions are kept; None where none is."""
+        if self.positives is None:
+            return None
+        names = set(compress(self.image_ids, images)), set(compress(self.caption_ids, captions))
+        return tuple(pair for pair in self.positives if pair[0] in names[0] and pair[1] in names[1]) or None
+
+    def positive_rows(self) -> NDArray[np.int64] | None:
+        """(n_pairs, 2) positions, among the test images and captions, of the pairs that a user has given."""
+        if self.positives is None:
+            return None
+        images = {self.image_ids[row]: position for position, row in enumerate(self.image_rows("test"))}
+        captions = {self.caption_ids[row]: position for position, row in enumerate(self.caption_rows("test"))}
+        return np.array([(images[image], captions[caption]) for image, caption in self.positives])
 
     def with_validation(self, share: float, seed: int = 0) -> Corpus:
         """The corpus with a validation split drawn from train, stratified by label where labels are single.
@@ -237,6 +261,9 @@ class Corpus:
         for array in arrays:
             if array is not None:
                 digest.update(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
+        if self.positives is not None:
+            lines = "\n".join("\t".join(pair) for pair in sorted(self.positives))
+            digest.update(hashlib.sha256(lines.encode()).digest())
         # Where there are pictures, regions are one view of them, which records name by itself: what is
         # measured without regions stays valid when somebody adds them.
         source = self.images if self.images is not None else self.regions
@@ -263,6 +290,8 @@ def _check(corpus: Corpus) -> None:
     if corpus.captions is not None:
         _check_captions(corpus.caption_ids, corpus.captions, where)
     _check_rows(corpus, where)
+    if corpus.positives is not None:
+        _check_positives(corpus, corpus.positives, where)
     if corpus.identities is not None:
         _check_identities(corpus, corpus.identities, where)
 
@@ -317,6 +346,19 @@ def _check_splits(corpus: Corpus, where: str) -> None:
     if (captions_of == 0).any():
         lonely = corpus.image_ids[int(np.argmin(captions_of))]
         raise BadInput(f"{where}: image '{lonely}' has no caption; give it one or drop it")
+
+
+def _check_positives(corpus: Corpus, positives: Sequence[tuple[str, str]], where: str) -> None:
+    images = {corpus.image_ids[row] for row in corpus.image_rows("test")}
+    captions = {corpus.caption_ids[row] for row in corpus.caption_rows("test")}
+    if not positives:
+        raise BadInput(f"{where}: no image and caption are positives of each other; leave positives out")
+    for pair in positives:
+        for name, known, what in ((pair[0], images, "image"), (pair[1], captions, "caption")):
+            if name not in known:
+                raise BadInput(
+                    f"{where}: a positive pair names {what} '{name}', which the test split lacks; correct it"
+                )
 
 
 def _check_captions(names: Sequence[str], captions: Sequence[str], where: str) -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate, fold_metrics, rank_metrics
+from crossmodal_bench.evaluation.evaluate import (
+    Evaluation,
+    evaluate,
+    evaluate_all,
+    fold_metrics,
+    rank_metrics,
+)
 from crossmodal_bench.evaluation.metric_table import Metric
 from crossmodal_bench.evaluation.metrics import hit_at_k, mean_rank, median_rank
 from crossmodal_bench.evaluation.protocols.protocol import (
@@ -53,6 +59,7 @@ __all__ = [
     "compare",
     "compare_all",
     "evaluate",
+    "evaluate_all",
     "fold_metrics",
     "get_protocol",
     "hit_at_k",

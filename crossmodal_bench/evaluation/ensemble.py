@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crossmodal_bench.core.encoding import Encoding, Scorer
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate
+from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate_all
 from crossmodal_bench.evaluation.protocols.protocol import Protocol
 from crossmodal_bench.evaluation.ranking.positives import CaptionImage, Identities, PositivePairs
 from crossmodal_bench.evaluation.ranking.precision import Labels
@@ -38,22 +38,46 @@ def evaluate_ensemble(
     positives: PositivePairs | None = None,
     device: torch.device | str | None = None,
 ) -> Evaluation:
-    """``evaluate`` with the sum of the members' scores; of one member, exactly what it gives alone.
+    """``evaluate_ensemble_all`` under one protocol; ``positives`` are its pairs, if it goes by pairs."""
+    (evaluation,) = evaluate_ensemble_all(
+        [protocol],
+        members,
+        caption_image,
+        image_labels,
+        image_identities,
+        positives=[positives],
+        device=device,
+    )
+    return evaluation
 
-    caption_image: (n_texts,) row of each text's image. positives: for a protocol of pairs. device: where the
-    tiles are scored.
+
+def evaluate_ensemble_all(
+    protocols: Sequence[Protocol],
+    members: Sequence[Member],
+    caption_image: CaptionImage,
+    image_labels: Labels | None = None,
+    image_identities: Identities | None = None,
+    *,
+    positives: Sequence[PositivePairs | None],
+    device: torch.device | str | None = None,
+) -> list[Evaluation]:
+    """``evaluate_all`` with the sum of the members' scores; of one member, exactly what it gives alone.
+
+    caption_image: (n_texts,) row of each text's image. positives: of each protocol, its pairs, if any.
+    device: where the tiles are scored.
 
     Raises BadInput for a protocol of classes, whose queries are means of texts, and ValueError for no
-    members, members of different galleries, and whatever ``evaluate`` raises.
+    members, members of different galleries, and whatever ``evaluate_all`` raises.
     """
-    if "class_level" in protocol.families:
-        raise BadInput(
-            f"protocol '{protocol.name}' averages the texts of a class, which differently encoded members do "
-            "not share; make ensembles under protocols of images and texts"
-        )
+    for protocol in protocols:
+        if "class_level" in protocol.families:
+            raise BadInput(
+                f"protocol '{protocol.name}' averages the texts of a class, which differently encoded "
+                "members do not share; make ensembles under protocols of images and texts"
+            )
     images, texts, score = summed(members)
-    return evaluate(
-        protocol,
+    return evaluate_all(
+        protocols,
         images,
         texts,
         score,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from crossmodal_bench.evaluation.metrics import fold_slices, mean_metrics
 from crossmodal_bench.evaluation.protocols.protocol import Protocol
 from crossmodal_bench.evaluation.query_results import QueryResults
 from crossmodal_bench.evaluation.ranking.classes import ClassRetrieval, class_retrieval
+from crossmodal_bench.evaluation.ranking.positive_ranks import PositiveRanks
 from crossmodal_bench.evaluation.ranking.positives import (
     CaptionImage,
     Identities,
@@ -27,7 +28,7 @@ from crossmodal_bench.evaluation.ranking.positives import (
 from crossmodal_bench.evaluation.ranking.precision import LabelPrecision, Labels, label_precision
 from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks, Side
 from crossmodal_bench.evaluation.ranking.ranks import Ranks, write_results
-from crossmodal_bench.evaluation.ranking.streaming import Reduce, streamed_ranks
+from crossmodal_bench.evaluation.ranking.streaming import Question, Reduce, Sweep, streamed_sweeps
 from crossmodal_bench.evaluation.stored_results import PerQuery, per_query_of_ranks, stored_per_query
 
 
@@ -41,6 +42,8 @@ class Evaluation:
     per_query: by the key of each metric that is a mean over queries, (n_queries,) what its function gives,
         NaN where a query doesn't count; with folds, in the order of the whole split.
     dropped: queries without a relevant item by label, by direction.
+    asked: where positives are pairs, by direction: how many items the 'gallery' has, how many 'queries' are
+        asked, and how many 'positives' they can find together; else empty.
     classes: (n_classes,) the labels of the classes, which are the queries of class-level metrics.
     image_cluster, text_cluster: (n_images,), (n_texts,) int64; queries of one number are not independent of
         each other. They belong to one image, or to one identity where positives go by it.
@@ -52,6 +55,7 @@ class Evaluation:
     ranks: Ranks | None
     per_query: PerQuery
     dropped: dict[str, int]
+    asked: dict[str, dict[str, int]]
     classes: NDArray[np.int64] | None
     image_cluster: NDArray[np.int64]
     text_cluster: NDArray[np.int64]
@@ -67,8 +71,8 @@ class Evaluation:
         return QueryResults(self.per_query, self.image_cluster, self.text_cluster, self.protocol.families)
 
     def save(self, path: Path | str, image_ids: Sequence[str], caption_ids: Sequence[str]) -> None:
-        """Write the per-query results to an ``.npz``: the fields of Ranks, ``ap/<metric key>`` and
-        ``class/<metric key>`` with ``class/labels``.
+        """Write the per-query results to an ``.npz``: the fields of Ranks, ``positives/<metric key>``,
+        ``ap/<metric key>`` and ``class/<metric key>`` with ``class/labels``.
         """
         arrays: dict[str, NDArray[Any]] = self.ranks.arrays() if self.ranks is not None else {}
         if self.classes is not None:
@@ -83,11 +87,13 @@ class _Fold:
     """Ranks of a block of images, whose rows are consecutive, among the block's own texts.
 
     texts: (n,) rows of the texts, ascending.
+    positives: those of every positive, where they are wanted.
     """
 
     images: slice
     texts: NDArray[np.int64]
     ranks: Ranks
+    positives: Mapping[Side, PositiveRanks]
 
 
 def evaluate(
@@ -105,110 +111,239 @@ def evaluate(
     reduce: Reduce | None = None,
     device: torch.device | str | None = None,
 ) -> Evaluation:
-    """Evaluate whole galleries under ``protocol``; every process returns the same.
+    """``evaluate_all`` of a single protocol; ``positives`` are its pairs, if it goes by pairs."""
+    (evaluation,) = evaluate_all(
+        [protocol],
+        images,
+        texts,
+        score,
+        caption_image,
+        image_labels,
+        image_identities,
+        positives=[positives],
+        rank=rank,
+        world_size=world_size,
+        reduce=reduce,
+        device=device,
+    )
+    return evaluation
+
+
+def evaluate_all(
+    protocols: Sequence[Protocol],
+    images: Encoding,
+    texts: Encoding,
+    score: Scorer,
+    caption_image: CaptionImage | None,
+    image_labels: Labels | None = None,
+    image_identities: Identities | None = None,
+    *,
+    positives: Sequence[PositivePairs | None],
+    rank: int = 0,
+    world_size: int = 1,
+    reduce: Reduce | None = None,
+    device: torch.device | str | None = None,
+) -> list[Evaluation]:
+    """Evaluate whole galleries under several protocols; every process returns the same.
+
+    Protocols that rank the same galleries share one sweep over the scores.
 
     caption_image: (n_texts,) row of each text's image. image_labels: (n_images,) classes or (n_images, C)
     multi-hot; a text has its image's labels. image_identities: (n_images,) for positives by identity.
-    positives: for a protocol whose positives are pairs; ``caption_image`` may be None then where nothing is
-    computed by label or by folds.
+    positives: of each protocol, its pairs, or None where it doesn't go by pairs. ``caption_image`` may be
+    None where all do and nothing is computed by label or by folds.
 
-    Raises ValueError where counts are not the protocol's or labels, identities or pairs are missing, and
-    whatever ``streamed_ranks``, ``label_precision`` and ``class_retrieval`` raise.
+    Raises ValueError where counts are not a protocol's or labels, identities or pairs are missing, and
+    whatever ``streamed_sweeps``, ``label_precision`` and ``class_retrieval`` raise.
     """
-    _check_counts(protocol, len(images), len(texts))
     owner = None if caption_image is None else caption_owners(caption_image, len(images), len(texts))
-    if owner is None and (protocol.needs_labels or protocol.folds > 1 or protocol.positives != "pairs"):
-        raise ValueError(f"protocol '{protocol.name}' needs the image of each caption")
-    if image_labels is None and protocol.needs_labels:
-        raise ValueError(f"protocol '{protocol.name}' needs the images' labels")
-    identities: NDArray[Any] | None = None
-    if protocol.positives == "identity":
-        if image_identities is None:
-            raise ValueError(f"protocol '{protocol.name}' needs the images' identities")
-        identities = np.asarray(image_identities)
-    if (protocol.positives == "pairs") != (positives is not None):
-        needed = (
-            "needs positive pairs" if positives is None else f"goes by {protocol.positives}, not by pairs"
-        )
-        raise ValueError(f"protocol '{protocol.name}' {needed}")
-    metrics: dict[str, float] = {}
-    per_query: PerQuery = {}
-    ranks: Ranks | None = None
-    precision: LabelPrecision | None = None
-    classes: ClassRetrieval | None = None
-    if "ranks" in protocol.families:
-        folds = []
-        for block in fold_slices(len(images), protocol.folds):
-            columns = np.arange(len(texts))
-            if owner is not None:
-                columns = np.flatnonzero((owner >= block.start) & (owner < block.stop))
-            whole = len(columns) == len(texts)
-            ranks_of_fold = streamed_ranks(
-                images[block],
-                texts if whole else texts.take(torch.from_numpy(columns).to(texts.values.device)),
-                score,
-                None if owner is None else owner[columns] - block.start,
-                None if identities is None else identities[block],
-                positives=None if positives is None else positives.among(block, columns),
-                rank=rank,
-                world_size=world_size,
-                reduce=reduce,
-                device=device,
-            )
-            folds.append(_Fold(block, columns, ranks_of_fold))
-        metrics |= fold_metrics([(fold.ranks.of("i2t"), fold.ranks.of("t2i")) for fold in folds])
-        ranks = folds[0].ranks if len(folds) == 1 else _joined(folds, len(texts))
-        per_query |= per_query_of_ranks({side: ranks.of(side) for side in SIDES})
-    if "label_precision" in protocol.families:
-        assert owner is not None
-        labels = torch.as_tensor(image_labels)
-        precision = label_precision(
-            images,
-            texts,
-            score,
-            labels,
-            labels[torch.from_numpy(owner).to(labels.device)],
-            measures=_functions("label_precision"),
-            rank=rank,
-            world_size=world_size,
-            reduce=reduce,
-            device=device,
-        )
-        by_label = {
-            metric.key: precision.per_query[side][metric.name]
-            for side in SIDES
-            for metric in metric_table.computed("label_precision", side)
-        }
-        metrics |= _averages("label_precision", by_label)
-        per_query |= by_label
-    if "class_level" in protocol.families:
-        assert image_labels is not None and owner is not None
-        classes = class_retrieval(
-            images,
-            texts,
-            score,
-            owner,
+    identities = None if image_identities is None else np.asarray(image_identities)
+    for protocol, pairs in zip(protocols, positives, strict=True):
+        _check_counts(protocol, len(images), len(texts))
+        _check_given(protocol, pairs, owner, image_labels, identities)
+    galleries = _Galleries(images, texts, score, owner, rank, world_size, reduce, device)
+    folds = galleries.ranked(protocols, positives, identities)
+    return [
+        galleries.evaluated(
+            protocol,
+            folds_of_protocol,
             image_labels,
-            measures=_functions("class_level", "t2i"),
-            rank=rank,
-            world_size=world_size,
-            reduce=reduce,
-            device=device,
+            identities if protocol.positives == "identity" else None,
+            pairs,
         )
-        by_class = _per_query_of_classes(classes)
-        metrics |= _averages("class_level", by_class)
-        per_query |= by_class
-    image_cluster, text_cluster = clusters(owner, identities, len(images), len(texts))
-    return Evaluation(
-        protocol=protocol,
-        metrics=metrics,
-        curves={} if precision is None else _curves(precision),
-        ranks=ranks,
-        per_query=per_query,
-        dropped={} if precision is None else dict(precision.dropped),
-        classes=None if classes is None else classes.classes,
-        image_cluster=image_cluster,
-        text_cluster=text_cluster,
+        for protocol, pairs, folds_of_protocol in zip(protocols, positives, folds, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Galleries:
+    """Both galleries, what scores them, and this process among the others; see ``evaluate_all``."""
+
+    images: Encoding
+    texts: Encoding
+    score: Scorer
+    owner: NDArray[np.int64] | None
+    rank: int
+    world_size: int
+    reduce: Reduce | None
+    device: torch.device | str | None
+
+    def ranked(
+        self,
+        protocols: Sequence[Protocol],
+        positives: Sequence[PositivePairs | None],
+        identities: NDArray[Any] | None,
+    ) -> list[list[_Fold]]:
+        """The folds of each protocol, or its only one; none where it asks for no ranks."""
+        folds: list[list[_Fold]] = [[] for _ in protocols]
+        together: dict[str, list[int]] = {}
+        for number, protocol in enumerate(protocols):
+            if not {"ranks", "all_positives"}.intersection(protocol.families):
+                continue
+            if protocol.folds > 1:
+                folds[number] = self._folds(protocol, positives[number], identities)
+                continue
+            # Those of one kind take the items in one order. Without owners pairs have an order of their own.
+            kind = "identity" if protocol.positives == "identity" else "owner"
+            together.setdefault(f"{number}" if self.owner is None else kind, []).append(number)
+        for numbers in together.values():
+            sweeps = self._swept(
+                self.images,
+                self.texts,
+                self.owner,
+                [_question(protocols[number], positives[number], identities) for number in numbers],
+            )
+            for number, sweep in zip(numbers, sweeps, strict=True):
+                everything = slice(0, len(self.images))
+                whole = _Fold(everything, np.arange(len(self.texts)), sweep.ranks, sweep.positives)
+                folds[number] = [whole]
+        return folds
+
+    def _folds(
+        self, protocol: Protocol, pairs: PositivePairs | None, identities: NDArray[Any] | None
+    ) -> list[_Fold]:
+        assert self.owner is not None
+        folds = []
+        for block in fold_slices(len(self.images), protocol.folds):
+            columns = np.flatnonzero((self.owner >= block.start) & (self.owner < block.stop))
+            question = _question(
+                protocol,
+                None if pairs is None else pairs.among(block, columns),
+                None if identities is None else identities[block],
+            )
+            (sweep,) = self._swept(
+                self.images[block],
+                self.texts.take(torch.from_numpy(columns).to(self.texts.values.device)),
+                self.owner[columns] - block.start,
+                [question],
+            )
+            folds.append(_Fold(block, columns, sweep.ranks, sweep.positives))
+        return folds
+
+    def _swept(
+        self,
+        images: Encoding,
+        texts: Encoding,
+        owner: NDArray[np.int64] | None,
+        questions: Sequence[Question],
+    ) -> list[Sweep]:
+        return streamed_sweeps(
+            images,
+            texts,
+            self.score,
+            owner,
+            questions,
+            rank=self.rank,
+            world_size=self.world_size,
+            reduce=self.reduce,
+            device=self.device,
+        )
+
+    def evaluated(
+        self,
+        protocol: Protocol,
+        folds: Sequence[_Fold],
+        image_labels: Labels | None,
+        identities: NDArray[Any] | None,
+        positives: PositivePairs | None,
+    ) -> Evaluation:
+        """All that a protocol asks for."""
+        owner = self.owner
+        metrics: dict[str, float] = {}
+        per_query: PerQuery = {}
+        ranks: Ranks | None = None
+        precision: LabelPrecision | None = None
+        classes: ClassRetrieval | None = None
+        if "ranks" in protocol.families:
+            metrics |= fold_metrics([(fold.ranks.of("i2t"), fold.ranks.of("t2i")) for fold in folds])
+            ranks = folds[0].ranks if len(folds) == 1 else _joined(folds, len(self.texts))
+            per_query |= per_query_of_ranks({side: ranks.of(side) for side in SIDES})
+        if "all_positives" in protocol.families:
+            # Protocols with folds don't have them.
+            (fold,) = folds
+            of_positives = _per_query_of_positives(fold.positives)
+            metrics |= _averages("all_positives", of_positives)
+            per_query |= of_positives
+        if "label_precision" in protocol.families:
+            assert owner is not None
+            labels = torch.as_tensor(image_labels)
+            precision = label_precision(
+                self.images,
+                self.texts,
+                self.score,
+                labels,
+                labels[torch.from_numpy(owner).to(labels.device)],
+                measures=_functions("label_precision"),
+                rank=self.rank,
+                world_size=self.world_size,
+                reduce=self.reduce,
+                device=self.device,
+            )
+            by_label = {
+                metric.key: precision.per_query[side][metric.name]
+                for side in SIDES
+                for metric in metric_table.computed("label_precision", side)
+            }
+            metrics |= _averages("label_precision", by_label)
+            per_query |= by_label
+        if "class_level" in protocol.families:
+            assert image_labels is not None and owner is not None
+            classes = class_retrieval(
+                self.images,
+                self.texts,
+                self.score,
+                owner,
+                image_labels,
+                measures=_functions("class_level", "t2i"),
+                rank=self.rank,
+                world_size=self.world_size,
+                reduce=self.reduce,
+                device=self.device,
+            )
+            by_class = _per_query_of_classes(classes)
+            metrics |= _averages("class_level", by_class)
+            per_query |= by_class
+        n_images, n_texts = len(self.images), len(self.texts)
+        image_cluster, text_cluster = clusters(owner, identities, n_images, n_texts)
+        return Evaluation(
+            protocol=protocol,
+            metrics=metrics,
+            curves={} if precision is None else _curves(precision),
+            ranks=ranks,
+            per_query=per_query,
+            dropped={} if precision is None else dict(precision.dropped),
+            asked={} if positives is None else _asked(positives, n_images, n_texts),
+            classes=None if classes is None else classes.classes,
+            image_cluster=image_cluster,
+            text_cluster=text_cluster,
+        )
+
+
+def _question(protocol: Protocol, pairs: PositivePairs | None, identities: NDArray[Any] | None) -> Question:
+    return Question(
+        image_identity=identities if protocol.positives == "identity" else None,
+        positives=pairs,
+        every_positive="all_positives" in protocol.families,
     )
 
 
@@ -250,6 +385,28 @@ def _check_counts(protocol: Protocol, images: int, captions: int) -> None:
         raise ValueError(f"protocol '{protocol.name}' is over {allowed} captions, got {captions}")
 
 
+def _check_given(
+    protocol: Protocol,
+    positives: PositivePairs | None,
+    owner: NDArray[np.int64] | None,
+    image_labels: Labels | None,
+    identities: NDArray[Any] | None,
+) -> None:
+    """ValueError where something is missing that the protocol goes by, or pairs are given that it doesn't."""
+    name = protocol.name
+    if owner is None and (protocol.needs_labels or protocol.folds > 1 or protocol.positives != "pairs"):
+        raise ValueError(f"protocol '{name}' needs the image of each caption")
+    if image_labels is None and protocol.needs_labels:
+        raise ValueError(f"protocol '{name}' needs the images' labels")
+    if identities is None and protocol.positives == "identity":
+        raise ValueError(f"protocol '{name}' needs the images' identities")
+    if (protocol.positives == "pairs") != (positives is not None):
+        needed = (
+            "needs positive pairs" if positives is None else f"goes by {protocol.positives}, not by pairs"
+        )
+        raise ValueError(f"protocol '{name}' {needed}")
+
+
 def _functions(family: Family, side: Side | None = None) -> dict[str, Any]:
     """By name, what the family's metrics are computed with; a name has one function in both directions."""
     return {metric.name: metric.function for metric in metric_table.computed(family, side)}
@@ -263,6 +420,25 @@ def _per_query_of_classes(classes: ClassRetrieval) -> PerQuery:
         elif metric.function is not None:
             per_query[metric.key] = np.asarray(metric.function(classes.first), dtype=np.float64)
     return per_query
+
+
+def _per_query_of_positives(positives: Mapping[Side, PositiveRanks]) -> PerQuery:
+    return {
+        metric.key: np.asarray(metric.function(positives[side]), dtype=np.float64)
+        for side in SIDES
+        for metric in metric_table.computed("all_positives", side)
+        if metric.function is not None
+    }
+
+
+def _asked(positives: PositivePairs, n_images: int, n_texts: int) -> dict[str, dict[str, int]]:
+    """The field ``asked`` of Evaluation; with folds, as if the gallery were whole."""
+    of_images, of_texts = positives.counts()
+    n_searched = n_texts if positives.left_out is None else n_texts - int(positives.left_out.sum())
+    return {
+        side: {"gallery": gallery, "queries": queries, "positives": count}
+        for side, gallery, (queries, count) in (("i2t", n_searched, of_images), ("t2i", n_images, of_texts))
+    }
 
 
 def _averages(family: Family, per_query: PerQuery) -> dict[str, float]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.equal_inputs import equal_input_pairs
+from crossmodal_bench.evaluation.protocols.judgements import judged_pairs
 from crossmodal_bench.evaluation.protocols.protocol import Protocol
 from crossmodal_bench.evaluation.ranking.positives import PositivePairs
 
@@ -65,9 +66,29 @@ def labels_of(corpus: Corpus, split: str) -> NDArray[Any] | None:
     return None if corpus.labels is None else corpus.labels.values[corpus.image_rows(split)]
 
 
+def given_pairs(corpus: Corpus) -> PositivePairs | None:
+    """What a user has said is right on the test split; None where nobody has."""
+    rows, counts = corpus.positive_rows(), corpus.counts()["test"]
+    return None if rows is None else PositivePairs.of(rows, counts["images"], counts["captions"])
+
+
 def positives_of(corpus: Corpus, split: str, protocol: Protocol) -> PositivePairs | None:
-    """The positive pairs of a split, for a protocol that goes by pairs: those of equal inputs."""
+    """The positive pairs of a split, for a protocol that goes by pairs: judged, given, or of equal inputs.
+
+    Raises:
+        MissingInput: what holds the judgements is not installed.
+        BadInput: the split is not the one that was judged.
+    """
     if protocol.positives != "pairs":
         return None
+    if protocol.judged is not None:
+        rows, keys = corpus.caption_rows(split), corpus.caption_keys
+        return judged_pairs(
+            protocol.judged,
+            [corpus.image_ids[row] for row in corpus.image_rows(split)],
+            None if keys is None else [keys[row] for row in rows],
+        )
     counts = corpus.counts()[split]
+    if protocol.pairs == "given":
+        return given_pairs(corpus)
     return PositivePairs.of(equal_input_pairs(corpus, split), counts["images"], counts["captions"])

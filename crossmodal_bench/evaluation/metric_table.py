@@ -5,6 +5,7 @@ the entry's family:
 
     ranks               ``query_ranks.QueryRanks`` of the entry's direction: the rank of each query's best
                         positive, and what shares its score
+    all_positives       ``positive_ranks.PositiveRanks`` of the entry's direction: the rank of every positive
     label_precision     ``precision.RankedRelevance``, a block of queries with their galleries in rank order
     class_level         likewise for text to image, where the queries are classes; for image to text, (n,)
                         whether the image's own class scores above every other
@@ -30,20 +31,24 @@ from crossmodal_bench.evaluation.chance import (
     Search,
     expected_class_share,
     expected_hit,
+    expected_positive_share,
     expected_precision,
 )
 from crossmodal_bench.evaluation.metrics import hit_at_k, mean_rank, median_rank
 from crossmodal_bench.evaluation.ranking.classes import own_class_first
+from crossmodal_bench.evaluation.ranking.positive_ranks import average_precision_at_r, r_precision
 from crossmodal_bench.evaluation.ranking.precision import average_precision, precision_at
 from crossmodal_bench.evaluation.ranking.query_ranks import Side
 
-Family = Literal["ranks", "label_precision", "class_level", "retrieved_captions", "written_captions"]
+Family = Literal[
+    "ranks", "all_positives", "label_precision", "class_level", "retrieved_captions", "written_captions"
+]
 Number = TypeVar("Number", float, NDArray[np.float64])
 
 SIDES: Mapping[Side, str] = {"i2t": "image → text", "t2i": "text → image"}
 """The directions of retrieval, as keys of metrics and as titles."""
 
-RANKED_FAMILIES: tuple[Family, ...] = ("ranks", "label_precision", "class_level")
+RANKED_FAMILIES: tuple[Family, ...] = ("ranks", "all_positives", "label_precision", "class_level")
 """The families that a protocol can ask for."""
 
 LABELLED_FAMILIES: tuple[Family, ...] = ("label_precision", "class_level")
@@ -234,6 +239,36 @@ _SUMS_OF_RECALLS = (
 )
 
 
+_OF_ALL_POSITIVES = (
+    *_each_side(
+        Metric(
+            name="R-Precision",
+            family="all_positives",
+            unit=PERCENT,
+            function=r_precision,
+            chance=expected_positive_share,
+            main_column=True,
+        ),
+        Metric(
+            name="mAP@R",
+            family="all_positives",
+            unit=PERCENT,
+            function=average_precision_at_r,
+            main_column=True,
+        ),
+    ),
+    Metric(
+        name="mAP@R",
+        family="all_positives",
+        unit=PERCENT,
+        terms=("i2t/mAP@R", "t2i/mAP@R"),
+        combination="mean",
+        main_column=True,
+        summary=True,
+    ),
+)
+
+
 def _label_precision(
     name: str,
     cutoff: int | None = None,
@@ -292,6 +327,7 @@ ENTRIES: tuple[Metric, ...] = (
     *_OF_RANKS,
     *_OF_CLASSES,
     *_SUMS_OF_RECALLS,
+    *_OF_ALL_POSITIVES,
     *_label_precision("mAP", chance=expected_precision, shows_learning=True, summary=True),
     *_label_precision("mAP@50", cutoff=50),
     *_retrieved(_CAPTIONS),
@@ -305,10 +341,14 @@ A key stands in two families where a protocol never asks for both: R@1 of captio
 TIES: Mapping[Family, str] = {
     "ranks": "R@K is the probability of a hit when ties are broken at random; MedR and MeanR go by the "
     "expected rank",
+    "all_positives": "R-Precision and mAP@R keep ties against the query",
     "label_precision": "mAP keeps ties against the query",
     "class_level": "AP@50 and R@1 of classes keep ties against the query",
 }
 """How equal scores count, by family."""
+
+_SHOWN_BEFORE: Mapping[Family, tuple[str, ...]] = {"all_positives": ("i2t/R@1", "t2i/R@1")}
+"""Metrics of another family that stand before a family's own in leaderboards, as in its paper's tables."""
 
 VALIDATION_CURVE = "i2t/R@1"
 """The metric whose course over the epochs is drawn (ADDR, Figure 3(b))."""
@@ -378,16 +418,18 @@ def in_order(keys: Collection[str]) -> list[str]:
 def main_columns(primary: str) -> list[str]:
     """The keys that a leaderboard shows which is ranked by ``primary``.
 
-    They are the main columns of its family. Where ``primary`` is of one direction, that direction comes
-    first, and only metrics of one direction are shown; else the summaries of the other families follow.
+    They are the main columns of its family, behind those that papers print with them. Where ``primary`` is of
+    one direction, that direction comes first, and only metrics of one direction are shown; else the summaries
+    of the other families follow.
     """
     ranked_by = lookup(primary)
     family = [metric for metric in of_family(ranked_by.family) if metric.main_column]
     if ranked_by.side is not None:
         directions = [metric for metric in family if metric.side is not None]
         return [metric.key for metric in sorted(directions, key=lambda metric: metric.side != ranked_by.side)]
+    before = _SHOWN_BEFORE.get(ranked_by.family, ())
     others = [metric for metric in summaries() if metric.family != ranked_by.family]
-    return [metric.key for metric in [*family, *others]]
+    return [*before, *(metric.key for metric in [*family, *others])]
 
 
 def published_keys() -> frozenset[str]:

@@ -35,6 +35,7 @@ def numbers(evaluation: Evaluation, items: EvaluatedItems) -> dict[str, Any]:
         "protocol_version": evaluation.protocol.version,
         "resembles": evaluation.protocol.resembles,
         "dropped": evaluation.dropped,
+        "asked": evaluation.asked,
     }
 
 

@@ -19,7 +19,11 @@ from crossmodal_bench.evaluation.ranking.ranks import Ranks, stored_arrays
 PerQuery = dict[str, NDArray[np.float64]]
 """By a metric's key, (n_queries,) what it is the mean of."""
 
-_STORED_AS: Mapping[Family, str] = {"label_precision": "ap", "class_level": "class"}
+_STORED_AS: Mapping[Family, str] = {
+    "all_positives": "positives",
+    "label_precision": "ap",
+    "class_level": "class",
+}
 """What stands before the keys of per-query results in their file; those of ranks follow from the ranks."""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from crossmodal_bench.core.errors import MissingInput
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.equal_inputs import repeated_captions
+from crossmodal_bench.evaluation.items import given_pairs
 from crossmodal_bench.evaluation.protocols.protocol import (
     Match,
     Protocol,
@@ -20,6 +21,7 @@ from crossmodal_bench.evaluation.protocols.protocol import (
     matches,
     resolve_protocols,
     with_equal_inputs,
+    with_given_pairs,
 )
 from crossmodal_bench.evaluation.protocols.splits import SplitItems, describe, split_hash
 from crossmodal_bench.jobs.experiments import Config
@@ -80,7 +82,8 @@ def fitting_protocols(corpus: Corpus, wanted: str = "") -> list[Protocol]:
     one, what is measured is called ``<wanted>-test``: the variants of a data set stay apart.
 
     Where more than ``REPEATED`` of the test captions say what a caption of another image says, the recalls
-    with equal inputs as equal answers are measured beside the first protocol.
+    with equal inputs as equal answers are measured beside the first protocol; and so are the pairs that a
+    user has given with the data set.
     """
     protocols = resolve_protocols(
         corpus.name,
@@ -95,6 +98,10 @@ def fitting_protocols(corpus: Corpus, wanted: str = "") -> list[Protocol]:
     by_caption = first.positives == "caption" and "ranks" in first.families
     if by_caption and repeated_captions(corpus, "test") > REPEATED * len(corpus.caption_rows("test")):
         protocols.append(with_equal_inputs(first))
+    pairs = given_pairs(corpus)
+    if pairs is not None:
+        items = items_of_test(corpus)
+        protocols.append(with_given_pairs(first, pairs, items.image_ids, items.caption_ids or ()))
     return protocols
 
 
@@ -127,7 +134,7 @@ def protocol_lines(corpus: Corpus) -> list[str]:
         f"a pull request, as {match.protocol.name}'s 'split' in evaluation/protocols/protocols.yaml, and say "
         "where they are from"
         for match in found
-        if match.counts_agree and not match.protocol.split.verifiable
+        if match.counts_agree and not match.protocol.split.verifiable and match.protocol.judged is None
     ]
     return lines
 

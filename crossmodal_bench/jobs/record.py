@@ -144,6 +144,8 @@ class Numbers(Model):
     verified as its split; empty otherwise.
     ``dropped`` is how many queries have no label, and so count for no metric by label, by direction (``i2t``:
     images); empty where there are no such metrics.
+    ``asked`` says, where positives are pairs, for each direction how many items its ``gallery`` has, how many
+    ``queries`` are asked and how many ``positives`` they can find together; empty elsewhere.
     """
 
     metrics: FiniteNumbers
@@ -152,6 +154,7 @@ class Numbers(Model):
     protocol_version: WholeNumber
     resembles: str = ""
     dropped: dict[str, WholeNumber] = Field(default_factory=dict)
+    asked: dict[str, dict[str, WholeNumber]] = Field(default_factory=dict)
 
 
 class Member(Model):

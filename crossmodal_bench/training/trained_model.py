@@ -24,6 +24,7 @@ from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.preprocessing import PreprocessingState
 from crossmodal_bench.evaluation import Protocol
 from crossmodal_bench.evaluation.ensemble import Member
+from crossmodal_bench.evaluation.protocols.protocol import measured_on
 from crossmodal_bench.jobs.directory import JobDirectory, read_json
 from crossmodal_bench.jobs.inputs import corpus_key, fitting_protocols
 from crossmodal_bench.jobs.locks import is_locked
@@ -270,7 +271,8 @@ def protocols_of(record: Record, corpus: Corpus) -> list[Protocol]:
     then = protocol_labels(record)
     # Which named protocol the corpus was read for stands in the name alone: "<wanted>-test".
     wanted, test, _ = record.job.protocol.rpartition("-test")
-    protocols = fitting_protocols(corpus, wanted if test and wanted != corpus.name else "")
+    fitting = fitting_protocols(corpus, wanted if test and wanted != corpus.name else "")
+    protocols = measured_on(record.evaluated_on, fitting)
     now = [protocol.label for protocol in protocols]
     if now != then:
         raise BadInput(

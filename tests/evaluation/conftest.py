@@ -28,9 +28,9 @@ def _in_threads(world_size: int, work: Work) -> list[Any]:
     def run(rank: int) -> None:
         def reduce(tensor: Tensor) -> Tensor:
             slots[rank] = tensor.clone()
-            barrier.wait(20)
+            barrier.wait(100)
             summed = torch.stack([slot for slot in slots if slot is not None]).sum(0)
-            barrier.wait(20)
+            barrier.wait(100)
             return summed
 
         try:

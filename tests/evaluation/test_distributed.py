@@ -18,6 +18,7 @@ from torch import Tensor
 import crossmodal_bench
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.evaluation import Protocol, RetrievalBank, evaluate
+from crossmodal_bench.evaluation.ranking.positives import PositivePairs
 
 WORLD_SIZE = 3
 N_IMAGES, N_TEXTS = 37, 113  # neither divides by 2 or 3
@@ -65,10 +66,22 @@ def results(rank: int, world_size: int, images: Encoding, texts: Encoding) -> di
         rank=rank,
         world_size=world_size,
     )
+    drawn = np.random.default_rng(1).integers(0, (N_IMAGES, N_TEXTS), (300, 2))
+    pairs = evaluate(
+        replace(PROTOCOL, positives="pairs", families=("ranks", "all_positives")),
+        images,
+        texts,
+        mean_dot,
+        OWNER,
+        positives=PositivePairs.of(drawn, N_IMAGES, N_TEXTS),
+        rank=rank,
+        world_size=world_size,
+    )
     assert found.ranks is not None and persons.ranks is not None
     metrics = {f"metric {key}": np.array(value) for key, value in found.metrics.items()}
     by_identity = {f"identity {key}": values for key, values in persons.ranks.arrays().items()}
-    return found.ranks.arrays() | found.per_query | metrics | by_identity
+    by_pairs = {f"pairs {key}": values for key, values in pairs.per_query.items()}
+    return found.ranks.arrays() | found.per_query | metrics | by_identity | by_pairs
 
 
 def work(rank: int, rendezvous: str, out: str) -> None:

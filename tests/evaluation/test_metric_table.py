@@ -147,14 +147,16 @@ def test_values_are_printed_with_their_metrics_digits_and_unit(key: str, printed
 
 
 RECALLS = [f"{side}/R@{k}" for side in SIDES for k in (1, 5, 10)]
+ALL_POSITIVES = ["i2t/R-Precision", "i2t/mAP@R", "t2i/R-Precision", "t2i/mAP@R", "mAP@R"]
 PRECISIONS = ["i2t/mAP", "t2i/mAP", "mAP", "i2t/mAP@50", "t2i/mAP@50", "mAP@50"]
 
 
 @pytest.mark.parametrize(
     ("primary", "columns"),
     [
-        ("rsum", [*RECALLS, "rsum", "mAP"]),
-        ("mAP", [*PRECISIONS, "rsum"]),
+        ("rsum", [*RECALLS, "rsum", "mAP@R", "mAP"]),
+        ("mAP", [*PRECISIONS, "rsum", "mAP@R"]),
+        ("mAP@R", ["i2t/R@1", "t2i/R@1", *ALL_POSITIVES, "rsum", "mAP"]),
         ("t2i/R@1", [*RECALLS[3:], *RECALLS[:3]]),
         ("t2i/AP@50", ["t2i/AP@50", "i2t/R@1"]),
     ],
@@ -202,6 +204,12 @@ def test_chance_of_recall_at_any_cutoff() -> None:
     expected = [100 * (1 - np.prod([(98 - n) / (100 - n) for n in range(k)])) for k in (1, 5, 10)]
     assert levels == pytest.approx(expected)
     assert metric_table.lookup("i2t/MedR").chance_level(search) is None
+
+
+def test_chance_by_pairs_goes_by_how_many_are_right() -> None:
+    search = Search(gallery=200, identities=200, classes=1, positives=4)
+    assert metric_table.lookup("i2t/R@1").chance_level(search) == pytest.approx(2)
+    assert metric_table.lookup("t2i/R-Precision").chance_level(search) == pytest.approx(2)
 
 
 # A new metric, as somebody would add one: a function, and an entry that names it.

@@ -164,10 +164,19 @@ def _described(corpus: Corpus, plan: list[PlannedJob]) -> str:
 def _protocols(name: str, corpus: Corpus) -> Iterator[Finding]:
     """What the test split is measured by, and what is wrong with one that looks like a published one."""
     labels = ", ".join(protocol.label for protocol in fitting_protocols(corpus))
-    near = [match for match in matched_protocols(corpus) if match.counts_agree and not match.verified]
+    near = [
+        match
+        for match in matched_protocols(corpus)
+        if match.counts_agree and (not match.verified or match.obstacle)
+    ]
     if not near:
         yield Finding(f"{name}: protocols", "ok", f"what is measured on the test split is {labels}")
     for match in near:
+        if match.protocol.judged is not None:
+            if match.obstacle:
+                fix = "see to it where these numbers are wanted, too; all others are measured without"
+                yield Finding(f"{name}: protocols", "information", match.sentence, fix)
+            continue
         text = f"{match.sentence}; what is measured is {unverified(match.protocol).label} (split unverified)"
         if match.protocol.split.verifiable:
             fix = "put the published split there, or take the numbers for what they are: your own split's"

@@ -51,5 +51,8 @@ class AcmrCoco(DatasetReader):
         rows = np.random.default_rng(self.draw_seed).permutation(rows)
         split = np.full(len(in_train2014), "train", dtype="<U5")
         split[rows[self.train :]] = "test"
-        drawn = replace(corpus, split=split).without_images(np.flatnonzero(~in_train2014).tolist())
+        # What else is right for COCO's own test images says nothing of these.
+        drawn = replace(corpus, split=split, positives=None).without_images(
+            np.flatnonzero(~in_train2014).tolist()
+        )
         return replace(drawn, name="acmr_coco")

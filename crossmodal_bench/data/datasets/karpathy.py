@@ -16,10 +16,12 @@ from crossmodal_bench.data.datasets.attached import attach_regions
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, split_names
 from crossmodal_bench.data.datasets.precomputed import familiar_folder, precomputed_folder
 from crossmodal_bench.data.files.arrays import load_array
+from crossmodal_bench.data.files.pairs import read_pair_table
 from crossmodal_bench.data.images import ImageFiles
 
 FEATURES = "features.npy"
 FEATURE_IDS = "features_ids.txt"
+POSITIVES = "positives.csv"
 MOST_LABELS = 4096
 """Different values of ``labels``: every image has a number for each of them."""
 
@@ -30,6 +32,9 @@ class Karpathy(DatasetReader):
     Features of the images of one's own lie beside the JSON as ``features.npy``, one row for each entry of
     ``images``, or for each line of ``features_ids.txt``, which has their file names (with or without folder
     and suffix) in the order of the rows.
+
+    What else is right for the test images lies beside it as ``positives.csv``: lines ``image,caption``, each
+    an image's file name and a caption's ``<file name>#<number>`` or ``sentid``.
 
     Each entry of ``images`` has ``filename``, ``split``, ``sentences`` (``raw``, optionally ``sentid``),
     optionally ``filepath`` (a folder below ``images/``) and ``label`` (a name or a number) or ``labels`` (a
@@ -89,6 +94,7 @@ class Karpathy(DatasetReader):
         regions = precomputed_folder(folder) or familiar_folder(root, self.folder)
         features = _features(folder, listed, entries, names)
         has_pictures = self.check_images and (images.is_dir() or (regions is None and features is None))
+        keys = tuple(caption_keys) if len(caption_keys) == len(captions) else None
         corpus = Corpus(
             name=self.folder,
             image_ids=tuple(names),
@@ -96,11 +102,12 @@ class Karpathy(DatasetReader):
             caption_image=np.array(caption_image, dtype=np.int64),
             split=split_names(splits, path),
             captions=tuple(captions),
-            caption_keys=tuple(caption_keys) if len(caption_keys) == len(captions) else None,
+            caption_keys=keys,
             labels=_labels(entries, path),
             images=ImageFiles.within(images, names) if has_pictures else None,
             image_features=features,
             source=str(path),
+            positives=_positives(folder / POSITIVES, names, caption_ids, keys),
         )
         return corpus if regions is None else attach_regions(corpus, regions, every_row=self.use_restval)
 
@@ -156,6 +163,31 @@ def _features(
         lost = names[found.index(None)]
         raise BadInput(f"{ids} does not name '{lost}'; add it and its row of {FEATURES}, or drop the image")
     return np.asarray(array[np.array(found, dtype=np.int64)], dtype=np.float32)
+
+
+def _positives(
+    path: Path, names: list[str], caption_ids: list[str], caption_keys: tuple[str, ...] | None
+) -> tuple[tuple[str, str], ...] | None:
+    """The pairs of a file, each image and caption by its id; None where there is no such file.
+
+    Raises:
+        BadInput: an unreadable file, or an image or caption that the data set lacks.
+    """
+    if not path.exists():
+        return None
+    images = {name: name for name in names}
+    for name in names:
+        images.setdefault(PurePosixPath(name).name, name)
+    captions = dict(zip(caption_keys or (), caption_ids, strict=False)) | {name: name for name in caption_ids}
+    pairs = []
+    for number, (image, caption) in enumerate(read_pair_table(path)):
+        for name, known, what in ((image, images, "image"), (caption, captions, "caption")):
+            if name not in known:
+                raise BadInput(
+                    f"{path}: pair {number} names {what} {shown(name)}, which the data set lacks; correct it"
+                )
+        pairs.append((images[image], captions[caption]))
+    return tuple(dict.fromkeys(pairs))
 
 
 def _without_suffix(name: str) -> str:

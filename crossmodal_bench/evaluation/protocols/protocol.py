@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Annotated, Literal
@@ -14,10 +16,13 @@ from crossmodal_bench.core.files import parse_yaml, shown
 from crossmodal_bench.core.validation import Items, Model, validated
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.metric_table import LABELLED_FAMILIES
+from crossmodal_bench.evaluation.protocols import judgements
 from crossmodal_bench.evaluation.protocols.splits import IdScheme, KnownSplit, SplitItems
+from crossmodal_bench.evaluation.ranking.positives import PositivePairs
 
 Positives = Literal["caption", "identity", "label", "pairs"]
-RankedFamily = Literal["ranks", "label_precision", "class_level"]
+Pairs = Literal["", "given", "inputs", "eccv", "cxc"]
+RankedFamily = Literal["ranks", "all_positives", "label_precision", "class_level"]
 
 RULES = 1
 """The version of ``<dataset>-test``: what the rules of ties, positives and metrics make of any split."""
@@ -30,7 +35,10 @@ class Protocol:
     images: how many the gallery must have, exactly; None leaves it open.
     captions: likewise; each of several numbers is allowed, and none leaves it open.
     positives: for the primary metric, 'caption' (the pairs themselves), 'identity' (all images and captions
-        of one person, say), 'label' (any shared label) or 'pairs' (a set of pairs that is given beside it).
+        of one person, say), 'label' (any shared label) or 'pairs' (any set of pairs).
+    pairs: where the pairs come from: of 'eccv' or 'cxc' judgements, which also say what the gallery and the
+        queries are, of equal 'inputs', or 'given' by a user. Empty: it has none, or whoever evaluates under
+        it has them.
     families: which of the families of ``metric_table`` are computed.
     primary: the metric that sorts a table and picks a checkpoint.
     folds: consecutive blocks of images, each with its own captions, that are evaluated apart and averaged.
@@ -40,8 +48,9 @@ class Protocol:
         as it; empty otherwise.
     note: what a reader must know.
 
-    Raises ValueError for a primary metric that the families don't have or that is best when low, and for
-    families with different metrics of the same key.
+    Raises ValueError for a primary metric that the families don't have or that is best when low, for
+    families with different metrics of the same key, for pairs of a protocol that doesn't go by them, and for
+    folds of what is not averaged over folds.
     """
 
     name: str
@@ -49,6 +58,7 @@ class Protocol:
     images: int | None = None
     captions: tuple[int, ...] = ()
     positives: Positives
+    pairs: Pairs = ""
     families: tuple[RankedFamily, ...]
     primary: str
     folds: int = 1
@@ -70,11 +80,27 @@ class Protocol:
             raise ValueError(
                 f"protocol '{self.name}' cannot be ranked by '{self.primary}'{nearest(self.primary, rising)}"
             )
+        if self.pairs and self.positives != "pairs":
+            raise ValueError(f"protocol '{self.name}' goes by {self.positives}, not by pairs")
+        if self.folds > 1 and "all_positives" in self.families:
+            raise ValueError(f"protocol '{self.name}' has folds, over which all_positives are not averaged")
 
     @property
     def needs_labels(self) -> bool:
         """Whether it computes anything from the images' labels."""
         return any(family in LABELLED_FAMILIES for family in self.families)
+
+    @property
+    def judged(self) -> judgements.Judged | None:
+        """The judgements of people that it goes by, if any: they are of one test split and of no other."""
+        if self.pairs == "eccv" or self.pairs == "cxc":
+            return self.pairs
+        return None
+
+    @property
+    def of_test_alone(self) -> bool:
+        """Whether what is right is known of the test split and of no other."""
+        return self.judged is not None or self.pairs == "given"
 
     @property
     def redrawn(self) -> bool:
@@ -110,6 +136,7 @@ class _Entry(Model):
     images: PositiveInt | None = None
     captions: Items[PositiveInt] = ()
     positives: Positives
+    pairs: Pairs = ""
     families: Annotated[Items[RankedFamily], Field(min_length=1)]
     primary: str
     folds: PositiveInt = 1
@@ -136,6 +163,7 @@ def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
                 images=entry.images,
                 captions=entry.captions,
                 positives=entry.positives,
+                pairs=entry.pairs,
                 families=entry.families,
                 primary=entry.primary,
                 folds=entry.folds,
@@ -145,6 +173,12 @@ def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
             )
         except ValueError as error:
             raise BadInput(f"{source}: {error}") from error
+        judged = protocols[name].judged is not None
+        if (entry.positives == "pairs") != judged:
+            raise BadInput(
+                f"{source}: protocol '{name}' has positives '{entry.positives}' and pairs '{entry.pairs}'; "
+                "give pairs (eccv or cxc) exactly where positives are pairs"
+            )
         if entry.images is not None and entry.images % entry.folds:
             raise BadInput(
                 f"{source}: protocol '{name}' cuts {entry.images} images into {entry.folds} folds; "
@@ -195,12 +229,15 @@ class Match:
     images, captions: how many the split has.
     faults: what is wrong with the split although its numbers agree, in clauses; empty where it is verified,
         and where the numbers don't agree.
+    obstacle: why nothing can be measured although it is the protocol's split, in a clause; empty where
+        nothing stands in the way.
     """
 
     protocol: Protocol
     images: int
     captions: int
     faults: tuple[str, ...]
+    obstacle: str = ""
 
     @property
     def counts_agree(self) -> bool:
@@ -213,9 +250,18 @@ class Match:
         return self.counts_agree and not self.faults
 
     @property
+    def measurable(self) -> bool:
+        """Whether its metrics are computed; of a split that only resembles it, under another name."""
+        if self.protocol.judged is None:
+            return self.counts_agree
+        return self.verified and not self.obstacle
+
+    @property
     def sentence(self) -> str:
         """What a user is told about it."""
         name = self.protocol.name
+        if self.obstacle:
+            return f"{self.protocol.label} is not measured: {self.obstacle}"
         if self.verified:
             return f"this is the split of {self.protocol.label}"
         if not self.counts_agree:
@@ -253,17 +299,18 @@ def matches(
     alike = [
         protocol for protocol in PROTOCOLS.values() if protocol.measures(dataset, real_labels, identities)
     ]
-    return [
-        Match(
-            protocol,
-            images,
-            captions,
-            tuple(protocol.split.faults(items, ordered=protocol.folds > 1))
-            if protocol.counts_agree(images, captions)
-            else (),
-        )
-        for protocol in alike
-    ]
+    return [_match(protocol, items) for protocol in alike]
+
+
+def _match(protocol: Protocol, items: SplitItems) -> Match:
+    images, captions = len(items.image_ids), len(items.caption_image)
+    if not protocol.counts_agree(images, captions):
+        return Match(protocol, images, captions, ())
+    faults = tuple(protocol.split.faults(items, ordered=protocol.folds > 1))
+    obstacle = ""
+    if protocol.judged is not None and not faults:
+        obstacle = judgements.obstacle(protocol.judged, items)
+    return Match(protocol, images, captions, faults, obstacle)
 
 
 def resolve_protocols(
@@ -272,13 +319,14 @@ def resolve_protocols(
     """What is measured on a test split: each named protocol whose split it is verified to be.
 
     Where only the numbers of images and captions are a named protocol's, ``unverified`` of it takes its
-    place: the same metrics under ``<dataset>-test``, beside which no published number may stand. Any other
-    split has ``<dataset>-test`` alone, which reports what the data set's first named protocol does; where
-    there is none, what ``own_protocol`` does. Arguments and errors are those of ``matches``.
+    place: the same metrics under ``<dataset>-test``, beside which no published number may stand; but none of
+    a protocol of judgements, which hold for its own split alone. Any other split has ``<dataset>-test``
+    alone, which reports what the data set's first named protocol does; where there is none, what
+    ``own_protocol`` does. Arguments and errors are those of ``matches``.
     """
     compared = matches(dataset, items, real_labels=real_labels, identities=identities)
     captions = len(items.caption_image)
-    near = [match for match in compared if match.counts_agree]
+    near = [match for match in compared if match.measurable]
     if near:
         return [
             match.protocol if match.verified else replace(unverified(match.protocol), captions=(captions,))
@@ -328,6 +376,7 @@ def with_equal_inputs(protocol: Protocol) -> Protocol:
         protocol,
         name=f"{protocol.name}-equal",
         positives="pairs",
+        pairs="inputs",
         families=("ranks",),
         primary=metric_table.summary_of("ranks").key,
         version=RULES,
@@ -335,6 +384,44 @@ def with_equal_inputs(protocol: Protocol) -> Protocol:
         note=f"As {protocol.name}, but captions of the same words and pictures of the same bytes are equal "
         "answers: no published number is comparable.",
     )
+
+
+def with_given_pairs(
+    protocol: Protocol, pairs: PositivePairs, image_ids: Sequence[str], caption_ids: Sequence[str]
+) -> Protocol:
+    """``<name>-pairs-<digits>``: what a user's pairs say is right, on the split of ``protocol``.
+
+    Its name says which pairs: two sets of them never share a table.
+
+    Args:
+        protocol: which the split meets; its folds don't apply.
+        pairs: rows of the split's images and captions.
+        image_ids, caption_ids: of the split.
+    """
+    lines = sorted(
+        f"{image_ids[image]}\t{caption_ids[text]}"
+        for image, text in zip(pairs.image.tolist(), pairs.text.tolist(), strict=True)
+    )
+    digits = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+    return Protocol(
+        name=f"{protocol.name}-pairs-{digits}",
+        dataset=protocol.dataset,
+        images=len(image_ids),
+        captions=(len(caption_ids),),
+        positives="pairs",
+        pairs="given",
+        families=("ranks", "all_positives"),
+        primary=metric_table.summary_of("ranks").key,
+        version=RULES,
+        split=KnownSplit(),
+        note=f"As {protocol.name}, but {len(pairs):,} given pairs say what is right: no published number is "
+        "comparable.",
+    )
+
+
+def measured_on(split: str, protocols: Sequence[Protocol]) -> list[Protocol]:
+    """What of ``protocols`` is measured on a split: judged and given pairs are of the test split alone."""
+    return [protocol for protocol in protocols if split == "test" or not protocol.of_test_alone]
 
 
 def expected_protocols(dataset: str, wanted: str = "") -> list[Protocol]:
@@ -346,6 +433,7 @@ def expected_protocols(dataset: str, wanted: str = "") -> list[Protocol]:
         protocol
         for protocol in PROTOCOLS.values()
         if protocol.name == wanted or (not wanted and protocol.dataset == dataset)
+        if protocol.judged is None or judgements.is_installed()
     ]
     return [protocol if protocol.split.verifiable else unverified(protocol) for protocol in named] or [
         own_protocol(dataset)

@@ -23,10 +23,19 @@ class PositivePairs:
 
     Attributes:
         image, text: (n_pairs,) int64 rows of the two galleries, by image and then by text, each pair once.
+        asked_images, asked_texts: (n_images,), (n_texts,) whether an item is a query. None: all are that are
+            in a pair. An item that is not asked is still an answer to others, right or wrong.
+        absent: (n_images,) int64, how many more texts are right for an image that no gallery holds: they
+            count among what there is to find. None: there are none.
+        left_out: (n_texts,) whether a text is no part of the gallery that images search; None: none is.
     """
 
     image: NDArray[np.int64]
     text: NDArray[np.int64]
+    asked_images: NDArray[np.bool_] | None = None
+    asked_texts: NDArray[np.bool_] | None = None
+    absent: NDArray[np.int64] | None = None
+    left_out: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, pairs: NDArray[Any], n_images: int, n_texts: int) -> PositivePairs:
@@ -52,6 +61,28 @@ class PositivePairs:
         image, text = np.unique(given.astype(np.int64), axis=0).T
         return cls(image, text)
 
+    def asking(
+        self,
+        images: NDArray[np.bool_],
+        texts: NDArray[np.bool_],
+        *,
+        absent: NDArray[np.int64] | None = None,
+        left_out: NDArray[np.bool_] | None = None,
+    ) -> PositivePairs:
+        """The same pairs with these queries alone; arguments are the attributes.
+
+        Raises:
+            ValueError: a query that is asked and has no pair, or a text in a pair that is left out.
+        """
+        for items, asked, paired in (("image", images, self.image), ("text", texts, self.text)):
+            unanswerable = np.setdiff1d(np.flatnonzero(asked), paired)
+            if len(unanswerable):
+                raise ValueError(f"{items} {unanswerable[0]} is a query and no positive pair has it")
+        if left_out is not None and left_out[self.text].any():
+            text = self.text[left_out[self.text]][0]
+            raise ValueError(f"text {text} is right for an image and left out of the gallery")
+        return PositivePairs(self.image, self.text, images, texts, absent, left_out)
+
     def __len__(self) -> int:
         return len(self.image)
 
@@ -59,7 +90,25 @@ class PositivePairs:
         """The pairs inside a block of images and some texts (ascending), numbered as rows of these."""
         position = np.searchsorted(texts, self.text).clip(max=len(texts) - 1)
         inside = (self.image >= images.start) & (self.image < images.stop) & (texts[position] == self.text)
-        return PositivePairs(self.image[inside] - images.start, position[inside])
+        return PositivePairs(
+            self.image[inside] - images.start,
+            position[inside],
+            asked_images=None if self.asked_images is None else self.asked_images[images],
+            asked_texts=None if self.asked_texts is None else self.asked_texts[texts],
+            absent=None if self.absent is None else self.absent[images],
+            left_out=None if self.left_out is None else self.left_out[texts],
+        )
+
+    def counts(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(queries, positives) of both directions, of images as queries and of texts.
+
+        Positives are what the queries can find in their gallery, summed over them.
+        """
+        sides = []
+        for rows, asked in ((self.image, self.asked_images), (self.text, self.asked_texts)):
+            own = rows if asked is None else rows[asked[rows]]
+            sides.append((len(np.unique(own)), len(own)))
+        return sides[0], sides[1]
 
 
 @dataclass(frozen=True)
@@ -69,12 +118,21 @@ class Galleries:
     image_order, text_order: (n_images,), (n_texts,); the caller's row of each position. Images are in the
         caller's order within an identity, and texts in the order of their images.
     positive_image, positive_text: (n_pairs,) positions of each positive pair.
+    asked_images, asked_texts: (n_images,), (n_texts,) whether the item at each position is a query; None: all
+        are that are in a pair.
+    absent: (n_images,) int64, how many more texts are right for the image at each position than there are;
+        None: none.
+    left_out: (n_texts,) whether the text at each position is no part of the gallery; None: none is.
     """
 
     image_order: NDArray[np.int64]
     text_order: NDArray[np.int64]
     positive_image: NDArray[np.int64]
     positive_text: NDArray[np.int64]
+    asked_images: NDArray[np.bool_] | None = None
+    asked_texts: NDArray[np.bool_] | None = None
+    absent: NDArray[np.int64] | None = None
+    left_out: NDArray[np.bool_] | None = None
 
 
 def galleries(
@@ -135,7 +193,16 @@ def _galleries_of_pairs(
     else:
         owner = caption_owners(caption_image, n_images, n_texts)
     text_order = np.argsort(owner, kind="stable")
-    return Galleries(np.arange(n_images), text_order, positives.image, _positions(text_order)[positives.text])
+    return Galleries(
+        np.arange(n_images),
+        text_order,
+        positives.image,
+        _positions(text_order)[positives.text],
+        asked_images=positives.asked_images,
+        asked_texts=None if positives.asked_texts is None else positives.asked_texts[text_order],
+        absent=positives.absent,
+        left_out=None if positives.left_out is None else positives.left_out[text_order],
+    )
 
 
 def _positions(order: NDArray[np.int64]) -> NDArray[np.int64]:

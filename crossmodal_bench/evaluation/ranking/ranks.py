@@ -29,7 +29,7 @@ class Ranks:
 
     i2t, t2i: (n_images,), (n_texts,) int64; strict 1-based rank of the query's best positive. Other positives
         are not counted as competitors; a competitor with the positive's own score is counted as better. 0
-        where the query has no positive.
+        where the query has no positive, or is not asked.
     i2t_expected, t2i_expected: float64; the mean of that rank if ties were broken at random; NaN without a
         positive.
     i2t_tied, t2i_tied: int64; how many competitors have the best positive's score.
@@ -114,11 +114,25 @@ def retrieval_ranks(
         raise NonFiniteScore(row, column)
     image_of_pair = ordered.image_order[ordered.positive_image]
     text_of_pair = ordered.text_order[ordered.positive_text]
-    i2t_counts, i2t_top = _direction(matrix, image_of_pair, ordered.positive_text, ordered.text_order, top_k)
+    i2t = _asked(ordered.asked_images, ordered.positive_image)
+    t2i = _asked(ordered.asked_texts, ordered.positive_text)
+    searched, i2t_k = matrix, top_k
+    if ordered.left_out is not None:
+        left_out = torch.from_numpy(ordered.text_order[ordered.left_out]).to(matrix.device)
+        searched = matrix.index_fill(1, left_out, -torch.inf)
+        i2t_k = min(top_k, n_texts - len(left_out))
+    i2t_counts, i2t_top = _direction(
+        searched, image_of_pair[i2t], ordered.positive_text[i2t], ordered.text_order, i2t_k
+    )
     t2i_counts, t2i_top = _direction(
-        matrix.T, text_of_pair, ordered.positive_image, ordered.image_order, top_k
+        matrix.T, text_of_pair[t2i], ordered.positive_image[t2i], ordered.image_order, top_k
     )
     return make_ranks(i2t_counts, t2i_counts, i2t_top, t2i_top)
+
+
+def _asked(asked: NDArray[np.bool_] | None, query: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of the positive pairs (n,) belong to a query that is asked."""
+    return np.arange(len(query)) if asked is None else np.flatnonzero(asked[query])
 
 
 def make_ranks(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossmodal_bench.core.encoding import Encoding, Scorer
+from crossmodal_bench.evaluation.ranking.positive_ranks import PositiveCounts, PositiveRanks
 from crossmodal_bench.evaluation.ranking.positives import (
     CaptionImage,
     Galleries,
@@ -18,6 +20,7 @@ from crossmodal_bench.evaluation.ranking.positives import (
     PositivePairs,
     galleries,
 )
+from crossmodal_bench.evaluation.ranking.query_ranks import Side
 from crossmodal_bench.evaluation.ranking.ranks import Ranks, make_ranks
 from crossmodal_bench.evaluation.ranking.tiles import NonFiniteScore, ScoreTiles
 from crossmodal_bench.evaluation.ranking.top import Places, RunningTop
@@ -47,6 +50,34 @@ def maximum(total: Reduce, values: Tensor, rank: int, world_size: int) -> Tensor
     return total(rows).amax(0)
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is right for what, and what is wanted to be known of it; one sweep may answer several.
+
+    Attributes:
+        image_identity: (n_images,) where all images and captions of one identity are right for each other.
+        positives: any set of pairs instead.
+        every_positive: whether the ranks of all positives are wanted, and not of the best ones alone.
+    """
+
+    image_identity: Identities | None = None
+    positives: PositivePairs | None = None
+    every_positive: bool = False
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The answer to a question, in the caller's order.
+
+    Attributes:
+        ranks: of each query's best positive.
+        positives: the ranks of every positive, by direction; empty where they were not wanted.
+    """
+
+    ranks: Ranks
+    positives: Mapping[Side, PositiveRanks]
+
+
 def streamed_ranks(
     images: Encoding,
     texts: Encoding,
@@ -63,37 +94,75 @@ def streamed_ranks(
     reduce: Reduce | None = None,
     device: torch.device | str | None = None,
 ) -> Ranks:
+    """The ranks of one question, whose fields are given here; all else as for ``streamed_sweeps``."""
+    (sweep,) = streamed_sweeps(
+        images,
+        texts,
+        score,
+        caption_image,
+        [Question(image_identity, positives)],
+        top_k=top_k,
+        image_tile=image_tile,
+        text_tile=text_tile,
+        rank=rank,
+        world_size=world_size,
+        reduce=reduce,
+        device=device,
+    )
+    return sweep.ranks
+
+
+def streamed_sweeps(
+    images: Encoding,
+    texts: Encoding,
+    score: Scorer,
+    caption_image: CaptionImage | None,
+    questions: Sequence[Question],
+    *,
+    top_k: int = 10,
+    image_tile: int | None = None,
+    text_tile: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    reduce: Reduce | None = None,
+    device: torch.device | str | None = None,
+) -> list[Sweep]:
     """Ranks of ``images`` against ``texts`` under any scorer, as ``retrieval_ranks`` of the full matrix.
 
-    Positives are an image and its own captions, or with ``image_identity`` (n_images,) all images and all
-    captions of one identity; or ``positives``, any set of pairs, with which ``caption_image`` may be None. A
-    query without a positive has rank 0 and counts in no metric.
+    Positives are an image and its own captions, unless a question says otherwise; with pairs,
+    ``caption_image`` may be None. A query without a positive, or one that is not asked, has rank 0 and counts
+    in no metric. All questions are answered in one sweep: with fragments, scores are what takes the time.
 
     Every process holds both galleries whole and calls this with its ``rank``; process r scores rows r,
     r + world_size, ... of a grid of tiles that is the same for every world size, and only positives' scores,
     counts and top-k candidates are summed with ``reduce`` (default: ``torch.distributed.all_reduce``). All
-    processes return the same Ranks, and the same as one process alone.
+    processes return the same, and the same as one process alone.
 
     Captions are taken in the order of their images, and images in the order of their identities, so that
     positives lie in blocks along the diagonal. The tiles with positives come first and give the thresholds; a
     positive's score is therefore a number out of the very tile in which its competitors are counted. Memory:
     a few tiles beside the encodings.
 
-    Raises ValueError (on all processes) for a non-finite score, and for an image without a caption, a caption
-    of no image or counts that don't agree.
+    Raises ValueError (on all processes) for a non-finite score, for an image without a caption, a caption
+    of no image or counts that don't agree, and for questions that take the items in different orders.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} is not one of {world_size} processes")
     total = reduce if reduce is not None else (all_reduce_sum if world_size > 1 else _alone)
-    sweep = _StreamingRanks(
+    ordered = [
+        galleries(caption_image, question.image_identity, len(images), len(texts), question.positives)
+        for question in questions
+    ]
+    sweep = _Sweeping(
         images,
         texts,
         score,
-        galleries(caption_image, image_identity, len(images), len(texts), positives),
-        top_k,
-        image_tile,
-        text_tile,
-        device,
+        ordered,
+        [question.every_positive for question in questions],
+        top_k=top_k,
+        image_tile=image_tile,
+        text_tile=text_tile,
+        device=device,
     )
     mine = range(rank, len(sweep.tiles.rows), world_size)
 
@@ -113,10 +182,13 @@ def streamed_ranks(
             raise NonFiniteScore(first - 1, text)
 
     together(lambda: sweep.find_positives(mine))
-    for direction in (sweep.i2t, sweep.t2i):
-        direction.best = maximum(total, direction.best, rank, world_size)
+    for answer in sweep.answers:
+        answer.agree(lambda values: maximum(total, values, rank, world_size))
     together(lambda: sweep.count(mine))
-    return sweep.ranks(total, mine, rank, world_size)
+    return [
+        Sweep(answer.ranks(total, mine, rank, world_size), answer.positive_ranks(total))
+        for answer in sweep.answers
+    ]
 
 
 class _Direction:
@@ -181,107 +253,147 @@ class _Direction:
         return flags.sum(1).long()
 
 
-class _StreamingRanks:
-    """The state of one sweep on one process; items are numbered in the galleries' order."""
+class _Answer:
+    """What one sweep finds for one question on one process; items are numbered in the galleries' order."""
 
-    def __init__(
-        self,
-        images: Encoding,
-        texts: Encoding,
-        score: Scorer,
-        ordered: Galleries,
-        top_k: int,
-        image_tile: int | None,
-        text_tile: int | None,
-        device: torch.device | str | None,
-    ) -> None:
-        n_images, n_texts = len(images), len(texts)
-        self.tiles = ScoreTiles(
-            images,
-            texts,
-            score,
-            image_tile=image_tile,
-            text_tile=text_tile,
-            image_order=_unless_ascending(ordered.image_order),
-            text_order=_unless_ascending(ordered.text_order),
-            device=device,
-        )
-        device = self.tiles.device
-        self.image_order = torch.from_numpy(ordered.image_order).to(device)
-        self.text_order = torch.from_numpy(ordered.text_order).to(device)
-        self._find_tiles_of(ordered)
-        like = torch.empty(0, dtype=self.tiles.dtype, device=device)
-        self.i2t = _Direction(n_images, n_texts, top_k, like)
+    def __init__(self, ordered: Galleries, tiles: ScoreTiles, top_k: int, *, every_positive: bool) -> None:
+        n_images, n_texts = len(ordered.image_order), len(ordered.text_order)
+        self._ordered = ordered
+        self._tiles = tiles
+        self._image_order = torch.from_numpy(ordered.image_order).to(tiles.device)
+        self._text_order = torch.from_numpy(ordered.text_order).to(tiles.device)
+        like = torch.empty(0, dtype=tiles.dtype, device=tiles.device)
+        n_searched = n_texts if ordered.left_out is None else n_texts - int(ordered.left_out.sum())
+        self.i2t = _Direction(n_images, n_searched, top_k, like)
         self.t2i = _Direction(n_texts, n_images, top_k, like)
-        self._kept: dict[tuple[int, int], Tensor] = {}
+        self._find_tiles()
+        # Each positive pair's score, in the order of the tiles; None where only the best ones are wanted.
+        self._pair_scores = (
+            like.new_full((len(ordered.positive_image),), -torch.inf) if every_positive else None
+        )
+        self._every: dict[Side, PositiveCounts] = {}
 
-    def _find_tiles_of(self, ordered: Galleries) -> None:
-        """Sort the positive pairs by the tiles in which they lie."""
-        tops = np.array([top for top, _ in self.tiles.rows])
-        lefts = np.array([left for left, _ in self.tiles.columns])
+    def _find_tiles(self) -> None:
+        """Sort the positive pairs, and the texts that are left out, by the tiles in which they lie."""
+        ordered = self._ordered
+        tops = np.array([top for top, _ in self._tiles.rows])
+        lefts = np.array([left for left, _ in self._tiles.columns])
         row = np.searchsorted(tops, ordered.positive_image, side="right") - 1
         column = np.searchsorted(lefts, ordered.positive_text, side="right") - 1
         tile = row * len(lefts) + column
         by_tile = np.argsort(tile, kind="stable")
+        self._by_tile = by_tile
         # Where each tile's pairs begin, and behind the last tile, where they end.
         self._first_pair = np.searchsorted(tile[by_tile], np.arange(len(tops) * len(lefts) + 1))
-        device = self.tiles.device
+        device = self._tiles.device
         self._pair_image = torch.from_numpy((ordered.positive_image - tops[row])[by_tile]).to(device)
         self._pair_text = torch.from_numpy((ordered.positive_text - lefts[column])[by_tile]).to(device)
+        self._left_out: dict[int, Tensor] = {}
+        if ordered.left_out is not None:
+            for number, (left, right) in enumerate(self._tiles.columns):
+                within = np.flatnonzero(ordered.left_out[left:right])
+                if len(within):
+                    self._left_out[number] = torch.from_numpy(within).to(device)
 
-    def positives(self, row: int, column: int) -> tuple[Tensor, Tensor] | None:
-        """Positions (image, text) of the positive pairs inside a tile, or None if it holds none."""
-        tile = row * len(self.tiles.columns) + column
-        first, last = self._first_pair[tile], self._first_pair[tile + 1]
-        if first == last:
-            return None
-        return self._pair_image[first:last], self._pair_text[first:last]
+    def _pairs(self, row: int, column: int) -> slice:
+        """Which of the positive pairs, in the order of the tiles, lie in a tile."""
+        tile = row * len(self._tiles.columns) + column
+        return slice(int(self._first_pair[tile]), int(self._first_pair[tile + 1]))
 
-    def find_positives(self, rows: range) -> None:
-        """First pass: the best positives' scores, out of the tiles they share with their competitors."""
-        kept = 0
-        for row in rows:
-            top, _ = self.tiles.rows[row]
-            for column, (left, _) in enumerate(self.tiles.columns):
-                pairs = self.positives(row, column)
-                if pairs is None:
-                    continue
-                tile = self.tiles(row, column)
-                scores = tile[pairs]
-                self.i2t.find_best(top, pairs[0], scores)
-                self.t2i.find_best(left, pairs[1], scores)
-                kept += tile.nbytes
-                if kept <= _KEPT_BYTES:
-                    self._kept[row, column] = tile.clone()
+    def has_positives(self, row: int, column: int) -> bool:
+        """Whether any positive pair lies in a tile."""
+        pairs = self._pairs(row, column)
+        return pairs.start < pairs.stop
 
-    def count(self, rows: range) -> None:
+    def find_positives(self, row: int, column: int, tile: Tensor) -> None:
+        """First pass: take the positives' scores, out of the tile they share with their competitors."""
+        pairs = self._pairs(row, column)
+        image, text = self._pair_image[pairs], self._pair_text[pairs]
+        scores = tile[image, text]
+        self.i2t.find_best(self._tiles.rows[row][0], image, scores)
+        self.t2i.find_best(self._tiles.columns[column][0], text, scores)
+        if self._pair_scores is not None:
+            self._pair_scores[pairs] = scores
+
+    def agree(self, largest: Callable[[Tensor], Tensor]) -> None:
+        """Between the passes: let every process know the thresholds that any has found.
+
+        Args:
+            largest: the element-wise maximum of a tensor (n,) over all processes.
+        """
+        ordered = self._ordered
+        for direction, asked in ((self.i2t, ordered.asked_images), (self.t2i, ordered.asked_texts)):
+            direction.best = largest(direction.best)
+            if asked is not None:
+                # Without a threshold nothing is counted.
+                unasked = torch.from_numpy(~asked).to(direction.best.device)
+                direction.best = direction.best.masked_fill(unasked, -torch.inf)
+        if self._pair_scores is None:
+            return
+        scores = largest(self._pair_scores)
+        positions: dict[Side, tuple[NDArray[np.int64], NDArray[np.bool_] | None]] = {
+            "i2t": (ordered.positive_image, ordered.asked_images),
+            "t2i": (ordered.positive_text, ordered.asked_texts),
+        }
+        for side, (position, asked) in positions.items():
+            queries = position[self._by_tile]
+            chosen = np.arange(len(queries)) if asked is None else np.flatnonzero(asked[queries])
+            self._every[side] = PositiveCounts(
+                torch.from_numpy(queries[chosen]).to(scores.device),
+                scores[torch.from_numpy(chosen).to(scores.device)],
+            )
+
+    def count(self, row: int, column: int, tile: Tensor) -> None:
         """Second pass: competitors at or above each threshold, positives at it, and the top lists."""
-        for row in rows:
-            top, _ = self.tiles.rows[row]
-            for column, (left, _) in enumerate(self.tiles.columns):
-                kept = self._kept.pop((row, column), None)
-                tile = self.tiles(row, column) if kept is None else kept
-                pairs = self.positives(row, column)
-                scores = None if pairs is None else tile[pairs]
-                of_images = None if pairs is None or scores is None else (pairs[0], scores)
-                of_texts = None if pairs is None or scores is None else (pairs[1], scores)
-                self.i2t.count(top, tile, left, of_images)
-                self.t2i.count(left, tile.T, top, of_texts)
+        top, left = self._tiles.rows[row][0], self._tiles.columns[column][0]
+        of_images, of_texts = None, None
+        if self.has_positives(row, column):
+            pairs = self._pairs(row, column)
+            image, text = self._pair_image[pairs], self._pair_text[pairs]
+            scores = tile[image, text]
+            of_images, of_texts = (image, scores), (text, scores)
+        # No image finds a text that is left out.
+        searched = tile
+        if column in self._left_out:
+            searched = tile.index_fill(1, self._left_out[column], -torch.inf)
+        self.i2t.count(top, searched, left, of_images)
+        self.t2i.count(left, tile.T, top, of_texts)
+        if self._every:
+            self._every["i2t"].count(top, searched)
+            self._every["t2i"].count(left, tile.T)
+
+    def positive_ranks(self, total: Reduce) -> dict[Side, PositiveRanks]:
+        """The ranks of every positive, in the caller's order; empty where they were not wanted."""
+        absent = self._ordered.absent
+        orders: dict[Side, NDArray[np.int64]] = {
+            "i2t": self._ordered.image_order,
+            "t2i": self._ordered.text_order,
+        }
+        found: dict[Side, PositiveRanks] = {}
+        for side, every in self._every.items():
+            queries, ranks = every.ranks(total)
+            queries = orders[side][queries]
+            by_query = np.argsort(queries, kind="stable")
+            relevant = np.bincount(queries, minlength=len(orders[side]))
+            if side == "i2t" and absent is not None:
+                relevant += np.where(relevant > 0, absent[np.argsort(orders[side])], 0)
+            found[side] = PositiveRanks(queries[by_query], ranks[by_query], relevant)
+        return found
 
     def ranks(self, total: Reduce, rows: range, rank: int, world_size: int) -> Ranks:
         """Sum what the processes have found and put it into the caller's order."""
-        mine = torch.zeros(len(self.image_order), dtype=torch.bool, device=self.tiles.device)
+        mine = torch.zeros(len(self._image_order), dtype=torch.bool, device=self._tiles.device)
         for row in rows:
-            mine[slice(*self.tiles.rows[row])] = True
+            mine[slice(*self._tiles.rows[row])] = True
         i2t_scores = total(self.i2t.top.scores.masked_fill(~mine[:, None], 0))
         i2t_indices = total(self.i2t.top.indices.masked_fill(~mine[:, None], 0))
         t2i_scores, t2i_indices = self._merge(total, self.t2i.top, rank, world_size)
-        image, text = torch.argsort(self.image_order), torch.argsort(self.text_order)
+        image, text = torch.argsort(self._image_order), torch.argsort(self._text_order)
         return make_ranks(
             total(self.i2t.counts)[:, image],
             total(self.t2i.counts)[:, text],
-            (i2t_scores[image], self.text_order[i2t_indices[image]]),
-            (t2i_scores[text], self.image_order[t2i_indices[text]]),
+            (i2t_scores[image], self._text_order[i2t_indices[image]]),
+            (t2i_scores[text], self._image_order[t2i_indices[text]]),
         )
 
     @staticmethod
@@ -297,6 +409,69 @@ class _StreamingRanks:
         indices, order = indices.sort(dim=1)
         scores, best = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
         return scores[:, :k], indices.gather(1, best)[:, :k]
+
+
+class _Sweeping:
+    """The tiles of one sweep on one process, and what they say on each question."""
+
+    def __init__(
+        self,
+        images: Encoding,
+        texts: Encoding,
+        score: Scorer,
+        ordered: Sequence[Galleries],
+        every_positive: Sequence[bool],
+        *,
+        top_k: int,
+        image_tile: int | None,
+        text_tile: int | None,
+        device: torch.device | str | None,
+    ) -> None:
+        first = ordered[0]
+        for other in ordered[1:]:
+            if not np.array_equal(other.image_order, first.image_order) or not np.array_equal(
+                other.text_order, first.text_order
+            ):
+                raise ValueError("the questions of one sweep must take the items in one order")
+        self.tiles = ScoreTiles(
+            images,
+            texts,
+            score,
+            image_tile=image_tile,
+            text_tile=text_tile,
+            image_order=_unless_ascending(first.image_order),
+            text_order=_unless_ascending(first.text_order),
+            device=device,
+        )
+        self.answers = [
+            _Answer(each, self.tiles, top_k, every_positive=every)
+            for each, every in zip(ordered, every_positive, strict=True)
+        ]
+        self._kept: dict[tuple[int, int], Tensor] = {}
+
+    def find_positives(self, rows: range) -> None:
+        """First pass: the tiles with positives."""
+        kept = 0
+        for row in rows:
+            for column in range(len(self.tiles.columns)):
+                concerned = [answer for answer in self.answers if answer.has_positives(row, column)]
+                if not concerned:
+                    continue
+                tile = self.tiles(row, column)
+                for answer in concerned:
+                    answer.find_positives(row, column, tile)
+                kept += tile.nbytes
+                if kept <= _KEPT_BYTES:
+                    self._kept[row, column] = tile.clone()
+
+    def count(self, rows: range) -> None:
+        """Second pass: all tiles."""
+        for row in rows:
+            for column in range(len(self.tiles.columns)):
+                kept = self._kept.pop((row, column), None)
+                tile = self.tiles(row, column) if kept is None else kept
+                for answer in self.answers:
+                    answer.count(row, column, tile)
 
 
 def _alone(tensor: Tensor) -> Tensor:

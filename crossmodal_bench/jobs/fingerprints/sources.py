@@ -11,6 +11,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from crossmodal_bench.evaluation.protocols.judgements import judgements_digest
 from crossmodal_bench.evaluation.protocols.protocol import Protocol
 from crossmodal_bench.evaluation.protocols.splits import members_digest
 from crossmodal_bench.jobs.fingerprints.closure import DIGITS, SourceTree, package_location
@@ -182,10 +183,15 @@ def _digest(value: Any) -> str:
 
 
 def _protocol_digest(protocol: Protocol) -> str:
-    """Of its values, and of the list of photos that it names; what it tells its readers does not count."""
+    """Of its values, and of the list of photos or the judgements that it names; its note does not count."""
     content = {name: value for name, value in asdict(protocol).items() if name != "note"}
+    if protocol.judged is None:
+        # Digests stand in records from before there were any.
+        del content["pairs"]
     if protocol.split.members:
         content["listed"] = members_digest(protocol.split.members)
+    if protocol.judged is not None:
+        content["judged"] = judgements_digest(protocol.judged)
     return _digest(content)
 
 

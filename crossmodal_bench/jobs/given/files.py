@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.core.files import is_unicode, read_json, read_text, shown
+from crossmodal_bench.core.files import is_unicode, read_json, shown
 from crossmodal_bench.core.npy import load_npy
+from crossmodal_bench.data.files.pairs import read_lines, read_pair_table
 
 Given = Path | Sequence[Any] | NDArray[Any] | Tensor
 """A file, or what would be in it."""
-
-_HEADER = ("image", "caption")
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def read_column(given: Given, argument: str) -> Column:
         if not isinstance(content, list):
             raise BadInput(f"{given} is {shown(content)}; make it a list, with an entry for each item")
         return Column(str(given), _array(content, str(given)))
-    return Column(str(given), _array(_lines(given), str(given)))
+    return Column(str(given), _array(read_lines(given), str(given)))
 
 
 def read_pairs(given: Given, argument: str) -> Column:
@@ -102,19 +100,7 @@ def read_pairs(given: Given, argument: str) -> Column:
     if not isinstance(given, Path) or given.suffix.lower() in (".npy", ".json"):
         column = read_column(given, argument)
     else:
-        lines = _lines(given)
-        try:
-            rows = list(csv.reader(lines, delimiter="\t" if "\t" in lines[0] else ",", strict=True))
-        except csv.Error as error:
-            raise BadInput(
-                f"{given} is no table of pairs ({error}); write image,caption on each line"
-            ) from error
-        if tuple(cell.strip().lower() for cell in rows[0]) == _HEADER:
-            rows = rows[1:]
-        for number, row in enumerate(rows):
-            if len(row) != 2:
-                raise BadInput(f"{given}: pair {number} has {len(row)} entries; write an image and a caption")
-        pairs = [[cell.strip() for cell in row] for row in rows]
+        pairs = [list(pair) for pair in read_pair_table(given)]
         column = Column(str(given), _array(pairs, str(given)))
     if column.values.ndim != 2 or column.values.shape[1] != 2 or not len(column):
         raise BadInput(
@@ -137,18 +123,6 @@ def read_labels(given: Given, argument: str, *, several: bool) -> NDArray[np.int
         allowed = "one for each image, or a multi-hot row" if several else "one whole number for each image"
         raise BadInput(f"{column.name} has shape {values.shape}; give {allowed}")
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
-
-
-def _lines(path: Path) -> list[str]:
-    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
-    if lines and not lines[-1]:
-        lines.pop()
-    if not lines:
-        raise BadInput(f"{path} is empty; write one entry a line")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            raise BadInput(f"{path}: line {number} is empty; write an entry, or take the line out")
-    return [line.strip() for line in lines]
 
 
 def _array(given: Any, name: str) -> NDArray[Any]:

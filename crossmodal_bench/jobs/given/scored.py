@@ -17,13 +17,11 @@ from crossmodal_bench.core.encoding import Encoding, Scorer
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.validation import is_folder_name
 from crossmodal_bench.data.equal_inputs import repeated_captions
-from crossmodal_bench.evaluation import metric_table
-from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate
+from crossmodal_bench.evaluation.evaluate import Evaluation, evaluate_all
 from crossmodal_bench.evaluation.items import positives_of
 from crossmodal_bench.evaluation.numbers import numbers, searched_groups
 from crossmodal_bench.evaluation.protocols.protocol import (
     PROTOCOLS,
-    RULES,
     Match,
     Protocol,
     id_scheme,
@@ -31,8 +29,9 @@ from crossmodal_bench.evaluation.protocols.protocol import (
     own_protocol,
     resolve_protocols,
     unverified,
+    with_given_pairs,
 )
-from crossmodal_bench.evaluation.protocols.splits import KnownSplit, split_hash
+from crossmodal_bench.evaluation.protocols.splits import split_hash
 from crossmodal_bench.evaluation.query_results import QueryResults
 from crossmodal_bench.evaluation.ranking.positives import PositivePairs
 from crossmodal_bench.evaluation.stored_results import load_query_results
@@ -94,7 +93,7 @@ class _Plan:
     remarks: tuple[str, ...]
 
     def positives(self, protocol: Protocol) -> PositivePairs | None:
-        """The pairs that a protocol of pairs goes by: the user's, or those of equal inputs."""
+        """The pairs that a protocol of pairs goes by: the user's, as judged, or those of equal inputs."""
         if self.pairs is not None or self.identified.corpus is None:
             return self.pairs
         return positives_of(self.identified.corpus, "test", protocol)
@@ -319,6 +318,7 @@ def _protocols(
         protocols = [
             replace(unverified(each), captions=captions) if each.name in PROTOCOLS else each
             for each in protocols
+            if each.judged is None
         ]
     if at_hand is not None and at_hand.variant and at_hand.variant not in [each.name for each in protocols]:
         protocols = [replace(protocols[0], name=f"{at_hand.variant}-test")]
@@ -336,6 +336,12 @@ def _wanted(
         if not near:
             lacks = "--labels" if wanted.needs_labels and not facts["real_labels"] else "--identities"
             raise BadInput(f"protocol '{named.wanted}' goes by {wanted.positives}; give {lacks}")
+        if wanted.judged is not None and near[0].counts_agree and not (known and near[0].measurable):
+            raise BadInput(
+                f"protocol '{named.wanted}' cannot be measured ({near[0].sentence}); give the images' and "
+                "the captions' ids (--image-ids, --caption-ids), and Karpathy's dataset_coco.json below "
+                "--data-root"
+            )
         if not near[0].counts_agree:
             raise BadInput(
                 f"this is {near[0].sentence}; give that split, or --dataset {named.folder} without "
@@ -343,6 +349,10 @@ def _wanted(
             )
     lines = []
     for match in near:
+        if match.protocol.judged is not None:
+            if match.obstacle and known:
+                lines.append(match.sentence)
+            continue
         if not known and match.protocol.split.verifiable:
             what = "the images' ids (--image-ids) and the captions', or their images (--caption-image)"
             lines.append(f"{match.protocol.name}: split unverified, as it is recognised by {what}")
@@ -381,24 +391,7 @@ def _by_pairs(
 ) -> tuple[list[Protocol], list[str]]:
     """The protocol of a set of pairs, whose name says which: two sets never share a table."""
     items = identified.items
-    lines = sorted(
-        f"{items.image_ids[image]}\t{items.caption_ids[text]}"
-        for image, text in zip(pairs.image.tolist(), pairs.text.tolist(), strict=True)
-    )
-    digits = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
-    protocol = Protocol(
-        name=f"{base.name}-pairs-{digits}",
-        dataset=base.dataset,
-        images=len(items.image_ids),
-        captions=(len(items.caption_ids),),
-        positives="pairs",
-        families=("ranks",),
-        primary=metric_table.summary_of("ranks").key,
-        version=RULES,
-        split=KnownSplit(),
-        note=f"As {base.name}, but {len(pairs):,} given pairs say what is right: no published number is "
-        "comparable.",
-    )
+    protocol = with_given_pairs(base, pairs, items.image_ids, items.caption_ids)
     instead = f"{named.wanted or base.name} does not apply to given pairs: they make {protocol.name}"
     unasked = len(items.image_ids) - len(np.unique(pairs.image))
     unsought = len(items.caption_ids) - len(np.unique(pairs.text))
@@ -413,19 +406,16 @@ def _by_pairs(
 def _evaluations(plan: _Plan) -> list[Evaluation]:
     items = plan.identified.items
     try:
-        return [
-            evaluate(
-                protocol,
-                plan.galleries.images,
-                plan.galleries.texts,
-                plan.galleries.score,
-                items.owner,
-                items.labels,
-                items.identities,
-                positives=plan.positives(protocol),
-            )
-            for protocol in plan.protocols
-        ]
+        return evaluate_all(
+            plan.protocols,
+            plan.galleries.images,
+            plan.galleries.texts,
+            plan.galleries.score,
+            items.owner,
+            items.labels,
+            items.identities,
+            positives=[plan.positives(protocol) for protocol in plan.protocols],
+        )
     # A score that is not finite, a scorer of another shape, labels that no two items share.
     except ValueError as error:
         raise BadInput(f"{plan.galleries.how} cannot be evaluated: {error}") from error

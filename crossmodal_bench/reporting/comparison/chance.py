@@ -23,10 +23,12 @@ _DECIDING: tuple[Family, ...] = ("class_level", "ranks", "label_precision")
 def searched(record: Record, side: Side) -> Search:
     """What the queries of one direction have searched, from the counts and curves in a record.
 
-    Where positives go by identity, as many images and captions for each identity are assumed.
+    Where positives go by identity, as many images and captions for each identity are assumed; where they are
+    pairs, as many for each query.
     """
     counts = record.data.counts[record.evaluated_on]
-    gallery = counts["captions" if side == "i2t" else "images"]
+    asked = record.asked.get(side, {})
+    gallery = asked.get("gallery", counts["captions" if side == "i2t" else "images"])
     relevant: float | None = None
     curve = record.curves.get(f"{side}/precision_scope")
     # A curve that ends before the gallery does leaves the share of relevant items open.
@@ -37,6 +39,7 @@ def searched(record: Record, side: Side) -> Search:
         identities=counts.get("identities", counts["images"]),
         classes=counts.get("classes", int(record.data.labels.get("count") or 1)),
         relevant=relevant,
+        positives=asked["positives"] / asked["queries"] if asked.get("queries") else None,
     )
 
 

@@ -66,6 +66,7 @@ def notes(table: Table) -> list[str]:
     lines += _distinct(table, "data", _counts_text if table.redrawn else _data_text)
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
+    lines += _distinct(table, "asked", _asked_text)
     lines += _distinct(table, "no label", _dropped_text)
     lines += _distinct(table, "repeats", _repeats_text)
     lines += _distinct(table, "checkpoint", lambda record: record.selection.rule)
@@ -212,6 +213,20 @@ def _repeats_text(record: Record) -> str:
         "caption of another image says; only an image's own captions are right, except under an -equal "
         "protocol"
     )
+
+
+def _asked_text(record: Record) -> str:
+    """Who is asked where positives are pairs, and how much there is to find."""
+    parts = []
+    for side, kind, items in (("i2t", "images", "captions"), ("t2i", "captions", "images")):
+        asked = record.asked.get(side)
+        if asked and asked["queries"]:
+            each = asked["positives"] / asked["queries"]
+            parts.append(
+                f"{asked['queries']:,} {kind} ({each:.1f} right answers each, on average, among "
+                f"{asked['gallery']:,} {items})"
+            )
+    return " and ".join(parts)
 
 
 def _dropped_text(record: Record) -> str:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from crossmodal_bench.core.batch import ImageBatch, TextBatch
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data import CrossModalDataModule
-from crossmodal_bench.evaluation import Evaluation, Protocol, RetrievalBank, evaluate
+from crossmodal_bench.evaluation import Evaluation, Protocol, RetrievalBank, evaluate_all
 from crossmodal_bench.evaluation.items import identities_of, labels_of, owners, positives_of
+from crossmodal_bench.evaluation.protocols.protocol import measured_on
 from crossmodal_bench.jobs.inputs import fitting_protocols
 from crossmodal_bench.methods.base import RetrievalMethod
 
@@ -47,7 +48,7 @@ class RetrievalEvaluation(pl.Callback):
         """Find the protocols; have the test loaders read the split."""
         _data(trainer).test_split = self.test_split
         if self.protocols is None:
-            self.protocols = fitting_protocols(_data(trainer).corpus)
+            self.protocols = measured_on(self.test_split, fitting_protocols(_data(trainer).corpus))
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Empty the banks."""
@@ -122,23 +123,21 @@ class RetrievalEvaluation(pl.Callback):
         corpus = _data(trainer).corpus
         images, texts = (bank.gathered()[1] for bank in self._banks)
         self.encodings = (images, texts)
-        return {
-            protocol.name: evaluate(
-                protocol,
-                images,
-                texts,
-                module.score,
-                owners(corpus, self._split),
-                labels_of(corpus, self._split),
-                identities_of(corpus, self._split),
-                positives=positives_of(corpus, self._split, protocol),
-                rank=trainer.global_rank,
-                world_size=trainer.world_size,
-                # Others than CUDA do not count in double precision.
-                device=module.device if module.device.type == "cuda" else None,
-            )
-            for protocol in protocols
-        }
+        evaluations = evaluate_all(
+            protocols,
+            images,
+            texts,
+            module.score,
+            owners(corpus, self._split),
+            labels_of(corpus, self._split),
+            identities_of(corpus, self._split),
+            positives=[positives_of(corpus, self._split, protocol) for protocol in protocols],
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            # Others than CUDA do not count in double precision.
+            device=module.device if module.device.type == "cuda" else None,
+        )
+        return {evaluation.protocol.name: evaluation for evaluation in evaluations}
 
 
 def _data(trainer: pl.Trainer) -> CrossModalDataModule:
