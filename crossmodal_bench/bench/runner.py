@@ -30,8 +30,8 @@ from crossmodal_bench.jobs.record import read_record
 from crossmodal_bench.jobs.reference import reference_records
 from crossmodal_bench.jobs.state import state_of
 from crossmodal_bench.reporting.report import print_leaderboard
-from crossmodal_bench.reporting.wandb_mode import resolve_mode
-from crossmodal_bench.reporting.wandb_sender import tell_wandb
+from crossmodal_bench.reporting.wandb.mode import resolve_mode
+from crossmodal_bench.reporting.wandb.sender import tell_wandb
 from crossmodal_bench.training.devices import has_accelerator
 from crossmodal_bench.training.resumption import take_back
 

@@ -9,7 +9,7 @@ from crossmodal_bench.core.class_paths import trust
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.reference import check_reference
-from crossmodal_bench.reporting.wandb_mode import named_mode
+from crossmodal_bench.reporting.wandb.mode import named_mode
 
 GIVEN_ELSEWHERE = {
     "seed_everything": "SEEDS",

@@ -19,7 +19,7 @@ def ensemble(arguments: argparse.Namespace) -> int:
     from crossmodal_bench.bench import ensembles
     from crossmodal_bench.reporting import wandb
     from crossmodal_bench.reporting.report import print_leaderboard
-    from crossmodal_bench.reporting.wandb_mode import resolve_mode
+    from crossmodal_bench.reporting.wandb.mode import resolve_mode
 
     mode = resolve_mode(arguments.wandb)
     planned = ensembles.plan_ensemble(ensembles.read_members(arguments.records), arguments.runs)

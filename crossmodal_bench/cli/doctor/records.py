@@ -90,7 +90,7 @@ def clock(target: Target) -> Iterator[Finding]:
 
 def wandb(target: Target) -> Iterator[Finding]:
     """Whether W&B is logged in, and what WANDB=auto gives."""
-    from crossmodal_bench.reporting.wandb_mode import logged_in, resolve_mode
+    from crossmodal_bench.reporting.wandb.mode import logged_in, resolve_mode
 
     known = logged_in()
     try:

@@ -1,4 +1,4 @@
-"""`python -m crossmodal_bench.reporting.wandb_sender DIRECTORY`: a job's W&B run, sent beside the bench."""
+"""`python -m crossmodal_bench.reporting.wandb.sender DIRECTORY`: a job's W&B run, sent beside the bench."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tell_wandb(record: Record, directory: Path, mode: str) -> str | None:
     """
     if mode != "online":
         return wandb.log_record(record, directory, mode)
-    command = [sys.executable, "-m", "crossmodal_bench.reporting.wandb_sender", str(directory)]
+    command = [sys.executable, "-m", "crossmodal_bench.reporting.wandb.sender", str(directory)]
     try:
         with JobDirectory(directory).open_wandb_log() as log:
             # A session of its own: Ctrl-C is meant for the bench.
