@@ -250,6 +250,10 @@ class JobDirectory:
         """Held while a process sends the W&B run."""
         return self.path / "wandb.lock"
 
+    def open_wandb_lock(self) -> TextIO:
+        """``wandb_lock``, to be locked; BadInput where something else has its name."""
+        return _open_plain(self.wandb_lock, os.O_APPEND)
+
     def offline_wandb_runs(self, job_id: str = "*") -> list[Path]:
         """W&B runs that were written here and may not have been synced; of one job, or of any."""
         return sorted(self.path.glob(f"wandb/offline-run-*-{job_id}"))

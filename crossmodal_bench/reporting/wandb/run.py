@@ -1,38 +1,40 @@
-"""Weights & Biases: one finished run per finished job, written from its record and from nothing else.
-
-``wandb`` is imported inside the functions: a bench with ``WANDB=off`` never loads it, and no report needs it.
-"""
+"""One W&B run per finished job, written from its record and from nothing else."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from crossmodal_bench.evaluation.metric_table import SIDES
 from crossmodal_bench.jobs.directory import JobDirectory
-from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
-from crossmodal_bench.reporting.tables.layout import main_metrics
-from crossmodal_bench.reporting.tables.shown import COSTS
+from crossmodal_bench.jobs.record import Job, Record
 
 if TYPE_CHECKING:
     import wandb
 
+    from crossmodal_bench.reporting.rows.leaderboard import Row
+
 PROJECT = "crossmodal-bench"
+"""Where runs go unless WANDB_PROJECT says."""
+INIT_TIMEOUT = 15
+"""Seconds that a server has to take a run."""
+LONGEST_TAG = 64
+"""Characters of a tag: W&B refuses longer ones."""
+
+
+def project() -> str:
+    """The project that runs go to."""
+    return os.environ.get("WANDB_PROJECT") or PROJECT
 
 
 def log_record(record: Record, directory: str | Path, mode: str) -> str | None:
     """Write ``record`` as one finished W&B run; None, or a sentence on why there is no run.
 
     The run's id is the job's, so a job that was run again replaces its run (``resume`` is unset: resuming
-    would keep the old points and drop the new ones). Config is the job, its data and its environment; the
-    history has one step per epoch; metrics, intervals and costs are set in the summary explicitly, whatever
-    was logged last. ``leaderboard`` has a line per protocol: W&B joins the same table of several runs.
+    would keep the old points and drop the new ones). What is in it, ``reporting.wandb.contents`` says.
     ``directory`` gets the local files. Nothing that goes wrong with W&B is raised: the job is done, its
     record is on disk, and its W&B run can be made again from that.
     """
@@ -41,117 +43,125 @@ def log_record(record: Record, directory: str | Path, mode: str) -> str | None:
     try:
         _write_run(record, Path(directory), mode)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[-1]
-        what = f"{type(error).__name__}: {reason}"
+        what = complaint(error)
         return f"W&B has no run for job {record.job.id} ({what}); its record is safe in {record.directory}"
     finally:
-        # The bench forks its workers: they must not inherit W&B's threads and sockets. A run that could not
-        # be begun would keep its name, too.
-        with contextlib.suppress(Exception):
-            import wandb
-
-            wandb.teardown()
+        teardown()
     return None
 
 
-def _write_run(record: Record, directory: Path, mode: str) -> None:
+def begin(
+    job: Job,
+    directory: Path,
+    mode: str,
+    config: Mapping[str, Any],
+    *,
+    ensemble: bool = False,
+    resume: Literal["allow"] | None = None,
+    watched: int | None = None,
+) -> wandb.Run:
+    """A run of a job, to which nothing has been logged yet.
+
+    Offline runs of the job that lie there are removed: one that was never synced would be uploaded beside
+    the one that replaces it.
+
+    Args:
+        job: the job.
+        directory: gets the local files.
+        mode: ``online`` or ``offline``.
+        config: of the run.
+        ensemble: whether several models' similarities were summed.
+        resume: ``allow`` goes on with the server's run of this job; None replaces it.
+        watched: the process whose use of processor, memory and GPU is followed; None follows none.
+    """
     import wandb
 
-    job = record.job
-    # An offline run that was never synced would be uploaded beside the one that replaces it.
     for stale in JobDirectory(directory).offline_wandb_runs(job.id):
         shutil.rmtree(stale)
     directory.mkdir(parents=True, exist_ok=True)
-    run = wandb.init(
+    statistics: dict[str, Any] = {"x_disable_stats": True}
+    if watched is not None:
+        statistics = {"x_stats_pid": watched}
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if (gpus := [name.strip() for name in visible.split(",")]) and all(map(str.isdigit, gpus)):
+            statistics["x_stats_gpu_device_ids"] = [int(name) for name in gpus]
+    return wandb.init(
         id=job.id,
-        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        project=project(),
         group=f"{job.dataset}/{job.protocol}",
         job_type=job.preset,
-        name=f"{job.method}{'-ensemble' if record.ensemble else ''}-{job.seed}",
-        # W&B refuses longer ones.
-        tags=[tag[:64] for tag in (job.preset, job.suite, job.label) if tag],
+        name=f"{job.method}{'-ensemble' if ensemble else ''}-{job.seed}",
+        tags=[tag[:LONGEST_TAG] for tag in (job.preset, job.suite, job.label) if tag],
         dir=str(directory),
-        config=_config(record),
+        config=dict(config),
         mode=cast(Any, mode),
         reinit="create_new",
+        resume=resume,
         settings=wandb.Settings(
             console="off",
             silent=True,
-            init_timeout=30,
+            init_timeout=INIT_TIMEOUT,
             disable_git=True,
             disable_code=True,
             save_code=False,
-            x_disable_stats=True,
+            **statistics,
         ),
     )
+
+
+def complete(run: wandb.Run, record: Record, rows: Sequence[Row], first_step: int = 0) -> None:
+    """Log what a record says and a run does not have yet.
+
+    Args:
+        run: the run.
+        record: of its job.
+        rows: the leaderboard of this record alone.
+        first_step: of the epochs that it does not have yet.
+    """
+    from crossmodal_bench.reporting.wandb.contents import media, summary
+
+    for epoch, step in numbered(record.history):
+        if step >= first_step:
+            run.log({"epoch": step, **epoch}, step=step)
+    pictures_and_tables, said = media(record, rows)
+    run.summary.update({**summary(record, rows), **said})
+    run.log(pictures_and_tables)
+
+
+def numbered(epochs: Iterable[Mapping[str, float]]) -> Iterable[tuple[Mapping[str, float], int]]:
+    """Epochs with their numbers, which are the run's steps."""
+    for position, epoch in enumerate(epochs):
+        yield epoch, int(epoch.get("epoch", position))
+
+
+def complaint(error: Exception) -> str:
+    """What an exception of W&B's says, on one line."""
+    reason = (str(error).strip().splitlines() or [""])[-1]
+    return f"{type(error).__name__}: {reason}"
+
+
+def teardown() -> None:
+    """End W&B's threads and sockets, whatever state they are in.
+
+    The bench forks its workers, which must not inherit them; and a run that could not be begun would keep
+    its name.
+    """
+    with contextlib.suppress(Exception):
+        import wandb
+
+        wandb.teardown()
+
+
+def _write_run(record: Record, directory: Path, mode: str) -> None:
+    from crossmodal_bench.reporting.rows.leaderboard import leaderboard
+    from crossmodal_bench.reporting.wandb.contents import configuration
+
+    rows = leaderboard([record])
+    run = begin(record.job, directory, mode, configuration(record, rows), ensemble=bool(record.ensemble))
     try:
-        for step, entry in enumerate(record.history):
-            run.log({"epoch": step, **entry}, step=int(entry.get("epoch", step)))
-        run.summary.update(_summary(record))
-        run.log(_media(record))
+        complete(run, record, rows)
     except BaseException:
         run.finish(exit_code=1)
         raise
     else:
         run.finish()
-
-
-def _config(record: Record) -> dict[str, Any]:
-    shown = (
-        "job",
-        "data",
-        "environment",
-        "evaluated_on",
-        "source_fingerprint",
-        "selection",
-        "ensemble",
-        "parents",
-    )
-    return {name: record.content[name] for name in shown if name in record.content}
-
-
-def _summary(record: Record) -> dict[str, float]:
-    summary = dict(record.metrics)
-    for metric, (low, high) in record.intervals.items():
-        summary |= {f"intervals/{metric}/low": low, f"intervals/{metric}/high": high}
-    return summary | {f"cost/{name}": value for name, value in record.cost.items()}
-
-
-def _media(record: Record) -> dict[str, wandb.Table | wandb.Image]:
-    """The job's leaderboard lines, and its figures as far as the record has them."""
-    import wandb
-    from PIL import Image
-
-    # Altair takes a second to import, and only this needs it.
-    from crossmodal_bench.reporting.charts import result_charts
-    from crossmodal_bench.reporting.charts.chart import png
-    from crossmodal_bench.reporting.charts.looks import Looks
-
-    rows = leaderboard([record])
-    metrics = list(dict.fromkeys(metric for table in tables(rows) for metric in main_metrics(table)))
-    lines: list[Iterable[Any]] = []
-    for row in rows:
-        head = [row.name, row.preset, record.job.seed, row.dataset, row.protocol]
-        numbers = [row.cells[metric].mean if metric in row.cells else None for metric in metrics]
-        lines.append([*head, *numbers, row.published.value, *(record.cost.get(name) for name in COSTS)])
-    columns: list[str | int] = [
-        "method",
-        "preset",
-        "seed",
-        "dataset",
-        "protocol",
-        *metrics,
-        "published",
-        *COSTS,
-    ]
-    media: dict[str, wandb.Table | wandb.Image] = {"leaderboard": wandb.Table(columns=columns, data=lines)}
-    series = Looks(rows).series(rows, "rows")
-    drawn = {
-        f"figures/precision_scope_{side}": chart
-        for side, chart in zip(SIDES, result_charts.precision_scope(series, "rows"), strict=False)
-    }
-    if (projection := result_charts.projection(record, "rows")) is not None:
-        drawn["figures/projection"] = projection
-    for name, chart in drawn.items():
-        media[name] = wandb.Image(Image.open(io.BytesIO(png(chart))))
-    return media
