@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Job, Record
+from crossmodal_bench.reporting.wandb.settings import described
 
 if TYPE_CHECKING:
     import wandb
-
-    from crossmodal_bench.reporting.rows.leaderboard import Row
 
 PROJECT = "crossmodal-bench"
 """Where runs go unless WANDB_PROJECT says."""
@@ -109,17 +108,20 @@ def begin(
     )
 
 
-def complete(run: wandb.Run, record: Record, rows: Sequence[Row], first_step: int = 0) -> None:
+def complete(run: wandb.Run, record: Record, first_step: int = 0) -> None:
     """Log what a record says and a run does not have yet.
 
     Args:
-        run: the run.
-        record: of its job.
-        rows: the leaderboard of this record alone.
-        first_step: of the epochs that it does not have yet.
+        run: the run of its job.
+        record: of the job.
+        first_step: of the epochs that the run does not have yet.
     """
-    from crossmodal_bench.reporting.wandb.contents import media, summary
+    # What decides a leaderboard imports torch, which a process that only follows a job never needs.
+    from crossmodal_bench.reporting.rows.leaderboard import leaderboard
+    from crossmodal_bench.reporting.wandb.contents import configuration, media, summary
 
+    rows = leaderboard([record])
+    run.config.update(configuration(record, rows), allow_val_change=True)
     for epoch, step in numbered(record.history):
         if step >= first_step:
             run.log({"epoch": step, **epoch}, step=step)
@@ -153,13 +155,10 @@ def teardown() -> None:
 
 
 def _write_run(record: Record, directory: Path, mode: str) -> None:
-    from crossmodal_bench.reporting.rows.leaderboard import leaderboard
-    from crossmodal_bench.reporting.wandb.contents import configuration
-
-    rows = leaderboard([record])
-    run = begin(record.job, directory, mode, configuration(record, rows), ensemble=bool(record.ensemble))
+    config = described(record.job, record.files)
+    run = begin(record.job, directory, mode, config, ensemble=bool(record.ensemble))
     try:
-        complete(run, record, rows)
+        complete(run, record)
     except BaseException:
         run.finish(exit_code=1)
         raise
