@@ -113,7 +113,7 @@ def uploads(target: Target) -> Iterator[Finding]:
     ]
     if waiting:
         text = f"{len(waiting)} offline runs have not been uploaded"
-        yield Finding("W&B runs", "information", text, f"wandb sync {target.runs}/*/*/*/wandb/offline-run-*")
+        yield Finding("W&B runs", "information", text, f"crossmodal-bench sync --runs {target.runs}")
 
 
 def _job_directories(runs: Path) -> list[JobDirectory]:
