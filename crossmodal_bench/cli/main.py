@@ -16,10 +16,9 @@ from typing import Any
 from crossmodal_bench import __version__
 from crossmodal_bench.bench.options import NAMES, BenchOptions, add_options, plugin_names, read_options
 from crossmodal_bench.cli import commands as actions
-from crossmodal_bench.cli import dashboards
+from crossmodal_bench.cli import dashboards, trained
 from crossmodal_bench.cli import evaluate as given
 from crossmodal_bench.cli import listing as lists
-from crossmodal_bench.cli import trained
 from crossmodal_bench.core.class_paths import trust
 from crossmodal_bench.core.errors import BadInput, Diverged, no_permission, out_of_memory, tell
 from crossmodal_bench.core.file_locks import switch_off
