@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.reporting import wandb as runs_in_wandb
+from crossmodal_bench.reporting.wandb import run as runs_in_wandb
 
 Maker = Callable[..., Record]
 pytestmark = pytest.mark.usefixtures("no_account")
@@ -128,6 +128,7 @@ def test_what_goes_wrong_is_a_warning_and_the_run_is_marked_failed(
     class Run:
         def __init__(self) -> None:
             self.summary: dict[str, float] = {}
+            self.config = types.SimpleNamespace(update=lambda *_, **__: None)
 
         def log(self, entry: dict[str, Any], step: int | None = None) -> None:
             raise RuntimeError("first line\nthe server is on fire")
