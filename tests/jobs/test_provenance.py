@@ -22,7 +22,9 @@ def test_the_environment_is_text() -> None:
 def test_the_commit_is_the_checkouts_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*words: str) -> str:
         given = ["-c", "user.name=a", "-c", "user.email=a@b.c", *words]
-        return subprocess.run(["git", "-C", tmp_path, *given], check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            ["git", "-C", tmp_path, *given], check=True, capture_output=True, text=True
+        ).stdout
 
     package = tmp_path / "crossmodal_bench" / "__init__.py"
     package.parent.mkdir()

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished import finished
+from offline_runs import read_run
 
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.wandb import run as runs_in_wandb
@@ -153,3 +155,48 @@ def test_a_broken_installation_is_a_warning(
     monkeypatch.setitem(sys.modules, "wandb", None)
     warning = runs_in_wandb.log_record(make_record(), tmp_path, "offline")
     assert warning is not None and "wandb" in warning
+
+
+def test_a_run_holds_configuration_queries_and_pictures(
+    make_record: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    monkeypatch.setattr("crossmodal_bench.reporting.wandb.contents.QUERIES", 50)
+    record = finished(make_record, environment={"device": "cpu", "commit": "c0ffee"})
+    for path in (record.files.retrieved_captions, record.files.pictures_panel):
+        Image.new("RGB", (4, 4)).save(path)
+    record.files.written_captions.write_text(json.dumps({"image 0": "a dog", "image 1": "a cat"}))
+    # What is no file of the job's own is not shown to anybody.
+    Image.new("RGB", (4, 4)).save(tmp_path / "private.png")
+    record.files.words_panel.symlink_to(tmp_path / "private.png")
+    assert runs_in_wandb.log_record(record, record.directory, "offline") is None
+    (log,) = record.files.offline_wandb_runs()
+    run = read_run(log)
+    config = run.config
+    assert (config["dataset"], config["protocol"], config["row"], config["seed"]) == ("mine", "mine-test", "acmr", 0)
+    assert config["settings"]["data"]["batch_size"] == 8
+    assert config["commit"] == "c0ffee"
+    assert config["command"].startswith("crossmodal-bench bench --dataset mine --methods acmr")
+    summary = run.summary
+    assert summary["protocol_version"] == 1 and summary["protocol_label"] == "mine-test@1"
+    assert "ties are broken at random" in summary["tie_rule"]
+    assert summary["interval_rule"].startswith("95 % intervals of this one model on other images")
+    assert summary["primary"] == record.metrics[summary["primary_metric"]]
+    assert summary["queries_shown"] == "all 40 i2t queries; 50 of 200 t2i queries, evenly spaced"
+    table = run.tables["queries"]
+    assert table[0] | {"rank": 0, "score 1": 0} == {
+        "direction": "i2t",
+        "query": "image 0",
+        "rank": 0,
+        "expected rank": table[0]["rank"],
+        "tied": 0,
+        "top 1": "caption 0",
+        **{f"top {place}": None for place in range(2, 6)},
+        "score 1": 0,
+        **{f"score {place}": None for place in range(2, 6)},
+    }
+    assert len(table) == 40 + 50 and table[-1]["query"] == "caption 199"
+    assert run.tables["written_captions"][0] == {"image": "image 0", "caption": "a dog"}
+    pictures = sorted(path.name.rpartition("_")[0].rpartition("_")[0] for path in log.glob("files/media/images/panels/*"))
+    assert pictures == ["pictures", "retrieved_captions"]
