@@ -42,8 +42,8 @@ LETTERS = (
 )
 READING = (
     "Numbers of different protocols are never in one table, and rows of different presets never averaged. "
-    "The tables are made from the records, over all seeds; the panels below each of them show its single runs "
-    "(seeds), which W&B may average but has no intervals for. Each run's own 95 % intervals over test images "
+    "The tables are made from the records, over all seeds; the panels below each of them show its single "
+    "runs (seeds), which W&B may average but has no intervals for. Each run's own 95 % intervals over test images "
     "are in its summary, as intervals/METRIC/low and intervals/METRIC/high."
 )
 
@@ -83,18 +83,20 @@ def write(runs: Path, project: Project, title: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda stream: stream.write(text.encode("utf-8")))
     except OSError as error:
-        raise BadInput(f"--out {path} cannot be written ({error.strerror or error}); name another file") from error
+        raise BadInput(
+            f"--out {path} cannot be written ({error.strerror or error}); name another file"
+        ) from error
 
 
 def save(runs: Path, project: Project, title: str) -> list[str]:
-    """Save report and workspace in the account; their addresses. Doing it again brings the same ones up to date.
+    """Save report and workspace in the account, or bring those of before up to date; their addresses.
 
     Raises:
         BadInput: wandb-workspaces is missing, nobody is logged in, there is no record, or the server refuses.
     """
     if not logged_in():
         raise BadInput(
-            "no W&B key is known: run `wandb login`, or write the specification without an account: --out FILE"
+            "no W&B key is known: run `wandb login`, or write the specification, which needs none: --out FILE"
         )
     report, workspace = build(runs, project, title, with_account=True)
     kept = report_folder(runs) / SAVED
@@ -108,8 +110,8 @@ def save(runs: Path, project: Project, title: str) -> list[str]:
         workspace.save()
     except Exception as error:
         raise BadInput(
-            f"W&B has not taken the dashboard of {project.path} ({complaint(error)}); look at project, entity "
-            "and network, or write its specification with --out FILE"
+            f"W&B has not taken the dashboard of {project.path} ({complaint(error)}); look at project, "
+            "entity and network, or write its specification with --out FILE"
         ) from error
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_json(

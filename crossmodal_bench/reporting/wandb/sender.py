@@ -44,7 +44,11 @@ def tell_wandb(record: Record, directory: Path, mode: str) -> str | None:
             )
         else:
             return None
-    state = RunState("failed", record.finished_at, warning) if warning else RunState("offline", record.finished_at)
+    state = (
+        RunState("failed", record.finished_at, warning)
+        if warning
+        else RunState("offline", record.finished_at)
+    )
     write_state(files, state)
     return warning
 

@@ -42,9 +42,7 @@ def read_state(files: JobDirectory) -> RunState | None:
     noted = read_json(files.wandb_state)
     if noted.get("name") not in get_args(Name):
         return None
-    return RunState(
-        cast(Name, noted["name"]), str(noted.get("finished_at", "")), str(noted.get("why", ""))
-    )
+    return RunState(cast(Name, noted["name"]), str(noted.get("finished_at", "")), str(noted.get("why", "")))
 
 
 def write_state(files: JobDirectory, state: RunState) -> None:
@@ -90,7 +88,9 @@ def conclusion(records: Sequence[Record], runs: Path, began: float) -> list[str]
     reasons = dict.fromkeys(state.why for _, state in waiting if state is not None and state.why)
     still = sum(state is not None and state.name in ("live", "sending") for _, state in waiting)
     if still:
-        lines.append(f"  {_counted(still)} still on the way; wandb.txt beside each record says what became of it")
+        lines.append(
+            f"  {_counted(still)} still on the way; wandb.txt beside each record says what became of it"
+        )
     return lines + [f"  {reason}" for reason in reasons]
 
 

@@ -71,7 +71,9 @@ def sync(runs: Path, project: Project, log: Log, *, dry_run: bool = False) -> in
     if not records:
         raise BadInput(f"{runs} has no finished job: run `crossmodal-bench bench --runs {runs}` first")
     if not logged_in():
-        raise BadInput("no W&B key is known, so that the server cannot be asked what it has: run `wandb login`")
+        raise BadInput(
+            "no W&B key is known, so that the server cannot be asked what it has: run `wandb login`"
+        )
     reasons = lacking(records, known_runs(project, records))
     if not reasons:
         log(f"{project.path} has all {len(records)} runs; nothing to send")

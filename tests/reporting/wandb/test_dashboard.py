@@ -11,9 +11,9 @@ import pytest
 from answered import Answered
 
 from crossmodal_bench.cli.main import main
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.wandb.dashboard import _check_installed
-from crossmodal_bench.core.errors import BadInput
 
 Maker = Callable[..., Record]
 pytestmark = pytest.mark.usefixtures("no_account")
@@ -26,7 +26,14 @@ def board(answered: Answered, make_record: Maker) -> Path:
     for method, share in shares.items():
         for seed in range(3):
             ablation = "timam_no_adversary" if method == "timam" else None
-            answered(share + 0.01 * seed, own=0.3, method=method, seed=seed, ablation=ablation, id=f"{method}{seed}")
+            answered(
+                share + 0.01 * seed,
+                own=0.3,
+                method=method,
+                seed=seed,
+                ablation=ablation,
+                id=f"{method}{seed}",
+            )
     return make_record(id="a" * 16).directory.parents[2]
 
 

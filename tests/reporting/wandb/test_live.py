@@ -91,7 +91,9 @@ class Bench:
         return Follower(self.record.job, self.files, mode, worker=7).follow()
 
     def epochs(self, count: int) -> Step:
-        return lambda: self.files.write_epochs([{"epoch": n, "train/loss": 1.0 / (n + 1)} for n in range(count)])
+        return lambda: self.files.write_epochs(
+            [{"epoch": n, "train/loss": 1.0 / (n + 1)} for n in range(count)]
+        )
 
     def finished(self) -> None:
         self.files.record.write_bytes(self.content)

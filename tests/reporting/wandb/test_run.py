@@ -174,7 +174,12 @@ def test_a_run_holds_configuration_queries_and_pictures(
     (log,) = record.files.offline_wandb_runs()
     run = read_run(log)
     config = run.config
-    assert (config["dataset"], config["protocol"], config["row"], config["seed"]) == ("mine", "mine-test", "acmr", 0)
+    assert (config["dataset"], config["protocol"], config["row"], config["seed"]) == (
+        "mine",
+        "mine-test",
+        "acmr",
+        0,
+    )
     assert config["settings"]["data"]["batch_size"] == 8
     assert config["commit"] == "c0ffee"
     assert config["command"].startswith("crossmodal-bench bench --dataset mine --methods acmr")
@@ -198,5 +203,7 @@ def test_a_run_holds_configuration_queries_and_pictures(
     }
     assert len(table) == 40 + 50 and table[-1]["query"] == "caption 199"
     assert run.tables["written_captions"][0] == {"image": "image 0", "caption": "a dog"}
-    pictures = sorted(path.name.rpartition("_")[0].rpartition("_")[0] for path in log.glob("files/media/images/panels/*"))
+    pictures = sorted(
+        path.name.rpartition("_")[0].rpartition("_")[0] for path in log.glob("files/media/images/panels/*")
+    )
     assert pictures == ["pictures", "retrieved_captions"]
