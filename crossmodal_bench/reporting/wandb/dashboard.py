@@ -37,14 +37,14 @@ WIDE, HIGH = 24, 8
 PANELS = ("retrieved_captions", "retrieved_pictures", "captions", "pictures", "words")
 """The pictures of a run, see ``contents``."""
 LETTERS = (
-    "Rows that share a letter under “not told apart” do not differ significantly in the metric that ranks the "
-    "table: paired on the same queries, clustered by image, two-sided at 5 %, adjusted by Holm to all pairs."
+    "Rows that share a letter under “not told apart” do not differ significantly in the metric that ranks "
+    "the table: paired on the same queries, clustered by image, two-sided at 5 %, adjusted by Holm to all pairs."
 )
 READING = (
     "Numbers of different protocols are never in one table, and rows of different presets never averaged. "
     "The tables are made from the records, over all seeds; the panels below each of them show its single "
-    "runs (seeds), which W&B may average but has no intervals for. Each run's own 95 % intervals over test images "
-    "are in its summary, as intervals/METRIC/low and intervals/METRIC/high."
+    "runs (seeds), which W&B may average but has no intervals for. Each run's own 95 % intervals over test "
+    "images are in its summary, as intervals/METRIC/low and intervals/METRIC/high."
 )
 
 
