@@ -294,8 +294,8 @@ class JobDirectory:
         write_json(self.epochs, {"epochs": [dict(epoch) for epoch in epochs]})
 
     def forget_last_run(self) -> None:
-        """Remove what an earlier run says of its failure, its progress and its epochs."""
-        for path in (self.error, self.progress, self.epochs):
+        """Remove what an earlier run says of its failure and its progress."""
+        for path in (self.error, self.progress):
             path.unlink(missing_ok=True)
 
 

@@ -64,8 +64,10 @@ def start_following(job: Job, files: JobDirectory) -> bool:
     if not is_switched_on():
         return False
     words = [str(files.path.resolve()), os.environ[SWITCH], str(os.getpid())]
-    write_state(files, RunState("live"))
     try:
+        # An earlier attempt's would be taken for what training goes on from.
+        files.epochs.unlink(missing_ok=True)
+        write_state(files, RunState("live"))
         start_beside(files, "crossmodal_bench.reporting.wandb.live", words, job.model_dump_json())
     except (OSError, BadInput) as error:
         why = f"W&B does not follow job {job.id} ({error})"
@@ -171,6 +173,8 @@ class Follower:
     def _finish(self, record: Record) -> int:
         """Finish the run from the record."""
         give_up_after(TIMEOUT, record)
+        # The record has them, too.
+        self._files.epochs.unlink(missing_ok=True)
         if self._run is not None:
             try:
                 complete(self._run, record, self._next_step)
