@@ -38,7 +38,8 @@ PANELS = ("retrieved_captions", "retrieved_pictures", "captions", "pictures", "w
 """The pictures of a run, see ``contents``."""
 LETTERS = (
     "Rows that share a letter under “not told apart” do not differ significantly in the metric that ranks "
-    "the table: paired on the same queries, clustered by image, two-sided at 5 %, adjusted by Holm to all pairs."
+    "the table: paired on the same queries, clustered by image, two-sided at 5 %, adjusted by Holm to "
+    "all pairs."
 )
 READING = (
     "Numbers of different protocols are never in one table, and rows of different presets never averaged. "
