@@ -197,7 +197,7 @@ class _Parts:
             entity=self.entity,
             project=self.project,
             name=f"{' against '.join(rows)} ({selection.preset})" if rows else selection.name,
-            filters=filters,
+            filters=expr.And(*filters),
             groupby=["config.row"],
             order=[self.reports.OrderBy(self.reports.SummaryMetric("primary"), ascending=False)],
         )
@@ -346,7 +346,7 @@ def _runset_settings(workspaces: Any, tables: Sequence[ShownTable]) -> Any:
         columns += [f"summary:{key}", f"summary:intervals/{key}/low", f"summary:intervals/{key}/high"]
     columns += [f"summary:cost/{name}" for name in ("train_seconds", "parameters", "peak_memory_mb")]
     return workspaces.RunsetSettings(
-        filters=filters,
+        filters=expr.And(*filters),
         pinned_columns=columns,
         order=[expr.Ordering(expr.Summary("primary"), ascending=False)],
     )

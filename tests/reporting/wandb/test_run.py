@@ -40,10 +40,6 @@ def _log_entries(path: Path) -> Iterator[Any]:
             yield entry
 
 
-def _items(items: Any) -> dict[str, Any]:
-    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-
-
 def test_a_job_becomes_one_finished_offline_run_without_a_word(
     make_record: Maker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,24 +61,22 @@ def test_a_job_becomes_one_finished_offline_run_without_a_word(
     assert run.run_group == "wikipedia/wikipedia-2173-map"
     assert set(run.tags) == {"small", "figure6"}
     assert not run.HasField("git") or not run.git.remote_url
-    config = _items(run.config.update)
-    assert config["job"]["overrides"] == {"model.init_args.k": 5}
-    assert config["data"]["fingerprint"] == "d" * 64
-    assert config["environment"]["device"] == "cpu"
+    read = read_run(log.parent)
+    assert read.config["job"]["overrides"] == {"model.init_args.k": 5}
+    assert read.config["data"]["fingerprint"] == "d" * 64
+    assert read.config["environment"]["device"] == "cpu"
 
-    steps = [_items(entry.history.item) for entry in entries if entry.WhichOneof("record_type") == "history"]
-    losses = {step["epoch"]: step["train/loss_embedding"] for step in steps if "train/loss_embedding" in step}
+    losses = {
+        step["epoch"]: step["train/loss_embedding"] for step in read.history if "train/loss_embedding" in step
+    }
     assert losses == {epoch: pytest.approx(1 / (1 + epoch)) for epoch in range(4)}
 
-    summary: dict[str, Any] = {}
-    for entry in entries:
-        if entry.WhichOneof("record_type") == "summary":
-            summary |= _items(entry.summary.update)
+    summary = read.summary
     assert summary["mAP"] == 0.45
+    assert summary["other-protocol/rsum"] == 100.0
     assert summary["intervals/mAP/high"] == pytest.approx(0.49)
     assert summary["cost/train_seconds"] == 12.5
-    (exit_entry,) = [entry.exit for entry in entries if entry.WhichOneof("record_type") == "exit"]
-    assert exit_entry.exit_code == 0
+    assert read.exit_code == 0
 
     (table,) = log.parent.glob("files/media/table/leaderboard*.json")
     board = json.loads(table.read_text())
@@ -114,7 +108,7 @@ def test_an_ensemble_is_a_run_of_its_own_name_with_its_members(make_record: Make
     (run,) = [one.run for one in _log_entries(log) if one.WhichOneof("record_type") == "run"][:1]
     assert run.display_name == "acmr-ensemble-0"
     assert set(run.tags) == {"small", label[:64]}
-    assert _items(run.config.update)["ensemble"] == members
+    assert read_run(log.parent).config["ensemble"] == members
 
 
 def test_off_writes_nothing(make_record: Maker, tmp_path: Path) -> None:
