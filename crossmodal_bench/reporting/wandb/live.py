@@ -18,7 +18,13 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Job, Record, read_record
 from crossmodal_bench.reporting.wandb.run import begin, complaint, complete, log_record, numbered, teardown
-from crossmodal_bench.reporting.wandb.sender import TIMEOUT, give_up_after, keep_for_later, start_beside
+from crossmodal_bench.reporting.wandb.sender import (
+    NICENESS,
+    TIMEOUT,
+    give_up_after,
+    keep_for_later,
+    start_beside,
+)
 from crossmodal_bench.reporting.wandb.settings import described
 from crossmodal_bench.reporting.wandb.state import RunState, read_state, sending, write_state
 
@@ -215,6 +221,7 @@ def _finished_at(files: JobDirectory) -> str:
 
 def main() -> int:
     """Follow the job that the command line and the standard input name."""
+    os.nice(NICENESS)
     directory, mode, worker = sys.argv[1:]
     job = Job.model_validate_json(sys.stdin.read())
     # Whoever ends a job of a cluster tells all of its processes; this one ends behind the worker.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PROJECT = "crossmodal-bench"
 """Where runs go unless WANDB_PROJECT says."""
-INIT_TIMEOUT = 15
+INIT_TIMEOUT = 10
 """Seconds that a server has to take a run."""
 LONGEST_TAG = 64
 """Characters of a tag: W&B refuses longer ones."""
@@ -138,7 +138,9 @@ def numbered(epochs: Iterable[Mapping[str, float]]) -> Iterable[tuple[Mapping[st
 
 def complaint(error: Exception) -> str:
     """What an exception of W&B's says, on one line."""
-    reason = (str(error).strip().splitlines() or [""])[-1]
+    lines = str(error).strip().splitlines() or [""]
+    # What W&B says of a server ends with advice to its own developers.
+    reason = lines[0] if type(error).__name__ == "CommError" else lines[-1]
     return f"{type(error).__name__}: {reason}"
 
 

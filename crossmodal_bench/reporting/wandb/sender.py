@@ -16,6 +16,8 @@ from crossmodal_bench.jobs.record import Record, read_record
 from crossmodal_bench.reporting.wandb import run
 from crossmodal_bench.reporting.wandb.state import RunState, sending, write_state
 
+NICENESS = 10
+"""By which processes beside a bench stand back for its jobs."""
 TIMEOUT = 900
 """Seconds after which a server that does not take a run is given up."""
 
@@ -122,4 +124,5 @@ def give_up_after(seconds: int, record: Record) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(NICENESS)
     sys.exit(send(Path(sys.argv[1])))

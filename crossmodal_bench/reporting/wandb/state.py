@@ -15,7 +15,7 @@ from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json
 from crossmodal_bench.jobs.record import Record
 
 Name = Literal["live", "sending", "sent", "offline", "failed"]
-PATIENCE = 20.0
+PATIENCE = 15.0
 """Seconds that a bench waits in all, when its jobs are done, for runs that are still being sent."""
 POLL = 0.1
 """Seconds between two looks at them."""
