@@ -289,9 +289,14 @@ class JobDirectory:
         epochs = read_json(self.epochs).get("epochs")
         return epochs if isinstance(epochs, list) else []
 
-    def write_epochs(self, epochs: Sequence[Mapping[str, float]]) -> None:
-        """Say what each epoch so far has given."""
-        write_json(self.epochs, {"epochs": [dict(epoch) for epoch in epochs]})
+    def read_restored_epochs(self) -> int:
+        """How many of them had been trained by an earlier attempt, from which training goes on."""
+        restored = read_json(self.epochs).get("restored")
+        return restored if isinstance(restored, int) else 0
+
+    def write_epochs(self, epochs: Sequence[Mapping[str, float]], restored: int) -> None:
+        """Say what each epoch so far has given, and how many of them an earlier attempt has trained."""
+        write_json(self.epochs, {"epochs": [dict(epoch) for epoch in epochs], "restored": restored})
 
     def forget_last_run(self) -> None:
         """Remove what an earlier run says of its failure and its progress."""

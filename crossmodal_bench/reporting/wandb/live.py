@@ -130,7 +130,7 @@ class Follower:
             return
         epochs = self._files.read_epochs()
         if self._run is None:
-            self._begin(goes_on=bool(epochs))
+            self._begin(goes_on=self._files.read_restored_epochs() > 0)
         if self._run is None:
             return
         try:

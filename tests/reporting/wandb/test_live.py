@@ -90,9 +90,9 @@ class Bench:
         self.steps = iter(steps)
         return Follower(self.record.job, self.files, mode, worker=7).follow()
 
-    def epochs(self, count: int) -> Step:
+    def epochs(self, count: int, restored: int = 0) -> Step:
         return lambda: self.files.write_epochs(
-            [{"epoch": n, "train/loss": 1.0 / (n + 1)} for n in range(count)]
+            [{"epoch": n, "train/loss": 1.0 / (n + 1)} for n in range(count)], restored
         )
 
     def finished(self) -> None:
@@ -125,10 +125,16 @@ def test_a_stopped_job_goes_on_in_the_same_run(bench: Bench) -> None:
     assert stopped.preempted and stopped.ended == 75
     bench.server_step = 2
     # The checkpoint is an epoch behind what was logged: that is trained again, and comes out the same.
-    assert bench.follow(bench.epochs(1), bench.epochs(2), bench.epochs(4), bench.finished) == 0
+    assert bench.follow(bench.epochs(2, 1), bench.epochs(4, 1), bench.finished) == 0
     run = bench.runs[-1]
     assert run.words["resume"] == "allow" and list(run.logged) == [2, 3]
     assert run.completed_from == 4 and run.ended == 0
+
+
+def test_a_job_that_starts_anew_replaces_its_run_however_late_it_is_looked_at(bench: Bench) -> None:
+    bench.server_step = 40
+    assert bench.follow(bench.epochs(3), bench.finished) == 0
+    assert bench.runs[0].words["resume"] is None and list(bench.runs[0].logged) == [0, 1, 2]
 
 
 def test_a_failed_job_has_a_failed_run(bench: Bench) -> None:
