@@ -116,16 +116,15 @@ def media(record: Record, rows: Sequence[Row]) -> tuple[dict[str, wandb.Table | 
     captions = list(read_json(record.files.written_captions).items())
     if captions:
         chosen = _evenly(len(captions))
-        contents["written_captions"] = wandb.Table(
-            columns=["image", "caption"], data=[[str(text) for text in captions[row]] for row in chosen]
-        )
+        written: list[Iterable[Any]] = [[str(text) for text in captions[row]] for row in chosen]
+        contents["written_captions"] = wandb.Table(columns=["image", "caption"], data=written)
         said["written_captions_shown"] = _shown(len(chosen), len(captions), "captions")
     for name, png in (*_figures(record, rows), *_panels(record.files)):
         contents[name] = _image(png)
     return contents, said
 
 
-def query_table(record: Record) -> tuple[list[str | int], list[list[Any]], str] | None:
+def query_table(record: Record) -> tuple[list[str | int], list[Iterable[Any]], str] | None:
     """What single queries retrieve: columns, lines, and a sentence on how many of the queries these are.
 
     None where the record's protocol ranks no single positives, or the file of its ranks is not there.
@@ -141,7 +140,7 @@ def query_table(record: Record) -> tuple[list[str | int], list[list[Any]], str] 
     columns += [f"top {place}" for place in range(1, ANSWERS + 1)]
     columns += [f"score {place}" for place in range(1, ANSWERS + 1)]
     columns += ["text"] if texts else []
-    lines: list[list[Any]] = []
+    lines: list[Iterable[Any]] = []
     sentences = []
     for side, ids, answers in (("i2t", image_ids, caption_ids), ("t2i", caption_ids, image_ids)):
         of_side = {
@@ -225,7 +224,7 @@ def _gallery(record: Record) -> Gallery | None:
 
 
 def _bounds(intervals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    bounds = {}
+    bounds: dict[str, float] = {}
     for metric, (low, high) in intervals.items():
         bounds |= {f"intervals/{metric}/low": low, f"intervals/{metric}/high": high}
     return bounds
