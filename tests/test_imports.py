@@ -39,7 +39,8 @@ assert main("evaluate --images a.npy --texts b.npy --dataset mine --runs scored"
 check("evaluate", *TRAINING, "pandas")
 from crossmodal_bench.reporting.report import build_report
 check("what makes a report", *TRAINING, "pandas", "matplotlib", "scipy.stats", "jsonargparse")
-import crossmodal_bench.reporting.wandb
+import crossmodal_bench.reporting.wandb.contents, crossmodal_bench.reporting.wandb.dashboard
+import crossmodal_bench.reporting.wandb.live, crossmodal_bench.reporting.wandb.sync
 assert main(["report", "--runs", sys.argv[1], "--reference", "off"]) == 0
 check("a report", *TRAINING)
 """

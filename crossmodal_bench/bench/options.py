@@ -19,7 +19,13 @@ RERUN = ("stale", "resume-anyway")
 """What is done with work that rests on other data or sources: run it again, or go on from its checkpoints."""
 
 
-def option(help: str, default: Any, choices: tuple[str, ...] | None = None, flag: str | None = None) -> Any:
+def option(
+    help: str,
+    default: Any,
+    choices: tuple[str, ...] | None = None,
+    flag: str | None = None,
+    alone: str | None = None,
+) -> Any:
     """A field that is an option of the command line.
 
     Args:
@@ -27,8 +33,9 @@ def option(help: str, default: Any, choices: tuple[str, ...] | None = None, flag
         default: what it is when nobody gives it.
         choices: the values that it may have, where these are few.
         flag: its name on the command line; None: the field's own, of which `make` has a variable, too.
+        alone: what it is where it is given without a value; None: a value must be given.
     """
-    metadata = {"help": help, "choices": choices, "flag": flag}
+    metadata = {"help": help, "choices": choices, "flag": flag, "alone": alone}
     if isinstance(default, dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -54,6 +61,7 @@ class BenchOptions:
     launcher: str = option("where jobs run: here, or each as a job of a cluster", "local", ("local", "slurm"))
     slurm: dict[str, Any] = option("of that cluster: partition=gpu time=600 ..., or a YAML file", {})
     wandb: str = option("Weights & Biases: auto (online when logged in), online, offline or off", "auto")
+    wandb_live: str = option("1: W&B shows curves while jobs run", "0", ("0", "1"), alone="1")
     network: str | None = option("image network whose features are used", None)
     weights: str | None = option("that network's weights: PATH, IMAGENET1K_V1, DEFAULT or none", None)
     text: str | None = option("dual encoder whose vectors stand for captions: hf:NAME, or same", None)
@@ -91,6 +99,8 @@ def add_options(command: argparse.ArgumentParser, names: Collection[str] = NAMES
                 type=get_args(kind)[0] if get_args(kind) else kind,
                 default=default,
                 choices=entry.metadata["choices"],
+                nargs=None if entry.metadata["alone"] is None else "?",
+                const=entry.metadata["alone"],
                 help=text if default is None else f"{text} ({default})",
             )
 

@@ -30,8 +30,10 @@ from crossmodal_bench.jobs.record import read_record
 from crossmodal_bench.jobs.reference import reference_records
 from crossmodal_bench.jobs.state import state_of
 from crossmodal_bench.reporting.report import print_leaderboard
-from crossmodal_bench.reporting.wandb_mode import resolve_mode
-from crossmodal_bench.reporting.wandb_sender import tell_wandb
+from crossmodal_bench.reporting.wandb import live
+from crossmodal_bench.reporting.wandb.mode import resolve_mode
+from crossmodal_bench.reporting.wandb.sender import tell_wandb
+from crossmodal_bench.reporting.wandb.state import conclusion
 from crossmodal_bench.training.devices import has_accelerator
 from crossmodal_bench.training.resumption import take_back
 
@@ -73,8 +75,10 @@ def _bench(
     launcher: Launcher | None,
 ) -> int:
     line = StatusLine()
+    began = time.time()
     try:
         mode = resolve_mode(options.wandb)
+        live.switch(mode if options.wandb_live == "1" else "off")
         if launcher is None:
             launcher = slurm.Slurm(options, log) if options.launcher == "slurm" else Local(options)
         reference_records(options.reference)
@@ -96,6 +100,8 @@ def _bench(
         well = conclude(plan, failed, options, log, check_chance=check_chance)
         request.check()
         grid_search.choose(plan, options, log)
+        if mode != "off":
+            _tell_of_wandb(plan, options, began, log)
         if well and summed:
             return OK
         # Jobs that were told to stop, when the bench was not, have not failed.
@@ -204,11 +210,20 @@ def _settle(plan: Sequence[PlannedJob]) -> None:
         time.sleep(0.1)
 
 
+def _tell_of_wandb(
+    plan: Sequence[PlannedJob], options: BenchOptions, began: float, log: Callable[[str], None]
+) -> None:
+    """Say which runs W&B's server has, and how it gets the others."""
+    records = [*records_of(plan), *suite_ensembles.ensemble_records(plan, options)]
+    for sentence in conclusion(records, options.runs, began):
+        log(sentence)
+
+
 def _after(planned: PlannedJob, status: int | None, mode: str, log: Callable[[str], None]) -> bool:
     """Tell W&B of a finished job, or say why it failed; whether it finished."""
     if status == 0 and planned.files.is_done():
         record = read_record(planned.directory)
-        warning = tell_wandb(record, planned.directory, mode)
+        warning = None if live.is_followed(record) else tell_wandb(record, planned.directory, mode)
         if warning:
             log(warning)
         return True

@@ -9,7 +9,7 @@ from crossmodal_bench.core.class_paths import trust
 from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.reference import check_reference
-from crossmodal_bench.reporting.wandb_mode import named_mode
+from crossmodal_bench.reporting.wandb.mode import named_mode
 
 GIVEN_ELSEWHERE = {
     "seed_everything": "SEEDS",
@@ -33,7 +33,8 @@ def check_words(options: BenchOptions) -> None:
         if key in options.overrides:
             raise BadInput(f"--set {key} has no effect in a bench; set {variable} instead")
     check_preset(options.preset)
-    named_mode(options.wandb)
+    if named_mode(options.wandb) == "off" and options.wandb_live == "1":
+        raise BadInput("WANDB_LIVE=1 has no effect where W&B is off; leave it out, or set WANDB=offline")
     check_reference(options.reference)
     if options.methods not in experiments.names("suites"):
         method_names(options.methods)

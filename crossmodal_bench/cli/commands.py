@@ -17,9 +17,9 @@ def ensemble(arguments: argparse.Namespace) -> int:
     """Rank by the summed similarities of finished jobs' models."""
     trust(plugin_names(arguments.plugins))
     from crossmodal_bench.bench import ensembles
-    from crossmodal_bench.reporting import wandb
     from crossmodal_bench.reporting.report import print_leaderboard
-    from crossmodal_bench.reporting.wandb_mode import resolve_mode
+    from crossmodal_bench.reporting.wandb.mode import resolve_mode
+    from crossmodal_bench.reporting.wandb.sender import tell_wandb
 
     mode = resolve_mode(arguments.wandb)
     planned = ensembles.plan_ensemble(ensembles.read_members(arguments.records), arguments.runs)
@@ -28,7 +28,7 @@ def ensemble(arguments: argparse.Namespace) -> int:
         tell(f"{record.directory} is there already, of exactly these models")
     else:
         record = ensembles.run_ensemble(planned, arguments.data_root, arguments.runs / "cache")
-        warning = wandb.log_record(record, record.directory, mode)
+        warning = tell_wandb(record, record.directory, mode)
         tell(warning or f"Record: {record.directory}")
     print_leaderboard([record])
     return 0

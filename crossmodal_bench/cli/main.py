@@ -16,9 +16,9 @@ from typing import Any
 from crossmodal_bench import __version__
 from crossmodal_bench.bench.options import NAMES, BenchOptions, add_options, plugin_names, read_options
 from crossmodal_bench.cli import commands as actions
+from crossmodal_bench.cli import dashboards, trained
 from crossmodal_bench.cli import evaluate as given
 from crossmodal_bench.cli import listing as lists
-from crossmodal_bench.cli import trained
 from crossmodal_bench.core.class_paths import trust
 from crossmodal_bench.core.errors import BadInput, Diverged, no_permission, out_of_memory, tell
 from crossmodal_bench.core.file_locks import switch_off
@@ -178,6 +178,12 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_run_commands(commands)
     _add_trained_run_commands(commands)
+    text = "send W&B every finished run that it lacks, or has an older one of"
+    dashboards.add_sync_arguments(_command(commands, "sync", dashboards.sync, text, ("runs",)))
+    text = "build W&B's dashboard of all runs: leaderboards, curves, costs, pictures"
+    dashboards.add_report_arguments(
+        _command(commands, "wandb-report", dashboards.wandb_report, text, ("runs",))
+    )
 
     text = "what there is, with a line each"
     listing = _command(commands, "list", lists.list_all, text, ("data_root",))

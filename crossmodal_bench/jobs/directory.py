@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -205,6 +205,11 @@ class JobDirectory:
         """What the job is doing."""
         return self.path / "progress.json"
 
+    @property
+    def epochs(self) -> Path:
+        """What each epoch so far has given, for who follows a job while it runs."""
+        return self.path / "epochs.json"
+
     # ---- what other programs leave --------------------------------------------------------------------
 
     @property
@@ -235,6 +240,20 @@ class JobDirectory:
         """``wandb_log``, to write anew; BadInput where something else has its name."""
         return _open_plain(self.wandb_log, os.O_TRUNC)
 
+    @property
+    def wandb_state(self) -> Path:
+        """What has become of the W&B run, see ``reporting.wandb.sender``."""
+        return self.path / "wandb.json"
+
+    @property
+    def wandb_lock(self) -> Path:
+        """Held while a process sends the W&B run."""
+        return self.path / "wandb.lock"
+
+    def open_wandb_lock(self) -> TextIO:
+        """``wandb_lock``, to be locked; BadInput where something else has its name."""
+        return _open_plain(self.wandb_lock, os.O_APPEND)
+
     def offline_wandb_runs(self, job_id: str = "*") -> list[Path]:
         """W&B runs that were written here and may not have been synced; of one job, or of any."""
         return sorted(self.path.glob(f"wandb/offline-run-*-{job_id}"))
@@ -264,6 +283,20 @@ class JobDirectory:
     def write_progress(self, phase: str, **state: Any) -> None:
         """Say what the job is doing."""
         write_json(self.progress, {**state, "phase": phase})
+
+    def read_epochs(self) -> list[dict[str, float]]:
+        """What each epoch so far has given; empty where training has not begun, or nobody follows it."""
+        epochs = read_json(self.epochs).get("epochs")
+        return epochs if isinstance(epochs, list) else []
+
+    def read_restored_epochs(self) -> int:
+        """How many of them had been trained by an earlier attempt, from which training goes on."""
+        restored = read_json(self.epochs).get("restored")
+        return restored if isinstance(restored, int) else 0
+
+    def write_epochs(self, epochs: Sequence[Mapping[str, float]], restored: int) -> None:
+        """Say what each epoch so far has given, and how many of them an earlier attempt has trained."""
+        write_json(self.epochs, {"epochs": [dict(epoch) for epoch in epochs], "restored": restored})
 
     def forget_last_run(self) -> None:
         """Remove what an earlier run says of its failure and its progress."""

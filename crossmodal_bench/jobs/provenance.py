@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import platform
+import subprocess
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +16,7 @@ LIBRARIES = ("lightning", "transformers", "torchvision", "numpy", "scipy", "scik
 
 
 def environment(device: str) -> dict[str, str]:
-    """Versions, device and threads of this process, for the record.
+    """Commit, versions, device and threads of this process, for the record.
 
     Sums are split among threads and among the lanes of a vector unit, so that their number decides the last
     bits of a sum, and training carries these into the digits that a table shows.
@@ -23,7 +25,9 @@ def environment(device: str) -> dict[str, str]:
     from threadpoolctl import threadpool_info
 
     pools = (pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+    made_by = commit()
     return {
+        **({"commit": made_by} if made_by else {}),
         "python": platform.python_version(),
         "torch": torch.__version__,
         **{name: _version(name) for name in LIBRARIES},
@@ -35,6 +39,35 @@ def environment(device: str) -> dict[str, str]:
         "cpu_vectors": torch.backends.cpu.get_cpu_capability(),
         "platform": platform.platform(),
     }
+
+
+@functools.cache
+def commit() -> str:
+    """The checkout's commit, with "+changes" where files of the package differ from it; empty for a wheel.
+
+    An installed package may lie within the checkout of something else, whose commit says nothing of it.
+    """
+    folder = Path(crossmodal_bench.__file__).resolve().parent.parent
+    top, _, head = _git(folder, "rev-parse", "--show-toplevel", "HEAD").strip().partition("\n")
+    if not head or Path(top).resolve() != folder:
+        return ""
+    changes = _git(folder, "status", "--porcelain", "--", "crossmodal_bench", "experiments")
+    return f"{head}+changes" if changes.strip() else head
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git says of a folder; nothing where it is not there, or refuses."""
+    with suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run(
+            ["git", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
+            stdin=subprocess.DEVNULL,
+        )
+        return answer.stdout
+    return ""
 
 
 def _version(library: str) -> str:

@@ -26,6 +26,7 @@ from crossmodal_bench.jobs.record import write_record
 from crossmodal_bench.jobs.results import device_name, peak_memory_mb, results
 from crossmodal_bench.methods import RetrievalMethod
 from crossmodal_bench.training.callbacks import History, RetrievalEvaluation, exact_resumption
+from crossmodal_bench.training.callbacks.history import Keep
 from crossmodal_bench.training.checkpoints import (
     checkpoint_callbacks,
     chosen_checkpoint,
@@ -45,6 +46,7 @@ def run_job(
     devices: str = "auto",
     request: StopRequest | None = None,
     illustrate: Illustrate | None = None,
+    keep: Keep | None = None,
 ) -> None:
     """Run a job to its record.
 
@@ -56,6 +58,7 @@ def run_job(
         devices: ``auto``, ``cpu``, or how many of the accelerator's (or of CPU processes).
         request: whether the process has been asked to stop.
         illustrate: draws what the tested model generates; None draws nothing.
+        keep: told of all epochs so far, for who follows the job; None for nobody.
 
     Raises:
         BadInput: among others, the trained weights that it starts from are not there, or do not fit.
@@ -64,7 +67,7 @@ def run_job(
     started = datetime.now(UTC)
     files = planned.files
     requeued_checkpoint(planned.directory, to_go_on=True, writes_them=False)
-    history = History(lambda state: files.write_progress("training", **state))
+    history = History(lambda state: files.write_progress("training", **state), keep)
     retrieval = RetrievalEvaluation(planned.protocols, planned.evaluate)
     checkpoints = checkpoint_callbacks(planned, request or StopRequest())
     on_devices = trainer_devices(devices, planned.ddp_strategy, planned.gpu_precision)

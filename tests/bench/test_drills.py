@@ -222,12 +222,13 @@ def test_a_wandb_that_cannot_be_reached_delays_and_fails_nothing(tmp_path: Path,
         began = time.monotonic()
         finished = bench(*online, "--runs", "runs", folder=tmp_path, env=environment)
         assert finished.returncode == 0, finished.stdout + finished.stderr
-        assert time.monotonic() - began < 1.5 * took + 10
+        # At its end it waits a little for what is still being sent.
+        assert time.monotonic() - began < 1.5 * took + 30
         records = read_records(tmp_path / "runs")
         assert len(records) == 2
         # Each job's run is written for later when the server has been given up.
         said = [record.directory / "wandb.txt" for record in records]
-        wait_for(lambda: all("wandb sync" in path.read_text() for path in said), 300)
+        wait_for(lambda: all("crossmodal-bench sync" in path.read_text() for path in said), 300)
         assert all(list(record.directory.glob("wandb/offline-run-*")) for record in records)
 
 

@@ -28,6 +28,7 @@ from crossmodal_bench.jobs.directory import ErrorKind, JobDirectory
 from crossmodal_bench.jobs.locks import Taken, locked
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.state import state_of
+from crossmodal_bench.reporting.wandb.live import is_switched_on, start_following
 from crossmodal_bench.training.devices import can_fork
 
 if TYPE_CHECKING:
@@ -217,7 +218,8 @@ def guarded(
     if run is None:
         from crossmodal_bench.training.worker import run_job
 
-        run = partial(run_job, illustrate=_illustrate)
+        keep = planned.files.write_epochs if is_switched_on() else None
+        run = partial(run_job, illustrate=_illustrate, keep=keep)
     try:
         request.deferred = False
         request.check()
@@ -228,6 +230,7 @@ def guarded(
                 if state_of(planned).name == "done":
                     # By another bench, since this one had last looked.
                     return TAKEN
+                start_following(planned.job, planned.files)
                 run(planned, devices, request)
     except Interrupted:
         print("interrupted; what was trained is saved", file=sys.stderr)

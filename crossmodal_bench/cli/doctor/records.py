@@ -90,7 +90,7 @@ def clock(target: Target) -> Iterator[Finding]:
 
 def wandb(target: Target) -> Iterator[Finding]:
     """Whether W&B is logged in, and what WANDB=auto gives."""
-    from crossmodal_bench.reporting.wandb_mode import logged_in, resolve_mode
+    from crossmodal_bench.reporting.wandb.mode import logged_in, resolve_mode
 
     known = logged_in()
     try:
@@ -113,7 +113,7 @@ def uploads(target: Target) -> Iterator[Finding]:
     ]
     if waiting:
         text = f"{len(waiting)} offline runs have not been uploaded"
-        yield Finding("W&B runs", "information", text, f"wandb sync {target.runs}/*/*/*/wandb/offline-run-*")
+        yield Finding("W&B runs", "information", text, f"crossmodal-bench sync --runs {target.runs}")
 
 
 def _job_directories(runs: Path) -> list[JobDirectory]:

@@ -57,7 +57,7 @@ def row_details(row: Row, line: Line, metrics: Sequence[str], runs: str | Path) 
     record = row.records[0]
     folder = "results" if row.reference else str(runs)
     return RowDetails(
-        command=_command(row, folder),
+        command=command_of(row, folder),
         reproduce="\n".join(_reproduce(row, folder)),
         configuration=_configuration(record),
         latex="\n".join(row_lines(line, metrics)),
@@ -67,7 +67,8 @@ def row_details(row: Row, line: Line, metrics: Sequence[str], runs: str | Path) 
     )
 
 
-def _command(row: Row, folder: str) -> str:
+def command_of(row: Row, folder: str) -> str:
+    """Makes a row, or one like it from today's sources; ``folder``: of runs, as the user names it."""
     record = row.records[0]
     job = record.job
     if record.ensemble:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from crossmodal_bench.core.batch import GroupBatch
 
 Report = Callable[[dict[str, Any]], None]
+Keep = Callable[[Sequence[dict[str, float]], int], None]
 
 
 class History(pl.Callback):
@@ -23,15 +24,19 @@ class History(pl.Callback):
     Args:
         report: told {"epoch", "epochs", "batch", "batches", "seconds_per_epoch"} a few times a second, the
             last being what the latest epoch took with its validation, 0 in the first.
+        keep: told of all epochs when training starts and behind each one, by the first process; and how many
+            of them were there when it started.
     """
 
-    def __init__(self, report: Report | None = None) -> None:
+    def __init__(self, report: Report | None = None, keep: Keep | None = None) -> None:
         self.epochs: list[dict[str, float]] = []
         self.train_seconds = 0.0
         self.samples = 0
         self.learning_rates: list[float] = []
         self.report = report
+        self.keep = keep
         self.seconds_per_epoch = 0.0
+        self._restored = 0
         self._start = 0.0
         self._lap = 0.0
         self._reported = 0.0
@@ -65,6 +70,8 @@ class History(pl.Callback):
             self.learning_rates = [
                 group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups
             ]
+        self._restored = len(self.epochs)
+        self._tell(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -108,3 +115,8 @@ class History(pl.Callback):
             if math.isfinite(number):
                 row[name] = number
         self.epochs.append(row)
+        self._tell(trainer)
+
+    def _tell(self, trainer: pl.Trainer) -> None:
+        if self.keep is not None and trainer.is_global_zero:
+            self.keep(self.epochs, self._restored)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished import finished
+from offline_runs import read_run
 
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.reporting import wandb as runs_in_wandb
+from crossmodal_bench.reporting.wandb import run as runs_in_wandb
 
 Maker = Callable[..., Record]
 pytestmark = pytest.mark.usefixtures("no_account")
@@ -38,10 +40,6 @@ def _log_entries(path: Path) -> Iterator[Any]:
             yield entry
 
 
-def _items(items: Any) -> dict[str, Any]:
-    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-
-
 def test_a_job_becomes_one_finished_offline_run_without_a_word(
     make_record: Maker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,24 +61,22 @@ def test_a_job_becomes_one_finished_offline_run_without_a_word(
     assert run.run_group == "wikipedia/wikipedia-2173-map"
     assert set(run.tags) == {"small", "figure6"}
     assert not run.HasField("git") or not run.git.remote_url
-    config = _items(run.config.update)
-    assert config["job"]["overrides"] == {"model.init_args.k": 5}
-    assert config["data"]["fingerprint"] == "d" * 64
-    assert config["environment"]["device"] == "cpu"
+    read = read_run(log.parent)
+    assert read.config["job"]["overrides"] == {"model.init_args.k": 5}
+    assert read.config["data"]["fingerprint"] == "d" * 64
+    assert read.config["environment"]["device"] == "cpu"
 
-    steps = [_items(entry.history.item) for entry in entries if entry.WhichOneof("record_type") == "history"]
-    losses = {step["epoch"]: step["train/loss_embedding"] for step in steps if "train/loss_embedding" in step}
+    losses = {
+        step["epoch"]: step["train/loss_embedding"] for step in read.history if "train/loss_embedding" in step
+    }
     assert losses == {epoch: pytest.approx(1 / (1 + epoch)) for epoch in range(4)}
 
-    summary: dict[str, Any] = {}
-    for entry in entries:
-        if entry.WhichOneof("record_type") == "summary":
-            summary |= _items(entry.summary.update)
+    summary = read.summary
     assert summary["mAP"] == 0.45
+    assert summary["other-protocol/rsum"] == 100.0
     assert summary["intervals/mAP/high"] == pytest.approx(0.49)
     assert summary["cost/train_seconds"] == 12.5
-    (exit_entry,) = [entry.exit for entry in entries if entry.WhichOneof("record_type") == "exit"]
-    assert exit_entry.exit_code == 0
+    assert read.exit_code == 0
 
     (table,) = log.parent.glob("files/media/table/leaderboard*.json")
     board = json.loads(table.read_text())
@@ -112,7 +108,7 @@ def test_an_ensemble_is_a_run_of_its_own_name_with_its_members(make_record: Make
     (run,) = [one.run for one in _log_entries(log) if one.WhichOneof("record_type") == "run"][:1]
     assert run.display_name == "acmr-ensemble-0"
     assert set(run.tags) == {"small", label[:64]}
-    assert _items(run.config.update)["ensemble"] == members
+    assert read_run(log.parent).config["ensemble"] == members
 
 
 def test_off_writes_nothing(make_record: Maker, tmp_path: Path) -> None:
@@ -128,6 +124,7 @@ def test_what_goes_wrong_is_a_warning_and_the_run_is_marked_failed(
     class Run:
         def __init__(self) -> None:
             self.summary: dict[str, float] = {}
+            self.config = types.SimpleNamespace(update=lambda *_, **__: None)
 
         def log(self, entry: dict[str, Any], step: int | None = None) -> None:
             raise RuntimeError("first line\nthe server is on fire")
@@ -152,3 +149,55 @@ def test_a_broken_installation_is_a_warning(
     monkeypatch.setitem(sys.modules, "wandb", None)
     warning = runs_in_wandb.log_record(make_record(), tmp_path, "offline")
     assert warning is not None and "wandb" in warning
+
+
+def test_a_run_holds_configuration_queries_and_pictures(
+    make_record: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    monkeypatch.setattr("crossmodal_bench.reporting.wandb.contents.QUERIES", 50)
+    record = finished(make_record, environment={"device": "cpu", "commit": "c0ffee"})
+    for path in (record.files.retrieved_captions, record.files.pictures_panel):
+        Image.new("RGB", (4, 4)).save(path)
+    record.files.written_captions.write_text(json.dumps({"image 0": "a dog", "image 1": "a cat"}))
+    # What is no file of the job's own is not shown to anybody.
+    Image.new("RGB", (4, 4)).save(tmp_path / "private.png")
+    record.files.words_panel.symlink_to(tmp_path / "private.png")
+    assert runs_in_wandb.log_record(record, record.directory, "offline") is None
+    (log,) = record.files.offline_wandb_runs()
+    run = read_run(log)
+    config = run.config
+    assert (config["dataset"], config["protocol"], config["row"], config["seed"]) == (
+        "mine",
+        "mine-test",
+        "acmr",
+        0,
+    )
+    assert config["settings"]["data"]["batch_size"] == 8
+    assert config["commit"] == "c0ffee"
+    assert config["command"].startswith("crossmodal-bench bench --dataset mine --methods acmr")
+    summary = run.summary
+    assert summary["protocol_version"] == 1 and summary["protocol_label"] == "mine-test@1"
+    assert "ties are broken at random" in summary["tie_rule"]
+    assert summary["interval_rule"].startswith("95 % intervals of this one model on other images")
+    assert summary["primary"] == record.metrics[summary["primary_metric"]]
+    assert summary["queries_shown"] == "all 40 i2t queries; 50 of 200 t2i queries, evenly spaced"
+    table = run.tables["queries"]
+    assert table[0] | {"rank": 0, "score 1": 0} == {
+        "direction": "i2t",
+        "query": "image 0",
+        "rank": 0,
+        "expected rank": table[0]["rank"],
+        "tied": 0,
+        "top 1": "caption 0",
+        **{f"top {place}": None for place in range(2, 6)},
+        "score 1": 0,
+        **{f"score {place}": None for place in range(2, 6)},
+    }
+    assert len(table) == 40 + 50 and table[-1]["query"] == "caption 199"
+    assert run.tables["written_captions"][0] == {"image": "image 0", "caption": "a dog"}
+    pictures = sorted(
+        path.name.rpartition("_")[0].rpartition("_")[0] for path in log.glob("files/media/images/panels/*")
+    )
+    assert pictures == ["pictures", "retrieved_captions"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.reporting.wandb_mode import logged_in, named_mode, resolve_mode
+from crossmodal_bench.reporting.wandb.mode import logged_in, named_mode, resolve_mode
 
 pytestmark = pytest.mark.usefixtures("no_account")
 

@@ -1,0 +1,58 @@
+"""`sync` and `wandb-report`: what Weights & Biases shows of finished runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from crossmodal_bench.core.errors import BadInput, tell
+
+
+def add_project_arguments(command: argparse.ArgumentParser) -> None:
+    """The words that both commands share."""
+    command.add_argument("--project", help="W&B's project (WANDB_PROJECT, or crossmodal-bench)")
+    command.add_argument("--entity", help="the team or user it belongs to (WANDB_ENTITY, or your default)")
+
+
+def add_sync_arguments(command: argparse.ArgumentParser) -> None:
+    """The words of `sync`, beside those of a bench."""
+    add_project_arguments(command)
+    command.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
+
+
+def add_report_arguments(command: argparse.ArgumentParser) -> None:
+    """The words of `wandb-report`, beside those of a bench."""
+    add_project_arguments(command)
+    command.add_argument("--title", default="crossmodal-bench leaderboard", help="of report and workspace")
+    text = "write the specification there, as JSON, which needs no account; nothing is sent"
+    command.add_argument("--out", type=Path, metavar="FILE", help=text)
+
+
+def sync(arguments: argparse.Namespace) -> int:
+    """Send the runs that W&B's server lacks."""
+    from crossmodal_bench.reporting.wandb.sync import named_project, sync
+
+    _check_runs(arguments.runs)
+    project = named_project(arguments.project, arguments.entity)
+    return sync(arguments.runs, project, tell, dry_run=arguments.dry_run)
+
+
+def wandb_report(arguments: argparse.Namespace) -> int:
+    """Build the dashboard of all records: a report and a workspace."""
+    from crossmodal_bench.reporting.wandb import dashboard
+    from crossmodal_bench.reporting.wandb.sync import named_project
+
+    _check_runs(arguments.runs)
+    project = named_project(arguments.project, arguments.entity)
+    if arguments.out is not None:
+        dashboard.write(arguments.runs, project, arguments.title, arguments.out)
+        tell(f"Specification: {arguments.out}")
+        return 0
+    for address in dashboard.save(arguments.runs, project, arguments.title):
+        tell(address)
+    return 0
+
+
+def _check_runs(runs: Path) -> None:
+    if not runs.is_dir():
+        raise BadInput(f"{runs} is missing; run crossmodal-bench bench first, or name the folder with --runs")

@@ -1,0 +1,435 @@
+"""`crossmodal-bench wandb-report`: a W&B report and a workspace, made from the records.
+
+Numbers over several seeds, their intervals and what cannot be told apart come from the records, as text: W&B
+averages runs without knowing their queries. Curves, costs and pictures are panels over the runs themselves,
+which one can filter by data set, protocol and preset.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossmodal_bench.core.atomic_files import replace_file
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.jobs.directory import read_json, write_json
+from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.comparison.ablations import Effect, effects
+from crossmodal_bench.reporting.comparison.tie_groups import tie_groups
+from crossmodal_bench.reporting.report import report_folder
+from crossmodal_bench.reporting.table import shown_tables
+from crossmodal_bench.reporting.tables.markdown import escaped, leaderboard_grid
+from crossmodal_bench.reporting.tables.shown import ShownTable
+from crossmodal_bench.reporting.wandb.mode import logged_in
+from crossmodal_bench.reporting.wandb.run import complaint
+from crossmodal_bench.reporting.wandb.sync import Project
+
+SAVED = "wandb_dashboard.json"
+"""The file in the report's folder that remembers which report and workspace are brought up to date."""
+CURVES = 12
+"""Training quantities that are drawn, in the order in which the records name them."""
+WIDE, HIGH = 24, 8
+"""Of a grid of panels, and of a panel."""
+PANELS = ("retrieved_captions", "retrieved_pictures", "captions", "pictures", "words")
+"""The pictures of a run, see ``contents``."""
+LETTERS = (
+    "Rows that share a letter under “not told apart” do not differ significantly in the metric that ranks "
+    "the table: paired on the same queries, clustered by image, two-sided at 5 %, adjusted by Holm to "
+    "all pairs."
+)
+READING = (
+    "Numbers of different protocols are never in one table, and rows of different presets never averaged. "
+    "The tables are made from the records, over all seeds; the panels below each of them show its single "
+    "runs (seeds), which W&B may average but has no intervals for. Each run's own 95 % intervals over test "
+    "images are in its summary, as intervals/METRIC/low and intervals/METRIC/high."
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The runs of one preset in one table, by their configuration.
+
+    Attributes:
+        dataset: as of the table.
+        protocol: the one that the runs are named by: under another one they were measured, too.
+        preset: of its rows.
+    """
+
+    dataset: str
+    protocol: str
+    preset: str
+
+    @property
+    def name(self) -> str:
+        """As a tab of a grid of panels is called."""
+        return f"{self.dataset} · {self.protocol} · {self.preset}"
+
+
+def write(runs: Path, project: Project, title: str, path: Path) -> None:
+    """Write the specification of report and workspace as JSON; no account is needed, and nothing is sent.
+
+    Its sets of runs name no project, and so show those of the report's own.
+
+    Raises:
+        BadInput: wandb-workspaces is missing, there is no record, or the file cannot be written.
+    """
+    report, workspace = build(runs, project, title, with_account=False)
+    content = {"report": _specification(report), "workspace": _specification(workspace)}
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda stream: stream.write(text.encode("utf-8")))
+    except OSError as error:
+        raise BadInput(
+            f"--out {path} cannot be written ({error.strerror or error}); name another file"
+        ) from error
+
+
+def save(runs: Path, project: Project, title: str) -> list[str]:
+    """Save report and workspace in the account, or bring those of before up to date; their addresses.
+
+    Raises:
+        BadInput: wandb-workspaces is missing, nobody is logged in, there is no record, or the server refuses.
+    """
+    if not logged_in():
+        raise BadInput(
+            "no W&B key is known: run `wandb login`, or write the specification, which needs none: --out FILE"
+        )
+    report, workspace = build(runs, project, title, with_account=True)
+    kept = report_folder(runs) / SAVED
+    earlier = read_json(kept)
+    if (earlier.get("entity"), earlier.get("project")) == (report.entity, report.project):
+        report.id = str(earlier.get("report", ""))
+        workspace._internal_id = str(earlier.get("workspace_id", ""))
+        workspace._internal_name = str(earlier.get("workspace_name", ""))
+    try:
+        report.save()
+        workspace.save()
+    except Exception as error:
+        raise BadInput(
+            f"W&B has not taken the dashboard of {project.path} ({complaint(error)}); look at project, "
+            "entity and network, or write its specification with --out FILE"
+        ) from error
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_json(
+        kept,
+        {
+            "entity": report.entity,
+            "project": report.project,
+            "report": report.id,
+            "workspace_id": workspace._internal_id,
+            "workspace_name": workspace._internal_name,
+        },
+    )
+    return [f"Report: {report.url}", f"Workspace: {workspace.url}"]
+
+
+def build(runs: Path, project: Project, title: str, *, with_account: bool) -> tuple[Any, Any]:
+    """The report and the workspace, as ``wandb_workspaces`` has them.
+
+    Args:
+        runs: the folder of the records.
+        project: where the runs are.
+        title: of both.
+        with_account: whether the user is logged in, so that sets of runs can name their project, and an
+            entity that nobody has named be asked for.
+
+    Raises:
+        BadInput: wandb-workspaces is missing, there is no record, or the title cannot be one.
+    """
+    _check_installed()
+    import wandb_workspaces.reports.v2 as reports
+    import wandb_workspaces.workspaces as workspaces
+
+    tables = shown_tables(runs)
+    entity = project.entity
+    if with_account and not entity:
+        entity = _default_entity()
+    parts = _Parts(reports, entity if with_account else "", project.name if with_account else "")
+    _check_title(title)
+    report = reports.Report(
+        project=project.name,
+        entity=entity,
+        title=title,
+        description=f"Made by crossmodal-bench from {_counted(tables)}.",
+        blocks=[*_head(reports), *(block for table in tables for block in _blocks(reports, parts, table))],
+        width="fluid",
+    )
+    workspace = workspaces.Workspace(
+        entity=entity,
+        project=project.name,
+        name=title,
+        sections=_sections(workspaces, parts, tables),
+        runset_settings=_runset_settings(workspaces, tables),
+    )
+    return report, workspace
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Makes panels and sets of runs.
+
+    Attributes:
+        reports: ``wandb_workspaces.reports.v2``.
+        entity, project: that sets of runs name; empty for the report's own.
+    """
+
+    reports: Any
+    entity: str
+    project: str
+
+    def runset(self, selection: Selection, rows: Sequence[str] = ()) -> Any:
+        """The finished runs of a selection; of some rows alone, where those are named."""
+        from wandb_workspaces import expr
+
+        filters = [
+            expr.Config("dataset") == selection.dataset,
+            expr.Config("protocol") == selection.protocol,
+            expr.Config("preset") == selection.preset,
+        ]
+        if rows:
+            filters.append(expr.Config("row").isin(list(rows)))
+        return self.reports.Runset(
+            entity=self.entity,
+            project=self.project,
+            name=f"{' against '.join(rows)} ({selection.preset})" if rows else selection.name,
+            filters=expr.And(*filters),
+            groupby=["config.row"],
+            order=[self.reports.OrderBy(self.reports.SummaryMetric("primary"), ascending=False)],
+        )
+
+    def best(self, key: str) -> Any:
+        """Bars of a metric, one a row."""
+        return self.reports.BarPlot(
+            title=f"{key}, mean of the seeds (lines: lowest to highest seed)",
+            metrics=[self.reports.SummaryMetric(key)],
+            groupby=self.reports.Config("row"),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+            layout=self.reports.Layout(w=WIDE // 2, h=HIGH),
+        )
+
+    def validation(self) -> Any:
+        """The course of the metric that ranks, on validation."""
+        return self.curve("val/primary", "the metric that ranks, on validation")
+
+    def curve(self, key: str, title: str = "") -> Any:
+        """The course of a quantity over the epochs."""
+        return self.reports.LinePlot(
+            title=title or key,
+            x="epoch",
+            y=[key],
+            groupby=self.reports.Config("row"),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+            layout=self.reports.Layout(w=WIDE // 2, h=HIGH),
+        )
+
+    def cost(self, key: str, cost: str, title: str) -> Any:
+        """A metric against what it has cost, one point a run."""
+        return self.reports.ScatterPlot(
+            title=title,
+            x=self.reports.SummaryMetric(f"cost/{cost}"),
+            y=self.reports.SummaryMetric(key),
+            log_x=True,
+            layout=self.reports.Layout(w=WIDE // 2, h=HIGH),
+        )
+
+    def costs(self, key: str) -> list[Any]:
+        """A metric against all that is paid for it."""
+        return [
+            self.cost(key, "train_seconds", f"{key} against seconds of training"),
+            self.cost(key, "parameters", f"{key} against parameters"),
+            self.cost(key, "peak_memory_mb", f"{key} against peak memory (MB)"),
+        ]
+
+    def pictures(self) -> Any:
+        """What the models retrieve and generate."""
+        return self.reports.MediaBrowser(
+            title="what the models retrieve and generate",
+            media_keys=[f"panels/{name}" for name in PANELS],
+            num_columns=2,
+            layout=self.reports.Layout(w=WIDE, h=2 * HIGH),
+        )
+
+    def table(self, name: str) -> Any:
+        """A table that each run has, all runs' lines together."""
+        return self.reports.WeavePanelSummaryTable(
+            table_name=name, layout=self.reports.Layout(w=WIDE, h=2 * HIGH)
+        )
+
+
+def _head(reports: Any) -> list[Any]:
+    return [
+        reports.TableOfContents(),
+        reports.H1("How to read this"),
+        reports.MarkdownBlock(f"{READING}\n\n{LETTERS}"),
+    ]
+
+
+def _blocks(reports: Any, parts: _Parts, table: ShownTable) -> Iterator[Any]:
+    """One leaderboard, and what its runs show."""
+    letters = tie_groups(table.source)
+    selections = _selections(table)
+    runsets = [parts.runset(selection) for selection in selections]
+    key = _key(table)
+    yield reports.H1(table.title)
+    yield reports.MarkdownBlock(leaderboard_grid(table, letters))
+    yield reports.MarkdownBlock(_list([*table.warnings, *table.meaning]))
+    pairs = effects(table.source)
+    if pairs:
+        yield reports.H2("What each adversary adds")
+        yield reports.MarkdownBlock(_list(map(str, pairs)))
+        yield reports.PanelGrid(
+            runsets=[parts.runset(_selection_of(pair), _pair(pair)) for pair in pairs],
+            panels=[parts.best(key), parts.validation()],
+        )
+    yield reports.H2("Numbers and curves")
+    curves = [parts.curve(name) for name in _trained_quantities(table)]
+    yield reports.PanelGrid(runsets=runsets, panels=[parts.best(key), parts.validation(), *curves])
+    yield reports.H2("Costs")
+    yield reports.PanelGrid(runsets=runsets, panels=parts.costs(key))
+    yield reports.H2("Pictures")
+    yield reports.PanelGrid(runsets=runsets, panels=[parts.pictures()])
+    yield reports.H2("Single queries")
+    yield reports.PanelGrid(runsets=runsets, panels=[parts.table("queries")])
+    yield reports.H2("What else must be known")
+    yield reports.MarkdownBlock(_list(table.notes))
+
+
+def _sections(workspaces: Any, parts: _Parts, tables: Sequence[ShownTable]) -> list[Any]:
+    keys = list(dict.fromkeys(map(_key, tables)))
+    quantities = list(dict.fromkeys(name for table in tables for name in _trained_quantities(table)))[:CURVES]
+    leaderboards = [
+        parts.reports.MarkdownPanel(
+            markdown=f"## {escaped(table.title)}\n\n{leaderboard_grid(table, tie_groups(table.source))}\n\n"
+            f"{_list(table.meaning)}\n{LETTERS}"
+        )
+        for table in tables
+    ]
+    adversaries = [
+        parts.reports.MarkdownPanel(markdown=f"## {escaped(table.title)}\n\n{_list(map(str, pairs))}")
+        for table in tables
+        if (pairs := effects(table.source))
+    ]
+    contents = {
+        "Leaderboards": [*leaderboards, *(parts.best(key) for key in keys), parts.table("leaderboard")],
+        "What each adversary adds": adversaries,
+        "Curves": [parts.validation(), *(parts.curve(name) for name in quantities)],
+        "Costs": [panel for key in keys for panel in parts.costs(key)],
+        "Pictures": [parts.pictures()],
+        "Single queries": [parts.table("queries"), parts.table("written_captions")],
+    }
+    return [
+        workspaces.Section(name=name, panels=panels, is_open=name in ("Leaderboards", "Curves"))
+        for name, panels in contents.items()
+        if panels
+    ]
+
+
+def _runset_settings(workspaces: Any, tables: Sequence[ShownTable]) -> Any:
+    """All runs, with a filter for each of data set, protocol and preset, from which one takes values away."""
+    from wandb_workspaces import expr
+
+    selections = [selection for table in tables for selection in _selections(table)]
+    filters = [
+        expr.Config(name).isin(list(dict.fromkeys(getattr(selection, name) for selection in selections)))
+        for name in ("dataset", "protocol", "preset")
+    ]
+    keys = list(dict.fromkeys(map(_key, tables)))
+    columns = [f"config:{name}.value" for name in ("dataset", "protocol", "preset", "row", "seed")]
+    for key in keys:
+        columns += [f"summary:{key}", f"summary:intervals/{key}/low", f"summary:intervals/{key}/high"]
+    columns += [f"summary:cost/{name}" for name in ("train_seconds", "parameters", "peak_memory_mb")]
+    return workspaces.RunsetSettings(
+        filters=expr.And(*filters),
+        pinned_columns=columns,
+        order=[expr.Ordering(expr.Summary("primary"), ascending=False)],
+    )
+
+
+def _selections(table: ShownTable) -> list[Selection]:
+    """The presets of a table."""
+    return list(dict.fromkeys(_selection(record) for record in table.source.records))
+
+
+def _selection(record: Record) -> Selection:
+    return Selection(record.job.dataset, record.content["job"]["protocol"], record.job.preset)
+
+
+def _selection_of(pair: Effect) -> Selection:
+    return _selection(pair.row.records[0])
+
+
+def _pair(pair: Effect) -> list[str]:
+    return [pair.row.name, pair.ablation.name]
+
+
+def _key(table: ShownTable) -> str:
+    """The summary's name of the metric that ranks a table."""
+    is_main = all(record.is_main for record in table.source.records)
+    return table.primary if is_main else f"{table.source.protocol}/{table.primary}"
+
+
+def _trained_quantities(table: ShownTable) -> list[str]:
+    """What the runs of a table note of training and validation, beside the metric that ranks."""
+    names = {
+        name: None
+        for record in table.source.records
+        for epoch in record.history[-1:]
+        for name in epoch
+        if name not in ("epoch", "val/primary")
+    }
+    # Losses before recalls, of which validation notes a dozen.
+    return sorted(names, key=lambda name: name.startswith("val/"))[:CURVES]
+
+
+def _list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {escaped(item)}" for item in items)
+
+
+def _counted(tables: Sequence[ShownTable]) -> str:
+    jobs = {record.job.id for table in tables for record in table.source.records}
+    return f"{len(jobs)} finished jobs in {len(tables)} leaderboard{'s' * (len(tables) != 1)}"
+
+
+def _specification(built: Any) -> Any:
+    """As JSON has it; there is no public way to ask for it."""
+    return built._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _check_title(title: str) -> None:
+    """Raise BadInput where W&B refuses a title: it is too long, or has a symbol."""
+    import wandb_workspaces.reports.v2 as reports
+    import wandb_workspaces.workspaces as workspaces
+    from pydantic import ValidationError
+
+    try:
+        reports.Report(project="p", entity="e", title=title)
+        workspaces.Workspace(entity="e", project="p", name=title)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise BadInput(f"--title '{title}' cannot be a title of W&B's ({reason}); choose another") from error
+
+
+def _default_entity() -> str:
+    import wandb
+
+    try:
+        entity = wandb.Api().default_entity
+    except Exception as error:
+        raise BadInput(
+            f"W&B's server does not say who you are ({complaint(error)}); name the team or user with --entity"
+        ) from error
+    if not entity:
+        raise BadInput("your W&B account has no default entity; name the team or user with --entity")
+    return str(entity)
+
+
+def _check_installed() -> None:
+    if importlib.util.find_spec("wandb_workspaces") is None:
+        raise BadInput("wandb-report needs wandb-workspaces; pip install 'crossmodal-bench[wandb]'")

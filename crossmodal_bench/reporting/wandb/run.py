@@ -1,0 +1,168 @@
+"""One W&B run per finished job, written from its record and from nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from crossmodal_bench.jobs.directory import JobDirectory
+from crossmodal_bench.jobs.record import Job, Record
+from crossmodal_bench.reporting.wandb.settings import described
+
+if TYPE_CHECKING:
+    import wandb
+
+PROJECT = "crossmodal-bench"
+"""Where runs go unless WANDB_PROJECT says."""
+INIT_TIMEOUT = 10
+"""Seconds that a server has to take a run."""
+LONGEST_TAG = 64
+"""Characters of a tag: W&B refuses longer ones."""
+
+
+def project() -> str:
+    """The project that runs go to."""
+    return os.environ.get("WANDB_PROJECT") or PROJECT
+
+
+def log_record(record: Record, directory: str | Path, mode: str) -> str | None:
+    """Write ``record`` as one finished W&B run; None, or a sentence on why there is no run.
+
+    The run's id is the job's, so a job that was run again replaces its run (``resume`` is unset: resuming
+    would keep the old points and drop the new ones). What is in it, ``reporting.wandb.contents`` says.
+    ``directory`` gets the local files. Nothing that goes wrong with W&B is raised: the job is done, its
+    record is on disk, and its W&B run can be made again from that.
+    """
+    if mode == "off":
+        return None
+    try:
+        _write_run(record, Path(directory), mode)
+    except Exception as error:
+        what = complaint(error)
+        return f"W&B has no run for job {record.job.id} ({what}); its record is safe in {record.directory}"
+    finally:
+        teardown()
+    return None
+
+
+def begin(
+    job: Job,
+    directory: Path,
+    mode: str,
+    config: Mapping[str, Any],
+    *,
+    ensemble: bool = False,
+    resume: Literal["allow"] | None = None,
+    watched: int | None = None,
+) -> wandb.Run:
+    """A run of a job, to which nothing has been logged yet.
+
+    Offline runs of the job that lie there are removed: one that was never synced would be uploaded beside
+    the one that replaces it.
+
+    Args:
+        job: the job.
+        directory: gets the local files.
+        mode: ``online`` or ``offline``.
+        config: of the run.
+        ensemble: whether several models' similarities were summed.
+        resume: ``allow`` goes on with the server's run of this job; None replaces it.
+        watched: the process whose use of processor, memory and GPU is followed; None follows none.
+    """
+    import wandb
+
+    for stale in JobDirectory(directory).offline_wandb_runs(job.id):
+        shutil.rmtree(stale)
+    directory.mkdir(parents=True, exist_ok=True)
+    statistics: dict[str, Any] = {"x_disable_stats": True}
+    if watched is not None:
+        statistics = {"x_stats_pid": watched}
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if (gpus := [name.strip() for name in visible.split(",")]) and all(map(str.isdigit, gpus)):
+            statistics["x_stats_gpu_device_ids"] = [int(name) for name in gpus]
+    return wandb.init(
+        id=job.id,
+        project=project(),
+        group=f"{job.dataset}/{job.protocol}",
+        job_type=job.preset,
+        name=f"{job.method}{'-ensemble' if ensemble else ''}-{job.seed}",
+        tags=[tag[:LONGEST_TAG] for tag in (job.preset, job.suite, job.label) if tag],
+        dir=str(directory),
+        config=dict(config),
+        mode=cast(Any, mode),
+        reinit="create_new",
+        resume=resume,
+        settings=wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=INIT_TIMEOUT,
+            disable_git=True,
+            disable_code=True,
+            save_code=False,
+            **statistics,
+        ),
+    )
+
+
+def complete(run: wandb.Run, record: Record, first_step: int = 0) -> None:
+    """Log what a record says and a run does not have yet.
+
+    Args:
+        run: the run of its job.
+        record: of the job.
+        first_step: of the epochs that the run does not have yet.
+    """
+    # What decides a leaderboard imports torch, which a process that only follows a job never needs.
+    from crossmodal_bench.reporting.rows.leaderboard import leaderboard
+    from crossmodal_bench.reporting.wandb.contents import configuration, media, summary
+
+    rows = leaderboard([record])
+    run.config.update(configuration(record, rows), allow_val_change=True)
+    for epoch, step in numbered(record.history):
+        if step >= first_step:
+            run.log({"epoch": step, **epoch}, step=step)
+    pictures_and_tables, said = media(record, rows)
+    run.summary.update({**summary(record, rows), **said})
+    run.log(pictures_and_tables)
+
+
+def numbered(epochs: Iterable[Mapping[str, float]]) -> Iterable[tuple[Mapping[str, float], int]]:
+    """Epochs with their numbers, which are the run's steps."""
+    for position, epoch in enumerate(epochs):
+        yield epoch, int(epoch.get("epoch", position))
+
+
+def complaint(error: Exception) -> str:
+    """What an exception of W&B's says, on one line."""
+    lines = str(error).strip().splitlines() or [""]
+    # What W&B says of a server ends with advice to its own developers.
+    reason = lines[0] if type(error).__name__ == "CommError" else lines[-1]
+    return f"{type(error).__name__}: {reason}"
+
+
+def teardown() -> None:
+    """End W&B's threads and sockets, whatever state they are in.
+
+    The bench forks its workers, which must not inherit them; and a run that could not be begun would keep
+    its name.
+    """
+    with contextlib.suppress(Exception):
+        import wandb
+
+        wandb.teardown()
+
+
+def _write_run(record: Record, directory: Path, mode: str) -> None:
+    config = described(record.job, record.files)
+    run = begin(record.job, directory, mode, config, ensemble=bool(record.ensemble))
+    try:
+        complete(run, record)
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    else:
+        run.finish()

@@ -1,0 +1,39 @@
+"""What is known of a job's W&B configuration before it has a record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crossmodal_bench.core.files import parse_yaml
+from crossmodal_bench.jobs.directory import JobDirectory, read_own
+from crossmodal_bench.jobs.record import Job, row_name
+
+LARGEST_CONFIGURATION = 2**20
+"""Bytes of a resolved configuration."""
+
+
+def described(job: Job, files: JobDirectory) -> dict[str, Any]:
+    """Names to filter by, and all settings.
+
+    ``row`` is equal for the seeds of one row of a leaderboard; ``settings`` is the resolved configuration,
+    empty where it is not there.
+    """
+    return {
+        "method": job.method,
+        "row": row_name(job.method, job.label, job.overrides),
+        "dataset": job.dataset,
+        "protocol": job.protocol,
+        "preset": job.preset,
+        "seed": job.seed,
+        "job": job.model_dump(),
+        "settings": _settings(files),
+    }
+
+
+def _settings(files: JobDirectory) -> dict[str, Any]:
+    """The resolved configuration; empty where it is not there, or no configuration."""
+    try:
+        settings = parse_yaml(read_own(files.config, LARGEST_CONFIGURATION).decode("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
