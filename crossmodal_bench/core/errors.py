@@ -6,7 +6,7 @@ import difflib
 import errno
 import functools
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 LONGEST = 2000
@@ -116,4 +116,12 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     close = close or [lower[near] for near in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)]
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; choose one of {', '.join(known)}" if 0 < len(known) <= 40 else ""
+    return f"; choose one of {_listed(known)}" if 0 < len(known) <= 40 else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    """With commas; classes of one package by their own names, and the package once."""
+    packages = {name.rpartition(".")[0] for name in names}
+    if len(names) > 1 and len(packages) == 1 and (package := packages.pop()):
+        return f"{', '.join(name.rpartition('.')[2] for name in names)} of {package}"
+    return ", ".join(names)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dual_encoders
 import numpy as np
 import pytest
 
@@ -122,6 +123,33 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(start: Start, tmp_path
     log = (last.parent / "log.txt").read_text()
     assert "last.ckpt is damaged" in log
     assert results(runs) == results(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("kind", ["features", "text_features"])
+def test_a_dual_encoder_that_is_killed_in_its_pass_goes_on(
+    start: Start, tmp_path: Path, family: str, kind: str
+) -> None:
+    words = ("bench", "--dataset", "synthetic", "--methods", "clip", "--network", dual_encoders.tiny(family))
+    words = (*words, "--preset", "smoke", "--wandb", "off", "--reference", "off")
+    assert start(*words, "--runs", "undisturbed", folder=tmp_path).wait() == 0
+    began: list[Path] = []
+
+    def passing() -> bool:
+        began[:] = (tmp_path / "runs").rglob(f"{kind}/*.partial")
+        return bool(began)
+
+    again = (*words, "--runs", "runs")
+    command = start(*again, folder=tmp_path)
+    wait_for(passing)
+    os.killpg(command.pid, signal.SIGKILL)
+    command.wait()
+    (partial,) = began
+    file = partial.stat().st_ino
+    assert start(*again, folder=tmp_path).wait() == 0
+    # The very file that was begun is the one that is read: nothing was started anew.
+    assert file in {path.stat().st_ino for path in partial.parent.glob("*.npy")}
+    assert results(tmp_path / "runs") == results(tmp_path / "undisturbed")
 
 
 def ranks_of(directory: Path) -> list[int]:

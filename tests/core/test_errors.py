@@ -18,6 +18,8 @@ from crossmodal_bench.core.errors import BadInput, MissingInput, nearest, out_of
     [
         ("acrm", ["cca", "acmr", "sm"], "; did you mean 'acmr'?"),
         ("zzzzzz", ["cca", "acmr", "sm"], "; choose one of acmr, cca, sm"),
+        ("zzzzzz", ["a.b.ACMR", "a.b.CCA"], "; choose one of ACMR, CCA of a.b"),
+        ("zzzzzz", ["a.b.ACMR", "a.c.CCA"], "; choose one of a.b.ACMR, a.c.CCA"),
         ("zzzzzz", [], ""),
         ("zzzzzz", [f"option{i}" for i in range(41)], ""),
         ("acrm", ["acmr", *(f"option{i}" for i in range(41))], "; did you mean 'acmr'?"),

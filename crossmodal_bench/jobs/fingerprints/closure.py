@@ -13,7 +13,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeGuard
 
@@ -311,8 +311,9 @@ def package_location(name: str) -> Path | None:
 # ---- one file -------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1024)
 def _read(source: bytes, package: str) -> _Module:
-    """The digest of a source and what it imports.
+    """The digest of a source and what it imports; of the same bytes the same, and nobody changes it.
 
     Args:
         source: of the file.
