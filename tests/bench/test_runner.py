@@ -201,6 +201,7 @@ def test_an_interrupt_while_looking_ahead_leaves_no_orphan(start: Start, tmp_pat
     assert not list((tmp_path / "runs").glob("*/*"))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_fails_its_job_and_no_other(start: Start, tmp_path: Path) -> None:
     words = (
         "bench",
@@ -281,6 +282,7 @@ def test_a_method_that_cannot_run_on_the_data_keeps_no_other_from_running(
     assert any("1 of 2 jobs done" in line for line in said)
 
 
+@pytest.mark.slow
 def test_one_caption_without_a_word_stops_the_methods_that_read_words_alone(
     start: Start, tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ def network() -> tuple[nn.Module, BackboneSource]:
         return load_detector("none", Path("nowhere"), 36)
 
 
+@pytest.mark.slow
 def test_random_weights_extract_three_tiny_images_and_go_on_where_they_were(
     tmp_path: Path, network: tuple[nn.Module, BackboneSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +135,7 @@ def test_random_weights_extract_three_tiny_images_and_go_on_where_they_were(
     assert np.array_equal(unbroken.array(), array)
 
 
+@pytest.mark.slow
 def test_random_weights_are_the_same_everywhere(network: tuple[nn.Module, BackboneSource]) -> None:
     torch.manual_seed(7)
     again = load_detector("none", Path("nowhere"), 36)

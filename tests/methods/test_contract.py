@@ -60,7 +60,14 @@ def trained(method: str) -> LightningCLI:
     return cli
 
 
-@pytest.fixture(scope="module", params=names("methods"))
+QUICK = ("acmr", "addr_scan", "cca", "clip", "gxn", "infonce", "timam", "vsrn")
+"""One of each family, and its parents: run by default."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names("methods")],
+)
 def fit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     """The method after its training."""
     cli = trained(request.param)

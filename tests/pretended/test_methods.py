@@ -47,8 +47,8 @@ BUDGETS: dict[str, dict[str, int]] = {
     "gxn": {"PairBatch": REWARDED},
 }
 """Waits in a step, by method and kind of batch; of all other methods none."""
-QUICK = ("acmr", "addr_scan")
-"""Run by default: a vector method, and a host with its discriminators. The others take seconds each."""
+QUICK = ("acmr",)
+"""Run by default; the others take seconds each."""
 SMALL: dict[str, Any] = {"data.batch_size": 8, "trainer.max_epochs": 1}
 
 
