@@ -118,7 +118,7 @@ CASES = {
     ),
     "infonce": Case("infonce", SMALL_CONTRASTIVE, batches=3),
 }
-"""What the default suite looks at: gathered vectors, regions with their discriminators, a contrastive loss."""
+"""What the default suite looks at: gathered vectors, regions with discriminators, a contrastive loss."""
 
 MORE = {
     "acmr": Case("acmr", SMALL_ACMR, batches=5, tested=True),
