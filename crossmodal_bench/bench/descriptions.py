@@ -243,7 +243,7 @@ def _again(kept: Description, config: Config) -> Described | None:
 
 
 def _foundation() -> str:
-    """A digest of what descriptions rest on beside the configuration: our sources, and who makes instances."""
+    """A digest of what descriptions rest on beside the configuration: our sources, and some libraries."""
     digest = hashlib.sha256()
     folder = package_location(US)
     assert folder is not None

@@ -47,7 +47,7 @@ class HasCorpus(Interface):
 
     @property
     def corpus(self) -> Corpus:
-        """The corpus; BadInput where the files are not as they must be, MissingInput where they are not there."""
+        """The corpus; BadInput where the files are damaged, MissingInput where they are not there."""
 
 
 def corpus_key(settings: Config) -> str:
