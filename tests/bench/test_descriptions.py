@@ -40,7 +40,7 @@ def plan(tmp_path: Path, asked: list[str]) -> Plan:
     (tmp_path / "runs").mkdir()
 
     def plan(**words: str) -> list[PlannedJob]:
-        options = {"dataset": "synthetic-20", "methods": "scan", "runs": tmp_path / "runs", **words}
+        options = {"dataset": "synthetic-20", "methods": "cca", "runs": tmp_path / "runs", **words}
         return make_plan(BenchOptions(**options), gpu=False)
 
     return plan
@@ -50,7 +50,7 @@ def kept(runs: Path) -> Path:
     return runs / "cache" / "descriptions.json"
 
 
-@pytest.mark.parametrize("methods", ["scan", pytest.param("timam", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("methods", ["cca", pytest.param("timam", marks=pytest.mark.slow)])
 def test_a_plan_of_kept_descriptions_is_the_plan_of_asked_ones(
     plan: Plan, asked: list[str], methods: str
 ) -> None:
@@ -64,7 +64,7 @@ def test_a_plan_of_kept_descriptions_is_the_plan_of_asked_ones(
 
 def test_another_configuration_is_asked(plan: Plan, asked: list[str]) -> None:
     plan()
-    plan(overrides={"model.init_args.adam.lr": 0.1})
+    plan(overrides={"data.eval_batch_size": 7})
     assert len(asked) == 2
 
 
@@ -97,9 +97,7 @@ def test_what_changes_while_classes_are_asked_is_not_kept(
     assert not kept(tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    "content", ["", "[]", '{"rests_on": "WHAT"}', '{"rests_on": "WHAT", "descriptions": []}']
-)
+@pytest.mark.parametrize("content", ["[", '{"rests_on": "WHAT", "descriptions": []}'])
 def test_a_damaged_file_is_written_anew(plan: Plan, asked: list[str], tmp_path: Path, content: str) -> None:
     plan()
     file = kept(tmp_path / "runs")
