@@ -43,8 +43,8 @@ def alternate(
 ) -> tuple[float, float]:
     """Median processor seconds of both ways.
 
-    The two take turns, so that what else a shared machine does slows both alike. Processor seconds are this process's, of all its threads; work that other processes do
-    is not in them.
+    The two take turns, so that what else a shared machine does slows both alike. Processor seconds are this
+    process's, of all its threads; work that other processes do is not in them.
 
     Args:
         plain: the plain way.

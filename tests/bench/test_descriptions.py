@@ -124,13 +124,18 @@ def test_nothing_is_written_where_there_are_no_runs(tmp_path: Path) -> None:
 
 
 def test_with_plugins_nothing_is_kept(plan: Plan, asked: list[str], tmp_path: Path) -> None:
-    plan()
+    config = plan()[0].config
+    before = kept(tmp_path / "runs").read_text()
     trust(["fakes"])
     try:
-        descriptions.Descriptions(tmp_path / "runs" / "cache").describe(plan()[0].config)
+        for _ in range(2):
+            trusting = descriptions.Descriptions(tmp_path / "runs" / "cache")
+            trusting.describe(config)
+            trusting.keep()
     finally:
         trust([])
     assert len(asked) == 3
+    assert kept(tmp_path / "runs").read_text() == before
 
 
 def test_data_are_looked_at_each_time(plan: Plan, asked: list[str], tmp_path: Path) -> None:
