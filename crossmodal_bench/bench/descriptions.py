@@ -3,8 +3,8 @@
 A method says of itself which views it reads, whether it is solved, and what it asks of several devices. Some
 of that follows from its arguments, so that an instance must be asked, and to make one takes Lightning and its
 parser: seconds of imports, and a second for a dozen jobs. The answers follow from the configuration, our
-sources and a few libraries. They are kept in the folder of caches under a digest of all these. What is read
-of the data is never kept: it may have changed since.
+sources and a few libraries. They are kept in the folder of runs under a digest of all these. What is read of
+the data is never kept: it may have changed since.
 """
 
 from __future__ import annotations
@@ -109,12 +109,13 @@ class Descriptions:
     Where the user trusts plugins, whose sources nobody looks at here, instances are made and asked each time.
 
     Args:
-        cache: the folder of caches, below RUNS. Nothing is written where RUNS is not there.
+        runs: the folder of the records. Nothing is written where it is not there.
     """
 
-    def __init__(self, cache: Path) -> None:
-        self._file = cache / "descriptions.json"
-        self._may_write = cache.parent.is_dir()
+    def __init__(self, runs: Path) -> None:
+        # No folder is made for it, which others who share these runs might not write to.
+        self._file = runs / ".descriptions.json"
+        self._may_write = runs.is_dir()
         self._uses_file = not trusted()
         self._rests_on = _foundation() if self._uses_file else ""
         self._kept = self._read() if self._uses_file else {}
@@ -148,8 +149,7 @@ class Descriptions:
             "descriptions": {name: each.model_dump(mode="json") for name, each in latest.items()},
         }
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self._file, lambda stream: stream.write(json.dumps(content).encode()))
+            replace_file(self._file, lambda stream: stream.write(json.dumps(content).encode()), durable=False)
         except OSError:
             return
         self._new = False

@@ -69,7 +69,7 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
         BadInput: anything unusable among the words or in the data; nothing has been written then.
     """
     check_words(options)
-    known = _Known({} if corpora is None else corpora, Descriptions(options.runs / "cache"))
+    known = _Known({} if corpora is None else corpora, Descriptions(options.runs))
     batches: list[list[PlannedJob]] = []
     for row in _rows(options, gpu):
         settings = experiments.dataset_settings(row.dataset, options.data_root)

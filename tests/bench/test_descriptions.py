@@ -47,7 +47,7 @@ def plan(tmp_path: Path, asked: list[str]) -> Plan:
 
 
 def kept(runs: Path) -> Path:
-    return runs / "cache" / "descriptions.json"
+    return runs / ".descriptions.json"
 
 
 @pytest.mark.parametrize("methods", ["cca", pytest.param("timam", marks=pytest.mark.slow)])
@@ -129,7 +129,7 @@ def test_with_plugins_nothing_is_kept(plan: Plan, asked: list[str], tmp_path: Pa
     trust(["fakes"])
     try:
         for _ in range(2):
-            trusting = descriptions.Descriptions(tmp_path / "runs" / "cache")
+            trusting = descriptions.Descriptions(tmp_path / "runs")
             trusting.describe(config)
             trusting.keep()
     finally:
