@@ -114,7 +114,7 @@ class Descriptions:
 
     def __init__(self, runs: Path) -> None:
         # No folder is made for it, which others who share these runs might not write to.
-        self._file = runs / ".descriptions.json"
+        self._file = runs / "descriptions.json"
         self._may_write = runs.is_dir()
         self._uses_file = not trusted()
         self._rests_on = _foundation() if self._uses_file else ""

@@ -47,7 +47,7 @@ def plan(tmp_path: Path, asked: list[str]) -> Plan:
 
 
 def kept(runs: Path) -> Path:
-    return runs / ".descriptions.json"
+    return runs / "descriptions.json"
 
 
 @pytest.mark.parametrize("methods", ["cca", pytest.param("timam", marks=pytest.mark.slow)])
