@@ -78,7 +78,6 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
         for protocol in wanted:
             variant = variants[protocol]
             batches.append(_jobs(row, protocol, variant, options, known))
-    known.descriptions.keep()
     if options.text is not None and "text" not in known.used:
         raise BadInput(
             f"TEXT is '{options.text}' and has no effect: none of these methods reads vectors of whole "
@@ -92,6 +91,9 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
                 f"network on {datasets}; leave it out"
             )
     _check_plugins(options.plugins, [batch[0].config for batch in batches])
+    if any(not planned.missing for batch in batches for planned in batch):
+        # A bench that is refused leaves nothing.
+        known.descriptions.keep()
     return _sharing_passes(_parents_first(batches))
 
 
