@@ -38,23 +38,26 @@ class Measurement:
         return self.plain_seconds / self.seconds
 
 
-def alternate(plain: Callable[[], Any], ours: Callable[[], Any], repeats: int = 5) -> tuple[float, float]:
+def alternate(
+    plain: Callable[[], Any], ours: Callable[[], Any], repeats: int = 5, *, warm_up: bool = True
+) -> tuple[float, float]:
     """Median processor seconds of both ways.
 
-    The two take turns, so that what else a shared machine does slows both alike, and each is called once
-    before to warm up. Processor seconds are this process's, of all its threads; work that other processes do
-    is not in them.
+    The two take turns, so that what else a shared machine does slows both alike. Processor seconds are this
+    process's, of all its threads; work that other processes do is not in them.
 
     Args:
         plain: the plain way.
         ours: our way.
         repeats: measured calls of each.
+        warm_up: whether each is called once before; not where that has been done, to compare their results.
 
     Returns:
         The plain way's seconds, and ours.
     """
-    plain()
-    ours()
+    if warm_up:
+        plain()
+        ours()
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for way, taken in zip((plain, ours), seconds, strict=True):

@@ -171,6 +171,12 @@ def print_lines(lines: Lines, with_base: bool) -> None:
         print(f"{line['name']:{width}}" + "".join(f"  {cell:>12}" for cell in cells), flush=True)
 
 
+def _processor_seconds() -> float:
+    """Of all processes that have been started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def run(modules: Sequence[str], base: Path | None, threads: int) -> tuple[Lines, list[float], dict[str, str]]:
     """Measure modules one after another.
 
@@ -186,7 +192,7 @@ def run(modules: Sequence[str], base: Path | None, threads: int) -> tuple[Lines,
     rates: list[float] = []
     failed: dict[str, str] = {}
     for module in modules:
-        start = time.perf_counter()
+        start, used = time.perf_counter(), _processor_seconds()
         here = measure_apart(module, ROOT, FOLDER, threads)
         if "error" in here:
             failed[module] = here["error"]
@@ -196,7 +202,8 @@ def run(modules: Sequence[str], base: Path | None, threads: int) -> tuple[Lines,
             failed[f"{module} of the base"] = other["error"]
         rates.append(here["rate"])
         lines += rows(module, here, other)
-        print(f"{module}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        wall, processor = time.perf_counter() - start, _processor_seconds() - used
+        print(f"{module}: {wall:.0f} s, {processor:.0f} of the processor", file=sys.stderr, flush=True)
     return lines, rates, failed
 
 

@@ -29,14 +29,13 @@ from crossmodal_bench.jobs.record import (
     write_record,
 )
 from crossmodal_bench.jobs.results import device_name, peak_memory_mb, results
-from crossmodal_bench.training.trained_model import check_model, encode, protocol_labels, protocols_of
 
 _MUST_AGREE: dict[str, Callable[[Record], Any]] = {
     "data set": lambda record: record.job.dataset,
     "data fingerprint": lambda record: record.data.fingerprint,
     "test split": lambda record: record.data.split_hash,
     "evaluated split": lambda record: record.evaluated_on,
-    "protocol": lambda record: " + ".join(protocol_labels(record)),
+    "protocol": lambda record: " + ".join(part.protocol_label for part in record.by_protocol()),
     "preset": lambda record: record.job.preset,
 }
 
@@ -65,6 +64,9 @@ def read_members(paths: Sequence[str | Path]) -> list[Record]:
     Raises BadInput where they cannot be summed: fewer than two, one of them twice or itself an ensemble,
     records of other data, splits, protocols or presets, and a model that is not there (any more).
     """
+    # Lightning comes with it, and whoever asks what has become of ensembles needs neither.
+    from crossmodal_bench.training.trained_model import check_model
+
     records = [read_record(path) for path in paths]
     if len(records) < 2:
         raise BadInput(
@@ -151,6 +153,8 @@ def run_ensemble(
     Raises:
         BadInput: the data on disk are not those of the records, or a model cannot be loaded.
     """
+    from crossmodal_bench.training.trained_model import encode, protocols_of
+
     started = datetime.now(UTC)
     known = dict(corpora or {})
     with locked(ensemble.directory):

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from crossmodal_bench.bench.descriptions import Description, Descriptions
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.words import check_preset, check_words, dataset_name, method_names
-from crossmodal_bench.core import process_group
 from crossmodal_bench.core.class_paths import class_paths, is_below
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.data import CrossModalDataModule
-from crossmodal_bench.data.image_settings import ImageSettings
 from crossmodal_bench.data.view_builders import lacking
 from crossmodal_bench.evaluation.protocols.protocol import Protocol, measured_on
 from crossmodal_bench.jobs import experiments
@@ -26,10 +24,21 @@ from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Job
 from crossmodal_bench.jobs.schema import SuiteFile
 from crossmodal_bench.jobs.suite_ensembles import with_members
-from crossmodal_bench.methods import RetrievalMethod
-from crossmodal_bench.networks import ConvNetEncoder
-from crossmodal_bench.networks.dual_encoders import HF, out_of_reach
-from crossmodal_bench.training.lightning_cli import instantiate
+
+
+@dataclass
+class _Known:
+    """What the rows of a plan learn for each other.
+
+    Attributes:
+        corpora: what has been read of the data, by ``corpus_key``.
+        descriptions: of the configurations' classes.
+        used: those of the words NETWORK, WEIGHTS and TEXT that change some row.
+    """
+
+    corpora: dict[str, Inputs]
+    descriptions: Descriptions
+    used: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -60,29 +69,31 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
         BadInput: anything unusable among the words or in the data; nothing has been written then.
     """
     check_words(options)
-    used: set[str] = set()
+    known = _Known({} if corpora is None else corpora, Descriptions(options.runs))
     batches: list[list[PlannedJob]] = []
-    corpora = {} if corpora is None else corpora
     for row in _rows(options, gpu):
         settings = experiments.dataset_settings(row.dataset, options.data_root)
         variants = experiments.protocols_of(settings)
         wanted = [name for name in variants if name in (row.protocols or ())] or list(variants)
         for protocol in wanted:
             variant = variants[protocol]
-            batches.append(_jobs(row, protocol, variant, options, corpora, used))
-    if options.text is not None and "text" not in used:
+            batches.append(_jobs(row, protocol, variant, options, known))
+    if options.text is not None and "text" not in known.used:
         raise BadInput(
             f"TEXT is '{options.text}' and has no effect: none of these methods reads vectors of whole "
             "captions; leave it out"
         )
     for name, value in (("network", options.network), ("weights", options.weights)):
-        if value is not None and name not in used:
+        if value is not None and name not in known.used:
             datasets = ", ".join(dict.fromkeys(batch[0].job.dataset for batch in batches))
             raise BadInput(
                 f"{name.upper()} is '{value}' and has no effect: none of these methods runs such an image "
                 f"network on {datasets}; leave it out"
             )
     _check_plugins(options.plugins, [batch[0].config for batch in batches])
+    if any(not planned.missing for batch in batches for planned in batch):
+        # A bench that is refused leaves nothing.
+        known.descriptions.keep()
     return _sharing_passes(_parents_first(batches))
 
 
@@ -189,7 +200,7 @@ def _has_validation(
     variant: Config,
     overrides: dict[str, Any],
     options: BenchOptions,
-    corpora: dict[str, Inputs],
+    known: _Known,
 ) -> bool:
     """Whether a row's data set comes with a validation split."""
     config = experiments.resolve(row.method, row.dataset, variant, row.preset, overrides, options.data_root)
@@ -197,15 +208,9 @@ def _has_validation(
         return False
     config["data"].update(root=str(options.data_root), cache=str(options.runs / "cache"))
     key = corpus_key(config["data"])
-    if key not in corpora:
-        cli = instantiate(
-            {**config, "seed_everything": 0},
-            accelerator="cpu",
-            devices=1,
-            **process_group.trainer_arguments(),
-        )
-        read_inputs(cli.datamodule, row.dataset, protocol, corpora, config["data"])
-    return bool(corpora[key].counts.get("val", {}).get("images"))
+    if key not in known.corpora:
+        _inputs_of(config, row.dataset, protocol, known)
+    return bool(known.corpora[key].counts.get("val", {}).get("images"))
 
 
 def _jobs(
@@ -213,10 +218,9 @@ def _jobs(
     protocol: str,
     variant: Config,
     options: BenchOptions,
-    corpora: dict[str, Inputs],
-    used: set[str],
+    known: _Known,
 ) -> list[PlannedJob]:
-    """A row's jobs, one for each seed; ``used`` gets those of NETWORK and WEIGHTS that would change it."""
+    """A row's jobs, one for each seed."""
     command = command_overrides(options)
     if row.parent:
         settings = experiments.method_settings(row.method, row.dataset, row.preset)
@@ -225,7 +229,7 @@ def _jobs(
     chosen = {**row.overrides, **command}
     if "data.validation" in row.overrides.keys() - command.keys():
         without = {key: value for key, value in chosen.items() if key != "data.validation"}
-        if _has_validation(row, protocol, variant, without, options, corpora):
+        if _has_validation(row, protocol, variant, without, options, known):
             # A suite's share is for data sets that have no validation split of their own.
             chosen = without
     config = experiments.resolve(row.method, row.dataset, variant, row.preset, chosen, options.data_root)
@@ -238,39 +242,38 @@ def _jobs(
     if not isinstance(epochs, int) or epochs < 1:
         raise BadInput(f"trainer.max_epochs is {epochs!r}; give a whole number from 1")
     config["data"].update(root=str(options.data_root), cache=str(options.runs / "cache"))
-    cli = instantiate(
-        {**config, "seed_everything": 0}, accelerator="cpu", devices=1, **process_group.trainer_arguments()
-    )
-    assert isinstance(cli.model, RetrievalMethod)
-    used |= _network_words(cli.model, cli.datamodule.images)
-    data = read_inputs(cli.datamodule, row.dataset, protocol, corpora, config["data"])
+    described = known.descriptions.describe(config)
+    description = described.description
+    known.used |= set(description.changed_by)
+    data = read_inputs(described, row.dataset, protocol, known.corpora, config["data"])
     if row.evaluate == "val" and not data.missing and not data.counts["val"]["images"]:
         raise BadInput(
             f"suite {row.suite} evaluates on validation and {row.dataset} has none; "
             "set data.validation, e.g. 0.2"
         )
-    redrawn = cli.datamodule.dataset.redrawn
-    if cli.model.deterministic:
+    redrawn = description.redrawn
+    if description.deterministic:
         # Solved before the first epoch: a training length meant for the others would only cost time.
         config = experiments.merge(config, {"trainer": {"max_epochs": 1}})
-    if cli.model.deterministic and not redrawn:
+    if description.deterministic and not redrawn:
         seeds = 1
     elif row.seeds is not None:
         seeds = row.seeds
     else:
         seeds = 3 if row.preset in ("paper", "tuned") else 1
     # Among the default methods there may be some that this data set has nothing for.
-    regions = cli.datamodule.images.regions
-    missing = data.missing or (lacking(data.corpus, cli.model.requires, regions) if data.corpus else "")
-    missing = missing or _missing_towers(cli.model, cli.datamodule)
+    missing = data.missing
+    if not missing and data.corpus is not None:
+        missing = lacking(data.corpus, description.requires, description.regions)
+    missing = missing or _missing_towers(description)
     own = replace(row, seeds=seeds, label=row.label if row.overrides else "")
     parents: dict[str, list[PlannedJob]] = {}
     for name in experiments.parents_of(row.method):
         parent = replace(own, method=name, parent=True)
-        parents[name] = _jobs(parent, protocol, variant, options, corpora, used)
-    if parents and type(cli.model).inherit is RetrievalMethod.inherit:
+        parents[name] = _jobs(parent, protocol, variant, options, known)
+    if parents and not description.inherits:
         raise BadInput(
-            f"method '{row.method}' names parents and {type(cli.model).__name__} cannot start from their "
+            f"method '{row.method}' names parents and {description.method} cannot start from their "
             "weights; implement its inherit, or drop the key parents from the method's file"
         )
     if redrawn:
@@ -281,7 +284,7 @@ def _jobs(
         seeded["seed_everything"] = seed
         if redrawn:
             seeded = experiments.merge(seeded, experiments.expand({DRAW: seed}))
-            data = _inputs_of(seeded, row.dataset, protocol, corpora)
+            data = _inputs_of(seeded, row.dataset, protocol, known)
         key = {
             "method": row.method,
             "dataset": row.dataset,
@@ -312,15 +315,15 @@ def _jobs(
             data_fingerprint=data.fingerprint,
             counts=data.counts,
             missing=missing,
-            ddp_strategy=cli.model.ddp_strategy,
-            gpu_precision=cli.model.gpu_precision,
+            ddp_strategy=description.ddp_strategy,
+            gpu_precision=description.gpu_precision,
             # One that is solved has a single seed, which serves all.
             parents={name: jobs[min(seed, len(jobs) - 1)] for name, jobs in parents.items()},
             ablation=experiments.ablation_of(row.method),
             plugins=options.plugins,
             corpus=data.corpus,
             resume_anyway=options.rerun == "resume-anyway",
-            requires=tuple(sorted(cli.model.requires)),
+            requires=description.requires,
         )
         plan.append(planned)
     return plan
@@ -340,30 +343,17 @@ def _check_draws(seeds: int, protocol: Protocol, overrides: Collection[str]) -> 
         )
 
 
-def _inputs_of(config: Config, dataset: str, protocol: str, corpora: dict[str, Inputs]) -> Inputs:
+def _inputs_of(config: Config, dataset: str, protocol: str, known: _Known) -> Inputs:
     """The inputs of one configuration, which is complete."""
-    cli = instantiate(config, accelerator="cpu", devices=1, **process_group.trainer_arguments())
-    return read_inputs(cli.datamodule, dataset, protocol, corpora, config["data"])
+    described = known.descriptions.describe(config)
+    return read_inputs(described, dataset, protocol, known.corpora, config["data"])
 
 
-def _missing_towers(model: RetrievalMethod, data: CrossModalDataModule) -> str:
+def _missing_towers(description: Description) -> str:
     """Why a dual encoder that a method reads vectors of is not at hand; empty where there is none to miss."""
-    read = {"features": data.images.network, "bow": data.text_network}
-    names = {name for view, name in read.items() if view in model.requires and name is not None}
+    from crossmodal_bench.networks.dual_encoders import HF, out_of_reach
+
+    read = {"features": description.network, "bow": description.text_network}
+    names = {name for view, name in read.items() if view in description.requires and name is not None}
     reasons = (out_of_reach(name) for name in sorted(names) if name.startswith(HF))
     return next(filter(None, reasons), "")
-
-
-def _network_words(model: RetrievalMethod, images: ImageSettings) -> set[str]:
-    """Which of ``network``, ``weights`` and ``text`` a method would be changed by."""
-    used: set[str] = {"text"} if "bow" in model.requires else set()
-    if "features" in model.requires:
-        used |= {"network"} if images.network is None else {"network", "weights"}
-    if "regions" in model.requires and images.regions != "auto":
-        used |= {"weights"} if images.regions == "detector" else {"network", "weights"}
-    if "pixels" in model.requires:
-        encoders = [module for module in model.modules() if isinstance(module, ConvNetEncoder)]
-        # One of somebody's own may look at both.
-        used |= {"network"} if not encoders or any(encoder.name is None for encoder in encoders) else set()
-        used |= {"weights"} if not encoders or any(encoder.weights is None for encoder in encoders) else set()
-    return used

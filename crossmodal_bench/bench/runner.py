@@ -8,9 +8,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 
 from crossmodal_bench.bench import grid_search
 from crossmodal_bench.bench import planned_ensembles as suite_ensembles
+from crossmodal_bench.bench.kinds import Kind
 from crossmodal_bench.bench.launchers import slurm
 from crossmodal_bench.bench.launchers.base import Launcher
 from crossmodal_bench.bench.launchers.local import Local
@@ -19,7 +21,6 @@ from crossmodal_bench.bench.launchers.subprocesses import how_it_ended
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.bench.progress import StatusLine
-from crossmodal_bench.bench.runtime_estimate import Outlook, estimates
 from crossmodal_bench.bench.schedule import Schedule
 from crossmodal_bench.bench.summary import conclude, describe_plan, records_of, states
 from crossmodal_bench.core.errors import BadInput, no_permission, tell
@@ -83,6 +84,8 @@ def _bench(
             launcher = slurm.Slurm(options, log) if options.launcher == "slurm" else Local(options)
         reference_records(options.reference)
         plan = _plan(options)
+        if launcher.allows_dry_runs and _may_train(plan, options):
+            _load_worker()
         for planned in plan:
             # Workers are forked from here and run these very sources, whatever is pulled before they start.
             planned.fingerprint()
@@ -129,6 +132,18 @@ def _plan(options: BenchOptions) -> list[PlannedJob]:
     return make_plan(options, gpu=options.devices != "cpu" and has_accelerator())
 
 
+def _may_train(plan: Sequence[PlannedJob], options: BenchOptions) -> bool:
+    """Whether there may be something to run, by what can be seen without asking what records rest on."""
+    open_jobs = any(not planned.missing and not planned.files.is_done() for planned in plan)
+    return open_jobs or options.rerun == "stale"
+
+
+def _load_worker() -> None:
+    """Import what workers run, which are forked from this process, before its sources are looked at."""
+    import_module("crossmodal_bench.bench.runtime_estimate")
+    import_module("crossmodal_bench.training.worker")
+
+
 def _run(
     to_run: Sequence[PlannedJob],
     plan: Sequence[PlannedJob],
@@ -142,10 +157,14 @@ def _run(
     for planned in to_run:
         if planned.resume_anyway:
             _take_back(planned, log)
-    outlook = Outlook({}, {})
-    if launcher.allows_dry_runs:
-        outlook = estimates(to_run, launcher.slots, line, log)
-    refused = _refuse(to_run, outlook.refused, log)
+    seconds: Mapping[Kind, float] = {}
+    refused: list[PlannedJob] = []
+    if to_run and launcher.allows_dry_runs:
+        # Lightning comes with it, which a bench with nothing to do can do without.
+        from crossmodal_bench.bench.runtime_estimate import estimates
+
+        seconds, reasons = estimates(to_run, launcher.slots, line, log)
+        refused = _refuse(to_run, reasons, log)
 
     def ended(planned: PlannedJob, status: int | None, more: bool) -> bool:
         well = _after(planned, status, mode, log)
@@ -159,7 +178,7 @@ def _run(
 
     asked = {planned.job.id for planned in to_run} - {planned.job.id for planned in refused}
     jobs = [planned for planned in plan if planned.job.id in asked or is_locked(planned.directory)]
-    schedule = Schedule(jobs, options, launcher, outlook.seconds, ended, line, log)
+    schedule = Schedule(jobs, options, launcher, seconds, ended, line, log)
     return [*refused, *run_schedule(schedule)]
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 
+from crossmodal_bench.bench.kinds import Kind, kind_of
 from crossmodal_bench.bench.launchers.base import Slot
 from crossmodal_bench.bench.launchers.subprocesses import THREADS, follow, limit_threads
 from crossmodal_bench.bench.progress import StatusLine, clock
@@ -31,7 +32,6 @@ POLL = 0.5
 """Seconds between two looks at whether the bench was asked to stop."""
 STEPS = 6
 Tell = Callable[[str, int, int], None]
-Kind = tuple[str, str, str, str]
 
 
 class _Clock(pl.Callback):
@@ -51,12 +51,6 @@ class _Clock(pl.Callback):
     def step(self, kind: type) -> float:
         """The quickest step between two batches of a kind; 0 where there are no two."""
         return min((b - a for a, b in pairwise(self.times.get(kind, []))), default=0.0)
-
-
-def kind_of(planned: PlannedJob) -> Kind:
-    """Equal for jobs that take equally long."""
-    job = planned.job
-    return job.dataset, job.protocol, job.method, job.preset
 
 
 class DryRuns(NamedTuple):

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from crossmodal_bench.bench.dependencies import needs
+from crossmodal_bench.bench.kinds import Kind, kind_of
 from crossmodal_bench.bench.launchers.base import Launched, Launcher, Slot
 from crossmodal_bench.bench.launchers.subprocesses import TAKEN
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.progress import StatusLine, clock, doing, seconds_left
-from crossmodal_bench.bench.runtime_estimate import Kind, kind_of
 from crossmodal_bench.core.signals import finish_first, stop_if_asked
 from crossmodal_bench.jobs.locks import holder, is_locked
 from crossmodal_bench.jobs.planned import PlannedJob

@@ -1,17 +1,11 @@
-"""Checkpoints on the disk: written whole or not at all, each with the one before it, and checked."""
+"""Checkpoints on the disk: where the one before lies, and whether one is whole."""
 
 from __future__ import annotations
 
-import io
 import zipfile
 from pathlib import Path
-from typing import IO, Any, cast
 
 import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-
-from crossmodal_bench.core.atomic_files import NO_ROOM, replace_file
-from crossmodal_bench.core.errors import BadInput
 
 
 def previous(path: Path) -> Path:
@@ -34,57 +28,3 @@ def damage(path: Path) -> str:
     except Exception as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     return ""
-
-
-class CheckpointFiles(TorchCheckpointIO):
-    """Lightning's reading and writing of checkpoints, through ``replace_file``.
-
-    Args:
-        keep_previous: names of the checkpoints whose predecessors are kept under ``previous``.
-    """
-
-    def __init__(self, keep_previous: tuple[str, ...] = ()) -> None:
-        self.keep_previous = keep_previous
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint whole or not at all.
-
-        Raises:
-            BadInput: the file system is full, or cannot be written; the checkpoint before stays.
-        """
-        path = Path(path)
-        keep = previous(path) if path.name in self.keep_previous else None
-        refused: list[OSError] = []
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, lambda stream: torch.save(checkpoint, _noting(stream, refused)), keep)
-        except (OSError, RuntimeError) as error:
-            # What torch's writer raises behind a refused write says nothing of it.
-            cause = refused[0] if refused else error
-            if not isinstance(cause, OSError) or cause.errno not in NO_ROOM:
-                raise
-            raise BadInput(
-                f"{path} cannot be written ({cause.strerror}): free space there, or make it writable, and "
-                "run again; training goes on from the last checkpoint"
-            ) from error
-
-
-def _noting(stream: IO[bytes], refused: list[OSError]) -> IO[bytes]:
-    return cast(IO[bytes], _Noting(stream, refused))
-
-
-class _Noting(io.RawIOBase):
-    """A stream that keeps the error of a refused write."""
-
-    def __init__(self, stream: IO[bytes], refused: list[OSError]) -> None:
-        self._stream, self._refused = stream, refused
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        try:
-            return self._stream.write(data)
-        except OSError as error:
-            self._refused.append(error)
-            raise

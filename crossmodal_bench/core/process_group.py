@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
-
 TASK = "CROSSMODAL_BENCH_TASK"
 """Environment variable of a job's processes on a cluster; without it, SLURM's are not about the job."""
 
@@ -24,6 +22,9 @@ def trainer_arguments(ddp_strategy: str = "ddp") -> dict[str, Any]:
     """
     if "SLURM_NTASKS" not in os.environ:
         return {}
+    # Whoever asks for a rank alone needs no Lightning, which takes seconds to import.
+    from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+
     if TASK not in os.environ:
         return {"plugins": [LightningEnvironment()]}
     nodes = int(os.environ.get("SLURM_NNODES", "1"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Protocol as Interface
 
 import numpy as np
 
@@ -42,6 +42,14 @@ class Inputs:
     corpus: Corpus | None = None
 
 
+class HasCorpus(Interface):
+    """What reads a corpus when it is asked for it: a data module, or what stands for one."""
+
+    @property
+    def corpus(self) -> Corpus:
+        """The corpus; BadInput where the files are damaged, MissingInput where they are not there."""
+
+
 def corpus_key(settings: Config) -> str:
     """Equal for settings of the data module that read the same corpus."""
     chosen = {name: settings.get(name) for name in ("dataset", "validation")}
@@ -50,9 +58,9 @@ def corpus_key(settings: Config) -> str:
 
 
 def read_inputs(
-    datamodule: Any, dataset: str, wanted: str, corpora: dict[str, Inputs], settings: Config
+    source: HasCorpus, dataset: str, wanted: str, corpora: dict[str, Inputs], settings: Config
 ) -> Inputs:
-    """The inputs of a data module with these settings, kept in ``corpora``.
+    """The inputs of what reads the corpus of a data module with these settings, kept in ``corpora``.
 
     ``wanted`` is the protocol that the configuration is meant for; empty for whichever fit.
     """
@@ -60,7 +68,7 @@ def read_inputs(
     if key in corpora:
         return corpora[key]
     try:
-        corpus = datamodule.corpus
+        corpus = source.corpus
     except MissingInput as error:
         # The protocol that whole data would have: it is part of the job's id, by which a record is found.
         corpora[key] = Inputs(expected_protocols(dataset, wanted), "", "", {}, str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from crossmodal_bench.core.signals import StopRequest
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.planned import PlannedJob
-from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.training.callbacks import History, SaveWhenAsked
 
 
@@ -67,14 +65,3 @@ def selected(
 def chosen_checkpoint(files: JobDirectory, metric: str | None) -> Path:
     """The checkpoint behind a record whose selection was by ``metric``; by none, the last one."""
     return files.last_checkpoint if metric is None else files.best_checkpoint
-
-
-def made_by(sources: str, data: str, parents: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells the checkpoints of one run from those of another; no parents where there are none."""
-    return {"sources": sources, "data": data, **({"parents": dict(parents)} if parents else {})}
-
-
-def is_behind(noted: Mapping[str, Any], record: Record) -> bool:
-    """Whether checkpoints that ``noted`` stands beside are those that a record was measured with."""
-    wanted = made_by(record.source_fingerprint, record.data.fingerprint, record.parents)
-    return {name: noted[name] for name in ("sources", "data", "parents") if name in noted} == wanted

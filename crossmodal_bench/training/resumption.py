@@ -23,8 +23,7 @@ from crossmodal_bench.core.process_group import global_rank
 from crossmodal_bench.jobs.directory import JobDirectory, read_json
 from crossmodal_bench.jobs.fingerprints.fingerprint import Fingerprint
 from crossmodal_bench.jobs.planned import PlannedJob
-from crossmodal_bench.training.checkpoints import made_by
-from crossmodal_bench.training.warm_start import parent_runs
+from crossmodal_bench.training.basis import made_by, parent_runs
 
 WAY_OUT = "RERUN=resume-anyway"
 

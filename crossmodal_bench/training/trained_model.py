@@ -30,8 +30,9 @@ from crossmodal_bench.jobs.inputs import corpus_key, fitting_protocols
 from crossmodal_bench.jobs.locks import is_locked
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.methods import RetrievalMethod
+from crossmodal_bench.training.basis import is_behind
 from crossmodal_bench.training.callbacks import RetrievalEvaluation
-from crossmodal_bench.training.checkpoints import chosen_checkpoint, is_behind
+from crossmodal_bench.training.checkpoints import chosen_checkpoint
 from crossmodal_bench.training.lightning_cli import instantiate
 
 DATA = CrossModalDataModule.__qualname__

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import pytorch_lightning as pl
 from torch import Tensor
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.planned import PlannedJob
-from crossmodal_bench.jobs.record import Record, read_record
 from crossmodal_bench.methods import RetrievalMethod
+from crossmodal_bench.training.basis import of_parents
 from crossmodal_bench.training.trained_model import trained_weights
-
-ValueT = TypeVar("ValueT")
 
 
 class Inheritance(pl.Callback):
@@ -50,27 +47,9 @@ class Inheritance(pl.Callback):
         self._weights = {}
 
 
-def parent_runs(planned: PlannedJob) -> dict[str, dict[str, str]]:
-    """By method, the runs that a job starts from today: ``Record.run`` of each.
-
-    Raises BadInput where a parent has no record, or a damaged one.
-    """
-    return _of_parents(planned, lambda record: record.run)
-
-
 def parent_weights(planned: PlannedJob) -> dict[str, dict[str, Tensor]]:
     """By method, the state dictionaries that a job starts from: those behind the parents' records.
 
     Raises BadInput where one is not there, cannot be read, or is of another run than its record.
     """
-    return _of_parents(planned, trained_weights)
-
-
-def _of_parents(planned: PlannedJob, read: Callable[[Record], ValueT]) -> dict[str, ValueT]:
-    values = {}
-    for name, parent in planned.parents.items():
-        try:
-            values[name] = read(read_record(parent.directory))
-        except BadInput as error:
-            raise BadInput(f"{planned.job.method} starts from {name}, and {error}") from error
-    return values
+    return of_parents(planned, trained_weights)

@@ -14,10 +14,11 @@ import pytest
 from users import as_its_owner
 
 from crossmodal_bench.bench import runner, runtime_estimate, summary
+from crossmodal_bench.bench.kinds import kind_of
 from crossmodal_bench.bench.launchers import local
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
-from crossmodal_bench.bench.runtime_estimate import DryRuns, kind_of
+from crossmodal_bench.bench.runtime_estimate import DryRuns
 from crossmodal_bench.cli.main import main
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.directory import JobDirectory, write_json

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossmodal_bench.core.checkpoint_files import CheckpointFiles, damage, previous
+from crossmodal_bench.core.checkpoint_files import damage, previous
+from crossmodal_bench.core.checkpoint_writing import CheckpointFiles
 
 CONTENT = {"epoch": 3, "weights": torch.arange(20.0), "names": ["a", "b"]}
 FULL = """
 import resource, signal, sys, torch
 from pathlib import Path
-from crossmodal_bench.core.checkpoint_files import CheckpointFiles
+from crossmodal_bench.core.checkpoint_writing import CheckpointFiles
 
 # A file system that is full at 100 KB.
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

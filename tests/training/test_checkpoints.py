@@ -5,7 +5,8 @@ from pathlib import Path
 
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.training.checkpoints import chosen_checkpoint, is_behind, made_by
+from crossmodal_bench.training.basis import is_behind, made_by
+from crossmodal_bench.training.checkpoints import chosen_checkpoint
 
 
 def test_the_tested_checkpoint_follows_from_the_selection(tmp_path: Path) -> None:

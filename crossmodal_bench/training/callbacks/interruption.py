@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from crossmodal_bench.core.checkpoint_files import CheckpointFiles
+from crossmodal_bench.core.checkpoint_writing import CheckpointFiles
 from crossmodal_bench.core.signals import StopRequest
 from crossmodal_bench.training.callbacks.random_state import RandomState
 
