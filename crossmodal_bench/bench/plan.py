@@ -13,7 +13,7 @@ from crossmodal_bench.bench.words import check_preset, check_words, dataset_name
 from crossmodal_bench.core import process_group
 from crossmodal_bench.core.class_paths import class_paths, is_below
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.data import CrossModalDataModule
+from crossmodal_bench.data import Corpus, CrossModalDataModule
 from crossmodal_bench.data.image_settings import ImageSettings
 from crossmodal_bench.data.view_builders import lacking
 from crossmodal_bench.evaluation.protocols.protocol import Protocol, measured_on
@@ -26,9 +26,9 @@ from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Job
 from crossmodal_bench.jobs.schema import SuiteFile
 from crossmodal_bench.jobs.suite_ensembles import with_members
-from crossmodal_bench.methods import RetrievalMethod
+from crossmodal_bench.methods import RetrievalMethod, ZeroShot
 from crossmodal_bench.networks import ConvNetEncoder
-from crossmodal_bench.networks.dual_encoders import HF, out_of_reach
+from crossmodal_bench.networks.dual_encoders import EXAMPLE, HF, OWN_WEIGHTS, out_of_reach
 from crossmodal_bench.training.lightning_cli import instantiate
 
 
@@ -61,6 +61,7 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
     """
     check_words(options)
     used: set[str] = set()
+    faults: dict[tuple[str, str, str], str] = {}
     batches: list[list[PlannedJob]] = []
     corpora = {} if corpora is None else corpora
     for row in _rows(options, gpu):
@@ -69,7 +70,10 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
         wanted = [name for name in variants if name in (row.protocols or ())] or list(variants)
         for protocol in wanted:
             variant = variants[protocol]
-            batches.append(_jobs(row, protocol, variant, options, corpora, used))
+            batches.append(_jobs(row, protocol, variant, options, corpora, used, faults))
+    if faults and all(faults.values()):
+        # No method can do with the networks that were chosen: there is no plan to make.
+        raise BadInput(next(iter(faults.values())))
     if options.text is not None and "text" not in used:
         raise BadInput(
             f"TEXT is '{options.text}' and has no effect: none of these methods reads vectors of whole "
@@ -215,8 +219,13 @@ def _jobs(
     options: BenchOptions,
     corpora: dict[str, Inputs],
     used: set[str],
+    faults: dict[tuple[str, str, str], str],
 ) -> list[PlannedJob]:
-    """A row's jobs, one for each seed; ``used`` gets those of NETWORK and WEIGHTS that would change it."""
+    """A row's jobs, one for each seed.
+
+    ``used`` gets those of NETWORK, WEIGHTS and TEXT that would change it; where there are any, ``faults``
+    gets why the chosen networks do not go with its method, empty where they do.
+    """
     command = command_overrides(options)
     if row.parent:
         settings = experiments.method_settings(row.method, row.dataset, row.preset)
@@ -242,7 +251,8 @@ def _jobs(
         {**config, "seed_everything": 0}, accelerator="cpu", devices=1, **process_group.trainer_arguments()
     )
     assert isinstance(cli.model, RetrievalMethod)
-    used |= _network_words(cli.model, cli.datamodule.images)
+    words = _network_words(cli.model, cli.datamodule.images)
+    used |= words
     data = read_inputs(cli.datamodule, row.dataset, protocol, corpora, config["data"])
     if row.evaluate == "val" and not data.missing and not data.counts["val"]["images"]:
         raise BadInput(
@@ -262,12 +272,15 @@ def _jobs(
     # Among the default methods there may be some that this data set has nothing for.
     regions = cli.datamodule.images.regions
     missing = data.missing or (lacking(data.corpus, cli.model.requires, regions) if data.corpus else "")
+    if words and not missing:
+        missing = _unusable_towers(cli.model, cli.datamodule, data.corpus)
+        faults[row.method, row.dataset, protocol] = missing
     missing = missing or _missing_towers(cli.model, cli.datamodule)
     own = replace(row, seeds=seeds, label=row.label if row.overrides else "")
     parents: dict[str, list[PlannedJob]] = {}
     for name in experiments.parents_of(row.method):
         parent = replace(own, method=name, parent=True)
-        parents[name] = _jobs(parent, protocol, variant, options, corpora, used)
+        parents[name] = _jobs(parent, protocol, variant, options, corpora, used, faults)
     if parents and type(cli.model).inherit is RetrievalMethod.inherit:
         raise BadInput(
             f"method '{row.method}' names parents and {type(cli.model).__name__} cannot start from their "
@@ -346,11 +359,56 @@ def _inputs_of(config: Config, dataset: str, protocol: str, corpora: dict[str, I
     return read_inputs(cli.datamodule, dataset, protocol, corpora, config["data"])
 
 
+def _unusable_towers(model: RetrievalMethod, data: CrossModalDataModule, corpus: Corpus | None) -> str:
+    """Why a method cannot do with the networks that its configuration names; empty where it can."""
+    images, text = data.images.network, data.text_network
+    is_tower = images is not None and images.startswith(HF)
+    if "bow" in model.requires and data.text.network is not None:
+        if data.text.network == "same" and not is_tower:
+            return (
+                f"TEXT is 'same', but NETWORK is {_quoted(images)}, which encodes no captions; give "
+                f"NETWORK=hf:NAME, a dual encoder, as {EXAMPLE}, or another TEXT, or leave TEXT out"
+            )
+        if text is None or not text.startswith(HF):
+            return f"TEXT is {_quoted(text)}; name a dual encoder, as {EXAMPLE}, or leave TEXT out"
+        if corpus is not None and corpus.captions is None:
+            return f"{corpus.name} has no captions for TEXT '{text}' to encode; leave TEXT out"
+    if isinstance(model, ZeroShot) and (reason := model.not_one_encoder(images, text)):
+        return reason
+    if not is_tower:
+        return ""
+    if "regions" in model.requires and data.images.regions == "grid":
+        return (
+            f"NETWORK is '{images}', a dual encoder, which has no grid of regions; name a network of "
+            "torchvision or timm:NAME, or a method that reads features"
+        )
+    if "features" in model.requires and data.images.weights not in OWN_WEIGHTS:
+        return (
+            f"WEIGHTS is '{data.images.weights}', but NETWORK '{images}' says which by its name; leave "
+            "WEIGHTS out, or set it to none for random ones"
+        )
+    if "pixels" in model.requires:
+        encoders = [module for module in model.modules() if isinstance(module, ConvNetEncoder)]
+        if any(encoder.name is None for encoder in encoders):
+            return (
+                f"NETWORK is '{images}', a frozen tower, but this method trains a network of pixels; name "
+                "one of torchvision or timm:NAME, or take a preset with features, as PRESET=small"
+            )
+    return ""
+
+
+def _quoted(network: str | None) -> str:
+    return "not given" if network is None else f"'{network}'"
+
+
 def _missing_towers(model: RetrievalMethod, data: CrossModalDataModule) -> str:
     """Why a dual encoder that a method reads vectors of is not at hand; empty where there is none to miss."""
-    read = {"features": data.images.network, "bow": data.text_network}
-    names = {name for view, name in read.items() if view in model.requires and name is not None}
-    reasons = (out_of_reach(name) for name in sorted(names) if name.startswith(HF))
+    weights_of: dict[str, str] = {}
+    if "features" in model.requires and data.images.network is not None:
+        weights_of[data.images.network] = data.images.weights
+    if "bow" in model.requires and data.text_network is not None:
+        weights_of[data.text_network] = data.text_weights
+    reasons = (out_of_reach(name, weights) for name, weights in weights_of.items() if name.startswith(HF))
     return next(filter(None, reasons), "")
 
 

@@ -47,7 +47,8 @@ def test_images_and_captions_rank_by_the_cosine_of_the_towers(family: str, tmp_p
         found = cli.model.score(cli.model.encode_images(batches[0]), cli.model.encode_texts(batches[1]))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     (evaluation,) = retrieval.results.values()
-    assert 0 <= evaluation.metrics["rsum"] <= 600
+    own_image = torch.from_numpy(np.searchsorted(rows, corpus.caption_image[captions]))
+    assert evaluation.metrics == pytest.approx(recalls(found, own_image), abs=1e-9)
 
 
 @pytest.mark.parametrize("method", ["cca", "acmr", "timam", "infonce"])
@@ -63,9 +64,9 @@ def test_towers_are_features_under_other_methods(method: str, tmp_path: Path) ->
 
 def test_vectors_of_two_models_are_not_compared(tmp_path: Path) -> None:
     other = dual_encoders.tiny("siglip")
-    with pytest.raises(BadInput, match="a dual encoder ranks as it comes, but the images are encoded by"):
+    with pytest.raises(BadInput, match=r"ranks as it comes, but hf:\S+ encodes the images and hf:\S+ the capt"):
         fitted(settings("clip", tmp_path, **{"data.text.network": other}), [])
-    with pytest.raises(BadInput, match="encoded by nobody"):
+    with pytest.raises(BadInput, match="no network encodes the images and no network the captions"):
         fitted(settings("clip", tmp_path, **{"data.images.network": None, "data.text.network": "same"}), [])
 
 
@@ -114,6 +115,59 @@ def test_a_model_that_is_not_at_hand_is_a_missing_input(
     name = dual_encoders.tiny()
     plan = make_plan(options(tmp_path, methods="cca,scan", network=name, text="same"), gpu=False)
     assert [planned.missing for planned in plan] == ["", ""]
+
+
+def test_random_weights_are_those_of_both_towers(tmp_path: Path) -> None:
+    data = fitted(settings("clip", tmp_path, **{"data.images.weights": "none"}), []).datamodule
+    name = dual_encoders.tiny()
+    assert data.feature_source is not None and data.text_feature_source is not None
+    assert data.feature_source["weights_sha256"] == load_image_tower(name, "none").checksum
+    assert data.text_feature_source.weights_sha256 == load_text_tower(name, "none").checksum
+    assert data.feature_source["weights"] == data.text_feature_source.weights == "none"
+    captions = data.corpus.caption_rows("test")[:4]
+    sentences = [data.corpus.captions[row] for row in captions]
+    texts = Preprocessing(data.preprocessing).texts(sentences).bow
+    np.testing.assert_allclose(texts, data.views.bow[captions], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"methods": "clip", "network": "resnet18"}, "TEXT is 'same', but NETWORK is 'resnet18'"),
+        ({"methods": "cca", "network": "mobilenet_v2", "text": "same"}, "but NETWORK is 'mobilenet_v2'"),
+        ({"methods": "cca", "text": "resnet18"}, "TEXT is 'resnet18'; name a dual encoder"),
+        ({"methods": "clip", "text": "bert"}, "TEXT is 'bert'; name a dual encoder"),
+        ({"methods": "clip", "text": "tiny siglip"}, "a dual encoder ranks as it comes, but hf:"),
+        ({"methods": "clip", "weights": "IMAGENET1K_V1"}, "WEIGHTS is 'IMAGENET1K_V1', but NETWORK 'hf:"),
+        ({"methods": "clip,cca", "network": "hf:"}, "'hf:' names no dual encoder; in NETWORK, or TEXT, give"),
+        ({"methods": "cca", "network": "hf:/no/such"}, "hf:/no/such does not exist; correct the folder in"),
+        (
+            {"methods": "timam", "preset": "paper", "network": "tiny clip", "text": "same"},
+            "a frozen tower, but this method trains a network of pixels",
+        ),
+        (
+            {"methods": "scan", "preset": "small", "network": "tiny clip"},
+            "a dual encoder, which has no grid of regions",
+        ),
+    ],
+)
+def test_networks_that_no_method_can_do_with_are_refused(
+    words: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    chosen = {
+        name: dual_encoders.tiny(word.removeprefix("tiny ")) if word.startswith("tiny ") else word
+        for name, word in words.items()
+    }
+    overrides: dict[str, Any] = {"data.images.regions": "grid"} if words["methods"] == "scan" else {}
+    with pytest.raises(BadInput) as raised:
+        make_plan(options(tmp_path, **chosen, overrides=overrides), gpu=False)
+    assert sentence in str(raised.value)
+
+
+def test_a_method_that_cannot_do_with_the_networks_is_skipped_beside_one_that_can(tmp_path: Path) -> None:
+    plan = make_plan(options(tmp_path, methods="clip,cca", network="mobilenet_v2"), gpu=False)
+    clip, cca = (planned.missing for planned in plan)
+    assert clip.startswith("TEXT is 'same', but NETWORK is 'mobilenet_v2'") and not cca
 
 
 def test_a_text_network_that_nobody_reads_is_refused(tmp_path: Path) -> None:
