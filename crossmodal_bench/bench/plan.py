@@ -333,6 +333,7 @@ def _jobs(
             plugins=options.plugins,
             corpus=data.corpus,
             resume_anyway=options.rerun == "resume-anyway",
+            measure_lacking=options.rerun == "stale",
             requires=tuple(sorted(cli.model.requires)),
         )
         plan.append(planned)

@@ -17,6 +17,7 @@ from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data.new_pictures import PictureEncoding
 from crossmodal_bench.data.preprocessing import Preprocessing
+from crossmodal_bench.evaluation.ranking.ranks import retrieval_ranks
 from crossmodal_bench.jobs.record import read_record
 from crossmodal_bench.networks import dual_encoders as towers
 from crossmodal_bench.networks.dual_encoders import load_image_tower, load_text_tower
@@ -47,24 +48,41 @@ def test_images_and_captions_rank_by_the_cosine_of_the_towers(family: str, tmp_p
         found = cli.model.score(cli.model.encode_images(batches[0]), cli.model.encode_texts(batches[1]))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     (evaluation,) = retrieval.results.values()
-    own_image = torch.from_numpy(np.searchsorted(rows, corpus.caption_image[captions]))
-    assert evaluation.metrics == pytest.approx(recalls(found, own_image), abs=1e-9)
+    ranks = retrieval_ranks(expected, np.searchsorted(rows, corpus.caption_image[captions]))
+    assert evaluation.ranks is not None
+    assert np.array_equal(evaluation.ranks.i2t, ranks.i2t) and np.array_equal(evaluation.ranks.t2i, ranks.t2i)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = cli.model.score(cli.model.encode_images(batches[0]), cli.model.encode_texts(batches[1]))
+    assert torch.equal(half, found), "ranked in single precision"
 
 
-@pytest.mark.parametrize("method", ["cca", "acmr", "timam", "infonce"])
-def test_towers_are_features_under_other_methods(method: str, tmp_path: Path) -> None:
-    cli = fitted(settings(method, tmp_path, **{"data.batch_size": 16}), [RetrievalEvaluation()])
+@pytest.mark.parametrize(
+    ("method", "family"),
+    [("cca", "siglip"), ("acmr", "clip"), ("timam", "clip"), ("infonce", "clip")],
+)
+def test_towers_are_features_under_other_methods(method: str, family: str, tmp_path: Path) -> None:
+    cli = fitted(settings(method, tmp_path, family, **{"data.batch_size": 16}), [RetrievalEvaluation()])
     assert {"features", "bow"} <= cli.model.requires and "words" not in cli.model.requires
     spec = cli.model.data_spec
-    assert spec.feature_dim == spec.bow_dim == dual_encoders.DIM
-    source = cli.datamodule.text_feature_source
-    assert source is not None and source.family == "clip"
-    assert source.weights_sha256 == load_text_tower(dual_encoders.tiny()).checksum
+    data, name = cli.datamodule, dual_encoders.tiny(family)
+    texts = load_text_tower(name)
+    assert spec.feature_dim == spec.bow_dim == texts.dim
+    source = data.text_feature_source
+    assert source is not None and source.family == family
+    assert source.weights_sha256 == texts.checksum
+    images, rows = load_image_tower(name).tower, [0, 7]
+    with torch.no_grad():
+        vectors = images(torch.stack([images.preprocess(data.corpus.images[row]) for row in rows]))
+        sentences = texts.tower([data.corpus.captions[row] for row in rows])
+    np.testing.assert_allclose(data.views.features[rows], vectors, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(data.views.bow[rows], sentences, rtol=1e-4, atol=1e-5)
 
 
 def test_vectors_of_two_models_are_not_compared(tmp_path: Path) -> None:
     other = dual_encoders.tiny("siglip")
-    with pytest.raises(BadInput, match=r"ranks as it comes, but hf:\S+ encodes the images and hf:\S+ the capt"):
+    with pytest.raises(
+        BadInput, match=r"ranks as it comes, but hf:\S+ encodes the images and hf:\S+ the capt"
+    ):
         fitted(settings("clip", tmp_path, **{"data.text.network": other}), [])
     with pytest.raises(BadInput, match="no network encodes the images and no network the captions"):
         fitted(settings("clip", tmp_path, **{"data.images.network": None, "data.text.network": "same"}), [])
@@ -81,6 +99,18 @@ def test_new_sentences_and_pictures_become_the_same_vectors(tmp_path: Path) -> N
     features = reader.batch([corpus.images[int(row)] for row in rows]).features
     assert features is not None
     np.testing.assert_allclose(features, data.views.features[rows], rtol=1e-4, atol=1e-5)
+
+
+def test_another_model_in_its_place_is_told(tmp_path: Path) -> None:
+    data = fitted(settings("clip", tmp_path), []).datamodule
+    state = data.preprocessing
+    assert state.features is not None
+    other = state.model_copy(
+        update={"features": state.features.model_copy(update={"weights_sha256": "0" * 16})}
+    )
+    reader = PictureEncoding(other, data.dataset, "auto", Path(), torch.device("cpu"))
+    with pytest.raises(BadInput, match=r"are not those of the training .*; put that model there$"):
+        reader.batch([data.corpus.images[0]])
 
 
 def options(folder: Path, **words: Any) -> BenchOptions:

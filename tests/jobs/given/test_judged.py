@@ -20,6 +20,7 @@ from crossmodal_bench.evaluation.protocols import judgements
 from crossmodal_bench.evaluation.protocols.splits import describe
 from crossmodal_bench.jobs.inputs import fitting_protocols, items_of_test
 from crossmodal_bench.jobs.record import read_record
+from crossmodal_bench.jobs.state import state_of
 from crossmodal_bench.jobs.verification import check_record
 from crossmodal_bench.reporting.comparison.chance import searched
 from crossmodal_bench.reporting.report import print_leaderboard
@@ -175,6 +176,7 @@ def test_a_method_of_the_bench_is_measured_by_all_of_them(tiny_coco: Path, tmp_p
     run_job(planned, "cpu")
     record = read_record(planned.directory)
     assert check_record(record) == []
+    assert state_of(dataclasses.replace(planned, measure_lacking=True)).name == "done", "nothing is lacking"
     parts = {each.job.protocol: each for each in record.by_protocol()}
     names = ["coco-5k", "coco-1k-5fold", "coco-5k-eccv", "coco-5k-cxc"]
     assert list(parts)[:4] == names and list(parts)[4].startswith("coco-5k-pairs-")
