@@ -125,6 +125,9 @@ def test_a_record_has_the_checksum_of_the_weights(tmp_path: Path) -> None:
     record = read_record(planned.directory)
     checksum = load_image_tower(name).checksum
     assert record.data.features is not None and record.data.features["weights_sha256"] == checksum
+    texts = load_text_tower(name).tower
+    assert planned.corpus is not None and planned.corpus.captions is not None
+    assert record.data.cut_captions == texts.cut(planned.corpus.captions) > 0
     (encoders,) = record.encoders
     assert encoders.image is not None and encoders.image.network == name
     assert encoders.text is not None
