@@ -62,7 +62,7 @@ def test_every_caption_has_its_vector_and_no_second_pass(
     assert again.store.path == store.path and not seen
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("family", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
 def test_a_pass_that_was_killed_goes_on(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
@@ -78,7 +78,7 @@ def test_a_pass_that_was_killed_goes_on(
     assert np.array_equal(resumed.store.array(), whole.store.array())
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("family", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
 def test_a_pass_over_the_images_that_was_killed_goes_on(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:

@@ -25,6 +25,10 @@ from crossmodal_bench.training.callbacks import RetrievalEvaluation
 from crossmodal_bench.training.worker import run_job
 
 
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def settings(method: str, cache: Path, family: str = "clip", **changes: Any) -> dict[str, Any]:
     name = dual_encoders.tiny(family)
     given = {"data.images.network": name, "data.text.network": name, "data.cache": str(cache)}
@@ -167,13 +171,15 @@ def test_random_weights_are_those_of_both_towers(tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         ({"methods": "clip", "network": "resnet18"}, "TEXT is 'same', but NETWORK is 'resnet18'"),
-        ({"methods": "cca", "network": "mobilenet_v2", "text": "same"}, "but NETWORK is 'mobilenet_v2'"),
+        slow({"methods": "cca", "network": "mobilenet_v2", "text": "same"}, "but NETWORK is 'mobilenet_v2'"),
         ({"methods": "cca", "text": "resnet18"}, "TEXT is 'resnet18'; name a dual encoder"),
-        ({"methods": "clip", "text": "bert"}, "TEXT is 'bert'; name a dual encoder"),
-        ({"methods": "clip", "text": "tiny siglip"}, "a dual encoder ranks as it comes, but hf:"),
+        slow({"methods": "clip", "text": "bert"}, "TEXT is 'bert'; name a dual encoder"),
+        slow({"methods": "clip", "text": "tiny siglip"}, "a dual encoder ranks as it comes, but hf:"),
         ({"methods": "clip", "weights": "IMAGENET1K_V1"}, "WEIGHTS is 'IMAGENET1K_V1', but NETWORK 'hf:"),
         ({"methods": "clip,cca", "network": "hf:"}, "'hf:' names no dual encoder; in NETWORK, or TEXT, give"),
-        ({"methods": "cca", "network": "hf:/no/such"}, "hf:/no/such does not exist; correct the folder in"),
+        slow(
+            {"methods": "cca", "network": "hf:/no/such"}, "hf:/no/such does not exist; correct the folder in"
+        ),
         (
             {"methods": "timam", "preset": "paper", "network": "tiny clip", "text": "same"},
             "a frozen tower, but this method trains a network of pixels",

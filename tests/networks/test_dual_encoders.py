@@ -31,6 +31,10 @@ FAMILIES = ("clip", "siglip", pytest.param("align", marks=pytest.mark.slow))
 SENTENCES = ("a red square", "the lazy fox jumps over a large blue circle left of the dog")
 
 
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def picture(seed: int = 0, size: tuple[int, int] = (50, 40)) -> Image.Image:
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
@@ -104,12 +108,12 @@ def test_the_checksum_tells_weights_and_processors_apart(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("load", "file", "keys", "value"),
     [
-        (load_text_tower, "config.json", ("text_config", "hidden_act"), "gelu"),
+        slow(load_text_tower, "config.json", ("text_config", "hidden_act"), "gelu"),
         (load_text_tower, "config.json", ("text_config", "num_attention_heads"), 4),
-        (load_image_tower, "config.json", ("vision_config", "hidden_act"), "gelu"),
-        (load_text_tower, "tokenizer_config.json", ("model_max_length",), 7),
+        slow(load_image_tower, "config.json", ("vision_config", "hidden_act"), "gelu"),
+        slow(load_text_tower, "tokenizer_config.json", ("model_max_length",), 7),
         (load_text_tower, "tokenizer_config.json", ("padding_side",), "left"),
-        (load_text_tower, "tokenizer_config.json", ("pad_token",), "[UNK]"),
+        slow(load_text_tower, "tokenizer_config.json", ("pad_token",), "[UNK]"),
     ],
 )
 def test_the_checksum_is_of_all_that_decides_the_vectors(
