@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import shutil
 import tempfile
 from functools import cache
@@ -17,6 +18,7 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     EfficientNetImageProcessor,
+    GemmaTokenizer,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
@@ -93,6 +95,42 @@ def save(family: str, folder: Path, seed: int = 0) -> Path:
     for part in (model, processor, tokenizer):
         part.save_pretrained(folder)
     return folder
+
+
+def save_with_sentence_pieces(folder: Path) -> Path:
+    """Write a SigLIP as it is downloaded: its tokenizer is a model of the library sentencepiece."""
+    from sentencepiece import SentencePieceTrainer
+
+    _save_without_tokenizer(folder)
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES * 20),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=60,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    settings = {"tokenizer_class": "SiglipTokenizer", "model_max_length": POSITIONS, "do_lower_case": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def save_with_gemmas_tokenizer(folder: Path) -> Path:
+    """Write a SigLIP 2 of one picture size: SigLIP's model, and a tokenizer that tells cases apart."""
+    _save_without_tokenizer(folder)
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *"abcdefghijklmnopqrstuvwxyzABCDEFG"]
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    GemmaTokenizer(vocab=ids, merges=[], model_max_length=POSITIONS).save_pretrained(folder)
+    return folder
+
+
+def _save_without_tokenizer(folder: Path) -> None:
+    save("siglip", folder)
+    for file in folder.glob("*token*"):
+        file.unlink()
 
 
 def instead_of_the_hubs() -> dict[str, str]:

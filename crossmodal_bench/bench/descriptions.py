@@ -54,6 +54,8 @@ class Description(Model):
         inherits: whether it can start from other methods' weights.
         ddp_strategy, gpu_precision: what it asks for.
         network, text_network: what encodes images and captions, where something frozen does.
+        weights, text_weights: which of theirs.
+        unusable: why the method cannot do with them; empty where it can.
         regions: where regions come from.
         changed_by: those of the command's words ``network``, ``weights`` and ``text`` that change it.
         skips_unreadable: whether images that cannot be decoded are left out.
@@ -70,6 +72,9 @@ class Description(Model):
     gpu_precision: str
     network: str | None
     text_network: str | None
+    weights: str
+    text_weights: str
+    unusable: str
     regions: str
     changed_by: Items[str]
     skips_unreadable: bool
@@ -187,6 +192,9 @@ def _ask(config: Config) -> Described:
         gpu_precision=model.gpu_precision,
         network=data.images.network,
         text_network=data.text_network,
+        weights=data.images.weights,
+        text_weights=data.text_weights,
+        unusable=_unusable(model, data),
         regions=data.images.regions,
         changed_by=tuple(sorted(_changed_by(model, data.images))),
         skips_unreadable=data.images.on_bad_image == "skip",
@@ -212,6 +220,50 @@ def _changed_by(model: Any, images: Any) -> set[str]:
         used |= {"network"} if not encoders or any(encoder.name is None for encoder in encoders) else set()
         used |= {"weights"} if not encoders or any(encoder.weights is None for encoder in encoders) else set()
     return used
+
+
+def _unusable(model: Any, data: Any) -> str:
+    """Why a method cannot do with the networks that its configuration names; empty where it can."""
+    from crossmodal_bench.methods import ZeroShot
+    from crossmodal_bench.networks import ConvNetEncoder
+    from crossmodal_bench.networks.dual_encoders import EXAMPLE, HF, OWN_WEIGHTS
+
+    images, text = data.images.network, data.text_network
+    is_tower = images is not None and images.startswith(HF)
+    if "bow" in model.requires and data.text.network is not None:
+        if data.text.network == "same" and not is_tower:
+            return (
+                f"TEXT is 'same', but NETWORK is {_quoted(images)}, which encodes no captions; give "
+                f"NETWORK=hf:NAME, a dual encoder, as {EXAMPLE}, or another TEXT, or leave TEXT out"
+            )
+        if text is None or not text.startswith(HF):
+            return f"TEXT is {_quoted(text)}; name a dual encoder, as {EXAMPLE}, or leave TEXT out"
+    if isinstance(model, ZeroShot) and (reason := model.not_one_encoder(images, text)):
+        return str(reason)
+    if not is_tower:
+        return ""
+    if "regions" in model.requires and data.images.regions == "grid":
+        return (
+            f"NETWORK is '{images}', a dual encoder, which has no grid of regions; name a network of "
+            "torchvision or timm:NAME, or a method that reads features"
+        )
+    if "features" in model.requires and data.images.weights not in OWN_WEIGHTS:
+        return (
+            f"WEIGHTS is '{data.images.weights}', but NETWORK '{images}' says which by its name; leave "
+            "WEIGHTS out, or set it to none for random ones"
+        )
+    if "pixels" in model.requires:
+        encoders = [module for module in model.modules() if isinstance(module, ConvNetEncoder)]
+        if any(encoder.name is None for encoder in encoders):
+            return (
+                f"NETWORK is '{images}', a frozen tower, but this method trains a network of pixels; name "
+                "one of torchvision or timm:NAME, or take a preset with features, as PRESET=small"
+            )
+    return ""
+
+
+def _quoted(network: str | None) -> str:
+    return "not given" if network is None else f"'{network}'"
 
 
 def _reader_of(reader: DatasetReader, config: Any) -> Reader | None:

@@ -13,6 +13,7 @@ from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.words import check_preset, check_words, dataset_name, method_names
 from crossmodal_bench.core.class_paths import class_paths, is_below
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.data import Corpus
 from crossmodal_bench.data.view_builders import lacking
 from crossmodal_bench.evaluation.protocols.protocol import Protocol, measured_on
 from crossmodal_bench.jobs import experiments
@@ -34,11 +35,14 @@ class _Known:
         corpora: what has been read of the data, by ``corpus_key``.
         descriptions: of the configurations' classes.
         used: those of the words NETWORK, WEIGHTS and TEXT that change some row.
+        faults: why the chosen networks do not go with a method, by method, data set and protocol, of the rows
+            that such a word changes; empty where they do.
     """
 
     corpora: dict[str, Inputs]
     descriptions: Descriptions
     used: set[str] = field(default_factory=set)
+    faults: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,9 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
         for protocol in wanted:
             variant = variants[protocol]
             batches.append(_jobs(row, protocol, variant, options, known))
+    if known.faults and all(known.faults.values()):
+        # No method can do with the networks that were chosen: there is no plan to make.
+        raise BadInput(next(iter(known.faults.values())))
     if options.text is not None and "text" not in known.used:
         raise BadInput(
             f"TEXT is '{options.text}' and has no effect: none of these methods reads vectors of whole "
@@ -265,6 +272,9 @@ def _jobs(
     missing = data.missing
     if not missing and data.corpus is not None:
         missing = lacking(data.corpus, description.requires, description.regions)
+    if description.changed_by and not missing:
+        missing = description.unusable or _nothing_to_encode(description, data.corpus)
+        known.faults[row.method, row.dataset, protocol] = missing
     missing = missing or _missing_towers(description)
     own = replace(row, seeds=seeds, label=row.label if row.overrides else "")
     parents: dict[str, list[PlannedJob]] = {}
@@ -323,6 +333,7 @@ def _jobs(
             plugins=options.plugins,
             corpus=data.corpus,
             resume_anyway=options.rerun == "resume-anyway",
+            measure_lacking=options.rerun == "stale",
             requires=description.requires,
         )
         plan.append(planned)
@@ -349,11 +360,22 @@ def _inputs_of(config: Config, dataset: str, protocol: str, known: _Known) -> In
     return read_inputs(described, dataset, protocol, known.corpora, config["data"])
 
 
+def _nothing_to_encode(description: Description, corpus: Corpus | None) -> str:
+    """Why a text tower has nothing to do; empty where there are captions, or no tower."""
+    text = description.text_network
+    if "bow" not in description.requires or text is None or corpus is None or corpus.captions is not None:
+        return ""
+    return f"{corpus.name} has no captions for TEXT '{text}' to encode; leave TEXT out"
+
+
 def _missing_towers(description: Description) -> str:
     """Why a dual encoder that a method reads vectors of is not at hand; empty where there is none to miss."""
     from crossmodal_bench.networks.dual_encoders import HF, out_of_reach
 
-    read = {"features": description.network, "bow": description.text_network}
-    names = {name for view, name in read.items() if view in description.requires and name is not None}
-    reasons = (out_of_reach(name) for name in sorted(names) if name.startswith(HF))
+    weights_of: dict[str, str] = {}
+    if "features" in description.requires and description.network is not None:
+        weights_of[description.network] = description.weights
+    if "bow" in description.requires and description.text_network is not None:
+        weights_of[description.text_network] = description.text_weights
+    reasons = (out_of_reach(name, weights) for name, weights in weights_of.items() if name.startswith(HF))
     return next(filter(None, reasons), "")

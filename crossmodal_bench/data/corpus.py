@@ -261,9 +261,7 @@ class Corpus:
         for array in arrays:
             if array is not None:
                 digest.update(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
-        if self.positives is not None:
-            lines = "\n".join("\t".join(pair) for pair in sorted(self.positives))
-            digest.update(hashlib.sha256(lines.encode()).digest())
+        # Nothing of the positives: the protocol that goes by them is named by them.
         # Where there are pictures, regions are one view of them, which records name by itself: what is
         # measured without regions stays valid when somebody adds them.
         source = self.images if self.images is not None else self.regions

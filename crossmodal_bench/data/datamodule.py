@@ -53,6 +53,7 @@ from crossmodal_bench.data.view_builders import (
     warn_where_unsplit,
 )
 from crossmodal_bench.data.views import VIEWS, ImageDataset, PhasedDataset, TextDataset, Views
+from crossmodal_bench.networks.dual_encoders import models_shared
 
 
 def _cores() -> int:
@@ -191,6 +192,8 @@ class CrossModalDataModule(pl.LightningDataModule):
             return {}
         return {"preprocessing": self._preprocessing.model_dump(mode="json")}
 
+    # Both towers of a dual encoder are read once.
+    @models_shared()
     def build(self, requires: Collection[str]) -> DataSpec:
         """Build the views ``requires`` and nothing else; a second call with the same views does nothing.
 
@@ -217,6 +220,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         )
         made_by: list[dict[str, Any]] = []
         preprocessing: dict[str, Any] = {}
+        self.cut_captions = 0
         views.pixels = "pixels" in requires
         views.pictures = "pictures" in requires
         if "regions" in requires:
@@ -257,7 +261,7 @@ class CrossModalDataModule(pl.LightningDataModule):
             preprocessing["wordpieces"] = wordpieces_state(self.text.tokenizer, tokenizer)
         if "bow" in requires:
             if self.text_network is not None:
-                views.bow, tower = self._by_text_tower(self.text_network)
+                views.bow, tower = self._by_text_tower(self.text_network, corpus)
                 self.text_feature_source = tower
                 preprocessing["text_tower"] = tower
             else:
@@ -290,23 +294,37 @@ class CrossModalDataModule(pl.LightningDataModule):
         """The dual encoder whose text tower encodes the captions, if one does."""
         return self.images.network if self.text.network == "same" else self.text.network
 
-    def _by_text_tower(self, network: str) -> tuple[Any, TextTowerState]:
+    @property
+    def text_weights(self) -> str:
+        """The weights of that dual encoder: those of the image network where it is the same one."""
+        return self.images.weights if self.text_network == self.images.network else "auto"
+
+    def _by_text_tower(self, network: str, corpus: Corpus) -> tuple[Any, TextTowerState]:
         """(M, D) vectors of the captions, and what made them."""
-        store, loaded = extract_text_features(
-            self.corpus,
+        made = extract_text_features(
+            corpus,
             self.cache,
             network,
+            self.text_weights,
             device="cuda" if torch.cuda.is_available() else "cpu",
             progress=self.progress,
         )
         tower = TextTowerState(
             network=network,
-            family=loaded.family,
-            weights=loaded.weights,
-            weights_sha256=loaded.checksum,
-            dim=loaded.dim,
+            family=made.loaded.family,
+            weights=made.loaded.weights,
+            weights_sha256=made.loaded.checksum,
+            dim=made.loaded.dim,
         )
-        return store.array(), tower
+        self._note_cut(made.cut, made.longest, "tokens")
+        return made.store.array(), tower
+
+    def _note_cut(self, cut: int, longest: int, unit: str) -> None:
+        """Keep how many captions were cut, for the record, and tell."""
+        self.cut_captions = max(self.cut_captions, cut)
+        if cut:
+            total = len(self.corpus.caption_ids)
+            rank_zero_info(f"{cut} of {total} captions are longer than {longest} {unit} and were cut")
 
     def _encode_wordpieces(self, tokenizer: Any, views: Views, spec: DataSpec) -> DataSpec:
         """Give the views their word pieces; the sizes that follow from them are in the new ``spec``."""
@@ -320,12 +338,8 @@ class CrossModalDataModule(pl.LightningDataModule):
 
         version = tokenizer_version(tokenizer)
         tokens = cached_tokens(self.cache, captions, version, encoded, len(tokenizer))
-        views.wordpieces, self.cut_captions = tokens.rows, tokens.cut
-        if self.cut_captions:
-            rank_zero_info(
-                f"{self.cut_captions} of {len(corpus.captions)} captions are longer than "
-                f"{tokenizer.model_max_length} word pieces and were cut"
-            )
+        views.wordpieces = tokens.rows
+        self._note_cut(tokens.cut, tokenizer.model_max_length, "word pieces")
         return replace(
             spec,
             wordpiece_vocabulary_size=len(tokenizer),

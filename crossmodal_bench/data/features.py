@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -196,6 +196,11 @@ def _loaded(
     return module, [pooled]
 
 
+def note_of(store: FeatureStore) -> Path:
+    """Where the making of a store is noted."""
+    return store.path.with_suffix(".json")
+
+
 def store_name(fingerprint: str, source: FeatureSource) -> str:
     """A file name that differs where anything does that the features depend on."""
     # Of a local folder, its own name: the checksum tells one from another.
@@ -225,14 +230,16 @@ class PartialStore:
 
     Args:
         store: what it will be.
-        n: images.
+        n: images, or captions.
+        facts: what else the note says, which stays beside the finished store.
     """
 
-    def __init__(self, store: FeatureStore, n: int) -> None:
+    def __init__(self, store: FeatureStore, n: int, facts: Mapping[str, Any] | None = None) -> None:
         self.store = store
+        self.facts = dict(facts or {})
         self.shapes = store.shapes(n)
         self.paths = [store.path.with_suffix(suffix.replace("npy", "partial")) for suffix in self.shapes]
-        self.note = store.path.with_suffix(".json")
+        self.note = note_of(store)
         self.arrays: list[Any] = []
 
     def noted(self) -> int:
@@ -262,7 +269,7 @@ class PartialStore:
         for array, block in zip(self.arrays, blocks, strict=True):
             array[done : done + len(block)] = block.numpy()
             array.flush()
-        _write_note(self.note, {"done": done + len(blocks[0]), **asdict(self.store.source)})
+        _write_note(self.note, {"done": done + len(blocks[0]), **asdict(self.store.source), **self.facts})
 
     def finish(self) -> None:
         """Give the files their names; the store's own last: where it is, the others are."""

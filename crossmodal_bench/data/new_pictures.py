@@ -19,7 +19,7 @@ from crossmodal_bench.data.features import GRID
 from crossmodal_bench.data.pixels import normalised_pixels, plain_pixels
 from crossmodal_bench.data.preprocessing import NetworkState, PreprocessingState
 from crossmodal_bench.networks.backbones import load_backbone
-from crossmodal_bench.networks.dual_encoders import ImageTower
+from crossmodal_bench.networks.dual_encoders import HF, ImageTower
 
 
 class PictureEncoding:
@@ -112,11 +112,12 @@ class PictureEncoding:
         else:
             grid = GRID if state.regions == "grid" else None
             module, source = load_backbone(state.network, self.weights, self.data_root, grid)
+        by_name = state.network.startswith(HF)
         if source.weights_sha256 != state.weights_sha256:
             raise BadInput(
                 f"the weights of {state.network} ({source.weights}) are not those of the training "
-                f"({state.weights}, checksum {state.weights_sha256}); put that file into "
-                f"{self.data_root}/weights"
+                f"({state.weights}, checksum {state.weights_sha256}); put "
+                + ("that model there" if by_name else f"that file into {self.data_root}/weights")
             )
         return module.eval().to(self.device)
 

@@ -145,7 +145,7 @@ class Preprocessing:
         state = self.state.text_tower
         if state is None:
             return None
-        loaded = load_text_tower(state.network)
+        loaded = load_text_tower(state.network, "none" if state.weights == "none" else "auto")
         if loaded.checksum != state.weights_sha256:
             raise BadInput(
                 f"{state.network} is not what the model was trained with (checksum {loaded.checksum}, "

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.files import read_json
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.features import (
     FeatureSource,
@@ -15,21 +18,43 @@ from crossmodal_bench.data.features import (
     PartialStore,
     Progress,
     locked_store,
+    note_of,
     store_name,
 )
-from crossmodal_bench.networks.dual_encoders import HF, LoadedTower, load_text_tower
+from crossmodal_bench.networks.dual_encoders import HF, LoadedTower, TextTower, load_text_tower
+
+_CUT = "cut_captions"
+"""What a store's note calls the number of captions that were longer than the tower reads."""
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Vectors of captions, with what made them.
+
+    Attributes:
+        store: the vectors.
+        loaded: the tower.
+        longest: tokens that it reads of a caption, at most.
+        cut: how many captions are longer.
+    """
+
+    store: FeatureStore
+    loaded: LoadedTower
+    longest: int
+    cut: int
 
 
 def extract_text_features(
     corpus: Corpus,
     cache: Path,
     network: str,
+    weights: str = "auto",
     *,
     batch_size: int = 64,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> tuple[FeatureStore, LoadedTower]:
-    """The store for (captions, network, weights); made where it is not there yet.
+) -> TextFeatures:
+    """The vectors for (captions, network, weights); made where they are not there yet.
 
     As crossmodal_bench.data.features.extract_features does it: a killed run goes on where it was, and of
     several processes one works while the others wait.
@@ -38,6 +63,7 @@ def extract_text_features(
         corpus: with captions.
         cache: folder of the stores.
         network: ``hf:NAME``.
+        weights: see crossmodal_bench.networks.dual_encoders.load_image_tower.
         batch_size: captions at a time; part of no name, because only rounding depends on it.
         device: where the network runs.
         progress: told how far it is.
@@ -52,7 +78,8 @@ def extract_text_features(
             f"data.text.network is '{network}'; name a dual encoder whose text tower reads the captions, as "
             f"{HF}openai/clip-vit-base-patch32"
         )
-    loaded = load_text_tower(network)
+    loaded = load_text_tower(network, weights)
+    assert isinstance(loaded.tower, TextTower)
     source = FeatureSource(
         network, loaded.weights, loaded.checksum, loaded.dim, image_size=None, image_fit=None
     )
@@ -67,7 +94,7 @@ def extract_text_features(
                 f"{store.path.parent} cannot be written ({error.strerror}); "
                 "free space or choose another RUNS folder"
             ) from error
-    return store, loaded
+    return TextFeatures(store, loaded, loaded.tower.longest, _cut(store, loaded.tower, corpus.captions))
 
 
 @torch.inference_mode()
@@ -82,7 +109,8 @@ def _extract(
     captions = corpus.captions
     assert captions is not None
     tower = loaded.tower.to(device)
-    partial = PartialStore(store, len(captions))
+    assert isinstance(tower, TextTower)
+    partial = PartialStore(store, len(captions), {_CUT: tower.cut(captions)})
     done = partial.noted()
     partial.open(done)
     while done < len(captions):
@@ -92,6 +120,16 @@ def _extract(
         if progress is not None:
             progress(done, len(captions))
     partial.finish()
+
+
+def _cut(store: FeatureStore, tower: TextTower, captions: Sequence[str]) -> int:
+    """How many captions are longer than what is read of them: as noted, or counted where no note says it."""
+    try:
+        noted = read_json(note_of(store))
+    except BadInput:
+        noted = None
+    count = noted.get(_CUT) if isinstance(noted, dict) else None
+    return count if isinstance(count, int) else tower.cut(captions)
 
 
 def _digest(corpus: Corpus) -> str:

@@ -26,6 +26,7 @@ class PlannedJob:
     planning process has read, for workers that are forked from it. ``ddp_strategy`` and ``gpu_precision`` are
     what the method asks for. ``parents`` are the jobs whose trained weights it starts from, by method.
     ``resume_anyway``: whether it goes on from a checkpoint that rests on something else.
+    ``measure_lacking``: whether it runs again where its record lacks a protocol of ``protocols``.
     ``requires`` are the views that its method reads. ``with_grid``: whether another job of the plan reads a
     grid of regions of the same images by the same network, so that one pass shall extract both.
     ``ablation`` is the method without its adversary, if its file names one.
@@ -48,6 +49,7 @@ class PlannedJob:
     parents: dict[str, PlannedJob] = field(default_factory=dict, repr=False)
     corpus: Corpus | None = field(default=None, repr=False, compare=False)
     resume_anyway: bool = False
+    measure_lacking: bool = False
     requires: tuple[str, ...] = ()
     with_grid: bool = False
 

@@ -112,7 +112,8 @@ class Data(Model):
     """What it was measured on.
 
     ``features`` says what made the features, None where the data set comes with its own; an ensemble's stand
-    in a list, ``members``. ``skipped_images`` could not be read, ``cut_captions`` are longer than BERT takes.
+    in a list, ``members``. ``skipped_images`` could not be read, ``cut_captions`` are longer than BERT, or a
+    dual encoder's text tower, reads.
     """
 
     fingerprint: str

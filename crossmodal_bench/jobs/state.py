@@ -17,6 +17,8 @@ Name = Literal["not started", "queued", "running", "failed", "skipped", "done", 
 class State:
     """A state and why, for ``failed``, ``skipped``, ``stale``, where parents are waited for; and who runs it.
 
+    A job that is ``done`` has a reason where protocols of today's have not been measured.
+
     ``unreadable``: a record is there and damaged, of another version, or not for this user. It is neither
     guessed at nor overwritten, and ``why`` says what to do.
 
@@ -57,7 +59,7 @@ def _state_of(planned: PlannedJob) -> State:
         if record.taken_up:
             why = f"it went on from a checkpoint although {'; '.join(record.taken_up)}"
             return State("stale", why, taken_up=True)
-        return State("done")
+        return _measured(planned, record)
     if is_locked(planned.directory):
         return State("running", holder(planned.directory))
     if planned.missing:
@@ -69,6 +71,20 @@ def _state_of(planned: PlannedJob) -> State:
         if state.name == "skipped":
             return State("skipped", f"needs {name}, which is skipped")
     return State("not started", f"waits for {', '.join(unfinished)}" if unfinished else "")
+
+
+def _measured(planned: PlannedJob, record: Record) -> State:
+    """Of a finished job, by whether it was measured under every protocol of today's.
+
+    One that came later, with a package or with a file of the user's, says nothing against the other numbers.
+    """
+    lacking = [p.name for p in planned.protocols if p.name not in (record.job.protocol, *record.also)]
+    if not lacking:
+        return State("done")
+    names = f"{', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not measured"
+    if planned.measure_lacking:
+        return State("stale", names)
+    return State("done", f"{names}; RERUN=stale runs it again")
 
 
 def unfinished_parents(planned: PlannedJob) -> dict[str, State]:

@@ -24,6 +24,7 @@ from crossmodal_bench.jobs.fingerprints.sources import fingerprint_of
 from crossmodal_bench.jobs.query_ids import SHARED, digest, load_query_ids, shared_arrays
 from crossmodal_bench.jobs.record import Record, read_record, write_record
 from crossmodal_bench.jobs.verification import check_record, named_protocol
+from crossmodal_bench.networks.dual_encoders import HF
 
 LARGEST = 5_000_000
 """Bytes of a whole ``results/``: whoever clones the repository gets them all."""
@@ -173,6 +174,9 @@ def _path_replacement(record: Record, config: Mapping[str, Any]) -> Callable[[st
     runs = str(record.directory.parent.parent.parent)
 
     def replace(text: str) -> str:
+        if text.startswith(HF):
+            # What follows may be a folder, or a name of the hub.
+            return HF + replace(text.removeprefix(HF))
         for folder, name in ((root, "data"), (runs, "runs")):
             if folder not in ("", ".", "/") and (text == folder or text.startswith(f"{folder}/")):
                 text = name + text[len(folder) :]

@@ -63,8 +63,8 @@ class CCA(ClosedFormMethod):
 
     def fit(self, images: NDArray[Any], texts: NDArray[Any], labels: NDArray[Any] | None) -> None:
         """Solve on (n, D_v) and (n, D_t)."""
-        image_mean, image_axes = _whitening(images, self.image_ridge, "features")
-        text_mean, text_axes = _whitening(texts, self.text_ridge, "bags of words")
+        image_mean, image_axes = _whitening(images, self.image_ridge, "image features")
+        text_mean, text_axes = _whitening(texts, self.text_ridge, "text features")
         white_images, white_texts = (images - image_mean) @ image_axes, (texts - text_mean) @ text_axes
         dim = min(self.dim, white_images.shape[1], white_texts.shape[1])
         solved = PLSSVD(n_components=dim, scale=False).fit(white_images, white_texts)

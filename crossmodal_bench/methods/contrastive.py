@@ -31,7 +31,7 @@ class TemperatureSettings:
 
     Attributes:
         initial_scale: the factor at first, one over the temperature.
-        largest_scale: how large it may become, or None; a factor beyond is set back behind each step.
+        largest_scale: how large it may become, or None; a larger one is clamped after each step.
 
     Raises:
         ValueError: a factor that is not above 0, or a largest one below the first.
@@ -46,9 +46,9 @@ class TemperatureSettings:
                 f"temperature.initial_scale is {self.initial_scale:g}; give a number above 0, one over the "
                 "temperature"
             )
-        if self.largest_scale is not None and self.largest_scale < self.initial_scale:
+        if self.largest_scale is not None and not self.largest_scale >= self.initial_scale:
             raise ValueError(
-                f"temperature.largest_scale is {self.largest_scale:g}, below initial_scale "
+                f"temperature.largest_scale is {self.largest_scale:g}, not at least initial_scale "
                 f"{self.initial_scale:g}; raise it, or set it to null for none"
             )
 
@@ -67,6 +67,10 @@ class AdamWSettings:
         epsilon: added to the root of the latter.
         weight_decay: share of a weight that a step at a rate of 1 would take away.
         gradient_clip: largest norm of the gradient of all parameters together, or None.
+
+    Raises:
+        ValueError: a rate, an epsilon or a norm that is not above 0, a decay of a mean outside 0 to 1, or a
+            weight decay below 0.
     """
 
     learning_rate: float = 5e-4
@@ -76,6 +80,18 @@ class AdamWSettings:
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     gradient_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "pretrained_learning_rate", "epsilon", "gradient_clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"optimizer.{name} is {value:g}; give a number above 0")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(f"optimizer.{name} is {value:g}; give a number from 0 to below 1")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"optimizer.weight_decay is {self.weight_decay:g}; give 0 or a number above")
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """The optimiser over what of a module may move.
@@ -137,7 +153,8 @@ class CosineSettings:
 
     def multiplier(self, step: int, steps: int) -> float:
         """What of a rate step ``step`` has, counted from 0, of ``steps`` in all; never 0."""
-        rising = round(self.warmup * steps)
+        # The last step does not rise: there would be nothing left to fall.
+        rising = min(round(self.warmup * steps), steps - 1)
         if step < rising:
             return (step + 1) / rising
         # What is trained on beyond the steps that were announced is trained as the last of them.

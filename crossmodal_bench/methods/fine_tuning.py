@@ -138,8 +138,8 @@ class EncodedBatch:
             return
         if module.trainer.precision == "16-mixed":
             raise BadInput(
-                "trainer.precision is 16-mixed, which scales gradients, and fine_tuning.micro_batch_size "
-                "passes them on itself; use bf16-mixed or 32-true"
+                "trainer.precision is 16-mixed, which scales gradients, and with a micro_batch_size they are "
+                "passed on unscaled; use bf16-mixed or 32-true, or leave micro_batch_size out"
             )
         # As equal as can be: batch norms could make nothing of a last one of a single pair.
         bounds = [len(batch) * number // count for number in range(count + 1)]

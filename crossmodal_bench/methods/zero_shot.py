@@ -33,12 +33,24 @@ class ZeroShot(RetrievalMethod):
 
     def build(self, spec: DataSpec) -> None:
         """Nothing; raises BadInput where the vectors are not those of one dual encoder."""
-        if spec.network is None or not spec.network.startswith(HF) or spec.network != spec.text_network:
-            raise BadInput(
-                f"a dual encoder ranks as it comes, but the images are encoded by {spec.network or 'nobody'} "
-                f"and the captions by {spec.text_network or 'nobody'}; give NETWORK=hf:NAME, a name of "
-                "Hugging Face's or a folder, and leave TEXT out"
-            )
+        if reason := self.not_one_encoder(spec.network, spec.text_network):
+            raise BadInput(reason)
+
+    @staticmethod
+    def not_one_encoder(network: str | None, text_network: str | None) -> str:
+        """Why the vectors of these networks cannot be compared, in a sentence; empty where they can.
+
+        Args:
+            network: what encodes the images, or None.
+            text_network: what encodes the captions, or None.
+        """
+        if network is not None and network.startswith(HF) and network == text_network:
+            return ""
+        return (
+            "a dual encoder ranks as it comes, but "
+            f"{network or 'no network'} encodes the images and {text_network or 'no network'} the captions; "
+            "give NETWORK=hf:NAME, a name of Hugging Face's or a folder, and leave TEXT out"
+        )
 
     def configure_optimizers(self) -> None:
         """None."""
@@ -56,7 +68,9 @@ class ZeroShot(RetrievalMethod):
 
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """The cosine."""
-        return cosine_similarity(images.values, texts.values)
+        # In single precision whatever surrounds the call: what is ranked differs in the third digit.
+        with torch.autocast(images.values.device.type, enabled=False):
+            return cosine_similarity(images.values, texts.values)
 
     @property
     def vector_similarity(self) -> VectorSimilarity:

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from users import as_its_owner
 
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.evaluation import PROTOCOLS
 from crossmodal_bench.jobs import state
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
 from crossmodal_bench.jobs.fingerprints.sources import fingerprint_of
 from crossmodal_bench.jobs.locks import is_locked, locked
-from crossmodal_bench.jobs.record import Job, Record
+from crossmodal_bench.jobs.record import Job, Record, read_record
 from crossmodal_bench.jobs.state import State, state_of
 
 CONFIG = {"data": {"batch_size": 4}}
@@ -75,6 +77,18 @@ def test_done_and_stale(finished: Path) -> None:
     one.config["data"]["batch_size"] = 5
     assert state_of(one) == State("stale", "settings differ: data.batch_size")
     one.config["data"]["batch_size"] = 4
+
+
+def test_a_protocol_that_came_later_makes_nothing_stale(finished: Path) -> None:
+    record = read_record(finished)
+    own = replace(PROTOCOLS["coco-5k"], name=record.job.protocol)
+    assert state_of(replace(planned(finished), protocols=[own])) == State("done")
+    more = replace(planned(finished), protocols=[own, PROTOCOLS["coco-1k-5fold"]])
+    assert record.source_fingerprint != more.fingerprint().digest
+    sentence = "coco-1k-5fold is not measured"
+    assert state_of(more) == State("done", f"{sentence}; RERUN=stale runs it again")
+    assert state_of(replace(more, measure_lacking=True)) == State("stale", sentence)
+    assert state_of(replace(planned(finished), protocols=[own], measure_lacking=True)).name == "done"
 
 
 def test_a_damaged_record_is_named_not_guessed_at(finished: Path) -> None:

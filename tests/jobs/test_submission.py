@@ -42,6 +42,21 @@ def test_a_submitted_job_is_complete_portable_and_says_the_same(make_record: Mak
     assert np.array_equal(Ranks.load(copy.ranks).i2t, Ranks.load(record.ranks).i2t)
 
 
+@pytest.mark.parametrize(
+    ("network", "portable"),
+    [
+        ("hf:/scratch/somebody/siglip", "hf:siglip"),
+        ("hf:/home/somebody/data/models/siglip", "hf:data/models/siglip"),
+        ("hf:openai/clip-vit-base-patch32", "hf:openai/clip-vit-base-patch32"),
+    ],
+)
+def test_a_folder_of_a_dual_encoder_is_no_folder_of_this_machine(
+    make_record: Make, tmp_path: Path, network: str, portable: str
+) -> None:
+    (submitted,) = submit([finished(make_record, overrides={"data.images.network": network})], tmp_path)
+    assert read_record(submitted.directory).job.overrides == {"data.images.network": portable}
+
+
 def test_ids_are_kept_once_for_all_runs_of_a_split(make_record: Make, tmp_path: Path) -> None:
     results = tmp_path / "results"
     submit([finished(make_record, seed=seed) for seed in range(3)], results)

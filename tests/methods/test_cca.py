@@ -128,7 +128,7 @@ def test_fewer_pairs_than_dimensions_leave_the_rest_empty() -> None:
     assert model.score(*found).isfinite().all()
 
 
-@pytest.mark.parametrize(("side", "what"), [(0, "features"), (1, "bags of words")])
+@pytest.mark.parametrize(("side", "what"), [(0, "image features"), (1, "text features")])
 @pytest.mark.parametrize("value", [0.0, 0.3])
 @pytest.mark.parametrize("noise", [0.0, 1e-8])
 def test_data_that_do_not_vary_are_a_sentence(side: int, what: str, value: float, noise: float) -> None:

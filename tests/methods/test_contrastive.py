@@ -106,19 +106,41 @@ def test_captions_of_one_image_are_spared(method: type[Any]) -> None:
     assert float(made.loss(images, texts, pairs)) < float(made.loss(images, texts, distinct))
 
 
+class NotingSGD(torch.optim.SGD):
+    """Notes the gradients of its first step."""
+
+    gradients: list[Tensor] | None = None
+
+    def step(self, closure: Any = None) -> Any:
+        if self.gradients is None:
+            parameters = (parameter for group in self.param_groups for parameter in group["params"])
+            self.gradients = [parameter.grad.clone() for parameter in parameters]
+        return super().step(closure)
+
+
 @pytest.mark.parametrize("method", ["infonce", "siglip"])
-def test_micro_batches_have_the_gradient_of_the_whole_batch(method: str) -> None:
-    """By the weights behind the first steps, batch statistics aside."""
+def test_micro_batches_have_the_gradient_of_the_whole_batch(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch statistics aside."""
+
+    def build(settings: AdamWSettings, module: nn.Module) -> torch.optim.Optimizer:
+        return NotingSGD([{"params": list(module.parameters()), "initial_lr": 0.1}], lr=0.1)
+
+    monkeypatch.setattr(AdamWSettings, "build", build)
     small = {"model.init_args.image_encoder.init_args.standardise": False, "trainer.max_epochs": 1}
-    weights = []
+    gradients = []
     for size in (None, 5):
         changes = {**small, "model.init_args.micro_batch_size": size}
         torch.manual_seed(0)
-        cli = fitted(settings(method, **changes), [], limit_train_batches=2, limit_val_batches=0)
-        weights.append(dict(cli.model.named_parameters()))
-    whole, parts = weights
-    for name, weight in whole.items():
-        torch.testing.assert_close(parts[name], weight, rtol=1e-3, atol=1e-5, msg=name)
+        cli = fitted(settings(method, **changes), [], limit_train_batches=1, limit_val_batches=0)
+        (optimiser,) = cli.trainer.optimizers
+        assert isinstance(optimiser, NotingSGD) and optimiser.gradients is not None
+        gradients.append(optimiser.gradients)
+        names = [name for name, _ in cli.model.named_parameters()]
+    for name, parts, whole in zip(names, *gradients, strict=True):
+        assert float(whole.abs().max()) > 0, name
+        torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-6, msg=name)
 
 
 # ---- rates ------------------------------------------------------------------------------------------------
@@ -133,6 +155,7 @@ def test_rates_rise_and_fall_along_half_a_cosine() -> None:
     assert schedule.multiplier(11, 8) == found[-1], "beyond the end"
     assert CosineSettings().multiplier(0, 8) == 1
     assert CosineSettings(warmup=0.5).multiplier(0, 1) == 1, "a training of one step"
+    assert CosineSettings(warmup=0.99).multiplier(10, 10) == 1, "a training that only rises is never at rest"
 
 
 def test_the_rates_of_a_training_are_those_of_its_steps() -> None:
@@ -226,8 +249,16 @@ def test_the_scale_is_set_back_behind_a_step(largest: float | None, expected: fl
         (lambda: TemperatureSettings(initial_scale=0.0), "initial_scale is 0; give a number above 0"),
         (
             lambda: TemperatureSettings(20.0, largest_scale=10.0),
-            "largest_scale is 10, below initial_scale 20",
+            "largest_scale is 10, not at least initial_scale 20",
         ),
+        (lambda: TemperatureSettings(largest_scale=math.nan), "largest_scale is nan, not at least"),
+        (lambda: AdamWSettings(-1), "optimizer.learning_rate is -1; give a number above 0"),
+        (lambda: AdamWSettings(pretrained_learning_rate=0), "pretrained_learning_rate is 0; give a number"),
+        (lambda: AdamWSettings(beta1=-0.1), "optimizer.beta1 is -0.1; give a number from 0 to below 1"),
+        (lambda: AdamWSettings(beta2=1), "optimizer.beta2 is 1; give a number from 0 to below 1"),
+        (lambda: AdamWSettings(epsilon=math.nan), "optimizer.epsilon is nan; give a number above 0"),
+        (lambda: AdamWSettings(weight_decay=-1), "optimizer.weight_decay is -1; give 0 or a number above"),
+        (lambda: AdamWSettings(gradient_clip=0), "optimizer.gradient_clip is 0; give a number above 0"),
         (lambda: CosineSettings(warmup=1.0), "schedule.warmup is 1; give a share"),
         (lambda: CosineSettings(warmup=-0.1), "schedule.warmup is -0.1; give a share"),
         (lambda: model(InfoNCE, micro_batch_size=0), "micro_batch_size is 0; give a whole number from 1"),

@@ -273,7 +273,7 @@ def test_scaled_gradients_are_refused() -> None:
     model, data = built("vse", **{"data.batch_size": BATCH})
     batch = next(iter(data.train_dataloader()))
     module: Any = SimpleNamespace(trainer=SimpleNamespace(precision="16-mixed"), device=torch.device("cpu"))
-    with pytest.raises(BadInput, match=r"trainer\.precision is 16-mixed, which scales gradients"):
+    with pytest.raises(BadInput, match=r"16-mixed, which scales gradients, and with a micro_batch_size they"):
         EncodedBatch(module, batch, model._encode, MICRO)
     assert len(EncodedBatch(module, batch, model._encode, BATCH).encodings) == 4, "one part is no part"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,7 +36,8 @@ class Karpathy(DatasetReader):
     and suffix) in the order of the rows.
 
     What else is right for the test images lies beside it as ``positives.csv``: lines ``image,caption``, each
-    an image's file name and a caption's ``<file name>#<number>`` or ``sentid``.
+    an image's file name and a caption's ``<file name>#<number>`` or ``sentid``. A file name may do without
+    its folder where no other image has the same.
 
     Each entry of ``images`` has ``filename``, ``split``, ``sentences`` (``raw``, optionally ``sentid``),
     optionally ``filepath`` (a folder below ``images/``) and ``label`` (a name or a number) or ``labels`` (a
@@ -107,7 +110,7 @@ class Karpathy(DatasetReader):
             images=ImageFiles.within(images, names) if has_pictures else None,
             image_features=features,
             source=str(path),
-            positives=_positives(folder / POSITIVES, names, caption_ids, keys),
+            positives=_positives(folder / POSITIVES, names, splits, caption_ids, caption_image, keys),
         )
         return corpus if regions is None else attach_regions(corpus, regions, every_row=self.use_restval)
 
@@ -166,28 +169,66 @@ def _features(
 
 
 def _positives(
-    path: Path, names: list[str], caption_ids: list[str], caption_keys: tuple[str, ...] | None
+    path: Path,
+    names: list[str],
+    splits: list[str],
+    caption_ids: list[str],
+    caption_image: list[int],
+    caption_keys: tuple[str, ...] | None,
 ) -> tuple[tuple[str, str], ...] | None:
     """The pairs of a file, each image and caption by its id; None where there is no such file.
 
+    Args:
+        path: the file.
+        names: of the images.
+        splits: of the images.
+        caption_ids: ``<image>#<number>``.
+        caption_image: each caption's image.
+        caption_keys: further names of the captions.
+
     Raises:
-        BadInput: an unreadable file, or an image or caption that the data set lacks.
+        BadInput: an unreadable file or one without pairs, a name that several images or captions have, or one
+            that the test split lacks.
     """
     if not path.exists():
         return None
-    images = {name: name for name in names}
-    for name in names:
-        images.setdefault(PurePosixPath(name).name, name)
-    captions = dict(zip(caption_keys or (), caption_ids, strict=False)) | {name: name for name in caption_ids}
+    tested = {
+        "image": {name for name, split in zip(names, splits, strict=True) if split == "test"},
+        "caption": {
+            caption for caption, row in zip(caption_ids, caption_image, strict=True) if splits[row] == "test"
+        },
+    }
+    images, captions = _by_name(names), _by_name(caption_ids, caption_keys or ())
     pairs = []
     for number, (image, caption) in enumerate(read_pair_table(path)):
-        for name, known, what in ((image, images, "image"), (caption, captions, "caption")):
-            if name not in known:
-                raise BadInput(
-                    f"{path}: pair {number} names {what} {shown(name)}, which the data set lacks; correct it"
-                )
-        pairs.append((images[image], captions[caption]))
+        ids = []
+        for what, written, known in (("image", image, images), ("caption", caption, captions)):
+            meant = known.get(written, [])
+            says = f"{path}: pair {number} names {what} {shown(written)}, which"
+            if not meant:
+                raise BadInput(f"{says} the data set lacks; correct it")
+            if len(meant) > 1:
+                raise BadInput(f"{says} may be {meant[0]} or {meant[1]}; write its folder too")
+            if meant[0] not in tested[what]:
+                raise BadInput(f"{says} is not of the test split; take the pair out")
+            ids += meant
+        pairs.append((ids[0], ids[1]))
+    if not pairs:
+        raise BadInput(f"{path} holds no pair; write image,caption on each line, or delete the file")
     return tuple(dict.fromkeys(pairs))
+
+
+def _by_name(ids: Sequence[str], keys: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The ids that a user may mean by a name: the id itself, its key, or the id without its folder."""
+    meant: dict[str, list[str]] = defaultdict(list)
+    for key, name in zip(keys, ids, strict=False):
+        meant[key].append(name)
+    for name in ids:
+        base = PurePosixPath(name).name
+        if base != name:
+            meant[base].append(name)
+    # Whole ids are unique, and mean themselves whatever else ends like them.
+    return {**meant, **{name: [name] for name in ids}}
 
 
 def _without_suffix(name: str) -> str:

@@ -40,7 +40,7 @@ class PositiveRanks:
 
     @property
     def place(self) -> NDArray[np.int64]:
-        """(n,) the how-manieth positive of its query each is, from 1."""
+        """(n,) each positive's place among its query's positives, from 1."""
         first = np.searchsorted(self.query, self.query)
         return np.arange(len(self.query)) - first + 1
 

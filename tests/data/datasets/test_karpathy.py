@@ -290,3 +290,33 @@ def test_features_of_ones_own_are_used_without_a_network(tmp_path: Path) -> None
     np.save(folder / "features.npy", np.ones((21, 6), np.float32))
     settings = dataset_settings("mine", tmp_path)
     assert "network" not in settings["small"]["data"]["images"]
+
+
+def test_positives_are_named_with_or_without_their_folder(tmp_path: Path) -> None:
+    entries = fakes.karpathy_entries(COUNTS)
+    tested = [entry for entry in entries if entry["split"] == "test"]
+    for folder, entry in zip("abb", tested, strict=True):
+        entry["filepath"] = folder
+    tested[0]["filename"] = tested[1]["filename"] = "2.png"
+    tested[2]["filename"] = "3.png"
+    folder = fakes.write_karpathy(tmp_path, "mine", entries, images=False)
+
+    def read(line: str) -> Any:
+        (folder / "positives.csv").write_text(f"image,caption\n{line}", encoding="utf-8")
+        return Karpathy("mine", check_images=False).read(tmp_path)
+
+    assert read("3.png,a/2.png#0").positives == (("b/3.png", "a/2.png#0"),)
+    assert read("a/2.png,3.png#0").positives == (("a/2.png", "b/3.png#0"),)
+    train = entries[0]["filename"]
+    for line, fault in {
+        "2.png,3.png#0": "image '2.png', which may be a/2.png or b/2.png; write its folder too",
+        "3.png,2.png#0": "caption '2.png#0', which may be a/2.png#0 or b/2.png#0; write its folder too",
+        "4.png,3.png#0": "image '4.png', which the data set lacks; correct it",
+        f"{train},3.png#0": f"image '{train}', which is not of the test split; take the pair out",
+        f"3.png,{train}#0": f"caption '{train}#0', which is not of the test split; take the pair out",
+    }.items():
+        with pytest.raises(BadInput) as raised:
+            read(line)
+        assert str(raised.value) == f"{folder}/positives.csv: pair 0 names {fault}"
+    with pytest.raises(BadInput, match=r"positives\.csv holds no pair"):
+        read("")

@@ -20,6 +20,7 @@ from crossmodal_bench.evaluation.protocols import judgements
 from crossmodal_bench.evaluation.protocols.splits import describe
 from crossmodal_bench.jobs.inputs import fitting_protocols, items_of_test
 from crossmodal_bench.jobs.record import read_record
+from crossmodal_bench.jobs.state import state_of
 from crossmodal_bench.jobs.verification import check_record
 from crossmodal_bench.reporting.comparison.chance import searched
 from crossmodal_bench.reporting.report import print_leaderboard
@@ -150,13 +151,15 @@ def test_pairs_in_the_data_sets_folder_are_measured_beside_it(tiny_coco: Path) -
     assert [each.name for each in scored.protocols] == [protocol.name]
     assert Karpathy("coco").read(tiny_coco).fingerprint == corpus.fingerprint
     (tiny_coco / "coco" / "positives.csv").write_text("\n".join(lines[:2]), encoding="utf-8")
-    assert Karpathy("coco").read(tiny_coco).fingerprint != corpus.fingerprint
+    fewer = Karpathy("coco").read(tiny_coco)
+    assert fewer.fingerprint == corpus.fingerprint, "features and other protocols stay as they are"
+    assert fitting_protocols(fewer)[-1].name != protocol.name
     (tiny_coco / "coco" / "positives.csv").write_text("x.jpg,1000", encoding="utf-8")
     with pytest.raises(BadInput, match=r"positives\.csv: pair 0 names image 'x.jpg', which the data set"):
         Karpathy("coco").read(tiny_coco)
     other = "COCO_val2014_000000000106.jpg,1000"
     (tiny_coco / "coco" / "positives.csv").write_text(other, encoding="utf-8")
-    with pytest.raises(BadInput, match="which the test split lacks"):
+    with pytest.raises(BadInput, match=r"positives\.csv: pair 0 names image .* is not of the test split"):
         Karpathy("coco").read(tiny_coco)
 
 
@@ -173,6 +176,7 @@ def test_a_method_of_the_bench_is_measured_by_all_of_them(tiny_coco: Path, tmp_p
     run_job(planned, "cpu")
     record = read_record(planned.directory)
     assert check_record(record) == []
+    assert state_of(dataclasses.replace(planned, measure_lacking=True)).name == "done", "nothing is lacking"
     parts = {each.job.protocol: each for each in record.by_protocol()}
     names = ["coco-5k", "coco-1k-5fold", "coco-5k-eccv", "coco-5k-cxc"]
     assert list(parts)[:4] == names and list(parts)[4].startswith("coco-5k-pairs-")
