@@ -318,7 +318,7 @@ def test_a_wheel_carries_the_experiments_inside_the_package() -> None:
 
 
 @pytest.mark.slow
-def test_the_readmes_plugin_runs_from_an_installed_wheel_outside_any_checkout(tmp_path: Path) -> None:
+def test_the_documented_plugin_runs_from_an_installed_wheel_outside_any_checkout(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     build = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
     subprocess.run([*build, "--wheel-dir", str(tmp_path / "wheels"), str(ROOT)], check=True)

@@ -10,11 +10,11 @@ A Markdown file holds marked blocks. What lies between the two marks is written 
 
     mAP is <!-- value: results protocol=wikipedia-2173-map methods=acmr metric=mAP -->...<!-- end value -->
 
-Rows, order, numbers, ± and ★ are those of ``crossmodal-bench report`` over ``results/``: marks and tie groups are of
-all rows of the protocol, whichever of them a block shows. The settings of a block:
+Rows, order, numbers, ± and ★ are those of ``crossmodal-bench report`` over ``results/``: marks and tie groups
+are of all rows of the protocol, whichever of them a block shows. The settings of a block:
 
 - ``protocol``: one, or several with commas between, whose rows follow one another.
-- ``datasets``, ``methods``, ``preset``: keep only these; rows are named as ``report`` names them, without spaces.
+- ``datasets``, ``methods``, ``preset``: keep only these; rows are named as in ``report``, without spaces.
 - ``columns``: of a table, see ``COLUMNS``, or a metric. Left out: ``ties,seeds,metrics``.
 - ``metric``: of a value; left out: the one that ranks the protocol.
 
@@ -36,7 +36,7 @@ from crossmodal_bench.reporting.comparison.tie_groups import tie_groups
 from crossmodal_bench.reporting.rows.leaderboard import Row
 from crossmodal_bench.reporting.table import shown_tables
 from crossmodal_bench.reporting.tables.markdown import escaped
-from crossmodal_bench.reporting.tables.shown import ABSENT, Line, ShownTable, quantity
+from crossmodal_bench.reporting.tables.shown import ABSENT, Line, ShownTable
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -83,7 +83,10 @@ class Column:
 
 def _minutes(shown: Shown) -> str:
     seconds = shown.row.cost.get("train_seconds")
-    return ABSENT if seconds is None else quantity(seconds / 60)
+    if seconds is None:
+        return ABSENT
+    # What is solved in closed form takes milliseconds, of which nobody wants to know how many.
+    return f"{seconds / 60:.1f}" if seconds >= 3 else "under 0.1"
 
 
 def _primary(shown: Shown) -> str:
@@ -131,11 +134,14 @@ def rewritten(text: str, tables: Sequence[ShownTable], name: str) -> str:
         BadInput: a block is not closed, or names something that there is not.
     """
     if len(OPENING.findall(text)) != len(list(BLOCK.finditer(text))):
-        raise BadInput(f"{name}: a table or a value is not closed; put <!-- end table --> or <!-- end value -->")
+        raise BadInput(
+            f"{name}: a table or a value is not closed; put <!-- end table --> or <!-- end value -->"
+        )
 
     def block(match: re.Match[str]) -> str:
-        settings = _settings(match["settings"], match["kind"], f"{name}: {match['head']}")
-        content = (_table if match["kind"] == "table" else _value)(settings, tables, match["head"])
+        where = f"{name}: {match['head']}"
+        settings = _settings(match["settings"], match["kind"], where)
+        content = (_table if match["kind"] == "table" else _value)(settings, tables, where)
         return f"{match['head']}{content}{match['tail']}"
 
     return BLOCK.sub(block, text)
@@ -146,7 +152,9 @@ def _settings(written: str, kind: str, where: str) -> dict[str, list[str]]:
     for pair in written.split():
         key, equals, value = pair.partition("=")
         if not equals or key not in KEYS[kind]:
-            raise BadInput(f"{where}: {pair} is no setting; write KEY=VALUE with {', '.join(sorted(KEYS[kind]))}")
+            raise BadInput(
+                f"{where}: {pair} is no setting; write KEY=VALUE with {', '.join(sorted(KEYS[kind]))}"
+            )
         settings[key] = value.split(",")
     if "protocol" not in settings:
         raise BadInput(f"{where}: name the protocol, protocol=flickr30k-1k for example")
@@ -184,7 +192,9 @@ def _table(settings: Mapping[str, list[str]], tables: Sequence[ShownTable], wher
     known = {metric for shown in rows for metric in shown.row.cells}
     for column in columns:
         if column not in COLUMNS and column not in known:
-            raise BadInput(f"{where}: no row has a column {column}; there are {', '.join((*COLUMNS, *known))}")
+            raise BadInput(
+                f"{where}: no row has a column {column}; there are {', '.join((*COLUMNS, *known))}"
+            )
     # What tells the tables apart comes before the rows' names.
     first = [column for column in columns if column in ("protocol", "dataset")]
     others = [column for column in columns if column not in first]
@@ -235,7 +245,9 @@ def _number(shown: Shown, metric: str) -> str:
 def _value(settings: Mapping[str, list[str]], tables: Sequence[ShownTable], where: str) -> str:
     rows = list(_rows(settings, tables))
     if len(rows) != 1:
-        raise BadInput(f"{where}: {len(rows)} rows of results/ fit, not one; name methods=, datasets= or preset=")
+        raise BadInput(
+            f"{where}: {len(rows)} rows of results/ fit, not one; name methods=, datasets= or preset="
+        )
     (metric,) = settings.get("metric", [rows[0].table.primary])
     return _number(rows[0], metric).strip("*")
 
@@ -243,7 +255,9 @@ def _value(settings: Mapping[str, list[str]], tables: Sequence[ShownTable], wher
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write every block anew, or with ``--check`` say which are not as ``results/`` has them."""
     parser = argparse.ArgumentParser(description="Write the documentation's tables from results/.")
-    parser.add_argument("--check", action="store_true", help="write nothing; status 1 where something differs")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; status 1 where something differs"
+    )
     check = parser.parse_args(arguments).check
     tables = read_tables()
     changed = []
