@@ -31,6 +31,9 @@ LIGHTNING = {"fit", "test"}
 """Commands whose words Lightning's own parser reads."""
 
 
+PARSER = _parser()
+
+
 def subcommands() -> dict[str, argparse.ArgumentParser]:
     (commands,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
     return dict(commands.choices)
@@ -89,7 +92,7 @@ def _of_ours(arguments: Sequence[str]) -> str | None:
     if arguments[0] in LIGHTNING:
         return None
     try:
-        parsed = _parser().parse_args(list(arguments))
+        parsed = PARSER.parse_args(list(arguments))
     except SystemExit:
         return "the command line is not understood"
     if arguments[0] not in ("bench", "status"):
