@@ -14,7 +14,8 @@ Rows, order, numbers, ± and ★ are those of ``crossmodal-bench report`` over `
 are of all rows of the protocol, whichever of them a block shows. The settings of a block:
 
 - ``protocol``: one, or several with commas between, whose rows follow one another.
-- ``datasets``, ``methods``, ``preset``: keep only these; rows are named as in ``report``, without spaces.
+- ``datasets``, ``methods``, ``preset``: keep only these. A method stands for all of its rows; one with a
+  label or overrides is named as in ``report``, without spaces.
 - ``columns``: of a table, see ``COLUMNS``, or a metric. Left out: ``ties,seeds,metrics``.
 - ``metric``: of a value; left out: the one that ranks the protocol.
 
@@ -169,17 +170,14 @@ def _rows(settings: Mapping[str, list[str]], tables: Sequence[ShownTable]) -> It
                 continue
             letters = tie_groups(table.source)
             for position, (row, line) in enumerate(zip(table.source.rows, table.lines, strict=True)):
-                wanted = {
-                    "datasets": row.dataset,
-                    "methods": _method(row),
-                    "preset": row.preset,
-                }
-                if all(value in settings.get(key, [value]) for key, value in wanted.items()):
+                wanted = {"datasets": {row.dataset}, "methods": _names(row), "preset": {row.preset}}
+                if all(values & set(settings.get(key, values)) for key, values in wanted.items()):
                     yield Shown(table, row, line, letters.get(position, ""))
 
 
-def _method(row: Row) -> str:
-    return row.name.replace(" ", "")
+def _names(row: Row) -> set[str]:
+    """What a block may call a row: its method, for all of its labels and overrides, or its name."""
+    return {row.method, row.name.replace(" ", "")}
 
 
 def _table(settings: Mapping[str, list[str]], tables: Sequence[ShownTable], where: str) -> str:
@@ -213,7 +211,7 @@ def _table(settings: Mapping[str, list[str]], tables: Sequence[ShownTable], wher
     headers = [COLUMNS[column].header if column in COLUMNS else escaped(column) for column in order]
     rules = ["---" if column in ("method", *TEXT_COLUMNS) else "---:" for column in order]
     grid = "\n".join(f"| {' | '.join(cells)} |" for cells in [headers, rules, *lines])
-    present = {_method(shown.row) for shown in rows}
+    present = {name for shown in rows for name in _names(shown.row)}
     missing = [f"`{method}`" for method in settings.get("methods", []) if method not in present]
     absent = f"\n\n*Not in `results/` yet: {', '.join(missing)}.*" if missing else ""
     return f"\n\n{grid}{absent}\n\n"

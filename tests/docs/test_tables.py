@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,13 @@ def test_the_command_writes_and_checks(
     assert docs_tables.main(["--check"]) == 0
     page.write_text(f"{OFFICIAL} -->")
     assert docs_tables.main([]) == 2 and "not closed" in capsys.readouterr().err
+
+
+def test_a_method_stands_for_all_of_its_labels(tables: Sequence[ShownTable]) -> None:
+    (table,) = (table for table in tables if table.source.protocol == "wikipedia-2173-map")
+    labelled = replace(table.source.rows[0], label="five passes, constant rate")
+    source = replace(table.source, rows=(labelled, *table.source.rows[1:]))
+    changed = replace(table, source=source)
+    text = f"{OFFICIAL} methods=acmr columns=mAP -->{END}"
+    assert docs_tables.rewritten(text, [changed], "page.md").count("| ★ acmr |") == 1
+    assert docs_tables.rewritten(text.replace("=acmr ", "=acmr_other "), [changed], "page.md").count("|") == 0
