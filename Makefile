@@ -14,7 +14,7 @@ PYTHON ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup bench reference doctor test test-slow perf lint types smoke docker-install-check clean
+.PHONY: help setup bench reference doctor test test-slow perf lint types docs docs-tables coverage smoke docker-install-check clean
 
 # A misspelt variable would otherwise be ignored, and hours spent on something that nobody asked for.
 set_by_hand := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
@@ -141,6 +141,15 @@ lint: $(STAMP) types ## Check style, format, types and which package imports whi
 types: $(STAMP) ## Check types
 	$(python) -m mypy
 
+docs: $(STAMP) ## Build the documentation's site, strictly, with the leaderboard of results/, into site/
+	$(python) tools/docs_site.py
+
+docs-tables: $(STAMP) ## Write the tables of README and docs that come from results/
+	$(python) tools/docs_tables.py
+
+coverage: $(STAMP) ## Run the tests and show which lines they do not run
+	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist worksteal --cov --cov-report=term --cov-report=xml
+
 smoke: $(STAMP) ## Train every method on tiny synthetic data and check that it beats chance (JOBS at a time: 2)
 	@runs=$$(mktemp -d) && echo "Records go to $$runs, which is removed when all is well" && \
 	$(VENV)/bin/crossmodal-bench bench --dataset synthetic-tiny --methods all --preset smoke \
@@ -156,5 +165,5 @@ docker-install-check: $(STAMP) ## Run the Dockerfiles' pip lines in a fresh envi
 	echo "The Dockerfiles' install lines work"
 
 clean: ## Remove .venv, caches and build outputs; never runs/ or data/
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
-	find benchmarks crossmodal_bench experiments tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache site docs/leaderboard .coverage* coverage.xml
+	find benchmarks crossmodal_bench experiments tests tools -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import documents
 import plugins
 import pytest
 import yaml
@@ -318,7 +319,7 @@ def test_a_wheel_carries_the_experiments_inside_the_package() -> None:
 
 
 @pytest.mark.slow
-def test_the_readmes_plugin_runs_from_an_installed_wheel_outside_any_checkout(tmp_path: Path) -> None:
+def test_the_documented_plugin_runs_from_an_installed_wheel_outside_any_checkout(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     build = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
     subprocess.run([*build, "--wheel-dir", str(tmp_path / "wheels"), str(ROOT)], check=True)
@@ -566,5 +567,52 @@ def test_continuous_integration_runs_the_documented_commands() -> None:
     assert os.access(script, os.X_OK)
     ran = re.findall(r"^step make (.*)$", script.read_text(), re.MULTILINE)
     wanted = {"lint", "types", "test", "smoke"}
-    assert wanted <= set(" ".join(ran).split())
+    assert wanted | {"docs"} <= set(" ".join(ran).split())
     assert wanted <= {word for step in steps for word in step.removeprefix("make ").split()}
+
+
+def test_lower_bounds_are_of_every_dependency() -> None:
+    printed = subprocess.run(
+        [sys.executable, ROOT / "tools" / "lower_bounds.py"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    dependencies = pyproject()["project"]["dependencies"]
+    assert printed == [re.sub(r"\[.*\]", "", text).replace(">=", "==") for text in dependencies]
+    with pytest.raises(ValueError, match="torch has no lower bound"):
+        documents.tool("lower_bounds").lower_bounds(["torch"])
+
+
+def test_the_site_is_published_where_its_checks_have_passed_and_no_secret_is_used() -> None:
+    folder = ROOT / ".github" / "workflows"
+    jobs = yaml.safe_load((folder / "ci.yml").read_text())["jobs"]
+    assert {"check", "documentation", "publish", "lower-bounds", "coverage"} == set(jobs)
+    assert set(jobs["publish"]["needs"]) == {"check", "documentation"}
+    assert not any("secrets." in path.read_text() for path in folder.iterdir())
+    # Every target that a job makes is one of the Makefile.
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    ran = {
+        word
+        for job in jobs.values()
+        for step in job["steps"]
+        if step.get("run", "").startswith("make ")
+        for word in step["run"].removeprefix("make ").split()
+    }
+    assert {"docs", "coverage", "test"} <= ran <= targets
+
+
+def test_the_release_checks_the_version_before_it_publishes() -> None:
+    release = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
+    assert release["publish"]["needs"] == "build"
+    assert release["publish"]["permissions"] == {"id-token": "write"}
+    names = {step.get("name"): step.get("run") for step in release["build"]["steps"]}
+    check = names["The tag is the package's version"]
+    version = subprocess.run(
+        ["bash", "-e", "-c", check],
+        cwd=ROOT,
+        env={**os.environ, "GITHUB_REF_NAME": f"v{crossmodal_bench.__version__}"},
+        check=False,
+    )
+    assert version.returncode == 0
+    other = subprocess.run(
+        ["bash", "-e", "-c", check], cwd=ROOT, env={**os.environ, "GITHUB_REF_NAME": "v0"}, check=False
+    )
+    assert other.returncode != 0

@@ -65,7 +65,7 @@ class BenchOptions:
     network: str | None = option("image network whose features are used", None)
     weights: str | None = option("that network's weights: PATH, IMAGENET1K_V1, DEFAULT or none", None)
     text: str | None = option("dual encoder that encodes the captions: hf:NAME, or same", None)
-    rerun: str | None = option("stale: run stale jobs again; resume-anyway: see README", None, RERUN)
+    rerun: str | None = option("stale: run stale jobs again; resume-anyway: docs/stopping.md", None, RERUN)
     locks: str = option("off: lock nothing in RUNS, where its disk has no locks", "on", ("on", "off"))
     reference: str = option("reference rows: auto (the checkout's results), off, or a folder", "auto")
     on_bad_image: str = option("where an image cannot be decoded: fail, or skip it", "fail", ("fail", "skip"))

@@ -29,7 +29,7 @@ HEAVY = ("torch", "pytorch_lightning", "wandb", "sklearn", "transformers", "matp
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory, with the README's plugin."""
+    """The working directory, with the documentation's plugin."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     write_plugin(tmp_path)

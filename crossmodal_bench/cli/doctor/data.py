@@ -39,7 +39,7 @@ ALL_SECONDS = 8.0
 """After which no further data set is begun."""
 REQUESTED_SECONDS = 300.0
 """For a data set that was asked for."""
-MANUAL = "see the table of data sets in the README"
+MANUAL = "see the table of data sets in docs/datasets.md"
 SAMPLE = 16
 """Pictures that are decoded of each data set."""
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from plugins import fenced
 from torch import Tensor
 
 from crossmodal_bench import evaluate_embeddings
@@ -645,15 +646,15 @@ def test_fewer_captions_are_taken_where_they_are_a_published_split(
 
 
 @pytest.mark.timeout(60)
-def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    section = readme.split("## Your own model\n")[1].split("\n## ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = fenced("own_model.md", "python")[0]
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "own_model.md", "exec"), {})
     record = only_record(tmp_path / "runs")
     assert (record.job.method, record.job.protocol) == ("my-model", "synthetic-tiny")
-    (words,) = re.findall(r"^crossmodal-bench (evaluate (?:.*\\\n)*.*)$", section, flags=re.MULTILINE)
+    (words,) = re.findall(
+        r"^crossmodal-bench (evaluate (?:.*\\\n)*.*)$", fenced("own_model.md", "bash")[0], re.M
+    )
     assert main(words.replace("\\\n", " ").split()) == 0
 
 

@@ -1,0 +1,118 @@
+"""Tables of the documentation that come from ``results/`` are what ``results/`` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from documents import ROOT, tool
+
+from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.reporting.comparison.tie_groups import tie_groups
+from crossmodal_bench.reporting.tables.markdown import leaderboard_grid
+from crossmodal_bench.reporting.tables.shown import ShownTable
+
+docs_tables = tool("docs_tables")
+OFFICIAL = "<!-- table: results protocol=wikipedia-2173-map"
+END = "<!-- end table -->"
+
+
+@pytest.fixture(scope="module")
+def tables() -> Sequence[ShownTable]:
+    return list(docs_tables.read_tables())
+
+
+def test_every_table_and_number_is_as_results_has_it(tables: Sequence[ShownTable]) -> None:
+    blocks = 0
+    for path in docs_tables.documents():
+        text = path.read_text(encoding="utf-8")
+        blocks += len(docs_tables.BLOCK.findall(text))
+        assert docs_tables.rewritten(text, tables, path.name) == text, f"{path}: run make docs-tables"
+    assert blocks > 5
+    assert len(docs_tables.BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))) == 1
+
+
+def test_a_table_has_the_cells_of_the_report(tables: Sequence[ShownTable]) -> None:
+    text = f"before\n{OFFICIAL} columns=preset,seeds,over,ties,metrics,parameters -->\nold\n{END}\nafter\n"
+    new = docs_tables.rewritten(text, tables, "page.md")
+    assert new.startswith("before\n") and new.endswith(f"{END}\nafter\n") and "old" not in new
+    assert docs_tables.rewritten(new, tables, "page.md") == new
+    (table,) = (table for table in tables if table.source.protocol == "wikipedia-2173-map")
+    theirs = leaderboard_grid(table, tie_groups(table.source)).splitlines()[2:]
+    ours = [line for line in new.splitlines() if line.startswith("|")][2:]
+    # The costs of the report are its last columns, of which ours has the first.
+    assert [row.split("|")[:-2] for row in ours] == [
+        row.split("|")[: len(row.split("|")) - 6] for row in theirs
+    ]
+    assert any("★" in row and "**" in row for row in ours)
+
+
+def test_marks_are_of_all_rows_whichever_are_shown(tables: Sequence[ShownTable]) -> None:
+    text = f"{OFFICIAL} methods=sm,acmr_imi columns=ties,mAP -->{END}"
+    new = docs_tables.rewritten(text, tables, "page.md")
+    (row,) = [line for line in new.splitlines() if line.startswith("| sm")]
+    # Not the first of the leaderboard, although it is the first here.
+    assert "★" not in new and "| b |" in row
+    assert "*Not in `results/` yet: `acmr_imi`.*" in new
+
+
+def test_what_has_no_row_yet_shows_no_number(tables: Sequence[ShownTable]) -> None:
+    new = docs_tables.rewritten(f"<!-- table: results protocol=no-such -->| 1 |{END}", tables, "page.md")
+    assert "No row of this table" in new and "|" not in new
+
+
+def test_a_number_in_a_sentence(tables: Sequence[ShownTable]) -> None:
+    head = "<!-- value: results protocol=wikipedia-2173-map methods=acmr"
+    new = docs_tables.rewritten(f"mAP {head} -->?<!-- end value -->.", tables, "page.md")
+    (table,) = (table for table in tables if table.source.protocol == "wikipedia-2173-map")
+    value = table.lines[0].values["mAP"]
+    assert f"-->{value.text} {value.margin}<!-- end value -->." in new
+    with pytest.raises(BadInput, match="3 rows of results/ fit"):
+        docs_tables.rewritten(
+            f"{head.removesuffix(' methods=acmr')} -->?<!-- end value -->", tables, "page.md"
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (f"{OFFICIAL} -->", "is not closed"),
+        (f"{OFFICIAL} colums=mAP -->{END}", "colums=mAP is no setting"),
+        (f"{OFFICIAL} columns=mAp -->{END}", "no row has a column mAp"),
+        (f"<!-- table: results methods=acmr -->{END}", "name the protocol"),
+    ],
+)
+def test_a_wrong_block_is_told(text: str, sentence: str, tables: Sequence[ShownTable]) -> None:
+    with pytest.raises(BadInput, match=f"page.md.*{sentence}"):
+        docs_tables.rewritten(text, tables, "page.md")
+
+
+def test_the_command_writes_and_checks(
+    tables: Sequence[ShownTable],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text(f"{OFFICIAL} -->{END}\n")
+    monkeypatch.setattr(docs_tables, "ROOT", tmp_path)
+    monkeypatch.setattr(docs_tables, "documents", lambda: [page])
+    monkeypatch.setattr(docs_tables, "read_tables", lambda: tables)
+    assert docs_tables.main(["--check"]) == 1 and "run make docs-tables" in capsys.readouterr().out
+    assert docs_tables.main([]) == 0 and "★ acmr" in page.read_text()
+    assert docs_tables.main(["--check"]) == 0
+    page.write_text(f"{OFFICIAL} -->")
+    assert docs_tables.main([]) == 2 and "not closed" in capsys.readouterr().err
+
+
+def test_a_method_stands_for_all_of_its_labels(tables: Sequence[ShownTable]) -> None:
+    (table,) = (table for table in tables if table.source.protocol == "wikipedia-2173-map")
+    labelled = replace(table.source.rows[0], label="five passes, constant rate")
+    source = replace(table.source, rows=(labelled, *table.source.rows[1:]))
+    changed = replace(table, source=source)
+    text = f"{OFFICIAL} methods=acmr columns=mAP -->{END}"
+    assert docs_tables.rewritten(text, [changed], "page.md").count("| ★ acmr |") == 1
+    assert docs_tables.rewritten(text.replace("=acmr ", "=acmr_other "), [changed], "page.md").count("|") == 0
