@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.core.file_locks import try_lock
+from crossmodal_bench.core.file_locks import is_off, try_lock
 from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json
 from crossmodal_bench.jobs.record import Record
 
 Name = Literal["live", "sending", "sent", "offline", "failed"]
+Mode = Literal["", "online", "offline"]
 PATIENCE = 15.0
 """Seconds that a bench waits in all, when its jobs are done, for runs that are still being sent."""
 POLL = 0.1
@@ -30,11 +31,19 @@ class RunState:
             ``offline``, it lies whole on this disk; ``failed``, it is nowhere.
         finished_at: of the record that it was written from; empty while its job runs.
         why: why the server does not have it, if somebody has tried.
+        mode: W&B's, in which the run was begun; empty where it has not been, or nobody knows.
     """
 
     name: Name
     finished_at: str = ""
     why: str = ""
+    mode: Mode = ""
+
+    def lies_here_whole(self, record: Record) -> bool:
+        """Whether the record's run lies on this disk, with all that it holds."""
+        is_kept = self.name == "offline" or (self.name == "sent" and self.mode == "offline")
+        runs = record.files.offline_wandb_runs(record.job.id)
+        return is_kept and self.finished_at == record.finished_at and bool(runs)
 
 
 def read_state(files: JobDirectory) -> RunState | None:
@@ -42,7 +51,13 @@ def read_state(files: JobDirectory) -> RunState | None:
     noted = read_json(files.wandb_state)
     if noted.get("name") not in get_args(Name):
         return None
-    return RunState(cast(Name, noted["name"]), str(noted.get("finished_at", "")), str(noted.get("why", "")))
+    mode = noted.get("mode") if noted.get("mode") in get_args(Mode) else ""
+    return RunState(
+        cast(Name, noted["name"]),
+        str(noted.get("finished_at", "")),
+        str(noted.get("why", "")),
+        cast(Mode, mode),
+    )
 
 
 def write_state(files: JobDirectory, state: RunState) -> None:
@@ -61,6 +76,17 @@ def sending(files: JobDirectory) -> Iterator[bool]:
             yield try_lock(handle, files.wandb_lock)
     except (OSError, BadInput):
         yield False
+
+
+def is_held(files: JobDirectory) -> bool:
+    """Whether a process holds a run; where nothing is locked nobody can tell, and one is taken to."""
+    if is_off():
+        return True
+    try:
+        with files.open_wandb_lock() as handle:
+            return not try_lock(handle, files.wandb_lock)
+    except (OSError, BadInput):
+        return False
 
 
 def conclusion(records: Sequence[Record], runs: Path, began: float) -> list[str]:

@@ -143,6 +143,23 @@ def test_what_goes_wrong_is_a_warning_and_the_run_is_marked_failed(
     assert ended == [1, None]
 
 
+def test_what_a_run_is_known_by_is_sent_when_all_else_is_there(make_record: Maker) -> None:
+    sent: list[dict[str, Any]] = []
+
+    class Run:
+        summary = types.SimpleNamespace(update=sent.append)
+        config = types.SimpleNamespace(update=lambda entries, **_: sent.append(entries))
+
+        def log(self, entry: dict[str, Any], **_: Any) -> None:
+            sent.append(entry)
+
+    record = make_record()
+    run: Any = Run()
+    runs_in_wandb.complete(run, record)
+    assert [position for position, entry in enumerate(sent) if "finished_at" in entry] == [len(sent) - 1]
+    assert sent[-1] == {"finished_at": record.finished_at} and "leaderboard" in sent[-2]
+
+
 def test_a_broken_installation_is_a_warning(
     make_record: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
