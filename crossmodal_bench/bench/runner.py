@@ -31,7 +31,7 @@ from crossmodal_bench.jobs.reference import reference_records
 from crossmodal_bench.jobs.state import state_of
 from crossmodal_bench.reporting.report import print_leaderboard
 from crossmodal_bench.reporting.wandb import live
-from crossmodal_bench.reporting.wandb.mode import resolve_mode
+from crossmodal_bench.reporting.wandb.mode import allow_media, resolve_mode
 from crossmodal_bench.reporting.wandb.sender import tell_wandb
 from crossmodal_bench.reporting.wandb.state import conclusion
 from crossmodal_bench.training.devices import has_accelerator
@@ -79,6 +79,7 @@ def _bench(
     try:
         mode = resolve_mode(options.wandb)
         live.switch(mode if options.wandb_live == "1" else "off")
+        allow_media(allowed=options.wandb_media == "1")
         if launcher is None:
             launcher = slurm.Slurm(options, log) if options.launcher == "slurm" else Local(options)
         reference_records(options.reference)

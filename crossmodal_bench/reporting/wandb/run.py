@@ -106,6 +106,11 @@ def begin(
             console="off",
             silent=True,
             init_timeout=INIT_TIMEOUT,
+            # Paths, the machine's name and its packages are nobody's business who looks at a curve; what a
+            # number rests on, the record's environment says.
+            x_disable_meta=True,
+            x_save_requirements=False,
+            host="-",
             disable_git=True,
             disable_code=True,
             save_code=False,

@@ -14,7 +14,9 @@ from finished import finished
 from offline_runs import read_run
 
 from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.rows.leaderboard import leaderboard
 from crossmodal_bench.reporting.wandb import run as runs_in_wandb
+from crossmodal_bench.reporting.wandb.mode import MEDIA, allow_media
 
 Maker = Callable[..., Record]
 pytestmark = pytest.mark.usefixtures("no_account")
@@ -87,6 +89,41 @@ def test_a_job_becomes_one_finished_offline_run_without_a_word(
     ]
     assert list(log.parent.glob("files/media/images/figures/precision_scope*.png"))
     assert not list(log.parent.glob("files/code/*"))
+
+
+def test_nothing_of_this_machine_is_in_a_run(
+    make_record: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "somebodys-machine")
+    monkeypatch.setenv("HOME", "/somebodys/home")
+    record = make_record(
+        overrides={"data.images.weights": f"{tmp_path}/weights/own.pt", "model.init_args.k": 5},
+        environment={"device": "cpu", "commit": "c0ffee", "python": "/somebodys/home/env/bin/python"},
+        taken_up=[f"its parent was '{tmp_path}/runs/a b/record.json'"],
+    )
+    record.files.config.write_text(
+        f"data: {{root: {tmp_path}/data, cache: {record.directory.parents[2]}/cache}}\n"
+        "model: {init_args: {weights: ~/weights.pt, ratio: 1/2, samples/s: 3}}\n"
+    )
+    assert runs_in_wandb.log_record(record, record.directory, "offline") is None
+    (folder,) = record.files.offline_wandb_runs()
+    (log,) = folder.glob("run-*.wandb")
+    entries = [(entry.WhichOneof("record_type"), str(entry)) for entry in _log_entries(log)]
+    # Tables name the copy of themselves that is uploaded; the name stays here.
+    entries = [(kind, text) for kind, text in entries if kind not in ("artifact", "use_artifact")]
+    assert {"run", "config", "summary"} <= {kind for kind, _ in entries}
+    for name in ("somebodys", str(tmp_path), sys.prefix):
+        assert not [kind for kind, text in entries if name in text], name
+    assert not [path for path in folder.glob("files/*") if path.suffix in (".json", ".txt")]
+    config = read_run(folder).config
+    assert config["settings"]["data"] == {"root": "data", "cache": "runs/cache"}
+    assert config["settings"]["model"]["init_args"] == {
+        "weights": "weights.pt",
+        "ratio": "1/2",
+        "samples/s": 3,
+    }
+    assert config["job"]["overrides"] == {"data.images.weights": "own.pt", "model.init_args.k": 5}
+    assert "--set data.images.weights=own.pt" in config["command"]
 
 
 def test_an_ensemble_is_a_run_of_its_own_name_with_its_members(make_record: Maker, tmp_path: Path) -> None:
@@ -168,12 +205,43 @@ def test_a_broken_installation_is_a_warning(
     assert warning is not None and "wandb" in warning
 
 
+def test_what_a_licence_does_not_let_everybody_see_stays_here(
+    make_record: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    from crossmodal_bench.reporting.wandb import contents
+
+    sentences = types.SimpleNamespace(
+        caption_ids=[f"caption {row}" for row in range(200)], captions=["two dogs"] * 200
+    )
+    monkeypatch.setattr(contents, "_gallery", lambda record: sentences)
+
+    def shown(dataset: str) -> tuple[bool, set[str], bool]:
+        record = finished(make_record, dataset=dataset)
+        for path in (record.files.retrieved_captions, record.files.words_panel):
+            Image.new("RGB", (4, 4)).save(path)
+        held, said = contents.media(record, leaderboard([record]))
+        panels = {name for name in held if name.startswith("panels/")}
+        queries: Any = held["queries"]
+        return "text" in queries.columns, panels, "data_left_out" in said
+
+    everything = {"panels/words", "panels/retrieved_captions"}
+    assert shown("mine") == (False, {"panels/words"}, True)
+    assert shown("synthetic-20") == (True, everything, False)
+    allow_media(allowed=True)
+    assert shown("mine") == (True, everything, False)
+    allow_media(allowed=False)
+    assert shown("mine") == (False, {"panels/words"}, True)
+
+
 def test_a_run_holds_configuration_queries_and_pictures(
     make_record: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from PIL import Image
 
     monkeypatch.setattr("crossmodal_bench.reporting.wandb.contents.QUERIES", 50)
+    monkeypatch.setenv(MEDIA, "1")
     record = finished(make_record, environment={"device": "cpu", "commit": "c0ffee"})
     for path in (record.files.retrieved_captions, record.files.pictures_panel):
         Image.new("RGB", (4, 4)).save(path)
