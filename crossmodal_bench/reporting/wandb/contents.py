@@ -131,7 +131,7 @@ def media(record: Record, rows: Sequence[Row]) -> tuple[dict[str, wandb.Table | 
 
 
 def shows_data(record: Record) -> bool:
-    """Whether a run may hold sentences and pictures of its data: anybody may see them, or the user says so."""
+    """Whether a run may hold its data's sentences and pictures: all may see them, or the user says so."""
     return is_free(record.job.dataset) or are_media_allowed()
 
 

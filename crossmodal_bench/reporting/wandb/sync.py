@@ -48,7 +48,14 @@ class Project:
 
 
 def named_project(name: str | None, entity: str | None) -> Project:
-    """The project that the words of a command mean, or else W&B's own variables."""
+    """The project that the words of a command mean, or else W&B's own variables.
+
+    Raises:
+        BadInput: an entity within the project's name.
+    """
+    if name is not None and "/" in name:
+        team, _, project = name.partition("/")
+        raise BadInput(f"--project is '{name}'; name the project alone: --project {project} --entity {team}")
     return Project(name or run.project(), entity or os.environ.get("WANDB_ENTITY", ""))
 
 

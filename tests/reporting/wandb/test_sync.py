@@ -152,3 +152,5 @@ def test_the_project_is_that_of_the_words_or_of_wandbs_variables(monkeypatch: py
     monkeypatch.setenv("WANDB_ENTITY", "them")
     assert named_project(None, None).path == "them/theirs"
     assert named_project("mine", None).path == "them/mine"
+    with pytest.raises(BadInput, match="--project mine --entity us"):
+        named_project("us/mine", None)
