@@ -138,10 +138,11 @@ def complete(run: wandb.Run, record: Record, first_step: int = 0) -> None:
     run.config.update(config, allow_val_change=True)
     for epoch, step in numbered(record.history):
         if step >= first_step:
-            run.log({"epoch": step, **epoch}, step=step)
+            # As they are logged while a job runs: what follows has a step of its own.
+            run.log({"epoch": step, **epoch}, step=step, commit=True)
     pictures_and_tables, said = media(record, rows)
     run.summary.update({**summary(record, rows), **said})
-    run.log(pictures_and_tables)
+    run.log(pictures_and_tables, commit=True)
     run.config.update(whole, allow_val_change=True)
 
 

@@ -120,8 +120,8 @@ def send(directory: Path) -> int:
 
 def keep_for_later(record: Record, why: str) -> None:
     """Write a run that the server has not taken on this disk, and say how it is sent."""
-    _end_after(TIME_TO_KEEP, record)
-    warning = run.log_record(record, record.directory, "offline")
+    with _ended_after(TIME_TO_KEEP, record):
+        warning = run.log_record(record, record.directory, "offline")
     name: Name = "failed" if warning else "offline"
     write_state(record.files, RunState(name, record.finished_at, why, mode="offline"))
     runs = record.directory.parents[2]
@@ -164,11 +164,12 @@ def given_up_after(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _end_after(seconds: int, record: Record) -> None:
+@contextmanager
+def _ended_after(seconds: float, record: Record) -> Iterator[None]:
     """End this process then, whatever it does."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        why = f"W&B did not write the run within {seconds} s"
+        why = f"W&B did not write the run within {seconds:.0f} s"
         print(f"given up: {why}")
         write_state(record.files, RunState("failed", record.finished_at, why))
         sys.stdout.flush()
@@ -177,6 +178,10 @@ def _end_after(seconds: int, record: Record) -> None:
 
     signal.signal(signal.SIGALRM, end)
     signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 if __name__ == "__main__":

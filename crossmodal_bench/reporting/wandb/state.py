@@ -89,17 +89,20 @@ def is_held(files: JobDirectory) -> bool:
         return False
 
 
-def conclusion(records: Sequence[Record], runs: Path, began: float) -> list[str]:
+def conclusion(
+    records: Sequence[Record], runs: Path, began: float, *, patience: float | None = None
+) -> list[str]:
     """What a bench's last lines say of W&B; waits a while for runs that are on their way.
 
     Args:
         records: of the bench's finished jobs and ensembles.
         runs: the folder of runs, as the user names it.
         began: the time when the bench began: what an earlier one has left unfinished is not waited for.
+        patience: seconds to wait, None for ``PATIENCE``.
     """
     if not records:
         return []
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + (PATIENCE if patience is None else patience)
     while any(_on_its_way(record, began) for record in records) and time.monotonic() < deadline:
         time.sleep(POLL)
     states = [(record, read_state(record.files)) for record in records]
@@ -135,4 +138,4 @@ def _on_its_way(record: Record, began: float) -> bool:
 
 
 def _counted(count: int) -> str:
-    return f"{count} run{'s' * (count != 1)} {'are' if count != 1 else 'is'}"
+    return f"{count} run{'s' * (count != 1)}"

@@ -26,6 +26,8 @@ SECONDS_PER_RUN = 120
 """Seconds that sending one run may take at most."""
 TOGETHER = 50
 """Runs that one call of `wandb sync` sends."""
+DELETED = "previously created and deleted"
+"""What the server says to an id that it has had."""
 Log = Callable[[str], None]
 
 
@@ -204,7 +206,12 @@ def _send(records: Sequence[Record], project: Project, log: Log) -> None:
     except subprocess.TimeoutExpired:
         log(f"  the server took longer than {SECONDS_PER_RUN} s for each of {len(records)} runs")
         return
-    if answer.returncode:
+    if DELETED in (answer.stdout + answer.stderr).lower():
+        log(
+            "  W&B has deleted runs of these ids, and refuses such ids for some days: restore them there, or "
+            "send to another project with --project"
+        )
+    elif answer.returncode:
         said = (answer.stderr or answer.stdout).strip().splitlines() or ["no word"]
         log(f"  wandb sync ended with status {answer.returncode}: {said[-1]}")
 

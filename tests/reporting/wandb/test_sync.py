@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,6 +60,17 @@ def test_a_run_that_was_left_half_written_is_not_taken_for_the_records(
     known = known_runs(PROJECT, [record])
     assert known == {"finished": record.finished_at, "crashed": "", "running": "", "failed": ""}
     assert "incomplete" in lacking([record], {record.job.id: ""})[record.job.id]
+
+
+def test_ids_that_the_server_has_deleted_are_told(
+    make_record: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    sentence = "wandb: ERROR run 0123 was previously created and deleted; try a new run name (Error 409)"
+    answer = subprocess.CompletedProcess([], 1, stdout="", stderr=f"{sentence}\nwandb: done")
+    monkeypatch.setattr(syncing.subprocess, "run", lambda *_, **__: answer)
+    syncing._send([make_record()], PROJECT, said.append)
+    assert len(said) == 1 and "--project" in said[0] and "deleted" in said[0]
 
 
 @pytest.fixture
