@@ -47,21 +47,7 @@ from crossmodal_bench.training.trained_model import LoadedModel, load_model
 
 SENTENCES = 256
 """Sentences that are encoded together."""
-COMPARE_VECTORS = (
-    *(
-        "vse",
-        "vsrn",
-        "timam",
-        "infonce",
-        "siglip",
-        "clip",
-        "acmr",
-        "cca",
-        "sm",
-        "united_vsrn",
-        "multiple_vsrn",
-    ),
-)
+COMPARE_VECTORS = ("vse", "vsrn", "timam", "infonce", "siglip", "clip", "acmr", "cca", "sm")
 """Methods to choose instead of one that compares otherwise; a test asks each of them."""
 Picture = str | Path | Image.Image
 """A file, or a picture as Pillow has it."""
