@@ -93,7 +93,7 @@ def test_a_bench_leaves_runs_with_configuration_curves_tables_and_pictures(tmp_p
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     records = {record.job.method: record for record in read_records(tmp_path / "runs")}
-    assert set(records) == {"acmr", "gxn_i2t_xe"}
+    assert {"acmr", "gxn_i2t_xe"} <= records.keys()
     for method, record in records.items():
         (log,) = record.files.offline_wandb_runs()
         run = read_run(log)
@@ -103,7 +103,7 @@ def test_a_bench_leaves_runs_with_configuration_curves_tables_and_pictures(tmp_p
         assert [entry["epoch"] for entry in epochs] == [0, 1], method
         assert run.summary["primary"] == record.metrics[run.summary["primary_metric"]]
         assert f"intervals/{run.summary['primary_metric']}/low" in run.summary
-        assert run.tables["leaderboard"][0]["method"] == method
+        assert run.tables["leaderboard"][0]["method"] == f"{method} (max_epochs=2)"
         queries = run.tables["queries"]
         assert {line["direction"] for line in queries} == {"i2t", "t2i"} and queries[-1]["text"]
     writes, retrieves = (
