@@ -20,6 +20,7 @@ class OfflineRun:
         summary: by name.
         history: a mapping for each step.
         tables: lines of each table, by name; the last that was logged.
+        pictures: of the run, by name; the last that was logged.
         exit_code: None where the run was not finished.
         system: how many times processor, memory and GPU were measured.
     """
@@ -29,6 +30,7 @@ class OfflineRun:
     summary: dict[str, Any]
     history: list[dict[str, Any]]
     tables: dict[str, list[dict[str, Any]]]
+    pictures: dict[str, Path]
     exit_code: int | None
     system: int
 
@@ -53,12 +55,17 @@ def read_run(folder: Path) -> OfflineRun:
         table = json.loads(path.read_text())
         name = path.name.removesuffix(".table.json").rsplit("_", 2)[0]
         tables[name] = [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
+    images = folder / "files" / "media" / "images"
+    pictures = {}
+    for path in sorted(images.rglob("*.png"), key=lambda path: path.stat().st_mtime):
+        pictures[str(path.relative_to(images)).rsplit("_", 2)[0]] = path
     return OfflineRun(
         id=kinds["run"][0]["run_id"],
         config=config,
         summary=summary,
         history=[line["item"] for line in kinds.get("history", [])],
         tables=tables,
+        pictures=pictures,
         exit_code=kinds["exit"][-1]["exit_code"] if "exit" in kinds else None,
         system=len(kinds.get("stats", [])),
     )

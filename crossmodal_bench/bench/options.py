@@ -62,6 +62,7 @@ class BenchOptions:
     slurm: dict[str, Any] = option("of that cluster: partition=gpu time=600 ..., or a YAML file", {})
     wandb: str = option("Weights & Biases: auto (online when logged in), online, offline or off", "auto")
     wandb_live: str = option("1: W&B shows curves while jobs run", "0", ("0", "1"), alone="1")
+    wandb_media: str = option("1: W&B gets captions and pictures of any data set", "0", ("0", "1"), alone="1")
     network: str | None = option("image network whose features are used", None)
     weights: str | None = option("that network's weights: PATH, IMAGENET1K_V1, DEFAULT or none", None)
     text: str | None = option("dual encoder that encodes the captions: hf:NAME, or same", None)

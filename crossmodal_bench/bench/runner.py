@@ -32,7 +32,7 @@ from crossmodal_bench.jobs.reference import reference_records
 from crossmodal_bench.jobs.state import state_of
 from crossmodal_bench.reporting.report import print_leaderboard
 from crossmodal_bench.reporting.wandb import live
-from crossmodal_bench.reporting.wandb.mode import resolve_mode
+from crossmodal_bench.reporting.wandb.mode import Mode, allow_media, resolve_mode
 from crossmodal_bench.reporting.wandb.sender import tell_wandb
 from crossmodal_bench.reporting.wandb.state import conclusion
 from crossmodal_bench.training.devices import has_accelerator
@@ -77,9 +77,12 @@ def _bench(
 ) -> int:
     line = StatusLine()
     began = time.time()
+    mode: Mode = "off"
+    plan: Sequence[PlannedJob] = ()
     try:
         mode = resolve_mode(options.wandb)
         live.switch(mode if options.wandb_live == "1" else "off")
+        allow_media(allowed=options.wandb_media == "1")
         if launcher is None:
             launcher = slurm.Slurm(options, log) if options.launcher == "slurm" else Local(options)
         reference_records(options.reference)
@@ -104,7 +107,7 @@ def _bench(
         request.check()
         grid_search.choose(plan, options, log)
         if mode != "off":
-            _tell_of_wandb(plan, options, began, log)
+            _tell_of_wandb(plan, options, began, log, patience=None)
         if well and summed:
             return OK
         # Jobs that were told to stop, when the bench was not, have not failed.
@@ -117,6 +120,8 @@ def _bench(
             "Interrupted. Everything is kept: run the same command again to go on."
             + (f" {stays}" if stays else "")
         )
+        if mode != "off":
+            _tell_of_wandb(plan, options, began, log, patience=0)
         return AGAIN
     except OSError as error:
         check_writable(options)
@@ -230,11 +235,16 @@ def _settle(plan: Sequence[PlannedJob]) -> None:
 
 
 def _tell_of_wandb(
-    plan: Sequence[PlannedJob], options: BenchOptions, began: float, log: Callable[[str], None]
+    plan: Sequence[PlannedJob],
+    options: BenchOptions,
+    began: float,
+    log: Callable[[str], None],
+    *,
+    patience: float | None,
 ) -> None:
     """Say which runs W&B's server has, and how it gets the others."""
     records = [*records_of(plan), *suite_ensembles.ensemble_records(plan, options)]
-    for sentence in conclusion(records, options.runs, began):
+    for sentence in conclusion(records, options.runs, began, patience=patience):
         log(sentence)
 
 

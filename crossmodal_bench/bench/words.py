@@ -35,6 +35,8 @@ def check_words(options: BenchOptions) -> None:
     check_preset(options.preset)
     if named_mode(options.wandb) == "off" and options.wandb_live == "1":
         raise BadInput("WANDB_LIVE=1 has no effect where W&B is off; leave it out, or set WANDB=offline")
+    if named_mode(options.wandb) == "off" and options.wandb_media == "1":
+        raise BadInput("WANDB_MEDIA=1 has no effect where W&B is off; leave it out, or set WANDB=offline")
     check_reference(options.reference)
     if options.methods not in experiments.names("suites"):
         method_names(options.methods)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ def ensemble(arguments: argparse.Namespace) -> int:
     from crossmodal_bench.reporting.report import print_leaderboard
     from crossmodal_bench.reporting.wandb.mode import resolve_mode
     from crossmodal_bench.reporting.wandb.sender import tell_wandb
+    from crossmodal_bench.reporting.wandb.state import conclusion
 
+    began = time.time()
     mode = resolve_mode(arguments.wandb)
     planned = ensembles.plan_ensemble(ensembles.read_members(arguments.records), arguments.runs)
     record = planned.existing()
@@ -31,15 +35,20 @@ def ensemble(arguments: argparse.Namespace) -> int:
         warning = tell_wandb(record, record.directory, mode)
         tell(warning or f"Record: {record.directory}")
     print_leaderboard([record])
+    for sentence in conclusion([record], arguments.runs, began) if mode != "off" else ():
+        tell(sentence)
     return 0
 
 
 def report(arguments: argparse.Namespace) -> int:
     """Print and write the leaderboard of all records."""
     from crossmodal_bench.jobs.reference import reference_records
-    from crossmodal_bench.reporting.formats import FORMATS
+    from crossmodal_bench.reporting.formats import FORMATS, QUERIES
     from crossmodal_bench.reporting.report import build_report
 
+    if arguments.json and (arguments.format or arguments.queries != QUERIES[0]):
+        option = "--format" if arguments.format else "--queries"
+        raise BadInput(f"{option} has no effect with --json, which writes no file; leave one of them out")
     if not arguments.runs.is_dir():
         raise BadInput(
             f"{arguments.runs} is missing; run crossmodal-bench bench first, or name the folder with --runs"
@@ -69,9 +78,15 @@ def _print_report_json(runs: Path, references: Any) -> int:
 
     from crossmodal_bench.reporting.table import frame, shown_tables
 
-    lines = frame(shown_tables(runs, references)).to_json(orient="records", double_precision=15)
-    print(json.dumps(json.loads(lines), indent=1))
+    known = frame(shown_tables(runs, references)).to_dict(orient="records")
+    lines = [{str(name): _known(value) for name, value in line.items()} for line in known]
+    print(json.dumps(lines, indent=1, allow_nan=False))
     return 0
+
+
+def _known(value: Any) -> Any:
+    """A value of a data frame as JSON has it: None for what is no number."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_writable(runs: Path) -> bool:

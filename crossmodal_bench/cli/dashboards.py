@@ -17,6 +17,8 @@ def add_project_arguments(command: argparse.ArgumentParser) -> None:
 def add_sync_arguments(command: argparse.ArgumentParser) -> None:
     """The words of `sync`, beside those of a bench."""
     add_project_arguments(command)
+    text = "send captions and pictures of any data set, where runs are written now"
+    command.add_argument("--wandb-media", action="store_true", help=text)
     command.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
 
 
@@ -30,10 +32,12 @@ def add_report_arguments(command: argparse.ArgumentParser) -> None:
 
 def sync(arguments: argparse.Namespace) -> int:
     """Send the runs that W&B's server lacks."""
+    from crossmodal_bench.reporting.wandb.mode import allow_media
     from crossmodal_bench.reporting.wandb.sync import named_project, sync
 
     _check_runs(arguments.runs)
     project = named_project(arguments.project, arguments.entity)
+    allow_media(allowed=arguments.wandb_media)
     return sync(arguments.runs, project, tell, dry_run=arguments.dry_run)
 
 

@@ -55,15 +55,10 @@ def retrieve(arguments: argparse.Namespace) -> int:
         tell(f"Note: {remark}", sys.stderr)
     of_pictures = arguments.text is not None
     # What cannot be asked is refused before a gallery is encoded.
+    query = run.encoded_query(arguments.text, image=arguments.image)
     with _progress("Encoding the gallery") as progress:
-        answers = run.search(
-            arguments.text,
-            image=arguments.image,
-            gallery=arguments.gallery,
-            top=arguments.top,
-            progress=progress,
-        )
-    searched = run.gallery(arguments.gallery, of_pictures=of_pictures)
+        searched = run.gallery(arguments.gallery, of_pictures=of_pictures, progress=progress)
+    answers = run.answers(query, searched, of_pictures=of_pictures, top=arguments.top)
     if arguments.html is not None:
         _write_page(arguments, run, remarks, answers, searched)
     if arguments.json:

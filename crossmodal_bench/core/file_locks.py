@@ -34,7 +34,7 @@ def try_lock(handle: IO[str] | IO[bytes], path: Path, *, shared: bool = False) -
     Raises:
         BadInput: the file system has no locks, or no room for one more.
     """
-    if _is_off():
+    if is_off():
         return True
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -51,7 +51,7 @@ def wait_for_lock(handle: IO[str] | IO[bytes], path: Path) -> None:
     Raises:
         BadInput: as ``try_lock``.
     """
-    if _is_off():
+    if is_off():
         return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -68,7 +68,8 @@ def no_locks(path: Path, error: OSError) -> BadInput:
     )
 
 
-def _is_off() -> bool:
+def is_off() -> bool:
+    """Whether nothing is locked, so that a lock that can be taken says nothing of other processes."""
     return os.environ.get(SWITCH) == "off"
 
 

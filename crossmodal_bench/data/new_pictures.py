@@ -54,14 +54,13 @@ class PictureEncoding:
         if "regions" in state.requires and state.regions is None:
             return (
                 f"the model reads the regions that {state.dataset} brings along, and a new picture has "
-                "none; train "
-                "it on extracted ones, which any picture has (--set data.images.regions=grid, or detector)"
+                "none; train it on extracted ones, which any picture has (--set data.images.regions=grid, or "
+                "detector)"
             )
         if "features" in state.requires and state.features is None and not self.dataset.describes_pictures:
             return (
                 f"the model reads the image features that {state.dataset} brings along, and a new picture "
-                "has none; "
-                "train it on those of a network, which any picture has (--network mobilenet_v2)"
+                "has none; train it on those of a network, which any picture has (--network mobilenet_v2)"
             )
         return ""
 

@@ -168,8 +168,7 @@ class Preprocessing:
         if "bow" in self.state.requires and self.state.bag is None and self.state.text_tower is None:
             return (
                 f"the model reads the text features that {self.state.dataset} brings along, and a new "
-                "sentence has "
-                "none; train it on a data set with captions, whose bags of words are made here"
+                "sentence has none; train it on a data set with captions, whose bags of words are made here"
             )
         return ""
 

@@ -242,7 +242,7 @@ class JobDirectory:
 
     @property
     def wandb_state(self) -> Path:
-        """What has become of the W&B run, see ``reporting.wandb.sender``."""
+        """What has become of the W&B run, see ``reporting.wandb.state``."""
         return self.path / "wandb.json"
 
     @property
@@ -253,6 +253,10 @@ class JobDirectory:
     def open_wandb_lock(self) -> TextIO:
         """``wandb_lock``, to be locked; BadInput where something else has its name."""
         return _open_plain(self.wandb_lock, os.O_APPEND)
+
+    def open_sender_lock(self, number: int) -> TextIO:
+        """The lock of one of the few places of those who send runs of this folder of runs at once."""
+        return _open_plain(self.path.parents[2] / f".wandb-sender-{number}.lock", os.O_APPEND)
 
     def offline_wandb_runs(self, job_id: str = "*") -> list[Path]:
         """W&B runs that were written here and may not have been synced; of one job, or of any."""

@@ -360,11 +360,23 @@ def dataset_title(name: str) -> str:
 
 def licence_of(dataset: str) -> str:
     """What the owners of a data set are known to say of its use, in a clause."""
+    content = _file_of_variant(dataset)
+    licence = content.licence if content is not None else ""
+    return licence or "not known here; ask the data's owners before you use what was made from them"
+
+
+def is_free(dataset: str) -> bool:
+    """Whether anybody may show a data set's pictures and sentences to anybody, as far as is known."""
+    content = _file_of_variant(dataset)
+    return content is not None and content.free
+
+
+def _file_of_variant(dataset: str) -> DatasetFile | None:
+    """The file of a data set, or of the one that it is a variant of; None where none is known."""
     name = dataset if dataset in names("datasets") else dataset.partition("-")[0]
     name = FAMILIAR.get(name, name)
     content = _file("datasets", name) if name in names("datasets") else None
-    licence = content.licence if isinstance(content, DatasetFile) else ""
-    return licence or "not known here; ask the data's owners before you use what was made from them"
+    return content if isinstance(content, DatasetFile) else None
 
 
 def ablation_of(method: str) -> str | None:

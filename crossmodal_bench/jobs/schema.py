@@ -91,12 +91,14 @@ class DatasetFile(ExperimentFile):
     Args:
         title: what it is, in a line.
         licence: what its owners are known to say of its use, for the cards of models that were made from it.
+        free: whether anybody may show its pictures and sentences to anybody.
         data: of the data module.
         protocols: what differs where a data set has several, by their names.
     """
 
     title: str = ""
     licence: str = ""
+    free: bool = False
     data: DataSettings
     protocols: dict[str, Section] = Field(default_factory=dict)
 

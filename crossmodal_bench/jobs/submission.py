@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +20,10 @@ from crossmodal_bench.core.files import read_yaml
 from crossmodal_bench.core.npy import load_npz, names_in_npz
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.fingerprints.sources import fingerprint_of
+from crossmodal_bench.jobs.portable_paths import mapped, path_replacement
 from crossmodal_bench.jobs.query_ids import SHARED, digest, load_query_ids, shared_arrays
 from crossmodal_bench.jobs.record import Record, read_record, write_record
 from crossmodal_bench.jobs.verification import check_record, named_protocol
-from crossmodal_bench.networks.dual_encoders import HF
 
 LARGEST = 5_000_000
 """Bytes of a whole ``results/``: whoever clones the repository gets them all."""
@@ -37,7 +36,6 @@ _DEVICE_WORDS = ("strategy", "precision", "sync_batchnorm")
 
 _IDS = ("image_ids", "caption_ids")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_ABSOLUTE = re.compile(r"^(/|~|[A-Za-z]:[\\/])")
 
 
 @dataclass(frozen=True)
@@ -147,53 +145,30 @@ def portable_config(record: Record) -> dict[str, Any]:
     config = _config(record)
     replace = _path_replacement(record, config)
     config["data"] = {**config["data"], "root": "data", "cache": "runs/cache"}
-    portable: dict[str, Any] = _mapped(config, replace)
+    portable: dict[str, Any] = mapped(config, replace)
     _check_portable(portable, record.files.config)
     return portable
 
 
 def portable(content: dict[str, Any], record: Record) -> dict[str, Any]:
     """Other plain values of a record's run, likewise."""
-    mapped: dict[str, Any] = _mapped(content, _path_replacement(record, _config(record)))
-    _check_portable(mapped, record.directory)
-    return mapped
+    portable: dict[str, Any] = mapped(content, _path_replacement(record, _config(record)))
+    _check_portable(portable, record.directory)
+    return portable
 
 
 def portable_record(record: Record) -> dict[str, Any]:
     """What a record's file holds, likewise."""
     config = {} if record.ensemble else _config(record)
     content = {name: value for name, value in record.content.items() if name != "schema"}
-    portable: dict[str, Any] = _mapped(content, _path_replacement(record, config))
+    portable: dict[str, Any] = mapped(content, _path_replacement(record, config))
     _check_portable(portable, record.files.record)
     return portable
 
 
 def _path_replacement(record: Record, config: Mapping[str, Any]) -> Callable[[str], str]:
-    """A path below the data root becomes one below ``data``; another absolute one its file's name."""
     root = str(config.get("data", {}).get("root", ""))
-    runs = str(record.directory.parent.parent.parent)
-
-    def replace(text: str) -> str:
-        if text.startswith(HF):
-            # What follows may be a folder, or a name of the hub.
-            return HF + replace(text.removeprefix(HF))
-        for folder, name in ((root, "data"), (runs, "runs")):
-            if folder not in ("", ".", "/") and (text == folder or text.startswith(f"{folder}/")):
-                text = name + text[len(folder) :]
-        if _ABSOLUTE.match(text) and " " not in text:
-            text = re.split(r"[\\/]", text.rstrip("\\/"))[-1]
-        return text
-
-    return replace
-
-
-def _mapped(value: Any, replace: Callable[[str], str]) -> Any:
-    """The same lists and mappings, every text in them replaced."""
-    if isinstance(value, Mapping):
-        return {name: _mapped(item, replace) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_mapped(item, replace) for item in value]
-    return replace(value) if isinstance(value, str) else value
+    return path_replacement(root, str(record.directory.parent.parent.parent))
 
 
 def _check_portable(content: Mapping[str, Any], path: Path) -> None:

@@ -24,8 +24,7 @@ def export_embeddings(run: TrainedRun, folder: Path, kind: str = "npy") -> list[
 
     As ``npy``: ``images.npy`` and ``texts.npy`` (float32), ``image_ids.txt`` and ``caption_ids.txt``. As
     ``parquet``: ``images.parquet`` (``id``, ``vector``) and ``texts.parquet`` (``id``, ``image``,
-    ``caption``,
-    ``vector``).
+    ``caption``, ``vector``).
 
     Args:
         run: the run.
@@ -42,6 +41,11 @@ def export_embeddings(run: TrainedRun, folder: Path, kind: str = "npy") -> list[
     if kind not in get_args(Format):
         raise BadInput(f"--format is '{kind}'{nearest(kind, get_args(Format))}")
     check_vectors(run)
+    if run.record.files.exported_weights.is_file():
+        raise BadInput(
+            f"{run.record.directory} was handed out without the split that it was tested on, whose vectors "
+            "would be written; name the run itself"
+        )
     # Before anything is encoded.
     parquet = _pyarrow() if kind == "parquet" else None
     gallery = kept_gallery(run.record, run.data_root, tell)
@@ -96,8 +100,7 @@ def _pyarrow() -> Any:
     except ImportError as error:
         raise BadInput(
             "--format parquet needs pyarrow, which is not installed; pip install "
-            "'crossmodal-bench[parquet]', or "
-            "take --format npy"
+            "'crossmodal-bench[parquet]', or take --format npy"
         ) from error
     return pyarrow
 

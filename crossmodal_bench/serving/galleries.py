@@ -51,9 +51,24 @@ def run_fingerprint(record: Record) -> str:
 
 
 def cache_of(record: Record) -> Path:
-    """Where the features of the folder of runs lie that a record is in."""
+    """Where the features of the folder of runs lie that a record is in.
+
+    A run that was handed out is in none: what is made with it lies in the user's own cache.
+    """
+    if record.files.exported_weights.is_file():
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossmodal-bench"
     above = record.directory.absolute().parents
     return above[min(2, len(above) - 1)] / "cache"
+
+
+def caches_of(record: Record) -> JobDirectory:
+    """Where encodings of galleries are kept: in the run's folder, unless that is one to hand out.
+
+    Whoever passes that on passes on what is in it, and a user's pictures are nobody else's.
+    """
+    if record.files.exported_weights.is_file():
+        return JobDirectory(cache_of(record) / "galleries" / run_fingerprint(record))
+    return record.files
 
 
 def kept_gallery(record: Record, data_root: Path, say: Callable[[str], None]) -> EncodedGallery:
@@ -77,8 +92,7 @@ def kept_gallery(record: Record, data_root: Path, say: Callable[[str], None]) ->
     if files.exported_weights.is_file():
         raise BadInput(
             f"{record.directory} was handed out without the split that it was tested on; name what to "
-            "search with "
-            "--gallery"
+            "search with --gallery"
         )
     say(f"Encoding the {record.evaluated_on} split of {record.job.dataset}, once")
     try:
@@ -86,8 +100,7 @@ def kept_gallery(record: Record, data_root: Path, say: Callable[[str], None]) ->
     except BadInput as error:
         raise BadInput(
             f"{record.directory} has kept no encodings of its {record.evaluated_on} split, and they cannot "
-            "be made "
-            f"again: {error}"
+            f"be made again: {error}"
         ) from error
     member = encoded.member
     gallery = gallery_of(encoded.corpus, record.evaluated_on, member.images.to("cpu"), member.texts.to("cpu"))
@@ -115,13 +128,14 @@ def folder_gallery(
     stated = [(path.relative_to(folder).as_posix(), path.stat()) for path in paths]
     state = [(name, status.st_size, status.st_mtime_ns) for name, status in stated]
     place = f"pictures-{_digest([str(folder.resolve())])}"
-    path = record.files.cached_gallery(place, _digest([run_fingerprint(record), *state]))
+    caches = caches_of(record)
+    path = caches.cached_gallery(place, _digest([run_fingerprint(record), *state]))
     if os.path.lexists(path):
         gallery = read_gallery(path)
     else:
         names, encodings = _encoded_pictures(folder, [name for name, _ in stated], encode_pictures, progress)
         gallery = EncodedGallery(str(folder), tuple(names), Encoding.cat(encodings))
-        _keep(record.files, place, path, gallery)
+        _keep(caches, place, path, gallery)
     known = set(gallery.image_ids)
 
     def picture_of(name: str) -> Image.Image:
@@ -129,7 +143,10 @@ def folder_gallery(
             raise KeyError(name)
         return ImageFiles([folder / name])[0]
 
-    return Gallery(gallery, f"the {len(gallery.image_ids):,} pictures below {folder}", picture_of)
+    # Those that cannot be read are told one by one when the others are encoded, and counted ever after.
+    broken = len(paths) - len(gallery.image_ids)
+    more = f" ({broken:,} more cannot be read)" if broken else ""
+    return Gallery(gallery, f"the {len(gallery.image_ids):,} pictures below {folder}{more}", picture_of)
 
 
 def sentences_gallery(
@@ -144,7 +161,8 @@ def sentences_gallery(
     if not sentences:
         raise BadInput(f"{path} holds no sentence; write one on each line")
     place = f"sentences-{_digest([str(path.resolve())])}"
-    cache = record.files.cached_gallery(place, _digest([run_fingerprint(record), *sentences]))
+    caches = caches_of(record)
+    cache = caches.cached_gallery(place, _digest([run_fingerprint(record), *sentences]))
     if os.path.lexists(cache):
         gallery = read_gallery(cache)
     else:
@@ -159,7 +177,7 @@ def sentences_gallery(
             texts=Encoding.cat(encodings),
             captions=tuple(sentences),
         )
-        _keep(record.files, place, cache, gallery)
+        _keep(caches, place, cache, gallery)
     return Gallery(gallery, f"the {len(sentences):,} sentences of {path}")
 
 
@@ -203,8 +221,9 @@ def _encoded_pictures(
 
 
 def _keep(files: JobDirectory, place: str, path: Path, gallery: EncodedGallery) -> None:
-    """Keep a gallery in the run's folder, in place of what the same place held before."""
+    """Keep a gallery, in place of what the same place held before."""
     try:
+        files.path.mkdir(parents=True, exist_ok=True)
         earlier = files.cached_galleries(place)
         write_gallery(path, gallery)
         for old in earlier:

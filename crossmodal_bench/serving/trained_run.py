@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,6 +47,8 @@ from crossmodal_bench.training.trained_model import LoadedModel, load_model
 
 SENTENCES = 256
 """Sentences that are encoded together."""
+COMPARE_VECTORS = ("vse", "vsrn", "timam", "infonce", "siglip", "clip", "acmr", "cca", "sm")
+"""Methods to choose instead of one that compares otherwise; a test asks each of them."""
 Picture = str | Path | Image.Image
 """A file, or a picture as Pillow has it."""
 
@@ -181,19 +184,25 @@ class TrainedRun:
             BadInput: neither or both of ``text`` and ``image``, a sentence without a word that the model
                 knows, or anything that this model cannot encode; the sentence says what would be needed.
         """
-        if (text is None) == (image is None):
-            raise BadInput("a search needs a sentence or a picture; give one of the two")
         if top < 1:
             raise BadInput(f"--top is {top}; give how many answers to show, from 1")
         # The query first: what cannot be asked need not wait for a gallery.
-        if text is not None:
-            self.check_words(text)
-            query = self.encode_texts([text])
-        else:
-            assert image is not None
-            query = self.encode_images([image])
+        query = self.encoded_query(text, image=image)
         searched = self.gallery(gallery, of_pictures=text is not None, progress=progress)
         return self.answers(query, searched, of_pictures=text is not None, top=top)
+
+    def encoded_query(self, text: str | None = None, *, image: Picture | None = None) -> Encoding:
+        """A sentence, or a picture, as ``answers`` takes it.
+
+        Raises:
+            BadInput: as ``search``.
+        """
+        if text is not None and image is None:
+            self.check_words(text)
+            return self.encode_texts([text])
+        if image is not None and text is None:
+            return self.encode_images([image])
+        raise BadInput("a search needs a sentence or a picture; give one of the two")
 
     def gallery(
         self, named: Path | str | None = None, *, of_pictures: bool, progress: Progress | None = None
@@ -283,7 +292,7 @@ class TrainedRun:
             hint = nearest(word, known)
             near = hint if "did you mean" in hint else ""
             remarks.append(
-                f"'{word}' is not among the words that this model knows, and says nothing to it{near}"
+                f"'{word}' is not among the words that this model knows, and means nothing to it{near}"
             )
         return remarks
 
@@ -291,7 +300,9 @@ class TrainedRun:
 
     @cached_property
     def _split(self) -> Gallery:
-        return Gallery(kept_gallery(self.record, self.data_root, tell), "", self._picture_of)
+        # The standard output is for answers, which programs may read.
+        kept = kept_gallery(self.record, self.data_root, lambda line: tell(line, sys.stderr))
+        return Gallery(kept, "", self._picture_of)
 
     def _picture_of(self, name: str) -> Image.Image:
         """A picture of the data set, as far as its files are there; KeyError where they are not."""
@@ -350,9 +361,13 @@ def single_record(run: str | Path, runs: Path) -> Record:
     if record.ensemble:
         members = ", ".join(member.directory for member in record.ensemble)
         raise BadInput(f"{record.directory} is a sum of several models; name one of them: {members}")
+    if record.job.preset == "given":
+        raise BadInput(
+            f"{record.directory} is a row of given vectors, whose model is not here; name a job below {runs}"
+        )
     if not _has_model(record.files, record):
         raise BadInput(
-            f"{record.directory} has no weights, as rows of results/ and rows of given vectors have none; "
+            f"{record.directory} has no weights, as rows of results/ have none; "
             f"run its job first (crossmodal-bench reproduce {run}), or name a job below {runs}"
         )
     return record
@@ -368,7 +383,7 @@ def check_vectors(run: TrainedRun) -> None:
         raise BadInput(
             f"{run.record.job.method} does not compare one vector per image with one per sentence, so an "
             "index of vectors cannot search as it does; ask it with crossmodal-bench retrieve, or choose "
-            "a method that compares vectors (vse, vsrn, timam, acmr, cca, sm)"
+            f"a method that compares vectors ({', '.join(COMPARE_VECTORS)})"
         )
 
 
@@ -386,6 +401,12 @@ def _opened(picture: Picture) -> Image.Image:
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     path = Path(picture)
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; name one picture of it")
     if not path.is_file():
         raise BadInput(f"{path} does not exist; name a picture")
-    return ImageFiles([path])[0]
+    try:
+        return ImageFiles([path])[0]
+    except BadInput as error:
+        # A data set's picture can be left out; a query cannot.
+        raise BadInput(f"{str(error).partition(';')[0]}; name another picture") from error

@@ -27,8 +27,7 @@ def export_weights(run: TrainedRun, folder: Path) -> list[Path]:
     """Write ``model.safetensors``, ``model.json``, ``config.yaml``, ``record.json`` and ``README.md``.
 
     The folder answers `crossmodal-bench retrieve FOLDER --gallery PICTURES` and ``crossmodal_bench.load`` on
-    any
-    machine. It holds no image and no caption; a vocabulary is a list of single words.
+    any machine. It holds no image and no caption; a vocabulary is a list of single words.
 
     Args:
         run: the run.
@@ -97,15 +96,14 @@ def _card(run: TrainedRun, weights: dict[str, Tensor]) -> Iterator[str]:
     yield f"\n# {_line(title)} on {_line(job.dataset)}\n"
     yield (
         f"Row `{_line(name)}`, preset `{job.preset}`, seed {job.seed}: an image-text retrieval model, "
-        "trained and "
-        "measured by crossmodal-bench."
+        "trained and measured by crossmodal-bench."
     )
     yield "\n## Data\n"
     for split, counts in record.data.counts.items():
         yield f"- {split}: {counts['images']:,} images, {counts['captions']:,} captions"
     yield f"- fingerprint `{record.data.fingerprint}`, of the test split `{record.data.split_hash}`"
     yield f"- licence of the data: {_line(experiments.licence_of(job.dataset))}"
-    yield "- The weights were made from these data: whether they may be used, the data's owners say, too."
+    yield "- The weights were made from these data: the owners of the data may restrict their use."
     yield "\n## Numbers\n"
     for part in record.by_protocol():
         doubt = f" (split unverified: it has only the counts of {part.resembles})" if part.resembles else ""
@@ -149,8 +147,8 @@ def _card(run: TrainedRun, weights: dict[str, Tensor]) -> Iterator[str]:
         yield 'run.search("a sentence", gallery="a folder of pictures", top=5)\n```'
     yield (
         "\nThe weights are `model.safetensors`, which holds numbers and no code; `model.json` has "
-        "vocabulary, tokenizer "
-        "and image transform; `config.yaml` names the classes; `record.json` has every number above."
+        "vocabulary, tokenizer and image transform; `config.yaml` names the classes; `record.json` has every "
+        "number above."
     )
 
 
@@ -174,7 +172,7 @@ def _inputs(preprocessing: PreprocessingState) -> Iterator[str]:
     own = f"those that {preprocessing.dataset} brings along"
     if preprocessing.words is not None:
         count = len(preprocessing.words.words)
-        yield f"sentences, as {count:,} known words; a word that is not among them says nothing to it"
+        yield f"sentences, as {count:,} known words; a word that is not among them means nothing to it"
     if preprocessing.wordpieces is not None:
         pieces = preprocessing.wordpieces
         yield f"sentences, as word pieces of {pieces.name or 'its own tokenizer'}, at most {pieces.limit}"

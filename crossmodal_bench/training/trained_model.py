@@ -219,10 +219,8 @@ def _rebuilt_preprocessing(
     except MissingInput as error:
         raise BadInput(
             f"{record.directory} was trained by a version whose checkpoints bring no vocabulary along, and "
-            "the "
-            f"data that it is made from are not below {data_root} ({error}); give --data-root, or run that "
-            "job "
-            "again"
+            f"the data that it is made from are not below {data_root} ({error}); give --data-root, or run "
+            "that job again"
         ) from error
     data.build(model.requires)
     return data.preprocessing

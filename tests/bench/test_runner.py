@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.bench.runtime_estimate import DryRuns
 from crossmodal_bench.cli.main import main
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.signals import Interrupted
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
 from crossmodal_bench.jobs.locks import is_locked, locked
 from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.jobs.state import State
 from crossmodal_bench.reporting.formats import FILES
+from crossmodal_bench.reporting.wandb.state import RunState, write_state
 
 Start = Callable[..., Any]
 EPOCHS = 40
@@ -53,6 +57,39 @@ def until(there: Callable[[], Any], seconds: float = 60) -> Any:
             return found
         time.sleep(0.01)
     raise AssertionError("it never happened")
+
+
+def test_who_interrupts_a_bench_is_told_what_is_not_sent_without_waiting(
+    make_record: Callable[..., Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = make_record()
+    write_state(record.files, RunState("live"))
+
+    def interrupted(*_: object) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(runner, "make_plan", lambda *_, **__: [])
+    monkeypatch.setattr(runner, "records_of", lambda plan: [record])
+    monkeypatch.setattr(runner, "_settle", interrupted)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits"))
+    said: list[str] = []
+    options = BenchOptions("synthetic-20", runs=tmp_path / "runs", wandb="offline")
+    assert runner.bench(options, log=said.append) == 75
+    assert said[0].startswith("Interrupted.")
+    assert said[1].startswith("W&B: 1 run not sent; crossmodal-bench sync") and "on the way" in said[2]
+
+
+def test_an_ensembles_last_line_says_whether_its_run_is_sent(
+    make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from crossmodal_bench.bench import ensembles
+
+    record = make_record()
+    planned = types.SimpleNamespace(existing=lambda: record)
+    monkeypatch.setattr(ensembles, "read_members", lambda records: [])
+    monkeypatch.setattr(ensembles, "plan_ensemble", lambda members, runs: planned)
+    assert main(["ensemble", str(record.directory), "--wandb", "offline"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("W&B: 1 run not sent; crossmodal-bench sync")
 
 
 def progress(folder: Path, method: str) -> Path | None:

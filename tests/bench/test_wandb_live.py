@@ -17,9 +17,12 @@ from typing import Any
 
 import pytest
 from offline_runs import read_run
+from PIL import Image
 
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import read_records
+from crossmodal_bench.reporting.wandb import live
+from crossmodal_bench.reporting.wandb.state import read_state
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 TINY = ("bench", "--dataset", "synthetic-20", "--reference", "off", "--devices", "cpu")
@@ -79,6 +82,70 @@ def test_a_killed_and_resumed_job_is_one_run_with_a_whole_history(tmp_path: Path
     assert run.config["settings"]["trainer"]["max_epochs"] == 40
     assert run.summary["primary"] == record.metrics[run.summary["primary_metric"]]
     assert run.tables["leaderboard"] and run.system > 0
+
+
+def test_a_bench_leaves_runs_with_configuration_curves_tables_and_pictures(tmp_path: Path) -> None:
+    words = ("--methods", "acmr,gxn_i2t_xe", "--set", "trainer.max_epochs=2", "--wandb", "offline")
+    command = [sys.executable, "-m", "crossmodal_bench", *TINY, *words]
+    command[command.index("synthetic-20")] = "synthetic-tiny"
+    finished = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=900, env=environment(tmp_path)
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    records = {record.job.method: record for record in read_records(tmp_path / "runs")}
+    assert {"acmr", "gxn_i2t_xe"} <= records.keys()
+    for method, record in records.items():
+        (log,) = record.files.offline_wandb_runs()
+        run = read_run(log)
+        assert run.config["settings"]["trainer"]["max_epochs"] == 2 and run.config["command"], method
+        assert run.config["finished_at"] == record.finished_at and run.config["environment"]["device"]
+        epochs = [entry for entry in run.history if "val/primary" in entry]
+        assert [entry["epoch"] for entry in epochs] == [0, 1], method
+        assert run.summary["primary"] == record.metrics[run.summary["primary_metric"]]
+        assert f"intervals/{run.summary['primary_metric']}/low" in run.summary
+        assert run.tables["leaderboard"][0]["method"] == f"{method} (max_epochs=2)"
+        queries = run.tables["queries"]
+        assert {line["direction"] for line in queries} == {"i2t", "t2i"} and queries[-1]["text"]
+    writes, retrieves = (
+        read_run(records[method].files.offline_wandb_runs()[0]) for method in ("gxn_i2t_xe", "acmr")
+    )
+    assert {"panels/retrieved_captions", "panels/retrieved_pictures"} <= set(retrieves.pictures)
+    assert "panels/captions" in writes.pictures and writes.tables["written_captions"][0]["caption"]
+    for path in (*writes.pictures.values(), *retrieves.pictures.values()):
+        with Image.open(path) as picture:
+            picture.load()
+
+
+def followers(directory: Path) -> list[int]:
+    """The processes that follow the job of a directory."""
+    pids = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if live.MODULE.encode() in words and str(directory.resolve()).encode() in words:
+                pids.append(int(path.parent.name))
+    return pids
+
+
+def test_a_job_whose_follower_is_killed_has_a_whole_run(tmp_path: Path) -> None:
+    words = ("--methods", "acmr", "--set", "trainer.max_epochs=40", "--wandb", "offline", "--wandb-live")
+    command = [sys.executable, "-m", "crossmodal_bench", *TINY, *words]
+    with (tmp_path / "out.txt").open("w") as out:
+        running = subprocess.Popen(
+            command, cwd=tmp_path, stdout=out, stderr=out, env=environment(tmp_path), start_new_session=True
+        )
+        directory = wait_until(tmp_path, 5)
+        (follower,) = followers(directory)
+        os.kill(follower, signal.SIGKILL)
+        assert running.wait(600) == 0, (tmp_path / "out.txt").read_text()
+    (record,) = read_records(tmp_path / "runs")
+    (log,) = record.files.offline_wandb_runs()
+    run = read_run(log)
+    assert run.exit_code == 0 and run.config["finished_at"] == record.finished_at
+    epochs = [entry["epoch"] for entry in run.history if "train/loss_embedding" in entry]
+    assert epochs == list(range(40)) and run.tables["leaderboard"]
+    state = read_state(record.files)
+    assert state is not None and state.lies_here_whole(record)
 
 
 class Broken(BaseHTTPRequestHandler):

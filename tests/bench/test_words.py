@@ -157,6 +157,7 @@ def test_a_misspelt_key_in_a_file_of_ones_own_is_named_before_torch_is_imported(
         (["bench", "--plugins", "nowhere"], "PLUGINS 'nowhere' is not there"),
         (["bench", "--wandb", "ofline"], "WANDB is 'ofline', which is no mode; did you mean 'offline'?"),
         (["bench", "--wandb", "off", "--wandb-live"], "WANDB_LIVE=1 has no effect where W&B is off"),
+        (["bench", "--wandb", "off", "--wandb-media"], "WANDB_MEDIA=1 has no effect where W&B is off"),
         (["bench", "--reference", "nowhere"], "nowhere has no reference results"),
     ):
         done = subprocess.run(

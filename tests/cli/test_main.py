@@ -109,8 +109,8 @@ def test_the_parser_refuses_with_the_same_status(words: str, capsys: pytest.Capt
 def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
     words = (
         "bench --dataset d --data-root r --methods m --seeds 2 --preset p --runs u --devices 3 --wandb off "
-        "--wandb-live --network n --weights w --text t --rerun stale --on-bad-image skip --set a.b=1e-3 "
-        "--set c=[1,2] --reference off --jobs 4 --launcher slurm --slurm time=60 --locks off "
+        "--wandb-live --wandb-media --network n --weights w --text t --rerun stale --on-bad-image skip "
+        "--set a.b=1e-3 --set c=[1,2] --reference off --jobs 4 --launcher slurm --slurm time=60 --locks off "
         "--plugins a,b --plugins a --plugins c.d"
     )
     options = vars(read_options(cli._parser().parse_args(words.split())))
@@ -128,6 +128,7 @@ def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
         "slurm": {"time": 60},
         "wandb": "off",
         "wandb_live": "1",
+        "wandb_media": "1",
         "network": "n",
         "weights": "w",
         "text": "t",

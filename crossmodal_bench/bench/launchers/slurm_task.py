@@ -13,6 +13,10 @@ from crossmodal_bench.core.process_group import TASK, global_rank
 from crossmodal_bench.core.signals import AGAIN, listen_deferred
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
 from crossmodal_bench.jobs.planned import PlannedJob
+from crossmodal_bench.reporting.wandb.live import let_finish
+
+TIME_TO_FINISH_RUN = 60.0
+"""Seconds that who follows a job has for its W&B run: SLURM ends all processes with the job's first."""
 
 
 def task(folder: str, devices: str, plugins: Sequence[str] = ()) -> int:
@@ -42,6 +46,7 @@ def task(folder: str, devices: str, plugins: Sequence[str] = ()) -> int:
         status = leaving.code if isinstance(leaving.code, int) else AGAIN
     finally:
         write_json(files.slurm_exit(_identity()), {"status": status})
+        let_finish(TIME_TO_FINISH_RUN)
     return _leave(status)
 
 

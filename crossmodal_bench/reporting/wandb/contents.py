@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +11,16 @@ import numpy as np
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation.metric_table import SIDES, TIES, families_among
 from crossmodal_bench.evaluation.ranking.ranks import Ranks
-from crossmodal_bench.jobs.directory import JobDirectory, read_json, read_own
+from crossmodal_bench.jobs.directory import read_json, read_own
+from crossmodal_bench.jobs.experiments import is_free, licence_of
 from crossmodal_bench.jobs.query_ids import load_query_ids
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.page.row_details import command_of
 from crossmodal_bench.reporting.rows.leaderboard import Row, tables
 from crossmodal_bench.reporting.tables.layout import TARGETS, main_metrics
 from crossmodal_bench.reporting.tables.shown import COSTS
-from crossmodal_bench.reporting.wandb.settings import described
+from crossmodal_bench.reporting.wandb.mode import are_media_allowed
+from crossmodal_bench.reporting.wandb.settings import described, without_own_folders
 
 if TYPE_CHECKING:
     import wandb
@@ -59,13 +60,14 @@ def configuration(record: Record, rows: Sequence[Row]) -> dict[str, Any]:
         record: of a job.
         rows: the leaderboard of this record alone.
     """
-    return {
-        **described(record.job, record.files),
+    made = {
         **{name: record.content[name] for name in SHOWN if name in record.content},
         "protocol_version": record.protocol_version,
         "command": command_of(rows[0], str(record.directory.parents[2])),
         "commit": record.environment.get("commit", ""),
     }
+    # The job's names are in both.
+    return {**without_own_folders(made, record.files), **described(record.job, record.files)}
 
 
 def summary(record: Record, rows: Sequence[Row]) -> dict[str, float | str]:
@@ -109,6 +111,10 @@ def media(record: Record, rows: Sequence[Row]) -> tuple[dict[str, wandb.Table | 
 
     contents: dict[str, wandb.Table | wandb.Image] = {"leaderboard": _leaderboard(record, rows)}
     said = {}
+    if not shows_data(record):
+        said["data_left_out"] = (
+            f"captions and pictures of the data set; its licence: {licence_of(record.job.dataset)}"
+        )
     queries = query_table(record)
     if queries is not None:
         columns, lines, said["queries_shown"] = queries
@@ -119,9 +125,14 @@ def media(record: Record, rows: Sequence[Row]) -> tuple[dict[str, wandb.Table | 
         written: list[Iterable[Any]] = [[str(text) for text in captions[row]] for row in chosen]
         contents["written_captions"] = wandb.Table(columns=["image", "caption"], data=written)
         said["written_captions_shown"] = _shown(len(chosen), len(captions), "captions")
-    for name, png in (*_figures(record, rows), *_panels(record.files)):
+    for name, png in (*_figures(record, rows), *_panels(record)):
         contents[name] = _image(png)
     return contents, said
+
+
+def shows_data(record: Record) -> bool:
+    """Whether a run may hold its data's sentences and pictures: all may see them, or the user says so."""
+    return is_free(record.job.dataset) or are_media_allowed()
 
 
 def query_table(record: Record) -> tuple[list[str | int], list[Iterable[Any]], str] | None:
@@ -134,7 +145,7 @@ def query_table(record: Record) -> tuple[list[str | int], list[Iterable[Any]], s
         image_ids, caption_ids = load_query_ids(record.files, record.ranks)
     except BadInput:
         return None
-    gallery = _gallery(record)
+    gallery = _gallery(record) if shows_data(record) else None
     texts = dict(zip(gallery.caption_ids, gallery.captions, strict=False)) if gallery is not None else {}
     columns: list[str | int] = ["direction", "query", "rank", "expected rank", "tied"]
     columns += [f"top {place}" for place in range(1, ANSWERS + 1)]
@@ -192,15 +203,17 @@ def _figures(record: Record, rows: Sequence[Row]) -> Iterator[tuple[str, bytes]]
         yield "figures/projection", png(projection)
 
 
-def _panels(files: JobDirectory) -> Iterator[tuple[str, bytes]]:
+def _panels(record: Record) -> Iterator[tuple[str, bytes]]:
     """Pictures of what the model retrieves and generates, as its job has left them."""
-    named: Mapping[str, Path] = {
-        "captions": files.captions_panel,
-        "pictures": files.pictures_panel,
-        "words": files.words_panel,
-        "retrieved_captions": files.retrieved_captions,
-        "retrieved_pictures": files.retrieved_pictures,
-    }
+    files = record.files
+    named = {"words": files.words_panel}
+    if shows_data(record):
+        named |= {
+            "captions": files.captions_panel,
+            "pictures": files.pictures_panel,
+            "retrieved_captions": files.retrieved_captions,
+            "retrieved_pictures": files.retrieved_pictures,
+        }
     for name, path in named.items():
         try:
             yield f"panels/{name}", read_own(path, LARGEST_PICTURE)

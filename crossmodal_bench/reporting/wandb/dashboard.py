@@ -12,10 +12,11 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.evaluation.metric_table import families_among
 from crossmodal_bench.jobs.directory import read_json, write_json
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.comparison.ablations import Effect, effects
@@ -101,31 +102,42 @@ def save(runs: Path, project: Project, title: str) -> list[str]:
         )
     report, workspace = build(runs, project, title, with_account=True)
     kept = report_folder(runs) / SAVED
-    earlier = read_json(kept)
-    if (earlier.get("entity"), earlier.get("project")) == (report.entity, report.project):
+    saved = read_json(kept)
+    where = f"{report.entity}/{report.project}"
+    earlier = saved.get(where)
+    if isinstance(earlier, dict):
         report.id = str(earlier.get("report", ""))
         workspace._internal_id = str(earlier.get("workspace_id", ""))
         workspace._internal_name = str(earlier.get("workspace_name", ""))
-    try:
-        report.save()
-        workspace.save()
-    except Exception as error:
-        raise BadInput(
-            f"W&B has not taken the dashboard of {project.path} ({complaint(error)}); look at project, "
-            "entity and network, or write its specification with --out FILE"
-        ) from error
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_json(
-        kept,
-        {
-            "entity": report.entity,
-            "project": report.project,
+    for part in (report, workspace):
+        try:
+            part.save()
+        except Exception as error:
+            raise BadInput(
+                f"W&B has not taken the dashboard of {where} ({complaint(error)}); look at project, entity "
+                f"and network, delete {kept} if report or workspace was deleted there, or write the "
+                "specification with --out FILE"
+            ) from error
+        # What is saved already must be known next time, whatever becomes of the other.
+        saved[where] = {
             "report": report.id,
             "workspace_id": workspace._internal_id,
             "workspace_name": workspace._internal_name,
-        },
-    )
+        }
+        _keep(kept, saved)
     return [f"Report: {report.url}", f"Workspace: {workspace.url}"]
+
+
+def _keep(path: Path, saved: dict[str, Any]) -> None:
+    """Remember report and workspace of each project."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, saved)
+    except OSError as error:
+        raise BadInput(
+            f"{path} cannot be written ({error.strerror or error}), so the next wandb-report would make a "
+            "second dashboard; make it writable and run the same command again"
+        ) from error
 
 
 def build(runs: Path, project: Project, title: str, *, with_account: bool) -> tuple[Any, Any]:
@@ -170,6 +182,28 @@ def build(runs: Path, project: Project, title: str, *, with_account: bool) -> tu
 
 
 @dataclass(frozen=True)
+class _Key:
+    """A metric in the summary of a run.
+
+    Attributes:
+        prefix: the protocol with a slash, for runs that are named by another one; empty for its own.
+        metric: its name.
+    """
+
+    prefix: str
+    metric: str
+
+    @property
+    def name(self) -> str:
+        """Its value's."""
+        return f"{self.prefix}{self.metric}"
+
+    def bound(self, side: Literal["low", "high"]) -> str:
+        """An end's of its interval."""
+        return f"{self.prefix}intervals/{self.metric}/{side}"
+
+
+@dataclass(frozen=True)
 class _Parts:
     """Makes panels and sets of runs.
 
@@ -190,6 +224,8 @@ class _Parts:
             expr.Config("dataset") == selection.dataset,
             expr.Config("protocol") == selection.protocol,
             expr.Config("preset") == selection.preset,
+            # A job that has stopped has a run, too.
+            expr.Metric("State") == "finished",
         ]
         if rows:
             filters.append(expr.Config("row").isin(list(rows)))
@@ -229,13 +265,13 @@ class _Parts:
             layout=self.reports.Layout(w=WIDE // 2, h=HIGH),
         )
 
-    def cost(self, key: str, cost: str, title: str) -> Any:
-        """A metric against what it has cost, one point a run."""
+    def cost(self, key: str, cost: str, title: str, *, log: bool = True) -> Any:
+        """A metric against what it has cost, one point a run; ``log`` only where nothing costs 0."""
         return self.reports.ScatterPlot(
             title=title,
             x=self.reports.SummaryMetric(f"cost/{cost}"),
             y=self.reports.SummaryMetric(key),
-            log_x=True,
+            log_x=log,
             layout=self.reports.Layout(w=WIDE // 2, h=HIGH),
         )
 
@@ -243,7 +279,8 @@ class _Parts:
         """A metric against all that is paid for it."""
         return [
             self.cost(key, "train_seconds", f"{key} against seconds of training"),
-            self.cost(key, "parameters", f"{key} against parameters"),
+            # CCA trains none.
+            self.cost(key, "parameters", f"{key} against parameters", log=False),
             self.cost(key, "peak_memory_mb", f"{key} against peak memory (MB)"),
         ]
 
@@ -276,7 +313,7 @@ def _blocks(reports: Any, parts: _Parts, table: ShownTable) -> Iterator[Any]:
     letters = tie_groups(table.source)
     selections = _selections(table)
     runsets = [parts.runset(selection) for selection in selections]
-    key = _key(table)
+    names = [key.name for key in _keys(table)]
     yield reports.H1(table.title)
     yield reports.MarkdownBlock(leaderboard_grid(table, letters))
     yield reports.MarkdownBlock(_list([*table.warnings, *table.meaning]))
@@ -286,23 +323,24 @@ def _blocks(reports: Any, parts: _Parts, table: ShownTable) -> Iterator[Any]:
         yield reports.MarkdownBlock(_list(map(str, pairs)))
         yield reports.PanelGrid(
             runsets=[parts.runset(_selection_of(pair), _pair(pair)) for pair in pairs],
-            panels=[parts.best(key), parts.validation()],
+            panels=[*map(parts.best, names), parts.validation()],
         )
     yield reports.H2("Numbers and curves")
     curves = [parts.curve(name) for name in _trained_quantities(table)]
-    yield reports.PanelGrid(runsets=runsets, panels=[parts.best(key), parts.validation(), *curves])
+    yield reports.PanelGrid(runsets=runsets, panels=[*map(parts.best, names), parts.validation(), *curves])
     yield reports.H2("Costs")
-    yield reports.PanelGrid(runsets=runsets, panels=parts.costs(key))
+    yield reports.PanelGrid(runsets=runsets, panels=[panel for name in names for panel in parts.costs(name)])
     yield reports.H2("Pictures")
     yield reports.PanelGrid(runsets=runsets, panels=[parts.pictures()])
-    yield reports.H2("Single queries")
-    yield reports.PanelGrid(runsets=runsets, panels=[parts.table("queries")])
+    if single := _tables_of_items([table]):
+        yield reports.H2("Single queries")
+        yield reports.PanelGrid(runsets=runsets, panels=[parts.table(name) for name in single])
     yield reports.H2("What else must be known")
     yield reports.MarkdownBlock(_list(table.notes))
 
 
 def _sections(workspaces: Any, parts: _Parts, tables: Sequence[ShownTable]) -> list[Any]:
-    keys = list(dict.fromkeys(map(_key, tables)))
+    names = list(dict.fromkeys(key.name for table in tables for key in _keys(table)))
     quantities = list(dict.fromkeys(name for table in tables for name in _trained_quantities(table)))[:CURVES]
     leaderboards = [
         parts.reports.MarkdownPanel(
@@ -317,12 +355,12 @@ def _sections(workspaces: Any, parts: _Parts, tables: Sequence[ShownTable]) -> l
         if (pairs := effects(table.source))
     ]
     contents = {
-        "Leaderboards": [*leaderboards, *(parts.best(key) for key in keys), parts.table("leaderboard")],
+        "Leaderboards": [*leaderboards, *map(parts.best, names), parts.table("leaderboard")],
         "What each adversary adds": adversaries,
         "Curves": [parts.validation(), *(parts.curve(name) for name in quantities)],
-        "Costs": [panel for key in keys for panel in parts.costs(key)],
+        "Costs": [panel for name in names for panel in parts.costs(name)],
         "Pictures": [parts.pictures()],
-        "Single queries": [parts.table("queries"), parts.table("written_captions")],
+        "Single queries": [parts.table(name) for name in _tables_of_items(tables)],
     }
     return [
         workspaces.Section(name=name, panels=panels, is_open=name in ("Leaderboards", "Curves"))
@@ -340,10 +378,10 @@ def _runset_settings(workspaces: Any, tables: Sequence[ShownTable]) -> Any:
         expr.Config(name).isin(list(dict.fromkeys(getattr(selection, name) for selection in selections)))
         for name in ("dataset", "protocol", "preset")
     ]
-    keys = list(dict.fromkeys(map(_key, tables)))
+    keys = list(dict.fromkeys(key for table in tables for key in _keys(table)))
     columns = [f"config:{name}.value" for name in ("dataset", "protocol", "preset", "row", "seed")]
     for key in keys:
-        columns += [f"summary:{key}", f"summary:intervals/{key}/low", f"summary:intervals/{key}/high"]
+        columns += [f"summary:{name}" for name in (key.name, key.bound("low"), key.bound("high"))]
     columns += [f"summary:cost/{name}" for name in ("train_seconds", "parameters", "peak_memory_mb")]
     return workspaces.RunsetSettings(
         filters=expr.And(*filters),
@@ -369,10 +407,21 @@ def _pair(pair: Effect) -> list[str]:
     return [pair.row.name, pair.ablation.name]
 
 
-def _key(table: ShownTable) -> str:
-    """The summary's name of the metric that ranks a table."""
-    is_main = all(record.is_main for record in table.source.records)
-    return table.primary if is_main else f"{table.source.protocol}/{table.primary}"
+def _keys(table: ShownTable) -> list[_Key]:
+    """The metric that ranks a table; twice, where some of its runs are named by another protocol."""
+    prefixes = ("" if record.is_main else f"{table.source.protocol}/" for record in table.source.records)
+    return [_Key(prefix, table.primary) for prefix in dict.fromkeys(prefixes)]
+
+
+def _tables_of_items(tables: Sequence[ShownTable]) -> list[str]:
+    """The tables of single items that some of the runs have, see ``contents.media``."""
+    records = [record for table in tables for record in table.source.records]
+    names = []
+    if any("ranks" in families_among(record.metrics) for record in records):
+        names.append("queries")
+    if any(record.files.written_captions.is_file() for record in records):
+        names.append("written_captions")
+    return names
 
 
 def _trained_quantities(table: ShownTable) -> list[str]:

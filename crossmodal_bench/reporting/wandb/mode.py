@@ -20,6 +20,23 @@ _ENVIRONMENT_MODES: Mapping[str, Mode] = {
     "disabled": "off",
 }
 
+MEDIA = "CROSSMODAL_BENCH_WANDB_MEDIA"
+"""Environment variable that is there where W&B gets captions and pictures of any data set; processes beside a
+bench, and a cluster's jobs, inherit it."""
+
+
+def allow_media(*, allowed: bool) -> None:
+    """Have the runs that are written from now on hold captions and pictures whatever the data's licence."""
+    if allowed:
+        os.environ[MEDIA] = "1"
+    else:
+        os.environ.pop(MEDIA, None)
+
+
+def are_media_allowed() -> bool:
+    """Whether they do."""
+    return MEDIA in os.environ
+
 
 def resolve_mode(setting: str) -> Mode:
     """What the ``WANDB`` setting means here: ``online``, ``offline`` or ``off``.

@@ -24,6 +24,10 @@ LONGEST_TAG = 64
 """Characters of a tag: W&B refuses longer ones."""
 
 
+class OutOfTime(Exception):
+    """A run has not been taken in the time that it had."""
+
+
 def project() -> str:
     """The project that runs go to."""
     return os.environ.get("WANDB_PROJECT") or PROJECT
@@ -42,6 +46,8 @@ def log_record(record: Record, directory: str | Path, mode: str) -> str | None:
     try:
         _write_run(record, Path(directory), mode)
     except Exception as error:
+        if isinstance(error, OutOfTime):
+            abandon()
         what = complaint(error)
         return f"W&B has no run for job {record.job.id} ({what}); its record is safe in {record.directory}"
     finally:
@@ -100,6 +106,11 @@ def begin(
             console="off",
             silent=True,
             init_timeout=INIT_TIMEOUT,
+            # Paths, the machine's name and its packages are nobody's business who looks at a curve; what a
+            # number rests on, the record's environment says.
+            x_disable_meta=True,
+            x_save_requirements=False,
+            host="-",
             disable_git=True,
             disable_code=True,
             save_code=False,
@@ -121,13 +132,18 @@ def complete(run: wandb.Run, record: Record, first_step: int = 0) -> None:
     from crossmodal_bench.reporting.wandb.contents import configuration, media, summary
 
     rows = leaderboard([record])
-    run.config.update(configuration(record, rows), allow_val_change=True)
+    config = configuration(record, rows)
+    # By this the server's run is known to be of this record: it is sent last, when all else is there.
+    whole = {"finished_at": config.pop("finished_at")}
+    run.config.update(config, allow_val_change=True)
     for epoch, step in numbered(record.history):
         if step >= first_step:
-            run.log({"epoch": step, **epoch}, step=step)
+            # As they are logged while a job runs: what follows has a step of its own.
+            run.log({"epoch": step, **epoch}, step=step, commit=True)
     pictures_and_tables, said = media(record, rows)
     run.summary.update({**summary(record, rows), **said})
-    run.log(pictures_and_tables)
+    run.log(pictures_and_tables, commit=True)
+    run.config.update(whole, allow_val_change=True)
 
 
 def numbered(epochs: Iterable[Mapping[str, float]]) -> Iterable[tuple[Mapping[str, float], int]]:
@@ -141,7 +157,21 @@ def complaint(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
     # What W&B says of a server ends with advice to its own developers.
     reason = lines[0] if type(error).__name__ == "CommError" else lines[-1]
+    if isinstance(error, OutOfTime):
+        return reason
     return f"{type(error).__name__}: {reason}"
+
+
+def abandon() -> None:
+    """Kill W&B's own process: whoever ends it otherwise waits for what it still has to send.
+
+    There is no public way to it; where this one is gone, ``teardown`` waits.
+    """
+    with contextlib.suppress(Exception):
+        from wandb.sdk import wandb_setup
+
+        connection: Any = wandb_setup.singleton()._connection
+        connection._proc._process.kill()
 
 
 def teardown() -> None:
@@ -150,7 +180,8 @@ def teardown() -> None:
     The bench forks its workers, which must not inherit them; and a run that could not be begun would keep
     its name.
     """
-    with contextlib.suppress(Exception):
+    # It leaves with the status of W&B's own process where that has been killed.
+    with contextlib.suppress(Exception, SystemExit):
         import wandb
 
         wandb.teardown()
@@ -161,6 +192,9 @@ def _write_run(record: Record, directory: Path, mode: str) -> None:
     run = begin(record.job, directory, mode, config, ensemble=bool(record.ensemble))
     try:
         complete(run, record)
+    except OutOfTime:
+        # Finishing it would wait for the server once more.
+        raise
     except BaseException:
         run.finish(exit_code=1)
         raise

@@ -6,20 +6,33 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.file_locks import try_lock
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Record, read_record
 from crossmodal_bench.reporting.wandb import run
-from crossmodal_bench.reporting.wandb.state import RunState, sending, write_state
+from crossmodal_bench.reporting.wandb.state import Name, RunState, sending, write_state
 
 NICENESS = 10
 """By which processes beside a bench stand back for its jobs."""
 TIMEOUT = 900
 """Seconds after which a server that does not take a run is given up."""
+TIME_TO_KEEP = 180
+"""Seconds that writing it on this disk may take then."""
+AT_ONCE = 2
+"""Processes that send runs of one folder at once: more would take processor and memory from its jobs."""
+TIME_TO_WAIT = 300.0
+"""Seconds that others wait for one of them to end; then they write their runs on this disk."""
+AGAIN_AFTER = 20.0
+"""Seconds from one interruption of what waits for a server to the next."""
+POLL = 0.5
+"""Seconds between two looks at them."""
 
 
 def tell_wandb(record: Record, directory: Path, mode: str) -> str | None:
@@ -49,51 +62,56 @@ def tell_wandb(record: Record, directory: Path, mode: str) -> str | None:
     state = (
         RunState("failed", record.finished_at, warning)
         if warning
-        else RunState("offline", record.finished_at)
+        else RunState("offline", record.finished_at, mode="offline")
     )
     write_state(files, state)
     return warning
 
 
-def start_beside(files: JobDirectory, module: str, words: Sequence[str], told: str = "") -> None:
+def start_beside(
+    files: JobDirectory, module: str, words: Sequence[str], inherits: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
     """Start a module as a process that outlives this one, and whose words go to the log of W&B's run.
+
+    Its standard input is a pipe, whose end tells it that this process has closed it or is gone.
 
     Args:
         files: of the job that it is about.
         module: its name.
         words: its command line.
-        told: what it reads from its standard input.
+        inherits: descriptors of open files that it has, too, under the same numbers.
 
     Raises:
         OSError: it cannot be started.
         BadInput: something else has the name of its log.
     """
     with files.open_wandb_log() as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", module, *words],
             stdout=log,
             stderr=log,
             stdin=subprocess.PIPE,
             # A session of its own: Ctrl-C is meant for the bench.
             start_new_session=True,
+            pass_fds=inherits,
         )
-    assert process.stdin is not None
-    with process.stdin:
-        process.stdin.write(told.encode())
 
 
 def send(directory: Path) -> int:
     """Send a job's run; where that fails, write it for later. The exit status."""
     record = read_record(directory)
-    give_up_after(TIMEOUT, record)
     with sending(record.files) as held:
         if not held:
             print(f"run {record.job.id} is being sent by another process")
             return 1
-        warning = run.log_record(record, directory, "online")
+        try:
+            with one_of_few(record.files), given_up_after(TIMEOUT):
+                warning = run.log_record(record, directory, "online")
+        except run.OutOfTime as error:
+            warning = f"W&B has no run for job {record.job.id} ({error})"
         if warning is None:
             print(f"sent run {record.job.id}")
-            write_state(record.files, RunState("sent", record.finished_at))
+            write_state(record.files, RunState("sent", record.finished_at, mode="online"))
             return 0
         print(warning)
         keep_for_later(record, warning)
@@ -102,17 +120,59 @@ def send(directory: Path) -> int:
 
 def keep_for_later(record: Record, why: str) -> None:
     """Write a run that the server has not taken on this disk, and say how it is sent."""
-    warning = run.log_record(record, record.directory, "offline")
-    write_state(record.files, RunState("failed" if warning else "offline", record.finished_at, why))
+    with _ended_after(TIME_TO_KEEP, record):
+        warning = run.log_record(record, record.directory, "offline")
+    name: Name = "failed" if warning else "offline"
+    write_state(record.files, RunState(name, record.finished_at, why, mode="offline"))
     runs = record.directory.parents[2]
     print(warning or f"crossmodal-bench sync --runs {runs} sends it when the server can be reached")
 
 
-def give_up_after(seconds: int, record: Record) -> None:
-    """End this process if it still waits for a server then; what it has written stays."""
+@contextmanager
+def one_of_few(files: JobDirectory) -> Iterator[None]:
+    """Be one of ``AT_ONCE`` processes that send runs of a folder of runs; any, where it cannot be locked.
+
+    Raises:
+        OutOfTime: none of the others has ended within ``TIME_TO_WAIT``.
+    """
+    deadline = time.monotonic() + TIME_TO_WAIT
+    with ExitStack() as opened:
+        with suppress(OSError, BadInput):
+            handles = [opened.enter_context(files.open_sender_lock(number)) for number in range(AT_ONCE)]
+            while not any(try_lock(handle, files.path) for handle in handles):
+                if time.monotonic() > deadline:
+                    raise run.OutOfTime(f"{AT_ONCE} other runs were being sent for {TIME_TO_WAIT:.0f} s")
+                time.sleep(POLL)
+        yield
+
+
+@contextmanager
+def given_up_after(seconds: float) -> Iterator[None]:
+    """Have OutOfTime raised where the server is still waited for then.
+
+    And every few seconds from then on, as W&B may have caught it.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
-        why = f"the server did not take the run within {seconds} s"
+        raise run.OutOfTime(f"the server did not take the run within {seconds:.0f} s")
+
+    # Never within the import: half of a package would stay, and no run could be kept with that.
+    with suppress(Exception):
+        import wandb  # noqa: F401
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_AFTER)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextmanager
+def _ended_after(seconds: float, record: Record) -> Iterator[None]:
+    """End this process then, whatever it does."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        why = f"W&B did not write the run within {seconds:.0f} s"
         print(f"given up: {why}")
         write_state(record.files, RunState("failed", record.finished_at, why))
         sys.stdout.flush()
@@ -120,7 +180,11 @@ def give_up_after(seconds: int, record: Record) -> None:
         os._exit(1)
 
     signal.signal(signal.SIGALRM, end)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 from crossmodal_bench.core.files import parse_yaml
 from crossmodal_bench.jobs.directory import JobDirectory, read_own
+from crossmodal_bench.jobs.portable_paths import without_folders
 from crossmodal_bench.jobs.record import Job, row_name
 
 LARGEST_CONFIGURATION = 2**20
@@ -16,9 +17,9 @@ def described(job: Job, files: JobDirectory) -> dict[str, Any]:
     """Names to filter by, and all settings.
 
     ``row`` is equal for the seeds of one row of a leaderboard; ``settings`` is the resolved configuration,
-    empty where it is not there.
+    empty where it is not there. No folder of this machine is in them.
     """
-    return {
+    content = {
         "method": job.method,
         "row": row_name(job.method, job.label, job.overrides),
         "dataset": job.dataset,
@@ -28,6 +29,14 @@ def described(job: Job, files: JobDirectory) -> dict[str, Any]:
         "job": job.model_dump(),
         "settings": _settings(files),
     }
+    return without_own_folders(content, files)
+
+
+def without_own_folders(content: dict[str, Any], files: JobDirectory) -> dict[str, Any]:
+    """What is known of a job's run without the folders of this machine: who may see the run needs none."""
+    data = _settings(files).get("data")
+    root = data.get("root") if isinstance(data, dict) else None
+    return without_folders(content, root if isinstance(root, str) else "", files.path.parents[2])
 
 
 def _settings(files: JobDirectory) -> dict[str, Any]:

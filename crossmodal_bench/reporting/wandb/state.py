@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.core.file_locks import try_lock
+from crossmodal_bench.core.file_locks import is_off, try_lock
 from crossmodal_bench.jobs.directory import JobDirectory, read_json, write_json
 from crossmodal_bench.jobs.record import Record
 
 Name = Literal["live", "sending", "sent", "offline", "failed"]
+Mode = Literal["", "online", "offline"]
 PATIENCE = 15.0
 """Seconds that a bench waits in all, when its jobs are done, for runs that are still being sent."""
 POLL = 0.1
@@ -30,11 +31,19 @@ class RunState:
             ``offline``, it lies whole on this disk; ``failed``, it is nowhere.
         finished_at: of the record that it was written from; empty while its job runs.
         why: why the server does not have it, if somebody has tried.
+        mode: W&B's, in which the run was begun; empty where it has not been, or nobody knows.
     """
 
     name: Name
     finished_at: str = ""
     why: str = ""
+    mode: Mode = ""
+
+    def lies_here_whole(self, record: Record) -> bool:
+        """Whether the record's run lies on this disk, with all that it holds."""
+        is_kept = self.name == "offline" or (self.name == "sent" and self.mode == "offline")
+        runs = record.files.offline_wandb_runs(record.job.id)
+        return is_kept and self.finished_at == record.finished_at and bool(runs)
 
 
 def read_state(files: JobDirectory) -> RunState | None:
@@ -42,7 +51,13 @@ def read_state(files: JobDirectory) -> RunState | None:
     noted = read_json(files.wandb_state)
     if noted.get("name") not in get_args(Name):
         return None
-    return RunState(cast(Name, noted["name"]), str(noted.get("finished_at", "")), str(noted.get("why", "")))
+    mode = noted.get("mode") if noted.get("mode") in get_args(Mode) else ""
+    return RunState(
+        cast(Name, noted["name"]),
+        str(noted.get("finished_at", "")),
+        str(noted.get("why", "")),
+        cast(Mode, mode),
+    )
 
 
 def write_state(files: JobDirectory, state: RunState) -> None:
@@ -63,17 +78,31 @@ def sending(files: JobDirectory) -> Iterator[bool]:
         yield False
 
 
-def conclusion(records: Sequence[Record], runs: Path, began: float) -> list[str]:
+def is_held(files: JobDirectory) -> bool:
+    """Whether a process holds a run; where nothing is locked nobody can tell, and one is taken to."""
+    if is_off():
+        return True
+    try:
+        with files.open_wandb_lock() as handle:
+            return not try_lock(handle, files.wandb_lock)
+    except (OSError, BadInput):
+        return False
+
+
+def conclusion(
+    records: Sequence[Record], runs: Path, began: float, *, patience: float | None = None
+) -> list[str]:
     """What a bench's last lines say of W&B; waits a while for runs that are on their way.
 
     Args:
         records: of the bench's finished jobs and ensembles.
         runs: the folder of runs, as the user names it.
         began: the time when the bench began: what an earlier one has left unfinished is not waited for.
+        patience: seconds to wait, None for ``PATIENCE``.
     """
     if not records:
         return []
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + (PATIENCE if patience is None else patience)
     while any(_on_its_way(record, began) for record in records) and time.monotonic() < deadline:
         time.sleep(POLL)
     states = [(record, read_state(record.files)) for record in records]
@@ -109,4 +138,4 @@ def _on_its_way(record: Record, began: float) -> bool:
 
 
 def _counted(count: int) -> str:
-    return f"{count} run{'s' * (count != 1)} {'are' if count != 1 else 'is'}"
+    return f"{count} run{'s' * (count != 1)}"

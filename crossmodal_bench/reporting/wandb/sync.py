@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ SECONDS_PER_RUN = 120
 """Seconds that sending one run may take at most."""
 TOGETHER = 50
 """Runs that one call of `wandb sync` sends."""
+DELETED = "previously created and deleted"
+"""What the server says to an id that it has had."""
 Log = Callable[[str], None]
 
 
@@ -48,7 +50,14 @@ class Project:
 
 
 def named_project(name: str | None, entity: str | None) -> Project:
-    """The project that the words of a command mean, or else W&B's own variables."""
+    """The project that the words of a command mean, or else W&B's own variables.
+
+    Raises:
+        BadInput: an entity within the project's name.
+    """
+    if name is not None and "/" in name:
+        team, _, project = name.partition("/")
+        raise BadInput(f"--project is '{name}'; name the project alone: --project {project} --entity {team}")
     return Project(name or run.project(), entity or os.environ.get("WANDB_ENTITY", ""))
 
 
@@ -75,13 +84,15 @@ def sync(runs: Path, project: Project, log: Log, *, dry_run: bool = False) -> in
             "no W&B key is known, so that the server cannot be asked what it has: run `wandb login`"
         )
     reasons = lacking(records, known_runs(project, records))
+    if not dry_run:
+        _note_sent(record for record in records if record.job.id not in reasons)
     if not reasons:
         log(f"{project.path} has all {len(records)} runs; nothing to send")
         return 0
     wanted = [record for record in records if record.job.id in reasons]
     for record in wanted:
-        verb = "would be sent" if dry_run else "is sent"
-        log(f"  {_title(record)} {verb}: {reasons[record.job.id]}")
+        verb = "would send" if dry_run else "sending"
+        log(f"  {verb} {_title(record)}: {reasons[record.job.id]}")
     if dry_run:
         log(f"{len(wanted)} of {len(records)} runs would be sent to {project.path}")
         return 0
@@ -89,9 +100,7 @@ def sync(runs: Path, project: Project, log: Log, *, dry_run: bool = False) -> in
     for start in range(0, len(ready), TOGETHER):
         _send(ready[start : start + TOGETHER], project, log)
     still = lacking(wanted, known_runs(project, wanted))
-    for record in wanted:
-        if record.job.id not in still:
-            write_state(record.files, RunState("sent", record.finished_at))
+    _note_sent(record for record in wanted if record.job.id not in still)
     log(f"{len(wanted) - len(still)} of {len(wanted)} runs sent to {project.path}")
     if still:
         names = ", ".join(_title(record) for record in wanted if record.job.id in still)
@@ -105,19 +114,23 @@ def lacking(records: Sequence[Record], there: Mapping[str, str]) -> dict[str, st
     Args:
         records: of finished jobs.
         there: by the job's id, when the record that the server's run was written from had finished; empty
-            where the run has not been finished.
+            where the run is not complete.
     """
     reasons = {}
     for record in records:
         if record.job.id not in there:
-            reasons[record.job.id] = "it is not there"
+            reasons[record.job.id] = "not on the server yet"
+        elif not there[record.job.id]:
+            reasons[record.job.id] = "the server's run is incomplete"
         elif there[record.job.id] < record.finished_at:
-            reasons[record.job.id] = "what is there is older than its record"
+            reasons[record.job.id] = "the server's run is older than its record"
     return reasons
 
 
 def known_runs(project: Project, records: Sequence[Record]) -> dict[str, str]:
     """When the records of those runs had finished that the server has, by their ids.
+
+    Empty for a run that is not complete: it is still being written, or who wrote it was killed.
 
     Raises:
         BadInput: the server cannot be asked.
@@ -129,7 +142,10 @@ def known_runs(project: Project, records: Sequence[Record]) -> dict[str, str]:
         runs = wandb.Api(timeout=TIMEOUT).runs(
             project.path, filters={"name": {"$in": ids}}, per_page=100, lazy=False
         )
-        return {there.id: str(there.config.get("finished_at", "")) for there in runs}
+        return {
+            there.id: str(there.config.get("finished_at", "")) if there.state == "finished" else ""
+            for there in runs
+        }
     except Exception as error:
         # A project comes into being with its first run.
         if "could not find project" in str(error).lower():
@@ -147,18 +163,26 @@ def _is_whole(record: Record, log: Log) -> bool:
             log(f"  {_title(record)} is being sent by another process, or its folder cannot be written")
             return False
         state = read_state(record.files)
-        if (
-            state is not None
-            and (state.name, state.finished_at) == ("offline", record.finished_at)
-            and record.files.offline_wandb_runs(record.job.id)
-        ):
+        # Sent before, perhaps to another project: it is not written anew, which would lose what a process
+        # beside the job has measured.
+        if state is not None and state.lies_here_whole(record):
             return True
         warning = run.log_record(record, record.directory, "offline")
         if warning is not None:
             log(f"  {warning}")
             return False
-        write_state(record.files, RunState("offline", record.finished_at))
+        write_state(record.files, RunState("offline", record.finished_at, mode="offline"))
     return True
+
+
+def _note_sent(records: Iterable[Record]) -> None:
+    """Note that the server has the runs of those records."""
+    for record in records:
+        state = read_state(record.files)
+        is_kept = state is not None and state.lies_here_whole(record)
+        write_state(
+            record.files, RunState("sent", record.finished_at, mode="offline" if is_kept else "online")
+        )
 
 
 def _send(records: Sequence[Record], project: Project, log: Log) -> None:
@@ -182,7 +206,12 @@ def _send(records: Sequence[Record], project: Project, log: Log) -> None:
     except subprocess.TimeoutExpired:
         log(f"  the server took longer than {SECONDS_PER_RUN} s for each of {len(records)} runs")
         return
-    if answer.returncode:
+    if DELETED in (answer.stdout + answer.stderr).lower():
+        log(
+            "  W&B has deleted runs of these ids, and refuses such ids for some days: restore them there, or "
+            "send to another project with --project"
+        )
+    elif answer.returncode:
         said = (answer.stderr or answer.stdout).strip().splitlines() or ["no word"]
         log(f"  wandb sync ended with status {answer.returncode}: {said[-1]}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from offline_runs import read_run
 
 from crossmodal_bench.bench.launchers import slurm
 from crossmodal_bench.bench.launchers.slurm import Slurm
@@ -23,6 +24,8 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.directory import read_json, write_json
 from crossmodal_bench.jobs.record import Job, read_record
 from crossmodal_bench.jobs.state import State
+from crossmodal_bench.reporting.wandb import live
+from crossmodal_bench.reporting.wandb.state import read_state
 
 Start = Callable[..., Any]
 
@@ -318,6 +321,31 @@ def test_a_job_goes_the_whole_way_through_submitit(
         pass
     assert job.exit_code == 0, (planned.directory / "log.txt").read_text()
     assert read_record(planned.directory).job == planned.job and said == []
+
+
+@pytest.mark.slow
+def test_a_followed_jobs_run_is_finished_before_its_process_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(live.SWITCH, "offline")
+    changes = {"trainer.max_epochs": 3}
+    words = BenchOptions("synthetic-20", methods="acmr", wandb="offline", launcher="slurm", overrides=changes)
+    (planned,) = make_plan(words, gpu=False)
+    cluster = Here(words)
+    job = cluster.start(planned, cluster.slots[0])
+    identity = cluster.following.copy().pop()
+    deadline = time.monotonic() + 300
+    while cluster.ask({identity}) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # SLURM would end what is left of the job now.
+    record = read_record(planned.directory)
+    state = read_state(planned.files)
+    assert job.wait(0) and job.exit_code == 0
+    assert state is not None and state.lies_here_whole(record), state
+    (log,) = record.files.offline_wandb_runs()
+    assert read_run(log).exit_code == 0
 
 
 @pytest.mark.slow

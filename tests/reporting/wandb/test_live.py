@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.wandb import live
-from crossmodal_bench.reporting.wandb.live import Follower, is_followed, start_following, switch
-from crossmodal_bench.reporting.wandb.state import RunState, read_state, write_state
+from crossmodal_bench.reporting.wandb.live import (
+    Assignment,
+    Follower,
+    is_followed,
+    let_finish,
+    start_following,
+    switch,
+)
+from crossmodal_bench.reporting.wandb.state import RunState, read_state, sending, write_state
 
 Maker = Callable[..., Record]
 Step = Callable[[], None]
@@ -60,7 +71,7 @@ class Bench:
         monkeypatch.setattr(live, "complete", self.complete)
         monkeypatch.setattr(live, "log_record", self.log_record)
         monkeypatch.setattr(live, "keep_for_later", lambda record, why: self.written.append(why))
-        monkeypatch.setattr(live, "give_up_after", lambda seconds, record: None)
+        monkeypatch.setattr(live, "given_up_after", lambda seconds: contextlib.nullcontext())
         monkeypatch.setattr(live, "teardown", lambda: None)
         monkeypatch.setattr(signal, "alarm", lambda seconds: 0)
         monkeypatch.setattr(live, "time", types.SimpleNamespace(sleep=lambda seconds: None))
@@ -86,9 +97,16 @@ class Bench:
     def log_record(self, record: Record, directory: Path, mode: str) -> None:
         self.written.append(mode)
 
-    def follow(self, *steps: Step, mode: str = "online") -> int:
+    def follow(
+        self,
+        *steps: Step,
+        mode: Literal["online", "offline"] = "online",
+        earlier: str = "",
+        resumes: bool = False,
+    ) -> int:
         self.steps = iter(steps)
-        return Follower(self.record.job, self.files, mode, worker=7).follow()
+        assignment = Assignment(job=self.record.job, mode=mode, worker=7, earlier=earlier, resumes=resumes)
+        return Follower(assignment, self.files).follow()
 
     def epochs(self, count: int, restored: int = 0) -> Step:
         return lambda: self.files.write_epochs(
@@ -116,16 +134,18 @@ def test_epochs_are_logged_as_they_come_and_the_record_finishes_the_run(bench: B
     assert run.words["config"]["settings"] == {"model": {"init_args": {"dim": 8}}}
     assert list(run.logged) == [0, 1, 2] and run.logged[2]["train/loss"] == pytest.approx(1 / 3)
     assert (run.completed_from, run.ended, run.preempted) == (3, 0, False)
-    assert read_state(bench.files) == RunState("sent", bench.record.finished_at)
+    assert read_state(bench.files) == RunState("sent", bench.record.finished_at, mode="online")
 
 
 def test_a_stopped_job_goes_on_in_the_same_run(bench: Bench) -> None:
     assert bench.follow(bench.epochs(0), bench.epochs(2)) == 75
     (stopped,) = bench.runs
     assert stopped.preempted and stopped.ended == 75
+    # By this the next attempt knows that the server has the beginning of this very training.
+    assert read_state(bench.files) == RunState("live", mode="online")
     bench.server_step = 2
     # The checkpoint is an epoch behind what was logged: that is trained again, and comes out the same.
-    assert bench.follow(bench.epochs(2, 1), bench.epochs(4, 1), bench.finished) == 0
+    assert bench.follow(bench.epochs(2, 1), bench.epochs(4, 1), bench.finished, resumes=True) == 0
     run = bench.runs[-1]
     assert run.words["resume"] == "allow" and list(run.logged) == [2, 3]
     assert run.completed_from == 4 and run.ended == 0
@@ -133,8 +153,14 @@ def test_a_stopped_job_goes_on_in_the_same_run(bench: Bench) -> None:
 
 def test_a_job_that_starts_anew_replaces_its_run_however_late_it_is_looked_at(bench: Bench) -> None:
     bench.server_step = 40
-    assert bench.follow(bench.epochs(3), bench.finished) == 0
+    assert bench.follow(bench.epochs(3), bench.finished, resumes=True) == 0
     assert bench.runs[0].words["resume"] is None and list(bench.runs[0].logged) == [0, 1, 2]
+
+
+def test_a_training_that_the_server_does_not_have_replaces_the_run_that_it_has(bench: Bench) -> None:
+    bench.server_step = 41
+    assert bench.follow(bench.epochs(4, 3), bench.epochs(5, 3), bench.finished) == 0
+    assert bench.runs[0].words["resume"] is None and list(bench.runs[0].logged) == [0, 1, 2, 3, 4]
 
 
 def test_a_failed_job_has_a_failed_run(bench: Bench) -> None:
@@ -161,28 +187,114 @@ def test_where_nothing_can_be_begun_the_record_is_kept_for_later(bench: Bench) -
 def test_a_method_without_epochs_is_written_from_its_record(bench: Bench) -> None:
     assert bench.follow(idle, bench.finished) == 0
     assert bench.written == ["online"] and bench.runs == []
-    assert read_state(bench.files) == RunState("sent", bench.record.finished_at)
+    assert read_state(bench.files) == RunState("sent", bench.record.finished_at, mode="online")
 
 
 def test_the_record_of_an_earlier_run_finishes_nothing(bench: Bench) -> None:
     bench.finished()
-    assert bench.follow(bench.epochs(1)) == 75
+    assert bench.follow(bench.epochs(1), earlier=bench.record.finished_at) == 75
     assert bench.runs[0].completed_from is None
+
+
+def test_a_job_that_has_finished_before_it_is_looked_at_has_a_run(bench: Bench) -> None:
+    bench.finished()
+    assert bench.follow() == 0
+    assert bench.written == ["online"]
+    assert read_state(bench.files) == RunState("sent", bench.record.finished_at, mode="online")
+
+
+class Started:
+    """Processes that only keep what they inherit, and print what they are told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.processes: list[subprocess.Popen[bytes]] = []
+        monkeypatch.setattr(live, "start_beside", self.start)
+
+    def start(
+        self, files: JobDirectory, module: str, words: list[str], inherits: tuple[int, ...]
+    ) -> subprocess.Popen[bytes]:
+        assert (module, words) == (live.MODULE, [str(files.path.resolve())])
+        process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=inherits)
+        self.processes.append(process)
+        return process
+
+    def assignments(self) -> list[Assignment]:
+        lines = []
+        for process in self.processes:
+            assert process.stdout is not None
+            lines.append(process.stdout.readline())
+        return [Assignment.model_validate_json(line) for line in lines]
+
+    def end(self) -> None:
+        let_finish(60)
+        for process in self.processes:
+            with process:
+                process.kill()
+
+
+def test_only_what_this_very_training_has_begun_on_the_server_is_gone_on_with(
+    make_record: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = Started(monkeypatch)
+    record = make_record()
+    earlier = [
+        RunState("live", mode="online"),
+        RunState("live", mode="offline"),
+        RunState("sent", "earlier", mode="online"),
+    ]
+    for state in earlier:
+        monkeypatch.setenv(live.SWITCH, "online")
+        write_state(record.files, state)
+        assert start_following(record.job, record.files)
+        let_finish(60)
+    # An attempt that nobody follows leaves what the server has behind.
+    write_state(record.files, earlier[0])
+    switch("off")
+    assert not start_following(record.job, record.files)
+    switch("online")
+    assert start_following(record.job, record.files)
+    assert [assignment.resumes for assignment in started.assignments()] == [True, False, False, False]
+    started.end()
+
+
+def test_a_process_that_must_not_end_first_lets_its_follower_finish(
+    make_record: Maker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = (
+        "import pathlib, select, sys, time; sys.stdin.readline(); select.select([sys.stdin], [], []); "
+        f"time.sleep(0.2); pathlib.Path({str(tmp_path / 'finished')!r}).touch()"
+    )
+
+    def start(*_: object) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-S", "-c", script], stdin=subprocess.PIPE)
+
+    monkeypatch.setattr(live, "start_beside", start)
+    monkeypatch.setenv(live.SWITCH, "online")
+    record = make_record()
+    assert start_following(record.job, record.files)
+    let_finish(60)
+    assert (tmp_path / "finished").exists()
 
 
 def test_jobs_are_followed_only_where_that_is_wanted(
     make_record: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[list[str]] = []
-    monkeypatch.setattr(live, "start_beside", lambda files, module, words, told: started.append(words))
+    started = Started(monkeypatch)
     monkeypatch.setenv(live.SWITCH, "online")
     record = make_record()
     switch("off")
     assert not start_following(record.job, record.files) and not is_followed(record)
     switch("offline")
     assert start_following(record.job, record.files)
-    assert started == [[str(record.directory.resolve()), "offline", str(os.getpid())]]
+    (assignment,) = started.assignments()
+    assert (assignment.mode, assignment.worker) == ("offline", os.getpid())
+    assert assignment.earlier == record.finished_at and not assignment.resumes
+    # It holds the run from before it has begun; once it is gone, its note is believed no more.
     assert is_followed(record)
+    started.end()
+    assert not is_followed(record)
+    with sending(record.files) as held:
+        assert held and is_followed(record)
     write_state(record.files, RunState("offline", record.finished_at))
     assert is_followed(record)
     write_state(record.files, RunState("sent", "of an earlier record"))

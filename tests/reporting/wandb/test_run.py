@@ -14,7 +14,9 @@ from finished import finished
 from offline_runs import read_run
 
 from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.rows.leaderboard import leaderboard
 from crossmodal_bench.reporting.wandb import run as runs_in_wandb
+from crossmodal_bench.reporting.wandb.mode import MEDIA, allow_media
 
 Maker = Callable[..., Record]
 pytestmark = pytest.mark.usefixtures("no_account")
@@ -66,6 +68,8 @@ def test_a_job_becomes_one_finished_offline_run_without_a_word(
     assert read.config["data"]["fingerprint"] == "d" * 64
     assert read.config["environment"]["device"] == "cpu"
 
+    # Tables and pictures have a step of their own, as those of a job that was followed.
+    assert not any("train/loss_embedding" in step and "leaderboard" in str(step) for step in read.history)
     losses = {
         step["epoch"]: step["train/loss_embedding"] for step in read.history if "train/loss_embedding" in step
     }
@@ -87,6 +91,41 @@ def test_a_job_becomes_one_finished_offline_run_without_a_word(
     ]
     assert list(log.parent.glob("files/media/images/figures/precision_scope*.png"))
     assert not list(log.parent.glob("files/code/*"))
+
+
+def test_nothing_of_this_machine_is_in_a_run(
+    make_record: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "somebodys-machine")
+    monkeypatch.setenv("HOME", "/somebodys/home")
+    record = make_record(
+        overrides={"data.images.weights": f"{tmp_path}/weights/own.pt", "model.init_args.k": 5},
+        environment={"device": "cpu", "commit": "c0ffee", "python": "/somebodys/home/env/bin/python"},
+        taken_up=[f"its parent was '{tmp_path}/runs/a b/record.json'"],
+    )
+    record.files.config.write_text(
+        f"data: {{root: {tmp_path}/data, cache: {record.directory.parents[2]}/cache}}\n"
+        "model: {init_args: {weights: ~/weights.pt, ratio: 1/2, samples/s: 3}}\n"
+    )
+    assert runs_in_wandb.log_record(record, record.directory, "offline") is None
+    (folder,) = record.files.offline_wandb_runs()
+    (log,) = folder.glob("run-*.wandb")
+    entries = [(entry.WhichOneof("record_type"), str(entry)) for entry in _log_entries(log)]
+    # Tables name the copy of themselves that is uploaded; the name stays here.
+    entries = [(kind, text) for kind, text in entries if kind not in ("artifact", "use_artifact")]
+    assert {"run", "config", "summary"} <= {kind for kind, _ in entries}
+    for name in ("somebodys", str(tmp_path), sys.prefix):
+        assert not [kind for kind, text in entries if name in text], name
+    assert not [path for path in folder.glob("files/*") if path.suffix in (".json", ".txt")]
+    config = read_run(folder).config
+    assert config["settings"]["data"] == {"root": "data", "cache": "runs/cache"}
+    assert config["settings"]["model"]["init_args"] == {
+        "weights": "weights.pt",
+        "ratio": "1/2",
+        "samples/s": 3,
+    }
+    assert config["job"]["overrides"] == {"data.images.weights": "own.pt", "model.init_args.k": 5}
+    assert "--set data.images.weights=own.pt" in config["command"]
 
 
 def test_an_ensemble_is_a_run_of_its_own_name_with_its_members(make_record: Maker, tmp_path: Path) -> None:
@@ -126,7 +165,7 @@ def test_what_goes_wrong_is_a_warning_and_the_run_is_marked_failed(
             self.summary: dict[str, float] = {}
             self.config = types.SimpleNamespace(update=lambda *_, **__: None)
 
-        def log(self, entry: dict[str, Any], step: int | None = None) -> None:
+        def log(self, entry: dict[str, Any], *, step: int, commit: bool) -> None:
             raise RuntimeError("first line\nthe server is on fire")
 
         def finish(self, exit_code: int | None = None) -> None:
@@ -143,6 +182,23 @@ def test_what_goes_wrong_is_a_warning_and_the_run_is_marked_failed(
     assert ended == [1, None]
 
 
+def test_what_a_run_is_known_by_is_sent_when_all_else_is_there(make_record: Maker) -> None:
+    sent: list[dict[str, Any]] = []
+
+    class Run:
+        summary = types.SimpleNamespace(update=sent.append)
+        config = types.SimpleNamespace(update=lambda entries, **_: sent.append(entries))
+
+        def log(self, entry: dict[str, Any], **_: Any) -> None:
+            sent.append(entry)
+
+    record = make_record()
+    run: Any = Run()
+    runs_in_wandb.complete(run, record)
+    assert [position for position, entry in enumerate(sent) if "finished_at" in entry] == [len(sent) - 1]
+    assert sent[-1] == {"finished_at": record.finished_at} and "leaderboard" in sent[-2]
+
+
 def test_a_broken_installation_is_a_warning(
     make_record: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,12 +207,43 @@ def test_a_broken_installation_is_a_warning(
     assert warning is not None and "wandb" in warning
 
 
+def test_what_a_licence_does_not_let_everybody_see_stays_here(
+    make_record: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    from crossmodal_bench.reporting.wandb import contents
+
+    sentences = types.SimpleNamespace(
+        caption_ids=[f"caption {row}" for row in range(200)], captions=["two dogs"] * 200
+    )
+    monkeypatch.setattr(contents, "_gallery", lambda record: sentences)
+
+    def shown(dataset: str) -> tuple[bool, set[str], bool]:
+        record = finished(make_record, dataset=dataset)
+        for path in (record.files.retrieved_captions, record.files.words_panel):
+            Image.new("RGB", (4, 4)).save(path)
+        held, said = contents.media(record, leaderboard([record]))
+        panels = {name for name in held if name.startswith("panels/")}
+        queries: Any = held["queries"]
+        return "text" in queries.columns, panels, "data_left_out" in said
+
+    everything = {"panels/words", "panels/retrieved_captions"}
+    assert shown("mine") == (False, {"panels/words"}, True)
+    assert shown("synthetic-20") == (True, everything, False)
+    allow_media(allowed=True)
+    assert shown("mine") == (True, everything, False)
+    allow_media(allowed=False)
+    assert shown("mine") == (False, {"panels/words"}, True)
+
+
 def test_a_run_holds_configuration_queries_and_pictures(
     make_record: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from PIL import Image
 
     monkeypatch.setattr("crossmodal_bench.reporting.wandb.contents.QUERIES", 50)
+    monkeypatch.setenv(MEDIA, "1")
     record = finished(make_record, environment={"device": "cpu", "commit": "c0ffee"})
     for path in (record.files.retrieved_captions, record.files.pictures_panel):
         Image.new("RGB", (4, 4)).save(path)
@@ -197,7 +284,5 @@ def test_a_run_holds_configuration_queries_and_pictures(
     }
     assert len(table) == 40 + 50 and table[-1]["query"] == "caption 199"
     assert run.tables["written_captions"][0] == {"image": "image 0", "caption": "a dog"}
-    pictures = sorted(
-        path.name.rpartition("_")[0].rpartition("_")[0] for path in log.glob("files/media/images/panels/*")
-    )
-    assert pictures == ["pictures", "retrieved_captions"]
+    panels = sorted(name for name in run.pictures if name.startswith("panels/"))
+    assert panels == ["panels/pictures", "panels/retrieved_captions"]

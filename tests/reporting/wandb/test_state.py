@@ -60,7 +60,7 @@ def test_the_end_of_a_bench_says_what_is_sent_and_what_is_to_be(make_record: Mak
     write_state(records[2].files, RunState("sent", "before it ran again"))
     assert conclusion(records, runs, time.time())[0].startswith("W&B: 1 of 3 runs not sent;")
     write_state(records[2].files, RunState("sent", records[2].finished_at))
-    assert conclusion(records, runs, time.time()) == ["W&B: 3 runs are sent"]
+    assert conclusion(records, runs, time.time()) == ["W&B: 3 runs sent"]
 
 
 def test_runs_on_their_way_are_waited_for_but_not_for_long(
@@ -72,13 +72,15 @@ def test_runs_on_their_way_are_waited_for_but_not_for_long(
     write_state(record.files, RunState("sending", record.finished_at))
     timer = threading.Timer(0.3, write_state, (record.files, RunState("sent", record.finished_at)))
     timer.start()
-    assert conclusion([record], runs, began) == ["W&B: 1 run is sent"]
+    assert conclusion([record], runs, began) == ["W&B: 1 run sent"]
     timer.join()
     monkeypatch.setattr(state, "PATIENCE", 0.2)
     write_state(record.files, RunState("live"))
     lines = conclusion([record], runs, began)
-    assert lines[0].startswith("W&B: 1 run not sent;") and "1 run is still on the way" in lines[1]
-    # What a bench that was killed has left is waited for by nobody.
+    assert lines[0].startswith("W&B: 1 run not sent;") and "1 run still on the way" in lines[1]
+    # Whoever has pressed Ctrl-C does not wait at all.
     monkeypatch.setattr(state, "PATIENCE", 60.0)
+    assert "still on the way" in conclusion([record], runs, began, patience=0)[1]
+    # What a bench that was killed has left is waited for by nobody.
     os.utime(record.files.wandb_state, (began - 3600, began - 3600))
     assert conclusion([record], runs, began)[0].startswith("W&B: 1 run not sent;")

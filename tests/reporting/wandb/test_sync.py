@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.wandb import sync as syncing
 from crossmodal_bench.reporting.wandb.state import RunState, read_state, sending, write_state
-from crossmodal_bench.reporting.wandb.sync import Project, lacking, named_project, sync
+from crossmodal_bench.reporting.wandb.sync import Project, known_runs, lacking, named_project, sync
 
 Maker = Callable[..., Record]
 pytestmark = pytest.mark.usefixtures("no_account")
@@ -43,6 +45,34 @@ class Server:
                 self.there[record.job.id] = record.finished_at
 
 
+def test_a_run_that_was_left_half_written_is_not_taken_for_the_records(
+    make_record: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    record = make_record()
+    there = [
+        types.SimpleNamespace(id=state, state=state, config={"finished_at": record.finished_at})
+        for state in ("finished", "crashed", "running", "failed")
+    ]
+    api = types.SimpleNamespace(runs=lambda *_, **__: there)
+    monkeypatch.setattr(wandb, "Api", lambda **_: api)
+    known = known_runs(PROJECT, [record])
+    assert known == {"finished": record.finished_at, "crashed": "", "running": "", "failed": ""}
+    assert "incomplete" in lacking([record], {record.job.id: ""})[record.job.id]
+
+
+def test_ids_that_the_server_has_deleted_are_told(
+    make_record: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    sentence = "wandb: ERROR run 0123 was previously created and deleted; try a new run name (Error 409)"
+    answer = subprocess.CompletedProcess([], 1, stdout="", stderr=f"{sentence}\nwandb: done")
+    monkeypatch.setattr(syncing.subprocess, "run", lambda *_, **__: answer)
+    syncing._send([make_record()], PROJECT, said.append)
+    assert len(said) == 1 and "--project" in said[0] and "deleted" in said[0]
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     return Server(monkeypatch)
@@ -58,11 +88,14 @@ def test_missing_and_older_runs_are_sent_and_nothing_twice(server: Server, make_
     said: list[str] = []
     assert sync(runs, PROJECT, said.append, dry_run=True) == 0
     assert server.sent == [] and said[-1] == "2 of 3 runs would be sent to team/bench"
-    assert "older than its record" in said[0] and "not there" in said[1]
+    assert "older than its record" in said[0] and "not on the server yet" in said[1]
+    assert read_state(records[0].files) is None
     assert sync(runs, PROJECT, said.append) == 0
     assert sorted(server.sent) == ["1" * 16, "2" * 16]
     assert said[-1] == "2 of 2 runs sent to team/bench"
-    assert read_state(records[1].files) == RunState("sent", records[1].finished_at)
+    assert read_state(records[1].files) == RunState("sent", records[1].finished_at, mode="offline")
+    # Of what the server had before, the bench shall say so, too.
+    assert read_state(records[0].files) == RunState("sent", records[0].finished_at, mode="online")
     assert sync(runs, PROJECT, said.append) == 0
     assert said[-1] == "team/bench has all 3 runs; nothing to send" and len(server.sent) == 2
 
@@ -73,7 +106,7 @@ def test_what_has_not_arrived_is_told(server: Server, make_record: Maker) -> Non
     said: list[str] = []
     assert sync(record.directory.parents[2], PROJECT, said.append) == 1
     assert "not there yet" in said[-1] and record.job.id in said[-1]
-    assert read_state(record.files) == RunState("offline", record.finished_at)
+    assert read_state(record.files) == RunState("offline", record.finished_at, mode="offline")
 
 
 def test_a_run_that_lies_there_whole_is_sent_as_it_is(
@@ -84,7 +117,23 @@ def test_a_run_that_lies_there_whole_is_sent_as_it_is(
     write_state(record.files, RunState("offline", record.finished_at))
     monkeypatch.setattr(syncing.run, "log_record", lambda *_: pytest.fail("it was written anew"))
     assert sync(record.directory.parents[2], PROJECT, lambda line: None) == 0
-    assert server.sent == [record.job.id]
+    # Deleted there, or wanted in another project.
+    server.there.clear()
+    assert sync(record.directory.parents[2], PROJECT, lambda line: None) == 0
+    assert server.sent == [record.job.id] * 2
+
+
+def test_a_run_that_the_server_has_is_not_sent_from_an_earlier_records_files(
+    server: Server, make_record: Maker
+) -> None:
+    record = make_record()
+    server.write(record, record.directory, "offline")
+    write_state(record.files, RunState("offline", "of an earlier record"))
+    server.there = {record.job.id: record.finished_at}
+    assert sync(record.directory.parents[2], PROJECT, lambda line: None) == 0
+    state = read_state(record.files)
+    assert state == RunState("sent", record.finished_at, mode="online")
+    assert state is not None and not state.lies_here_whole(record)
 
 
 def test_a_run_that_another_process_sends_is_left_to_that(server: Server, make_record: Maker) -> None:
@@ -115,3 +164,5 @@ def test_the_project_is_that_of_the_words_or_of_wandbs_variables(monkeypatch: py
     monkeypatch.setenv("WANDB_ENTITY", "them")
     assert named_project(None, None).path == "them/theirs"
     assert named_project("mine", None).path == "them/mine"
+    with pytest.raises(BadInput, match="--project mine --entity us"):
+        named_project("us/mine", None)
