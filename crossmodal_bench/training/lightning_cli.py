@@ -7,12 +7,12 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import pytorch_lightning as pl
 import torch
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, set_parsing_settings
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
@@ -95,6 +95,10 @@ class _CLI(LightningCLI):
         self._config_files.append(action)
         return parser
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Nothing more; what may be a number of batches or a share of them is read right."""
+        whole_numbers_first(parser)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
             with warnings.catch_warnings():
@@ -159,6 +163,23 @@ class _CLI(LightningCLI):
                 f"--ckpt_path {self._checkpoint} does not fit the configured model; give the configuration "
                 "that it was trained with"
             ) from error
+
+
+def whole_numbers_first(parser: ArgumentParser) -> None:
+    """Make a parser try whole numbers before fractions: ``limit_train_batches`` 1 is one batch, 1.0 are all.
+
+    ``typing`` takes unions of the same members for equal, and ``Optional[...]`` of any of them has the order
+    that was written first in a process: Lightning's arguments are (int, float) or (float, int) depending on
+    what was imported before it.
+    """
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)
+        members = getattr(hint, "__args__", None)
+        if not isinstance(members, tuple) or not {int, float} <= set(members):
+            continue
+        others = [member for member in members if member not in (int, float)]
+        # Not by subscription, which would look the union up among those that were written first.
+        action._typehint = type(hint)(Union, (int, float, *others), name=getattr(hint, "_name", None))
 
 
 def several_devices(trainer: dict[str, Any]) -> bool:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import copy
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from pytorch_lightning.strategies import DDPStrategy
 from tiny import QUIET, SMALL_ACMR, configuration, fitted
 
 from crossmodal_bench.cli.main import main
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.experiments import expand
-from crossmodal_bench.training.lightning_cli import instantiate, several_devices
+from crossmodal_bench.training.lightning_cli import instantiate, several_devices, whole_numbers_first
 
 SETTINGS: dict[str, Any] = {
     **SMALL_ACMR,
@@ -204,6 +205,21 @@ def test_instantiate_hands_over_what_it_was_given() -> None:
     assert cli.trainer.max_epochs == 1
     assert cli.trainer.num_sanity_val_steps == 0
     assert cli.model.data_spec is None
+
+
+def test_whole_numbers_are_read_as_such_whatever_was_imported_before() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    # What Optional[int | float] is where somebody has written Optional[float | int] first.
+    swapped = type(Union[int, str])(Union, (float, int, type(None)))  # noqa: UP007
+    parser.add_argument("--limit", type=swapped)
+    assert type(parser.parse_args(["--limit=1"]).limit) is float
+    whole_numbers_first(parser)
+    for text, kind in (("1", int), ("1.0", float), ("0.5", float), ("null", type(None))):
+        assert type(parser.parse_args([f"--limit={text}"]).limit) is kind
+
+
+def test_a_number_of_batches_stays_one() -> None:
+    assert type(instantiate(changed("trainer.limit_val_batches", 1)).trainer.limit_val_batches) is int
 
 
 def test_the_seed_decides_the_weights() -> None:
