@@ -208,6 +208,7 @@ def test_without_the_word_it_starts_over_and_nothing_is_removed(
     assert state_of(job(runs)) == State("done") and read_record(files.path).taken_up == ()
 
 
+@pytest.mark.slow
 def test_a_pull_while_a_bench_runs_is_not_what_its_records_were_made_from(
     house: Path, new_process: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def test_the_best_mean_is_written_as_a_method_that_has_it(
     assert f"--methods {path}" in lines[-1]
 
 
+@pytest.mark.slow
 def test_the_file_is_a_method_whose_settings_are_those_chosen(
     plan: list[PlannedJob], make_content: Any, data_root: Path, suite: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +140,7 @@ def test_nothing_is_chosen_while_a_training_is_missing_and_a_failed_one_is_no_ca
     }
 
 
+@pytest.mark.slow
 def test_suites_without_a_grid_and_methods_choose_nothing(plan: list[PlannedJob], tmp_path: Path) -> None:
     for methods in ("acmr", "acmr_figure6"):
         words = options(tmp_path, tmp_path / "runs", methods=methods)

@@ -129,6 +129,7 @@ def test_each_is_made_when_its_members_are_done_and_once(suite: Path, tmp_path: 
     assert sum(line.endswith("  not made") for line in said) == 2
 
 
+@pytest.mark.slow
 def test_a_failing_ensemble_is_said_and_costs_nothing_else(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

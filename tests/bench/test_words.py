@@ -43,6 +43,7 @@ def options(folder: Path, **words: object) -> BenchOptions:
     return BenchOptions(**{**fixed, **given, **words})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_is_ranked_beside_ours_and_goes_on(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

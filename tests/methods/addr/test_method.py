@@ -331,6 +331,7 @@ def test_a_checkpoint_of_other_data_is_refused_before_training(tmp_path: Path) -
         fitted(other, [], path)
 
 
+@pytest.mark.slow
 def test_weights_alone_come_without_the_discriminators(tmp_path: Path) -> None:
     cli = fitted(settings(), [])
     for name, only in (("whole.ckpt", False), ("weights.ckpt", True)):
@@ -366,6 +367,7 @@ def test_the_next_batchs_rows_are_fetched_beside_the_step_and_used(monkeypatch: 
     assert copies.count("MainThread") == 3
 
 
+@pytest.mark.slow
 def test_no_pairs_rows_are_fetched_before_all_processes_discriminators_are_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -335,7 +335,7 @@ class SaveAt(pl.Callback):
 
 
 @pytest.mark.parametrize("batches", [0, 1])
-@pytest.mark.parametrize("method", ["gxn_i2t_mix", "gxn"])
+@pytest.mark.parametrize("method", ["gxn_i2t_mix", pytest.param("gxn", marks=pytest.mark.slow)])
 def test_a_stopped_training_ends_where_an_undisturbed_one_does(
     method: str, batches: int, tmp_path: Path
 ) -> None:
@@ -392,6 +392,7 @@ def test_parents_that_have_nothing_to_give_or_the_same() -> None:
         whole.inherit({"one": t2i.state_dict(), "two": t2i.state_dict()})
 
 
+@pytest.mark.slow
 def test_paths_of_the_papers_size_take_a_step() -> None:
     """Every size is the paper's but the image network's and the vocabulary's, which are for a run by hand."""
     captions, pictures = CaptionPath(reinforce_from=0), PicturePath()

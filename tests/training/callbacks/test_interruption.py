@@ -128,7 +128,7 @@ def stopped_and_resumed(method: str, path: Path, ask: Ask) -> None:
             "addr_scan", "on_train_batch_start", 1, marks=pytest.mark.slow
         ),  # its discriminators' phase
         ("addr_scan", "on_train_batch_start", 5),  # its encoders'
-        ("gxn_i2t_mix", "on_train_batch_start", 1),
+        pytest.param("gxn_i2t_mix", "on_train_batch_start", 1, marks=pytest.mark.slow),
         pytest.param("gxn_i2t_mix", "on_train_batch_start", 4, marks=pytest.mark.slow),
         pytest.param("gxn", "on_train_batch_start", 2, marks=pytest.mark.slow),
     ],
