@@ -123,6 +123,7 @@ def found(files: JobDirectory) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_job_survives_an_unrelated_pull_and_ends_with_the_same_bits(
     house: Path, new_process: Callable[[], None], tmp_path: Path
 ) -> None:

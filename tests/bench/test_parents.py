@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -377,42 +377,40 @@ def test_what_a_parent_lacks_its_children_lack(family: Path, tmp_path: Path) -> 
     assert state_of(poorer) == State("skipped", "needs left, which is skipped")
 
 
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (
-            lambda folder: (folder / "record.json").unlink(),
-            r"record\.json cannot be read .*run the bench again",
-        ),
-        (
-            lambda folder: (folder / "record.json").write_text("{"),
-            r"record\.json is damaged .*delete it and run",
-        ),
-        (lambda folder: (folder / "best.ckpt").unlink(), r"best\.ckpt is missing; delete the record and run"),
-        (
-            lambda folder: (folder / "best.ckpt").write_bytes((folder / "best.ckpt").read_bytes()[:500]),
-            r"best\.ckpt is damaged .*; delete the record and run that job again",
-        ),
-        (
-            lambda folder: torch.save({"epoch": 1}, folder / "best.ckpt"),
-            r"best\.ckpt cannot be read; delete the record and run that job again",
-        ),
-        (
-            lambda folder: write_json(folder / "resume.json", {"sources": "newer", "data": "d"}),
-            r"best\.ckpt is of another run than the record beside it",
-        ),
-    ],
-)
-def test_a_parent_that_cannot_be_started_from_is_named(
-    family: Path, tmp_path: Path, damage: Any, sentence: str
-) -> None:
+DAMAGES: list[tuple[Callable[[Path], object], str]] = [
+    (lambda folder: (folder / "record.json").unlink(), r"record\.json cannot be read .*run the bench again"),
+    (
+        lambda folder: (folder / "record.json").write_text("{"),
+        r"record\.json is damaged .*delete it and run",
+    ),
+    (lambda folder: (folder / "best.ckpt").unlink(), r"best\.ckpt is missing; delete the record and run"),
+    (
+        lambda folder: (folder / "best.ckpt").write_bytes((folder / "best.ckpt").read_bytes()[:500]),
+        r"best\.ckpt is damaged .*; delete the record and run that job again",
+    ),
+    (
+        lambda folder: torch.save({"epoch": 1}, folder / "best.ckpt"),
+        r"best\.ckpt cannot be read; delete the record and run that job again",
+    ),
+    (
+        lambda folder: write_json(folder / "resume.json", {"sources": "newer", "data": "d"}),
+        r"best\.ckpt is of another run than the record beside it",
+    ),
+]
+
+
+def test_a_parent_that_cannot_be_started_from_is_named(family: Path, tmp_path: Path) -> None:
     first, left = planned(tmp_path, methods="left")
     run(first)
-    damage(first.directory)
-    with pytest.raises(BadInput, match=f"^left starts from first, and .*{sentence}") as error:
-        run(left)
-    assert "\n" not in str(error.value) and str(first.directory) in str(error.value)
-    assert not Heir.inherited and not (left.directory / "config.yaml").exists()
+    whole = shutil.copytree(first.directory, tmp_path / "whole")
+    for damage, sentence in DAMAGES:
+        shutil.rmtree(first.directory)
+        shutil.copytree(whole, first.directory)
+        damage(first.directory)
+        with pytest.raises(BadInput, match=f"^left starts from first, and .*{sentence}") as error:
+            run(left)
+        assert "\n" not in str(error.value) and str(first.directory) in str(error.value)
+        assert not Heir.inherited and not (left.directory / "config.yaml").exists()
 
 
 def test_a_look_ahead_needs_no_weights(family: Path, tmp_path: Path) -> None:

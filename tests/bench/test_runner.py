@@ -204,7 +204,8 @@ def test_a_killed_bench_goes_on_to_the_same_numbers(
     assert "Restoring states from the checkpoint path" in log or (job / "resume.json").is_file()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_bench_keeps_what_is_done(start: Start, tmp_path: Path, number: int) -> None:
     words = ("bench", "--dataset", "synthetic-20", "--methods", "acmr", "--set", "trainer.max_epochs=2000")
     bench = start(*words, *OFF, folder=tmp_path)
@@ -289,8 +290,14 @@ def test_a_failing_job_does_not_stop_the_others_and_runs_again(start: Start, tmp
     ("words", "sentence"),
     [
         (("--dataset", "wikipedia"), "DATA_ROOT"),
-        (("--methods", "cca,acmr", "--set", "model.init_args.alhpa=1"), "alhpa"),
-        (("--set", "data.images.network=vgg19", "--set", "data.images.weights=lost.pth"), "lost.pth"),
+        pytest.param(
+            ("--methods", "cca,acmr", "--set", "model.init_args.alhpa=1"), "alhpa", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ("--set", "data.images.network=vgg19", "--set", "data.images.weights=lost.pth"),
+            "lost.pth",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_trained(

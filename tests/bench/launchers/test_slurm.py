@@ -306,6 +306,7 @@ class Here(Slurm):
         return {one: "RUNNING" for one in identities if not os.waitpid(int(one), os.WNOHANG)[0]}
 
 
+@pytest.mark.slow
 def test_a_job_goes_the_whole_way_through_submitit(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

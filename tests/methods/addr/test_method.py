@@ -63,7 +63,9 @@ class Watch(pl.Callback):
         self.steps.append((type(batch).__name__, changed, not torch.equal(host, self._before[1])))
 
 
-@pytest.mark.parametrize("method", ["addr_scan", "multiple_bfan", "addr_vsrn"])
+@pytest.mark.parametrize(
+    "method", ["addr_scan", pytest.param("multiple_bfan", marks=pytest.mark.slow), "addr_vsrn"]
+)
 def test_phases_train_the_discriminators_of_the_batch_or_the_host_and_nothing_else(method: str) -> None:
     watch = Watch()
     cli = fitted(settings(method), [watch])
@@ -130,7 +132,7 @@ def risks(model: Any, batch: GroupBatch) -> Tensor:
         return torch.stack(table)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.7])
+@pytest.mark.parametrize("gamma", [pytest.param(0.0, marks=pytest.mark.slow), 0.7])
 def test_discriminators_minimise_equation_10_with_the_hosts_own_hard_negatives(gamma: float) -> None:
     cli = trained(**{"model.init_args.gamma": gamma})
     model, (batch, _) = cli.model, batches(cli)
@@ -151,7 +153,7 @@ def test_discriminators_minimise_equation_10_with_the_hosts_own_hard_negatives(g
     torch.testing.assert_close(logged["train/risk_other"], table[torch.arange(len(q)), q].mean())
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.3])
+@pytest.mark.parametrize("beta", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_encoders_minimise_equation_11(beta: float) -> None:
     cli = trained(**{"model.init_args.beta": beta, "model.init_args.ranking.hardest": True})
     model, (_, batch) = cli.model, batches(cli)
