@@ -172,7 +172,8 @@ def whole_numbers_first(parser: ArgumentParser) -> None:
     that was written first in a process: Lightning's arguments are (int, float) or (float, int) depending on
     what was imported before it.
     """
-    for action in parser._actions:
+    actions: list[Any] = parser._actions
+    for action in actions:
         hint = getattr(action, "_typehint", None)
         members = getattr(hint, "__args__", None)
         if not isinstance(members, tuple) or not {int, float} <= set(members):
