@@ -180,7 +180,8 @@ def whole_numbers_first(parser: ArgumentParser) -> None:
             continue
         others = [member for member in members if member not in (int, float)]
         # Not by subscription, which would look the union up among those that were written first.
-        action._typehint = type(hint)(Union, (int, float, *others), name=getattr(hint, "_name", None))
+        union: Any = type(hint)
+        action._typehint = union(Union, (int, float, *others), name=getattr(hint, "_name", None))
 
 
 def several_devices(trainer: dict[str, Any]) -> bool:
