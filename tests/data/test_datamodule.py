@@ -393,12 +393,15 @@ def test_unreadable_images_are_skipped_with_their_captions_when_asked(damaged: P
 
 
 def test_otherwise_an_unreadable_image_is_named_when_it_is_read(damaged: Path) -> None:
-    data = CrossModalDataModule(Karpathy("flickr8k"), root=str(damaged), images=ImageSettings(size=8))
+    data = CrossModalDataModule(
+        Karpathy("flickr8k"), root=str(damaged), images=ImageSettings(size=8), num_workers=0
+    )
     data.build(["pixels"])
     with pytest.raises(BadInput, match=r"0013\.jpg cannot be read as an image .* pass --on-bad-image skip"):
         list(data.val_dataloader()[0])
 
 
+@pytest.mark.slow  # torch waits ten seconds for a loader's process that has raised something
 def test_loader_processes_name_it_too_and_in_one_sentence(damaged: Path) -> None:
     data = CrossModalDataModule(
         Karpathy("flickr8k"), root=str(damaged), images=ImageSettings(size=8), num_workers=1
