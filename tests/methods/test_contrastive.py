@@ -284,14 +284,23 @@ def test_a_setting_that_cannot_be_used_is_one_sentence() -> None:
         instantiate(settings("infonce", **{"model.init_args.initial_bias": -1.0}))
 
 
+def encoder_of(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """An encoder's settings but for its dropout, which is chosen on validation for each method."""
+    encoder = config["model"]["init_args"][name]
+    arguments = {
+        key: value for key, value in encoder.get("init_args", {}).items() if not key.endswith("dropout")
+    }
+    return {**encoder, "init_args": arguments}
+
+
 @pytest.mark.parametrize("preset", ["smoke", "small", "paper"])
 def test_siglips_row_is_infonces_but_for_the_objective(preset: str) -> None:
     both = [configuration(method, "flickr30k", preset) for method in ("infonce", "siglip")]
     first, second = (config["model"]["init_args"] for config in both)
-    for name in ("image_encoder", "text_encoder", "dim"):
-        assert first[name] == second[name]
+    for name in ("image_encoder", "text_encoder"):
+        assert encoder_of(both[0], name) == encoder_of(both[1], name)
     assert both[0]["data"] == both[1]["data"] and both[0]["trainer"] == both[1]["trainer"]
-    own = {"temperature", "initial_bias"}
+    own = {"temperature", "initial_bias", "image_encoder", "text_encoder"}
     if preset == "paper":
         own |= {"optimizer", "schedule"}
     for name in second.keys() - own:
@@ -301,10 +310,12 @@ def test_siglips_row_is_infonces_but_for_the_objective(preset: str) -> None:
 @pytest.mark.parametrize("method", ["infonce", "siglip"])
 def test_small_has_timams_encoders(method: str) -> None:
     own, timams = (configuration(name, "flickr30k", "small") for name in (method, "timam"))
-    for name in ("image_encoder", "text_encoder", "dim", "standardise"):
+    for name in ("image_encoder", "text_encoder"):
+        assert encoder_of(own, name) == encoder_of(timams, name)
+    for name in ("dim", "standardise"):
         assert own["model"]["init_args"][name] == timams["model"]["init_args"][name]
     assert own["data"] == timams["data"]
-    assert own["trainer"]["max_epochs"] == timams["trainer"]["max_epochs"]
+    assert own["trainer"]["max_epochs"] <= timams["trainer"]["max_epochs"]
 
 
 def test_encoders_given_as_objects_stay_out_of_the_hyperparameters() -> None:
