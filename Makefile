@@ -150,9 +150,13 @@ docs-tables: $(STAMP) ## Write the tables of README and docs that come from resu
 coverage: $(STAMP) ## Run the tests and show which lines they do not run
 	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist worksteal --cov --cov-report=term --cov-report=xml
 
+# clip trains nothing and needs somebody's weights; the tests run it on tiny ones that they make.
+trained = $(subst $() ,$(comma),$(filter-out clip,$(basename $(notdir $(wildcard experiments/methods/*.yaml)))))
+comma := ,
+
 smoke: $(STAMP) ## Train every method on tiny synthetic data and check that it beats chance (JOBS at a time: 2)
 	@runs=$$(mktemp -d) && echo "Records go to $$runs, which is removed when all is well" && \
-	$(VENV)/bin/crossmodal-bench bench --dataset synthetic-tiny --methods all --preset smoke \
+	$(VENV)/bin/crossmodal-bench bench --dataset synthetic-tiny --methods $(trained) --preset smoke \
 	  --jobs $(if $(JOBS),$(call quoted,JOBS),2) --wandb off --runs "$$runs" --check-chance && rm -rf "$$runs"
 
 docker-install-check: $(STAMP) ## Run the Dockerfiles' pip lines in a fresh environment (minutes)
