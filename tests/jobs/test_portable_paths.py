@@ -17,7 +17,7 @@ from crossmodal_bench.jobs.portable_paths import without_folders
         ("/opt/weights/vgg.pt", "vgg.pt"),
         ("~/weights/vgg.pt", "vgg.pt"),
         ("C:\\Users\\me\\w.pt", "w.pt"),
-        ("a parent at /home/me/x/record.json, and --to=/tmp/y", "a parent at record.json, and --to=y"),
+        ("a parent at /home/me/x/record.json, and --to=/srv/y", "a parent at record.json, and --to=y"),
         ("--set 'weights=/home/me/my files/w.pt'", "--set 'weights=my files/w.pt'"),
         ("images/s and 1/2, and/or W&B / none", "images/s and 1/2, and/or W&B / none"),
         ("https://example.org/a/b", "https://example.org/a/b"),
