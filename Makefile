@@ -40,6 +40,9 @@ endif
 given := $(strip $(foreach name,$(BENCH_VARIABLES),$(if $(findstring undefined,$(origin $(name))),,$(name))))
 option = --$(shell echo $(1) | tr A-Z_ a-z-) $(call quoted,$(1))
 bench_options = $(foreach name,$(given),$(call option,$(name)))
+ifneq ($(and $(filter reference,$(MAKECMDGOALS)),$(filter METHODS,$(given))),)
+$(error reference takes no METHODS, it runs all rows of experiments/suites/reference.yaml; for some methods: make bench METHODS=$(METHODS) PRESET=paper)
+endif
 
 # ---- setting up -----------------------------------------------------------------------------------
 
@@ -116,7 +119,7 @@ bench: $(STAMP) ## Train, test and rank: make bench DATASET=flickr8k DATA_ROOT=d
 # The estimate stands in front of the first job. What was interrupted, or has failed, goes on when this is given
 # again; nothing is sent in before every job that has its data has finished.
 reference: $(STAMP) ## Run the papers' rows (days on a GPU; DATASET=flickr30k for one) into results/, for a pull request
-	$(VENV)/bin/crossmodal-bench bench $(foreach name,$(filter-out METHODS,$(given)),$(call option,$(name))) --methods reference
+	$(VENV)/bin/crossmodal-bench bench $(bench_options) --methods reference
 	$(VENV)/bin/crossmodal-bench submit --suite reference $(if $(RUNS),$(call option,RUNS))
 
 doctor: $(STAMP) ## Say what this machine can do, what is missing, and each fix: make doctor DATASET=flickr30k
@@ -130,8 +133,8 @@ test-slow: $(STAMP) ## Run the tests that take minutes too: kills, restarts, bro
 	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist worksteal -m "slow or not slow" --timeout 3600
 
 # Processor seconds are measured, on one thread: other work on the machine blurs them all the same.
-perf: $(STAMP) ## Measure all benchmarks of speed, in five minutes; make perf BASE=v1.0 beside another revision
-	$(python) benchmarks/$(if $(filter GPU,$(of_perf)),gpu.py,perf.py$(if $(base), --base $(base)))
+perf: $(STAMP) ## Measure all benchmarks of speed, in five minutes; beside another revision, in turns, in twenty: make perf BASE=v1.0
+	$(python) benchmarks/$(if $(filter GPU,$(of_perf)),gpu.py --compile,perf.py$(if $(base), --base $(base)))
 
 lint: $(STAMP) types ## Check style, format, types and which package imports which
 	$(python) -m ruff check .

@@ -21,6 +21,7 @@ from pathlib import Path
 from measurement import Measurement, print_table
 
 STATUS = ("-m", "crossmodal_bench", "status", "--dataset", "synthetic", "--runs")
+TINY = {"repeats": 1}
 TORCH = ("-c", "import torch")
 
 

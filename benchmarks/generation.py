@@ -25,6 +25,7 @@ from crossmodal_bench.networks.decoder import drawn_words
 
 DIM, HIDDEN = 256, 256
 WORDS = 12
+TINY = {"batch": 4, "vocabulary": 40, "of_pictures": 2, "repeats": 1}
 SHARE = 0.25
 """Of own words in scheduled sampling, in the last epoch."""
 
