@@ -1,9 +1,10 @@
-"""Speed of GXN's generation paths: drawn words, scheduled sampling, a step of the pictures' networks.
+"""Speed of GXN's generation paths: drawn words, scheduled sampling, captions written, a step of the pictures.
 
     python benchmarks/generation.py [--batch 128] [--vocabulary 8481] [--pictures 64]
 
 The plain ways: one random number for each word of the vocabulary (``torch.multinomial``); the layer as wide
-as the vocabulary on all rows at each position; pictures channel by channel in memory. Random numbers are
+as the vocabulary on all rows at each position; captions written image by image, where validations and tests
+write those of 256 images at a time; pictures channel by channel in memory. Random numbers are
 drawn in another order than by the plain ways, so that drawn words are compared by their shares, and scheduled
 sampling with the likeliest word in place of a drawn one. The pictures' losses are equal to 1e-5.
 """
@@ -19,7 +20,7 @@ import torch
 from measurement import Measurement, alternate, print_table
 from torch import Tensor, nn
 
-from crossmodal_bench.methods.gxn import PicturePath
+from crossmodal_bench.methods.gxn import CaptionPath, PicturePath
 from crossmodal_bench.networks import CaptionDecoder, decoder
 from crossmodal_bench.networks.decoder import drawn_words
 
@@ -92,6 +93,22 @@ def scheduled_sampling(batch: int, vocabulary: int, repeats: int) -> Measurement
     return Measurement(f"scheduled sampling, {batch} x {WORDS} x {vocabulary:,}", plain, ours, note=note)
 
 
+@torch.no_grad()
+def captions(images: int, vocabulary: int, repeats: int) -> Measurement:
+    """The likeliest captions of so many images, as a validation has them written."""
+    torch.manual_seed(0)
+    path = CaptionPath(hidden=HIDDEN, max_words=WORDS)
+    path.decoder = CaptionDecoder(vocabulary, DIM, HIDDEN)
+    vectors = torch.randn(images, DIM)
+
+    def one_by_one() -> Tensor:
+        return torch.cat([path.write(vector) for vector in vectors.split(1)])
+
+    assert torch.equal(path.write(vectors), one_by_one())
+    seconds = alternate(one_by_one, lambda: path.write(vectors), repeats, warm_up=False)
+    return Measurement(f"captions written, {images} x {WORDS} x {vocabulary:,}", *seconds, note="equal")
+
+
 class Step(nn.Module):
     """Losses and gradients of both pictures' networks on one batch, the optimisers' steps left out."""
 
@@ -138,10 +155,11 @@ def pictures(batch: int, repeats: int) -> Measurement:
 def measure(
     batch: int = 128, vocabulary: int = 8481, of_pictures: int = 64, repeats: int = 5
 ) -> list[Measurement]:
-    """All three, quickly."""
+    """All four, quickly."""
     return [
         draws(batch, vocabulary, repeats),
         scheduled_sampling(batch, vocabulary, repeats),
+        captions(batch // 2, vocabulary, 1),
         pictures(of_pictures, repeats),
     ]
 
