@@ -147,7 +147,7 @@ types: $(STAMP) ## Check types
 docs: $(STAMP) ## Build the documentation's site, strictly, with the leaderboard of results/, into site/
 	$(python) tools/docs_site.py
 
-docs-tables: $(STAMP) ## Write the tables of README and docs that come from results/
+docs-tables: $(STAMP) ## Write the tables of README and docs that come from results/ and docs/perf.json
 	$(python) tools/docs_tables.py
 
 coverage: $(STAMP) ## Run the tests and show which lines they do not run
