@@ -385,7 +385,7 @@ def time_steps(
         print(f"{method}: torch.compile failed ({said}); it is measured without", file=sys.stderr)
         return {**again(strict=strict), "not_compiled": said}
     if not steps.steps:
-        return {**row, "failed": "the time was over before the first step that counts"}
+        return {**row, "left_out": True}
     row |= {
         "samples_per_second": steps.samples / steps.seconds,
         "samples_per_second_with_loading": steps.samples / steps.seconds_between,
@@ -553,9 +553,13 @@ def run(
         if not fits(way(method, precision, as_compiled), taken.get(method, 0.0)):
             continue
         started = time.monotonic()
-        found["steps"].append(time_steps(method, root, scale, precision, as_compiled, clock))
+        row = time_steps(method, root, scale, precision, as_compiled, clock)
         taken[method] = time.monotonic() - started
-        note(shown(found["steps"][-1]))
+        # The time was over before the first step that counts.
+        if "left_out" in row and not fits(way(method, precision, as_compiled)):
+            continue
+        found["steps"].append(row)
+        note(shown(row))
     return found
 
 
@@ -573,8 +577,8 @@ def way(method: str, precision: str, compiled: bool) -> str:
 def shown(row: dict[str, Any]) -> str:
     """A row of steps as a line."""
     name = way(row["method"], row["precision"], row["compiled"])
-    if "failed" in row:
-        return f"{name}: failed: {row['failed']}"
+    if "failed" in row or "left_out" in row:
+        return f"{name}: failed: {row.get('failed', 'no step was taken')}"
     rates = (row["samples_per_second"], row["samples_per_second_with_loading"])
     parts = ["{:,.0f} samples/s, {:,.0f} with loading".format(*rates) if rates[0] else "no pair trained"]
     if "peak_bytes" in row:
@@ -629,7 +633,8 @@ def write(found: dict[str, Any], path: Path) -> None:
 def right(found: dict[str, Any]) -> bool:
     """Whether nothing failed, and no step waited that need not."""
     others = [found[part] for part in PARTS if part in found and part != "steps"]
-    if any("failed" in row or "waited" in row for row in (*found["steps"], *others)):
+    wrong = {"failed", "waited", "left_out"}
+    if any(wrong & set(row) for row in (*found["steps"], *others)):
         return False
     return bool(found.get("nccl", {"right": True})["right"])
 
