@@ -76,7 +76,7 @@ def in_a_finished_folder(runs: Path, note: str) -> list[Measurement]:
     run(*BENCH, str(runs))
     (record,) = runs.rglob("record.json")
     written = record.read_bytes()
-    (runs / "descriptions.json").unlink()
+    (runs / "descriptions.json").unlink(missing_ok=True)
     bench = [run(*BENCH, str(runs))[0] for _ in range(2)]
     assert record.read_bytes() == written
     report = [run(*program, "report", "--runs", str(runs)) for program in (WITH_LIGHTNING, PROGRAM)]
