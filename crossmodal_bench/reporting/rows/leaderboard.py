@@ -81,11 +81,14 @@ class Row:
     records: tuple[Record, ...] = field(repr=False)
     results: RowResults = field(repr=False)
     primary: str = ""
+    shared: dict[str, Any] = field(default_factory=dict)
+    """Those overrides that all rows of its table have, and that distinguish none."""
 
     @property
     def name(self) -> str:
         """The method, with what distinguishes this row from the method's others."""
-        name = row_name(self.method, self.label, self.overrides)
+        own = {key: value for key, value in self.overrides.items() if key not in self.shared}
+        name = row_name(self.method, self.label, own)
         return f"{name} [reference]" if self.reference else name
 
     @property
@@ -404,12 +407,24 @@ def _cell(metric: str, records: Sequence[Record], interval: Interval | None, pub
 
 def _ranked(rows: Sequence[Row], protocol: str) -> list[Row]:
     primary = _primary(protocol, rows[0].dataset, {metric for row in rows for metric in row.cells})
+    shared = _shared_overrides(rows)
 
     def position(row: Row) -> tuple[int, str, float, str]:
         preset = PRESETS.index(row.preset) if row.preset in PRESETS else len(PRESETS)
         return (preset, row.preset, _cost(row, primary), row.name)
 
-    return [replace(row, primary=primary) for row in sorted(rows, key=position)]
+    named = [replace(row, primary=primary, shared=shared) for row in rows]
+    return sorted(named, key=position)
+
+
+def _shared_overrides(rows: Sequence[Row]) -> dict[str, Any]:
+    """What every row of a table was run with; nothing for a single row, which has no others to share with."""
+    first, *others = rows
+    return {
+        key: value
+        for key, value in first.overrides.items()
+        if others and all(key in row.overrides and row.overrides[key] == value for row in others)
+    }
 
 
 def _cost(row: Row, metric: str) -> float:

@@ -60,6 +60,8 @@ def notes(table: Table) -> list[str]:
     """
     presets = dict.fromkeys(row.preset for row in table.rows)
     lines = [*_reference_note(table), *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
+    if shared := table.rows[0].shared:
+        lines.append(f"all rows: {', '.join(f'{key}={value}' for key, value in shared.items())}")
     lines += _ties_note(table)
     if table.redrawn:
         lines.append("draws: seed s has draw s of the split; ± over several seeds has the draw in it, too")
