@@ -42,7 +42,7 @@ def records(folders: Sequence[Path]) -> dict[tuple[str, str], list[Record]]:
 
 
 def lines(preset: str, protocol: str, seeds: Sequence[Record]) -> list[str]:
-    """One row for each epoch that is looked at; the mAP stands in the last one's."""
+    """One row for each epoch that is looked at; the mAP is in the last one's."""
     last = min(len(record.history) for record in seeds) - 1
     rows = []
     for epoch in dict.fromkeys(round(share * last) for share in SHARES):

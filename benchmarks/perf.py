@@ -10,7 +10,7 @@ in the same process, before and after.
 
 With ``--base``, the benchmarks of this checkout run with that revision's package too, in turns, and the table
 has the seconds of both. Where they can't, because what they measure is not there, its own benchmark of that
-name stands in; where it has none, nothing.
+name is in; where it has none, nothing.
 """
 
 from __future__ import annotations

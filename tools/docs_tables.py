@@ -2,7 +2,7 @@
 
     make docs-tables                        # writes them; tools/docs_tables.py --check only looks
 
-A Markdown file holds marked blocks. What lies between the two marks is written anew:
+A Markdown file holds marked blocks. What lies between the two marks is written again:
 
     <!-- table: results protocol=wikipedia-2173-map methods=acmr,cca columns=ties,seeds,metrics -->
     ...
@@ -124,7 +124,7 @@ def read_tables(results: Path = RESULTS) -> list[ShownTable]:
 
 
 def rewritten(text: str, tables: Sequence[ShownTable], name: str) -> str:
-    """A document with every marked block written anew.
+    """A document with every marked block written again.
 
     Args:
         text: the document.
@@ -251,7 +251,7 @@ def _value(settings: Mapping[str, list[str]], tables: Sequence[ShownTable], wher
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write every block anew, or with ``--check`` say which are not as ``results/`` has them."""
+    """Write every block again, or with ``--check`` say which are not as ``results/`` has them."""
     parser = argparse.ArgumentParser(description="Write the documentation's tables from results/.")
     parser.add_argument(
         "--check", action="store_true", help="write nothing; status 1 where something differs"

@@ -37,7 +37,7 @@ class Gallery:
     Attributes:
         encoded: the items.
         described: what they are, for people: "the 48 images of the test split of synthetic".
-        picture_of: the picture of an image, by its id; None where there are no pictures.
+        picture_of: the picture of an image, by its id; None if there are no pictures.
     """
 
     encoded: EncodedGallery
@@ -53,7 +53,7 @@ def run_fingerprint(record: Record) -> str:
 def cache_of(record: Record) -> Path:
     """Where the features of the folder of runs lie that a record is in.
 
-    A run that was handed out is in none: what is made with it lies in the user's own cache.
+    A run that was handed out is in none: what is made with it is in the user's own cache.
     """
     if record.files.exported_weights.is_file():
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossmodal-bench"
@@ -74,7 +74,7 @@ def caches_of(record: Record) -> JobDirectory:
 def kept_gallery(record: Record, data_root: Path, say: Callable[[str], None]) -> EncodedGallery:
     """The split that a run was tested on, with the encodings that its record was measured with.
 
-    Small ones lie in the run's folder. Others are made again, once, which takes the data.
+    Small ones are in the run's folder. Others are made again, once, which takes the data.
 
     Args:
         record: the run's.
@@ -115,7 +115,7 @@ def folder_gallery(
 
     Args:
         record: of the run that encodes them.
-        folder: of the pictures, which may lie in folders of it.
+        folder: of the pictures, which may are in folders of it.
         encode_pictures: the run's encoder.
         progress: told how far it is.
 
@@ -182,7 +182,7 @@ def sentences_gallery(
 
 
 def pictures_of(corpus: Corpus) -> PictureOf | None:
-    """The pictures of a corpus by their ids; None where it has none."""
+    """The pictures of a corpus by their ids; None if it has none."""
     images = corpus.images
     if images is None:
         return None

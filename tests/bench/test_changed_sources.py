@@ -159,9 +159,9 @@ def test_a_related_pull_sets_the_checkpoint_aside_and_resume_anyway_takes_it_up(
     new_process()
     said: list[str] = []
     runner.status(options(runs), log=said.append)
-    assert f"starts over, its checkpoint is set aside because {CHANGED}; RERUN=resume-anyway" in said[-1]
+    assert f"starts over; its checkpoint is set aside because {CHANGED}; RERUN=resume-anyway" in said[-1]
     runner.status(options(runs, rerun="resume-anyway"), log=said.append)
-    assert said[-1].endswith(f"not started: goes on from its checkpoint although {CHANGED}")
+    assert said[-1].endswith(f"not started: resumes its checkpoint although {CHANGED}")
     # Somebody overlooks that, and stops it early.
     interrupted(runs, looks=1)
     (tag,) = files.tags_aside()

@@ -252,7 +252,7 @@ def test_members_must_be_whole(jobs: list[Path], tmp_path: Path) -> None:
 
 
 def test_what_is_no_choice_of_members_is_refused(jobs: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="at least two records, and 1 is given"):
+    with pytest.raises(BadInput, match="at least two records, but only 1 was given"):
         read_members(jobs[:1])
     with pytest.raises(BadInput, match="is named twice"):
         read_members([jobs[0], jobs[0] / "record.json"])

@@ -35,7 +35,7 @@ def gloo(target: Target) -> Iterator[Finding]:
 
 
 def loopback_failure(patience: float = PATIENCE) -> str:
-    """Why two processes could not form a group and add two numbers; empty where they could."""
+    """Why two processes could not form a group and add two numbers; empty if they could."""
     # Torch is imported here already, and a forked process has it.
     context: Any = multiprocessing.get_context("fork" if sys.platform.startswith("linux") else "spawn")
     with socket.socket() as probe:

@@ -98,7 +98,7 @@ def memory(target: Target) -> Iterator[Finding]:
 
 
 def memory_limit() -> int | None:
-    """The least limit of this process's cgroups in bytes; None where there is none."""
+    """The least limit of this process's cgroups in bytes; None if there is none."""
     values = [*cgroup_values("memory.max"), *cgroup_values("memory/memory.limit_in_bytes")]
     # The first version of cgroups has a number near 2**63 for no limit.
     limits = [int(text) for text in values if text.isdigit() and int(text) < 2**60]

@@ -166,7 +166,7 @@ def locking(name: str, folder: Path) -> Iterator[Finding]:
 
 
 def file_system(folder: Path) -> tuple[str, list[str]]:
-    """The type of the file system that a folder is on, and its mount options; empty where not known."""
+    """The type of the file system that a folder is on, and its mount options; empty if not known."""
     try:
         mounts = psutil.disk_partitions(all=True)
     except (OSError, psutil.Error):

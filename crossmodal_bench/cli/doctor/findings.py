@@ -130,7 +130,7 @@ def _send(sender: Connection, name: str, check: Callable[[], Iterable[Finding]])
 
 
 def resolved(host: str, seconds: float = 3.0) -> str | None:
-    """The address of a host name; None where there is none within that time (resolvers wait far longer)."""
+    """The address of a host name; None if there is none within that time (resolvers wait far longer)."""
     addresses: list[str] = []
 
     def ask() -> None:

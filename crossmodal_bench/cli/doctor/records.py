@@ -1,4 +1,4 @@
-"""What lies in RUNS: jobs that were left, damaged records, dates in the future, runs that wait for W&B."""
+"""What is in RUNS: jobs that were left, damaged records, dates in the future, runs that wait for W&B."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def jobs(target: Target) -> Iterator[Finding]:
 
 
 def clock(target: Target) -> Iterator[Finding]:
-    """This machine's clock against the disk's, and against what lies in RUNS."""
+    """This machine's clock against the disk's, and against what is in RUNS."""
     there = existing(target.runs)
     if there.is_dir() and os.access(there, os.W_OK):
         with tempfile.NamedTemporaryFile(dir=there, prefix=".crossmodal-bench-doctor-") as probe:

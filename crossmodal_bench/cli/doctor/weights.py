@@ -91,7 +91,7 @@ def wanted(preset: str) -> tuple[frozenset[tuple[str, str]], frozenset[str]]:
 
 
 def weights_of(network: str, weights: str, data_root: Path) -> Path | None:
-    """The file that a bench would load; None where torchvision would download it.
+    """The file that a bench would load; None if torchvision would download it.
 
     Args:
         network: torchvision's name.

@@ -1,7 +1,7 @@
 """What a chart is, what all of them look like, and how one becomes a picture without a browser.
 
 Each kind of chart is made by Vega-Altair once, as a template; a chart is a template with its data. Colours,
-dashes and shapes stand in the data, so that a template knows no method.
+dashes and shapes are in the data, so that a template knows no method.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Entry:
         label: the name.
         colour: as ``#rrggbb``.
         dash: of a line.
-        shape: of a point; empty where there is only the line.
+        shape: of a point; empty if there is only the line.
     """
 
     label: str

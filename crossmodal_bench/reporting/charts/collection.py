@@ -24,7 +24,7 @@ class TableCharts:
     Attributes:
         table: its id within the page.
         series: its rows as they are drawn, in its order.
-        forest: what each adversary adds, or how far rows are behind the first; None where nothing is tested.
+        forest: what each adversary adds, or how far rows are behind the first; None if nothing is tested.
         comparisons: the charts that hold several rows.
         by_row: the charts of single rows, in their order.
     """

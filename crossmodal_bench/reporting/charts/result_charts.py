@@ -130,7 +130,7 @@ def recall_at_k(series: Sequence[Series], table: str) -> Iterator[Chart]:
 
 
 def recall_sums(series: Sequence[Series], table: str) -> Chart | None:
-    """Each direction's recalls added, seeds averaged (ADDR, Figure 3(a)); None where nothing is ranked."""
+    """Each direction's recalls added, seeds averaged (ADDR, Figure 3(a)); None if nothing is ranked."""
     sums = {}
     for each in series:
         by_side = _recalls(each.row)

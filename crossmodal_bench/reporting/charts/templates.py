@@ -22,7 +22,7 @@ _SHORT_NUMBER = (
     f"indexof([1, 2, 5], {_LEADING_DIGIT}) < 0 ? '' : "
     "datum.value < 1 ? format(datum.value, '~g') : format(datum.value, '~s')"
 )
-"""Of a logarithmic axis: all of its labels would stand in each other's way."""
+"""Of a logarithmic axis: all of its labels would are in each other's way."""
 
 
 @functools.cache

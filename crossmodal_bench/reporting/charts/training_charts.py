@@ -85,7 +85,7 @@ def discriminator_accuracy(series: Sequence[Series], table: str) -> Chart | None
 def validation_curves(series: Sequence[Series], table: str) -> Chart | None:
     """R@1 of image to text on validation for each row, its seeds averaged (ADDR, Figure 3(b)).
 
-    None where no row has two epochs of it.
+    None if no row has two epochs of it.
     """
     metric = lookup(VALIDATION_CURVE)
     assert metric.side is not None
@@ -109,7 +109,7 @@ def validation_curves(series: Sequence[Series], table: str) -> Chart | None:
 def pair_risks(series: Sequence[Series], table: str) -> Chart | None:
     """What a pair's own discriminator and another pair's make of the pair, seeds averaged (ADDR, Eq. 4-7).
 
-    Two lines for each row: the mean risk of f_p on its own pair, and of f_q on that pair. None where no row
+    Two lines for each row: the mean risk of f_p on its own pair, and of f_q on that pair. None if no row
     has discriminators of pairs.
     """
     return _over_epochs(
@@ -148,7 +148,7 @@ def by_epoch(records: Sequence[Record], key: str) -> dict[int, float]:
 
 
 def _over_epochs(series: Sequence[Series], keys: Mapping[str, str], empty: Chart) -> Chart | None:
-    """A chart with a line for each row and key; None where no line has a value.
+    """A chart with a line for each row and key; None if no line has a value.
 
     Args:
         series: the rows.

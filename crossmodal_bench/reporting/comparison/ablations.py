@@ -21,10 +21,10 @@ class Effect:
         ablation: its twin without an adversary.
         metric: the primary metric.
         difference: the row's number minus the ablation's.
-        low: lower end of the 95 % interval; None where there is one seed and what its queries gave is not
+        low: lower end of the 95 % interval; None if there is one seed and what its queries gave is not
             known.
         high: its upper end.
-        p: two-sided p of no difference, adjusted by Holm to all of the table's effects; None where what
+        p: two-sided p of no difference, adjusted by Holm to all of the table's effects; None if what
             single queries gave is not known.
         n: seeds of the row and of the ablation; where single queries are not known, those that both have.
     """
@@ -96,7 +96,7 @@ def _twins(table: Table) -> Iterator[tuple[int, int]]:
 
 
 def _effect(table: Table, position: int, twin: int) -> Effect | None:
-    """On the same queries, clustered by image, over the seeds of both; None where queries are not known."""
+    """On the same queries, clustered by image, over the seeds of both; None if queries are not known."""
     difference = table.difference(position, twin)
     if difference is None:
         return None
@@ -113,7 +113,7 @@ def _effect(table: Table, position: int, twin: int) -> Effect | None:
 
 
 def _effect_by_seed(table: Table, position: int, twin: int) -> Effect | None:
-    """From the records' numbers, paired by the seeds that both rows have; None where there is none."""
+    """From the records' numbers, paired by the seeds that both rows have; None if there is none."""
     row, ablation = table.rows[position], table.rows[twin]
     metric = table.primary
     theirs = {record.job.seed: record.metrics.get(metric) for record in ablation.records}

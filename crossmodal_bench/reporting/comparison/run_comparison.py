@@ -43,7 +43,7 @@ class Example:
 
     Attributes:
         query: its id.
-        text: its caption, or a caption of its image; empty where the data are not at hand.
+        text: its caption, or a caption of its image; empty if the data are not at hand.
         ranks: of its best positive on each side, the mean over seeds of the expected rank.
         answers: the id of what stands first on each side, of the first seed.
         answer_texts: the captions of these, likewise.

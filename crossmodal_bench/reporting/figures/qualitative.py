@@ -139,7 +139,7 @@ def _verdict(best: int) -> str:
 
 
 def words_panel(vocabulary: Vocabulary, vectors: NDArray[np.floating]) -> bytes | None:
-    """The most frequent content words by their vectors (V, D); None where there are fewer than three."""
+    """The most frequent content words by their vectors (V, D); None if there are fewer than three."""
     from sklearn.decomposition import PCA
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 

@@ -66,7 +66,7 @@ class Paper:
     """What is published of a row's primary metric.
 
     Attributes:
-        value: the number as it is printed; empty where none may stand beside ours.
+        value: the number as it is printed; empty if none may stand beside ours.
         difference: ours minus it, with its sign.
         within: whether it lies within our interval.
         source: the paper's row.
@@ -113,8 +113,8 @@ class PageRow:
         id: names it within the page.
         line: its cells.
         look: of its method.
-        letters: rows that share one cannot be told apart; empty where it was not tested.
-        strip: its seeds; None where it lacks the primary metric.
+        letters: rows that share one cannot be told apart; empty if it was not tested.
+        strip: its seeds; None if it lacks the primary metric.
         paper: what is published of the primary metric.
         numbers: by metric, what a column is sorted by.
         costs: by cost, likewise.
@@ -349,7 +349,7 @@ def _pictures(row: Row) -> Iterable[Picture]:
 
 
 def _picture(path: Path) -> bytes | None:
-    """A picture of a job's directory; None where there is none, or something else."""
+    """A picture of a job's directory; None if there is none, or something else."""
     if not os.path.lexists(path):
         return None
     try:

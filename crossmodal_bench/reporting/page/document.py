@@ -28,7 +28,7 @@ STYLES = ("page.css",)
 SCRIPTS = ("state.js", "page.js", "vega.min.js", "charts.js")
 """Files of ``assets/``, in the order in which they run."""
 MOST_DRAWINGS = 24
-"""Charts that also stand in the page as drawings, for print and for who has no script."""
+"""Charts that also are in the page as drawings, for print and for who has no script."""
 
 
 QUERIES_STYLES = ("queries.css",)
@@ -57,7 +57,7 @@ def document(
         warnings: about the page as a whole, above everything else.
         queries: what single queries retrieved, as ``page.queries`` gives it for ``queries.html``; None leaves
             that part out.
-        most_drawings: how many charts also stand in the page as drawings.
+        most_drawings: how many charts also are in the page as drawings.
     """
     more_styles, more_scripts = (QUERIES_STYLES, QUERIES_SCRIPTS) if queries else ((), ())
     style = "\n".join([*(_asset(name) for name in (*STYLES, *more_styles)), *_colour_rules()])
@@ -86,7 +86,7 @@ def document(
 
 
 def json_text(content: Any) -> Markup:
-    """JSON that may stand in a ``script`` element: no ``<`` and no ``&`` is left in it."""
+    """JSON that may are in a ``script`` element: no ``<`` and no ``&`` is left in it."""
     text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")

@@ -64,8 +64,8 @@ class Gallery:
     Attributes:
         image_ids: N names.
         caption_ids: M names.
-        captions: M sentences; empty where the data set gives none.
-        thumbnails: N small pictures as WebP, each empty where there is none; empty where there are none.
+        captions: M sentences; empty if the data set gives none.
+        thumbnails: N small pictures as WebP, each empty if there is none; empty if there are none.
         owner: (M,) row of each caption's image.
         picture: (N,) numbers, equal for pictures of the same bytes.
         sentence: (M,) numbers, equal for captions of the same words.
@@ -130,7 +130,7 @@ def gallery_of(record: Record, runs: Path, data_root: Path | None) -> Gallery | 
         data_root: where it is read from if it is not kept anywhere; None: nowhere.
 
     Returns:
-        None where neither it nor the data set is there, or the data set has neither captions nor pictures.
+        None if neither it nor the data set is there, or the data set has neither captions nor pictures.
     """
     fingerprint, split = record.data.fingerprint, record.evaluated_on
     # They become a part of a file's name, and a record may be anybody's.
@@ -161,7 +161,7 @@ def gallery_of(record: Record, runs: Path, data_root: Path | None) -> Gallery | 
 
 
 def _corpus_of(record: Record, data_root: Path) -> Corpus | None:
-    """The data that a record was measured on; None where they are not there, or others."""
+    """The data that a record was measured on; None if they are not there, or others."""
     try:
         read = _configured if record.files.config.is_file() else _named
         corpus = read(record, data_root)

@@ -4,7 +4,7 @@ For the page, one call::
 
     queries = queries_context([table.source for table in shown], runs, data_root)
 
-gives None where no record keeps rankings, and else what ``templates/queries.html`` needs, to be included as
+gives None if no record keeps rankings, and else what ``templates/queries.html`` needs, to be included as
 ``{% if queries %}{% include "queries.html" %}{% endif %}``:
 
 - ``queries.json``: the text of a ``<script type="application/json">``, in which no character ends the script
@@ -144,7 +144,7 @@ class SideQueries:
         chosen: (n,) their rows, ascending.
         of: how many there are.
         flags: (n,) sums of ``SLICES``, of those slices that depend on no method.
-        short: at most so many words make a short caption; None where captions are not known.
+        short: at most so many words make a short caption; None if captions are not known.
         long: from so many words on it is a long one; likewise.
     """
 
@@ -190,7 +190,7 @@ def queries_context(
             nowhere.
 
     Returns:
-        None where no record of the tables keeps rankings.
+        None if no record of the tables keeps rankings.
     """
     galleries = Galleries(runs, data_root)
     protocols = [part for table in tables for part in protocol_queries(table, galleries)]

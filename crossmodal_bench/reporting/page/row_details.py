@@ -29,7 +29,7 @@ class RowDetails:
     Attributes:
         command: makes the row, or one like it from today's sources.
         reproduce: runs its jobs again as their records say, and judges what comes out.
-        configuration: the resolved one of the first seed, as YAML; empty where it is not there.
+        configuration: the resolved one of the first seed, as YAML; empty if it is not there.
         latex: the row of a booktabs table.
         citation: of the method's paper; empty for methods that are of none of the four.
         facts: name and text of what it rests on.

@@ -37,9 +37,9 @@ class Cell:
     Attributes:
         mean: over the ``n`` seeds that have the metric.
         n: number of these seeds.
-        low: lower end of the 95 % interval; None where there is no interval.
+        low: lower end of the 95 % interval; None if there is no interval.
         high: its upper end.
-        target: what the interval is about; None where there is none.
+        target: what the interval is about; None if there is none.
         items_error: standard error of the mean that stems from the choice of test images; None if unknown.
         seeds_error: likewise from the choice of seeds; None for one seed.
         published: the published number that may stand beside it, or why there is none.
@@ -56,7 +56,7 @@ class Cell:
 
     @property
     def half_width(self) -> float | None:
-        """What is printed behind ±: the longer side of the interval; None where there is none."""
+        """What is printed behind ±: the longer side of the interval; None if there is none."""
         if self.low is None or self.high is None:
             return None
         return max(self.mean - self.low, self.high - self.mean)
@@ -124,7 +124,7 @@ class Table:
         evaluated_on: the split.
         primary: the metric that ranks the rows.
         rows: by preset, and best first.
-        first: the position of the row with the best number of all presets; None where no row has one.
+        first: the position of the row with the best number of all presets; None if no row has one.
             Reference rows do not count: a user's own are marked and tested among themselves, for each row
             more would make their differences less sure.
         tested: the positions of the rows that are compared with one another: they have answered the same
@@ -176,7 +176,7 @@ class Table:
         return [record for row in self.own for record in row.records]
 
     def difference(self, position: int, other: int) -> Difference | None:
-        """The first named row minus the other in the primary metric; None where they are not both tested.
+        """The first named row minus the other in the primary metric; None if they are not both tested.
 
         The p is not adjusted.
         """

@@ -33,10 +33,10 @@ class RowResults:
     """The runs of one row, in the order of its seeds; or why they are not known.
 
     Attributes:
-        runs: of each seed; empty where they are not known for all.
+        runs: of each seed; empty if they are not known for all.
         intervals: by metric, of the mean over the runs; of each that is a mean over queries, or a sum or mean
             of such.
-        missing: why they are not known, as the end of a sentence; empty where they are.
+        missing: why they are not known, as the end of a sentence; empty if they are.
     """
 
     runs: tuple[QueryResults, ...] = ()

@@ -22,7 +22,7 @@ Target = Literal["method", "model", "seeds"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval with its parts, in the metric's unit; all None where nothing is known.
+    """A 95 % interval with its parts, in the metric's unit; all None if nothing is known.
 
     Attributes:
         low: lower end.

@@ -133,7 +133,7 @@ def title(table: Table) -> str:
 
 
 def _drawn(table: Table) -> str:
-    """What is drawn anew where it is not single images."""
+    """What is drawn again where it is not single images."""
     over_classes = [
         metric.name for metric in map(metric_table.lookup, table.metrics) if metric.queries == "classes"
     ]

@@ -1,4 +1,4 @@
-"""The papers' numbers in the notes of a leaderboard: which stand in the table, and which only here, apart."""
+"""The papers' numbers in the notes of a leaderboard: which are in the table, and which only here, apart."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def published_notes(table: Table, metrics: Sequence[str]) -> NotesOfRows:
 
 
 def _beside(published: dict[str, Comparison]) -> list[tuple[str, str]]:
-    """The numbers that stand in the table, by their sources, or why there are none."""
+    """The numbers that are in the table, by their sources, or why there are none."""
     own: dict[tuple[str, str], list[str]] = defaultdict(list)
     others: dict[str, list[str]] = defaultdict(list)
     reasons: dict[str, None] = {}
@@ -50,7 +50,7 @@ def _beside(published: dict[str, Comparison]) -> list[tuple[str, str]]:
 
 
 def _apart(published: dict[str, Comparison]) -> list[tuple[str, str]]:
-    """The numbers that do not stand in the table, by their sources, with what differs."""
+    """The numbers that do not are in the table, by their sources, with what differs."""
     lines: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for metric, comparison in published.items():
         for number in comparison.apart:

@@ -55,7 +55,7 @@ class Value:
 
     Attributes:
         text: the number.
-        margin: the interval's, with its ±; empty where there is none.
+        margin: the interval's, with its ±; empty if there is none.
         marked: whether it is the primary metric's of a row that is not significantly behind the first.
     """
 
@@ -85,7 +85,7 @@ class Line:
         name: the method, with what tells this row from the method's others.
         preset: as of the row.
         n: number of seeds.
-        over: what ± covers, see ``layout.OVER``; empty where no number of the row has one.
+        over: what ± covers, see ``layout.OVER``; empty if no number of the row has one.
         marked: whether the row is not significantly behind the first.
         values: by metric, of ``ShownTable.metrics``.
         costs: by the keys of ``COSTS``, as they are printed.
@@ -235,7 +235,7 @@ def _table_columns(table: Table) -> dict[str, Any]:
 
 
 def _against_the_first(table: Table, position: int) -> dict[str, Any]:
-    """Whether the row is in the set of the best, None where it was not tested; and its adjusted p."""
+    """Whether the row is in the set of the best, None if it was not tested; and its adjusted p."""
     tested = position in table.tested and table.first in table.tested
     p = next(
         (pair.adjusted_p for pair in table.pairs if {pair.first, pair.second} == {table.first, position}),

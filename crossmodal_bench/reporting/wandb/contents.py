@@ -138,7 +138,7 @@ def shows_data(record: Record) -> bool:
 def query_table(record: Record) -> tuple[list[str | int], list[Iterable[Any]], str] | None:
     """What single queries retrieve: columns, lines, and a sentence on how many of the queries these are.
 
-    None where the record's protocol ranks no single positives, or the file of its ranks is not there.
+    None if the record's protocol ranks no single positives, or the file of its ranks is not there.
     """
     try:
         ranks = Ranks.load(record.ranks)

@@ -56,7 +56,7 @@ POLL = 1.0
 INTERRUPTED = 75
 """Exit status of a run whose job was stopped and goes on later."""
 TIME_TO_PART = 60
-"""Seconds to send what there is of a job that was stopped: it may go on soon, and is followed anew then."""
+"""Seconds to send what there is of a job that was stopped: it may go on soon, and is followed again then."""
 _followers: list[subprocess.Popen[bytes]] = []
 """Who follows the job of this process: at most one."""
 
@@ -69,10 +69,10 @@ class Assignment(Model):
         mode: W&B's.
         worker: the job's process, whose child the follower is.
         earlier: when the job that an earlier run's record is of had finished, which this run shall replace;
-            empty where there is none. Who follows starts a second later, when there may be a new one.
+            empty if there is none. Who follows starts a second later, when there may be a new one.
         resumes: whether this very training was begun online, and the server's run is gone on with if training
             goes on; any other run of the job's is replaced.
-        lock: the descriptor of the lock that the follower holds from its start; None where another process
+        lock: the descriptor of the lock that the follower holds from its start; None if another process
             holds it still.
     """
 
@@ -212,7 +212,7 @@ class Follower:
         return os.getppid() == self._worker and not self._has_parted()
 
     def _log_epochs(self) -> None:
-        """Begin the run as soon as it is known whether training starts anew; then log what is new."""
+        """Begin the run as soon as it is known whether training starts again; then log what is new."""
         if not self._files.epochs.is_file():
             return
         epochs = self._files.read_epochs()
@@ -309,7 +309,7 @@ class Follower:
 
 
 def _finished_at(files: JobDirectory) -> str:
-    """When the job that has left a record there had finished; empty where there is none that can be read."""
+    """When the job that has left a record there had finished; empty if there is none that can be read."""
     if not files.is_done():
         return ""
     try:

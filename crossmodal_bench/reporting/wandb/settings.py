@@ -17,7 +17,7 @@ def described(job: Job, files: JobDirectory) -> dict[str, Any]:
     """Names to filter by, and all settings.
 
     ``row`` is equal for the seeds of one row of a leaderboard; ``settings`` is the resolved configuration,
-    empty where it is not there. No folder of this machine is in them.
+    empty if it is not there. No folder of this machine is in them.
     """
     content = {
         "method": job.method,
@@ -40,7 +40,7 @@ def without_own_folders(content: dict[str, Any], files: JobDirectory) -> dict[st
 
 
 def _settings(files: JobDirectory) -> dict[str, Any]:
-    """The resolved configuration; empty where it is not there, or no configuration."""
+    """The resolved configuration; empty if it is not there, or no configuration."""
     try:
         settings = parse_yaml(read_own(files.config, LARGEST_CONFIGURATION).decode("utf-8"))
     except (OSError, ValueError):

@@ -31,7 +31,7 @@ class RunState:
             ``offline``, it lies whole on this disk; ``failed``, it is nowhere.
         finished_at: of the record that it was written from; empty while its job runs.
         why: why the server does not have it, if somebody has tried.
-        mode: W&B's, in which the run was begun; empty where it has not been, or nobody knows.
+        mode: W&B's, in which the run was begun; empty if it has not been, or nobody knows.
     """
 
     name: Name
@@ -47,7 +47,7 @@ class RunState:
 
 
 def read_state(files: JobDirectory) -> RunState | None:
-    """What has been noted; None where nothing has."""
+    """What has been noted; None if nothing has."""
     noted = read_json(files.wandb_state)
     if noted.get("name") not in get_args(Name):
         return None

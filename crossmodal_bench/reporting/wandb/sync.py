@@ -163,7 +163,7 @@ def _is_whole(record: Record, log: Log) -> bool:
             log(f"  {_title(record)} is being sent by another process, or its folder cannot be written")
             return False
         state = read_state(record.files)
-        # Sent before, perhaps to another project: it is not written anew, which would lose what a process
+        # Sent before, perhaps to another project: it is not written again, which would lose what a process
         # beside the job has measured.
         if state is not None and state.lies_here_whole(record):
             return True
