@@ -45,7 +45,7 @@ def test_what_cannot_be_repeated_is_one_sentence(solved: Record, how: Repetition
     with pytest.raises(BadInput, match="are not those of"):
         reproduce([solved.model_copy(update={"data": data})], how)
     job = solved.job.model_copy(update={"id": "0" * 16})
-    with pytest.raises(BadInput, match="give synthetic-tiny.* with the same settings"):
+    with pytest.raises(BadInput, match=r"give synthetic-tiny.* with the same settings"):
         reproduce([solved.model_copy(update={"job": job})], how)
     job = solved.job.model_copy(update={"method": "ccaa"})
     with pytest.raises(BadInput, match="method 'ccaa', which is not built in; name its file with --method"):

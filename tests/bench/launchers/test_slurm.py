@@ -263,7 +263,7 @@ def test_options_reach_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"ntasks_per_node": 2}, "--slurm ntasks_per_node is decided by DEVICES; leave it out"),
+        ({"ntasks_per_node": 2}, "--slurm ntasks_per_node is determined by DEVICES; leave it out"),
         ({"nodes": "two"}, "--slurm nodes is 'two'; give a whole number from 1"),
     ],
 )
