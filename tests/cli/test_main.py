@@ -203,9 +203,9 @@ def test_prepare_describes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixt
     ("words", "sentence"),
     [
         ("", "--network is missing; name the network to run"),
-        ("--regions detector --network vgg19", "--network has no effect on a detector; leave it out"),
-        ("--regions detector --image-size 64", "--image-size has no effect on a detector"),
-        ("--regions detector --batch-size 4", "--batch-size has no effect on a detector"),
+        ("--regions detector --network vgg19", "--network has no effect with a detector; leave it out"),
+        ("--regions detector --image-size 64", "--image-size has no effect with a detector"),
+        ("--regions detector --batch-size 4", "--batch-size has no effect with a detector"),
     ],
 )
 def test_options_of_extract_that_do_not_go_together(
@@ -305,7 +305,7 @@ def test_who_is_stopped_before_a_command_has_begun_is_told_how_to_go_on(
 
     monkeypatch.setattr(cli, "_written", stopped)
     assert main(["report"]) == 75
-    assert capsys.readouterr().err == "Interrupted. Run the same command again to go on.\n"
+    assert capsys.readouterr().err == "Interrupted. Run the same command again to resume.\n"
 
 
 def test_no_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,7 +338,7 @@ def test_another_users_records_are_reported(
         html(tables, collect([table.source for table in tables]), anothers_runs)
     assert main(words) == 0
     said = capsys.readouterr()
-    assert "acmr" in said.out and "is not yours to write to" in said.err
+    assert "acmr" in said.out and "is not writable" in said.err
     assert main([*words, "--format", "html"]) == 2
     assert "index.html cannot be written (Permission denied)" in said.err + capsys.readouterr().err
 

@@ -91,7 +91,7 @@ def test_a_folder_is_encoded_once_and_again_where_it_has_changed(
     ]
     assert run.search(sentence, gallery=folder, progress=noted) == first and len(calls) == 1
     described = run.gallery(folder, of_pictures=True).described
-    assert described == f"the 4 pictures below {folder} (1 more are unreadable)"
+    assert described == f"the 4 pictures in {folder} (1 more are unreadable)"
     (folder / "broken.png").unlink()
     assert run.search(sentence, gallery=folder, progress=noted) == first and calls[1:] == [(4, 4)]
     assert len(list(copy.glob("gallery_pictures-*.npz"))) == 1
