@@ -130,7 +130,7 @@ class Schedule:
                 self._line.clear()
                 self._log(
                     f"{running.planned.title} starts over; its checkpoints are set aside as *.{tag}.ckpt in "
-                    f"{running.planned.directory}, and {WAY_OUT} resumes them"
+                    f"{running.planned.directory}, and {WAY_OUT} resumes from them"
                 )
 
     def _is_elsewhere(self, planned: PlannedJob) -> bool:

@@ -111,8 +111,8 @@ def _of_checkpoints(planned: PlannedJob) -> str:
     if (mismatch := coming_mismatch(planned)) is None:
         return ""
     if planned.resume_anyway:
-        return f": resumes its checkpoint although {mismatch.why}"
-    return f": starts over; its checkpoint is set aside because {mismatch.why}; {WAY_OUT} resumes it"
+        return f": resumes from its checkpoint although {mismatch.why}"
+    return f": starts over; its checkpoint is set aside because {mismatch.why}; {WAY_OUT} resumes from it"
 
 
 def _counted(jobs: Sequence[PlannedJob]) -> str:

@@ -222,7 +222,7 @@ def test_each_seed_takes_a_draw_of_its_own_where_the_data_set_says_so(tmp_path: 
 def test_there_are_as_many_seeds_as_known_draws(tmp_path: Path) -> None:
     words = {"dataset": "wikipedia-draws", "data_root": tmp_path, "methods": "cca"}
     assert len(planned(**words, seeds=10)) == 10
-    with pytest.raises(BadInput, match=r"SEEDS is 11, and wikipedia-1300-draws-map has 10 draws"):
+    with pytest.raises(BadInput, match=r"SEEDS is 11, but wikipedia-1300-draws-map has only 10 draws"):
         planned(**words, seeds=11)
 
 

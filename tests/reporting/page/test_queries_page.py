@@ -150,7 +150,7 @@ def test_slices_and_the_fragment_choose_queries(page: Any) -> None:
     page.get_by_label("Direction").select_option("i2t")
     page.get_by_label("Only").select_option("near")
     assert page.locator(".queries-position").inner_text() == "1 of 2"
-    assert "nearly repeat another" in page.locator(".queries-meaning").inner_text()
+    assert "with a near-duplicate" in page.locator(".queries-meaning").inner_text()
     seen = {query_of(page)}
     page.get_by_role("button", name="Next").click()
     assert seen | {query_of(page)} == {"7.jpg", "11.jpg"}
