@@ -82,7 +82,7 @@ def test_a_check_that_raises_is_a_finding_beside_what_it_had_found() -> None:
 
     first, second = guarded("the check", check)
     assert first.status == "ok" and second.status == "problem"
-    assert "'the check' could not be made (SystemExit: a library gave up)" in second.text and second.fix
+    assert "'the check' could not run (SystemExit: a library gave up)" in second.text and second.fix
 
 
 def test_a_check_that_hangs_is_given_up() -> None:
@@ -457,7 +457,7 @@ def test_a_split_of_a_published_ones_size_is_looked_at(
         found = by_name(one for one in data.data_sets(target) if one.name.startswith("pascal_sentence"))
         answer = found["pascal_sentence: protocols"]
         assert (answer.status, "agree with pascal-map, but" in answer.text) == (status, True)
-        assert answer.text.endswith("what is measured is pascal_sentence-test@1 (split unverified)")
+        assert answer.text.endswith("the protocol is pascal_sentence-test@1 (split unverified)")
 
 
 @pytest.mark.parametrize(
