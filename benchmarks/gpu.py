@@ -450,7 +450,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.compile,
         )
     arguments.to.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"Numbers:  {arguments.to}")
+    print(f"Numbers: {arguments.to}")
     failed = [row["method"] for row in found["steps"] if "failed" in row]
     return 1 if failed or not found.get("nccl", {"right": True})["right"] else 0
 

@@ -244,7 +244,7 @@ def main() -> int:
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
     }
     options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    print(f"All numbers:  {options.json}")
+    print(f"All numbers: {options.json}")
     return int(any(module in failed for module in options.only))
 
 

@@ -256,7 +256,7 @@ def _unusable(model: Any, data: Any) -> str:
         encoders = [module for module in model.modules() if isinstance(module, ConvNetEncoder)]
         if any(encoder.name is None for encoder in encoders):
             return (
-                f"NETWORK is '{images}', a frozen tower, but this method trains an image network;  "
+                f"NETWORK is '{images}', a frozen tower, but this method trains an image network; "
                 "name a torchvision network or timm:NAME, or use a preset with features, e.g. PRESET=small"
             )
     return ""

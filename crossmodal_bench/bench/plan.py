@@ -255,7 +255,7 @@ def _jobs(
     data = read_inputs(described, row.dataset, protocol, known.corpora, config["data"])
     if row.evaluate == "val" and not data.missing and not data.counts["val"]["images"]:
         raise BadInput(
-            f"suite {row.suite} evaluates on validation, but {row.dataset} has no validation split;  "
+            f"suite {row.suite} evaluates on validation, but {row.dataset} has no validation split; "
             "set data.validation, e.g. 0.2"
         )
     redrawn = description.redrawn

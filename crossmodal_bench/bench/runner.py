@@ -133,7 +133,7 @@ def _bench(
 def _plan(options: BenchOptions) -> list[PlannedJob]:
     if options.launcher == "slurm":
         return make_plan(options, gpu=options.devices != "cpu" and asks_for_gpus(options.slurm))
-    # Querying for a GPU initializes its driver, after which the process must not fork.
+    # Querying for a GPU initialises its driver, after which the process must not fork.
     return make_plan(options, gpu=options.devices != "cpu" and has_accelerator())
 
 

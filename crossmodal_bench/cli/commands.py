@@ -193,7 +193,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
             for line in agreed.lines:
                 tell(f"  {line}")
             if agreed.environment:
-                tell(f"  environment differs:  {'; '.join(agreed.environment)}")
+                tell(f"  environment differs: {'; '.join(agreed.environment)}")
     return int(any(agreed.verdict == "differs" for agreed in agreements))
 
 

@@ -113,7 +113,7 @@ def _write_array(path: Path, vectors: NDArray[np.float32]) -> Path:
 def _write_lines(path: Path, names: Sequence[str]) -> Path:
     wrong = next((name for name in names if name != name.strip() or "\n" in name or "\r" in name), None)
     if wrong is not None:
-        raise BadInput(f"id {wrong!r} contains a line break; use --format parquet")
+        raise BadInput(f"id {wrong!r} has a line break, or spaces at an end; use --format parquet")
     replace_file(path, lambda stream: stream.write(("\n".join(names) + "\n").encode()))
     return path
 

@@ -261,9 +261,7 @@ class TrainedRun:
                 for row in range(len(tiles.rows))
             ]
         except NonFiniteScore as error:
-            raise BadInput(
-                f"the model's scores are not finite ({error}); its training has diverged"
-            ) from error
+            raise BadInput(f"the model's scores are not finite ({error}); its training went wrong") from error
         return torch.cat(rows)
 
     # ---- words ------------------------------------------------------------------------------------------
@@ -305,7 +303,7 @@ class TrainedRun:
         return Gallery(kept, "", self._picture_of)
 
     def _picture_of(self, name: str) -> Image.Image:
-        """A picture of the data set, KeyError if its file is missing."""
+        """A picture of the data set; KeyError if its file is missing."""
         if self._pictures is None:
             raise KeyError(name)
         return self._pictures(name)

@@ -26,7 +26,7 @@ class Local:
     allows_dry_runs = True
 
     def __init__(self, options: BenchOptions) -> None:
-        # Counting GPUs might initialize their driver, after which nothing may fork: not for a CPU bench.
+        # Counting GPUs might initialise their driver, after which nothing may fork: not for a CPU bench.
         gpus = 0 if options.devices == "cpu" else torch.cuda.device_count()
         self.slots = slots(options, gpus, os.environ.get(VISIBLE))
 

@@ -126,6 +126,6 @@ def _job_directories(runs: Path) -> list[JobDirectory]:
 
 
 def _some(jobs: Sequence[Path | str]) -> str:
-    """The first few, and the number of the others."""
+    """The first few, and how many more there are."""
     more = f" and {len(jobs) - SHOWN} more" if len(jobs) > SHOWN else ""
     return ", ".join(map(str, jobs[:SHOWN])) + more

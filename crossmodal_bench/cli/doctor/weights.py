@@ -57,7 +57,7 @@ def language_models(target: Target) -> Iterator[Finding]:
             "or --set data.text.tokenizer=folder"
         )
         status: Status = "warning" if automatic == "paper" else "information"
-        yield Finding(model, status, f"not in the Hugging Face cache,  {what}", fix)
+        yield Finding(model, status, f"not in the Hugging Face cache, {what}", fix)
 
 
 def offline(target: Target) -> Iterator[Finding]:

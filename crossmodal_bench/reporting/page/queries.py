@@ -288,7 +288,7 @@ def _several(count: int, thing: str) -> str:
 
 
 def _listed(names: Sequence[str], most: int = 6) -> str:
-    """The first names, and the number of the others."""
+    """The first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

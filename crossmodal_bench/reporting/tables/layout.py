@@ -245,7 +245,7 @@ def _taken_up_text(record: Record) -> str:
 
 
 def _names(names: Iterable[str]) -> str:
-    """Up to four names, and the number of the others."""
+    """Up to four names, and how many more there are."""
     distinct = list(dict.fromkeys(names))
     more = f" and {len(distinct) - 4} more" if len(distinct) > 4 else ""
     return ", ".join(distinct[:4]) + more
