@@ -99,9 +99,8 @@ def test_queries_are_browsed_by_buttons_and_keys(page: Any) -> None:
     page.locator(".queries-view").focus()
     page.keyboard.press("End")
     assert position.inner_text() == "36 of 36" and page.get_by_role("button", name="Next").is_disabled()
-    assert (
-        page.get_by_role("status").inner_text().startswith("Query 36 of 36. vse: First correct answer at rank")
-    )
+    status = page.get_by_role("status").inner_text()
+    assert status.startswith("Query 36 of 36. vse: First correct answer at rank")
     images = page.locator(".answers.t2i img")
     assert images.count() == 5 and all(
         image.evaluate("image => image.naturalWidth") for image in images.all()
