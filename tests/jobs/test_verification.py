@@ -54,14 +54,14 @@ def test_other_queries_other_versions_and_broken_files_are_named(make_record: Ma
     record.ranks.write_bytes(whole[:2000])
     assert "is not an .npz" in check_record(record)[0]
     record.ranks.unlink()
-    assert "is missing" in check_record(record)[0]
+    assert "is not there" in check_record(record)[0]
 
 
 def test_expected_ranks_that_are_not_those_of_the_ties_are_refused(make_record: Make) -> None:
     record = finished(make_record)
     ranks = Ranks.load(record.ranks)
     write_ranks(record, ranks.i2t, ranks.t2i, i2t_expected=ranks.i2t_expected + 1)
-    with pytest.raises(BadInput, match="inconsistent results of queries"):
+    with pytest.raises(BadInput, match="no results of queries that fit together"):
         recomputed_metrics(record)
 
 

@@ -311,7 +311,7 @@ def test_only_pictures_of_the_runs_are_embedded(
     assert page.count("<img") == figures + 1
     said = capsys.readouterr().err
     assert said.count("link out of RUNS") == 3
-    assert "panel_pictures.png is left out of the page (it is no PNG); delete it" in said
+    assert "panel_pictures.png is left out of the page (it is not a PNG); delete it" in said
     assert "it is no plain file" in said and "it is larger than" in said
 
 
@@ -366,7 +366,7 @@ def test_a_refused_write_keeps_the_report_of_before(make_record: Maker, runs: Pa
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
-        with pytest.raises(BadInput, match=r"index\.html cannot be written \(.*\): free some space"):
+        with pytest.raises(BadInput, match=r"index\.html cannot be written \(.*\): free space"):
             build_report(runs, ["html"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -429,7 +429,7 @@ def test_a_good_data_set_with_a_damaged_picture(target: Target, monkeypatch: pyt
     next(iter(sorted((folder / "images").rglob("*.jpg")))).write_bytes(b"\xff\xd8 cut off")
     monkeypatch.setattr(experiments, "DEFAULT_METHODS", ("cca", "addr_scan"))
     found = by_name(one for one in data.data_sets(target) if one.name.startswith("mine"))
-    assert "gives pixels" in found["mine"].text and found["mine"].status == "ok"
+    assert "provides pixels" in found["mine"].text and found["mine"].status == "ok"
     assert found["mine: pictures"].status == "problem" and "prepare mine" in found["mine: pictures"].fix
     assert found["mine: protocols"].text == "the test split is measured under mine-test@1"
     assert found["mine: methods"].text == "everything is available for cca, addr_scan"

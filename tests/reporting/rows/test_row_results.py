@@ -45,7 +45,7 @@ def test_each_protocol_of_a_record_has_a_file_of_its_own(record: Record) -> None
     main, other = record.by_protocol()
     write_ranks(main, I2T, T2I)
     assert read_query_results(main).per_query["i2t/R@1"].tolist() == [1, 0, 0, 0]
-    with pytest.raises(MissingInput, match=r"ranks_flickr8k-test-equal\.npz is not there"):
+    with pytest.raises(MissingInput, match=r"ranks_flickr8k-test-equal\.npz is missing"):
         read_query_results(other)
     write_ranks(other, np.ones(4, np.int64), np.ones(8, np.int64))
     assert read_query_results(other).per_query["i2t/R@1"].tolist() == [1, 1, 1, 1]
@@ -90,7 +90,7 @@ def test_arrays_that_do_not_fit_together_are_refused(
     with pytest.raises(BadInput, match=r"ranks\.npz has inconsistent results of queries; run its"):
         read_query_results(record)
     results = read_results([record], read_query_results)
-    assert results.runs == () and "fit together" in results.missing
+    assert results.runs == () and "inconsistent" in results.missing
 
 
 def test_seeds_of_different_queries_are_no_row_of_queries(answered: Answered) -> None:
