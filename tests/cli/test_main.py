@@ -55,7 +55,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("ensemble nowhere --plugins lost_package", "PLUGINS 'lost_package' is not there"),
         ("prepare ./lost.yaml", "lost.yaml cannot be read"),
         ("bench --methods cca --weights /nope.pth", "WEIGHTS is '/nope.pth' and has no effect: none"),
-        ("bench --methods cca --devices 999", "DEVICES is 999 and"),
+        ("bench --methods cca --devices 999", "DEVICES is 999, but"),
         ("bench --devices none", "DEVICES is 'none'; give auto, cpu or a positive number"),
         ("bench --devices 0", "DEVICES is '0'"),
         ("bench --jobs 0", "JOBS is 0; give the number of jobs to run at a time, at least 1"),
