@@ -156,7 +156,7 @@ def test_a_misspelt_key_in_a_file_of_ones_own_is_named_before_torch_is_imported(
         (["status", "--methods", "cca,acmrr"], "method 'acmrr' is unknown; did you mean 'acmr'?"),
         (["bench", "--dataset", "nowhere"], "data set 'nowhere' is unknown"),
         (["bench", "--plugins", "nowhere"], "PLUGINS 'nowhere' is not there"),
-        (["bench", "--wandb", "ofline"], "WANDB is 'ofline', which is no mode; did you mean 'offline'?"),
+        (["bench", "--wandb", "ofline"], "WANDB is 'ofline', which is not a mode; did you mean 'offline'?"),
         (["bench", "--wandb", "off", "--wandb-live"], "WANDB_LIVE=1 has no effect because W&B is off"),
         (["bench", "--wandb", "off", "--wandb-media"], "WANDB_MEDIA=1 has no effect because W&B is off"),
         (["bench", "--reference", "nowhere"], "nowhere has no reference results"),
