@@ -122,7 +122,7 @@ def test_a_worker_of_its_own_is_told_of_plugins_on_its_command_line(
 @pytest.mark.parametrize(
     ("module", "sentence"),
     [
-        ("def broken(:\n", "my_package.py, line 1: SyntaxError: invalid syntax); fix that line"),
+        ("def broken(:\n", "my_package.py, line 1: SyntaxError: invalid syntax); mend that line"),
         (
             "import os\n\nimport no_such_library\n",
             "my_package.py, line 3: ModuleNotFoundError: No module named 'no_such_library'); install what it",
