@@ -1,16 +1,16 @@
-"""What a command costs that trains nothing: its imports, and the plan.
+"""The cost of a command that trains nothing: its imports, and the plan.
 
     python benchmarks/commands.py
 
-`crossmodal-bench status` of the default methods on the synthetic data set, and `report` and a `bench` that
-has nothing to do in a folder with a finished job. The plain way of `status` and `bench` is the first one in a
-folder of runs: Lightning and its parser are imported and make each method, which is then asked what it reads.
-Ours finds the answers of the one before, and imports torch alone. `report` asks no method: its plain way has
-Lightning imported for nothing. What `status` and `report` print is asserted to be equal, and `bench` to leave
-the record as it was. The line of torch's import says how much of it is left that is not ours.
+`crossmodal-bench status` of the default methods on the synthetic data set, and `report` and an idle `bench`
+in a folder with a finished job. For `status` and `bench`, the plain way is the first call in a folder of
+runs, which imports Lightning and its parser to instantiate each method and ask it what it reads. Ours finds
+the cached answers of an earlier call, and only imports torch. `report` asks no method, so its plain way
+imports Lightning needlessly. The outputs of `status` and `report` are asserted to be equal, and `bench` to
+leave the record alone. The time of torch's own import shows how much of the rest is ours.
 
-In a folder of runs that is not there, nothing is kept, because `status` makes none: until the first `bench`,
-each costs what the first one costs.
+Nothing is cached if the folder of runs does not exist, because `status` does not create it: until the first
+`bench`, every call costs as much as the first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TORCH = ("-c", "import torch")
 
 
 def run(*words: str) -> tuple[float, str]:
-    """The processor seconds of a Python process, and what it prints."""
+    """The CPU seconds of a Python process, and its output."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ran = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True, env=os.environ)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -48,11 +48,11 @@ def run(*words: str) -> tuple[float, str]:
 
 
 def measure(repeats: int = 2) -> list[Measurement]:
-    """A first ``status`` and those after it, ``repeats`` of these; ``report`` and ``bench`` once."""
+    """A first ``status`` and ``repeats`` later ones; ``report`` and an idle ``bench`` once each way."""
     with tempfile.TemporaryDirectory() as name:
         runs = Path(name) / "runs"
         runs.mkdir()
-        # Files that have just been installed are read from the disk once.
+        # Newly installed files are first read from disk.
         run(*TORCH)
         first, expected = run(*STATUS, str(runs))
         taken = []
@@ -62,7 +62,7 @@ def measure(repeats: int = 2) -> list[Measurement]:
             assert found == expected
             taken.append(seconds)
             torch.append(run(*TORCH)[0])
-        of_torch = f"{1000 * statistics.median(torch):.0f} ms of it are torch's import"
+        of_torch = f"{1000 * statistics.median(torch):.0f} ms are torch's import"
         return [
             Measurement(
                 "status of the default methods", first, statistics.median(taken), note=f"equal; {of_torch}"
@@ -72,7 +72,7 @@ def measure(repeats: int = 2) -> list[Measurement]:
 
 
 def in_a_finished_folder(runs: Path, note: str) -> list[Measurement]:
-    """``report`` and a ``bench`` with nothing to do, each once both ways."""
+    """``report`` and an idle ``bench``, once each way."""
     run(*BENCH, str(runs))
     (record,) = runs.rglob("record.json")
     written = record.read_bytes()

@@ -1,11 +1,11 @@
-"""How long `crossmodal-bench evaluate` takes: its imports beside torch's own, and a whole evaluation.
+"""How long `crossmodal-bench evaluate` takes: its imports compared with torch's own, and a whole evaluation.
 
     python benchmarks/evaluate.py [--images 1000] [--captions 5] [--width 256] [--repeats 5]
 
-Each measurement is a process of its own. Imports are those beyond torch: torch is imported first, then the
-clock starts. The evaluation has vectors of random numbers as `.npy`, ids, and writes its record. The last
-line says whether the imports stay below two seconds. There is no second way to what it prints, so that no
-values are compared.
+Each measurement is a separate process. Imports are those beyond torch: torch is imported first, then the
+clock starts. The evaluation reads random vectors from `.npy` files, and ids, and writes its record. The last
+line tells whether the imports stay below two seconds. There is no second way to compute the results, so none
+are compared.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ RUN = (
 
 
 def seconds(code: str, words: Sequence[str], folder: Path) -> float:
-    """What the last line of a Python program says."""
-    # What is already there is the package that perf.py wants measured.
+    """The number on the last line of a Python program's output."""
+    # perf.py sets it to the checkout to be measured.
     root = os.environ.get("PYTHONPATH") or str(Path(__file__).resolve().parents[1])
     ran = subprocess.run(
         [sys.executable, "-c", code, *words],
@@ -53,13 +53,13 @@ def seconds(code: str, words: Sequence[str], folder: Path) -> float:
 
 
 def timed(images: int, captions: int, width: int, repeats: int) -> dict[str, list[float]]:
-    """Processor seconds of torch's imports, of ours beyond them, and of a whole command, in turns.
+    """CPU seconds of torch's imports, of ours beyond them, and of a whole command, in turns.
 
     Args:
-        images: of the split.
-        captions: of each image.
-        width: of the vectors.
-        repeats: of each.
+        images: number of images in the split.
+        captions: captions per image.
+        width: dimension of the vectors.
+        repeats: measurements of each.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -87,7 +87,7 @@ def timed(images: int, captions: int, width: int, repeats: int) -> dict[str, lis
 
 
 def measure(images: int = 500, captions: int = 5, width: int = 256, repeats: int = 1) -> list[Measurement]:
-    """Our imports beside torch's, and a whole command beside them."""
+    """Our imports, and a whole command, each compared with torch's imports."""
     best = {what: min(seconds) for what, seconds in timed(images, captions, width, repeats).items()}
     note = "plain: torch's imports"
     return [
@@ -97,10 +97,10 @@ def measure(images: int = 500, captions: int = 5, width: int = 256, repeats: int
 
 
 def main() -> int:
-    """Measure and print; 1 where the imports take too long."""
+    """Measure and print; return 1 if the imports take too long."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--captions", type=int, default=5, help="of each image")
+    parser.add_argument("--captions", type=int, default=5, help="captions per image")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
@@ -111,7 +111,7 @@ def main() -> int:
     )
     for what, times in measured.items():
         print(f"  {what:22s} {min(times):6.2f} s {statistics.median(times):6.2f} s")
-    # The best: on a machine that others use, the median measures them.
+    # The minimum: on a shared machine, the median includes other users' load.
     slow = min(measured["imports beyond torch"]) > LIMIT
     print(f"imports beyond torch's {'EXCEED' if slow else 'stay below'} {LIMIT:g} s")
     return int(slow)

@@ -1,25 +1,26 @@
-"""What can only be seen on a GPU, in one run of at most ten minutes.
+"""Measurements that need a GPU, in one run of at most ten minutes.
 
     python benchmarks/gpu.py [--to gpu.json] [--compile] [--minutes 10] [--methods scan,gxn] [--parts steps]
 
 Parts, in this order:
 
-- ``nccl``: the collective operations that several devices need, on one.
-- ``resumption``: how far weights differ between an unbroken training and one that goes on from a checkpoint.
-  The order in which a GPU adds is not always the same, so this is a tolerance and not zero.
+- ``nccl``: the collective operations that several devices need, on one device.
+- ``resumption``: how far weights differ between uninterrupted and resumed training. The order in which a GPU
+  adds is not deterministic, so this is a tolerance rather than zero.
 - ``evaluation``: SCAN's scores of 5,000 images and 25,000 captions, ranked both ways, in seconds.
-- ``steps``: samples per second (of the steps alone, and from one step's end to the next one's, the loader's
-  part included), peak memory and the share of matrix products and convolutions in the device's time, for each
-  method at its paper's size; in single precision, and in bfloat16; with ``--compile`` also compiled, which
-  falls back with a sentence where torch cannot. Steps run under ``torch.cuda.set_sync_debug_mode("error")``:
-  one that waits for the device fails, and is then measured with its waits counted. Those of methods that must
-  wait (``WAITING``) are counted at once.
+- ``steps``: samples per second (of steps alone, and from the end of one step to the end of the next,
+  including the loader), peak memory and the share of matrix products and convolutions in device time, for
+  each method at its paper's size; in single precision, and in bfloat16; with ``--compile`` also compiled,
+  falling back with a message if torch cannot. Steps run under ``torch.cuda.set_sync_debug_mode("error")``: if
+  one waits for the device, the method is measured again and its waits are counted. Methods that must wait
+  (``WAITING``) only have their waits counted.
 
-Figures are written after each row. What doesn't begin within ``--minutes`` is left out, and named; a training
-that is under way then is cut short.
+The numbers are written after each row. Rows that do not start within ``--minutes`` are skipped and listed; a
+training that is still running then is cut short.
 
-Data are random numbers of the papers' shapes: speed does not depend on them, and no value here says how good
-a method is. Without a GPU it says so and ends with status 2; tests run all of it on the CPU at a tiny size.
+Data are random numbers of the papers' shapes: speed does not depend on the values, and no number here says
+how good a method is. Without a GPU it says so and exits with status 2; tests run everything on the CPU at a
+tiny size.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ METHODS = (
     "gxn_t2i",
     "gxn",
 )
-"""One for each loop of training; what is left out does in a step what another does, or nothing."""
+"""One method per training loop; see ``LIKE`` for the others."""
 LIKE: Mapping[str, str] = {
     # Without one of the losses, or with the loss that contrasts pairs.
     "acmr_imd": "acmr",
@@ -95,14 +96,14 @@ LIKE: Mapping[str, str] = {
     "gru_bi": "gxn_finetune",
     "gxn_i2t_xe": "gxn_i2t_mix",
 }
-"""Methods that are not measured, and the one whose step is theirs but for what stands above."""
+"""Methods that are not measured, and the one that has the same step up to the difference noted above."""
 WITHOUT_STEPS = ("cca", "sm", "clip")
-"""Solved on the CPU, or not trained."""
+"""Solved in closed form, or not trained."""
 ON_PIXELS = ("timam", "infonce", "gxn")
-"""How methods are called that run an image network at their paper's size."""
+"""Prefixes of the methods that run an image network at their paper's size."""
 WITH_BERT = ("timam", "infonce")
-WAITING = ("addr", "gxn_i2t_mix", "gxn")
-"""Methods whose steps wait: for the gradient of discriminators in the host's memory, for sampled captions."""
+WAITING = ("addr_scan", "addr_vsrn", "gxn_i2t_mix", "gxn")
+"""Methods whose steps wait: for gradients of discriminators in host memory, or for sampled captions."""
 PRODUCTS = (
     "mm",
     "bmm",
@@ -114,7 +115,7 @@ PRODUCTS = (
     "_thnn_fused",
     "attention",
 )
-"""Parts of the names of operations that are matrix products, or made of little else."""
+"""Substrings of the names of operations that are, or mostly consist of, matrix products."""
 PARTS = ("nccl", "resumption", "evaluation", "steps")
 WARM_UP = 3
 WAITED = "synchronizing CUDA operation"
@@ -140,19 +141,19 @@ class Clock:
 
 @dataclass(frozen=True)
 class Scale:
-    """How large everything is.
+    """The sizes of everything.
 
     Attributes:
-        preset: of the methods.
-        images: in training.
-        regions, region_dim, feature_dim: of an image.
-        words: of the vocabulary.
-        side: pixels of a picture's side.
-        steps: that are timed.
-        gallery: images and captions that are ranked.
-        dim: width of what is ranked.
-        network: that runs on pixels.
-        overrides: of all methods' configurations.
+        preset: the methods' preset.
+        images: number of training images.
+        regions, region_dim, feature_dim: sizes of an image's views.
+        words: size of the vocabulary.
+        side: side length of a picture, in pixels.
+        steps: number of timed steps.
+        gallery: ranked images and captions.
+        dim: dimension of the ranked vectors.
+        network: the network that runs on pixels.
+        overrides: overrides of all methods' configurations.
     """
 
     preset: str = "paper"
@@ -187,7 +188,7 @@ TINY = Scale(
 
 
 def write_data(root: Path, scale: Scale) -> None:
-    """``root/flickr30k``: pictures, features, regions and five captions for each image, all of them noise."""
+    """``root/flickr30k``: pictures, features, regions and five captions per image, all noise."""
     random = np.random.default_rng(0)
     folder, precomputed = root / "flickr30k", root / "flickr30k" / "f30k_precomp"
     (folder / "images").mkdir(parents=True)
@@ -220,11 +221,11 @@ def write_data(root: Path, scale: Scale) -> None:
 
 
 class Steps(pl.Callback):
-    """Times a method's steps behind the first few, with nothing else of the Trainer in between.
+    """Times a method's steps after the first few, without any other work of the Trainer.
 
     Args:
         strict: whether a step that waits for the device fails; else its waits are counted.
-        profiled: whether the last step is looked into.
+        profiled: whether the last step is profiled.
         clock: when it is over, training ends.
 
     Attributes:
@@ -247,7 +248,7 @@ class Steps(pl.Callback):
         self._warned: list[warnings.WarningMessage] = []
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
-        """Watch and start the clock."""
+        """Set the sync check and start the clock."""
         self._seen += 1
         if self._seen <= WARM_UP or (self.profiled and trainer.num_training_batches == index + 1):
             if self.profiled and trainer.num_training_batches == index + 1:
@@ -302,7 +303,7 @@ def _finish() -> None:
 
 
 def _share_of_products(profiler: profile) -> float:
-    """Of the device's time, or of the CPU's without one."""
+    """Share of matrix products in device time, or in CPU time without a device."""
     products = total = 0.0
     for event in profiler.key_averages():
         on_gpu = torch.cuda.is_available()
@@ -314,7 +315,7 @@ def _share_of_products(profiler: profile) -> float:
 
 
 def configured(method: str, root: Path, scale: Scale, precision: str, batches: int) -> dict[str, Any]:
-    """A method's configuration for the noise in ``root``, of so many batches."""
+    """A method's configuration for the noise in ``root``, limited to ``batches`` batches."""
     on_pixels = method.startswith(ON_PIXELS) and scale.network is not None
     overrides = {
         "data.images.network": scale.network if on_pixels else None,
@@ -324,7 +325,7 @@ def configured(method: str, root: Path, scale: Scale, precision: str, batches: i
         **dict(scale.overrides),
     }
     if method.startswith(WITH_BERT) and scale.preset == "paper":
-        # BERT-base of random weights: nothing is downloaded.
+        # BERT-base with random weights: nothing is downloaded.
         overrides |= {"data.text.tokenizer": None}
     if method in ("gxn_i2t_mix", "gxn"):
         overrides |= {"model.init_args.captions.init_args.reinforce_from": 0}
@@ -359,7 +360,7 @@ def time_steps(
         clock: when it is over, training ends.
         strict: whether a step that waits fails; None: where the method need not wait.
     """
-    strict = not method.startswith(WAITING) if strict is None else strict
+    strict = method not in WAITING if strict is None else strict
     row: dict[str, Any] = {"method": method, "precision": precision, "compiled": compiled}
     phases = 2 if method.startswith("addr") else 1
     batches = phases * (WARM_UP + scale.steps) + 1
@@ -382,7 +383,7 @@ def time_steps(
             return {**again(compiled=compiled, strict=False), "waited": said}
         if not compiled:
             return {**row, "failed": said}
-        print(f"{method}: torch.compile failed ({said}); it is measured without", file=sys.stderr)
+        print(f"{method}: torch.compile failed ({said}); measuring without it", file=sys.stderr)
         return {**again(strict=strict), "not_compiled": said}
     if not steps.steps:
         return {**row, "left_out": True}
@@ -400,7 +401,7 @@ def time_steps(
 
 
 def compile_networks(model: Any, data: Any) -> None:
-    """Compile each network of a model in place; what steers a step stays Python."""
+    """Compile each network of a model in place; control flow of a step stays in Python."""
     model.prepare(data.build(model.requires))
     for network in model.children():
         if any(True for _ in network.parameters()):
@@ -467,7 +468,7 @@ def resumption(root: Path, scale: Scale, method: str = "acmr") -> dict[str, Any]
 
 
 def collectives() -> dict[str, Any]:
-    """Sums, gathered objects and a DDP step in a group of one: NCCL's on a GPU, gloo's without."""
+    """Sums, gathered objects and a DDP step in a group of one: NCCL on a GPU, gloo without one."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     backend = "nccl" if on_gpu else "gloo"
@@ -525,7 +526,7 @@ def run(
     if {"steps", "resumption"} & set(parts):
         write_data(root, scale)
     work: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], str]]] = {
-        "nccl": (collectives, lambda row: f"{row['backend']}: {'right' if row['right'] else 'WRONG'}"),
+        "nccl": (collectives, lambda row: f"{row['backend']}: {'correct' if row['right'] else 'WRONG'}"),
         "resumption": (
             lambda: resumption(root, scale),
             lambda row: (
@@ -590,7 +591,7 @@ def shown(row: dict[str, Any]) -> str:
 
 
 def device_name() -> str:
-    """Of the GPU, or what runs without one."""
+    """The name of the GPU, or of the CPU without one."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
@@ -598,14 +599,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--to", type=Path, default=Path("gpu.json"), help="where the figures go")
+    parser.add_argument("--to", type=Path, default=Path("gpu.json"), help="output file of the numbers")
     parser.add_argument("--compile", action="store_true", help="measure compiled networks too")
     parser.add_argument("--minutes", type=float, default=10.0, help="for everything")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--parts", default=",".join(PARTS))
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
-        print("No GPU is visible to torch: run this where there is one.", file=sys.stderr)
+        print("No GPU is visible to torch: run this on a machine with a GPU.", file=sys.stderr)
         return 2
     clock = Clock(arguments.minutes)
     with tempfile.TemporaryDirectory() as folder:
@@ -619,7 +620,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             clock=clock,
         )
     write(found, arguments.to)
-    print(f"Figures: {arguments.to}")
+    print(f"Numbers: {arguments.to}")
     if found["left_out"]:
         print(f"Left out: {'; '.join(found['left_out'])}. Name them, or give more --minutes.")
     return 0 if right(found) else 1

@@ -141,7 +141,7 @@ def test_perf_takes_a_base_from_its_own_line_alone() -> None:
     refused = make("-n", "perf", "GPU=yes")
     assert refused.returncode == 2 and "GPU is 'yes'; give GPU=1" in refused.stderr
     refused = make("-n", "reference", "METHODS=acmr")
-    assert refused.returncode == 2 and "reference takes no METHODS, it runs all rows" in refused.stderr
+    assert refused.returncode == 2 and "reference takes no METHODS: it runs all rows" in refused.stderr
     refused = make("-n", "bench", "BASE=main")
     assert refused.returncode == 2 and "BASE is a variable of perf, not of bench" in refused.stderr
 
@@ -261,8 +261,8 @@ def test_a_moved_checkout_is_installed_again(checkout: Checkout) -> None:
 @pytest.mark.parametrize(
     ("scripts", "arguments", "sentence"),
     [
-        ({"python3.12": BROKEN_SHIM}, [], "No Python 3.11 to 3.13 that runs was found: install one"),
-        ({}, ["PYTHON=/not/there"], "PYTHON=/not/there is not a Python 3.11 to 3.13 that runs: install one"),
+        ({"python3.12": BROKEN_SHIM}, [], "No working Python 3.11 to 3.13 was found: install one"),
+        ({}, ["PYTHON=/not/there"], "PYTHON=/not/there is not a working Python 3.11 to 3.13: install one"),
     ],
 )
 def test_no_python_is_one_clear_sentence(

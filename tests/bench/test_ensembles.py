@@ -141,7 +141,7 @@ def test_the_command_makes_it_once(
     assert f"Record: {path.parent.relative_to(tmp_path)}" in first and "2 seeds)" in first
     before = path.stat().st_mtime_ns
     assert main([words[0], words[2], words[1], *words[3:]]) == 0
-    assert "is there already" in capsys.readouterr().out
+    assert "already exists" in capsys.readouterr().out
     assert path.stat().st_mtime_ns == before
     # A member that has run again makes another sum.
     content = json.loads((own[0] / "record.json").read_text())
@@ -252,7 +252,7 @@ def test_members_must_be_whole(jobs: list[Path], tmp_path: Path) -> None:
 
 
 def test_what_is_no_choice_of_members_is_refused(jobs: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="at least two records, and 1 is given"):
+    with pytest.raises(BadInput, match="at least two records, but only 1 was given"):
         read_members(jobs[:1])
     with pytest.raises(BadInput, match="is named twice"):
         read_members([jobs[0], jobs[0] / "record.json"])

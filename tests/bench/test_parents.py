@@ -249,7 +249,7 @@ def test_a_suites_overrides_are_the_parents_too(family: Path, tmp_path: Path) ->
         (
             "last",
             "base: first\nparents: [left]\n",
-            "ACMR cannot start from their weights; implement its inherit",
+            "ACMR cannot start from their weights; implement inherit",
         ),
     ],
 )

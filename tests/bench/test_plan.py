@@ -113,8 +113,8 @@ def test_method_words() -> None:
         ({"seeds": 0}, "SEEDS is 0"),
         ({"methods": ""}, "METHODS is empty"),
         ({"methods": "cca,acmr_table22"}, "did you mean 'acmr_table2'"),
-        ({"methods": "cca,all"}, "'all' must stand alone"),
-        ({"methods": "acmr_table2,cca"}, "'acmr_table2' must stand alone"),
+        ({"methods": "cca,all"}, "'all' cannot be combined"),
+        ({"methods": "acmr_table2,cca"}, "'acmr_table2' cannot be combined"),
         ({"dataset": "flickr8"}, "did you mean 'flickr8k'"),
         ({"dataset": "synthetic-7"}, "number of training images from 20"),
         ({"preset": "smal"}, "did you mean 'small'"),
@@ -215,14 +215,14 @@ def test_each_seed_takes_a_draw_of_its_own_where_the_data_set_says_so(tmp_path: 
         == planned(**{**words, "dataset": "wikipedia"}, methods="acmr")[0].config["model"]
     )
     key = "data.dataset.init_args.draw_seed"
-    with pytest.raises(BadInput, match=rf"--set {key} has no effect where each seed takes a draw of its own"):
+    with pytest.raises(BadInput, match=rf"--set {key} has no effect because each seed uses its own draw"):
         planned(**words, methods="cca", overrides={key: 4})
 
 
 def test_there_are_as_many_seeds_as_known_draws(tmp_path: Path) -> None:
     words = {"dataset": "wikipedia-draws", "data_root": tmp_path, "methods": "cca"}
     assert len(planned(**words, seeds=10)) == 10
-    with pytest.raises(BadInput, match=r"SEEDS is 11, and wikipedia-1300-draws-map has 10 draws"):
+    with pytest.raises(BadInput, match=r"SEEDS is 11, but wikipedia-1300-draws-map has only 10 draws"):
         planned(**words, seeds=11)
 
 

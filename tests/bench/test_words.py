@@ -78,7 +78,7 @@ def test_a_method_of_ones_own_is_ranked_beside_ours_and_goes_on(
     experiments.forget_given_files()
     words = ["reproduce", seeds[0]]
     assert main(words) == 2
-    assert "'bilinear', which is none of ours; name its file with --method" in capsys.readouterr().err
+    assert "'bilinear', which is not built in; name its file with --method" in capsys.readouterr().err
     (folder / "other.yaml").write_text("base: bilinear\n")
     assert main([*words, "--method", "other.yaml"]) == 2
     assert "other.yaml is other, and" in capsys.readouterr().err
@@ -156,9 +156,9 @@ def test_a_misspelt_key_in_a_file_of_ones_own_is_named_before_torch_is_imported(
         (["status", "--methods", "cca,acmrr"], "method 'acmrr' is unknown; did you mean 'acmr'?"),
         (["bench", "--dataset", "nowhere"], "data set 'nowhere' is unknown"),
         (["bench", "--plugins", "nowhere"], "PLUGINS 'nowhere' is not there"),
-        (["bench", "--wandb", "ofline"], "WANDB is 'ofline', which is no mode; did you mean 'offline'?"),
-        (["bench", "--wandb", "off", "--wandb-live"], "WANDB_LIVE=1 has no effect where W&B is off"),
-        (["bench", "--wandb", "off", "--wandb-media"], "WANDB_MEDIA=1 has no effect where W&B is off"),
+        (["bench", "--wandb", "ofline"], "WANDB is 'ofline', which is not a mode; did you mean 'offline'?"),
+        (["bench", "--wandb", "off", "--wandb-live"], "WANDB_LIVE=1 has no effect because W&B is off"),
+        (["bench", "--wandb", "off", "--wandb-media"], "WANDB_MEDIA=1 has no effect because W&B is off"),
         (["bench", "--reference", "nowhere"], "nowhere has no reference results"),
     ):
         done = subprocess.run(
@@ -182,11 +182,11 @@ def test_files_may_rest_on_each_other_and_on_ours(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("methods", "sentence"),
     [
-        ("a/bilinear.yaml,b/bilinear.yaml", "two of its files have one name"),
+        ("a/bilinear.yaml,b/bilinear.yaml", "two of its files have the same name"),
         ("cca.yaml", "'cca' is a name of ours already"),
         ("all.yaml", "'all' is a name of ours already"),
         ("addr_table1.yaml", "'addr_table1' is a name of ours already"),
-        ("all,./bilinear.yaml", "'all' must stand alone"),
+        ("all,./bilinear.yaml", "'all' cannot be combined"),
         ("*.yaml", "cannot be the name of a folder of results"),
         ("./folder.yaml", "it is no file"),
         ("bomb.yaml", "its references stand for more than"),

@@ -50,15 +50,15 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("bench --plugins lost_package", "PLUGINS 'lost_package' is not there; install the package"),
         ("bench --plugins os", "PLUGINS 'os' is no package of yours"),
         ("bench --plugins a/b", "PLUGINS 'a/b' is no name of a Python package"),
-        ("bench --methods cca --plugins pytest", "PLUGINS 'pytest' has no effect: no class of it is named"),
+        ("bench --methods cca --plugins pytest", "PLUGINS 'pytest' has no effect: neither these methods"),
         ("fit --plugins lost_package", "PLUGINS 'lost_package' is not there"),
         ("ensemble nowhere --plugins lost_package", "PLUGINS 'lost_package' is not there"),
         ("prepare ./lost.yaml", "lost.yaml cannot be read"),
         ("bench --methods cca --weights /nope.pth", "WEIGHTS is '/nope.pth' and has no effect: none"),
-        ("bench --methods cca --devices 999", "DEVICES is 999 and"),
-        ("bench --devices none", "DEVICES is 'none'; give auto, cpu or a number from 1"),
+        ("bench --methods cca --devices 999", "DEVICES is 999, but"),
+        ("bench --devices none", "DEVICES is 'none'; give auto, cpu or a positive number"),
         ("bench --devices 0", "DEVICES is '0'"),
-        ("bench --jobs 0", "JOBS is 0; give how many jobs run at a time, at least 1"),
+        ("bench --jobs 0", "JOBS is 0; give the number of jobs to run at a time, at least 1"),
         ("bench --slurm time=60", "SLURM has no effect with LAUNCHER=local"),
         ("bench --launcher slurm --slurm time=", "--slurm time= is not KEY=VALUE"),
         ("bench --launcher slurm --slurm lost.yaml", "--slurm lost.yaml cannot be read (No such file"),
@@ -203,9 +203,9 @@ def test_prepare_describes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixt
     ("words", "sentence"),
     [
         ("", "--network is missing; name the network to run"),
-        ("--regions detector --network vgg19", "--network has no effect on a detector; leave it out"),
-        ("--regions detector --image-size 64", "--image-size has no effect on a detector"),
-        ("--regions detector --batch-size 4", "--batch-size has no effect on a detector"),
+        ("--regions detector --network vgg19", "--network has no effect with a detector; leave it out"),
+        ("--regions detector --image-size 64", "--image-size has no effect with a detector"),
+        ("--regions detector --batch-size 4", "--batch-size has no effect with a detector"),
     ],
 )
 def test_options_of_extract_that_do_not_go_together(
@@ -305,7 +305,7 @@ def test_who_is_stopped_before_a_command_has_begun_is_told_how_to_go_on(
 
     monkeypatch.setattr(cli, "_written", stopped)
     assert main(["report"]) == 75
-    assert capsys.readouterr().err == "Interrupted. Run the same command again to go on.\n"
+    assert capsys.readouterr().err == "Interrupted. Run the same command again to resume.\n"
 
 
 def test_no_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,7 +338,7 @@ def test_another_users_records_are_reported(
         html(tables, collect([table.source for table in tables]), anothers_runs)
     assert main(words) == 0
     said = capsys.readouterr()
-    assert "acmr" in said.out and "is not yours to write to" in said.err
+    assert "acmr" in said.out and "is not writable" in said.err
     assert main([*words, "--format", "html"]) == 2
     assert "index.html cannot be written (Permission denied)" in said.err + capsys.readouterr().err
 

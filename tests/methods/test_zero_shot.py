@@ -175,14 +175,17 @@ def test_random_weights_are_those_of_both_towers(tmp_path: Path) -> None:
         ({"methods": "cca", "text": "resnet18"}, "TEXT is 'resnet18'; name a dual encoder"),
         slow({"methods": "clip", "text": "bert"}, "TEXT is 'bert'; name a dual encoder"),
         slow({"methods": "clip", "text": "tiny siglip"}, "a dual encoder ranks as it comes, but hf:"),
-        ({"methods": "clip", "weights": "IMAGENET1K_V1"}, "WEIGHTS is 'IMAGENET1K_V1', but NETWORK 'hf:"),
+        (
+            {"methods": "clip", "weights": "IMAGENET1K_V1"},
+            "WEIGHTS is 'IMAGENET1K_V1', but the name of NETWORK 'hf:",
+        ),
         ({"methods": "clip,cca", "network": "hf:"}, "'hf:' names no dual encoder; in NETWORK, or TEXT, give"),
         slow(
             {"methods": "cca", "network": "hf:/no/such"}, "hf:/no/such does not exist; correct the folder in"
         ),
         (
             {"methods": "timam", "preset": "paper", "network": "tiny clip", "text": "same"},
-            "a frozen tower, but this method trains a network of pixels",
+            "a frozen tower, but this method trains an image network",
         ),
         (
             {"methods": "scan", "preset": "small", "network": "tiny clip"},

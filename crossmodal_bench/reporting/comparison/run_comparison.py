@@ -1,4 +1,4 @@
-"""What separates two runs, or two rows: every metric on the same queries, and queries that changed sides."""
+"""Comparison of two runs or rows: every metric on the same queries, and queries whose winner differs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LONGEST = 70  # characters of a caption in an example
 
 @dataclass(frozen=True)
 class MetricDifference:
-    """One metric of both sides, as means over seeds; no ``difference`` where it is no mean over queries."""
+    """One metric of both sides, as means over seeds; no ``difference`` unless it averages over queries."""
 
     metric: str
     first: float
@@ -39,14 +39,14 @@ class MetricDifference:
 
 @dataclass(frozen=True)
 class Example:
-    """A query that one side answers and the other does not.
+    """A query that only one side answers correctly.
 
     Attributes:
         query: its id.
-        text: its caption, or a caption of its image; empty where the data are not at hand.
-        ranks: of its best positive on each side, the mean over seeds of the expected rank.
-        answers: the id of what stands first on each side, of the first seed.
-        answer_texts: the captions of these, likewise.
+        text: its caption, or a caption of its image; empty if the data are not available.
+        ranks: of its best positive on each side, the expected rank averaged over seeds.
+        answers: the id of the top item on each side, from the first seed.
+        answer_texts: their captions, likewise.
     """
 
     query: str
@@ -58,9 +58,9 @@ class Example:
 
 @dataclass(frozen=True)
 class ChangedSides:
-    """How many queries of one direction each side answers right; with seeds, most of them.
+    """How many queries of one direction each side answers correctly, in most seeds if there are several.
 
-    ``examples`` are of those that one side alone answers, first those where the ranks are the farthest apart.
+    ``examples`` are queries that only one side answers, largest difference in rank first.
     """
 
     side: Side
@@ -85,24 +85,24 @@ class RunComparison:
     sides: tuple[ChangedSides, ...]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON."""
+        """In the form for JSON."""
         return asdict(self)
 
 
 def compare_rows(
     first: Sequence[Record], second: Sequence[Record], *, examples: int = 3, data_root: Path | None = None
 ) -> list[RunComparison]:
-    """Every protocol that both rows were measured under.
+    """Compare two rows under every protocol they share.
 
     Args:
         first: the records of one row.
-        second: of the other.
-        examples: how many queries of each direction to name.
-        data_root: where captions are read from; None leaves them out, and so do data that are not there.
+        second: the records of the other.
+        examples: number of example queries per direction.
+        data_root: where to read captions; None, or missing data, leaves them out.
 
     Raises:
-        BadInput: the rows have no protocol of one version in common, rest on different data, or a file of
-            single queries is missing, damaged, or of another run than its record.
+        BadInput: the rows have no protocol of the same version in common, used different data, or a file of
+            single queries is missing, damaged, or from another run than its record.
     """
     ours, theirs = _by_protocol(first), _by_protocol(second)
     shared = [key for key in ours if key in theirs]
@@ -130,13 +130,13 @@ def report_lines(comparison: RunComparison) -> list[str]:
     lines += [_metric_line(metric) for metric in comparison.metrics]
     lines.append(
         "  first minus second, paired on the same queries, clustered by image"
-        f"{_covers(comparison)}; each p is of its metric alone"
+        f"{_covers(comparison)}; p values are per metric, unadjusted"
     )
     for sides in comparison.sides:
         hits = metric_table.lookup(metric_table.first_place(sides.side)).name
         lines.append(
-            f"  {SIDES[sides.side]}, right at {hits}: both {sides.both:,}, first only {sides.only_first:,}, "
-            f"second only {sides.only_second:,}, neither {sides.neither:,}"
+            f"  {SIDES[sides.side]}, correct at {hits}: both {sides.both:,}, "
+            f"first only {sides.only_first:,}, second only {sides.only_second:,}, neither {sides.neither:,}"
         )
         lines += [line for example in sides.examples for line in _example_lines(example)]
     return [printable(line) for line in lines]
@@ -144,7 +144,7 @@ def report_lines(comparison: RunComparison) -> list[str]:
 
 def _covers(comparison: RunComparison) -> str:
     several = any(len(seeds) > 1 for seeds in comparison.seeds)
-    return ", on other images and with other seeds" if several else "; these models on other images"
+    return ", over images and seeds" if several else "; these models, over images"
 
 
 def _metric_line(metric: MetricDifference) -> str:
@@ -234,18 +234,18 @@ def _seeds(records: Sequence[Record]) -> tuple[int, ...]:
 
 
 def _results(record: Record) -> QueryResults:
-    """The record's single queries, if they give the record's numbers: else they are of another run."""
+    """The record's single queries; they must give the record's numbers, or else are from another run."""
     for key, value in recomputed_metrics(record).items():
         if key in record.metrics and abs(record.metrics[key] - value) > 1e-6 * max(1.0, abs(value)):
             raise BadInput(
-                f"{record.ranks} gives {key} {value:g} and the record has {record.metrics[key]:g}; run its "
+                f"{record.ranks} gives {key} {value:g}, but the record has {record.metrics[key]:g}; run its "
                 "job again"
             )
     return load_query_results(record.ranks)
 
 
 def _common_ids(records: Sequence[Record]) -> Ids:
-    """The ids of the queries; BadInput where the records are not about the same data and queries."""
+    """The ids of the queries; BadInput if the records differ in data or queries."""
     one = records[0]
     ids = load_query_ids(one.files, one.ranks)
     for other in records[1:]:
@@ -260,7 +260,7 @@ def _common_ids(records: Sequence[Record]) -> Ids:
                 )
         if load_query_ids(other.files, other.ranks) != ids:
             raise BadInput(
-                f"{one.ranks} and {other.ranks} are about other queries, or in another order; compare runs "
+                f"{one.ranks} and {other.ranks} have different queries, or another order; compare runs "
                 "of the same data"
             )
     return ids
@@ -330,13 +330,13 @@ def _changed(
 
 
 def _mostly_right(runs: Sequence[QueryResults], key: str) -> NDArray[np.bool_]:
-    """(n_queries,) whether a query is answered more often than not, over seeds and orders of ties."""
+    """(n_queries,) whether a query is answered correctly more often than not, over seeds and tie orders."""
     right: NDArray[np.bool_] = np.mean([run.per_query[key] for run in runs], axis=0) > 0.5
     return right
 
 
 def _captions(record: Record, data_root: Path) -> dict[str, str]:
-    """The captions of the record's split by their ids; none where the data are not there or others."""
+    """The captions of the record's split by id; empty if the data are missing or different."""
     from crossmodal_bench.training.lightning_cli import instantiate
 
     if not record.files.config.is_file():

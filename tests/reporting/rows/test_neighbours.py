@@ -315,6 +315,6 @@ def test_queries_without_a_label_are_stated(make_record: Maker) -> None:
         data={**make_record().content["data"], **data},
     )
     said = "\n".join(notes(tables(leaderboard([record]))[0]))
-    assert "no label: 20 of 100 image queries and 20 of 100 text queries, which do not count for mAP" in said
+    assert "no label: 20 of 100 image queries and 20 of 100 text queries, which are ignored by mAP" in said
     none = make_record(method="cca", dropped={"i2t": 0, "t2i": 0})
     assert "no label" not in "\n".join(notes(tables(leaderboard([none]))[0]))
