@@ -78,7 +78,6 @@ def domain_regularisation(risks: Tensor, q: Tensor, r: Tensor, margin: float = 0
 
     Returns:
         (B,).
-        (B,).
     """
     own = risks.diagonal()
     p = torch.arange(len(risks), device=risks.device)
