@@ -191,7 +191,7 @@ def test_protocols_get_what_they_go_by_and_nothing_else() -> None:
         evaluate(RECALL, images, texts, dot, None)
     with pytest.raises(ValueError, match="needs the image of each caption"):
         evaluate(replace(PAIRS, folds=3), images, texts, dot, None, positives=pairs)
-    with pytest.raises(ValueError, match="positives of each other"):
+    with pytest.raises(ValueError, match="form a positive pair"):
         evaluate(replace(PAIRS, folds=3), images, texts, dot, owner, positives=pairs)
     with pytest.raises(ValueError, match="not both"):
         streamed_ranks(images, texts, dot, owner, np.arange(30), positives=pairs)

@@ -155,7 +155,7 @@ def complaint(config: dict[str, Any]) -> str:
         (
             "model.class_path",
             "torch.nn.Linear",
-            "'torch.nn.Linear' is of a package that no configuration may name",
+            "'torch.nn.Linear' is in a package that configurations may not name",
         ),
         ("model.class_path", "torch.optim.Adam", "'torch.optim.Adam' is no RetrievalMethod; choose one of"),
         ("model.class_path", "torch.optim.Nothing", "is no network, optimiser or schedule"),

@@ -131,7 +131,7 @@ def test_labels_on_some_images_only(tmp_path: Path, field: str, missing: str) ->
         entries[5][field] = None
     folder = fakes.write_karpathy(tmp_path, "mine", entries)
     assert complaint(tmp_path) == (
-        f"{folder / 'dataset_mine.json'}: images[5] has no label while others do; label all images or none"
+        f"{folder / 'dataset_mine.json'}: images[5] has no label but others do; label all images or none"
     )
 
 
@@ -309,14 +309,14 @@ def test_positives_are_named_with_or_without_their_folder(tmp_path: Path) -> Non
     assert read("a/2.png,3.png#0").positives == (("a/2.png", "b/3.png#0"),)
     train = entries[0]["filename"]
     for line, fault in {
-        "2.png,3.png#0": "image '2.png', which may be a/2.png or b/2.png; write its folder too",
-        "3.png,2.png#0": "caption '2.png#0', which may be a/2.png#0 or b/2.png#0; write its folder too",
-        "4.png,3.png#0": "image '4.png', which the data set lacks; correct it",
-        f"{train},3.png#0": f"image '{train}', which is not of the test split; take the pair out",
-        f"3.png,{train}#0": f"caption '{train}#0', which is not of the test split; take the pair out",
+        "2.png,3.png#0": "image '2.png', which may be a/2.png or b/2.png; add its folder",
+        "3.png,2.png#0": "caption '2.png#0', which may be a/2.png#0 or b/2.png#0; add its folder",
+        "4.png,3.png#0": "image '4.png', which is not in the data set; correct it",
+        f"{train},3.png#0": f"image '{train}', which is not in the test split; remove the pair",
+        f"3.png,{train}#0": f"caption '{train}#0', which is not in the test split; remove the pair",
     }.items():
         with pytest.raises(BadInput) as raised:
             read(line)
         assert str(raised.value) == f"{folder}/positives.csv: pair 0 names {fault}"
-    with pytest.raises(BadInput, match=r"positives\.csv holds no pair"):
+    with pytest.raises(BadInput, match=r"positives\.csv lists no pairs"):
         read("")

@@ -146,7 +146,7 @@ def test_the_first_row_that_is_not_finite_is_named(
     array[4].fill(value) if len(shape) > 1 else array.__setitem__(4, value)
     array[5] = np.nan
     np.save(tmp_path / "a.npy", array)
-    assert sentence(tmp_path / "a.npy") == (" holds NaN or infinite values, first in row 4; mend that row")
+    assert sentence(tmp_path / "a.npy") == (" holds NaN or infinite values, first in row 4; fix that row")
 
 
 @pytest.mark.parametrize("array", [np.array(["cat", "dog"]), np.array([1j]), np.array(["2020"], "M8[Y]")])

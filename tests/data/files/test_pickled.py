@@ -81,7 +81,7 @@ def test_nothing_is_run(tmp_path: Path) -> None:
         (pickle.dumps(ROWS)[:-40], ""),
         (b"", ""),
         (b"<html>", ""),
-        (b"\x80\x02]r\xff\xff\xff\x7f.", "places of memory"),
+        (b"\x80\x02]r\xff\xff\xff\x7f.", "memo entries"),
         (b"\x80\x02X\xff\xff\xff\x7fab.", ""),
         (b"\x80\x02cos\nsystem\n.", "it wants os.system"),
         (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n)R.", "an array without content"),
@@ -107,5 +107,5 @@ def test_a_row_that_is_meant_a_million_times_is_no_table(tmp_path: Path) -> None
     with pytest.raises(BadInput, match=r"its rows takes .* bytes in memory"):
         load_pickled(path)
     path.write_bytes(pickle.dumps([[row] * 1000] * 1000))
-    with pytest.raises(BadInput, match="lists in lists in lists"):
+    with pytest.raises(BadInput, match="nested too deeply"):
         load_pickled(path)

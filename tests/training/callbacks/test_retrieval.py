@@ -182,7 +182,7 @@ def test_a_part_of_a_gallery_is_refused(limit: float) -> None:
         def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
             trainer.limit_val_batches = limit
 
-    with pytest.raises(ValueError, match=r"the gallery is not whole: .* is the first missing"):
+    with pytest.raises(ValueError, match=r"the gallery is incomplete: .* is the first missing"):
         fitted(CONFIG, [RetrievalEvaluation(), Limit()])
 
 
