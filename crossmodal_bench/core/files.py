@@ -56,7 +56,7 @@ def read_plain(path: Path, largest: int = LARGEST) -> bytes:
 
 def _check_plain(status: os.stat_result, path: Path, largest: int) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     if status.st_size > largest:
         raise _too_large(path, largest)
 
@@ -74,7 +74,7 @@ def read_text(path: Path, largest: int | None = None) -> str:
     """
     try:
         if path.exists() and not path.is_file():
-            raise BadInput(f"{path} cannot be read (not a regular file); put the file there")
+            raise BadInput(f"{path} cannot be read (it is not a regular file); put the file there")
         if largest is not None:
             return read_plain(path, largest).decode("utf-8").removeprefix("\ufeff")
         return path.read_text(encoding="utf-8").removeprefix("\ufeff")

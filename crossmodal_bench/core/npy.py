@@ -88,7 +88,7 @@ def _sentences(path: Path, suffix: str) -> Iterator[None]:
     try:
         # Reading a pipe would block.
         if path.exists() and not path.is_file():
-            raise BadInput(f"{path} cannot be read (not a regular file); put the file there")
+            raise BadInput(f"{path} cannot be read (it is not a regular file); put the file there")
         yield
     except BadInput:
         raise

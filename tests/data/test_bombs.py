@@ -252,7 +252,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     import os
 
     os.mkfifo(tmp_path / "a.json")
-    assert "cannot be read (not a regular file)" in complaint(lambda: read_json(tmp_path / "a.json"))
+    assert "cannot be read (it is not a regular file)" in complaint(lambda: read_json(tmp_path / "a.json"))
 
 
 class Payload:

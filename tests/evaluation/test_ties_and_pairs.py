@@ -170,7 +170,7 @@ def test_queries_without_a_positive_do_not_count() -> None:
     [
         (np.zeros((0, 2), np.int64), "must be"),
         (np.zeros((3, 3), np.int64), "must be"),
-        (np.ones((2, 2)), "whole numbers"),
+        (np.ones((2, 2)), "integers"),
         (np.array([[0, 0], [2, 0]]), "pair 1 names row 2 of 2 images"),
         (np.array([[0, 0], [1, -1]]), "pair 1 names row -1 of 3 texts"),
     ],

@@ -217,7 +217,7 @@ def test_a_bad_entry_is_named(tmp_path: Path, change: Callable[[Entries], None],
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_an_empty_split(tmp_path: Path, split: str) -> None:
     fakes.write_karpathy(tmp_path, "mine", fakes.karpathy_entries({**COUNTS, split: 0}))
-    assert f"the split '{split}' is empty; give at least one image the split '{split}'" in complaint(tmp_path)
+    assert f"the split '{split}' is empty; assign at least one image to '{split}'" in complaint(tmp_path)
 
 
 def test_nothing_but_restval(tmp_path: Path) -> None:

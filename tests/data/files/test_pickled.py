@@ -63,7 +63,7 @@ def test_nothing_is_run(tmp_path: Path) -> None:
     for value in (Payload(trace), [ROWS, Payload(trace)], hidden):
         path.write_bytes(pickle.dumps(value))
         with pytest.raises(
-            BadInput, match=r"a\.pkl cannot be read as rows of numbers \((it wants|values of type)"
+            BadInput, match=r"a\.pkl cannot be read as rows of numbers \((it asks for|values of type)"
         ):
             load_pickled(path)
     assert not trace.exists()
@@ -83,7 +83,7 @@ def test_nothing_is_run(tmp_path: Path) -> None:
         (b"<html>", ""),
         (b"\x80\x02]r\xff\xff\xff\x7f.", "memo entries"),
         (b"\x80\x02X\xff\xff\xff\x7fab.", ""),
-        (b"\x80\x02cos\nsystem\n.", "it wants os.system"),
+        (b"\x80\x02cos\nsystem\n.", "it asks for os.system"),
         (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n)R.", "an array without content"),
         (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00hex\x86R.", "an encoding other"),
     ],

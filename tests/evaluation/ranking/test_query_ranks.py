@@ -67,8 +67,8 @@ def test_a_query_without_a_positive_counts_nowhere() -> None:
         ([1, 2], [0], [1], "one length"),
         ([-1], [0], [1], "1-based"),
         ([2], [2], [1], "can't be more ties"),
-        ([0], [0], [1], "exactly where"),
-        ([1], [0], [0], "exactly where"),
+        ([0], [0], [1], "if, and only if"),
+        ([1], [0], [0], "if, and only if"),
     ],
 )
 def test_counts_that_cannot_be_raise(
