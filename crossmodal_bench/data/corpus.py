@@ -77,8 +77,8 @@ class Corpus:
             None if every image is its own identity. No identity is in two splits.
         images: where the pixels come from, or None.
         regions: the source of the regions that come with the data set, or None.
-        positives: pairs (image id, caption id) of the test split that a user declares correct, in addition to
-            the captions' own images; None if there are none.
+        positives: pairs (image id, caption id) of the test split that a user declares correct, whatever the
+            captions describe; None if there are none.
         image_features: (N, D) features that come with the data set, or None.
         text_features: (M, D) text features that come with the data set, or None.
         source: the file or folder that it was read from, for messages.
