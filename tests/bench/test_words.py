@@ -132,7 +132,7 @@ def test_a_worker_of_its_own_is_told_of_plugins_on_its_command_line(
             "my_package.py, line 1: ImportError: cannot import name 'no_such_name'",
         ),
         ("x = 1\nx.y\n", "my_package.py, line 2: AttributeError: 'int' object has no attribute 'y'"),
-        ("class Bilinear: pass\n", "'my_package.Bilinear' is no RetrievalMethod"),
+        ("class Bilinear: pass\n", "'my_package.Bilinear' is not a RetrievalMethod"),
         ("", "'my_package.Bilinear' cannot be imported"),
     ],
 )

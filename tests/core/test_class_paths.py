@@ -50,7 +50,7 @@ def test_a_package_is_trusted_with_all_below_it_and_nothing_beside_it(folder: Pa
     with pytest.raises(BadInput, match="in a package that configurations may not name"):
         check_allowed("key", "plug.Mine")
     trust(())
-    with pytest.raises(BadInput, match="give --plugins plug if you trust it"):
+    with pytest.raises(BadInput, match="pass --plugins plug if you trust it"):
         named("plug.inner.Mine")
 
 
@@ -108,7 +108,7 @@ def test_what_can_be_no_plugin_is_a_sentence(folder: Path, name: str, sentence: 
 )
 def test_what_is_no_reader_of_ours_is_a_sentence(name: str) -> None:
     with pytest.raises(
-        BadInput, match=r"'data\.dataset'.*(cannot be imported|is no DatasetReader|no config)"
+        BadInput, match=r"'data\.dataset'.*(cannot be imported|is not a DatasetReader|configurations may not)"
     ):
         named(name)
 

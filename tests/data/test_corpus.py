@@ -190,15 +190,15 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "no test": ({"split": np.array(["train"] * 11)}, "the split 'test' is empty; assign at least"),
     "overlap": (
         {"image_ids": ("i0", *(f"i{i}" for i in range(1, 10)), "i0")},
-        "image 'i0' stands in splits 'train' and 'test'; keep it once",
+        "image 'i0' is in splits 'train' and 'test'; keep it once",
     ),
     "twice": (
         {"image_ids": ("i0", "i0", *(f"i{i}" for i in range(2, 11)))},
-        "image 'i0' stands in split 'train' twice; keep it once",
+        "image 'i0' is in split 'train' twice; keep it once",
     ),
     "caption twice": (
         {"caption_ids": ("c0", "c0", *(f"c{i}" for i in range(2, 22)))},
-        "caption 'c0' stands in split 'train' twice; keep it once",
+        "caption 'c0' is in split 'train' twice; keep it once",
     ),
     "no caption": (
         {"caption_image": np.array([0, 0, 0, 0, *np.repeat(np.arange(2, 11), 2)])},

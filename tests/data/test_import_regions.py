@@ -100,7 +100,7 @@ def test_the_first_regions_of_a_changing_number(folder: Path) -> None:
     source = folder / "a.tsv"
     source.write_bytes(b"".join(line(str(row), regions_of(row, 3 + row % 4)) for row in range(16)))
     with pytest.raises(
-        BadInput, match=r"a\.tsv, byte \d+: image '1' has 4 regions of 5 where 3 x 5 are needed"
+        BadInput, match=r"a\.tsv, byte \d+: image '1' has 4 regions of 5, but 3 x 5 are needed"
     ):
         imported(folder, source)
     corpus = imported(folder, source, count=2)

@@ -185,7 +185,7 @@ def test_protocols_get_what_they_go_by_and_nothing_else() -> None:
     pairs = PositivePairs.of(np.array([[0, 0]]), 30, 90)
     with pytest.raises(ValueError, match="needs positive pairs"):
         evaluate(PAIRS, images, texts, dot, owner)
-    with pytest.raises(ValueError, match="goes by caption"):
+    with pytest.raises(ValueError, match="defines positives by caption"):
         evaluate(RECALL, images, texts, dot, owner, positives=pairs)
     with pytest.raises(ValueError, match="needs the image of each caption"):
         evaluate(RECALL, images, texts, dot, None)

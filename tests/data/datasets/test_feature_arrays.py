@@ -123,7 +123,7 @@ NAN[5, 2] = np.inf
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "captions for other images": (
         {"train_texts": ARRAYS["train_texts"][:-1]},
-        "train_texts.npy has 11 rows where 12 are needed; the counts must agree",
+        "train_texts.npy has 11 rows, but 12 are needed; the counts must agree",
     ),
     "too few labels": (
         {"test_labels": np.zeros(7, int)},

@@ -191,11 +191,11 @@ BROKEN: dict[str, tuple[Callable[[Entries], None], str]] = {
     "half a character": (sentence(5, 0, {"raw": "x \ud83c"}), "caption '0005.jpg#0' is not valid Unicode"),
     "image in two splits": (
         field(8, "filename", "0001.jpg"),
-        "image '0001.jpg' stands in splits 'train' and 'test'; keep it once",
+        "image '0001.jpg' is in splits 'train' and 'test'; keep it once",
     ),
     "image twice": (
         field(2, "filename", "0001.jpg"),
-        "image '0001.jpg' stands in split 'train' twice; keep it once",
+        "image '0001.jpg' is in split 'train' twice; keep it once",
     ),
     "missing image": (
         field(6, "filename", "gone.jpg"),
@@ -272,7 +272,7 @@ def test_features_of_ones_own_stand_beside_the_json(tmp_path: Path, ids: str) ->
 def test_features_that_do_not_belong_to_the_images_are_refused(tmp_path: Path) -> None:
     folder = fakes.write_karpathy(tmp_path, "mine")
     np.save(folder / "features.npy", np.ones((20, 6), np.float32))
-    with pytest.raises(BadInput, match=r"features\.npy has 20 rows where 21 are needed"):
+    with pytest.raises(BadInput, match=r"features\.npy has 20 rows, but 21 are needed"):
         Karpathy("mine").read(tmp_path)
     ids = folder / "features_ids.txt"
     ids.write_text("\n".join(f"{row:04d}.jpg" for row in range(20)))

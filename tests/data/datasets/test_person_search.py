@@ -174,11 +174,11 @@ BROKEN: dict[str, tuple[Callable[[Entries], None], str]] = {
     "unknown split": (field(6, "split", "dev"), "unknown split 'dev'; use train, val or test"),
     "image twice": (
         field(2, "file_path", "cam_a/001_0.png"),
-        "image 'cam_a/001_0.png' stands in split 'train' twice; keep it once",
+        "image 'cam_a/001_0.png' is in split 'train' twice; keep it once",
     ),
     "image in two splits": (
         field(6, "file_path", "cam_a/001_0.png"),
-        "image 'cam_a/001_0.png' stands in splits 'train' and 'test'; keep it once",
+        "image 'cam_a/001_0.png' is in splits 'train' and 'test'; keep it once",
     ),
     "person in two splits": (
         field(7, "split", "test"),

@@ -73,7 +73,7 @@ def test_ids_that_only_count_may_start_again_in_every_split(tmp_path: Path) -> N
 
 def test_an_image_in_two_splits_is_found_by_its_id(tmp_path: Path) -> None:
     fakes.write_precomputed(tmp_path, rows={"train": [0, 1], "test": [1, 2]}, ids="image")
-    assert "image '0001.jpg' stands in splits 'train' and 'test'" in complaint(tmp_path)
+    assert "image '0001.jpg' is in splits 'train' and 'test'" in complaint(tmp_path)
 
 
 def test_coco_is_tested_on_all_five_thousand(tmp_path: Path) -> None:

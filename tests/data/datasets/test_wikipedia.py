@@ -130,7 +130,7 @@ def test_arrays_that_do_not_fit_the_lists_or_are_damaged(tmp_path: Path, name: s
 
     fakes.write_archive(path, {**arrays, name: arrays[name][:-1]})
     assert complaint(tmp_path) == (
-        f"{path}:{name} has {rows - 1} rows where {rows} are needed; the counts must agree"
+        f"{path}:{name} has {rows - 1} rows, but {rows} are needed; the counts must agree"
     )
     spoilt = arrays[name].copy()
     spoilt[3, 1] = np.nan
@@ -158,7 +158,7 @@ def test_an_item_of_both_lists(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     lines[0] = "text-00004 image000004 5"
     path.write_text("\n".join(lines))
-    assert "image 'text-00004/image000004' stands in splits 'train' and 'test'" in complaint(tmp_path)
+    assert "image 'text-00004/image000004' is in splits 'train' and 'test'" in complaint(tmp_path)
 
 
 def test_a_matlab_7_3_file(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_shapes_and_counts_that_disagree(tmp_path: Path) -> None:
     np.save(path, ROWS)
     assert sentence(path, ndim=1) == " has shape (4, 3); it must have 1 dimension"
     assert sentence(path, ndim=3) == " has shape (4, 3); it must have 3 dimensions"
-    assert sentence(path, rows=5) == " has 4 rows where 5 are needed; the counts must agree"
+    assert sentence(path, rows=5) == " has 4 rows, but 5 are needed; the counts must agree"
     np.save(path, np.float32(3))
     assert sentence(path) == " is a single value, not an array; save one row per item"
 
