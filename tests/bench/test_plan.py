@@ -170,7 +170,7 @@ def test_a_suites_validation_share_is_for_data_sets_that_have_none(
     has_one = only(methods="acmr_grid", dataset="synthetic-20")
     assert has_one.job.overrides == {} and has_one.evaluate == "val" and has_one.counts["val"]["images"]
     # What the user says is not taken back in silence.
-    with pytest.raises(BadInput, match=r"has a validation split of its own; set data\.validation to 0"):
+    with pytest.raises(BadInput, match=r"already has a validation split; set data\.validation to 0"):
         only(methods="acmr_grid", dataset="synthetic-20", overrides={"data.validation": 0.3})
 
 
@@ -306,7 +306,7 @@ def test_regions_decide_whether_a_method_is_skipped(tmp_path: Path, monkeypatch:
     words = {"dataset": "flickr8k", "methods": "cca", "data_root": tmp_path}
     assert only(**words, preset="small").missing == ""
     without = only(**words, preset="paper").missing
-    assert without.startswith("flickr8k has no regions of its images; put a folder *_precomp beside them")
+    assert without.startswith("flickr8k has no regions of its images; put a folder *_precomp next to them")
     assert only(**words, preset="paper", overrides={"data.images.regions": "detector"}).missing == ""
     auto = only(**words, preset="small", overrides={"data.images.regions": "auto"})
     assert auto.missing == without

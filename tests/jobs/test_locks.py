@@ -77,7 +77,7 @@ def test_locks_that_are_off_are_neither_asked_for_nor_found(
 
     monkeypatch.setenv(SWITCH, "on")
     monkeypatch.setattr(fcntl, "flock", refuses)
-    with pytest.raises(BadInput, match=r"or say LOCKS=off \(--locks off\)"), locked(tmp_path):
+    with pytest.raises(BadInput, match=r"or pass LOCKS=off \(--locks off\)"), locked(tmp_path):
         raise AssertionError("it was locked")
     assert main(["status", "--dataset", "synthetic-20", "--methods", "cca", "--locks", "off"]) == 0
     assert os.environ[SWITCH] == "off", "for the processes that it starts"

@@ -84,7 +84,7 @@ def test_ids_that_were_exchanged_are_noticed(make_record: Make, tmp_path: Path) 
     (copy,) = read_records(tmp_path)
     assert "holds other ids than" in check_record(copy)[0]
     shared.unlink()
-    assert "is not there" in check_record(copy)[0]
+    assert "is missing" in check_record(copy)[0]
 
 
 def test_a_run_again_takes_the_place_of_the_earlier_one(make_record: Make, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_stale_jobs_missing_configurations_and_broken_ranks_are_refused(
     with pytest.raises(BadInput, match=r"is not an .npz"):
         submit([record], tmp_path)
     record.ranks.unlink()
-    with pytest.raises(BadInput, match="is not there"):
+    with pytest.raises(BadInput, match="is missing"):
         submit([record], tmp_path)
 
 

@@ -54,7 +54,7 @@ def test_other_queries_other_versions_and_broken_files_are_named(make_record: Ma
     record.ranks.write_bytes(whole[:2000])
     assert "is not an .npz" in check_record(record)[0]
     record.ranks.unlink()
-    assert "is not there" in check_record(record)[0]
+    assert "is missing" in check_record(record)[0]
 
 
 def test_expected_ranks_that_are_not_those_of_the_ties_are_refused(make_record: Make) -> None:

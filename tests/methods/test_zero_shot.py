@@ -113,7 +113,7 @@ def test_another_model_in_its_place_is_told(tmp_path: Path) -> None:
         update={"features": state.features.model_copy(update={"weights_sha256": "0" * 16})}
     )
     reader = PictureEncoding(other, data.dataset, "auto", Path(), torch.device("cpu"))
-    with pytest.raises(BadInput, match=r"are not those of the training .*; put that model there$"):
+    with pytest.raises(BadInput, match=r"are not those used in training .*; put that model there$"):
         reader.batch([data.corpus.images[0]])
 
 
@@ -179,7 +179,7 @@ def test_random_weights_are_those_of_both_towers(tmp_path: Path) -> None:
             {"methods": "clip", "weights": "IMAGENET1K_V1"},
             "WEIGHTS is 'IMAGENET1K_V1', but the name of NETWORK 'hf:",
         ),
-        ({"methods": "clip,cca", "network": "hf:"}, "'hf:' names no dual encoder; in NETWORK, or TEXT, give"),
+        ({"methods": "clip,cca", "network": "hf:"}, "'hf:' names no dual encoder; in NETWORK or TEXT, give"),
         slow(
             {"methods": "cca", "network": "hf:/no/such"}, "hf:/no/such does not exist; correct the folder in"
         ),

@@ -155,14 +155,18 @@ def complaint(config: dict[str, Any]) -> str:
         (
             "model.class_path",
             "torch.nn.Linear",
-            "'torch.nn.Linear' is of a package that no configuration may name",
+            "'torch.nn.Linear' is in a package that configurations may not name",
         ),
-        ("model.class_path", "torch.optim.Adam", "'torch.optim.Adam' is no RetrievalMethod; choose one of"),
+        (
+            "model.class_path",
+            "torch.optim.Adam",
+            "'torch.optim.Adam' is not a RetrievalMethod; choose one of",
+        ),
         ("model.class_path", "torch.optim.Nothing", "is no network, optimiser or schedule"),
         ("trainer.callbacks", [], "'trainer.callbacks' is not for configurations"),
         ("trainer.strategy", {"class_path": "x"}, "key 'trainer.strategy' is "),
         ("weights_only", True, "key 'weights_only' is unknown"),
-        ("model.class_path", f"{METHODS}.base", "is no RetrievalMethod"),
+        ("model.class_path", f"{METHODS}.base", "is not a RetrievalMethod"),
         ("model", "ACRM", "key 'model.class_path': 'ACRM' cannot be imported"),
         ("model", None, "key 'model' is empty; name a class_path there"),
         (
@@ -170,7 +174,7 @@ def complaint(config: dict[str, Any]) -> str:
             f"{DATASETS}.Sythetic",
             f"cannot be imported; did you mean '{DATASETS}.Synthetic'?",
         ),
-        ("data.dataset.class_path", f"{METHODS}.ACMR", f"'{METHODS}.ACMR' is no DatasetReader"),
+        ("data.dataset.class_path", f"{METHODS}.ACMR", f"'{METHODS}.ACMR' is not a DatasetReader"),
         ("data.dataset", None, "key 'data.dataset' is empty; name a class_path there"),
         # What a constructor refuses.
         ("model.init_args.k", 0, "encoder_steps 0 must be at least 1"),

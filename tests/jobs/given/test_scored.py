@@ -483,8 +483,8 @@ def _with_row(row: int, value: float) -> NDArray[np.float32]:
         (lambda path: path.write_bytes(pickle.dumps([1.0])), "is a pickle or an object array"),
         (lambda path: path.write_bytes(b""), "is truncated or not a .npy file"),
         (lambda path: path.write_text("0.1 0.2\n"), "is truncated or not a .npy file"),
-        (lambda path: path.mkdir(), "cannot be read (it is no file)"),
-        (lambda path: os.mkfifo(path), "cannot be read (it is no file)"),
+        (lambda path: path.mkdir(), "cannot be read (it is not a regular file)"),
+        (lambda path: os.mkfifo(path), "cannot be read (it is not a regular file)"),
         (lambda path: None, "No such file"),
     ],
 )
