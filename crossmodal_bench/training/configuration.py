@@ -325,7 +325,7 @@ def refusal(error: BaseException) -> BadInput:
 
 
 def parser_refusal(error: BaseException) -> BadInput:
-    """The parser's error about a command line: the key from its first line, the reason from the root cause."""
+    """The parser's error about a command line: the key on its first line, the reason from the root cause."""
     first, root = (first_line(link) for link in (error, _chain(error)[-1]))
     return BadInput(f"configuration: {first if root in first else f'{first} {root}'}")
 

@@ -172,7 +172,7 @@ def _mismatches(noted: Mapping[str, Any], basis: Basis) -> Iterator[Mismatch]:
     if noted.get("data") != basis.data:
         yield Mismatch("data-changed", "the data have changed")
     if noted.get("parents", {}) != basis.parents:
-        yield Mismatch("parents-changed", f"{', '.join(basis.parents) or 'what it starts from'} was rerun")
+        yield Mismatch("parents-changed", f"{', '.join(basis.parents) or 'what it starts from'} ran again")
 
 
 def _taken_up(noted: Mapping[str, Any]) -> tuple[str, ...]:

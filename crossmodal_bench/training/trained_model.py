@@ -221,8 +221,8 @@ def _rebuilt_preprocessing(
     except MissingInput as error:
         raise BadInput(
             f"{record.directory} was trained by a version whose checkpoints do not include the vocabulary, "
-            f"and the data to rebuild it from are not in {data_root} ({error}); give --data-root, or run that "
-            "job again"
+            f"and the data to rebuild it from are not in {data_root} ({error}); give --data-root, or run "
+            "that job again"
         ) from error
     data.build(model.requires)
     return data.preprocessing

@@ -28,7 +28,7 @@ class RandomState(pl.Callback):
         self._held: dict[str, Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """(processes, ...) tensors, which load without running code. Collective: all processes must call it."""
+        """(processes, ...) tensors, which load without running code. All processes must call this."""
         mine = self._held or _current()
         everyone = gather_objects(mine)
         return {name: torch.stack([state[name] for state in everyone]) for name in mine}
