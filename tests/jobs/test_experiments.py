@@ -167,7 +167,7 @@ def test_a_grid_has_every_combination_and_chooses_on_validation(folder: Path) ->
     assert rows[1].overrides == {"e": 0, "a.b": 1, "c": "y"}
     (folder / "suites" / "t.yaml").write_text(text.replace("evaluate: val\n", ""))
     with pytest.raises(
-        BadInput, match="'evaluate' is test; a grid chooses hyperparameters, so set it to val"
+        BadInput, match="'evaluate' is test; a grid selects hyperparameters, so set it to val"
     ):
         experiments.suite("t")
 

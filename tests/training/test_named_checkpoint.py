@@ -55,7 +55,7 @@ def test_neither_links_nor_others_files_are_taken_for_ones_own(tmp_path: Path) -
         os.chown(theirs, 12345, 12345)
         with pytest.raises(BadInput, match=r"no hpc_ckpt_\*\.ckpt of yours"):
             named("hpc", folder)
-        with pytest.raises(BadInput, match="which your training has not written"):
+        with pytest.raises(BadInput, match="which your own training did not write"):
             named(theirs, folder, in_file=True)
     # By its name, on the command line, it is the user's own decision; it is weights all the same.
     assert named(theirs, folder) == theirs
@@ -98,13 +98,13 @@ def test_under_slurm_lightning_goes_on_by_itself_from_ones_own_alone(
     monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setenv("SLURM_JOB_NAME", "train")
     assert requeued_checkpoint(tmp_path, to_go_on=True, writes_them=True) == ours
-    with pytest.raises(BadInput, match=r"hpc_ckpt_1\.ckpt is not of your training.*remove it"):
+    with pytest.raises(BadInput, match=r"hpc_ckpt_1\.ckpt is not from your own training.*remove it"):
         requeued_checkpoint(tmp_path, to_go_on=True, writes_them=False)
     elsewhere = write(tmp_path / "elsewhere" / "x.ckpt")
     (tmp_path / "hpc_ckpt_2.ckpt").symlink_to(elsewhere)
     assert requeued_checkpoint(tmp_path, to_go_on=True, writes_them=True) == ours
     ours.unlink()
-    with pytest.raises(BadInput, match=r"hpc_ckpt_2\.ckpt is not of your training"):
+    with pytest.raises(BadInput, match=r"hpc_ckpt_2\.ckpt is not from your own training"):
         requeued_checkpoint(tmp_path, to_go_on=True, writes_them=True)
     (tmp_path / "hpc_ckpt_2.ckpt").unlink()
     assert requeued_checkpoint(tmp_path, to_go_on=True, writes_them=True) is None

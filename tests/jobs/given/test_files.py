@@ -52,10 +52,10 @@ def test_numbers_are_names_too() -> None:
     ("given", "sentence"),
     [
         ([1.5, 2.5], "holds float64; give whole numbers, or texts"),
-        (["a", 1], "mixes texts with other entries"),
-        ([["a"], ["b", "c"]], "holds no plain list"),
+        (["a", 1], "mixes strings with other entries"),
+        ([["a"], ["b", "c"]], "is not a plain list"),
         ([], "holds nothing"),
-        ([["a", "b"]], "has shape (1, 2); give one id for each item"),
+        ([["a", "b"]], "has shape (1, 2); give one id per item"),
         (["a", "\ud800"], "which is no name"),
     ],
 )
@@ -91,7 +91,7 @@ def test_rows_are_named_by_number_or_by_id_and_never_by_either() -> None:
     np.testing.assert_array_equal(rows_of(np.array(["b", "a"]), ["a", "b"], 2, "x", "image"), [1, 0])
     np.testing.assert_array_equal(rows_of(np.array([1, 0]), ["a", "b"], 2, "x", "image"), [1, 0])
     np.testing.assert_array_equal(rows_of(np.array([391895]), ["5", "391895"], 2, "x", "image"), [1])
-    with pytest.raises(BadInput, match="could name the images' rows as well as their ids"):
+    with pytest.raises(BadInput, match="is ambiguous: its entries could be rows or ids"):
         rows_of(np.array(["0", "1"]), ["1", "0"], 2, "x", "image")
-    with pytest.raises(BadInput, match="entry 1 is '-1', which is no image given; give rows from 0 to 1"):
+    with pytest.raises(BadInput, match="entry 1 is '-1', which is not a given image; give rows from 0 to 1"):
         rows_of(np.array([0, -1]), None, 2, "x", "image")

@@ -89,7 +89,7 @@ def test_one_discriminator_for_all_pairs() -> None:
     cli = fitted(settings("united_scan"), [watch])
     assert cli.model.discriminators.rows == 1 and int(cli.model.discriminators.steps) == 2 * 3
     assert [rows for kind, rows, _ in watch.steps if kind == "GroupBatch"] == [[0]] * 6
-    with pytest.raises(ValueError, match=r"gamma is 0\.4, but one discriminator has no others"):
+    with pytest.raises(ValueError, match=r"gamma is 0\.4, but a shared discriminator has no others"):
         ADDR(SCAN(), discriminator=PairDiscriminatorSettings(shared=True), gamma=0.4)
 
 

@@ -373,7 +373,7 @@ def test_settings_that_contradict_each_other() -> None:
         CaptionPath(max_words=0)
     with pytest.raises(ValueError, match=r"captions\.reinforce_from is -1"):
         CaptionPath(reinforce_from=-1)
-    with pytest.raises(ValueError, match="until_plateau; GXN has never or always"):
+    with pytest.raises(ValueError, match="until_plateau; GXN supports never or always"):
         GXN(ConvNetEncoder(freeze="until_plateau"))
 
 
@@ -388,7 +388,7 @@ def test_parents_that_have_nothing_to_give_or_the_same() -> None:
     t2i, _ = built("gxn_t2i", **small("gxn_t2i"))
     with pytest.raises(BadInput, match="scan has no weights that GXN can start from"):
         whole.inherit({"scan": {"host.words.weight": torch.zeros(1)}})
-    with pytest.raises(BadInput, match="one and two both have weights of words; drop a parent"):
+    with pytest.raises(BadInput, match="one and two both provide words; remove one parent"):
         whole.inherit({"one": t2i.state_dict(), "two": t2i.state_dict()})
 
 
