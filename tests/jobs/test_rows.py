@@ -26,5 +26,5 @@ def test_what_is_no_run_is_one_sentence(make_record: Make, runs: Path, tmp_path:
     with pytest.raises(BadInput, match=r"has no record.json"):
         row_of(runs)
     make_record(preset="paper")
-    with pytest.raises(BadInput, match=r"holds 2 rows: acmr \(preset .*name one job's directory"):
+    with pytest.raises(BadInput, match=r"has 2 rows: acmr \(preset .*name one job's directory"):
         row_of("wikipedia/acmr", [runs])

@@ -116,7 +116,7 @@ def test_stale_jobs_missing_configurations_and_broken_ranks_are_refused(
         submit([record], tmp_path)
     record = finished(make_record)
     write_ranks(record, np.ones(3, np.int64), np.ones(15, np.int64))
-    with pytest.raises(BadInput, match="has 3 images and the record 40"):
+    with pytest.raises(BadInput, match="has 3 images, but the record 40"):
         submit([record], tmp_path)
     record.ranks.write_bytes(b"PK no archive")
     with pytest.raises(BadInput, match=r"is not an .npz"):

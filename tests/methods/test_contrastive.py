@@ -260,11 +260,11 @@ def test_the_scale_is_set_back_behind_a_step(largest: float | None, expected: fl
         ),
         (lambda: AdamWSettings(beta2=1), "optimizer.beta2 is 1; give a number of at least 0 and below 1"),
         (lambda: AdamWSettings(epsilon=math.nan), "optimizer.epsilon is nan; give a positive number"),
-        (lambda: AdamWSettings(weight_decay=-1), "optimizer.weight_decay is -1; give 0 or a number above"),
+        (lambda: AdamWSettings(weight_decay=-1), "optimizer.weight_decay is -1; give 0 or a positive number"),
         (lambda: AdamWSettings(gradient_clip=0), "optimizer.gradient_clip is 0; give a positive number"),
         (lambda: CosineSettings(warmup=1.0), "schedule.warmup is 1; give a fraction"),
         (lambda: CosineSettings(warmup=-0.1), "schedule.warmup is -0.1; give a fraction"),
-        (lambda: model(InfoNCE, micro_batch_size=0), "micro_batch_size is 0; give a whole number from 1"),
+        (lambda: model(InfoNCE, micro_batch_size=0), "micro_batch_size is 0; give a whole number, 1"),
         (
             lambda: InfoNCE(FeatureEncoder(), LanguageModelEncoder()),
             "text_encoder.freeze is 'until_plateau', but this method never unfreezes",

@@ -334,7 +334,7 @@ def test_without_a_rate_of_its_own_the_backbone_is_trained_as_all_else(
         ),
         ("scan", {"freeze_batch_norm": True}, "freeze_batch_norm is True, but no image network is trained"),
         ("vse", {"backbone_learning_rate": 0.0}, "backbone_learning_rate is 0.0; give a positive number"),
-        ("gxn", {"micro_batch_size": 0}, "micro_batch_size is 0; give a whole number from 1"),
+        ("gxn", {"micro_batch_size": 0}, "micro_batch_size is 0; give a whole number, 1"),
     ],
 )
 def test_settings_without_effect_or_sense_are_refused(

@@ -289,7 +289,7 @@ def test_fit_and_test_run_a_resolved_configuration(folder: Path, capsys: pytest.
         ("test --config config.yaml --ckpt_path gone.ckpt", "--ckpt_path gone.ckpt is missing"),
         ("fit --config nowhere.yaml", "--config nowhere.yaml cannot be read (No such file or directory)"),
         ("fit --config broken.yaml", "--config broken.yaml is not valid YAML (line "),
-        ("fit --config empty.yaml", "--config empty.yaml holds no keys"),
+        ("fit --config empty.yaml", "--config empty.yaml contains no keys"),
         ("fit --config", "argument -c/--config: expected one argument"),
         ("test", "arguments are required: test.data.dataset, test.model"),
     ],

@@ -76,7 +76,7 @@ def test_a_file_names_checkpoints_of_the_trainings_own_folder_alone(tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "lacks"),
     [
-        ([1], "it holds no keys"),
+        ([1], "it contains no keys"),
         ({}, "it has no state_dict"),
         ({"state_dict": {}}, "it has no pytorch-lightning_version"),
         (WEIGHTS, "it has no optimizer_states"),

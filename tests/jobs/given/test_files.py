@@ -51,12 +51,12 @@ def test_numbers_are_names_too() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ([1.5, 2.5], "holds float64; give whole numbers, or texts"),
+        ([1.5, 2.5], "contains float64; give whole numbers or strings"),
         (["a", 1], "mixes strings with other entries"),
         ([["a"], ["b", "c"]], "is not a plain list"),
         ([], "holds nothing"),
         ([["a", "b"]], "has shape (1, 2); give one id per item"),
-        (["a", "\ud800"], "which is no name"),
+        (["a", "\ud800"], "which is not a name"),
     ],
 )
 def test_what_are_no_ids(given: Any, sentence: str) -> None:

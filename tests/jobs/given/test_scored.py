@@ -242,10 +242,10 @@ def test_without_ids_the_row_is_unverified(own_runs: dict[str, OwnRun], tmp_path
             "are not in the test split",
         ),
         (lambda ids: ids["image_ids"].pop(), "has shape (47,) for 48 images"),
-        (lambda ids: ids["caption_ids"].__setitem__(3, " "), "caption_ids: id 3 is ' ', which is no name"),
+        (lambda ids: ids["caption_ids"].__setitem__(3, " "), "caption_ids: id 3 is ' ', which is not a name"),
         (
             lambda ids: ids.update(caption_image=[0] * 144),
-            "is given to another image than in synthetic",
+            "has another image than in synthetic",
         ),
     ],
 )
@@ -411,7 +411,7 @@ def test_identities_widen_the_positives() -> None:
     scored = evaluate_embeddings(centres[persons], centres[persons[owner]], identities=persons, **words)
     assert scored.protocols[0].resembles == "cuhk-pedes"
     assert scored.metrics["cuhk_pedes-test"]["t2i/R@1"] == 100.0
-    with pytest.raises(BadInput, match="'cuhk-pedes' goes by identity; give --identities"):
+    with pytest.raises(BadInput, match="'cuhk-pedes' defines positives by identity; give --identities"):
         evaluate_embeddings(centres[persons], centres[persons[owner]], **words)
 
 
@@ -434,8 +434,8 @@ def test_identities_widen_the_positives() -> None:
         ({"dataset": "flickr8k", "labels": [0] * N}, "--labels has no effect"),
         ({"dataset": "mine", "identities": [0] * N}, "--identities has no effect"),
         ({"dataset": "flickr30k", "data_root": "nowhere"}, "nowhere is missing"),
-        ({"dataset": "mine", "data_root": "nowhere"}, "data set 'mine' is not below nowhere"),
-        ({"protocol": "wikipedia-2173-map"}, "goes by label; give --labels"),
+        ({"dataset": "mine", "data_root": "nowhere"}, "data set 'mine' is not in nowhere"),
+        ({"protocol": "wikipedia-2173-map"}, "defines positives by label; give --labels"),
         ({"dataset": "mine", "caption_image": ["x"] * N * EACH}, "entry 0 is 'x', which is no image given"),
         ({"dataset": "mine", "caption_image": [0] * N * EACH}, "image '1' has no caption"),
         (
@@ -471,8 +471,8 @@ def _with_row(row: int, value: float) -> NDArray[np.float32]:
     [
         (lambda path: _write(path, np.ones((N, 5, 4), np.float32)), "has shape (12, 5, 4); give (N, D)"),
         (lambda path: _write(path, np.ones(N, np.float32)), "has shape (12,); give (N, D)"),
-        (lambda path: _write(path, np.ones((N, WIDTH), np.int64)), "holds int64; give float32"),
-        (lambda path: _write(path, np.ones((N, WIDTH), np.complex64)), "holds complex64; give float32"),
+        (lambda path: _write(path, np.ones((N, WIDTH), np.int64)), "is int64; give float32"),
+        (lambda path: _write(path, np.ones((N, WIDTH), np.complex64)), "is complex64; give float32"),
         (lambda path: _write(path, np.ones((0, WIDTH), np.float32)), "has shape (0, 6); give (N, D)"),
         (lambda path: _write(path, np.ones((N, 7), np.float32)), "of width 7 and"),
         (lambda path: _write(path, _with_row(5, np.nan)), "a.npy: row 5 has a non-finite value"),

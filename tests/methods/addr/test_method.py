@@ -289,7 +289,7 @@ def test_discriminators_may_have_a_schedule_of_their_own(monkeypatch: pytest.Mon
 
 
 def test_no_pass_at_all_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"discriminator\.passes is 0; give a whole number from 1"):
+    with pytest.raises(ValueError, match=r"discriminator\.passes is 0; give a whole number, 1"):
         PairDiscriminatorSettings(passes=0)
 
 

@@ -379,7 +379,7 @@ def test_settings_that_contradict_each_other() -> None:
 
 def test_a_reward_that_comes_too_late_is_said() -> None:
     config = configuration("gxn_i2t_mix", **small("gxn_i2t_mix", **{"trainer.max_epochs": 1}))
-    with pytest.warns(UserWarning, match="reinforce_from is 1, behind the last epoch"):
+    with pytest.warns(UserWarning, match="reinforce_from is 1, after the last epoch"):
         fitted(config, [], limit_val_batches=0)
 
 

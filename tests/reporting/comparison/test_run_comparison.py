@@ -81,7 +81,7 @@ def test_what_cannot_be_compared_is_one_sentence(make_record: Make) -> None:
     with pytest.raises(BadInput, match="are about other queries"):
         compare_rows([record], [other])
     write_ranks(other, ranks.i2t[::-1].copy() + 1, ranks.t2i)
-    with pytest.raises(BadInput, match="and the record has"):
+    with pytest.raises(BadInput, match="but the record has"):
         compare_rows([record], [other])
     other.ranks.write_bytes(other.ranks.read_bytes()[:3000])
     with pytest.raises(BadInput, match=r"is not an .npz of per-query results"):
