@@ -40,9 +40,9 @@ def test_a_metric_that_does_not_follow_from_the_ranks_is_named(make_record: Make
 
 def test_other_queries_other_versions_and_broken_files_are_named(make_record: Make) -> None:
     record = finished(make_record)
-    assert "today's" in check_record(record.model_copy(update={"protocol_version": 0}))[0]
+    assert "is current" in check_record(record.model_copy(update={"protocol_version": 0}))[0]
     other = record.data.model_copy(update={"split_hash": "0" * 16})
-    assert "another split" in check_record(record.model_copy(update={"data": other}))[0]
+    assert "is not of the record's split" in check_record(record.model_copy(update={"data": other}))[0]
     more = record.data.model_copy(update={"counts": {"test": {"images": IMAGES + 1, "captions": 200}}})
     assert (
         f"has {IMAGES} images, but the record {IMAGES + 1}"

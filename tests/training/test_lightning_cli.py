@@ -286,7 +286,7 @@ def test_fit_and_test_run_a_resolved_configuration(folder: Path, capsys: pytest.
             "Parser key \"trainer.max_epochs\": Expected a <class 'int'>. Got value: x",
         ),
         ("fit --config config.yaml --model.init_args.k 0", "encoder_steps 0 must be at least 1"),
-        ("test --config config.yaml --ckpt_path gone.ckpt", "--ckpt_path gone.ckpt is missing"),
+        ("test --config config.yaml --ckpt_path gone.ckpt", "--ckpt_path gone.ckpt does not exist"),
         ("fit --config nowhere.yaml", "--config nowhere.yaml cannot be read (No such file or directory)"),
         ("fit --config broken.yaml", "--config broken.yaml is not valid YAML (line "),
         ("fit --config empty.yaml", "--config empty.yaml contains no keys"),

@@ -68,7 +68,7 @@ def test_a_file_names_checkpoints_of_the_trainings_own_folder_alone(tmp_path: Pa
     assert named(inside, folder, in_file=True) == inside
     (folder / "link.ckpt").symlink_to(outside)
     for path in (outside, folder / ".." / "a.ckpt", folder / "link.ckpt"):
-        with pytest.raises(BadInput, match=r"configuration key 'ckpt_path' is .*has not written"):
+        with pytest.raises(BadInput, match=r"configuration key 'ckpt_path' is .*did not write"):
             named(path, folder, in_file=True)
         assert named(path, folder) == path
 
