@@ -208,7 +208,7 @@ def _exported(files: JobDirectory) -> tuple[Path, dict[str, Any]]:
         raise BadInput(f"{files.exported_state} contains no keys; export that run again")
     try:
         return path, {**content, "state_dict": load_file(path, device="cpu")}
-    # safetensors raises its own exception, which derives from Exception alone.
+    # safetensors raises an exception class of its own, not a built-in one.
     except Exception as error:
         raise BadInput(f"{path} cannot be read ({first_line(error)}); export that run again") from error
 
