@@ -81,7 +81,7 @@ def test_a_number_in_a_sentence(tables: Sequence[ShownTable]) -> None:
         (f"{OFFICIAL} -->", "is not closed"),
         (f"{OFFICIAL} colums=mAP -->{END}", "colums=mAP is no setting"),
         (f"{OFFICIAL} columns=mAp -->{END}", "no row has a column mAp"),
-        (f"<!-- table: results methods=acmr -->{END}", "name a protocol"),
+        (f"<!-- table: results methods=acmr -->{END}", "name the protocol"),
     ],
 )
 def test_a_wrong_block_is_told(text: str, sentence: str, tables: Sequence[ShownTable]) -> None:

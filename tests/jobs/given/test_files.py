@@ -54,7 +54,7 @@ def test_numbers_are_names_too() -> None:
         ([1.5, 2.5], "contains float64; give whole numbers or strings"),
         (["a", 1], "mixes strings with other entries"),
         ([["a"], ["b", "c"]], "is not a plain list"),
-        ([], "holds nothing"),
+        ([], "contains nothing"),
         ([["a", "b"]], "has shape (1, 2); give one id per item"),
         (["a", "\ud800"], "which is not a name"),
     ],
@@ -83,7 +83,7 @@ def test_labels_are_numbered_and_multi_hot_rows_kept() -> None:
     np.testing.assert_array_equal(read_labels(["b", "a", "b"], "labels", several=True), [1, 0, 1])
     multi_hot = read_labels([[2, 0], [0, 1]], "labels", several=True)
     np.testing.assert_array_equal(multi_hot, [[1, 0], [0, 1]])
-    with pytest.raises(BadInput, match="one whole number for each image"):
+    with pytest.raises(BadInput, match="one whole number per image"):
         read_labels([[1, 0]], "identities", several=False)
 
 
