@@ -253,7 +253,7 @@ def test_the_scale_is_set_back_behind_a_step(largest: float | None, expected: fl
         ),
         (lambda: TemperatureSettings(largest_scale=math.nan), "largest_scale is nan, below"),
         (lambda: AdamWSettings(-1), "optimizer.learning_rate is -1; give a positive number"),
-        (lambda: AdamWSettings(pretrained_learning_rate=0), "pretrained_learning_rate is 0; give a number"),
+        (lambda: AdamWSettings(pretrained_learning_rate=0), "pretrained_learning_rate is 0; give a positive"),
         (
             lambda: AdamWSettings(beta1=-0.1),
             "optimizer.beta1 is -0.1; give a number of at least 0 and below 1",
