@@ -365,7 +365,7 @@ def test_pairs_need_no_images_of_captions() -> None:
     assert "2 images" not in str(scored.remarks) and "10 images and 20 captions" in str(scored.remarks)
     with pytest.raises(BadInput, match="23 captions cannot be divided evenly among 12 images"):
         evaluate_embeddings(images, texts[:-1], dataset="mine")
-    with pytest.raises(BadInput, match="entry 2 is '12', which is no image given"):
+    with pytest.raises(BadInput, match="entry 2 is '12', which is not a given image"):
         evaluate_embeddings(images, texts, dataset="mine", positives=[[0, 0], [1, 1], [12, 2]])
 
 
@@ -436,7 +436,7 @@ def test_identities_widen_the_positives() -> None:
         ({"dataset": "flickr30k", "data_root": "nowhere"}, "nowhere is missing"),
         ({"dataset": "mine", "data_root": "nowhere"}, "data set 'mine' is not in nowhere"),
         ({"protocol": "wikipedia-2173-map"}, "defines positives by label; give --labels"),
-        ({"dataset": "mine", "caption_image": ["x"] * N * EACH}, "entry 0 is 'x', which is no image given"),
+        ({"dataset": "mine", "caption_image": ["x"] * N * EACH}, "entry 0 is 'x', which is not a given image"),
         ({"dataset": "mine", "caption_image": [0] * N * EACH}, "image '1' has no caption"),
         (
             {
