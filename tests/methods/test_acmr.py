@@ -249,7 +249,7 @@ def test_each_forms_weight_is_its_own_and_has_its_papers_or_codes_value() -> Non
         ),
         (
             {"form": "demo", "margin_unit": "initial_distance"},
-            "margin_unit is 'initial_distance', which triplet",
+            "margin_unit is 'initial_distance', but triplet",
         ),
         ({"positive_weight": 5.0}, "positive_weight is 5, but triplet.form 'paper' does not use it"),
     ],

@@ -390,7 +390,7 @@ def test_parents_of_another_host_or_several_are_refused(tiny_network: Callable[[
         child.inherit({"scan": scan.state_dict()})
     with pytest.raises(BadInput, match=r"has weights for network\.frozen, unlike VSE as configured here"):
         child.inherit({"vse_finetune": tuned.state_dict()})
-    with pytest.raises(BadInput, match="has no weights of features"):
+    with pytest.raises(BadInput, match="has no weights for features"):
         child.inherit({"nothing": {}})
     with pytest.raises(BadInput, match="a, b all provide weights for the host; keep only one parent"):
         child.inherit({"a": child.state_dict(), "b": child.state_dict()})

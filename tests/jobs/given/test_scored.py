@@ -436,7 +436,10 @@ def test_identities_widen_the_positives() -> None:
         ({"dataset": "flickr30k", "data_root": "nowhere"}, "nowhere is missing"),
         ({"dataset": "mine", "data_root": "nowhere"}, "data set 'mine' is not in nowhere"),
         ({"protocol": "wikipedia-2173-map"}, "defines positives by label; give --labels"),
-        ({"dataset": "mine", "caption_image": ["x"] * N * EACH}, "entry 0 is 'x', which is not a given image"),
+        (
+            {"dataset": "mine", "caption_image": ["x"] * N * EACH},
+            "entry 0 is 'x', which is not a given image",
+        ),
         ({"dataset": "mine", "caption_image": [0] * N * EACH}, "image '1' has no caption"),
         (
             {
@@ -474,7 +477,7 @@ def _with_row(row: int, value: float) -> NDArray[np.float32]:
         (lambda path: _write(path, np.ones((N, WIDTH), np.int64)), "is int64; give float32"),
         (lambda path: _write(path, np.ones((N, WIDTH), np.complex64)), "is complex64; give float32"),
         (lambda path: _write(path, np.ones((0, WIDTH), np.float32)), "has shape (0, 6); give (N, D)"),
-        (lambda path: _write(path, np.ones((N, 7), np.float32)), "of width 7 and"),
+        (lambda path: _write(path, np.ones((N, 7), np.float32)), "of width 7, but"),
         (lambda path: _write(path, _with_row(5, np.nan)), "a.npy: row 5 has a non-finite value"),
         (lambda path: _write(path, _with_row(4, np.inf)), "a.npy: row 4 has a non-finite value"),
         (lambda path: _write(path, _with_row(3, 0)), "a.npy: row 3 is all zeros"),

@@ -104,7 +104,7 @@ def test_a_state_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_state_of_other_data_or_size_is_refused() -> None:
     state = DiscriminatorBank(N, D, name="aaaa").state_dict()
-    with pytest.raises(BadInput, match="fingerprint aaaa, this data set has bbbb"):
+    with pytest.raises(BadInput, match="fingerprint aaaa, but this data set has bbbb"):
         DiscriminatorBank(N, D, name="bbbb").load_state_dict(state)
     with pytest.raises(
         BadInput, match=r"the checkpoint has \(7, 6\) discriminators, but this model \(7, 9\)"
