@@ -137,5 +137,5 @@ def test_no_link_is_signed_and_no_pipe_is_waited_for(tmp_path: Path) -> None:
     JobDirectory(job).lock.unlink()
     os.mkfifo(JobDirectory(job).lock)
     assert not is_locked(job)
-    with pytest.raises(BadInput, match="no plain file"), locked(job):
+    with pytest.raises(BadInput, match="not a regular file"), locked(job):
         raise AssertionError("locked a pipe")

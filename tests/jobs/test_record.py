@@ -173,7 +173,7 @@ def test_an_incomplete_record_is_not_written(
         (lambda text: text.replace('"acmr"', '"acm?"'), "'job.method' is 'acm?', which cannot name a folder"),
         (lambda text: text.replace('"mAP": 0.45', '"mAP": true'), "'metrics.mAP' is True"),
         (lambda text: text.replace('"scope"', '"scopes"', 1), "'curves.i2t/precision_scope' lacks 'scope'"),
-        (lambda text: text.replace("   50,\n", "", 1), "holds lists of several lengths"),
+        (lambda text: text.replace("   50,\n", "", 1), "has lists of different lengths"),
     ],
 )
 def test_damage_names_the_file_the_fault_and_the_fix(

@@ -317,12 +317,12 @@ def test_only_pictures_of_the_runs_are_embedded(
 
 def test_the_page_says_which_records_it_leaves_out(make_record: Maker, runs: Path) -> None:
     make_record()
-    assert "it is left out meanwhile" not in build_report(runs, ["html"]).files[0].read_text()
+    assert "it is left out for now" not in build_report(runs, ["html"]).files[0].read_text()
     damaged = make_record(method="cca").files.record
     damaged.write_text("{<b>")
     page = build_report(runs, ["html"]).files[0].read_text()
     assert f'<p class="warning">Warning: {damaged} is damaged' in page
-    assert "it is left out meanwhile</p>" in page
+    assert "it is left out for now</p>" in page
 
 
 def test_a_damaged_map_does_not_withhold_the_page(
