@@ -254,7 +254,8 @@ def dataset_settings(name: str, root: Path) -> Config:
         else:
             fix = nearest(name, [*names("datasets"), "synthetic-tiny", "synthetic-small"])
         raise BadInput(
-            f"data set '{name}' is unknown and {root / name} holds no dataset*.json, nor a folder *_precomp{fix}"
+            f"data set '{name}' is unknown and {root / name} holds no dataset*.json, nor a folder *_precomp"
+            f"{fix}"
         )
     return _with_own_features(_dataset(name), root / name)
 
