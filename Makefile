@@ -154,9 +154,9 @@ coverage: $(STAMP) ## Run the tests and show which lines they do not run
 trained = $(subst $() ,$(comma),$(filter-out clip,$(basename $(notdir $(wildcard experiments/methods/*.yaml)))))
 comma := ,
 
-smoke: $(STAMP) ## Train every method on tiny synthetic data and check that it beats chance (JOBS at a time: 2)
+smoke: $(STAMP) ## Train every method, or METHODS, on tiny synthetic data and check that each beats chance (JOBS at a time: 2)
 	@runs=$$(mktemp -d) && echo "Records go to $$runs, which is removed when all is well" && \
-	$(VENV)/bin/crossmodal-bench bench --dataset synthetic-tiny --methods $(trained) --preset smoke \
+	$(VENV)/bin/crossmodal-bench bench --dataset synthetic-tiny --methods $(if $(METHODS),$(call quoted,METHODS),$(trained)) --preset smoke \
 	  --jobs $(if $(JOBS),$(call quoted,JOBS),2) --wandb off --runs "$$runs" --check-chance && rm -rf "$$runs"
 
 docker-install-check: $(STAMP) ## Run the Dockerfiles' pip lines in a fresh environment (minutes)

@@ -7,8 +7,8 @@ captions and thumbnails as large as they may be, so that queries can be browsed.
 are fake ones of a recall protocol, three seeds a row and ten rows a leaderboard, each with the ranks of 200
 images and 1,000 captions and a history of 30 epochs; one row has a map of 400 points. The page is made by
 ``build_report`` as `crossmodal-bench report` makes it, in a process that has its imports. Interactive is the
-moment when sorting works: when the page's first two scripts have run, counted from the start of the
-navigation, in a headless Chromium that opens the file from disk.
+moment when the page's last script has run, counted from the start of the navigation, in a headless Chromium
+that opens the file from disk. The status is 1 where a page is over a limit of ``LIMITS``.
 """
 
 from __future__ import annotations
@@ -43,9 +43,11 @@ BROWSED = 30
 """Methods whose queries are browsed, of which a page has 20."""
 QUERIES = 1000
 """Images, and captions, of the split whose queries are browsed."""
+LIMITS = {30: (10.0, 10.0, 2.0), 300: (10.0, 20.0, 2.0)}
+"""By number of records: most megabytes, seconds until it is made, and seconds until it is interactive."""
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=int, nargs="+", default=[30, 300])
     parser.add_argument("--browser", action="store_true", help="also open each page")
@@ -54,20 +56,28 @@ def main() -> None:
         # What is imported or compiled once a process is no part of a page.
         _timed(_runs(Path(folder) / "first", SEEDS))
         browsed = _browsed_runs(Path(folder) / "browsed")
-        _report(f"{BROWSED} records x {QUERIES:,} queries with thumbnails", browsed, arguments.browser)
+        name = f"{BROWSED} records x {QUERIES:,} queries with thumbnails"
+        within = [_report(name, browsed, arguments.browser, BROWSED)]
         for records in arguments.records:
             runs = _runs(Path(folder) / str(records), records)
-            _report(f"{records} records", runs, arguments.browser)
+            within.append(_report(f"{records} records", runs, arguments.browser, records))
+    return 0 if all(within) else 1
 
 
-def _report(name: str, runs: Path, browser: bool) -> None:
+def _report(name: str, runs: Path, browser: bool, records: int) -> bool:
+    """Print a page's line, and say whether it is within the limits for so many records, if there are any."""
     wall, processor = _timed(runs)
     page = runs / "report" / "index.html"
     megabytes = page.stat().st_size / 1e6
     line = f"{name}: {megabytes:.2f} MB, made in {wall:.1f} s ({processor:.1f} s of CPU)"
+    figures = [megabytes, wall]
     if browser:
-        line += f", interactive after {_interactive(page):.2f} s"
-    print(line, flush=True)
+        figures.append(_interactive(page))
+        line += f", interactive after {figures[-1]:.2f} s"
+    limits = LIMITS.get(records, ())
+    within = all(figure <= limit for figure, limit in zip(figures, limits, strict=False))
+    print(line if within else f"{line}: OVER THE LIMIT", flush=True)
+    return within
 
 
 def _timed(runs: Path) -> tuple[float, float]:
@@ -145,4 +155,4 @@ def _interactive(page: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

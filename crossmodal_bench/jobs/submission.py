@@ -25,7 +25,7 @@ from crossmodal_bench.jobs.query_ids import SHARED, digest, load_query_ids, shar
 from crossmodal_bench.jobs.record import Record, read_record, write_record
 from crossmodal_bench.jobs.verification import check_record, named_protocol
 
-LARGEST = 5_000_000
+LARGEST = 10_000_000
 """Bytes of a whole ``results/``: whoever clones the repository gets them all."""
 
 _NEEDED = ("python", "torch", "lightning", "numpy", "device", "threads", "precision")
@@ -211,8 +211,19 @@ def _write_ranks(files: JobDirectory, source: Path, target: JobDirectory, path: 
     if not shared.is_file():
         replace_file(shared, lambda stream: _pack(stream, shared_arrays(ids)))
     names = [name for name in names_in_npz(source) if name not in (*_IDS, SHARED)]
-    arrays = {**load_npz(source, names), SHARED: np.array(digest(*ids))}
+    arrays = {name: _for_readers(name, values) for name, values in load_npz(source, names).items()}
+    arrays[SHARED] = np.array(digest(*ids))
     replace_file(path, lambda stream: _pack(stream, arrays))
+
+
+def _for_readers(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Scores of the top lists in half precision where it holds them: no metric is computed from them, and
+    in single precision they are most of a folder that is to stay small."""
+    if not name.endswith("_top_scores"):
+        return values
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    return half if np.array_equal(np.isfinite(half), np.isfinite(values)) else values
 
 
 def _pack(stream: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +123,10 @@ def html(
     )
     summary = f"{len(records)} finished jobs, the last at {last}. Different protocols are never compared."
     contents = page_tables(tables, collections, runs)
-    return document("crossmodal-bench leaderboard", summary, contents, str(runs), left_out, queries)
+    # Without rows of others none are shown, whatever results/ holds by the time somebody runs the command.
+    company = any(row.reference for table in tables for row in table.source.rows)
+    options = shlex.join(["--runs", str(runs)]) + ("" if company else " --reference off")
+    return document("crossmodal-bench leaderboard", summary, contents, options, left_out, queries)
 
 
 def _queries(sources: Sequence[Table], runs: str | Path, data_root: Path | None) -> Mapping[str, Any] | None:

@@ -14,7 +14,7 @@ from crossmodal_bench.core.npy import names_in_npz
 from crossmodal_bench.evaluation.ranking.ranks import Ranks
 from crossmodal_bench.jobs.query_ids import load_query_ids
 from crossmodal_bench.jobs.record import Record, read_record, read_records
-from crossmodal_bench.jobs.submission import folder_size, submit
+from crossmodal_bench.jobs.submission import _for_readers, folder_size, submit
 from crossmodal_bench.jobs.verification import check_record
 
 Make = Callable[..., Record]
@@ -55,6 +55,16 @@ def test_a_folder_of_a_dual_encoder_is_no_folder_of_this_machine(
 ) -> None:
     (submitted,) = submit([finished(make_record, overrides={"data.images.network": network})], tmp_path)
     assert read_record(submitted.directory).job.overrides == {"data.images.network": portable}
+
+
+def test_scores_of_the_top_lists_are_kept_in_half_precision_where_it_holds_them() -> None:
+    scores = np.array([[0.12345678, -3.0]], dtype=np.float32)
+    half = _for_readers("i2t_top_scores", scores)
+    assert half.dtype == np.float16 and np.allclose(half, scores, rtol=1e-3)
+    # Negative squared distances, for one, leave its range.
+    large = np.array([[-1e6, 1.0]], dtype=np.float32)
+    assert _for_readers("t2i_top_scores", large) is large
+    assert _for_readers("i2t_expected", scores) is scores
 
 
 def test_ids_are_kept_once_for_all_runs_of_a_split(make_record: Make, tmp_path: Path) -> None:

@@ -35,13 +35,15 @@ QUERIES_STYLES = ("queries.css",)
 """Beside ``STYLES`` where the page has queries to browse."""
 QUERIES_SCRIPTS = ("queries.js", "queries_mount.js")
 """Likewise beside ``SCRIPTS``."""
+_MARK = '\nperformance.mark("interactive");\n'
+"""Set when the last script has run: from then on everything answers."""
 
 
 def document(
     title: str,
     summary: str,
     tables: Sequence[PageTable],
-    runs: str,
+    options: str,
     warnings: Sequence[str] = (),
     queries: Any = None,
     *,
@@ -53,7 +55,7 @@ def document(
         title: its heading.
         summary: what it is of.
         tables: its leaderboards.
-        runs: the folder of runs, as the user names it.
+        options: of ``report``, which make the same page again.
         warnings: about the page as a whole, above everything else.
         queries: what single queries retrieved, as ``page.queries`` gives it for ``queries.html``; None leaves
             that part out.
@@ -62,6 +64,7 @@ def document(
     more_styles, more_scripts = (QUERIES_STYLES, QUERIES_SCRIPTS) if queries else ((), ())
     style = "\n".join([*(_asset(name) for name in (*STYLES, *more_styles)), *_colour_rules()])
     scripts = [_asset(name) for name in (*SCRIPTS, *more_scripts)]
+    scripts[-1] += _MARK
     drawings = _drawings(tables, most_drawings)
     return (
         _environment()
@@ -70,7 +73,7 @@ def document(
             title=title,
             summary=summary,
             tables=tables,
-            runs=runs,
+            options=options,
             warnings=warnings,
             queries=queries,
             costs=COSTS,

@@ -164,5 +164,4 @@
   filters.addEventListener("input", (event) => setState(event.target.name, event.target.value));
   addEventListener("statechange", update);
   update();
-  performance.mark("interactive");
 })();
