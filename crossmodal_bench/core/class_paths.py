@@ -116,20 +116,16 @@ def imported_class(key: str, name: Any, base: type, package: str) -> type:
     Raises:
         BadInput: it must not be imported, cannot be imported, or is not a subclass of ``base``.
     """
-    exported = vars(import_module(package))
-    known = [
-        f"{package}.{export}"
-        for export in exported["__all__"]
-        if isinstance(exported[export], type)
-        and issubclass(exported[export], base)
-        and not inspect.isabstract(exported[export])
-    ]
+    ours = import_module(package)
+    known = _classes(ours, ours.__all__, base)
     module, _, last = str(name).rpartition(".")
     module = module or package
     # A misspelt name of ours gets a suggestion, without being imported.
     if not is_below(module, [US]):
         check_allowed(key, str(name))
     imported = _module(key, module) if is_below(module, allowed_prefixes()) else None
+    if imported is not None and not is_below(module, [US]):
+        known = _classes(imported, vars(imported), base) or known
     cls = getattr(imported, last, None)
     if cls is None:
         raise BadInput(f"configuration key '{key}': '{name}' cannot be imported{nearest(str(name), known)}")
@@ -140,6 +136,19 @@ def imported_class(key: str, name: Any, base: type, package: str) -> type:
     # A trusted package may re-export a class of an untrusted one.
     check_allowed(key, f"{cls.__module__}.{cls.__qualname__}")
     return cls
+
+
+def _classes(module: ModuleType, names: Iterable[str], base: type) -> list[str]:
+    """The paths of those of a module's names that are its own usable classes of one kind."""
+    package = module.__name__
+    return [
+        f"{package}.{name}"
+        for name in names
+        if isinstance(cls := getattr(module, name), type)
+        and issubclass(cls, base)
+        and is_below(cls.__module__, [package])
+        and not inspect.isabstract(cls)
+    ]
 
 
 def _module(key: str, name: str) -> ModuleType | None:

@@ -250,10 +250,13 @@ def dataset_settings(name: str, root: Path) -> Config:
             settings["data"]["dataset"]["init_args"]["folder"] = name
             settings.pop("protocols", None)
             return _with_own_features(settings, root / name)
-        choices = [*names("datasets"), "synthetic-tiny", "synthetic-small"]
+        if (root / name).is_dir():
+            fix = f"; write its pictures' names, splits and captions to {root / name / 'dataset.json'}"
+        else:
+            fix = nearest(name, [*names("datasets"), "synthetic-tiny", "synthetic-small"])
         raise BadInput(
             f"data set '{name}' is unknown, and {root / name} has neither a dataset*.json nor a *_precomp "
-            f"folder{nearest(name, choices)}"
+            f"folder{fix}"
         )
     return _with_own_features(_dataset(name), root / name)
 

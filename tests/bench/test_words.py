@@ -134,6 +134,10 @@ def test_a_worker_of_its_own_is_told_of_plugins_on_its_command_line(
         ("x = 1\nx.y\n", "my_package.py, line 2: AttributeError: 'int' object has no attribute 'y'"),
         ("class Bilinear: pass\n", "'my_package.Bilinear' is not a RetrievalMethod"),
         ("", "'my_package.Bilinear' cannot be imported"),
+        (
+            "from crossmodal_bench.methods import CCA\n\n\nclass Bilinaer(CCA):\n    pass\n",
+            "'my_package.Bilinear' cannot be imported; did you mean 'my_package.Bilinaer'?",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_plugins_module_is_a_sentence(folder: Path, module: str, sentence: str) -> None:
