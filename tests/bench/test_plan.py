@@ -19,6 +19,7 @@ from crossmodal_bench.jobs.schema import SuiteFile, SuiteRow
 from crossmodal_bench.methods import CCA
 
 METHODS = experiments.names("methods")
+DATASETS = experiments.names("datasets")
 SUITES = experiments.names("suites")
 
 
@@ -328,3 +329,41 @@ def test_a_folder_of_regions_is_planned_without_pictures(
     )
     with pytest.raises(BadInput, match=r"data\.images\.regions' is 'gird'; did you mean 'grid'\?"):
         only(**words, overrides={"data.images.regions": "gird"})
+
+
+WITHOUT_CAPTIONS = ("nuswide10k", "pascal_sentence", "wikipedia", "wikipedia-draws", "wikipedia_deep")
+"""Data sets whose texts come as vectors."""
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in WITHOUT_CAPTIONS])
+def test_contrastive_objectives_are_planned_on_every_data_set_with_captions(
+    name: str, tmp_path: Path
+) -> None:
+    changes = fakes.write_dataset(tmp_path, name)
+    jobs = planned(
+        dataset="synthetic-20" if name == "synthetic" else name,
+        data_root=tmp_path,
+        methods="infonce,siglip",
+        preset="small",
+        network="mobilenet_v2",
+        weights="none",
+        seeds=1,
+        overrides={
+            f"data.dataset.init_args.{key}": value
+            for key, value in changes.items()
+            # Of synthetic scenes the data set's name says how many.
+            if key != "size"
+        },
+    )
+    assert {job.job.method for job in jobs} == {"infonce", "siglip"}
+    for job in jobs:
+        assert job.missing == "" and job.counts["test"]["captions"] > 0, job.missing
+        assert job.corpus is not None and job.corpus.captions is not None
+        assert set(job.requires) >= {"features", "words", "identities"}
+
+
+@pytest.mark.parametrize("name", WITHOUT_CAPTIONS)
+def test_the_other_data_sets_have_no_captions(name: str, tmp_path: Path) -> None:
+    fakes.write_dataset(tmp_path, name)
+    (job, *_) = planned(dataset=name, data_root=tmp_path, methods="cca", seeds=1)
+    assert job.corpus is not None and job.corpus.captions is None
