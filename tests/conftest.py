@@ -275,3 +275,38 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_arrays(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Record]:
+    """The record of a method's job, after one epoch on twenty synthetic scenes; each is trained once."""
+    # transformers and Lightning take seconds to import, and few tests train.
+    import dual_encoders
+
+    from crossmodal_bench.bench.options import BenchOptions
+    from crossmodal_bench.bench.plan import make_plan
+    from crossmodal_bench.training.worker import run_job
+
+    runs = tmp_path_factory.mktemp("trained") / "runs"
+    records: dict[str, Record] = {}
+
+    def train(method: str) -> Record:
+        if method not in records:
+            options = BenchOptions(
+                dataset="synthetic-20",
+                data_root=Path("no data root"),
+                runs=runs,
+                methods=method,
+                seeds=1,
+                network=dual_encoders.tiny() if method == "clip" else None,
+                overrides={"trainer.max_epochs": 1},
+            )
+            # Parents come first.
+            for planned in make_plan(options, gpu=False):
+                planned.directory.mkdir(parents=True, exist_ok=True)
+                if not planned.files.is_done():
+                    run_job(planned, "cpu")
+                records[planned.job.method] = read_record(planned.directory)
+        return records[method]
+
+    return train
