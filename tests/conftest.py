@@ -310,3 +310,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Record]
         return records[method]
 
     return train
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium that the system has, without a network."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium is on the PATH; install your system's (Debian: apt-get install chromium)")
+    playwright_api = pytest.importorskip("playwright.sync_api")
+    with playwright_api.sync_playwright() as playwright:
+        # Its sandbox needs rights that a container's root lacks; the page is ours.
+        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield launched
+        launched.close()

@@ -139,7 +139,7 @@ def test_the_folder_of_pictures_and_captions_is_read(
 
 
 class Faiss(ModuleType):
-    """What the page asks of FAISS, which is no dependency: exact inner products, as its documentation says."""
+    """What the page asks of FAISS, which is no dependency: exact inner products, as it documents them."""
 
     def __init__(self) -> None:
         super().__init__("faiss")
