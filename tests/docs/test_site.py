@@ -1,4 +1,4 @@
-"""The built site in a browser: what its scripts ask for when it is read, which no look into its files shows."""
+"""The built site in a browser: what its scripts ask for when it is read, which no file of it shows."""
 
 from __future__ import annotations
 
