@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -365,5 +366,7 @@ def test_contrastive_objectives_are_planned_on_every_data_set_with_captions(
 @pytest.mark.parametrize("name", WITHOUT_CAPTIONS)
 def test_the_other_data_sets_have_no_captions(name: str, tmp_path: Path) -> None:
     fakes.write_dataset(tmp_path, name)
-    (job, *_) = planned(dataset=name, data_root=tmp_path, methods="cca", seeds=1)
-    assert job.corpus is not None and job.corpus.captions is None
+    chosen = experiments.dataset_settings(name, tmp_path)["data"]["dataset"]
+    module, _, reader = chosen["class_path"].rpartition(".")
+    corpus = getattr(importlib.import_module(module), reader)(**chosen.get("init_args", {})).read(tmp_path)
+    assert corpus.captions is None and corpus.text_features is not None
