@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import json
 import re
 from collections.abc import Iterator
 
@@ -118,3 +119,11 @@ def test_a_page_that_loads_from_a_network_is_seen() -> None:
     assert not loads(
         '<a href="https://x.org">x</a><link rel="canonical" href="https://x.org"><script src="a.js">'
     )
+
+
+def test_every_record_has_the_version_and_all_but_wikipedias_the_commit() -> None:
+    """As docs/citing.md says."""
+    for path in sorted((ROOT / "results").rglob("record.json")):
+        made_by = json.loads(path.read_text(encoding="utf-8"))["environment"]
+        assert made_by["crossmodal_bench"], path
+        assert ("commit" in made_by) == (path.parts[len(ROOT.parts) + 1] != "wikipedia"), path
