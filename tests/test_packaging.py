@@ -571,6 +571,42 @@ def test_continuous_integration_runs_the_documented_commands() -> None:
     assert wanted <= {word for step in steps for word in step.removeprefix("make ").split()}
 
 
+def test_every_night_runs_what_no_push_does() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "nightly.yml").read_text())
+    # YAML 1.1 takes the word for a truth.
+    started = workflow[True]
+    assert "workflow_dispatch" in started and [set(entry) for entry in started["schedule"]] == [{"cron"}]
+    runs = {
+        name: [step["run"] for step in job["steps"] if "run" in step]
+        for name, job in workflow["jobs"].items()
+    }
+    # Whole: without a choice of methods or of tests.
+    assert runs == {
+        "slow": ["make setup", "make docs", "make test-slow"],
+        "smoke": ["make setup", "make smoke"],
+    }
+    assert all(job["timeout-minutes"] <= 360 for job in workflow["jobs"].values())
+
+
+def test_the_lower_bounds_job_runs_the_tests_of_what_rests_on_dependencies() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    (line,) = (step["run"] for step in jobs["lower-bounds"]["steps"] if "pytest -q" in step.get("run", ""))
+    folders = {word for word in line.split() if word.startswith("tests/")}
+    packages = {"core", "data", "evaluation", "losses", "methods", "networks"}
+    assert folders == {f"tests/{name}" for name in packages | {"cli", "jobs", "reporting", "training"}}
+    assert all((ROOT / folder).is_dir() for folder in folders)
+
+
+def test_coverage_counts_other_processes_and_shows_the_total() -> None:
+    settings = pyproject()["tool"]["coverage"]["run"]
+    assert settings["patch"] == ["subprocess", "_exit"] and settings["parallel"]
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    (summary,) = (
+        step["run"] for step in jobs["coverage"]["steps"] if "GITHUB_STEP_SUMMARY" in step.get("run", "")
+    )
+    assert "--format=total" in summary and "--format=markdown" in summary
+
+
 def test_lower_bounds_are_of_every_dependency() -> None:
     printed = subprocess.run(
         [sys.executable, ROOT / "tools" / "lower_bounds.py"], capture_output=True, text=True, check=True
