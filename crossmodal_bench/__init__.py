@@ -1,12 +1,12 @@
 """Train, evaluate and rank adversarial image-text matching methods, fairly and reproducibly.
 
-In a notebook or a script of one's own:
+In a notebook or a script:
 
-    >>> import crossmodal_bench as cb
-    >>> cb.table("runs")                          # the leaderboard as a data frame
-    >>> run = cb.load("runs/synthetic/vse/...")   # a finished run, without its data
-    >>> run.metrics, run.search("a red circle"), run.encode_texts(["a red circle"])
-    >>> cb.evaluate_embeddings(images, texts, dataset="flickr30k")
+    import crossmodal_bench as cb
+    cb.table("runs")                          # the leaderboard as a data frame
+    run = cb.load("runs/synthetic/vse/...")   # a finished run, without its data
+    run.metrics, run.search("a red circle"), run.encode_texts(["a red circle"])
+    cb.evaluate_embeddings(images, texts, dataset="flickr30k")
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HOMES = {
     "load": "serving.trained_run",
     "table": "reporting.table",
 }
-"""Where each name is, which is imported when somebody asks for it."""
+"""The module of each public name, imported on first access."""
 
 __all__ = [
     "Answer",
@@ -46,7 +46,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The command line answers --help and --version without torch.
+    # So that the command line answers --help and --version without importing torch.
     if name in _HOMES:
         from importlib import import_module
 

@@ -77,7 +77,8 @@ class Schedule:
             if self._free and time.monotonic() - looked >= LOOK:
                 self._start()
                 looked = time.monotonic()
-            self._line.show(self._text())
+            if text := self._text():
+                self._line.show(text)
             self._tell_of_checkpoints()
             if self._collect():
                 looked = float("-inf")
@@ -176,7 +177,7 @@ class Schedule:
         return bool(ended)
 
     def _text(self) -> str:
-        """The running jobs, on one line."""
+        """What is running or waited for, on one line; empty once nothing is left."""
         now = time.monotonic()
         progress = [running.planned.files.read_progress() for running in self._running]
         left = [
@@ -200,4 +201,5 @@ class Schedule:
             in_all = f" ({rest} in total)" if any(seconds is not None for seconds in left) else ""
             return f"jobs {number}/{self._total}{in_all}: {'; '.join(jobs)}"
         holders = [(planned.title, self._others.get(planned.job.id)) for planned in self._waiting]
-        return f"waiting for {', '.join(f'{title} ({who})' for title, who in holders if who)}"
+        names = [f"{title} ({who})" if who else title for title, who in holders]
+        return f"waiting for {', '.join(names)}" if names else ""

@@ -169,12 +169,12 @@ def test_a_related_pull_sets_the_checkpoint_aside_and_resume_anyway_takes_it_up(
     assert torch.load(files.last_checkpoint, weights_only=True)["global_step"] < reached
 
     assert runner.bench(options(runs, rerun="resume-anyway"), log=said.append) == 0
-    assert any("are taken up" in line for line in said)
+    assert any("are restored" in line for line in said)
     record = read_record(files.path)
     assert record.taken_up == (CHANGED,)
     assert record.made_from is not None and record.made_from.digest == record.source_fingerprint
-    assert "going on from last.ckpt although" in files.log.read_text()
-    why = f"it went on from a checkpoint although {CHANGED}"
+    assert "resuming from last.ckpt although" in files.log.read_text()
+    why = f"it was resumed from a checkpoint although {CHANGED}"
     assert state_of(job(runs)) == State("stale", why, taken_up=True)
     assert f"taken up: training resumed from a checkpoint although {CHANGED}" in noted(record)
     # It is a row, and neither fresh nor run again unless somebody says so.

@@ -39,7 +39,7 @@ def test_a_list_says_what_is_there_and_whose_it_is(
     assert all(entry["licence"] for entry in entries.values())
     assert "non-commercial" in experiments.licence_of("flickr30k")
     assert experiments.licence_of("synthetic-20") == experiments.licence_of("synthetic")
-    assert experiments.licence_of("my_shop").startswith("not known here")
+    assert experiments.licence_of("my_shop").startswith("not known; ask")
 
 
 def test_an_unknown_kind_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

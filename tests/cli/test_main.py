@@ -45,14 +45,14 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("bench --preset papers", "preset 'papers' is unknown; did you mean 'paper'?"),
         ("bench --preset equal", "preset 'equal' is unknown; choose one of auto, paper, small, smoke, tuned"),
         ("bench --methods ./lost.yaml", "lost.yaml cannot be read (No such file or directory)"),
-        ("bench --methods lost/cca.yaml", "'cca' is a name of ours already; rename the file"),
+        ("bench --methods lost/cca.yaml", "the name 'cca' is already taken; rename the file"),
         ("bench --dataset ./lost.yaml", "lost.yaml cannot be read (No such file or directory)"),
-        ("bench --plugins lost_package", "PLUGINS 'lost_package' is not there; install the package"),
-        ("bench --plugins os", "PLUGINS 'os' is no package of yours"),
-        ("bench --plugins a/b", "PLUGINS 'a/b' is no name of a Python package"),
+        ("bench --plugins lost_package", "PLUGINS 'lost_package' is not found; install the package"),
+        ("bench --plugins os", "PLUGINS 'os' is not one of your packages"),
+        ("bench --plugins a/b", "PLUGINS 'a/b' is not a valid Python package name"),
         ("bench --methods cca --plugins pytest", "PLUGINS 'pytest' has no effect: neither these methods"),
-        ("fit --plugins lost_package", "PLUGINS 'lost_package' is not there"),
-        ("ensemble nowhere --plugins lost_package", "PLUGINS 'lost_package' is not there"),
+        ("fit --plugins lost_package", "PLUGINS 'lost_package' is not found"),
+        ("ensemble nowhere --plugins lost_package", "PLUGINS 'lost_package' is not found"),
         ("prepare ./lost.yaml", "lost.yaml cannot be read"),
         ("bench --methods cca --weights /nope.pth", "WEIGHTS is '/nope.pth' and has no effect: none"),
         ("bench --methods cca --devices 999", "DEVICES is 999, but"),
@@ -71,10 +71,10 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("report", "runs is missing; run crossmodal-bench bench first"),
         ("ensemble nowhere", "nowhere cannot be read"),
         ("ensemble nowhere --wandb of", "did you mean 'off'"),
-        ("compare nowhere elsewhere", "nowhere is no run, neither here nor below runs"),
+        ("compare nowhere elsewhere", "nowhere is not a run, here or in runs"),
         ("compare a b --examples -1", "--examples is -1"),
-        ("submit nowhere", "nowhere is no run"),
-        ("reproduce nowhere", "nowhere is no run"),
+        ("submit nowhere", "nowhere is not a run"),
+        ("reproduce nowhere", "nowhere is not a run"),
         ("reproduce nowhere --threads 0", "--threads is 0"),
         ("reproduce nowhere --devices none", "DEVICES is 'none'"),
         ("bench --reference nowhere", "nowhere has no reference results"),
@@ -362,4 +362,4 @@ def test_a_file_that_is_closed_to_the_user_is_a_sentence(
     monkeypatch.setattr(actions, "report", refused)
     assert main(["report"]) == 2
     said = capsys.readouterr().err
-    assert "theirs/\\x1b[2Jfile is not yours to use (Permission denied); let its owner" in said
+    assert "theirs/\\x1b[2Jfile is not yours to use (Permission denied); ask its owner" in said

@@ -146,7 +146,7 @@ def test_notes_say_what_margins_marks_and_ties_mean(answered: Answered, make_rec
     )
     assert mark.startswith("★ marks the rows that are not significantly behind the first in rsum (paired")
     assert "adjusted by Holm for all pairs of the table" in mark and mark.endswith("; not tested: gru")
-    ties = "R@K is the probability of a hit when ties are broken at random; MedR and MeanR go by the expected"
+    ties = "R@K is the probability of a hit when ties are broken at random; MedR and MeanR use the expected"
     assert f"ties: {ties} rank" in notes(table)
     (warning,) = warnings(table)
     assert warning.startswith("± of gru comes from the intervals in the records")
@@ -155,7 +155,7 @@ def test_notes_say_what_margins_marks_and_ties_mean(answered: Answered, make_rec
 def test_a_table_by_label_says_how_its_ties_count(make_record: Maker) -> None:
     records = [make_record(method=method) for method in ("acmr", "cca")]
     (table,) = tables(leaderboard(records))
-    assert "ties: mAP keeps ties against the query" in notes(table)
+    assert "ties: mAP counts ties against the query" in notes(table)
     assert meaning(table)[1] == "no row is marked as best: the first in mAP cannot be tested against another"
 
 
@@ -312,17 +312,17 @@ def test_only_pictures_of_the_runs_are_embedded(
     said = capsys.readouterr().err
     assert said.count("link out of RUNS") == 3
     assert "panel_pictures.png is left out of the page (it is not a PNG); delete it" in said
-    assert "it is no plain file" in said and "it is larger than" in said
+    assert "not a regular file" in said and "it is larger than" in said
 
 
 def test_the_page_says_which_records_it_leaves_out(make_record: Maker, runs: Path) -> None:
     make_record()
-    assert "it is left out meanwhile" not in build_report(runs, ["html"]).files[0].read_text()
+    assert "it is left out for now" not in build_report(runs, ["html"]).files[0].read_text()
     damaged = make_record(method="cca").files.record
     damaged.write_text("{<b>")
     page = build_report(runs, ["html"]).files[0].read_text()
     assert f'<p class="warning">Warning: {damaged} is damaged' in page
-    assert "it is left out meanwhile</p>" in page
+    assert "it is left out for now</p>" in page
 
 
 def test_a_damaged_map_does_not_withhold_the_page(

@@ -264,7 +264,7 @@ def test_a_run_of_an_earlier_version_takes_its_vocabulary_from_the_data(
     assert cb.load(copy).preprocessing.state == today
     other = Synthetic(21).read(tmp_path)
     monkeypatch.setattr(Synthetic, "read", lambda self, root: other)
-    with pytest.raises(BadInput, match="have changed below"):
+    with pytest.raises(BadInput, match="have changed in"):
         cb.load(copy)
 
 
@@ -277,7 +277,7 @@ def test_runs_without_a_model_and_rows_of_several_seeds_are_told(trained: Traine
     shutil.copytree(copy, copy.with_name("two"))
     with pytest.raises(BadInput, match="contains 2 runs; name one of them"):
         cb.load("d/m", runs=tmp_path / "runs")
-    with pytest.raises(BadInput, match="is no run"):
+    with pytest.raises(BadInput, match="is not a run"):
         cb.load("d/n", runs=tmp_path / "runs")
 
 

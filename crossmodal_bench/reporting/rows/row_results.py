@@ -67,7 +67,7 @@ def read_query_results(record: Record) -> QueryResults:
 @functools.lru_cache(maxsize=512)
 def _load(path: Path, modified: int, size: int) -> QueryResults:
     """The results in a file with that time and size."""
-    damaged = BadInput(f"{path} has inconsistent results of queries; run its job again")
+    damaged = BadInput(f"{path} has inconsistent per-query results; run its job again")
     try:
         results = load_query_results(path)
     # Impossible numbers, or text instead of numbers.

@@ -87,5 +87,5 @@ def test_what_cannot_be_compared_is_one_sentence(make_record: Make) -> None:
     with pytest.raises(BadInput, match=r"is not an .npz of per-query results"):
         compare_rows([record], [other])
     other.ranks.unlink()
-    with pytest.raises(BadInput, match="is not there"):
+    with pytest.raises(BadInput, match="is missing"):
         compare_rows([record], [other])

@@ -301,7 +301,7 @@ def test_a_number_whose_metric_is_unknown_is_shown_once(make_record: Maker) -> N
     }
     said = "\n".join(notes(tables([row])[0]))
     assert "i2t/mAP 0.366, t2i/mAP 0.277, mAP 0.322 (ACMR Table 2, SIFT + LDA)" in said
-    assert "over the whole list or the top 50 is not said" in said
+    assert "mAP is over the whole list or the top 50" in said
     assert markdown([show(table) for table in tables([row])]).count("0.322 |") == 1
 
 

@@ -87,7 +87,7 @@ def test_arrays_that_do_not_fit_together_are_refused(
     record: Record, changes: dict[str, NDArray[Any]]
 ) -> None:
     write_ranks(record, I2T, T2I, **changes)
-    with pytest.raises(BadInput, match=r"ranks\.npz has inconsistent results of queries; run its"):
+    with pytest.raises(BadInput, match=r"ranks\.npz has inconsistent per-query results; run its"):
         read_query_results(record)
     results = read_results([record], read_query_results)
     assert results.runs == () and "inconsistent" in results.missing
