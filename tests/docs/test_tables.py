@@ -87,7 +87,10 @@ def test_a_number_in_a_sentence(tables: Sequence[ShownTable]) -> None:
         (f"{OFFICIAL} columns=mAp -->{END}", "no row has a column mAp"),
         (f"<!-- table: results methods=acmr -->{END}", "name the protocol"),
         (f"<!-- table: perf modules=rankings -->{END}", "there is no benchmarks/rankings.py"),
-        (f"<!-- table: perf protocol=flickr30k-1k -->{END}", "is not a setting; write KEY=VALUE with modules"),
+        (
+            f"<!-- table: perf protocol=flickr30k-1k -->{END}",
+            "is not a setting; write KEY=VALUE with modules",
+        ),
         ("<!-- value: perf --><!-- end value -->", "speed is shown as a table"),
     ],
 )
