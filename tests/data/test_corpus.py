@@ -161,7 +161,7 @@ def test_a_share_that_is_none(share: float) -> None:
 
 
 def test_a_share_of_nothing_or_of_everything() -> None:
-    with pytest.raises(BadInput, match=r"data\.validation is 0\.01: not one of the 10 training images"):
+    with pytest.raises(BadInput, match=r"data\.validation is 0\.01, less than one of the 10 training images"):
         labelled({0: 5, 1: 5}).with_validation(0.01)
     with pytest.raises(BadInput, match="the split 'train' is empty"):
         labelled({0: 5, 1: 5}).with_validation(0.99)
