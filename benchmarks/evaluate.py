@@ -2,9 +2,10 @@
 
     python benchmarks/evaluate.py [--images 1000] [--captions 5] [--width 256] [--repeats 5]
 
-Each measurement is a process of its own. Imports are those beyond torch: torch is imported first, then the
-clock starts. The evaluation has vectors of random numbers as `.npy`, ids, and writes its record. The last
-line says whether the imports stay below two seconds.
+Each measurement is a process of its own, in seconds of its processor: what else the machine does takes the
+clock on, and not these. Torch is imported first, with a time of its own, which whoever has vectors has paid
+already; then ours count, and the last line says both, their sum, and whether ours stay below two seconds.
+The evaluation has vectors of random numbers as `.npy`, ids, and writes its record.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from measurement import Measurement
 
 LIMIT = 2.0
-"""Seconds that the imports may take beyond torch's."""
+"""Seconds of the processor that the imports may take beyond torch's."""
 
 TORCH = "import time; start = time.process_time(); import torch; print(time.process_time() - start)"
 IMPORTS = (
@@ -104,13 +105,17 @@ def main() -> int:
     measured = timed(options.images, options.captions, options.width, options.repeats)
     print(
         f"{options.images:,} images, {options.images * options.captions:,} captions, "
-        f"width {options.width}; best and median"
+        f"width {options.width}; seconds of the processor, best and median"
     )
     for what, times in measured.items():
         print(f"  {what:22s} {min(times):6.2f} s {statistics.median(times):6.2f} s")
     # The best: on a machine that others use, the median measures them.
-    slow = min(measured["imports beyond torch"]) > LIMIT
-    print(f"imports beyond torch's {'EXCEED' if slow else 'stay below'} {LIMIT:g} s")
+    torch, ours = (min(measured[what]) for what in ("import torch", "imports beyond torch"))
+    slow = ours > LIMIT
+    print(
+        f"imports: {torch:.2f} s of torch's own and {ours:.2f} s beyond, {torch + ours:.2f} s in all; those "
+        f"beyond torch's {'EXCEED' if slow else 'stay below'} {LIMIT:g} s"
+    )
     return int(slow)
 
 
