@@ -270,10 +270,10 @@ class _Run:
 def _side_by_side(records: Sequence[Record]) -> list[_Run]:
     """The runs, the first as it is; BadInput where they are not about the same data and queries."""
     one = records[0]
-    order = query_order(one)
-    images, captions = np.arange(len(order.images)), np.arange(len(order.captions))
     for other in records[1:]:
         _check_same_data(one, other)
+    order = query_order(one)
+    images, captions = np.arange(len(order.images)), np.arange(len(order.captions))
     runs = [_Run(one, _results(one), images, captions)]
     for other in records[1:]:
         own = query_order(other)
