@@ -35,7 +35,10 @@ def test_every_metric_hash_and_version_is_what_the_ranks_give(path: Path) -> Non
     # curves, whose points are means over all positives of a query.)
     for part in record.by_protocol():
         exempt = part.metrics.keys() - recomputed_metrics(part).keys()
-        assert {metric_table.lookup(key).family for key in exempt} <= {"retrieved_captions", "written_captions"}
+        assert {metric_table.lookup(key).family for key in exempt} <= {
+            "retrieved_captions",
+            "written_captions",
+        }
         assert part.intervals.keys() <= recomputed_metrics(part).keys()
     job = record.job
     assert path == JobDirectory.of(RESULTS, job.dataset, job.method, job.id).path
