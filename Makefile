@@ -1,8 +1,8 @@
-# Everything that is done with this repository starts here, and sets itself up: `make test` and
-# `make bench` create .venv, install into it and run; the second time they start at once.
-# Needed beforehand: Python 3.11 to 3.13, GNU make, a POSIX shell and a package registry.
+# The entry point for everything in this repository. Targets set themselves up: `make test` and
+# `make bench` create .venv, install into it and run; the second time they start immediately.
+# Prerequisites: Python 3.11 to 3.13, GNU make, a POSIX shell and a package registry.
 
-# Options of `bench`, one on each line: its name, its help, its default.
+# Options of `bench`, one per line: name, help, default.
 OPTIONS := crossmodal_bench/bench/options.py
 is_variable := /^    [a-z_]+: .* = option./ && !/flag=/
 BENCH_VARIABLES := $(shell awk -F ':' '$(is_variable) { print toupper($$1) }' $(OPTIONS))
@@ -16,14 +16,14 @@ PYTHON ?=
 .DELETE_ON_ERROR:
 .PHONY: help setup bench reference doctor test test-slow perf lint types docs docs-tables coverage smoke docker-install-check clean
 
-# A misspelt variable would otherwise be ignored, and hours spent on something that nobody asked for.
+# A misspelt variable would otherwise be ignored silently, after hours of the wrong computation.
 set_by_hand := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 unknown := $(filter-out $(BENCH_VARIABLES) PYTHON BASE GPU,$(set_by_hand))
 ifneq ($(unknown),)
 $(error Unknown variable: $(unknown); the variables are $(BENCH_VARIABLES) PYTHON BASE GPU)
 endif
 quoted = '$(subst ','\'',$($(1)))'
-# Many shells export some BASE of their own, which is not meant.
+# Many environments export an unrelated BASE, which must be ignored.
 of_perf := $(filter BASE GPU,$(set_by_hand))
 base := $(if $(filter BASE,$(of_perf)),$(call quoted,BASE))
 ifneq ($(of_perf),)
@@ -32,19 +32,19 @@ $(error $(of_perf) is a variable of perf, not of $(filter-out perf,$(MAKECMDGOAL
 endif
 endif
 ifneq ($(filter-out 1,$(if $(filter GPU,$(of_perf)),$(GPU))),)
-$(error GPU is '$(GPU)'; give GPU=1 to measure what only a GPU can show)
+$(error GPU is '$(GPU)'; give GPU=1 to run the measurements that need a GPU)
 endif
 
-# DATA_ROOT=... becomes --data-root '...'. Only what the user set is passed on, an empty or absurd
-# value too: the program knows the defaults and refuses what it cannot use.
+# DATA_ROOT=... becomes --data-root '...'. Only variables set by the user are passed on, including empty
+# and invalid values: the program knows the defaults and rejects what it cannot use.
 given := $(strip $(foreach name,$(BENCH_VARIABLES),$(if $(findstring undefined,$(origin $(name))),,$(name))))
 option = --$(shell echo $(1) | tr A-Z_ a-z-) $(call quoted,$(1))
 bench_options = $(foreach name,$(given),$(call option,$(name)))
 
 # ---- setting up -----------------------------------------------------------------------------------
 
-# The stamp is written last and holds the checkout's path. Without it, or with another checkout's, or
-# when the environment's Python no longer runs, whatever lies in .venv is unfinished: install again.
+# The stamp is written last and contains the checkout's path. If it is missing or from another checkout, or
+# if the environment's Python no longer runs, .venv is incomplete: install again.
 installed := $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd -P)" ] && $(python) -c '' 2>/dev/null && echo yes)
 ifneq ($(installed),yes)
 .PHONY: $(STAMP)
@@ -53,8 +53,8 @@ endif
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 CANDIDATES = $(if $(PYTHON),$(call quoted,PYTHON),python3.13 python3.12 python3.11 python3 python)
 
-# Candidates are judged by running them: a version manager's shim exists for every version it has
-# ever seen and fails for most. A Python that also has what `venv` needs is preferred to one without.
+# Candidates are tested by running them: a version manager has shims for every version it has ever
+# seen, and most of them fail. A Python that can also create environments is preferred.
 create_environment = \
 	good=; bare=; \
 	for candidate in $(CANDIDATES); do \
@@ -67,15 +67,15 @@ create_environment = \
 	  "$$good" -m venv --clear $(VENV); \
 	elif [ -n "$$bare" ]; then \
 	  echo "$$bare cannot create environments, its venv module is incomplete: install the package that" \
-	    "holds it (python3-venv on Debian and Ubuntu), or name another Python: make PYTHON=/path/to/python3" >&2; exit 1; \
+	    "provides it (python3-venv on Debian and Ubuntu), or name another Python: make PYTHON=/path/to/python3" >&2; exit 1; \
 	else \
-	  echo "$(if $(PYTHON),PYTHON=$(PYTHON) is not a Python 3.11 to 3.13 that runs,No Python 3.11 to 3.13 that runs was found):" \
+	  echo "$(if $(PYTHON),PYTHON=$(PYTHON) is not a working Python 3.11 to 3.13,No working Python 3.11 to 3.13 was found):" \
 	    "install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; \
 	fi
 
-# pip writes a distribution's RECORD and INSTALLER after its files, and takes a distribution for
-# installed as soon as its folder is there: what lacks either was cut off, and must not be believed.
-# Names with ~ are what pip had moved aside at that moment.
+# pip writes a distribution's RECORD and INSTALLER after its files, but considers it installed as soon as
+# its folder exists: one without both was interrupted, and must be removed. Names with ~ are folders that
+# pip had moved aside at that moment.
 drop_half_installed = \
 	for folder in $(VENV)/lib/python3*/site-packages/*.dist-info; do \
 	  if [ -d "$$folder" ] && ! { [ -f "$$folder/RECORD" ] && [ -f "$$folder/INSTALLER" ]; }; then \
@@ -101,36 +101,36 @@ help: ## This text
 	@echo
 	@awk -F '"' '$(is_variable) { split($$1, words, /[ :]+/); value = $$3 ~ /None/ ? "" : $$4; \
 	  printf "  %-22s %s%s\n", toupper(words[2]), $$2, value == "" ? "" : " (" value ")" }' $(OPTIONS)
-	@echo "  BASE                   a revision that perf measures in turns with this checkout"
-	@echo "  GPU                    1: perf measures what only a GPU can show, in ten minutes"
-	@echo "  PYTHON                 the Python that .venv is made with (the newest found of 3.13, 3.12 and 3.11)"
+	@echo "  BASE                   a revision that perf alternates with this checkout"
+	@echo "  GPU                    1: perf runs the measurements that need a GPU, in ten minutes"
+	@echo "  PYTHON                 the Python for .venv (the newest found of 3.13, 3.12 and 3.11)"
 
-setup: $(STAMP) ## Create .venv and install into it (every other command does this by itself)
+setup: $(STAMP) ## Create .venv and install into it (every other target does this by itself)
 
-# make turns every failure into its own status 2. The program's own status stands in make's last
-# line, right below the program's last sentence: "Error 1" some job failed, "Error 2" bad input,
-# "Error 75" interrupted, run it again to go on.
+# make turns every failure into its own status 2. The program's own status is in make's last line,
+# right below the program's last message: "Error 1": a job failed, "Error 2": bad input,
+# "Error 75": interrupted, run it again to resume.
 bench: $(STAMP) ## Train, test and rank: make bench DATASET=flickr8k DATA_ROOT=data SEEDS=3
 	$(VENV)/bin/crossmodal-bench bench $(bench_options)
 
-# The estimate stands in front of the first job. What was interrupted, or has failed, goes on when this is given
-# again; nothing is sent in before every job that has its data has finished.
+# An estimate is printed before the first job. Run it again to resume interrupted or failed jobs; nothing is
+# submitted until every job that has its data has finished.
 reference: $(STAMP) ## Run the papers' rows (days on a GPU; DATASET=flickr30k for one) into results/, for a pull request
 	$(VENV)/bin/crossmodal-bench bench $(foreach name,$(filter-out METHODS,$(given)),$(call option,$(name))) --methods reference
 	$(VENV)/bin/crossmodal-bench submit --suite reference $(if $(RUNS),$(call option,RUNS))
 
-doctor: $(STAMP) ## Say what this machine can do, what is missing, and each fix: make doctor DATASET=flickr30k
+doctor: $(STAMP) ## Check what this machine can do, what is missing, and how to fix it: make doctor DATASET=flickr30k
 	$(VENV)/bin/crossmodal-bench doctor $(foreach name,$(filter DATASET DATA_ROOT RUNS,$(given)),$(call option,$(name)))
 
-# One thread in each of as many processes as there are cores: two thread pools in one place wait for each other.
+# One single-threaded process per core: nested thread pools would slow each other down.
 test: $(STAMP) ## Run the tests
 	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist worksteal
 
-test-slow: $(STAMP) ## Run the tests that take minutes too: kills, restarts, broken files by the thousand
+test-slow: $(STAMP) ## Also run the tests that take minutes: kills, restarts, thousands of broken files
 	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist worksteal -m "slow or not slow" --timeout 3600
 
-# Processor seconds are measured, on one thread: other work on the machine blurs them all the same.
-perf: $(STAMP) ## Measure all benchmarks of speed, in five minutes; make perf BASE=v1.0 beside another revision
+# Measures CPU seconds on one thread, which other load on the machine still blurs.
+perf: $(STAMP) ## Run all speed benchmarks, in five minutes; make perf BASE=v1.0 compares with another revision
 	$(python) benchmarks/$(if $(filter GPU,$(of_perf)),gpu.py,perf.py$(if $(base), --base $(base)))
 
 lint: $(STAMP) types ## Check style, format, types and which package imports which
@@ -150,12 +150,12 @@ docs-tables: $(STAMP) ## Write the tables of README and docs that come from resu
 coverage: $(STAMP) ## Run the tests and show which lines they do not run
 	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist worksteal --cov --cov-report=term --cov-report=xml
 
-# clip trains nothing and needs somebody's weights; the tests run it on tiny ones that they make.
+# clip trains nothing and needs published weights; the tests run it on tiny generated ones.
 trained = $(subst $() ,$(comma),$(filter-out clip,$(basename $(notdir $(wildcard experiments/methods/*.yaml)))))
 comma := ,
 
 smoke: $(STAMP) ## Train every method, or METHODS, on tiny synthetic data and check that each beats chance (JOBS at a time: 2)
-	@runs=$$(mktemp -d) && echo "Records go to $$runs, which is removed when all is well" && \
+	@runs=$$(mktemp -d) && echo "Records go to $$runs, which is removed on success" && \
 	$(VENV)/bin/crossmodal-bench bench --dataset synthetic-tiny --methods $(if $(METHODS),$(call quoted,METHODS),$(trained)) --preset smoke \
 	  --jobs $(if $(JOBS),$(call quoted,JOBS),2) --wandb off --runs "$$runs" --check-chance && rm -rf "$$runs"
 

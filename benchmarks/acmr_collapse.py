@@ -1,20 +1,20 @@
-"""Whether ACMR learns or collapses under its preset, on 100 real items that it is trained on and asked about.
+"""Whether ACMR learns or collapses under its preset, trained and evaluated on the same 100 real items.
 
     python benchmarks/acmr_collapse.py --data-root data --figure docs/acmr_collapse.png
 
 Reads DATA_ROOT/pascal_sentence_100: ``test_img.mat`` (100 x 4,096, VGG-19 fc7), ``test_txt.mat``
-(100 x 300), ``test_img_lab.mat``, in the layout that cross-modal retrieval code passes around. All items are
-trained on: what is asked is whether the method fits them, not how well it retrieves others. The settings are
-those of the preset ``paper`` on pascal_sentence, as they are and with a line or two changed; each variant is
-trained for ``--steps`` batches by the product's class, optimisers and data module. Every ten batches all
-items are encoded:
+(100 x 300), ``test_img_lab.mat``, in the layout that is common in cross-modal retrieval code. All items are
+training items: the question is whether the method fits them, not how well it retrieves others. The settings
+are those of the preset ``paper`` on pascal_sentence, unchanged or with a line or two changed; each variant
+is trained for ``--steps`` batches with the package's own class, optimisers and data module. Every ten batches
+all items are encoded:
 
-- mAP of both directions on these very items (chance is about 0.09: 5 of 100 items share a label),
-- deviation: the standard deviation of the encodings, averaged over dimensions; 0 is one point,
+- mAP of both directions on these items (chance is about 0.09: 5 of 100 items share a label),
+- deviation: the standard deviation of the encodings, averaged over dimensions; 0 means a single point,
 - the adversarial loss (2 log 2 = 1.386 is confusion) and the modality classifier's accuracy.
 
-``--start`` trains nothing and prints what the untrained model's objective is made of: the share of L_reg in
-alpha L_imi + beta L_imd + L_reg, and the smallest distance of an image to a text of another class, beside mu.
+``--start`` trains nothing and prints parts of the untrained model's objective: the share of L_reg in
+alpha L_imi + beta L_imd + L_reg, and the smallest distance of an image to a text of another class, with mu.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from crossmodal_bench.training.lightning_cli import instantiate
 
 FOLDER = "pascal_sentence_100"
 EVERY = 10
-"""Batches between two looks."""
+"""Batches between evaluations."""
 INIT = "model.init_args."
 OLD_CORNER = {f"{INIT}alpha": 0.1, f"{INIT}beta": 0.1}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -63,13 +63,13 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "the same, mu on the data's scale": {**OLD_CORNER, f"{INIT}triplet.margin_unit": "initial_distance"},
     "the same, reversal ramped": {**OLD_CORNER, f"{INIT}discriminator.reversal_schedule": "ramp"},
 }
-"""What is changed of the preset, by its name in the table; the last three are options of ours."""
+"""The changes to the preset, by name in the table; the last three use options of our own."""
 COLUMNS = ("mAP i2t", "mAP t2i", "deviation images", "deviation texts", "L_adv", "accuracy")
 
 
 @dataclass
 class Course(pl.Callback):
-    """What became of a training, every ``EVERY`` batches, and its end after ``steps``."""
+    """Records a training every ``EVERY`` batches, and stops it after ``steps``."""
 
     steps: int
     data: CrossModalDataModule
@@ -90,7 +90,7 @@ class Course(pl.Callback):
         batch: PairBatch,
         batch_idx: int,
     ) -> None:
-        """Look every so often, and end behind the last step."""
+        """Evaluate every so often, and stop after the last step."""
         done = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1
         if done % EVERY == 0 or done == self.steps:
             self.look(trainer, pl_module, done)
@@ -98,7 +98,7 @@ class Course(pl.Callback):
             trainer.should_stop = True
 
     def look(self, trainer: pl.Trainer, model: Any, done: int) -> None:
-        """Encode all training items and note the numbers."""
+        """Encode all training items and record the numbers."""
         assert isinstance(model, ACMR)
         corpus = self.data.corpus
         images, texts = encoded(model, corpus)
@@ -122,7 +122,7 @@ class Course(pl.Callback):
 
 
 def read(root: Path) -> Corpus:
-    """All items as training items; the first one once more, as a corpus must have something to test."""
+    """All items as training items; the first one also as a test item, which a corpus must have."""
     folder = root / FOLDER
     images = load_array(folder / "test_img.mat", "test_img", ndim=2)
     texts = load_array(folder / "test_txt.mat", "test_txt", ndim=2, rows=len(images))
@@ -199,7 +199,7 @@ def encoded(model: ACMR, corpus: Corpus) -> tuple[Encoding, Encoding]:
 
 
 def train(corpus: Corpus, overrides: Mapping[str, Any], steps: int, seed: int) -> Course:
-    """One variant, from its seed."""
+    """Train one variant from its seed."""
     cli = prepared(corpus, overrides, seed)
     course = Course(steps, cli.datamodule)
     cli.trainer.callbacks.append(course)
@@ -208,7 +208,7 @@ def train(corpus: Corpus, overrides: Mapping[str, Any], steps: int, seed: int) -
 
 
 def draw(courses: Mapping[str, Course]) -> bytes:
-    """mAP, deviation and adversarial loss over the batches, a line for each variant."""
+    """mAP, deviation and adversarial loss over the batches, one line per variant."""
     figure, axes = drawing.figure(3, width=3.6, height=3.0)
     panels = {"mAP i2t": "mAP on the training items, i2t", "deviation images": "deviation of the images"}
     panels["L_adv"] = "adversarial loss"
@@ -226,19 +226,19 @@ def draw(courses: Mapping[str, Course]) -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train the variants, print where each ended, draw those that are done."""
+    """Train the variants, print the final numbers of each, and draw the curves."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-root", type=Path, default=Path("data"))
-    parser.add_argument("--steps", type=int, default=300, help="batches of each training (300)")
+    parser.add_argument("--steps", type=int, default=300, help="batches per training (300)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", action="store_true", help="train nothing, say how it starts")
-    parser.add_argument("--figure", type=Path, help="PNG of the courses")
+    parser.add_argument("--start", action="store_true", help="train nothing, print the initial numbers")
+    parser.add_argument("--figure", type=Path, help="PNG of the curves")
     options = parser.parse_args(arguments)
     if options.steps < 1:
         parser.error("--steps must be at least 1")
-    # Lightning's remarks on loaders and devices say nothing here.
+    # Lightning's remarks on loaders and devices are irrelevant here.
     warnings.filterwarnings("ignore")
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

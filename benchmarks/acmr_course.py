@@ -1,11 +1,11 @@
-"""What became of ACMR's trainings over their epochs, as a table in Markdown, from the records of a bench.
+"""ACMR's training curves as a Markdown table, from the records of a bench.
 
     python benchmarks/acmr_course.py runs/wikipedia/acmr [results/wikipedia/acmr ...]
 
-For each preset and protocol, of records that were evaluated on test: how many seeds there are, the mean mAP
-of both directions, and at a few epochs, as the means over the seeds, the deviation of the embeddings
-(standard deviation averaged over dimensions; 0 is one point), the discriminator's accuracy and the
-adversarial loss (2 log 2 = 1.386 is confusion). A dash stands for what an older record does not have.
+For each preset and protocol, from records that were evaluated on test: number of seeds, mean mAP of both
+directions, and at a few epochs, as means over the seeds, the deviation of the embeddings (standard deviation
+averaged over dimensions; 0 means a single point), the discriminator's accuracy and the adversarial loss
+(2 log 2 = 1.386 is confusion). A dash marks values that an older record does not have.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ COLUMNS = {
     "L_adv": ("train/loss_adversarial", ".3f"),
 }
 SHARES = (0.0, 0.1, 0.25, 0.5, 1.0)
-"""Where on the way a line is printed."""
+"""Fractions of the training at which a line is printed."""
 
 
 def records(folders: Sequence[Path]) -> dict[tuple[str, str], list[Record]]:
-    """Those of test, by preset and protocol."""
+    """The records evaluated on test, by preset and protocol."""
     found: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for folder in folders:
         for path in sorted(folder.iterdir()):
@@ -42,7 +42,7 @@ def records(folders: Sequence[Path]) -> dict[tuple[str, str], list[Record]]:
 
 
 def lines(preset: str, protocol: str, seeds: Sequence[Record]) -> list[str]:
-    """One row for each epoch that is looked at; the mAP stands in the last one's."""
+    """One row per printed epoch; the last one has the mAP."""
     last = min(len(record.history) for record in seeds) - 1
     rows = []
     for epoch in dict.fromkeys(round(share * last) for share in SHARES):

@@ -1,10 +1,10 @@
-"""What batches cost: regions from files, drawn scenes, the words of captions, pixels beside pictures.
+"""The cost of batches: regions from files, drawn scenes, caption words, pixels together with pictures.
 
     python benchmarks/batches.py
 
-The plain way reads one row of a memory map at a time and looks at each value, draws a scene whenever it is
-asked for, splits all captions in every process, and decodes a JPEG for each view of it. All results are
-asserted to be equal to the last bit.
+The plain way reads and checks one row of a memory map at a time, draws a scene whenever it is requested,
+tokenises all captions in every process, and decodes a JPEG once per view of it. All results are asserted to
+be equal to the last bit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from crossmodal_bench.data.views import Views
 
 
 def measure_regions(folder: Path, repeats: int) -> Measurement:
-    """128 random rows of 36 x 2,048 floats, as a step of SCAN takes them."""
+    """128 random rows of 36 x 2,048 floats, as in a step of SCAN."""
     path = folder / "regions.npy"
     generator = np.random.default_rng(0)
     np.save(path, generator.standard_normal((400, 36, 2048), dtype=np.float32))
@@ -59,7 +59,7 @@ def measure_scenes(repeats: int) -> Measurement:
         outputs = []
         for _ in range(3):
             for row in rows:
-                # One that has drawn nothing yet draws.
+                # A new instance has no cached drawings.
                 drawing = source if keeps else Renderings(scenes.scenes)
                 outputs += [drawing.regions(row), drawing.array(row)]
         return outputs
@@ -70,7 +70,7 @@ def measure_scenes(repeats: int) -> Measurement:
 
 
 def measure_words(folder: Path) -> Measurement:
-    """The vocabulary and the word ids of 20,000 captions as SCAN splits them."""
+    """The vocabulary and the word ids of 20,000 captions as tokenised for SCAN."""
     rng = np.random.default_rng(0)
     words = [f"{letter}{number}" for letter in "abcdefgh" for number in range(500)]
     chosen = rng.integers(len(words), size=(20_000, 11))
@@ -93,10 +93,10 @@ def measure_words(folder: Path) -> Measurement:
         return Vocabulary.of(tokens.counts(train), 4, "treebank").encode_all(tokens)
 
     assert len(captions) >= token_cache.WORTH_KEEPING
-    # The first process, which keeps them.
+    # The first process, which caches them.
     ours()
     rows: list[TokenRows] = []
-    # To split all captions takes seconds: what is measured is what is compared.
+    # Tokenising all captions takes seconds, so the measured results are also those compared.
     seconds = alternate(lambda: rows.append(plain()), lambda: rows.append(ours()), repeats=1, warm_up=False)
     expected, found = rows
     assert np.array_equal(expected.ids, found.ids) and np.array_equal(expected.starts, found.starts)
@@ -104,7 +104,7 @@ def measure_words(folder: Path) -> Measurement:
 
 
 def measure_pictures(folder: Path, repeats: int) -> Measurement:
-    """Pixels of 224 and pictures of 64 pixels of 32 JPEG files, as GXN on pixels takes them."""
+    """Pixels of 224 and pictures of 64 pixels of 32 JPEG files, as used by GXN on pixels."""
     rng = np.random.default_rng(0)
     paths = [folder / f"{i}.jpg" for i in range(32)]
     for path in paths:
@@ -138,7 +138,7 @@ def measure_pictures(folder: Path, repeats: int) -> Measurement:
 
 
 def measure(repeats: int = 3) -> list[Measurement]:
-    """One measurement for each kind of batch."""
+    """One measurement per kind of batch."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         return [

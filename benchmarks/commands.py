@@ -1,11 +1,11 @@
-"""What a command costs that trains nothing: its imports, and the plan.
+"""The cost of a command that trains nothing: its imports, and the plan.
 
     python benchmarks/commands.py
 
-`crossmodal-bench status` of the default methods on the synthetic data set. The plain way is the first one in
-a folder of runs: Lightning and its parser are imported and make each method, which is then asked what it
-reads. Ours finds the answers of the one before, and imports torch alone. What both print is asserted to be
-equal. The line of torch's import says how much of it is left that is not ours.
+`crossmodal-bench status` of the default methods on the synthetic data set. The plain way is the first call in
+a folder of runs, which imports Lightning and its parser to instantiate each method and ask it what it reads.
+Ours finds the cached answers of an earlier call, and only imports torch. The outputs are asserted to be
+equal. The time of torch's own import shows how much of the rest is ours.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TORCH = ("-c", "import torch")
 
 
 def run(*words: str) -> tuple[float, str]:
-    """The processor seconds of a Python process, and what it prints."""
+    """The CPU seconds of a Python process, and its output."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ran = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True, env=os.environ)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -34,11 +34,11 @@ def run(*words: str) -> tuple[float, str]:
 
 
 def measure(repeats: int = 2) -> list[Measurement]:
-    """A first ``status`` and those after it; ``repeats`` of these."""
+    """A first ``status``, and ``repeats`` later ones."""
     with tempfile.TemporaryDirectory() as name:
         runs = Path(name) / "runs"
         runs.mkdir()
-        # Files that have just been installed are read from the disk once.
+        # Newly installed files are first read from disk.
         run(*TORCH)
         first, expected = run(*STATUS, str(runs))
         taken = []
@@ -48,7 +48,7 @@ def measure(repeats: int = 2) -> list[Measurement]:
             assert found == expected
             taken.append(seconds)
             torch.append(run(*TORCH)[0])
-    note = f"equal; {1000 * statistics.median(torch):.0f} ms of it are torch's import"
+    note = f"equal; {1000 * statistics.median(torch):.0f} ms are torch's import"
     return [Measurement("status of the default methods", first, statistics.median(taken), note=note)]
 
 

@@ -1,13 +1,13 @@
-"""Speed and memory of SCAN's and BFAN's similarity, as a ratio to the attended vectors caption by caption.
+"""Speed and memory of SCAN's and BFAN's similarity, relative to attending caption by caption.
 
     python benchmarks/cross_attention.py
     python benchmarks/cross_attention.py --kinds t2i --only evaluation
 
 A training step on 128 pairs, and the ranks of 1,000 images x 5,000 captions. The baseline does what the
-original implementations do: for each caption, its words are repeated for all images, attention is computed by
-two batched products, and the attended vectors are compared with the words. In training it runs on the whole
-batch, in evaluation on ``--sampled`` captions, and is extrapolated to all of them. Both sides are measured in
-this run and in single precision, each in a fresh process; memory is that process's peak, everything included.
+original implementations do: for each caption, it repeats the words for all images, computes attention by two
+batched products, and compares the attended vectors with the words. In training it runs on the whole batch; in
+evaluation on ``--sampled`` captions, extrapolated to all of them. Both sides are measured in this run in
+single precision, each in a fresh process; memory is that process's total peak.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def fragments(
 
 
 def ours(kind: str, v: Tensor, w: Tensor, lengths: Tensor) -> Tensor:
-    """(N, M) scores by this package."""
+    """(N, M) scores computed by this package."""
     if kind.startswith("bfan"):
         return bfan_similarity(v, w, lengths, kind.removeprefix("bfan_"))  # type: ignore[arg-type]
     if kind == "t2i":
@@ -57,7 +57,7 @@ def ours(kind: str, v: Tensor, w: Tensor, lengths: Tensor) -> Tensor:
 
 
 def caption_by_caption(kind: str, v: Tensor, w: Tensor, lengths: Tensor) -> Tensor:
-    """(N, M) scores by way of the attended vectors."""
+    """(N, M) scores computed from the attended vectors."""
     columns = []
     for words in w.split(lengths.tolist()):
         repeated = words.expand(len(v), -1, -1)
@@ -123,14 +123,14 @@ def evaluation(kind: str, images: int, captions: int, sampled: int) -> dict[str,
 
 
 def apart(*words: str) -> dict[str, float]:
-    """The measurement that ``words`` ask for, in a process of its own."""
+    """Run the measurement given by ``words`` in a separate process."""
     command = [sys.executable, sys.argv[0], *words, "--child"]
     child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(child.stdout)
 
 
 def measure(batch: int = 16, dim: int = 512, repeats: int = 3) -> list[Measurement]:
-    """Similarity, loss and gradients of a batch of pairs, each kind both ways; values equal to 1e-4."""
+    """Similarity, loss and gradients of a batch of pairs, each kind both ways; values agree to 1e-4."""
     v, w, lengths = fragments(batch, batch, 36, dim, 12, 20)
     v.requires_grad_(), w.requires_grad_()
     measurements = []
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if min(options.images, options.sampled) < 1 or options.captions < max(options.sampled, options.images):
-        parser.error("every image needs a caption, and there must be as many as are sampled")
+        parser.error("every image needs a caption, and there must be at least --sampled captions")
     if options.child:
         (kind,) = options.kinds
         if options.only == "training":

@@ -1,14 +1,14 @@
-"""Whether ADDR's discriminators can learn: their risk after a training, under two readings of the paper.
+"""Whether ADDR's discriminators can learn: their risk after training, under two readings of the paper.
 
     python benchmarks/discriminator_learning.py
 
-Every pair has a logistic discriminator of regions and words of its own. Section V-A5 gives them the encoders'
-rate, which falls to a fifth every 8,000 steps of the encoders, and in Algorithm 1 each sees its pair once an
-epoch. Here the encoders are frozen, and a pair's regions and words lie on two sides of a hyperplane, far
-apart: as two modalities do that nobody has tried to align, the easiest to learn. Numbers of epochs, rates,
-schedules and the weight of L_reg are read from the experiment files; q and r are random pairs.
+Every pair has its own logistic discriminator of regions and words. Section V-A5 gives them the encoders'
+learning rate, which drops to a fifth every 8,000 steps of the encoders, and in Algorithm 1 each sees its pair
+once per epoch. Here the encoders are frozen, and a pair's regions and words are on two sides of a hyperplane,
+far apart, like two modalities that nobody has tried to align: the easiest case to learn. Numbers of epochs,
+rates, schedules and the weight of L_reg are read from the experiment files; q and r are random pairs.
 
-A risk of 2 log 2 = 1.386 knows nothing; 0 knows everything.
+A risk of 2 log 2 = 1.386 is that of an uninformed discriminator; 0 is perfect.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def features(dim: int, separation: float, seed: int = 0) -> tuple[Encoding, Enco
     """Unit-length regions (PAIRS, REGIONS, dim) and all words of each pair, packed.
 
     Args:
-        dim: of the features.
-        separation: between the two modalities' centres, in deviations of either.
-        seed: of the draw.
+        dim: dimension of the features.
+        separation: distance of the two modalities' centres, in standard deviations of either.
+        seed: seed of the draw.
     """
     generator = torch.Generator().manual_seed(seed)
     centre = torch.nn.functional.normalize(torch.randn(PAIRS, 1, dim, generator=generator), dim=2)
-    # The deviation along any one direction is 1 before the vectors are brought to unit length.
+    # The deviation along any one direction is 1 before the vectors are normalised.
     offset = 0.5 * separation * centre
     regions = torch.randn(PAIRS, REGIONS, dim, generator=generator) + offset
     words = torch.randn(PAIRS, CAPTIONS * WORDS, dim, generator=generator) - offset
@@ -58,7 +58,7 @@ def features(dim: int, separation: float, seed: int = 0) -> tuple[Encoding, Enco
 def final_risk(
     method: str, dataset: str, reading: PairDiscriminatorSettings, separation: float
 ) -> tuple[float, int]:
-    """The mean risk of the pairs' own discriminators after the last epoch, and each one's steps."""
+    """The mean risk of the pairs' own discriminators after the last epoch, and the steps of each."""
     config = experiments.resolve(method, dataset, {}, "paper", {}, Path("data"))
     arguments = config["model"]["init_args"]
     dim = int(arguments["host"]["init_args"]["dim"])

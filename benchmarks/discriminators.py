@@ -1,13 +1,13 @@
-"""What ADDR's discriminators cost: memory and seconds of the bank, and the share of a step beside SCAN's.
+"""The cost of ADDR's discriminators: memory and seconds of the bank, and their share of a SCAN step.
 
     python benchmarks/discriminators.py
 
-A bank of MS-COCO's size; a step of 128 pairs, each an image of 36 regions with five captions of 15 words,
-given
-the features and the hard negatives: rows gathered, risks and regularisation, gradients, Adam, rows scattered.
-The hard negatives are those of an untrained SCAN, and once more one pair that is all others' (the worst
-case). Beside it, in the same run and in turns, a step of SCAN (t2i, Mean) on 128 pairs: encoders forwards and
-backwards, similarity, ranking loss, Adam; and the discriminators' part of an encoder step (Eq. 11).
+A bank of MS-COCO's size, and a step of 128 pairs, each an image of 36 regions with five captions of 15 words,
+given the features and the hard negatives: gathering rows, risks and regularisation, gradients, Adam,
+scattering rows. The hard negatives are those of an untrained SCAN, and in a second run one pair that is the
+hard negative of all others (the worst case). In the same run, alternating, a step of SCAN (t2i, Mean) on 128
+pairs: encoders forwards and backwards, similarity, ranking loss, Adam; and the discriminators' part of an
+encoder step (Eq. 11).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ BATCH, REGIONS, CAPTIONS, WORDS, FEATURES, VOCABULARY = 128, 36, 5, 15, 2048, 84
 
 
 def resident_mb() -> float:
-    """Memory of this process that is in use now, in MiB (Linux)."""
+    """Current memory use of this process, in MiB (Linux)."""
     with open("/proc/self/statm", encoding="ascii") as stream:
         return int(stream.read().split()[1]) * 4096 / 2**20
 
 
 def seconds(step: Callable[[], object]) -> float:
-    """Of one call."""
+    """CPU seconds of one call."""
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
@@ -47,13 +47,13 @@ def seconds(step: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A bank and what is timed of it.
+    """A bank and its timed steps.
 
     Attributes:
         steps: by name.
-        bank_bytes: of the bank.
-        allocated: seconds that it took to make.
-        used_mb: memory once all rows have been trained.
+        bank_bytes: size of the bank.
+        allocated: seconds to allocate it.
+        used_mb: memory after all rows have been trained.
     """
 
     steps: dict[str, Callable[[], object]]
@@ -63,7 +63,7 @@ class Prepared:
 
 
 def prepare(rows: int, dim: int) -> Prepared:
-    """A bank of so many discriminators, all of them trained once, and the steps of which it is part."""
+    """A bank of ``rows`` discriminators, all trained once, and the steps that use it."""
     torch.manual_seed(0)
     before = resident_mb()
     start = time.perf_counter()
@@ -125,14 +125,14 @@ def prepare(rows: int, dim: int) -> Prepared:
 
 
 def measure(rows: int = 2000, dim: int = 256, repeats: int = 2) -> list[Measurement]:
-    """ADDR's two parts beside the step of SCAN that they are added to: no two ways to the same values."""
+    """ADDR's two parts and the SCAN step that they are added to: not two ways to the same result."""
     steps = prepare(rows, dim).steps
     names = {"discriminators": "their own step", "adversary": "their part of an encoder step"}
     return [
         Measurement(
             f"discriminators of ADDR, {dim} wide, {text}",
             *alternate(steps["scan"], steps[name], repeats),
-            note="plain: a step of SCAN, beside which it is done",
+            note="plain: the step of SCAN that it is added to",
         )
         for name, text in names.items()
     ]
@@ -164,7 +164,7 @@ def main() -> None:
     }
     print(f"{options.rows} discriminators of {options.dim}: {prepared.bank_bytes / 1e9:.2f} GB")
     print(f"  allocated in                  {prepared.allocated:8.2f} s")
-    print(f"  memory once all are trained   {prepared.used_mb * 2**20 / 1e9:8.2f} GB")
+    print(f"  memory after training all     {prepared.used_mb * 2**20 / 1e9:8.2f} GB")
     print(f"{BATCH} pairs, medians of {options.repeats}")
     print(f"  SCAN step                     {1000 * median['scan']:8.1f} ms")
     for name, text in (

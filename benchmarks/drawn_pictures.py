@@ -1,12 +1,12 @@
-"""Whether pictures that a model draws from captions show what the captions' images show.
+"""Whether pictures drawn by a model from captions show what the captions' images show.
 
     make bench METHODS=gxn
     python benchmarks/drawn_pictures.py runs --method gxn
 
-A small classifier learns the scene category from the *real* training pictures; it is then asked about real
-test pictures, and about pictures drawn from test captions, of which it has seen none. Drawn pictures
-that show nothing of the scene are told no better than chance, which is measured too: the same pictures
-against shuffled categories.
+A small classifier learns the scene category from the *real* training pictures. It is then tested on real test
+pictures, and on pictures drawn from test captions, of which it has seen none. Drawn pictures that show
+nothing of the scene are classified no better than chance, which is also measured: the same pictures with
+shuffled categories.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def shrunk(pictures: torch.Tensor) -> NDArray[np.float32]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Whether drawn pictures show what their captions say.")
-    parser.add_argument("runs", type=Path, help="a folder with finished jobs")
+    parser.add_argument("runs", type=Path, help="a folder of finished jobs")
     parser.add_argument("--method", default="gxn", help="a method that draws")
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
@@ -57,14 +57,14 @@ def main() -> None:
         with torch.no_grad():
             drawn = found.model.draw(found.member.texts)
         if drawn is None:
-            raise SystemExit(f"{options.method} draws nothing; name gxn or gxn_t2i")
+            raise SystemExit(f"{options.method} does not draw; name gxn or gxn_t2i")
         judge = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
         judge.fit(real["train"], corpus.labels.values[train])
         guesses, labels = judge.predict(shrunk(drawn)), corpus.labels.values[corpus.caption_image[captions]]
         shuffled = np.random.default_rng(0).permutation(labels)
         on_real = judge.score(real["test"], corpus.labels.values[test])
         print(
-            f"{record.job.method} seed {record.job.seed}: right on real test pictures {100 * on_real:.1f} %, "
+            f"{record.job.method} seed {record.job.seed}: correct on real pictures {100 * on_real:.1f} %, "
             f"on {len(drawn)} drawn ones "
             f"{100 * np.mean(guesses == labels):.1f} %, by chance {100 * np.mean(guesses == shuffled):.1f} %"
         )

@@ -1,11 +1,11 @@
-"""How long `crossmodal-bench evaluate` takes: its imports beside torch's own, and a whole evaluation.
+"""How long `crossmodal-bench evaluate` takes: its imports compared with torch's own, and a whole evaluation.
 
     python benchmarks/evaluate.py [--images 1000] [--captions 5] [--width 256] [--repeats 5]
 
-Each measurement is a process of its own, in seconds of its processor: what else the machine does takes the
-clock on, and not these. Torch is imported first, with a time of its own, which whoever has vectors has paid
-already; then ours count, and the last line says both, their sum, and whether ours stay below two seconds.
-The evaluation has vectors of random numbers as `.npy`, ids, and writes its record.
+Each measurement is a separate process, in processor seconds, which other load does not change. Torch is
+imported first, and its time is measured separately; then ours is. The evaluation reads random vectors from
+`.npy` files, and ids, and writes its record. The last line gives both times of the imports, their sum, and
+whether those beyond torch stay below two seconds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RUN = (
 
 
 def seconds(code: str, words: Sequence[str], folder: Path) -> float:
-    """What the last line of a Python program says."""
+    """The number on the last line of a Python program's output."""
     root = str(Path(__file__).resolve().parents[1])
     ran = subprocess.run(
         [sys.executable, "-c", code, *words],
@@ -51,13 +51,13 @@ def seconds(code: str, words: Sequence[str], folder: Path) -> float:
 
 
 def timed(images: int, captions: int, width: int, repeats: int) -> dict[str, list[float]]:
-    """Processor seconds of torch's imports, of ours beyond them, and of a whole command, in turns.
+    """CPU seconds of torch's imports, of ours beyond them, and of a whole command, in turns.
 
     Args:
-        images: of the split.
-        captions: of each image.
-        width: of the vectors.
-        repeats: of each.
+        images: number of images in the split.
+        captions: captions per image.
+        width: dimension of the vectors.
+        repeats: measurements of each.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -85,7 +85,7 @@ def timed(images: int, captions: int, width: int, repeats: int) -> dict[str, lis
 
 
 def measure(images: int = 500, captions: int = 5, width: int = 256, repeats: int = 1) -> list[Measurement]:
-    """Our imports beside torch's, and a whole command beside them."""
+    """Our imports, and a whole command, each compared with torch's imports."""
     best = {what: min(seconds) for what, seconds in timed(images, captions, width, repeats).items()}
     note = "plain: torch's imports"
     return [
@@ -95,10 +95,10 @@ def measure(images: int = 500, captions: int = 5, width: int = 256, repeats: int
 
 
 def main() -> int:
-    """Measure and print; 1 where the imports take too long."""
+    """Measure and print; return 1 if the imports take too long."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--captions", type=int, default=5, help="of each image")
+    parser.add_argument("--captions", type=int, default=5, help="captions per image")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
@@ -109,7 +109,7 @@ def main() -> int:
     )
     for what, times in measured.items():
         print(f"  {what:22s} {min(times):6.2f} s {statistics.median(times):6.2f} s")
-    # The best: on a machine that others use, the median measures them.
+    # The minimum: on a shared machine, the median includes other users' load.
     torch, ours = (min(measured[what]) for what in ("import torch", "imports beyond torch"))
     slow = ours > LIMIT
     print(

@@ -1,11 +1,11 @@
-"""Speed and memory of the streamed evaluation, as a ratio to ranking query by query.
+"""Speed and memory of the streamed evaluation, relative to ranking query by query.
 
     python benchmarks/evaluation.py --images 5000 --captions 25000 --dim 1024
 
 The baseline does what the original implementations do: for each query one row of scores, a full argsort, and
-a search for the positives. It runs on evenly spaced queries, ``--queries`` of each direction, and is
-extrapolated to all of them. Both are measured in this run, the streamed side in a fresh process whose peak
-memory is counted from the moment at which its encodings exist.
+a search for the positives. It runs on evenly spaced queries, ``--queries`` per direction, and is extrapolated
+to all of them. Both are measured in this run, the streamed side in a fresh process whose peak memory is
+counted from the moment its encodings exist.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def peak_mb() -> float:
 
 
 def streamed(images: int, captions: int, dim: int) -> dict[str, float]:
-    """Processor seconds and peak MiB above the encodings of one sweep in both directions."""
+    """CPU seconds, and peak MiB beyond the encodings, of one sweep in both directions."""
     image, text, owner = galleries(images, captions, dim)
-    # The first product loads the numerical libraries; they are not what is measured.
+    # The first product loads the numerical libraries, which must not be measured.
     streamed_ranks(Encoding(image[:16]), Encoding(text[:16]), dot, np.arange(16))
     before = peak_mb()
     start = time.process_time()
@@ -65,7 +65,7 @@ def streamed(images: int, captions: int, dim: int) -> dict[str, float]:
 
 
 def query_by_query(images: int, captions: int, dim: int, queries: int) -> float:
-    """Processor seconds for all queries of both directions, from ``queries`` of each."""
+    """CPU seconds for all queries of both directions, from ``queries`` of each."""
     image, text, owner = (values if isinstance(values, np.ndarray) else values.numpy() for values in
                           galleries(images, captions, dim))  # fmt: skip
     seconds = 0.0
@@ -83,7 +83,7 @@ def query_by_query(images: int, captions: int, dim: int, queries: int) -> float:
 
 
 def measure(images: int = 1000, captions: int = 5000, dim: int = 256, queries: int = 40) -> list[Measurement]:
-    """The sweep beside queries one by one; small enough for seconds, and without its memory."""
+    """The sweep compared with single queries; small enough for seconds, and without memory."""
     image, text, owner = galleries(images, captions, dim)
     streamed_ranks(Encoding(image[:16]), Encoding(text[:16]), dot, np.arange(16))
     seconds = []
@@ -97,7 +97,7 @@ def measure(images: int = 1000, captions: int = 5000, dim: int = 256, queries: i
             query_by_query(images, captions, dim, queries),
             statistics.median(seconds),
             flops=2.0 * images * captions * dim,
-            note=f"the plain way from {queries} queries of each direction",
+            note=f"the plain way extrapolated from {queries} queries per direction",
         )
     ]
 
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--captions", type=int, default=25000)
     parser.add_argument("--dim", type=int, default=1024)
-    parser.add_argument("--queries", type=int, default=100, help="queries of each direction for the baseline")
+    parser.add_argument("--queries", type=int, default=100, help="queries per direction for the baseline")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if min(options.images, options.dim, options.queries) < 1 or options.captions < max(16, options.images):

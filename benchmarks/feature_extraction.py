@@ -1,15 +1,15 @@
-"""What an image costs in the extraction of features and regions: one pass over the pictures, and two.
+"""The cost per image of extracting features and regions: one pass over the pictures, compared with two.
 
     python benchmarks/feature_extraction.py
     python benchmarks/feature_extraction.py --network resnet18 --images 64
 
-The plain way runs the network as torchvision has it twice over the same pictures: for one vector per image,
-and for a grid of regions. Ours runs it once for both, with its batch norms folded and its channels last.
-There is a line for the network alone, whose pixels are there, and one that decodes the pictures too, which
-the plain way does in each pass. Networks are loaded before, and nothing is written, on both sides.
+The plain way runs torchvision's network twice over the same pictures: for one vector per image, and for a
+grid of regions. Ours runs it once for both, with folded batch norms and in channels-last format. One line is
+for the network alone, on decoded pixels, and one includes decoding the pictures, which the plain way does in
+each pass. On both sides, networks are loaded before, and nothing is written.
 
 The pictures are drawn here and stored as JPEG of 500 x 375 pixels, the size of Flickr's. Weights are random.
-What ``extract_features`` writes is asserted to be as close to double precision as the plain way.
+The results of ``extract_features`` are asserted to be as close to double precision as the plain way.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BATCH = 32
 
 
 def pictures(folder: Path, n: int) -> ImageFiles:
-    """So many JPEG files of smooth noise."""
+    """``n`` JPEG files of smooth noise."""
     rng = np.random.default_rng(0)
     paths = [folder / f"{i:05d}.jpg" for i in range(n)]
     for path in paths:
@@ -56,19 +56,19 @@ def decoded(images: ImageFiles) -> list[Tensor]:
 
 @torch.inference_mode()
 def two_passes(batches: list[Tensor], networks: list[nn.Module]) -> list[Tensor]:
-    """The vectors of all images, and their regions, by a network each."""
+    """The vectors of all images, and their regions, by one network each."""
     return [torch.cat([network(pixels) for pixels in batches]) for network in networks]
 
 
 @torch.inference_mode()
 def one_pass(batches: list[Tensor], network: nn.Module) -> list[Tensor]:
-    """Likewise, by one network for both, as ``extract_features`` runs it."""
+    """The same by one network for both, as run by ``extract_features``."""
     outputs = [network(pixels.to(memory_format=torch.channels_last)) for pixels in batches]
     return [torch.cat(blocks) for blocks in zip(*outputs, strict=True)]
 
 
 def extracted(images: ImageFiles, folder: Path, network: str) -> list[Tensor]:
-    """Likewise, by ``extract_features``, out of the stores that it makes."""
+    """The same by ``extract_features``, read from the stores it writes."""
     n = len(images)
     corpus = Corpus(
         name="pictures",
@@ -90,12 +90,12 @@ def extracted(images: ImageFiles, folder: Path, network: str) -> list[Tensor]:
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
-    """The norm of the difference, relative to that of what is expected."""
+    """The norm of the difference, relative to the expected values."""
     return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
 def measure(network: str = "mobilenet_v2", n: int = 16, repeats: int = 3) -> list[Measurement]:
-    """The network alone, and with the decoding of its pictures; per ``n`` images."""
+    """The network alone, and including decoding; for ``n`` images."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images = pictures(folder, n)
@@ -105,7 +105,7 @@ def measure(network: str = "mobilenet_v2", n: int = 16, repeats: int = 3) -> lis
         ours = ours.to(memory_format=torch.channels_last)
         pixels = decoded(images)
 
-        # Random weights make small differences large, those of rounding too: against double precision, ours
+        # Random weights amplify small differences, including rounding. Compared with double precision, ours
         # may be no further off than the plain way.
         few = [batch.double() for batch in decoded(ImageFiles(images.paths[:4]))]
         exact = two_passes(few, [copy.deepcopy(each).double() for each in plain])
@@ -137,7 +137,7 @@ def measure(network: str = "mobilenet_v2", n: int = 16, repeats: int = 3) -> lis
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description="What an image costs in the extraction of features.")
+    parser = argparse.ArgumentParser(description="The cost per image of extracting features.")
     parser.add_argument("--network", default="mobilenet_v2", help="torchvision's name")
     parser.add_argument("--images", type=int, default=16)
     options = parser.parse_args()

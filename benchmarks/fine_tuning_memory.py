@@ -1,11 +1,11 @@
-"""What fine-tuning keeps in memory: activations of an image network, and ADDR's discriminators.
+"""The memory needed for fine-tuning: activations of an image network, and ADDR's discriminators.
 
     python benchmarks/fine_tuning_memory.py
 
-Nothing is computed: the forward pass runs on tensors without content, and what autograd keeps for the
-backward pass is counted, each buffer once and parameters not at all. Workspace, gradients and optimiser come
-on top. Micro-batches (``fine_tuning.micro_batch_size``) keep the activations of one of them. A bank of
-discriminators is its parameters, both moments of Adam and a count of steps, in single precision.
+Nothing is computed: the forward pass runs on tensors without content, and what autograd saves for the
+backward pass is counted, each buffer once and excluding parameters. Workspace, gradients and optimiser come
+on top. Micro-batches (``fine_tuning.micro_batch_size``) only keep the activations of one of them. A bank of
+discriminators consists of its parameters, both moments of Adam and a step counter, in single precision.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WIDTHS = {"SCAN and BFAN": 1024, "VSRN": 2048}
 
 
 def saved_bytes(network: nn.Module, pixels: Tensor) -> int:
-    """Bytes that autograd keeps of a forward pass in training mode, without the parameters."""
+    """Bytes that autograd saves in a forward pass in training mode, excluding the parameters."""
     own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
     kept: dict[int, int] = {}
     alive: list[Tensor] = []
@@ -33,7 +33,7 @@ def saved_bytes(network: nn.Module, pixels: Tensor) -> int:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
             kept[storage._cdata] = storage.nbytes()
-            # A storage that is freed may give its address to another.
+            # The address of a freed storage may be reused.
             alive.append(tensor)
         return tensor
 
@@ -47,7 +47,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--network", default="resnet152")
-    parser.add_argument("--size", type=int, default=224, help="pixels of a side")
+    parser.add_argument("--size", type=int, default=224, help="side length in pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 64, 32])
     arguments = parser.parse_args()
     with torch.device("meta"):

@@ -1,11 +1,11 @@
-"""Speed of GXN's generation paths: drawn words, scheduled sampling, a step of the pictures' networks.
+"""Speed of GXN's generation paths: word sampling, scheduled sampling, a step of the picture networks.
 
     python benchmarks/generation.py [--batch 128] [--vocabulary 8481] [--pictures 64]
 
-The plain ways: one random number for each word of the vocabulary (``torch.multinomial``); the layer as wide
-as the vocabulary on all rows at each position; pictures channel by channel in memory. Random numbers are
-drawn in another order than by the plain ways, so that drawn words are compared by their shares, and scheduled
-sampling with the likeliest word in place of a drawn one. The pictures' losses are equal to 1e-5.
+The plain ways: one random number for each word of the vocabulary (``torch.multinomial``); the
+vocabulary-sized layer on all rows at each position; pictures in contiguous (channels-first) memory. Random
+numbers are drawn in another order than in the plain ways, so sampled words are compared by frequency, and
+scheduled sampling with the most likely word in place of a sampled one. The picture losses agree to 1e-5.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from crossmodal_bench.networks.decoder import drawn_words
 DIM, HIDDEN = 256, 256
 WORDS = 12
 SHARE = 0.25
-"""Of own words in scheduled sampling, in the last epoch."""
+"""Share of own words in scheduled sampling, in the last epoch."""
 
 
 def by_multinomial(log_probs: Tensor) -> Tensor:
-    """One word (B,) of each row's distribution, the plain way."""
+    """One word (B,) drawn from each row's distribution, the plain way."""
     return log_probs.exp().multinomial(1)[:, 0]
 
 
@@ -38,7 +38,7 @@ def by_multinomial(log_probs: Tensor) -> Tensor:
 def partly_own(
     writer: CaptionDecoder, vectors: Tensor, before: Tensor, draw: Callable[..., Tensor]
 ) -> Tensor:
-    """Scheduled sampling the plain way: each row draws at each position, and most of it is thrown away."""
+    """Scheduled sampling the plain way: each row draws at each position, and most of that is discarded."""
     own = torch.rand(before.shape) < SHARE
     own[:, 0] = False
     (state, context), columns = writer._read(vectors), [before[:, 0]]
@@ -50,7 +50,7 @@ def partly_own(
 
 @contextmanager
 def likeliest_word() -> Iterator[None]:
-    """The likeliest word is taken where one would be drawn."""
+    """Replace drawing a word by taking the most likely one."""
     original = decoder.drawn_words
     decoder.drawn_words = lambda log_probs: log_probs.argmax(1)  # type: ignore[assignment]
     try:
@@ -60,7 +60,7 @@ def likeliest_word() -> Iterator[None]:
 
 
 def draws(batch: int, vocabulary: int, repeats: int) -> Measurement:
-    """A word for each row of a batch."""
+    """Draw a word for each row of a batch."""
     torch.manual_seed(0)
     log_probs = (3 * torch.randn(batch, vocabulary)).log_softmax(1)
     few = torch.tensor([0.5, 0.0, 0.3, 0.2]).log().expand(20_000, -1)
@@ -73,7 +73,7 @@ def draws(batch: int, vocabulary: int, repeats: int) -> Measurement:
 
 
 def scheduled_sampling(batch: int, vocabulary: int, repeats: int) -> Measurement:
-    """The words before, a quarter of them the decoder's own."""
+    """The preceding words, a quarter of them the decoder's own."""
     torch.manual_seed(0)
     writer = CaptionDecoder(vocabulary, DIM, HIDDEN)
     vectors, before = torch.randn(batch, DIM), torch.randint(4, vocabulary, (batch, WORDS))
@@ -87,12 +87,12 @@ def scheduled_sampling(batch: int, vocabulary: int, repeats: int) -> Measurement
         lambda: writer._partly_own(vectors, before, SHARE),
         repeats,
     )
-    note = "other random numbers, the same with the likeliest words"
+    note = "other random numbers, the same with the most likely words"
     return Measurement(f"scheduled sampling, {batch} x {WORDS} x {vocabulary:,}", plain, ours, note=note)
 
 
 class Step(nn.Module):
-    """Losses and gradients of both pictures' networks on one batch, the optimisers' steps left out."""
+    """Losses and gradients of both picture networks on one batch, without optimiser steps."""
 
     def __init__(self, batch: int) -> None:
         super().__init__()
@@ -151,8 +151,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--vocabulary", type=int, default=8481, help="words of it")
-    parser.add_argument("--pictures", type=int, default=64, help="of a step")
+    parser.add_argument("--vocabulary", type=int, default=8481, help="size of the vocabulary")
+    parser.add_argument("--pictures", type=int, default=64, help="pictures per step")
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
     print_table(measure(options.batch, options.vocabulary, options.pictures, options.repeats))

@@ -1,21 +1,21 @@
-"""What can only be seen on a GPU, in one run of at most ten minutes.
+"""Measurements that need a GPU, in one run of at most ten minutes.
 
     python benchmarks/gpu.py [--to gpu.json] [--compile] [--methods scan,gxn] [--parts steps,evaluation]
 
 Parts:
 
-- ``steps``: samples per second, peak memory and the share of matrix products and convolutions in the device's
-  time, for each method at its paper's size; in single precision, and in bfloat16; with ``--compile`` also
-  compiled, which falls back with a sentence where torch cannot. Steps run under
-  ``torch.cuda.set_sync_debug_mode("error")``: one that waits for the device fails, but for those of methods
-  that must wait (``WAITING``), which warn.
+- ``steps``: samples per second, peak memory and the share of matrix products and convolutions in device time,
+  for each method at its paper's size; in single precision, and in bfloat16; with ``--compile`` also compiled,
+  falling back with a message if torch cannot. Steps run under ``torch.cuda.set_sync_debug_mode("error")``: a
+  step that waits for the device fails, except for methods that must wait (``WAITING``), which only warn.
 - ``evaluation``: SCAN's scores of 5,000 images and 25,000 captions, ranked both ways, in seconds.
-- ``resumption``: how far weights differ between an unbroken training and one that goes on from a checkpoint.
-  The order in which a GPU adds is not always the same, so this is a tolerance and not zero.
-- ``nccl``: the collective operations that several devices need, on one.
+- ``resumption``: how far weights differ between uninterrupted and resumed training.
+  The order in which a GPU adds is not deterministic, so this is a tolerance rather than zero.
+- ``nccl``: the collective operations that several devices need, on one device.
 
-Data are random numbers of the papers' shapes: speed does not depend on them, and no value here says how good
-a method is. Without a GPU it says so and ends with status 2; tests run all of it on the CPU at a tiny size.
+Data are random numbers of the papers' shapes: speed does not depend on the values, and no number here says
+how good a method is. Without a GPU it says so and exits with status 2; tests run everything on the CPU at a
+tiny size.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ METHODS = (
     "gxn",
 )
 ON_PIXELS = ("timam", "gxn")
-"""How methods are called that run an image network at their paper's size."""
+"""Names of the methods that run an image network at their paper's size."""
 WAITING = ("addr", "gxn_i2t_mix", "gxn")
-"""Methods whose steps wait: for the gradient of discriminators in the host's memory, for sampled captions."""
+"""Methods whose steps wait: for gradients of discriminators in host memory, or for sampled captions."""
 PRODUCTS = (
     "mm",
     "bmm",
@@ -78,26 +78,26 @@ PRODUCTS = (
     "_thnn_fused",
     "attention",
 )
-"""Parts of the names of operations that are matrix products, or made of little else."""
+"""Substrings of the names of operations that are, or mostly consist of, matrix products."""
 PARTS = ("steps", "evaluation", "resumption", "nccl")
 WARM_UP = 3
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large everything is.
+    """The sizes of everything.
 
     Attributes:
-        preset: of the methods.
-        images: in training.
-        regions, region_dim, feature_dim: of an image.
-        words: of the vocabulary.
-        side: pixels of a picture's side.
-        steps: that are timed.
-        gallery: images and captions that are ranked.
-        dim: width of what is ranked.
-        network: that runs on pixels.
-        overrides: of all methods' configurations.
+        preset: the methods' preset.
+        images: number of training images.
+        regions, region_dim, feature_dim: sizes of an image's views.
+        words: size of the vocabulary.
+        side: side length of a picture, in pixels.
+        steps: number of timed steps.
+        gallery: ranked images and captions.
+        dim: dimension of the ranked vectors.
+        network: the network that runs on pixels.
+        overrides: overrides of all methods' configurations.
     """
 
     preset: str = "paper"
@@ -132,7 +132,7 @@ TINY = Scale(
 
 
 def write_data(root: Path, scale: Scale) -> None:
-    """``root/flickr30k``: pictures, features, regions and five captions for each image, all of them noise."""
+    """``root/flickr30k``: pictures, features, regions and five captions per image, all noise."""
     random = np.random.default_rng(0)
     folder, precomputed = root / "flickr30k", root / "flickr30k" / "f30k_precomp"
     (folder / "images").mkdir(parents=True)
@@ -165,11 +165,11 @@ def write_data(root: Path, scale: Scale) -> None:
 
 
 class Steps(pl.Callback):
-    """Times a method's steps behind the first few, with nothing else of the Trainer in between.
+    """Times a method's steps after the first few, without any other work of the Trainer.
 
     Args:
         strict: whether a step that waits for the device fails; else it warns.
-        profiled: whether the last step is looked into.
+        profiled: whether the last step is profiled.
     """
 
     def __init__(self, *, strict: bool, profiled: bool) -> None:
@@ -183,7 +183,7 @@ class Steps(pl.Callback):
         self._profiler: Any = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
-        """Watch and start the clock."""
+        """Set the sync check and start the clock."""
         self._seen += 1
         if self._seen <= WARM_UP or (self.profiled and trainer.num_training_batches == index + 1):
             if self.profiled and trainer.num_training_batches == index + 1:
@@ -196,7 +196,7 @@ class Steps(pl.Callback):
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, i: int) -> None:
-        """Stop the clock when the device has finished."""
+        """Stop the clock once the device has finished."""
         if torch.cuda.is_available():
             torch.cuda.set_sync_debug_mode("default")
         _finish()
@@ -207,7 +207,7 @@ class Steps(pl.Callback):
         elif self._seen > WARM_UP:
             self.seconds += time.perf_counter() - self._started
             self.steps += 1
-            # As in a record: discriminators' phases cost time and train no pair.
+            # As in a record: discriminator phases take time but train no pairs.
             self.samples += 0 if isinstance(batch, GroupBatch) else len(batch)
 
 
@@ -222,7 +222,7 @@ def _finish() -> None:
 
 
 def _share_of_products(profiler: profile) -> float:
-    """Of the device's time, or of the CPU's without one."""
+    """Share of matrix products in device time, or in CPU time without a device."""
     products = total = 0.0
     for event in profiler.key_averages():
         on_gpu = torch.cuda.is_available()
@@ -234,7 +234,7 @@ def _share_of_products(profiler: profile) -> float:
 
 
 def configured(method: str, root: Path, scale: Scale, precision: str, batches: int) -> dict[str, Any]:
-    """A method's configuration for the noise in ``root``, of so many batches."""
+    """A method's configuration for the noise in ``root``, limited to ``batches`` batches."""
     on_pixels = method.startswith(ON_PIXELS) and scale.network is not None
     overrides = {
         "data.images.network": scale.network if on_pixels else None,
@@ -244,7 +244,7 @@ def configured(method: str, root: Path, scale: Scale, precision: str, batches: i
         **dict(scale.overrides),
     }
     if method.startswith("timam") and scale.preset == "paper":
-        # BERT-base of random weights: nothing is downloaded.
+        # BERT-base with random weights: nothing is downloaded.
         overrides |= {"data.text.tokenizer": None}
     if method.startswith("gxn_i2t_mix") or method == "gxn":
         overrides |= {"model.init_args.captions.init_args.reinforce_from": 0}
@@ -266,7 +266,7 @@ def configured(method: str, root: Path, scale: Scale, precision: str, batches: i
 def time_steps(
     method: str, root: Path, scale: Scale, precision: str = "32-true", compiled: bool = False
 ) -> dict[str, Any]:
-    """A row of the table of steps; the reason, where the method cannot run so."""
+    """A row of the table of steps, or the reason why the method cannot run this way."""
     row: dict[str, Any] = {"method": method, "precision": precision, "compiled": compiled}
     phases = 2 if method.startswith("addr") else 1
     batches = phases * (WARM_UP + scale.steps) + 1
@@ -283,7 +283,7 @@ def time_steps(
     except Exception as error:
         if not compiled:
             return {**row, "failed": _sentence(error)}
-        print(f"{method}: torch.compile failed ({_sentence(error)}); it is measured without", file=sys.stderr)
+        print(f"{method}: torch.compile failed ({_sentence(error)}); measuring without it", file=sys.stderr)
         return {**time_steps(method, root, scale, precision), "not_compiled": _sentence(error)}
     row |= {
         "samples_per_second": steps.samples / steps.seconds if steps.seconds else None,
@@ -296,7 +296,7 @@ def time_steps(
 
 
 def compile_networks(model: Any, data: Any) -> None:
-    """Compile each network of a model in place; what steers a step stays Python."""
+    """Compile each network of a model in place; control flow of a step stays in Python."""
     model.prepare(data.build(model.requires))
     for network in model.children():
         if any(True for _ in network.parameters()):
@@ -363,7 +363,7 @@ def resumption(root: Path, scale: Scale, method: str = "acmr") -> dict[str, Any]
 
 
 def collectives() -> dict[str, Any]:
-    """Sums, gathered objects and a DDP step in a group of one: NCCL's on a GPU, gloo's without."""
+    """Sums, gathered objects and a DDP step in a group of one: NCCL on a GPU, gloo without one."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     backend = "nccl" if on_gpu else "gloo"
@@ -391,7 +391,7 @@ def run(
     compiled: bool = False,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """All parts; each is told as soon as it is known."""
+    """Run all parts, printing each result as soon as it is known."""
     found: dict[str, Any] = {"device": device_name(), "torch": torch.__version__, "steps": []}
     if {"steps", "resumption"} & set(parts):
         write_data(root, scale)
@@ -410,12 +410,12 @@ def run(
         tell(f"resumed and unbroken training differ by {difference:.1e} at most")
     if "nccl" in parts:
         found["nccl"] = collectives()
-        tell(f"{found['nccl']['backend']}: {'right' if found['nccl']['right'] else 'WRONG'}")
+        tell(f"{found['nccl']['backend']}: {'correct' if found['nccl']['right'] else 'WRONG'}")
     return found
 
 
 def shown(row: dict[str, Any]) -> str:
-    """A row of steps as a line."""
+    """A row of the table of steps as a line of text."""
     way = f"{row['method']}, {row['precision']}{', compiled' if row['compiled'] else ''}"
     if "failed" in row:
         return f"{way}: failed: {row['failed']}"
@@ -425,7 +425,7 @@ def shown(row: dict[str, Any]) -> str:
 
 
 def device_name() -> str:
-    """Of the GPU, or what runs without one."""
+    """The name of the GPU, or of the CPU without one."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
@@ -433,13 +433,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--to", type=Path, default=Path("gpu.json"), help="where the figures go")
+    parser.add_argument("--to", type=Path, default=Path("gpu.json"), help="output file of the numbers")
     parser.add_argument("--compile", action="store_true", help="measure compiled networks too")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--parts", default=",".join(PARTS))
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
-        print("No GPU is visible to torch: run this where there is one.", file=sys.stderr)
+        print("No GPU is visible to torch: run this on a machine with a GPU.", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
         found = run(
@@ -450,7 +450,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.compile,
         )
     arguments.to.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"Figures: {arguments.to}")
+    print(f"Numbers: {arguments.to}")
     failed = [row["method"] for row in found["steps"] if "failed" in row]
     return 1 if failed or not found.get("nccl", {"right": True})["right"] else 0
 

@@ -1,10 +1,10 @@
-"""Speed of TIMAM's identification over thousands of identities, whole and sampled.
+"""Speed of TIMAM's identification loss over thousands of identities, full and sampled.
 
     python benchmarks/identification.py [--batch 128] [--identities 6993] [--dim 256] [--sampled 512]
 
-Loss and gradients of both modalities, and Adam's step on the class weights. Sampled is an option that is off
-by default, and not the same loss: some identities stand for all in the softmax's denominator. With all of
-them drawn the two are equal, which is asserted to 1e-5.
+Loss and gradients of both modalities, and Adam's step on the class weights. Sampling is an option that is off
+by default, and computes a different loss: some identities stand for all in the softmax's denominator. With
+all of them drawn the two are equal, which is asserted to 1e-5.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from crossmodal_bench.losses import SampledClasses, norm_softmax_loss, sampled_n
 def measure(
     batch: int = 128, identities: int = 6993, dim: int = 256, sampled: int = 512, repeats: int = 5
 ) -> list[Measurement]:
-    """A step each way, optimiser included."""
+    """A step each way, including the optimiser."""
     torch.manual_seed(0)
     layer = torch.nn.Linear(dim, identities)
     features = torch.randn(2 * batch, dim, requires_grad=True)
@@ -54,7 +54,7 @@ def measure(
         Measurement(
             f"identities, {2 * batch} x {identities:,} x {dim}, {sampled} sampled",
             *seconds,
-            note=f"an option; the mean of 20 losses is {100 * difference:+.2f} % off the whole one",
+            note=f"an option; the mean of 20 losses is {100 * difference:+.2f} % off the full one",
         )
     ]
 

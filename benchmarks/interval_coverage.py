@@ -1,13 +1,14 @@
-"""How often the ± holds what it says, and how often equal methods are told apart, by simulation.
+"""The coverage of ±, and how often equal methods are told apart, by simulation.
 
     OMP_NUM_THREADS=1 python benchmarks/interval_coverage.py
 
-A query hits where its ease is high enough: the image's, which its five captions share; its own, which all
-methods and seeds share; the seed's; and a rest. What an interval is to hold is known then: with several seeds
-the method over all images and seeds, with one seed that model over all images. Beside it stands the old
-interval: Student's over seeds, or the percentile bootstrap over images of one seed. Spreads are Flickr8K's.
+A query hits if its ease is high enough. Ease has four parts: the image's, shared by its five captions; the
+query's own, shared by all methods and seeds; the seed's; and a residual. The target of an interval is known
+then: with several seeds the method over all images and seeds, with one seed that model over all images. It is
+compared with the old interval: Student's over seeds, or for one seed the percentile bootstrap over images.
+Spreads are Flickr8K's.
 
-Measured with 4,000 repeats (a standard error of 0.35 %), on 20, 243 and 1,000 images; i2t and t2i recalls
+Measured with 4,000 repeats (standard error 0.35 %), on 20, 243 and 1,000 images; i2t and t2i recalls
 of 5 to 99.9 % and rsums of 75 to 598; 1, 3 and 5 seeds:
 
     coverage         old          new            rsum of 336 with 1, 3, 5 seeds: old       new
@@ -15,13 +16,13 @@ of 5 to 99.9 % and rsums of 75 to 598; 1, 3 and 5 seeds:
     243 images      23 to 95 %    94.8 to 99.6 %                      95, 58, 35 %         95.2, 95.7, 95.2 %
     1,000 images    45 to 95 %    94.5 to 98.8 %                      94, 67, 45 %         94.5, 96.0, 94.8 %
 
-20 images at 98 % and one seed: 34 % before, 99.3 % now. New coverage is above 97 % only where the images
-hold a handful of failures (or successes) at most: with 20 images at 5 % and from 95 % up, with 243 from
-99 % up, with 1,000 at 99.9 %, and rsum of 598 with 20 and 243. One failure more or less moves the interval
-so far there that no rule meets 95 %.
+20 images at 98 % and one seed: 34 % before, 99.3 % now. New coverage exceeds 97 % only where the images have
+at most a handful of failures (or successes): with 20 images at 5 % and from 95 % up, with 243 from 99 % up,
+with 1,000 at 99.9 %, and for rsum 598 with 20 and 243. There, one failure more or less moves the interval so
+far that no rule meets 95 %.
 
-Any of 2, 5, 10 equal methods are told apart by the adjusted test in so many tables of 100 (rsum of 336;
-with recalls, which have fewer outcomes, in fewer), and a method better by 20 points of rsum is found:
+Number of tables out of 100 in which the adjusted test tells any of 2, 5, 10 equal methods apart (rsum of 336;
+fewer with recalls, which have fewer outcomes), and power to detect a method better by 20 points of rsum:
 
                             told apart, 2, 5, 10     found, of 2    of 10
     20 images,  1 seed        5.3, 4.1, 2.0             18             1
@@ -31,7 +32,7 @@ with recalls, which have fewer outcomes, in fewer), and a method better by 20 po
     243 images, 3 seeds       3.1, 1.6, 1.1             98            86
     243 images, 5 seeds       2.9, 1.8, 1.1            100           100
 
-The best of ten, ahead by 3 points, is outside the set of those not behind the first in 0.2 % at most.
+The best of ten, ahead by 3 points, is missing from the set of rows not behind the first in at most 0.2 %.
 """
 
 from __future__ import annotations
@@ -68,19 +69,19 @@ SUMS = {
 
 CAPTIONS = 5
 IMAGE = 0.48
-"""Variance that an image has in common with its captions, for all methods and seeds, of a query's ease: 1."""
+"""Variance of a query's ease shared by an image and its captions, for all methods and seeds; total: 1."""
 QUERY = 0.38
-"""Variance of a query's own ease, for all methods and seeds."""
+"""Variance of a query's own ease, shared by all methods and seeds."""
 POINTS = 210.0
-"""Points of rsum, where it is 336, that a standard deviation of ease makes."""
+"""Points of rsum, around 336, per standard deviation of ease."""
 SEED = 2.1 / POINTS
-"""Standard deviation of a seed's own ease. Where rsum is 336, runs are 2.8 points of it apart on 1,000 images
-(the rest is that runs err on different queries), and other images 5.4 to 5.6: as Flickr8K's."""
+"""Standard deviation of a seed's own ease. At an rsum of 336, runs on 1,000 images are 2.8 points apart (the
+rest is that runs fail on different queries), and other images 5.4 to 5.6, as on Flickr8K."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric: the recalls of image queries and those of text queries that it is the mean of."""
+    """A metric: the mean of the given recalls of image queries and of text queries."""
 
     name: str
     recalls: tuple[tuple[float, ...], tuple[float, ...]]
@@ -98,9 +99,9 @@ COMPARED = tuple(
 
 @dataclass(frozen=True)
 class World:
-    """The ease of queries, (repeats, runs, images) of image queries and with captions behind of text queries.
+    """The ease of queries, (repeats, runs, images) of image queries, with a captions axis for text queries.
 
-    A query hits at a recall r where its ease, standard normal over images and seeds, is below r's quantile.
+    A query hits at a recall r if its ease, standard normal over images and seeds, is below r's quantile.
     """
 
     images: NDArray[np.float32]
@@ -109,9 +110,9 @@ class World:
     seed_deviation: float
 
     def per_image(self, measured: Measured, shift: float = 0.0) -> NDArray[np.float64]:
-        """(repeats, runs, images) between 0 and 1: what the metric is the mean of over the images.
+        """(repeats, runs, images) between 0 and 1: per-image values whose mean is the metric.
 
-        shift: by how many standard deviations of ease the method is better than the recalls say.
+        shift: by how many standard deviations of ease the method exceeds the given recalls.
         """
         of_images, of_texts = measured.recalls
         parts = [_hits(self.images, recall, shift) for recall in of_images]
@@ -119,7 +120,7 @@ class World:
         return sum(parts[1:], start=parts[0]).astype(np.float64) / len(parts)
 
     def truth(self, measured: Measured, runs: int) -> NDArray[np.float64]:
-        """(repeats,) what an interval is about: over all seeds, or with a single run for that one's."""
+        """(repeats,) the target of an interval: over all seeds, or for the one seed of a single run."""
         recalls = [*measured.recalls[0], *measured.recalls[1]]
         limits = stats.norm.ppf(recalls)
         if runs > 1:
@@ -135,7 +136,7 @@ def _hits(ease: NDArray[np.float32], recall: float, shift: float) -> NDArray[np.
 def world(
     generator: np.random.Generator, repeats: int, methods: int, runs: int, images: int, seed: float
 ) -> Iterator[World]:
-    """The same images asked of each method; each method's seeds are its own."""
+    """The same images for each method, but separate seeds per method."""
     normal = lambda *shape: generator.standard_normal(shape, dtype=np.float32)  # noqa: E731
     image = math.sqrt(IMAGE) * normal(repeats, 1, images)
     own = math.sqrt(QUERY) * normal(repeats, 1, images)
@@ -163,7 +164,7 @@ def linearised(results: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
 def old_interval(
     results: NDArray[np.float64], draws: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Student's over seeds, or the percentile bootstrap over images of one seed."""
+    """Student's over seeds, or for one seed the percentile bootstrap over images."""
     runs = results.shape[1]
     if runs == 1:
         replicates = results[:, 0].astype(np.float32) @ draws.T
@@ -175,7 +176,7 @@ def old_interval(
 
 
 def coverage(images: int, repeats: int) -> None:
-    """Print, for each metric and number of seeds, how often either interval holds the truth."""
+    """Print, for each metric and number of seeds, the coverage of either interval."""
     generator = np.random.default_rng(images)
     picks = generator.integers(0, images, size=(500, images))
     draws = np.stack([np.bincount(row, minlength=images) for row in picks]).astype(np.float32) / images
@@ -186,7 +187,7 @@ def coverage(images: int, repeats: int) -> None:
             every = of_method.per_image(metric)
             for runs in SEEDS:
                 results, truth = every[:, :runs], of_method.truth(metric, runs)
-                # The binary fractions of a mean over images are not exact, and a bound may equal the truth.
+                # Means over images are not exact in floating point, and a bound may equal the truth.
                 low, high = bounded_interval(*linearised(results))
                 old_low, old_high = old_interval(results, draws)
                 columns = [
@@ -209,7 +210,7 @@ def coverage(images: int, repeats: int) -> None:
 def told_apart(rows: list[NDArray[np.float64]], step: float) -> NDArray[np.bool_]:
     """(repeats, rows, rows) whether the table's adjusted test tells two rows apart, as ``compare_all`` does.
 
-    Swaps are drawn only for pairs which Student's test alone would, or with one run nearly would, tell apart.
+    Swaps are drawn only for pairs that Student's test alone would tell apart, or nearly so with one run.
     """
     size, (repeats, runs, _) = len(rows), rows[0].shape
     first, second = np.array(list(itertools.combinations(range(size), 2))).T
@@ -240,16 +241,16 @@ def told_apart(rows: list[NDArray[np.float64]], step: float) -> NDArray[np.bool_
 
 
 def comparisons(images: int, repeats: int) -> None:
-    """Print how often equal methods are told apart, the best is left out, and a better one is found.
+    """Print how often equal methods are told apart, the best is left out, and a better one is detected.
 
-    Better by so many points of rsum where that is 336, and elsewhere by the same ease; the best of ten by 3.
+    Better by that many points at an rsum of 336, elsewhere by the same ease; the best of ten by 3.
     """
     generator = np.random.default_rng(images + 1)
     errors: dict[tuple[str, int], list[NDArray[np.bool_]]] = {}
     found: dict[tuple[str, int], list[NDArray[np.bool_]]] = {}
     for batch in _batches(repeats, images * 5):
         for runs in SEEDS:
-            # A single model is compared as such: models that their seeds have made different are not equal.
+            # A single model is compared as such: models that differ by their seeds are not equal.
             deviation = SEED if runs > 1 else 0.0
             methods = list(world(generator, batch, 10, runs, images, deviation))
             for metric in COMPARED:
@@ -260,7 +261,7 @@ def comparisons(images: int, repeats: int) -> None:
                 leader = np.stack([row.mean((1, 2)) for row in rows], 1).argmax(1)
                 columns.append(told_apart(rows, step)[np.arange(batch), leader, 0])
                 errors.setdefault((metric.name, runs), []).append(np.stack(columns))
-                # A tenth of the repeats is enough for what nothing is demanded of.
+                # A tenth of the repeats is enough for numbers without a limit.
                 few = slice(0, max(1, batch // 10))
                 better = []
                 for points in (10, 20):
@@ -284,7 +285,7 @@ def comparisons(images: int, repeats: int) -> None:
 
 
 def _batches(repeats: int, images: int) -> Iterator[int]:
-    """Numbers of repeats whose results fit into memory together."""
+    """Numbers of repeats whose results fit into memory."""
     step = max(1, min(repeats, 250_000 // images))
     for start in range(0, repeats, step):
         yield min(step, repeats - start)

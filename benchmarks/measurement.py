@@ -1,6 +1,6 @@
-"""What a benchmark measures, how two ways are measured beside each other, and how the results are printed.
+"""What a benchmark measures, how two ways are compared, and how the results are printed.
 
-A benchmark module offers ``measure() -> list[Measurement]`` and prints it when it is run as a script.
+A benchmark module defines ``measure() -> list[Measurement]``, and prints the result when run as a script.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ class Measurement:
     """One piece of work, done the plain way and done our way, with equal results.
 
     Attributes:
-        name: of the work and its shape.
-        plain_seconds: processor seconds of the plain way.
-        seconds: processor seconds of our way.
-        flops: floating-point operations that the work needs at least, where they can be counted.
-        peak_bytes: the most memory that our way held, where it was measured.
-        note: what else a reader must know, such as how far the two results differ.
+        name: the work and its shape.
+        plain_seconds: CPU seconds of the plain way.
+        seconds: CPU seconds of our way.
+        flops: minimum floating-point operations of the work, if they can be counted.
+        peak_bytes: peak memory of our way, if measured.
+        note: anything else a reader should know, e.g. how far the two results differ.
     """
 
     name: str
@@ -34,23 +34,23 @@ class Measurement:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast as the plain way our way is."""
+        """Speed-up of our way over the plain way."""
         return self.plain_seconds / self.seconds
 
 
 def alternate(
     plain: Callable[[], Any], ours: Callable[[], Any], repeats: int = 5, *, warm_up: bool = True
 ) -> tuple[float, float]:
-    """Median processor seconds of both ways.
+    """Median CPU seconds of both ways.
 
-    The two take turns, so that what else a shared machine does slows both alike. Processor seconds are this
-    process's, of all its threads; work that other processes do is not in them.
+    The two alternate, so that other load on a shared machine slows both alike. CPU seconds are those of this
+    process with all its threads; work of other processes is not included.
 
     Args:
         plain: the plain way.
         ours: our way.
         repeats: measured calls of each.
-        warm_up: whether each is called once before; not where that has been done, to compare their results.
+        warm_up: whether to call each once before; not needed if they were called to compare results.
 
     Returns:
         The plain way's seconds, and ours.
@@ -68,7 +68,7 @@ def alternate(
 
 
 def print_table(measurements: Sequence[Measurement]) -> None:
-    """A line for each measurement: both ways' milliseconds, their ratio, and what is known beside it."""
+    """A line per measurement: milliseconds of both ways, their ratio, and what else is known."""
     width = max((len(measurement.name) for measurement in measurements), default=0)
     print(f"{'':{width}}  {'plain ms':>10}  {'ours ms':>10}  {'ratio':>7}  {'GFLOP/s':>8}  {'MiB':>7}")
     for measurement in measurements:

@@ -1,14 +1,14 @@
-"""How large the report's page is, how long it takes to make, and when a reader can use it.
+"""The size of the report's page, the time to build it, and the time until a reader can use it.
 
     python benchmarks/page.py [--records 30 300] [--browser]
 
-The first page is of 30 methods on one test split of 1,000 images and as many captions, with whole rankings,
-captions and thumbnails as large as they may be, so that queries can be browsed. The records of the others
-are fake ones of a recall protocol, three seeds a row and ten rows a leaderboard, each with the ranks of 200
-images and 1,000 captions and a history of 30 epochs; one row has a map of 400 points. The page is made by
-``build_report`` as `crossmodal-bench report` makes it, in a process that has its imports. Interactive is the
-moment when sorting works: when the page's first two scripts have run, counted from the start of the
-navigation, in a headless Chromium that opens the file from disk.
+The first page has 30 methods on one test split of 1,000 images and as many captions, with full rankings and
+captions and thumbnails of maximum size, so that queries can be browsed. The records of the other pages are
+fake ones of a recall protocol, three seeds per row and ten rows per leaderboard, each with the ranks of 200
+images and 1,000 captions and a history of 30 epochs; one row has a projection of 400 points. The page is
+built by ``build_report``, as in `crossmodal-bench report`, in a process with all imports done. "Interactive"
+is when the page's last script has run, counted from the start of the navigation, in a headless Chromium that
+opens the file from disk. The exit status is 1 if a page exceeds its ``LIMITS``.
 """
 
 from __future__ import annotations
@@ -38,40 +38,50 @@ from crossmodal_bench.reporting.report import build_report
 
 SEEDS = 3
 ROWS = 10
-"""Of a leaderboard."""
+"""Rows of a leaderboard."""
 BROWSED = 30
-"""Methods whose queries are browsed, of which a page has 20."""
+"""Methods with queries to browse, of which a page includes 20."""
 QUERIES = 1000
-"""Images, and captions, of the split whose queries are browsed."""
+"""Number of images, and of captions, of the split with queries to browse."""
+LIMITS = {30: (10.0, 10.0, 2.0), 300: (10.0, 20.0, 2.0)}
+"""By number of records: the limits of megabytes, seconds to build, and seconds until interactive."""
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=int, nargs="+", default=[30, 300])
     parser.add_argument("--browser", action="store_true", help="also open each page")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        # What is imported or compiled once a process is no part of a page.
+        # One-time imports and compilation are not part of a page's cost.
         _timed(_runs(Path(folder) / "first", SEEDS))
         browsed = _browsed_runs(Path(folder) / "browsed")
-        _report(f"{BROWSED} records x {QUERIES:,} queries with thumbnails", browsed, arguments.browser)
+        name = f"{BROWSED} records x {QUERIES:,} queries with thumbnails"
+        within = [_report(name, browsed, arguments.browser, BROWSED)]
         for records in arguments.records:
             runs = _runs(Path(folder) / str(records), records)
-            _report(f"{records} records", runs, arguments.browser)
+            within.append(_report(f"{records} records", runs, arguments.browser, records))
+    return 0 if all(within) else 1
 
 
-def _report(name: str, runs: Path, browser: bool) -> None:
+def _report(name: str, runs: Path, browser: bool, records: int) -> bool:
+    """Print a page's line; return whether it is within the limits for this number of records, if any."""
     wall, processor = _timed(runs)
     page = runs / "report" / "index.html"
     megabytes = page.stat().st_size / 1e6
     line = f"{name}: {megabytes:.2f} MB, made in {wall:.1f} s ({processor:.1f} s of CPU)"
+    figures = [megabytes, wall]
     if browser:
-        line += f", interactive after {_interactive(page):.2f} s"
-    print(line, flush=True)
+        figures.append(_interactive(page))
+        line += f", interactive after {figures[-1]:.2f} s"
+    limits = LIMITS.get(records, ())
+    within = all(figure <= limit for figure, limit in zip(figures, limits, strict=False))
+    print(line if within else f"{line}: OVER THE LIMIT", flush=True)
+    return within
 
 
 def _timed(runs: Path) -> tuple[float, float]:
-    """Seconds by the clock, and of all threads of this process."""
+    """Wall-clock seconds, and CPU seconds of this process."""
     start, busy = time.perf_counter(), time.process_time()
     build_report(runs, ["html"])
     return time.perf_counter() - start, time.process_time() - busy
@@ -97,7 +107,7 @@ def _runs(runs: Path, records: int) -> Path:
 
 
 class _Photographs(Pictures):
-    """Pictures that are as hard to compress as photographs with much detail."""
+    """Pictures as hard to compress as detailed photographs."""
 
     def __getitem__(self, row: int) -> Image.Image:
         noise = np.random.default_rng(self.looks[row]).integers(0, 60, (120, 160, 3))
@@ -110,7 +120,7 @@ class _Photographs(Pictures):
 
 
 def _browsed_runs(runs: Path) -> Path:
-    """Methods that are ranked on one split whose captions and pictures are kept beside them."""
+    """Methods ranked on one split, with stored captions and pictures."""
     corpus = split_corpus(images=QUERIES, per_image=1)
     corpus = replace(corpus, images=_Photographs(len(corpus.image_ids), {}))
     images, captions = corpus.image_rows("test"), corpus.caption_rows("test")
@@ -145,4 +155,4 @@ def _interactive(page: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,16 +1,16 @@
-"""All benchmarks of speed in one table, and in a JSON file; or two checkouts of them in alternation.
+"""All speed benchmarks in one table and a JSON file, optionally alternating between two checkouts.
 
     python benchmarks/perf.py [--only ranking reward] [--base v1.0] [--json perf.json]
 
-Each module of this folder that offers ``measure()`` is measured in a process of its own, on one thread unless
+Each module of this folder that defines ``measure()`` is measured in a separate process, on one thread unless
 ``--threads`` says otherwise. The table has a line for each piece of work: the seconds of the plain way and of
-ours, their ratio, the share of what the machine reaches in matrix products (of those that can count their
-operations), and the most memory. All seconds are processor seconds; the speed of matrix products is measured
-in the same process, before and after.
+ours, their ratio, the share of the machine's matrix-product rate (for work whose operations can be counted),
+and peak memory. All seconds are CPU seconds; the matrix-product rate is measured in the same process, before
+and after.
 
-With ``--base``, the benchmarks of this checkout run with that revision's package too, in turns, and the table
-has the seconds of both. Where they can't, because what they measure is not there, its own benchmark of that
-name stands in; where it has none, nothing.
+With ``--base``, the benchmarks of this checkout also run with that revision's package, alternating, and the
+table has the seconds of both. If they can't, because what they measure does not exist there, the revision's
+own benchmark of the same name is used; if it has none, nothing.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 PRODUCT = 1024
-"""Rows, columns and inner length of the matrix product that is the machine's measure."""
+"""Rows, columns and inner length of the matrix product used as a reference for the machine."""
 
 Lines = list[dict[str, Any]]
-"""The measurements of one module, as JSON: what ``Measurement`` has, ``ratio`` and ``share``."""
+"""The measurements of one module, as JSON: the fields of ``Measurement``, ``ratio`` and ``share``."""
 
 
 def offering(folder: Path) -> list[str]:
-    """The modules of a folder that have a function ``measure``, by name; nothing is imported."""
+    """The names of the modules in a folder that define ``measure``; imports nothing."""
     return sorted(
         path.stem
         for path in folder.glob("*.py")
@@ -55,7 +55,7 @@ def offering(folder: Path) -> list[str]:
 
 
 def product_rate(repeats: int = 15) -> float:
-    """Floating-point operations a processor second of a matrix product in single precision."""
+    """Floating-point operations per CPU second of a single-precision matrix product."""
     import torch
 
     left, right = torch.randn(PRODUCT, PRODUCT), torch.randn(PRODUCT, PRODUCT)
@@ -69,7 +69,7 @@ def product_rate(repeats: int = 15) -> float:
 
 
 def measure_here(module: str) -> dict[str, Any]:
-    """What a module measures, and this process's highest memory, in bytes."""
+    """A module's measurements, and this process's peak memory, in bytes."""
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -89,10 +89,10 @@ def measure_here(module: str) -> dict[str, Any]:
 
 
 def measure_apart(module: str, package: Path, benchmarks: Path, threads: int) -> dict[str, Any]:
-    """What a module of the folder ``benchmarks`` measures of the checkout ``package``, in a fresh process.
+    """Measure the checkout ``package`` with a module of the folder ``benchmarks``, in a fresh process.
 
     Returns:
-        As ``measure_here``; with ``error``, the last line that the process said, where it failed.
+        As ``measure_here``; with ``error``, the last line of output, if the process failed.
     """
     environment = {
         **os.environ,
@@ -101,7 +101,7 @@ def measure_apart(module: str, package: Path, benchmarks: Path, threads: int) ->
     }
     with tempfile.TemporaryDirectory() as name:
         result = Path(name) / "measured.json"
-        # What a benchmark prints of its own is not the answer.
+        # The benchmark's own output is not the result.
         command = [sys.executable, str(Path(__file__).resolve()), "--child", module, "--json", str(result)]
         ran = subprocess.run(command, env=environment, cwd=name, capture_output=True, text=True)
         if ran.returncode:
@@ -119,7 +119,7 @@ def checkout(revision: str) -> Iterator[Path]:
         added = subprocess.run(add, capture_output=True, text=True)
         if added.returncode:
             said = added.stderr.strip().splitlines()
-            raise SystemExit(f"BASE={revision} can't be checked out: {said[-1] if said else 'git failed'}")
+            raise SystemExit(f"BASE={revision} cannot be checked out: {said[-1] if said else 'git failed'}")
         try:
             yield tree
         finally:
@@ -128,7 +128,7 @@ def checkout(revision: str) -> Iterator[Path]:
 
 
 def measure_base(module: str, tree: Path, threads: int) -> dict[str, Any]:
-    """What a module measures of another checkout: by our benchmark, or else by its own of that name."""
+    """Measure another checkout with our benchmark, or else with its own of the same name."""
     measured = measure_apart(module, tree, FOLDER, threads)
     if "error" in measured and module in offering(tree / "benchmarks"):
         measured = measure_apart(module, tree, tree / "benchmarks", threads)
@@ -136,7 +136,7 @@ def measure_base(module: str, tree: Path, threads: int) -> dict[str, Any]:
 
 
 def rows(module: str, here: dict[str, Any], base: dict[str, Any] | None) -> Lines:
-    """A module's lines, with its own highest memory where a line has none, and with the base's seconds."""
+    """A module's lines, with the process's peak memory if a line has none, and with the base's seconds."""
     of_base = {line["name"]: line["seconds"] for line in base["lines"]} if base else {}
     lines = []
     for line in here["lines"]:
@@ -147,7 +147,7 @@ def rows(module: str, here: dict[str, Any], base: dict[str, Any] | None) -> Line
 
 
 def print_lines(lines: Lines, with_base: bool) -> None:
-    """The table."""
+    """Print the table."""
     width = max((len(line["name"]) for line in lines), default=0)
     heads = ["plain ms", "ours ms", "ratio", "% of product", "MiB"]
     if with_base:
@@ -172,7 +172,7 @@ def print_lines(lines: Lines, with_base: bool) -> None:
 
 
 def _processor_seconds() -> float:
-    """Of all processes that have been started and have ended."""
+    """CPU seconds of all finished child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -182,11 +182,11 @@ def run(modules: Sequence[str], base: Path | None, threads: int) -> tuple[Lines,
 
     Args:
         modules: names.
-        base: another checkout to be measured in turns, or None.
-        threads: of each process.
+        base: another checkout to alternate with, or None.
+        threads: threads per process.
 
     Returns:
-        All lines, the speeds of matrix products that were seen, and what failed, with its last words.
+        All lines, the measured matrix-product rates, and the failures with their last line of output.
     """
     lines: Lines = []
     rates: list[float] = []
@@ -203,19 +203,19 @@ def run(modules: Sequence[str], base: Path | None, threads: int) -> tuple[Lines,
         rates.append(here["rate"])
         lines += rows(module, here, other)
         wall, processor = time.perf_counter() - start, _processor_seconds() - used
-        print(f"{module}: {wall:.0f} s, {processor:.0f} of the processor", file=sys.stderr, flush=True)
+        print(f"{module}: {wall:.0f} s, {processor:.0f} s of CPU", file=sys.stderr, flush=True)
     return lines, rates, failed
 
 
 def main() -> int:
-    """Measure, print and write; 1 where a benchmark of this checkout failed."""
+    """Measure, print and write; return 1 if a benchmark of this checkout failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     known = offering(FOLDER)
     parser.add_argument("--only", nargs="+", choices=known, default=known, help="benchmarks")
-    parser.add_argument("--base", metavar="REF", help="a revision to be measured in turns with this checkout")
-    parser.add_argument("--json", type=Path, default=Path("perf.json"), help="the file of all figures")
+    parser.add_argument("--base", metavar="REF", help="a revision to alternate with this checkout")
+    parser.add_argument("--json", type=Path, default=Path("perf.json"), help="output file of all numbers")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -244,7 +244,7 @@ def main() -> int:
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
     }
     options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    print(f"All figures: {options.json}")
+    print(f"All numbers: {options.json}")
     return int(any(module in failed for module in options.only))
 
 

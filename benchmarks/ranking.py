@@ -1,11 +1,11 @@
-"""Speed of a sweep that ranks both directions, beside the same sweep tile by tile without any shortcut.
+"""Speed of a sweep that ranks both directions, compared with the same sweep without any shortcuts.
 
     python benchmarks/ranking.py [--images 5000] [--captions 25000] [--dim 256]
 
 The plain way scores the same tiles, takes each tile's ten best of both directions by ``torch.topk``, merges
 them into the lists, and counts competitors by comparing all scores with the positives'. Ranks, ties and top
-lists are equal, to the last digit. Three models: one that finds nearly everything, a middling one, and one
-that knows nothing, whose positives have thousands of competitors above them.
+lists are equal to the last digit. Three models: one that finds nearly everything, a mediocre one, and one at
+chance, whose positives have thousands of competitors above them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from crossmodal_bench.evaluation.ranking.tiles import ScoreTiles
 from crossmodal_bench.evaluation.ranking.top import ordered_top
 
 MODELS = {"good": 2.0, "middling": 5.0, "at chance": 1e6}
-"""Standard deviation of what a caption's vector has beside its image's, which is 1."""
+"""Standard deviation of the noise in a caption's vector, relative to its image's, which is 1."""
 TOP = 10
 
 
@@ -43,7 +43,7 @@ def galleries(images: int, captions: int, dim: int, noise: float) -> tuple[Encod
 
 
 def tile_by_tile(images: Encoding, texts: Encoding, owner: np.ndarray) -> dict[str, np.ndarray]:
-    """Ranks and top lists without shortcuts, under the names of ``Ranks``."""
+    """Ranks and top lists without shortcuts, by the field names of ``Ranks``."""
     tiles = ScoreTiles(images, texts, dot)
     of_caption = torch.from_numpy(owner)
     n_images, n_texts = len(images), len(texts)
@@ -107,7 +107,7 @@ def compare(model: str, images: int, captions: int, dim: int, repeats: int) -> M
 def measure(
     images: int = 2000, captions: int = 10_000, dim: int = 256, repeats: int = 2
 ) -> list[Measurement]:
-    """All models, on galleries that take seconds."""
+    """All models, on galleries small enough for seconds."""
     return [compare(model, images, captions, dim, repeats) for model in MODELS]
 
 
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     if options.images < TOP or options.captions < options.images:
-        parser.error(f"there must be at least {TOP} images, and a caption for each")
+        parser.error(f"there must be at least {TOP} images, with at least one caption each")
     torch.set_num_threads(1)
     print_table(measure(options.images, options.captions, options.dim, options.repeats))
 

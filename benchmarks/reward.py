@@ -1,13 +1,13 @@
-"""Speed of the CIDEr-D reward, as a ratio to the usual pure-Python computation.
+"""Speed of the CIDEr-D reward, relative to the usual pure-Python computation.
 
     python benchmarks/reward.py
 
 128 images with 5 sampled captions each, of 16 words and an EOS, and 5 references of 8 to 16 words; document
-frequencies of ``--images`` images. Words have Zipf-like frequencies, and samples share about half their words
-with a reference. The baseline does what the usual package does at each call: it counts the n-grams of every
-candidate and of all its references in dictionaries, weighs both by a table of document frequencies made
-before, and compares them. It is spared that package's conversion of ids to strings. Both sides are measured
-in this run and in turns, in one process.
+frequencies from ``--images`` images. Words have Zipf-like frequencies, and samples share about half their
+words with a reference. The baseline does what the usual package does in each call: it counts the n-grams of
+every candidate and of all its references in dictionaries, weights both by a precomputed table of document
+frequencies, and compares them. It is spared that package's conversion of ids to strings. Both sides are
+measured in this run, alternating, in one process.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def samples(references: Tensor, vocabulary: int) -> Tensor:
 
 
 def sentence(ids: Tensor) -> list[int]:
-    """Words up to the first EOS, that one included."""
+    """Words up to the first EOS, inclusive."""
     words: list[int] = ids.tolist()
     return words[: words.index(EOS) + 1]
 
@@ -113,7 +113,7 @@ def cider_d(
 
 
 def measure(images: int = 2000, vocabulary: int = 10_000, repeats: int = 5) -> list[Measurement]:
-    """The reward of a batch both ways; values equal to 1e-5."""
+    """The reward of a batch both ways; values agree to 1e-5."""
     corpus = captions(images, vocabulary)
     indices = torch.arange(BATCH).repeat_interleave(SAMPLES)
     candidates = samples(corpus[:BATCH], vocabulary)

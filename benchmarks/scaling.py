@@ -1,12 +1,12 @@
-"""How time and memory grow with gallery, scored pairs, batch, regions and words.
+"""How time and memory grow with gallery size, scored pairs, batch size, regions and words.
 
     python benchmarks/scaling.py [--markdown]
 
-Each size of one quantity, all others fixed, is run in a process of its own, forked after the imports: the
-fastest of ``--repeats`` calls in processor seconds, on one thread, and the highest memory above what the
-process had when it began. Exponents are slopes of straight lines through the logarithms: 1 is in proportion,
-2 means four times as much for twice the size. They belong to the sizes that are shown: an exponent is lower
-where a part of the work that doesn't grow is not yet small.
+Each size of one quantity, all others fixed, runs in a separate process, forked after the imports: the fastest
+of ``--repeats`` calls in CPU seconds, on one thread, and the peak memory beyond what the process had at its
+start. Exponents are slopes of straight lines through the logarithms: 1 means proportional growth, 2 means
+four times as much for twice the size. They only apply to the sizes shown: an exponent is lower if a part of
+the work that does not grow is not yet negligible.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ REGIONS, WORDS, BATCH = 36, 14, 32
 
 @dataclass(frozen=True)
 class Quantity:
-    """What grows.
+    """A quantity that grows.
 
     Attributes:
-        name: of it.
-        work: what is done, the fixed sizes included.
-        sizes: at which it is measured.
-        prepare: a size to the work of that size, its inputs made.
+        name: its name.
+        work: the work, including the fixed sizes.
+        sizes: the measured sizes.
+        prepare: returns the work for a size, with its inputs prepared.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Growth:
 
     @property
     def exponents(self) -> tuple[float, float]:
-        """Of time and of memory."""
+        """The exponents of time and of memory."""
         return exponent(self.quantity.sizes, self.seconds), exponent(self.quantity.sizes, self.peak_bytes)
 
 
@@ -72,7 +72,7 @@ def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
 
 
 def unit_vectors(count: int) -> Tensor:
-    """(count, DIM) in any direction."""
+    """(count, DIM) in random directions."""
     return F.normalize(torch.randn(count, DIM), dim=1)
 
 
@@ -94,14 +94,14 @@ def fragments(images: int, captions: int, regions: int, words: int) -> tuple[Enc
 
 
 def ranked_vectors(images: int) -> Callable[[], object]:
-    """Ranks of both directions by vectors, five captions an image."""
+    """Ranks of both directions by vectors, five captions per image."""
     image, text = Encoding(unit_vectors(images)), Encoding(unit_vectors(5 * images))
     owner = np.arange(5 * images) // 5
     return lambda: streamed_ranks(image, text, lambda i, t: i.values @ t.values.T, owner)
 
 
 def ranked_fragments(images: int) -> Callable[[], object]:
-    """Ranks of both directions by cross attention, one caption an image."""
+    """Ranks of both directions by cross attention, one caption per image."""
     image, text = fragments(images, images, REGIONS, WORDS)
     return lambda: streamed_ranks(image, text, attention, np.arange(images))
 
@@ -156,7 +156,7 @@ def peak() -> int:
 
 
 def run(quantity: Quantity, size: int, repeats: int) -> tuple[float, int]:
-    """Processor seconds of the fastest call, and bytes above those of the inputs."""
+    """CPU seconds of the fastest call, and bytes beyond those of the inputs."""
     torch.manual_seed(0)
     work = quantity.prepare(size)
     before = peak()
@@ -169,12 +169,12 @@ def run(quantity: Quantity, size: int, repeats: int) -> tuple[float, int]:
 
 
 def in_a_process(quantity: Quantity, size: int, repeats: int) -> tuple[float, int]:
-    """``run`` in a process of its own, whose memory nobody has used before."""
+    """``run`` in a fresh process."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=lambda: sender.send(run(quantity, size, repeats)))
     child.start()
-    # Without this copy of the sending end, a child that dies is an end of file and no wait for ever.
+    # Close this copy of the sending end, so that a dead child is an end of file, not an endless wait.
     sender.close()
     try:
         return receiver.recv()

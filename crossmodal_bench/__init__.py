@@ -1,6 +1,6 @@
 """Train, evaluate and rank adversarial image-text matching methods, fairly and reproducibly.
 
-In a notebook or a script of one's own:
+In a notebook or a script:
 
     >>> import crossmodal_bench as cb
     >>> cb.table("runs")                          # the leaderboard as a data frame
@@ -36,7 +36,7 @@ _HOMES = {
     "load": "serving.trained_run",
     "table": "reporting.table",
 }
-"""Where each name is, which is imported when somebody asks for it."""
+"""The module of each public name, imported on first access."""
 
 __all__ = [
     "Answer",
@@ -52,7 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The command line answers --help and --version without torch.
+    # So that the command line answers --help and --version without importing torch.
     if name in _HOMES:
         from importlib import import_module
 

@@ -259,8 +259,8 @@ def test_a_moved_checkout_is_installed_again(checkout: Checkout) -> None:
 @pytest.mark.parametrize(
     ("scripts", "arguments", "sentence"),
     [
-        ({"python3.12": BROKEN_SHIM}, [], "No Python 3.11 to 3.13 that runs was found: install one"),
-        ({}, ["PYTHON=/not/there"], "PYTHON=/not/there is not a Python 3.11 to 3.13 that runs: install one"),
+        ({"python3.12": BROKEN_SHIM}, [], "No working Python 3.11 to 3.13 was found: install one"),
+        ({}, ["PYTHON=/not/there"], "PYTHON=/not/there is not a working Python 3.11 to 3.13: install one"),
     ],
 )
 def test_no_python_is_one_clear_sentence(

@@ -68,7 +68,7 @@ def test_nothing_else_lies_there_and_no_folder_of_a_machine_is_named(path: Path)
         today = fingerprint_of(config)
         assert len(today.digest) == len(record.source_fingerprint)
         # Those from before fingerprints said what they are made of cannot say in what they differ.
-        assert record.made_from is not None or "does not say in what" in record.stale_because(today)
+        assert record.made_from is not None or "does not say how" in record.stale_because(today)
     text = json.dumps(dict(record.content))
     assert '"/' not in text and "/home/" not in text and "/tmp" not in text
 

@@ -2,8 +2,8 @@
 
     make docs
 
-Nothing is fetched while it is built, and a page that would load a script, style, font or picture from a
-network when it is read is an error.
+Nothing is fetched during the build, and a page that would load a script, style, font or picture from the
+network when read is an error.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from crossmodal_bench.cli.main import main as crossmodal_bench
 
 ROOT = Path(__file__).parents[1]
 LEADERBOARD = Path("leaderboard") / "index.html"
-"""Where the page lies below ``docs/`` while the site is built, and below ``site/``."""
+"""The path of the page in ``docs/`` during the build, and in ``site/``."""
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src"}
-"""The attributes by which a page loads something by itself."""
+"""Attributes that make a page load something."""
 LOADING_LINKS = {"stylesheet", "preload", "modulepreload", "prefetch", "preconnect", "dns-prefetch", "icon"}
-"""The relations of a <link> that a browser follows by itself."""
+"""Relations of a <link> that a browser loads."""
 ELSEWHERE = re.compile(r"(?:https?:)?//", re.IGNORECASE)
 IN_STYLES = re.compile(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')\s]+)", re.IGNORECASE)
 
 
 class _Loads(HTMLParser):
-    """Collects what a page loads from elsewhere."""
+    """Collects what a page loads from other hosts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class _Loads(HTMLParser):
 
 
 def loads_from_elsewhere(page: str) -> list[str]:
-    """The addresses of other hosts that a browser asks by itself when it opens this HTML."""
+    """The URLs of other hosts that a browser requests when it opens this HTML."""
     parser = _Loads()
     parser.feed(page)
     styles = re.findall(r"<style[^>]*>(.*?)</style>", page, re.DOTALL)
@@ -59,7 +59,7 @@ def loads_from_elsewhere(page: str) -> list[str]:
 
 
 def network_loads(site: Path) -> Iterator[tuple[Path, str]]:
-    """Each file of a built site that loads something from a network, with the address."""
+    """Each file of a built site that loads something from the network, with the URL."""
     for path in sorted(site.rglob("*.html")):
         for address in loads_from_elsewhere(path.read_text(encoding="utf-8")):
             yield path, address
@@ -69,22 +69,22 @@ def network_loads(site: Path) -> Iterator[tuple[Path, str]]:
 
 
 def write_leaderboard(page: Path) -> None:
-    """Write the page of ``results/``, as ``report`` makes it of a copy."""
+    """Write the page of ``results/``, as ``report`` creates it from a copy."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        # Relative, so that no folder of this machine is named in the page.
+        # Relative, so that the page does not name folders of this machine.
         shutil.copytree(ROOT / "results", "results")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             words = ["report", "--runs", "results", "--reference", "off", "--format", "html"]
             status = crossmodal_bench(words)
         if status != 0:
-            sys.exit(f"crossmodal-bench {' '.join(words)} ended with {status}: {printed.getvalue()}")
+            sys.exit(f"crossmodal-bench {' '.join(words)} ended with status {status}: {printed.getvalue()}")
         page.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(Path("results") / "report" / "index.html", page)
 
 
 def main() -> int:
-    """Build the site; status 1 where mkdocs warns of anything, or a page loads from a network."""
+    """Build the site; return 1 if mkdocs warns, or if a page loads from the network."""
     write_leaderboard(ROOT / "docs" / LEADERBOARD)
     mkdocs = [sys.executable, "-m", "mkdocs", "build", "--strict", "--clean"]
     built = subprocess.run(mkdocs, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=False)
@@ -92,7 +92,7 @@ def main() -> int:
         return 1
     loads = list(network_loads(ROOT / "site"))
     for path, address in loads:
-        print(f"{path.relative_to(ROOT)} loads {address}; keep it beside the page", file=sys.stderr)
+        print(f"{path.relative_to(ROOT)} loads {address}; store it next to the page", file=sys.stderr)
     if not loads:
         print(
             "The site is in site/; open site/index.html, or serve it: python -m http.server --directory site"

@@ -1,8 +1,8 @@
-"""Write the tables and figures of the documentation that come from ``results/``.
+"""Write the tables and numbers of the documentation that come from ``results/``.
 
-    make docs-tables                        # writes them; tools/docs_tables.py --check only looks
+    make docs-tables                        # writes them; tools/docs_tables.py --check only checks
 
-A Markdown file holds marked blocks. What lies between the two marks is written anew:
+Markdown files contain marked blocks. The text between the two marks is rewritten:
 
     <!-- table: results protocol=wikipedia-2173-map methods=acmr,cca columns=ties,seeds,metrics -->
     ...
@@ -11,13 +11,13 @@ A Markdown file holds marked blocks. What lies between the two marks is written 
     mAP is <!-- value: results protocol=wikipedia-2173-map methods=acmr metric=mAP -->...<!-- end value -->
 
 Rows, order, numbers, ± and ★ are those of ``crossmodal-bench report`` over ``results/``: marks and tie groups
-are of all rows of the protocol, whichever of them a block shows. The settings of a block:
+refer to all rows of the protocol, whichever of them a block shows. The settings of a block:
 
-- ``protocol``: one, or several with commas between, whose rows follow one another.
+- ``protocol``: one, or several separated by commas, whose rows follow one another.
 - ``datasets``, ``methods``, ``preset``: keep only these. A method stands for all of its rows; one with a
   label or overrides is named as in ``report``, without spaces.
-- ``columns``: of a table, see ``COLUMNS``, or a metric. Left out: ``ties,seeds,metrics``.
-- ``metric``: of a value; left out: the one that ranks the protocol.
+- ``columns``: columns of a table, see ``COLUMNS``, or metrics. Default: ``ties,seeds,metrics``.
+- ``metric``: metric of a value. Default: the one that ranks the protocol.
 
 A block whose protocol has no row yet says so instead of showing numbers.
 """
@@ -59,13 +59,13 @@ ALL_METRICS = "metrics"
 
 @dataclass(frozen=True)
 class Shown:
-    """A row of a leaderboard as a block shows it.
+    """A row of a leaderboard as shown in a block.
 
     Attributes:
         table: the leaderboard.
         row: the row.
-        line: the same row as ``report`` prints it.
-        ties: the letters that it shares with the rows that it cannot be told from.
+        line: the same row as printed by ``report``.
+        ties: the letters it shares with the rows it cannot be told apart from.
     """
 
     table: ShownTable
@@ -76,7 +76,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Column:
-    """A column that is no metric: its header and the cell of a row."""
+    """A column other than a metric: its header and the cell of a row."""
 
     header: str
     cell: Callable[[Shown], str]
@@ -86,7 +86,7 @@ def _minutes(shown: Shown) -> str:
     seconds = shown.row.cost.get("train_seconds")
     if seconds is None:
         return ABSENT
-    # What is solved in closed form takes milliseconds, of which nobody wants to know how many.
+    # Closed-form solutions take milliseconds, whose exact number is of no interest.
     return f"{seconds / 60:.1f}" if seconds >= 3 else "under 0.1"
 
 
@@ -107,36 +107,36 @@ COLUMNS: Mapping[str, Column] = {
     "parameters": Column("parameters", lambda shown: shown.line.costs["parameters"]),
     "paper": Column("paper", lambda shown: shown.line.paper),
 }
-"""The columns that are no metrics, by the word that a block names them with."""
+"""The columns other than metrics, by their names in a block."""
 TEXT_COLUMNS = ("protocol", "dataset", "preset", "over", "metric", "ties")
-"""Those that are set left; numbers are set right."""
+"""Left-aligned columns; numbers are right-aligned."""
 
 
 def documents(root: Path = ROOT) -> list[Path]:
-    """The Markdown files of the repository that readers are shown."""
+    """The Markdown files of the repository meant for readers."""
     pages = [path for path in (root / "docs").rglob("*.md") if "leaderboard" not in path.parts]
     return sorted([*root.glob("*.md"), *pages])
 
 
 def read_tables(results: Path = RESULTS) -> list[ShownTable]:
-    """The leaderboards of ``results/``, as ``report`` shows them."""
+    """The leaderboards of ``results/``, as shown by ``report``."""
     return shown_tables(results)
 
 
 def rewritten(text: str, tables: Sequence[ShownTable], name: str) -> str:
-    """A document with every marked block written anew.
+    """A document with every marked block rewritten.
 
     Args:
         text: the document.
         tables: the leaderboards.
-        name: of the document, for errors.
+        name: the document's name, for errors.
 
     Raises:
-        BadInput: a block is not closed, or names something that there is not.
+        BadInput: a block is not closed, or names something unknown.
     """
     if len(OPENING.findall(text)) != len(list(BLOCK.finditer(text))):
         raise BadInput(
-            f"{name}: a table or a value is not closed; put <!-- end table --> or <!-- end value -->"
+            f"{name}: a table or value is not closed; add <!-- end table --> or <!-- end value -->"
         )
 
     def block(match: re.Match[str]) -> str:
@@ -154,16 +154,16 @@ def _settings(written: str, kind: str, where: str) -> dict[str, list[str]]:
         key, equals, value = pair.partition("=")
         if not equals or key not in KEYS[kind]:
             raise BadInput(
-                f"{where}: {pair} is no setting; write KEY=VALUE with {', '.join(sorted(KEYS[kind]))}"
+                f"{where}: {pair} is not a setting; write KEY=VALUE with {', '.join(sorted(KEYS[kind]))}"
             )
         settings[key] = value.split(",")
     if "protocol" not in settings:
-        raise BadInput(f"{where}: name the protocol, protocol=flickr30k-1k for example")
+        raise BadInput(f"{where}: name the protocol, e.g. protocol=flickr30k-1k")
     return settings
 
 
 def _rows(settings: Mapping[str, list[str]], tables: Sequence[ShownTable]) -> Iterator[Shown]:
-    """The rows that a block asks for: by protocol as it names them, and best first."""
+    """The rows that a block asks for: by protocol in the given order, and best first."""
     for protocol in settings["protocol"]:
         for table in tables:
             if table.source.protocol != protocol:
@@ -176,7 +176,7 @@ def _rows(settings: Mapping[str, list[str]], tables: Sequence[ShownTable]) -> It
 
 
 def _names(row: Row) -> set[str]:
-    """What a block may call a row: its method, for all of its labels and overrides, or its name."""
+    """The names a block may use for a row: its method, for all of its labels and overrides, or its name."""
     return {row.method, row.name.replace(" ", "")}
 
 
@@ -190,10 +190,8 @@ def _table(settings: Mapping[str, list[str]], tables: Sequence[ShownTable], wher
     known = {metric for shown in rows for metric in shown.row.cells}
     for column in columns:
         if column not in COLUMNS and column not in known:
-            raise BadInput(
-                f"{where}: no row has a column {column}; there are {', '.join((*COLUMNS, *known))}"
-            )
-    # What tells the tables apart comes before the rows' names.
+            raise BadInput(f"{where}: no row has a column {column}; use {', '.join((*COLUMNS, *known))}")
+    # Columns that distinguish tables come before the rows' names.
     first = [column for column in columns if column in ("protocol", "dataset")]
     others = [column for column in columns if column not in first]
     order = [*first, "method", *others]
@@ -203,7 +201,7 @@ def _table(settings: Mapping[str, list[str]], tables: Sequence[ShownTable], wher
         for published in shown.line.published if ALL_METRICS in named else ():
             theirs = {**published.values, "method": f"*{escaped(published.source)}*"}
             lines.append([theirs.get(column, "") for column in order])
-    # A protocol's name once: what follows is of the same one until another is named.
+    # Print a protocol's name once, for all of its rows.
     for column in range(len(first)):
         for number in range(len(lines) - 1, 0, -1):
             if lines[number][column] == lines[number - 1][column]:
@@ -228,7 +226,7 @@ def _cell(shown: Shown, column: str) -> str:
 
 
 def _number(shown: Shown, metric: str) -> str:
-    """A metric with its interval, as ``report`` prints it; bold where the row is one of the best."""
+    """A metric with its interval, as ``report`` prints it; bold if the row is one of the best."""
     if metric in shown.line.values:
         value = shown.line.values[metric]
         text = escaped(f"{value.text} {value.margin}")
@@ -244,18 +242,16 @@ def _value(settings: Mapping[str, list[str]], tables: Sequence[ShownTable], wher
     rows = list(_rows(settings, tables))
     if len(rows) != 1:
         raise BadInput(
-            f"{where}: {len(rows)} rows of results/ fit, not one; name methods=, datasets= or preset="
+            f"{where}: {len(rows)} rows of results/ match instead of one; set methods=, datasets= or preset="
         )
     (metric,) = settings.get("metric", [rows[0].table.primary])
     return _number(rows[0], metric).strip("*")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write every block anew, or with ``--check`` say which are not as ``results/`` has them."""
+    """Rewrite every block, or with ``--check`` list those that differ from ``results/``."""
     parser = argparse.ArgumentParser(description="Write the documentation's tables from results/.")
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; status 1 where something differs"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 if something differs")
     check = parser.parse_args(arguments).check
     tables = read_tables()
     changed = []
@@ -271,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     what = "differ from results/, run make docs-tables" if check else "written"
-    print(f"{', '.join(changed)}: {what}" if changed else "Every table is as results/ has it")
+    print(f"{', '.join(changed)}: {what}" if changed else "Every table matches results/")
     return 1 if check and changed else 0
 
 

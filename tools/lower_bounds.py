@@ -2,7 +2,7 @@
 
     python tools/lower_bounds.py > bounds.txt && pip install -c bounds.txt -e .
 
-Only what the package itself needs is held down, not the tools that develop it.
+Only the package's own dependencies are constrained, not the development tools.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def lower_bounds(requirements: list[str]) -> list[str]:
 
 
 def main() -> int:
-    """Print them, one a line."""
+    """Print them, one per line."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     print("\n".join(lower_bounds(project["dependencies"])))
     return 0

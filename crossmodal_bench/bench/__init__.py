@@ -1,1 +1,1 @@
-"""Many jobs: the plan, the schedule, where jobs run, and ensembles of what they trained."""
+"""Running many jobs: plan, schedule, launchers, and ensembles of the trained models."""

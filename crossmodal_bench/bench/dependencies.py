@@ -1,4 +1,4 @@
-"""Which jobs wait for the jobs that they start from, and which wait in vain."""
+"""Which jobs wait for the jobs they start from, and which of them will never be able to start."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from crossmodal_bench.jobs.state import State, state_of, unfinished_parents
 
 
 def needs(planned: PlannedJob, failed: Collection[str], options: BenchOptions) -> str:
-    """What keeps a job from being started, as "needs scan, which failed"; empty where nothing does.
+    """Why a job cannot start, e.g. "needs scan, which failed"; empty if it can.
 
     Args:
         planned: the job.
         failed: ids of the jobs that have failed in this bench.
-        options: the bench's words; only with RERUN=stale will a stale parent become anything else.
+        options: the bench's options; a stale parent only runs again with RERUN=stale.
     """
     for name, state in unfinished_parents(planned).items():
         if planned.parents[name].job.id in failed or state.name == "failed":
@@ -31,7 +31,7 @@ def needs(planned: PlannedJob, failed: Collection[str], options: BenchOptions) -
 
 
 def waits_in_vain(planned: PlannedJob, coming: Collection[str]) -> bool:
-    """Whether some parent is neither done, nor running, nor among the jobs ``coming``, given by their ids."""
+    """Whether some parent is not done, not running, and not among ``coming``, the ids of jobs yet to run."""
     return any(
         state.name != "running" and planned.parents[name].job.id not in coming
         for name, state in unfinished_parents(planned).items()
@@ -39,7 +39,7 @@ def waits_in_vain(planned: PlannedJob, coming: Collection[str]) -> bool:
 
 
 def held_back(planned: PlannedJob, failed: Collection[str], options: BenchOptions) -> State | None:
-    """The state to tell of a job that a bench has not started for want of a parent; None for all others."""
+    """The state of a job that was not started because a parent is missing; None for all other jobs."""
     state = state_of(planned).name
     startable = state in ("not started", "failed") or (state == "stale" and options.rerun == "stale")
     if planned.job.id in failed or not startable:

@@ -1,10 +1,10 @@
-"""What a plan must know of the classes that a configuration names, without making their instances each time.
+"""What a plan needs to know about the classes a configuration names, cached so as not to instantiate them.
 
-A method says of itself which views it reads, whether it is solved, and what it asks of several devices. Some
-of that follows from its arguments, so that an instance must be asked, and to make one takes Lightning and its
-parser: seconds of imports, and a second for a dozen jobs. The answers follow from the configuration, our
-sources and a few libraries. They are kept in the folder of runs under a digest of all these. What is read of
-the data is never kept: it may have changed since.
+A method declares which views it reads, whether it has a closed-form solution, and what it needs on several
+devices. Some of this depends on its arguments, so an instance must be asked, and creating one takes Lightning
+and its parser: seconds of imports, plus about a second per dozen jobs. The answers depend only on the
+configuration, our sources and a few libraries, so they are cached in the folder of runs under a digest of all
+three. Nothing read from the data is ever cached: the data may have changed since.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ from crossmodal_bench.jobs.experiments import Config
 from crossmodal_bench.jobs.fingerprints.closure import package_location
 
 MOST = 1000
-"""Descriptions that are kept; a plan of a hundred rows has as many."""
+"""Maximum number of cached descriptions; a plan of a hundred rows needs a hundred."""
 MADE_WITH = ("jsonargparse", "pytorch-lightning", "torch", "torchvision", "transformers")
-"""Libraries that make the instances; of a library's classes some may be among the arguments."""
+"""Libraries that create the instances, or whose classes may be among the arguments."""
 
 
 class Reader(Model):
-    """A data set's reader, as the parser would make it."""
+    """A data set's reader, as the parser would create it."""
 
     class_path: str
     init_args: dict[str, Any]
 
 
 class Description(Model):
-    """What the instances of a configuration say of themselves.
+    """What the instances of a configuration declare about themselves.
 
     Attributes:
         method: the name of the method's class.
         requires: the views that the method reads.
-        deterministic: whether it is solved, and no seed changes it.
+        deterministic: whether it is solved in closed form, so that no seed changes it.
         inherits: whether it can start from other methods' weights.
-        ddp_strategy, gpu_precision: what it asks for.
-        network, text_network: what encodes images and captions, where something frozen does.
-        weights, text_weights: which of theirs.
-        unusable: why the method cannot do with them; empty where it can.
-        regions: where regions come from.
-        changed_by: those of the command's words ``network``, ``weights`` and ``text`` that change it.
-        skips_unreadable: whether images that cannot be decoded are left out.
-        validation: the share of train that is held out for validation.
-        redrawn: whether every seed takes a split of its own.
-        reader: the data set's; None where plain values do not make it again.
+        ddp_strategy, gpu_precision: what it requests.
+        network, text_network: the frozen encoders of images and captions, if any.
+        weights, text_weights: the weights of these encoders.
+        unusable: why the method cannot use these encoders; empty if it can.
+        regions: how regions are obtained.
+        changed_by: which of the options ``network``, ``weights`` and ``text`` affect the method.
+        skips_unreadable: whether images that cannot be decoded are skipped.
+        validation: the fraction of train held out for validation.
+        redrawn: whether every seed uses its own split.
+        reader: the data set's reader; None if it cannot be rebuilt from plain values.
     """
 
     method: str
@@ -88,8 +88,8 @@ class Described:
     """A configuration with its description, and the reader of its data set.
 
     Attributes:
-        description: what its instances say of themselves.
-        reader: of the data set.
+        description: what its instances declare about themselves.
+        reader: the data set's reader.
         root: the data root.
     """
 
@@ -109,16 +109,16 @@ class Described:
 
 
 class Descriptions:
-    """Descriptions by configuration: those of earlier commands, and new ones.
+    """Descriptions by configuration: cached ones from earlier commands, and new ones.
 
-    Where the user trusts plugins, whose sources nobody looks at here, instances are made and asked each time.
+    If the user trusts plugins, nothing is cached, because plugin sources are not part of the digest.
 
     Args:
-        runs: the folder of the records. Nothing is written where it is not there.
+        runs: the folder of the records. If it does not exist, nothing is written.
     """
 
     def __init__(self, runs: Path) -> None:
-        # No folder is made for it, which others who share these runs might not write to.
+        # Never create the folder for it: others who share these runs might not be able to write there.
         self._file = runs / "descriptions.json"
         self._may_write = runs.is_dir()
         self._uses_file = not trusted()
@@ -127,7 +127,7 @@ class Descriptions:
         self._new = False
 
     def describe(self, config: Config) -> Described:
-        """The description of a configuration, complete but for its seed.
+        """The description of a configuration that is complete except for its seed.
 
         Raises:
             BadInput: as ``training.lightning_cli.instantiate``.
@@ -144,8 +144,8 @@ class Descriptions:
         return described
 
     def keep(self) -> None:
-        """Write what is new, for later commands; where that cannot be, they ask again."""
-        # Sources that have changed meanwhile were read before, or after.
+        """Write new descriptions for later commands; if that fails, they will ask the classes again."""
+        # Sources changed in the meantime: it is unknown which version the descriptions came from.
         if not (self._new and self._may_write) or _foundation() != self._rests_on:
             return
         latest = dict(list(self._kept.items())[-MOST:])
@@ -170,13 +170,13 @@ class Descriptions:
                 str(name): validated(Description, each, self._file)
                 for name, each in content["descriptions"].items()
             }
-        # Damaged, or not for this user: it is written anew, or not used.
+        # Damaged, or not readable by this user: it is rewritten, or ignored.
         except (BadInput, OSError, KeyError, AttributeError):
             return {}
 
 
 def _ask(config: Config) -> Described:
-    """Make the instances of a configuration, and ask them."""
+    """Create the instances of a configuration and query them."""
     from crossmodal_bench.methods import RetrievalMethod
     from crossmodal_bench.training.lightning_cli import instantiate
 
@@ -206,7 +206,7 @@ def _ask(config: Config) -> Described:
 
 
 def _changed_by(model: Any, images: Any) -> set[str]:
-    """Which of ``network``, ``weights`` and ``text`` a method would be changed by."""
+    """Which of ``network``, ``weights`` and ``text`` affect a method."""
     from crossmodal_bench.networks import ConvNetEncoder
 
     used: set[str] = {"text"} if "bow" in model.requires else set()
@@ -216,14 +216,14 @@ def _changed_by(model: Any, images: Any) -> set[str]:
         used |= {"weights"} if images.regions == "detector" else {"network", "weights"}
     if "pixels" in model.requires:
         encoders = [module for module in model.modules() if isinstance(module, ConvNetEncoder)]
-        # One of somebody's own may look at both.
+        # A user's own encoder may depend on both.
         used |= {"network"} if not encoders or any(encoder.name is None for encoder in encoders) else set()
         used |= {"weights"} if not encoders or any(encoder.weights is None for encoder in encoders) else set()
     return used
 
 
 def _unusable(model: Any, data: Any) -> str:
-    """Why a method cannot do with the networks that its configuration names; empty where it can."""
+    """Why a method cannot use the networks its configuration names; empty if it can."""
     from crossmodal_bench.methods import ZeroShot
     from crossmodal_bench.networks import ConvNetEncoder
     from crossmodal_bench.networks.dual_encoders import EXAMPLE, HF, OWN_WEIGHTS
@@ -233,55 +233,55 @@ def _unusable(model: Any, data: Any) -> str:
     if "bow" in model.requires and data.text.network is not None:
         if data.text.network == "same" and not is_tower:
             return (
-                f"TEXT is 'same', but NETWORK is {_quoted(images)}, which encodes no captions; give "
-                f"NETWORK=hf:NAME, a dual encoder, as {EXAMPLE}, or another TEXT, or leave TEXT out"
+                f"TEXT is 'same', but NETWORK is {_quoted(images)}, which does not encode captions; set "
+                f"NETWORK=hf:NAME, a dual encoder such as {EXAMPLE}, or set another TEXT, or leave TEXT out"
             )
         if text is None or not text.startswith(HF):
-            return f"TEXT is {_quoted(text)}; name a dual encoder, as {EXAMPLE}, or leave TEXT out"
+            return f"TEXT is {_quoted(text)}; name a dual encoder such as {EXAMPLE}, or leave TEXT out"
     if isinstance(model, ZeroShot) and (reason := model.not_one_encoder(images, text)):
         return str(reason)
     if not is_tower:
         return ""
     if "regions" in model.requires and data.images.regions == "grid":
         return (
-            f"NETWORK is '{images}', a dual encoder, which has no grid of regions; name a network of "
-            "torchvision or timm:NAME, or a method that reads features"
+            f"NETWORK is '{images}', a dual encoder, which has no grid of regions; name a torchvision "
+            "network or timm:NAME, or choose a method that reads features"
         )
     if "features" in model.requires and data.images.weights not in OWN_WEIGHTS:
         return (
-            f"WEIGHTS is '{data.images.weights}', but NETWORK '{images}' says which by its name; leave "
-            "WEIGHTS out, or set it to none for random ones"
+            f"WEIGHTS is '{data.images.weights}', but the name of NETWORK '{images}' already determines its "
+            "weights; leave WEIGHTS out, or set it to none for random weights"
         )
     if "pixels" in model.requires:
         encoders = [module for module in model.modules() if isinstance(module, ConvNetEncoder)]
         if any(encoder.name is None for encoder in encoders):
             return (
-                f"NETWORK is '{images}', a frozen tower, but this method trains a network of pixels; name "
-                "one of torchvision or timm:NAME, or take a preset with features, as PRESET=small"
+                f"NETWORK is '{images}', a frozen tower, but this method trains an image network; "
+                "name a torchvision network or timm:NAME, or use a preset with features, e.g. PRESET=small"
             )
     return ""
 
 
 def _quoted(network: str | None) -> str:
-    return "not given" if network is None else f"'{network}'"
+    return "not set" if network is None else f"'{network}'"
 
 
 def _reader_of(reader: DatasetReader, config: Any) -> Reader | None:
-    """The arguments that the parser has made a reader from; None where they do not make it again."""
+    """The arguments the parser built a reader from; None if they do not rebuild the same reader."""
     parsed = config.as_dict()["data"]["dataset"]
     arguments = parsed.get("init_args", {})
     cls = type(reader)
     try:
         if json.loads(json.dumps(arguments)) != arguments or vars(cls(**arguments)) != vars(reader):
             return None
-    # Of a class of somebody's own, that compares or stores whatever it likes.
+    # A user's own class may compare and store whatever it likes.
     except (TypeError, ValueError, BadInput):
         return None
     return Reader(class_path=f"{cls.__module__}.{cls.__qualname__}", init_args=arguments)
 
 
 def _again(kept: Description, config: Config) -> Described | None:
-    """A kept description with its reader made again; None where that cannot be, as the file is not ours."""
+    """A cached description with its reader rebuilt; None if that fails, since anyone may write the file."""
     if kept.reader is None:
         return None
     try:
@@ -295,7 +295,7 @@ def _again(kept: Description, config: Config) -> Described | None:
 
 
 def _foundation() -> str:
-    """A digest of what descriptions rest on beside the configuration: our sources, and some libraries."""
+    """A digest of what descriptions depend on besides the configuration: our sources and some libraries."""
     digest = hashlib.sha256()
     folder = package_location(US)
     assert folder is not None

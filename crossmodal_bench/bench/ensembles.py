@@ -1,4 +1,4 @@
-"""Finished jobs as one model: their test similarities are summed, and a record of its own is written."""
+"""Ensembles of finished jobs: their test similarities are summed and evaluated as a model of their own."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ _MUST_AGREE: dict[str, Callable[[Record], Any]] = {
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Finished jobs to be summed, and the job that they are together."""
+    """Finished jobs to be summed, and the job they form together."""
 
     job: Job
     members: tuple[Record, ...]
     directory: Path
 
     def existing(self) -> Record | None:
-        """Its record, if it is there and its members have not run again since."""
+        """Its record, if it exists and no member has been rerun since."""
         if not JobDirectory(self.directory).is_done():
             return None
         record = read_record(self.directory)
@@ -59,18 +59,18 @@ class Ensemble:
 
 
 def read_members(paths: Sequence[str | Path]) -> list[Record]:
-    """The records in job directories, or in the files ``record.json`` themselves.
+    """The records in job directories, or in ``record.json`` files named directly.
 
-    Raises BadInput where they cannot be summed: fewer than two, one of them twice or itself an ensemble,
-    records of other data, splits, protocols or presets, and a model that is not there (any more).
+    Raises BadInput if they cannot be summed: fewer than two; one named twice, or itself an ensemble; records
+    of different data, splits, protocols or presets; or a model whose checkpoint no longer exists.
     """
-    # Lightning comes with it, and whoever asks what has become of ensembles needs neither.
+    # This imports Lightning, which is not needed to look up the state of ensembles.
     from crossmodal_bench.training.trained_model import check_model
 
     records = [read_record(path) for path in paths]
     if len(records) < 2:
         raise BadInput(
-            f"an ensemble needs at least two records, and {len(records)} is given; name another one"
+            f"an ensemble needs at least two records, but only {len(records)} was given; name another one"
         )
     for record in records:
         if record.ensemble:
@@ -79,7 +79,7 @@ def read_members(paths: Sequence[str | Path]) -> list[Record]:
     for record in records:
         if record.job.id in seen:
             raise BadInput(
-                f"{record.directory} is named twice, as an ensemble's members differ; name it once"
+                f"{record.directory} is named twice, but an ensemble's members must differ; name it once"
             )
         seen.add(record.job.id)
     first = records[0]
@@ -88,7 +88,7 @@ def read_members(paths: Sequence[str | Path]) -> list[Record]:
             if read(other) != read(first):
                 raise BadInput(
                     f"{other.directory} has {what} {read(other)} and {first.directory} {read(first)}; "
-                    "sum records that were measured alike"
+                    "only records measured under the same conditions can be summed"
                 )
     for record in records:
         check_model(record)
@@ -103,15 +103,15 @@ def plan_ensemble(
     label: str | None = None,
     suite: str | None = None,
 ) -> Ensemble:
-    """What the members are together; nothing is loaded.
+    """The ensemble of the given members; loads no model.
 
-    Its method is their common one or "a+b", unless a suite names it; it has their common overrides and
-    their common seed, or the smallest.
+    Its method is the members' common one or "a+b", unless a suite names it; it has their common overrides,
+    and their common seed or else the smallest.
 
     Args:
-        members: as ``read_members`` gives them.
+        members: as returned by ``read_members``.
         runs: the folder of the records.
-        method, label, suite: of a suite's ensemble.
+        method, label, suite: set for an ensemble of a suite.
     """
     jobs = [record.job for record in members]
     method = method or "+".join(dict.fromkeys(job.method for job in jobs))
@@ -135,7 +135,7 @@ def plan_ensemble(
 
 
 def ensemble_id(method: str, members: Sequence[str]) -> str:
-    """16 hex digits over the members' ids, in any order, and the method that they are together."""
+    """16 hex digits over the members' ids, in any order, and the ensemble's method."""
     return hashlib.sha256(json.dumps(["ensemble", method, *sorted(members)]).encode()).hexdigest()[:16]
 
 
@@ -146,12 +146,12 @@ def run_ensemble(
 
     Args:
         ensemble: what to sum.
-        data_root: where the data are today.
+        data_root: where the data are now.
         cache: where feature stores are kept.
-        corpora: by ``corpus_key``, what has been read already.
+        corpora: corpora already read, by ``corpus_key``.
 
     Raises:
-        BadInput: the data on disk are not those of the records, or a model cannot be loaded.
+        BadInput: the data on disk differ from those of the records, or a model cannot be loaded.
     """
     from crossmodal_bench.training.trained_model import encode, protocols_of
 
@@ -165,7 +165,7 @@ def run_ensemble(
             if model.items(split) != encoded[0].items(split):
                 raise BadInput(
                     f"{record.directory} was evaluated on other items of {split} than the first record; "
-                    "sum records of one data.validation"
+                    "only records with the same data.validation can be summed"
                 )
         items = items_of(corpus, split)
         assert items.owner is not None
@@ -186,7 +186,7 @@ def run_ensemble(
 
 
 def _described(jobs: Sequence[Job], shared: Mapping[str, Any]) -> str:
-    """Seeds of one thing, else the things by what tells them apart, with how many there are of each."""
+    """Number of seeds if nothing else differs; otherwise what distinguishes the members, with counts."""
     counts = Counter(
         row_name(
             job.method, job.label, {key: job.overrides[key] for key in job.overrides if key not in shared}
@@ -204,7 +204,7 @@ def _head(ensemble: Ensemble) -> dict[str, Any]:
     features = [record.data.features for record in members]
     if any(source != features[0] for source in features):
         data["features"] = {"members": features}
-    # Of one member that does not say, nobody knows what the sum was made with.
+    # If one member does not state its encoders, those of the ensemble are unknown.
     known = all(record.encoders for record in members)
     encoders = dict.fromkeys(each for record in members for each in record.encoders) if known else ()
     sources = "".join(sorted(record.source_fingerprint for record in members))

@@ -1,4 +1,4 @@
-"""The end of a suite that searches a grid: its table on validation, and a file of the best combination."""
+"""The last step of a grid-search suite: its table on validation, and a file with the best combination."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from crossmodal_bench.jobs.state import state_of
 
 @dataclass
 class _Combination:
-    """One value for each key of a grid, and what came of it: a number per finished job."""
+    """One value for each key of a grid, and its results: one number per finished job."""
 
     values: dict[str, Any]
     numbers: list[float] = field(default_factory=list)
@@ -32,20 +32,20 @@ class _Combination:
 
     @property
     def mean(self) -> float | None:
-        """Over seeds and protocols; None where a training failed, which is no candidate."""
+        """Over seeds and protocols; None if a run failed, so that the combination is not a candidate."""
         return fmean(self.numbers) if self.numbers and not self.failed else None
 
 
 def choose(plan: Sequence[PlannedJob], options: BenchOptions, log: Callable[[str], None]) -> list[Path]:
     """Print a grid's table and write its best combination as a method's file, for each data set.
 
-    The best is the highest mean of the primary metric over seeds and protocols; of equals the first of the
-    grid. Nothing is chosen while a training is missing. One that has failed, as some corners of a grid do,
-    takes its combination out. Does nothing for methods, and for suites without a grid.
+    The best has the highest mean of the primary metric over seeds and protocols; ties go to the first in the
+    grid. Nothing is chosen while runs are missing. A failed run, as happens in some corners of a grid,
+    removes its combination. Does nothing for plain methods, and for suites without a grid.
 
     Args:
         plan: the bench's jobs.
-        options: the bench's words.
+        options: the bench's options.
         log: prints a line.
 
     Returns:
@@ -65,7 +65,7 @@ def choose(plan: Sequence[PlannedJob], options: BenchOptions, log: Callable[[str
         if open_jobs:
             log(
                 f"{options.methods} on {dataset}: nothing is chosen yet; {open_jobs} of {len(jobs)} "
-                "trainings are not done"
+                "runs are not done"
             )
             continue
         combinations = _combinations(jobs, states, grid)
@@ -86,7 +86,7 @@ def choose(plan: Sequence[PlannedJob], options: BenchOptions, log: Callable[[str
         written.append(path)
         log(f"chosen: {_named(best.values)}, {primary} {_shown(primary, best.mean)} on validation")
         log(
-            f"written to {path}; it is tested with: crossmodal-bench bench --dataset {dataset} "
+            f"written to {path}; to test it: crossmodal-bench bench --dataset {dataset} "
             f"--preset {jobs[0].job.preset} --methods {path}"
         )
     return written
@@ -106,14 +106,14 @@ def _combinations(jobs: Sequence[PlannedJob], states: Sequence[str], grid: GridS
 
 
 def _setting(jobs: Sequence[PlannedJob], grid: GridSearch) -> str:
-    """On what, and under which other overrides, a grid was searched."""
+    """The data and the other overrides with which a grid was searched."""
     protocols = dict.fromkeys(planned.job.protocol for planned in jobs)
     seeds = len({planned.job.seed for planned in jobs})
     others = {key: value for key, value in jobs[0].job.overrides.items() if key not in grid.keys}
     counts = jobs[0].counts
     parts = [
         f"preset {jobs[0].job.preset}",
-        f"{counts['train']['images']} images trained on, {counts['val']['images']} to choose by",
+        f"{counts['train']['images']} training images, {counts['val']['images']} validation images",
         f"split of {' and '.join(protocols)}",
         f"{seeds} seed{'s' * (seeds > 1)}",
         *(f"{key} = {value}" for key, value in others.items()),
@@ -122,7 +122,7 @@ def _setting(jobs: Sequence[PlannedJob], grid: GridSearch) -> str:
 
 
 def _table(combinations: Sequence[_Combination], grid: GridSearch, primary: str) -> Iterator[str]:
-    """The last key's values side by side, the last but one's below each other, a block for all others."""
+    """The last key's values as columns, the second-to-last key's as rows, a block for the others."""
     keys = list(grid.keys)
     across, others = keys[-1], keys[:-2]
     down = keys[-2] if len(keys) > 1 else None
@@ -164,7 +164,7 @@ def _write(
         f"Chosen by METHODS={options.methods} on {job.dataset}: {primary} {_shown(primary, best.mean)} on "
         f"validation, the best of {candidates}.",
         f"{setting}.",
-        f"Data fingerprint {planned.data_fingerprint}. Test was not looked at.",
+        f"Data fingerprint {planned.data_fingerprint}. The test split was not used.",
     ]
     text = "".join(f"# {line}\n" for line in head) + yaml.safe_dump(content, sort_keys=False)
     replace_file(path, lambda stream: stream.write(text.encode()))

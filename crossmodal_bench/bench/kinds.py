@@ -1,4 +1,4 @@
-"""Kinds of jobs: those that differ in nothing but their seed and what they override."""
+"""Kinds of jobs: jobs of one kind differ only in seed and overrides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of a bench, and how they are read from a command line; imports nothing that takes time."""
+"""The options of a bench, and how they are read from a command line; imports nothing slow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.files import parse_yaml
 
 RERUN = ("stale", "resume-anyway")
-"""What is done with work that rests on other data or sources: run it again, or go on from its checkpoints."""
+"""What to do with jobs whose data or sources have changed: run them again, or resume their checkpoints."""
 
 
 def option(
@@ -30,10 +30,10 @@ def option(
 
     Args:
         help: one line of `--help`, without the default.
-        default: what it is when nobody gives it.
-        choices: the values that it may have, where these are few.
-        flag: its name on the command line; None: the field's own, of which `make` has a variable, too.
-        alone: what it is where it is given without a value; None: a value must be given.
+        default: its value if not given.
+        choices: the values it may have, if there are only a few.
+        flag: its name on the command line; None: the field's own, which is then also a variable of `make`.
+        alone: its value if given without one; None: a value is required.
     """
     metadata = {"help": help, "choices": choices, "flag": flag, "alone": alone}
     if isinstance(default, dict):
@@ -43,33 +43,33 @@ def option(
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """The words of `crossmodal-bench bench`; the same names in capitals are the variables of `make bench`.
+    """The options of `crossmodal-bench bench`; in capitals, the same names are the variables of `make bench`.
 
-    The Makefile reads its variables and their help from these lines, before any Python is installed: each
-    option on one line, its help first.
+    The Makefile reads its variables and their help from these lines before any Python is installed, so each
+    option must be on one line with its help first.
     """
 
-    dataset: str | None = option("synthetic (default), a data set's name, a folder's, or a YAML file", None)
+    dataset: str | None = option("synthetic (default), a data set's name, a folder, or a YAML file", None)
     data_root: Path = option("folder of the data sets", Path("data"))
-    methods: str = option("names, or YAML files, with commas between; default, all, or a suite", "default")
-    plugins: tuple[str, ...] = option("packages of methods of your own, with commas between: trusted", ())
-    seeds: int | None = option("how many seeds, from 0", None)
-    preset: str = option("smoke, small, paper, tuned, or auto: what the devices allow", "auto")
+    methods: str = option("comma-separated names or YAML files; or default, all, or a suite", "default")
+    plugins: tuple[str, ...] = option("trusted packages with methods of your own, comma-separated", ())
+    seeds: int | None = option("number of seeds, counted from 0", None)
+    preset: str = option("smoke, small, paper, tuned, or auto: chosen by the devices", "auto")
     runs: Path = option("folder of the records, reports and extracted features", Path("runs"))
-    devices: str = option("of one job: auto (one), cpu, or a number", "auto")
-    jobs: int | None = option("jobs at a time (as many as the GPUs are enough for; 1 on a CPU)", None)
-    launcher: str = option("where jobs run: here, or each as a job of a cluster", "local", ("local", "slurm"))
-    slurm: dict[str, Any] = option("of that cluster: partition=gpu time=600 ..., or a YAML file", {})
+    devices: str = option("devices per job: auto (one), cpu, or a number", "auto")
+    jobs: int | None = option("jobs at a time (as many as fit on the GPUs; 1 on a CPU)", None)
+    launcher: str = option("where jobs run: here, or as jobs of a cluster", "local", ("local", "slurm"))
+    slurm: dict[str, Any] = option("options for sbatch: partition=gpu time=600 ..., or a YAML file", {})
     wandb: str = option("Weights & Biases: auto (online when logged in), online, offline or off", "auto")
-    wandb_live: str = option("1: W&B shows curves while jobs run", "0", ("0", "1"), alone="1")
-    wandb_media: str = option("1: W&B gets captions and pictures of any data set", "0", ("0", "1"), alone="1")
-    network: str | None = option("image network whose features are used", None)
+    wandb_live: str = option("1: show curves in W&B while jobs run", "0", ("0", "1"), alone="1")
+    wandb_media: str = option("1: send captions and pictures of any data to W&B", "0", ("0", "1"), alone="1")
+    network: str | None = option("image network that extracts the features", None)
     weights: str | None = option("that network's weights: PATH, IMAGENET1K_V1, DEFAULT or none", None)
-    text: str | None = option("dual encoder that encodes the captions: hf:NAME, or same", None)
+    text: str | None = option("dual encoder for the captions: hf:NAME, or same", None)
     rerun: str | None = option("stale: run stale jobs again; resume-anyway: docs/stopping.md", None, RERUN)
-    locks: str = option("off: lock nothing in RUNS, where its disk has no locks", "on", ("on", "off"))
+    locks: str = option("off: lock nothing in RUNS, for a disk without locks", "on", ("on", "off"))
     reference: str = option("reference rows: auto (the checkout's results), off, or a folder", "auto")
-    on_bad_image: str = option("where an image cannot be decoded: fail, or skip it", "fail", ("fail", "skip"))
+    on_bad_image: str = option("if an image cannot be decoded: fail, or skip it", "fail", ("fail", "skip"))
     overrides: dict[str, Any] = option("a configuration value, e.g. trainer.max_epochs=5", {}, flag="--set")
 
 
@@ -77,7 +77,7 @@ NAMES = tuple(entry.name for entry in fields(BenchOptions))
 
 
 def add_options(command: argparse.ArgumentParser, names: Collection[str] = NAMES) -> None:
-    """Options of BenchOptions: all, for ``bench`` and ``status``, or those that another command shares."""
+    """Add options of BenchOptions: all for ``bench`` and ``status``, or those another command shares."""
     types = get_type_hints(BenchOptions)
     for entry in fields(BenchOptions):
         if entry.name not in names:
@@ -107,10 +107,10 @@ def add_options(command: argparse.ArgumentParser, names: Collection[str] = NAMES
 
 
 def read_options(arguments: argparse.Namespace) -> BenchOptions:
-    """The words of a parsed command line; BadInput where they are none."""
+    """The options of a parsed command line; BadInput if they are invalid."""
     check_devices(arguments.devices)
     if arguments.jobs is not None and arguments.jobs < 1:
-        raise BadInput(f"JOBS is {arguments.jobs}; give how many jobs run at a time, at least 1")
+        raise BadInput(f"JOBS is {arguments.jobs}; give the number of jobs to run at a time, at least 1")
     if arguments.slurm and arguments.launcher != "slurm":
         raise BadInput(f"SLURM has no effect with LAUNCHER={arguments.launcher}; set LAUNCHER=slurm too")
     overrides = dict(_override(pair) for pair in arguments.overrides)
@@ -124,22 +124,22 @@ def read_options(arguments: argparse.Namespace) -> BenchOptions:
 
 
 def plugin_names(words: Sequence[str]) -> tuple[str, ...]:
-    """The packages of a repeated ``--plugins``, each of which may name several."""
+    """The packages named by repeated ``--plugins``, each of which may list several."""
     return tuple(dict.fromkeys(name.strip() for word in words for name in word.split(",")))
 
 
 def check_devices(word: str) -> None:
-    """Raise BadInput where DEVICES is none that a job can be given."""
+    """Raise BadInput if DEVICES is not a valid value."""
     if word not in ("auto", "cpu") and not (word.isdigit() and int(word) > 0):
-        raise BadInput(f"DEVICES is '{word}'; give auto, cpu or a number from 1")
+        raise BadInput(f"DEVICES is '{word}'; give auto, cpu or a positive number")
 
 
 def _override(pair: str) -> tuple[str, Any]:
     key, equals, value = pair.partition("=")
     if not equals or not key:
-        raise BadInput(f"--set {pair} is not KEY=VALUE; write for example --set trainer.max_epochs=5")
+        raise BadInput(f"--set {pair} is not KEY=VALUE; write e.g. --set trainer.max_epochs=5")
     try:
-        # YAML 1.1 takes 1e-3 for a word.
+        # YAML 1.1 reads 1e-3 as a string.
         number = re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value)
         return key, float(value) if number else parse_yaml(value)
     except ValueError as error:
@@ -149,12 +149,12 @@ def _override(pair: str) -> tuple[str, Any]:
 
 
 def _slurm(words: Sequence[str]) -> dict[str, Any]:
-    """Pairs and files, of which later ones win; one word may hold several, with spaces between."""
+    """Pairs and files, later ones taking precedence; one word may hold several separated by spaces."""
     options: dict[str, Any] = {}
     for word in (part for given in words for part in shlex.split(given)):
         key, equals, value = word.partition("=")
         if equals and not (key and value):
-            raise BadInput(f"--slurm {word} is not KEY=VALUE; write for example --slurm partition=gpu")
+            raise BadInput(f"--slurm {word} is not KEY=VALUE; write e.g. --slurm partition=gpu")
         content = {key: value} if equals else _file(word)
         options |= {str(name).replace("-", "_"): _value(written) for name, written in content.items()}
     return options
@@ -162,13 +162,13 @@ def _slurm(words: Sequence[str]) -> dict[str, Any]:
 
 def _file(name: str) -> dict[str, Any]:
     try:
-        # Every value as it is written: YAML 1.1 would take 2:00:00 for 7200.
+        # Keep every value as written: YAML 1.1 would read 2:00:00 as 7200.
         content = yaml.load(Path(name).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise BadInput(f"--slurm {name} cannot be read ({reason}); give KEY=VALUE or a YAML file") from error
     if not isinstance(content, dict):
-        raise BadInput(f"--slurm {name} holds no keys; write for example partition: gpu")
+        raise BadInput(f"--slurm {name} contains no keys; write e.g. partition: gpu")
     return content
 
 

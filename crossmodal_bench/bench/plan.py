@@ -1,4 +1,4 @@
-"""From the words of a command line to the list of jobs."""
+"""From the options of a command line to the list of jobs."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from crossmodal_bench.jobs.suite_ensembles import with_members
 
 @dataclass
 class _Known:
-    """What the rows of a plan learn for each other.
+    """What the rows of a plan share.
 
     Attributes:
-        corpora: what has been read of the data, by ``corpus_key``.
+        corpora: data already read, by ``corpus_key``.
         descriptions: of the configurations' classes.
-        used: those of the words NETWORK, WEIGHTS and TEXT that change some row.
-        faults: why the chosen networks do not go with a method, by method, data set and protocol, of the rows
-            that such a word changes; empty where they do.
+        used: which of the options NETWORK, WEIGHTS and TEXT affect some row.
+        faults: why a method cannot use the chosen networks, by method, data set and protocol, for the rows
+            that such an option affects; empty if it can.
     """
 
     corpora: dict[str, Inputs]
@@ -56,21 +56,21 @@ class _Row:
     suite: str | None
     evaluate: str
     protocols: Sequence[str] | None = None
-    """Of the data set's named protocols, those that a suite asks for; all, where it has none of them."""
+    """The data set's protocols that a suite asks for; all of them if the data set has none of those."""
     parent: bool = False
-    """Whether it is planned for the sake of another: what is overridden there may be nothing that it has."""
+    """Whether it is only planned as a parent: it may not have the settings that the other row overrides."""
 
 
 def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | None = None) -> list[PlannedJob]:
-    """All jobs of one bench and those that they start from, parents first; none of them is started.
+    """All jobs of one bench and the jobs they start from, parents first; starts none of them.
 
     Args:
-        options: the command's words.
-        gpu: whether a GPU is visible; decides what the preset ``auto`` is.
-        corpora: what earlier plans have read, to which this one adds.
+        options: the command's options.
+        gpu: whether a GPU is visible; decides what the preset ``auto`` means.
+        corpora: data read by earlier plans; this plan adds to them.
 
     Raises:
-        BadInput: anything unusable among the words or in the data; nothing has been written then.
+        BadInput: an option or the data cannot be used; nothing has been written.
     """
     check_words(options)
     known = _Known({} if corpora is None else corpora, Descriptions(options.runs))
@@ -83,29 +83,29 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
             variant = variants[protocol]
             batches.append(_jobs(row, protocol, variant, options, known))
     if known.faults and all(known.faults.values()):
-        # No method can do with the networks that were chosen: there is no plan to make.
+        # No method can use the chosen networks, so there is nothing to plan.
         raise BadInput(next(iter(known.faults.values())))
     if options.text is not None and "text" not in known.used:
         raise BadInput(
-            f"TEXT is '{options.text}' and has no effect: none of these methods reads vectors of whole "
-            "captions; leave it out"
+            f"TEXT is '{options.text}' and has no effect: none of these methods reads one vector per "
+            "caption; leave it out"
         )
     for name, value in (("network", options.network), ("weights", options.weights)):
         if value is not None and name not in known.used:
             datasets = ", ".join(dict.fromkeys(batch[0].job.dataset for batch in batches))
             raise BadInput(
-                f"{name.upper()} is '{value}' and has no effect: none of these methods runs such an image "
+                f"{name.upper()} is '{value}' and has no effect: none of these methods runs an image "
                 f"network on {datasets}; leave it out"
             )
     _check_plugins(options.plugins, [batch[0].config for batch in batches])
     if any(not planned.missing for batch in batches for planned in batch):
-        # A bench that is refused leaves nothing.
+        # A rejected bench leaves no files behind.
         known.descriptions.keep()
     return _sharing_passes(_parents_first(batches))
 
 
 def _sharing_passes(plan: Sequence[PlannedJob]) -> list[PlannedJob]:
-    """The jobs, each told whether another one reads a grid of regions of its images by its network."""
+    """The jobs, each marked if another one reads a grid of regions of the same images by the same network."""
 
     def extraction(planned: PlannedJob) -> tuple[str, ...]:
         images = planned.config["data"].get("images", {})
@@ -122,18 +122,18 @@ def _sharing_passes(plan: Sequence[PlannedJob]) -> list[PlannedJob]:
 
 
 def _check_plugins(plugins: Sequence[str], configs: Sequence[Config]) -> None:
-    """Raise BadInput for a plugin of which no configuration names a class."""
+    """Raise BadInput for a plugin none of whose classes is named in a configuration."""
     named = {name for config in configs for name in class_paths(config)}
     for plugin in plugins:
         if not any(is_below(name, [plugin]) for name in named):
             raise BadInput(
-                f"PLUGINS '{plugin}' has no effect: no class of it is named by these methods or their data; "
-                "give a YAML file that names one, e.g. METHODS=./my_method.yaml, or leave it out"
+                f"PLUGINS '{plugin}' has no effect: neither these methods nor their data use a class of it; "
+                "give a YAML file that names one, e.g. METHODS=./my_method.yaml, or leave PLUGINS out"
             )
 
 
 def command_overrides(options: BenchOptions) -> dict[str, Any]:
-    """What the command's words override in the configuration of every job."""
+    """What the command's options override in the configuration of every job."""
     chosen: dict[str, Any] = {}
     if options.network is not None:
         chosen["data.images.network"] = options.network
@@ -147,7 +147,7 @@ def command_overrides(options: BenchOptions) -> dict[str, Any]:
 
 
 def _parents_first(batches: Sequence[Sequence[PlannedJob]]) -> list[PlannedJob]:
-    """Every job once, behind those that it starts from; the jobs of one row together."""
+    """Every job once, after the jobs it starts from; jobs of one row stay together."""
     requested: dict[str, PlannedJob] = {}
     for batch in batches:
         for planned in batch:
@@ -158,7 +158,7 @@ def _parents_first(batches: Sequence[Sequence[PlannedJob]]) -> list[PlannedJob]:
         for name in batch[0].parents:
             add([planned.parents[name] for planned in batch])
         for planned in batch:
-            # A row that asks for the job itself may have a label for it.
+            # A row that requests the job itself may give it a label.
             ordered.setdefault(planned.job.id, requested.get(planned.job.id, planned))
 
     for batch in batches:
@@ -190,7 +190,7 @@ def _rows(options: BenchOptions, gpu: bool) -> Iterator[_Row]:
 
 
 def preset_for(word: str, dataset: str, *, gpu: bool, suite: SuiteFile | None = None) -> str:
-    """What PRESET means on a data set; ``suite`` may have a word of its own for ``auto``."""
+    """The preset for a data set; ``suite`` may define its own meaning of ``auto``."""
     check_preset(word)
     if word != "auto":
         return word
@@ -227,7 +227,7 @@ def _jobs(
     options: BenchOptions,
     known: _Known,
 ) -> list[PlannedJob]:
-    """A row's jobs, one for each seed."""
+    """A row's jobs, one per seed."""
     command = command_overrides(options)
     if row.parent:
         settings = experiments.method_settings(row.method, row.dataset, row.preset)
@@ -237,13 +237,13 @@ def _jobs(
     if "data.validation" in row.overrides.keys() - command.keys():
         without = {key: value for key, value in chosen.items() if key != "data.validation"}
         if _has_validation(row, protocol, variant, without, options, known):
-            # A suite's share is for data sets that have no validation split of their own.
+            # A suite's validation share only applies to data sets without a validation split.
             chosen = without
     config = experiments.resolve(row.method, row.dataset, variant, row.preset, chosen, options.data_root)
     for part in ("data", "trainer"):
         if not isinstance(config.get(part, {}), dict):
             raise BadInput(
-                f"configuration key '{part}' is {config[part]!r}; name one of its keys, as {part}.KEY"
+                f"configuration key '{part}' is {config[part]!r}; set one of its keys, as {part}.KEY"
             )
     epochs = config.get("trainer", {}).get("max_epochs", 1)
     if not isinstance(epochs, int) or epochs < 1:
@@ -255,12 +255,12 @@ def _jobs(
     data = read_inputs(described, row.dataset, protocol, known.corpora, config["data"])
     if row.evaluate == "val" and not data.missing and not data.counts["val"]["images"]:
         raise BadInput(
-            f"suite {row.suite} evaluates on validation and {row.dataset} has none; "
+            f"suite {row.suite} evaluates on validation, but {row.dataset} has no validation split; "
             "set data.validation, e.g. 0.2"
         )
     redrawn = description.redrawn
     if description.deterministic:
-        # Solved before the first epoch: a training length meant for the others would only cost time.
+        # Solved before the first epoch: the other methods' number of epochs would only cost time.
         config = experiments.merge(config, {"trainer": {"max_epochs": 1}})
     if description.deterministic and not redrawn:
         seeds = 1
@@ -268,7 +268,7 @@ def _jobs(
         seeds = row.seeds
     else:
         seeds = 3 if row.preset in ("paper", "tuned") else 1
-    # Among the default methods there may be some that this data set has nothing for.
+    # Some default methods may need views that this data set does not have.
     missing = data.missing
     if not missing and data.corpus is not None:
         missing = lacking(data.corpus, description.requires, description.regions)
@@ -283,8 +283,8 @@ def _jobs(
         parents[name] = _jobs(parent, protocol, variant, options, known)
     if parents and not description.inherits:
         raise BadInput(
-            f"method '{row.method}' names parents and {description.method} cannot start from their "
-            "weights; implement its inherit, or drop the key parents from the method's file"
+            f"method '{row.method}' names parents, but {description.method} cannot start from their weights; "
+            "implement inherit, or remove the key parents from the method's file"
         )
     if redrawn:
         _check_draws(seeds, data.protocols[0], chosen)
@@ -327,7 +327,7 @@ def _jobs(
             missing=missing,
             ddp_strategy=description.ddp_strategy,
             gpu_precision=description.gpu_precision,
-            # One that is solved has a single seed, which serves all.
+            # A closed-form parent has a single seed, shared by all.
             parents={name: jobs[min(seed, len(jobs) - 1)] for name, jobs in parents.items()},
             ablation=experiments.ablation_of(row.method),
             plugins=options.plugins,
@@ -341,27 +341,25 @@ def _jobs(
 
 
 def _check_draws(seeds: int, protocol: Protocol, overrides: Collection[str]) -> None:
-    """Raise BadInput for more seeds than the protocol knows draws, and for a draw that was chosen."""
+    """Raise BadInput for more seeds than the protocol has draws, and for a draw set explicitly."""
     if DRAW in overrides:
-        raise BadInput(
-            f"--set {DRAW} has no effect where each seed takes a draw of its own; set SEEDS instead"
-        )
+        raise BadInput(f"--set {DRAW} has no effect because each seed uses its own draw; set SEEDS instead")
     known = len(protocol.split.draws)
     if known and seeds > known:
         raise BadInput(
-            f"SEEDS is {seeds}, and {protocol.name} has {known} draws, one for each seed; "
+            f"SEEDS is {seeds}, but {protocol.name} has only {known} draws, one per seed; "
             f"give at most {known}"
         )
 
 
 def _inputs_of(config: Config, dataset: str, protocol: str, known: _Known) -> Inputs:
-    """The inputs of one configuration, which is complete."""
+    """The inputs of one complete configuration."""
     described = known.descriptions.describe(config)
     return read_inputs(described, dataset, protocol, known.corpora, config["data"])
 
 
 def _nothing_to_encode(description: Description, corpus: Corpus | None) -> str:
-    """Why a text tower has nothing to do; empty where there are captions, or no tower."""
+    """Why a text tower has nothing to encode; empty if there are captions or no tower."""
     text = description.text_network
     if "bow" not in description.requires or text is None or corpus is None or corpus.captions is not None:
         return ""
@@ -369,7 +367,7 @@ def _nothing_to_encode(description: Description, corpus: Corpus | None) -> str:
 
 
 def _missing_towers(description: Description) -> str:
-    """Why a dual encoder that a method reads vectors of is not at hand; empty where there is none to miss."""
+    """Why a dual encoder that a method needs is not available; empty if none is missing."""
     from crossmodal_bench.networks.dual_encoders import HF, out_of_reach
 
     weights_of: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The ensembles of a suite in a bench: each is made once its members are done."""
+"""The ensembles of a suite in a bench: each is computed once its members are done."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PlannedEnsemble:
-    """One ensemble of a suite, of the bench's jobs ``members``."""
+    """One ensemble of a suite, made of the bench's jobs ``members``."""
 
     row: EnsembleRow
     suite: str
@@ -40,12 +40,12 @@ class PlannedEnsemble:
 
     @property
     def name(self) -> str:
-        """How it is called in a line of the terminal."""
+        """Its name in terminal output."""
         return f"{self.row.method} (ensemble of {self.row.label})"
 
     @property
     def seed(self) -> int:
-        """The members' seed, or the smallest."""
+        """The members' common seed, or the smallest."""
         return min(planned.job.seed for planned in self.members)
 
     def waits_for(self) -> PlannedJob | None:
@@ -53,14 +53,14 @@ class PlannedEnsemble:
         return next((member for member in self.members if state_of(member).name != "done"), None)
 
     def record(self) -> Record | None:
-        """Its record, whatever it was made of; None where there is none that can be read."""
+        """Its record, whatever its members were; None if there is no readable one."""
         first = self.members[0]
         identity = ensemble_id(self.row.method, [planned.job.id for planned in self.members])
         files = JobDirectory.of(first.directory.parents[2], first.job.dataset, self.row.method, identity)
         return read_record_or_warn(files.path) if files.is_done() else None
 
     def ensemble(self, options: BenchOptions) -> Ensemble:
-        """What its members, all of them finished, are together."""
+        """The ensemble of its members, all of which are finished."""
         records = [read_record(planned.directory) for planned in self.members]
         return plan_ensemble(
             records, options.runs, method=self.row.method, label=self.row.label, suite=self.suite
@@ -68,7 +68,7 @@ class PlannedEnsemble:
 
 
 def planned_ensembles(plan: Sequence[PlannedJob], options: BenchOptions) -> list[PlannedEnsemble]:
-    """Those that a bench's jobs can make: one for each seed that all members have, or for their own seeds."""
+    """Ensembles the bench's jobs can form: one per seed that all members share, or for fixed seeds."""
     if options.methods not in experiments.names("suites"):
         return []
     ensembles: dict[tuple[str, ...], PlannedEnsemble] = {}
@@ -80,10 +80,10 @@ def planned_ensembles(plan: Sequence[PlannedJob], options: BenchOptions) -> list
 
 
 def describe(plan: Sequence[PlannedJob], options: BenchOptions, log: Log) -> None:
-    """Print every ensemble with its state, and those that lack a job."""
+    """Print every ensemble with its state, and those whose members are not all planned."""
     ensembles = planned_ensembles(plan, options)
     for planned in ensembles:
-        state = "waits for its members"
+        state = "waiting for its members"
         if planned.waits_for() is None:
             try:
                 state = "not made" if planned.ensemble(options).existing() is None else "done"
@@ -94,13 +94,13 @@ def describe(plan: Sequence[PlannedJob], options: BenchOptions, log: Log) -> Non
         made = [planned.row for planned in ensembles]
         for row in ensemble_rows(experiments.suite(options.methods)):
             if row not in made:
-                log(f"  {row.method} (ensemble of {row.label}): some member's seed is not among these jobs")
+                log(f"  {row.method} (ensemble of {row.label}): a member's seed is not among these jobs")
 
 
 def make_ensembles(plan: Sequence[PlannedJob], options: BenchOptions, mode: str, log: Log) -> bool:
-    """Make what is missing of a suite's ensembles; whether none failed.
+    """Compute the missing ensembles of a suite; True if none failed.
 
-    One whose members are not done is left for the next bench. ``mode`` is W&B's.
+    An ensemble whose members are not done is left for the next bench. ``mode`` is W&B's.
     """
     well = True
     corpora = {
@@ -119,7 +119,7 @@ def make_ensembles(plan: Sequence[PlannedJob], options: BenchOptions, mode: str,
             existing = ensemble.existing()
             if existing is not None and existing.job == ensemble.job:
                 continue
-            log(f"{what}: {len(planned.members)} models are summed")
+            log(f"{what}: {len(planned.members)} models, summing their similarities")
             read_members([member.directory for member in planned.members])
             record = run_ensemble(ensemble, options.data_root, options.runs / "cache", corpora)
         except Exception as error:
@@ -135,7 +135,7 @@ def make_ensembles(plan: Sequence[PlannedJob], options: BenchOptions, mode: str,
 
 
 def ensemble_records(plan: Sequence[PlannedJob], options: BenchOptions) -> list[Record]:
-    """The records of a bench's ensembles that are there."""
+    """The existing records of a bench's ensembles."""
     return [
         record for planned in planned_ensembles(plan, options) if (record := planned.record()) is not None
     ]

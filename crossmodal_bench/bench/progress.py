@@ -1,4 +1,4 @@
-"""One line that says where a bench is: rewritten on a terminal, printed now and then elsewhere."""
+"""The status line of a bench: rewritten in place on a terminal, printed now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def clock(seconds: float) -> str:
 
 
 def doing(progress: Mapping[str, Any]) -> str:
-    """What a job does, from its progress file."""
+    """What a job is doing, from its progress file."""
     text = str(progress.get("phase", "starting"))
     if "epoch" in progress:
         return f"{text}, epoch {progress['epoch'] + 1}/{progress['epochs']}"
@@ -30,7 +30,7 @@ def doing(progress: Mapping[str, Any]) -> str:
 
 
 def seconds_left(progress: Mapping[str, Any], elapsed: float) -> float | None:
-    """Until what a job is doing is done, ``elapsed`` seconds after its start; None where it does not say."""
+    """Seconds left in a job's current phase, ``elapsed`` seconds after its start; None if unknown."""
     if "epoch" in progress:
         epochs = progress["epochs"]
         fraction = (progress["epoch"] + progress["batch"] / max(1, progress["batches"])) / max(1, epochs)
@@ -48,7 +48,7 @@ class StatusLine:
         self._printed = time.monotonic()
 
     def show(self, text: str) -> None:
-        """On a terminal: over the last one. Elsewhere: a line every 15 seconds, for logs."""
+        """On a terminal, replace the previous text; elsewhere, print a line every 15 seconds for logs."""
         text = printable(text)
         if self.stream.isatty():
             width = shutil.get_terminal_size().columns - 1
@@ -60,7 +60,7 @@ class StatusLine:
         self.stream.flush()
 
     def clear(self) -> None:
-        """Take it away."""
+        """Remove the line."""
         if self._shown and self.stream.isatty():
             self.stream.write("\r\x1b[K")
             self.stream.flush()

@@ -1,4 +1,4 @@
-"""Run a row again as its record says it was run, in a folder of its own, and say whether it agrees."""
+"""Rerun a row as its record says it was run, in a separate folder, and report whether the results agree."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from crossmodal_bench.reporting.comparison.agreement import Agreement, agreement
 
 @dataclass(frozen=True)
 class Repetition:
-    """How and where rows are run again; None: as the record says.
+    """How and where rows are rerun; None: as the record says.
 
     Attributes:
-        runs: the folder of the new records, which is not the one of the old.
+        runs: the folder of the new records, different from that of the old ones.
         data_root: where the data are.
-        devices: as of a bench.
-        threads: of each process.
-        plugins: packages that the user trusts, of whose classes the method or the data set may be.
+        devices: as in a bench.
+        threads: per process.
+        plugins: trusted packages, which may define the method's or the data set's classes.
     """
 
     runs: Path
@@ -56,22 +56,22 @@ class _Fixed(Local):
 def reproduce(
     records: Sequence[Record], how: Repetition, log: Callable[[str], None] = tell
 ) -> list[Agreement]:
-    """Run each record's job again and judge what comes out.
+    """Run each record's job again and compare the results.
 
     Args:
-        records: of one row; its other seeds say how far seeds are apart.
-        how: where and on what.
+        records: all seeds of one row, which show how far seeds vary.
+        how: where and on which devices.
         log: prints a line.
 
     Raises:
-        BadInput: a record cannot be repeated: it does not follow from its ranks, sums models, or rests on
-            data, protocols or settings that are not there today; or a run with other threads lies in the way.
-        Interrupted: a job was interrupted, and goes on when the command is given again.
+        BadInput: a record cannot be repeated: it contradicts its ranks, is an ensemble, or depends on data,
+            protocols or settings that do not exist now; or a run with other threads is already in the folder.
+        Interrupted: a job was interrupted; the same command resumes it.
     """
     for record in records:
         _check(record)
     corpora: dict[str, Inputs] = {}
-    # Everything that cannot be run is said before anything is.
+    # Report everything that cannot be run before running anything.
     plans = [_planned(record, how, corpora) for record in records]
     agreements = []
     for record, (planned, options) in zip(records, plans, strict=True):
@@ -82,10 +82,10 @@ def reproduce(
 
 def _check(record: Record) -> None:
     if record.ensemble:
-        raise BadInput(f"{record.directory} is a sum of models; name its members, which are run one by one")
+        raise BadInput(f"{record.directory} is an ensemble; name its members, which can be rerun one by one")
     if record.job.preset == PRESET:
         raise BadInput(
-            f"{record.directory} is a model from elsewhere, which nothing here can run; give its vectors to "
+            f"{record.directory} is a model from elsewhere, which cannot be rerun here; pass its vectors to "
             "'crossmodal-bench evaluate' again, and compare the two rows"
         )
     if record.evaluated_on != "test":
@@ -100,7 +100,7 @@ def _planned(record: Record, how: Repetition, corpora: dict[str, Inputs]) -> tup
     job = record.job
     if job.method not in experiments.names("methods"):
         raise BadInput(
-            f"{record.directory} is of method '{job.method}', which is none of ours; name its file with "
+            f"{record.directory} uses method '{job.method}', which is not built in; name its file with "
             "--method"
         )
     options = BenchOptions(
@@ -113,7 +113,7 @@ def _planned(record: Record, how: Repetition, corpora: dict[str, Inputs]) -> tup
         devices=how.devices or _devices(record),
         wandb="off",
         plugins=how.plugins,
-        # What an earlier version has left there is no repetition of anything.
+        # Results that an earlier version left there are not a valid repetition.
         rerun="stale",
         overrides=job.overrides,
     )
@@ -126,12 +126,12 @@ def _planned(record: Record, how: Repetition, corpora: dict[str, Inputs]) -> tup
     if planned is None:
         found = " + ".join(dict.fromkeys(planned.job.protocol for planned in jobs)) or "nothing"
         raise BadInput(
-            f"{record.directory} was measured under {record.protocol_label}, and below {how.data_root} the "
-            f"same settings give {found}; name the folder of the same data with --data-root"
+            f"{record.directory} was measured under {record.protocol_label}, but the data in {how.data_root} "
+            f"give {found} with the same settings; name the folder of the same data with --data-root"
         )
     if planned.data_fingerprint != record.data.fingerprint:
         raise BadInput(
-            f"the data below {how.data_root} (fingerprint {planned.data_fingerprint[:12]}) are not those of "
+            f"the data in {how.data_root} (fingerprint {planned.data_fingerprint[:12]}) are not those of "
             f"{record.directory} ({record.data.fingerprint[:12]}); name the folder of the same data with "
             "--data-root"
         )
@@ -184,12 +184,12 @@ def _run(
         reason = job.files.read_error().get("message") or how_it_ended(status)
         raise BadInput(f"{job.title} failed: {reason} (log: {job.files.log})")
     if not planned.files.is_done():
-        raise BadInput(f"{planned.title} was not run; look into {planned.files.log}")
+        raise BadInput(f"{planned.title} was not run; see {planned.files.log}")
     return read_record(planned.directory)
 
 
 def _parents(planned: PlannedJob) -> list[PlannedJob]:
-    """The jobs that it starts from, and theirs before them."""
+    """The jobs it starts from, each after its own parents."""
     jobs: dict[str, PlannedJob] = {}
     for parent in planned.parents.values():
         for job in (*_parents(parent), parent):

@@ -1,4 +1,4 @@
-"""The bench: plan, print, look ahead, run the jobs, keep what is done, show where it is."""
+"""The bench: plan, print, dry-run, run the jobs, keep what is finished, show progress."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ def bench(
     log: Callable[[str], None] = tell,
     launcher: Launcher | None = None,
 ) -> int:
-    """Run what is missing of a bench.
+    """Run the missing jobs of a bench.
 
     Args:
-        options: the command's words.
-        check_chance: fail where a model is not clearly above chance.
+        options: the command's options.
+        check_chance: fail if a model is not clearly above chance.
         log: prints a line.
         launcher: where jobs run; None for what ``options.launcher`` names.
 
     Returns:
-        0; 1 where a job failed or was skipped; 75 where it, or a job of it, was interrupted.
+        0; 1 if a job failed or was skipped; 75 if the bench or one of its jobs was interrupted.
 
     Raises:
-        BadInput: nothing could be run, or RUNS cannot be written any more; what is finished is kept.
+        BadInput: nothing could be run, or RUNS is no longer writable; finished work is kept.
     """
     with listening() as request:
         return _bench(options, request, check_chance=check_chance, log=log, launcher=launcher)
@@ -90,7 +90,7 @@ def _bench(
         if launcher.allows_dry_runs and _may_train(plan, options):
             _load_worker()
         for planned in plan:
-            # Workers are forked from here and run these very sources, whatever is pulled before they start.
+            # Workers are forked from here and run these sources, whatever is pulled before they start.
             planned.fingerprint()
         _settle(plan)
         lacks_everything = all(state_of(planned).name == "skipped" for planned in plan)
@@ -99,7 +99,7 @@ def _bench(
             raise BadInput(reasons.pop())
         to_run = describe_plan(plan, options, log, slurm.queued(plan))
         if lacks_everything:
-            raise BadInput("no job has what it needs; the reasons stand above, each with its fix")
+            raise BadInput("no job has what it needs; the reasons and fixes are listed above")
         failed = _run(to_run, plan, options, launcher, mode, line, log)
         summed = suite_ensembles.make_ensembles(plan, options, mode, log)
         request.check()
@@ -110,14 +110,14 @@ def _bench(
             _tell_of_wandb(plan, options, began, log, patience=None)
         if well and summed:
             return OK
-        # Jobs that were told to stop, when the bench was not, have not failed.
+        # Jobs that were asked to stop on their own, without the bench, have not failed.
         stopped = bool(failed) and all(state_of(planned).name == "not started" for planned in failed)
         return AGAIN if stopped and summed else FAILED
     except Interrupted:
         line.clear()
         stays = launcher.parting() if launcher is not None else ""
         log(
-            "Interrupted. Everything is kept: run the same command again to go on."
+            "Interrupted. All finished work is kept: run the same command again to resume."
             + (f" {stays}" if stays else "")
         )
         if mode != "off":
@@ -133,18 +133,18 @@ def _bench(
 def _plan(options: BenchOptions) -> list[PlannedJob]:
     if options.launcher == "slurm":
         return make_plan(options, gpu=options.devices != "cpu" and asks_for_gpus(options.slurm))
-    # Asking for a GPU starts its driver, after which the process must not fork.
+    # Querying for a GPU initialises its driver, after which the process must not fork.
     return make_plan(options, gpu=options.devices != "cpu" and has_accelerator())
 
 
 def _may_train(plan: Sequence[PlannedJob], options: BenchOptions) -> bool:
-    """Whether there may be something to run, by what can be seen without asking what records rest on."""
+    """Whether there may be something to run, judged without computing fingerprints."""
     open_jobs = any(not planned.missing and not planned.files.is_done() for planned in plan)
     return open_jobs or options.rerun == "stale"
 
 
 def _load_worker() -> None:
-    """Import what workers run, which are forked from this process, before its sources are looked at."""
+    """Import what forked workers run before the fingerprint of the sources is taken."""
     import_module("crossmodal_bench.bench.runtime_estimate")
     import_module("crossmodal_bench.training.worker")
 
@@ -158,14 +158,14 @@ def _run(
     line: StatusLine,
     log: Callable[[str], None],
 ) -> list[PlannedJob]:
-    """Run jobs, and wait for those that other benches run in the same folder; those that failed."""
+    """Run jobs, waiting for those other benches run in the same folder; return those that failed."""
     for planned in to_run:
         if planned.resume_anyway:
             _take_back(planned, log)
     seconds: Mapping[Kind, float] = {}
     refused: list[PlannedJob] = []
     if to_run and launcher.allows_dry_runs:
-        # Lightning comes with it, which a bench with nothing to do can do without.
+        # This imports Lightning, which a bench with nothing to do does not need.
         from crossmodal_bench.bench.runtime_estimate import estimates
 
         seconds, reasons = estimates(to_run, launcher.slots, line, log)
@@ -174,7 +174,7 @@ def _run(
     def ended(planned: PlannedJob, status: int | None, more: bool) -> bool:
         well = _after(planned, status, mode, log)
         if not well:
-            # What lets one job fail may be the disk, and would let all others fail.
+            # A job may have failed because of the disk, which would make all others fail too.
             check_writable(options)
         elif more:
             shown = [*records_of(plan), *reference_records(options.reference)]
@@ -190,14 +190,14 @@ def _run(
 def _refuse(
     to_run: Sequence[PlannedJob], reasons: Mapping[str, str], log: Callable[[str], None]
 ) -> list[PlannedJob]:
-    """Let the jobs fail that cannot run on these data, each reason told once; the others shall run."""
+    """Fail the jobs that cannot run on these data, printing each reason once; the others still run."""
     refused: dict[str, list[PlannedJob]] = {}
     for planned in to_run:
         if (reason := reasons.get(planned.job.id)) is not None:
             refused.setdefault(reason, []).append(planned)
     for reason, jobs in refused.items():
         for planned in jobs:
-            # Whoever works on it finds out by itself.
+            # A process that holds the lock will find out by itself.
             with suppress(Taken), locked(planned.directory):
                 planned.files.write_error("bad input", reason)
         log(f"{', '.join(planned.title for planned in jobs)} cannot run: {reason}")
@@ -205,10 +205,10 @@ def _refuse(
 
 
 def _take_back(planned: PlannedJob, log: Callable[[str], None]) -> None:
-    """Put a job's checkpoints that were set aside where its worker finds them."""
+    """Move a job's set-aside checkpoints back to where its worker looks for them."""
     if not planned.files.tags_aside():
         return
-    # Whoever works on it has chosen already.
+    # A process that holds the lock has already chosen its checkpoint.
     with suppress(Taken), locked(planned.directory):
         said = take_back(planned.files)
         if said:
@@ -216,7 +216,7 @@ def _take_back(planned: PlannedJob, log: Callable[[str], None]) -> None:
 
 
 def run_schedule(schedule: Schedule) -> list[PlannedJob]:
-    """Run a schedule's jobs and end them with it, whatever ends it; those that failed."""
+    """Run a schedule, stopping its jobs however it ends; return the jobs that failed."""
     with listening():
         try:
             return schedule.run()
@@ -228,7 +228,7 @@ def run_schedule(schedule: Schedule) -> list[PlannedJob]:
 
 
 def _settle(plan: Sequence[PlannedJob]) -> None:
-    # The workers of a bench that was killed a moment ago take that moment to notice.
+    # Workers of a bench that was just killed need a moment to notice.
     deadline = time.monotonic() + 3
     while any(is_locked(planned.directory) for planned in plan) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -242,14 +242,14 @@ def _tell_of_wandb(
     *,
     patience: float | None,
 ) -> None:
-    """Say which runs W&B's server has, and how it gets the others."""
+    """Report which runs are on W&B's server, and how to upload the others."""
     records = [*records_of(plan), *suite_ensembles.ensemble_records(plan, options)]
     for sentence in conclusion(records, options.runs, began, patience=patience):
         log(sentence)
 
 
 def _after(planned: PlannedJob, status: int | None, mode: str, log: Callable[[str], None]) -> bool:
-    """Tell W&B of a finished job, or say why it failed; whether it finished."""
+    """Send a finished job to W&B, or report why it failed; return whether it finished."""
     if status == 0 and planned.files.is_done():
         record = read_record(planned.directory)
         warning = None if live.is_followed(record) else tell_wandb(record, planned.directory, mode)
@@ -257,7 +257,7 @@ def _after(planned: PlannedJob, status: int | None, mode: str, log: Callable[[st
             log(warning)
         return True
     if status == AGAIN:
-        log(f"{planned.title} was interrupted; run the same command again to go on with it")
+        log(f"{planned.title} was interrupted; run the same command again to resume it")
         return False
     if not planned.files.error.is_file():
         planned.files.write_error("error", how_it_ended(status))
@@ -269,7 +269,7 @@ def _after(planned: PlannedJob, status: int | None, mode: str, log: Callable[[st
 def status(
     options: BenchOptions, log: Callable[[str], None] = tell, *, machine_readable: bool = False
 ) -> int:
-    """Print every job of a bench with its state, as a listing or as JSON; nothing is run."""
+    """Print every job of a bench with its state, as a listing or as JSON; runs nothing."""
     plan = _plan(options)
     if machine_readable:
         print(json.dumps(states(plan, slurm.queued(plan)), indent=1))
@@ -279,11 +279,11 @@ def status(
 
 
 def check_writable(options: BenchOptions) -> None:
-    """Raise BadInput where records could not be written, before anything is trained."""
+    """Raise BadInput if records could not be written, before anything is trained."""
     try:
         options.runs.mkdir(parents=True, exist_ok=True)
-        # A name that nobody can have foreseen: two benches may start at the same moment, and in a folder that
-        # others may write to, a link of that name would have somebody's file written over.
+        # An unpredictable name: two benches may start at the same moment, and in a folder that others may
+        # write to, a planted symlink of a known name would overwrite someone's file.
         with tempfile.NamedTemporaryFile(dir=options.runs, prefix=".writable-") as scratch:
             scratch.write(b"x" * 4096)
             scratch.flush()

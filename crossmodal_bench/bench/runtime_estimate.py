@@ -1,4 +1,4 @@
-"""A dry run of each kind of job before the first one starts: its input is whole, and some steps are timed."""
+"""A dry run of each kind of job before the first one starts: checks its input and times some steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from crossmodal_bench.training.devices import can_fork
 from crossmodal_bench.training.lightning_cli import instantiate
 
 POLL = 0.5
-"""Seconds between two looks at whether the bench was asked to stop."""
+"""Seconds between checks for a request to stop."""
 STEPS = 6
 Tell = Callable[[str, int, int], None]
 
@@ -49,15 +49,15 @@ class _Clock(pl.Callback):
         self.times.setdefault(type(batch), []).append(time.perf_counter())
 
     def step(self, kind: type) -> float:
-        """The quickest step between two batches of a kind; 0 where there are no two."""
+        """The shortest step between two batches of a kind; 0 if there are fewer than two."""
         return min((b - a for a, b in pairwise(self.times.get(kind, []))), default=0.0)
 
 
 class DryRuns(NamedTuple):
-    """What the dry runs of one job of each kind have found.
+    """Results of the dry runs, one job of each kind.
 
-    seconds: of a job of each kind, 0 where they are not known.
-    refused: why the job that was looked at cannot run on these data, by its kind.
+    seconds: estimated time of a job, by kind; 0 if unknown.
+    refused: why a job cannot run on these data, by kind.
     """
 
     seconds: dict[Kind, float]
@@ -65,9 +65,9 @@ class DryRuns(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """What is known of jobs before they run.
+    """What is known about jobs before they run.
 
-    seconds: of a job of each kind, 0 where they are not known.
+    seconds: estimated time of a job, by kind; 0 if unknown.
     refused: why a job cannot run on these data, by the job's id.
     """
 
@@ -78,10 +78,10 @@ class Outlook(NamedTuple):
 def estimates(
     to_run: Sequence[PlannedJob], slots: Sequence[Slot], line: StatusLine, log: Callable[[str], None]
 ) -> Outlook:
-    """How long a job of each kind takes, and which cannot run; says how long all of them take.
+    """How long a job of each kind takes, and which cannot run; logs the estimated total.
 
     Raises:
-        BadInput: one and the same reason keeps every job from running.
+        BadInput: no job can run, all for the same reason.
     """
     start = time.monotonic()
 
@@ -94,7 +94,7 @@ def estimates(
         kinds.setdefault(kind_of(planned), planned)
     seconds, reasons = dry_runs(kinds, slots, tell)
     line.clear()
-    # Rows of one kind may differ in what they override, and with it in whether they can run.
+    # Rows of one kind may differ in overrides, and therefore in whether they can run.
     refused = {
         planned.job.id: reasons[kind]
         for planned in to_run
@@ -112,14 +112,14 @@ def estimates(
 
 
 def dry_run(planned: PlannedJob, tell: Tell | None = None) -> float:
-    """Build the job's data and time a few steps, from fresh weights; the estimated seconds of the whole job.
+    """Build the job's data and time a few steps from fresh weights; return the whole job's estimated seconds.
 
     Raises:
-        BadInput: what would have stopped the job, hours later.
+        BadInput: an error that would otherwise have stopped the job hours later.
     """
     start = time.perf_counter()
     clock = _Clock()
-    # The configuration wins over the arguments, so that what shortens the training must be in it.
+    # The configuration takes precedence over the arguments, so the limits must be set there.
     short = {"trainer": {"max_epochs": 1, "limit_val_batches": 0}}
     cli = instantiate(
         merge(planned.config, short),
@@ -150,10 +150,10 @@ def dry_run(planned: PlannedJob, tell: Tell | None = None) -> float:
 
 
 def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell) -> DryRuns:
-    """``dry_run`` of a job of each kind, in forked processes, so that this one stays fit for forking.
+    """Call ``dry_run`` on one job of each kind, in forked processes so that this one can still fork.
 
-    As many at a time as jobs will run, with as many threads. Nothing is known where there is no fork, and 0
-    where the job itself will fail: it keeps its log then, and the others shall run.
+    Runs as many at a time as jobs will run, with as many threads. Nothing is known without fork; a job that
+    fails here counts as 0 seconds: it will leave its own log, and the others still run.
     """
     seconds: dict[Kind, float] = {}
     refused: dict[Kind, str] = {}
@@ -166,7 +166,7 @@ def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell
             while waiting and len(running) < len(slots):
                 kind, planned = waiting.pop(0)
                 tell(f"looking at {planned.job.method} on {planned.job.dataset}", len(seconds), len(kinds))
-                # A process that has started and is not listed would be left behind.
+                # A process that was started but not yet listed would be orphaned.
                 with finish_first():
                     receiver, process = _start_dry_run(planned, slots[0])
                     running[receiver] = kind, process
@@ -208,13 +208,13 @@ def _received(receiver: Connection) -> tuple[str, Any]:
 
 def _end(receiver: Connection, process: Any) -> None:
     receiver.close()
-    # It has answered, or nobody waits for its answer any more.
+    # It has answered, or its answer is no longer needed.
     process.kill()
     process.join()
 
 
 def _answer(planned: PlannedJob, slot: Slot, sender: Connection, parent: int) -> None:
-    # There is nothing to save.
+    # A dry run has nothing to save, so signals may end it directly.
     for number in ASKING:
         signal.signal(number, signal.SIG_DFL)
     follow(parent)

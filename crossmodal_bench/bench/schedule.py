@@ -1,4 +1,4 @@
-"""Which job starts when: several at a time, children behind their parents, and others' jobs waited for."""
+"""Job scheduling: several at a time, children after their parents, waiting for jobs of other benches."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from crossmodal_bench.jobs.state import state_of, unfinished_parents
 from crossmodal_bench.training.resumption import WAY_OUT
 
 POLL = 0.2
-"""Seconds between two looks at the running jobs."""
+"""Seconds between checks of the running jobs."""
 LOOK = 1.0
-"""Seconds between two looks at the jobs that cannot start yet."""
+"""Seconds between checks of the jobs that cannot start yet."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,19 @@ class _Running:
     slot: Slot
     since: float
     aside: set[str]
-    """The tags of the checkpoints that have been set aside, as far as they have been told of."""
+    """Tags of the set-aside checkpoints that have been reported."""
 
 
 class Schedule:
-    """Runs jobs until none is left to start or to wait for.
+    """Runs jobs until none is left to start or wait for.
 
     Args:
         jobs: those to run, and those that another bench is running, parents first.
-        options: the bench's words.
+        options: the bench's options.
         launcher: where they run.
-        seconds: of a job of each kind, as far as known.
-        ended: told of every job that has ended, with its exit status; whether it finished.
-        line, log: where the state is shown, and sentences are printed.
+        seconds: estimated time of a job, by kind, where known.
+        ended: called for every job that has ended, with its exit status; returns whether it finished.
+        line, log: show the current state, and print messages.
     """
 
     def __init__(
@@ -70,14 +70,15 @@ class Schedule:
         self._log = log
 
     def run(self) -> list[PlannedJob]:
-        """Run them all; those that failed, here or in another bench meanwhile."""
+        """Run them all; return those that failed, here or in another bench."""
         looked = float("-inf")
         while self._waiting or self._running:
             stop_if_asked()
             if self._free and time.monotonic() - looked >= LOOK:
                 self._start()
                 looked = time.monotonic()
-            self._line.show(self._text())
+            if text := self._text():
+                self._line.show(text)
             self._tell_of_checkpoints()
             if self._collect():
                 looked = float("-inf")
@@ -85,14 +86,14 @@ class Schedule:
         return self.failed
 
     def stop(self) -> None:
-        """End what runs: all are told before the first is waited for."""
+        """Stop the running jobs: signal all of them before waiting for the first."""
         for running in self._running:
             running.worker.terminate()
         for running in self._running:
             running.worker.stop()
 
     def _start(self) -> None:
-        """Start what can be started, and forget what need not or cannot be."""
+        """Start the jobs that can start, and drop those that need not or cannot."""
         for planned in list(self._waiting):
             if not self._free:
                 return
@@ -109,19 +110,19 @@ class Schedule:
                 self.failed.append(planned)
                 continue
             if needs(planned, {failed.job.id for failed in self.failed}, self._options):
-                # The end of the bench says so.
+                # Reported at the end of the bench.
                 continue
             if planned.parents:
                 self._log(f"{planned.title} starts from {', '.join(planned.parents)}")
             slot = self._free.pop(0)
             aside = set(planned.files.tags_aside())
-            # A process that has started and is not listed would be left behind.
+            # A process that was started but not yet listed would be orphaned.
             with finish_first():
                 worker = self._launcher.start(planned, slot)
                 self._running.append(_Running(planned, worker, slot, time.monotonic(), aside))
 
     def _tell_of_checkpoints(self) -> None:
-        """Say which checkpoints the running jobs have set aside: they cost room, and may be wanted."""
+        """Report which checkpoints the running jobs have set aside: they take up space, and may be wanted."""
         for running in self._running:
             for tag in running.planned.files.tags_aside():
                 if tag in running.aside:
@@ -130,7 +131,7 @@ class Schedule:
                 self._line.clear()
                 self._log(
                     f"{running.planned.title} starts over; its checkpoints are set aside as *.{tag}.ckpt in "
-                    f"{running.planned.directory}, and {WAY_OUT} takes them up"
+                    f"{running.planned.directory}, and {WAY_OUT} resumes from them"
                 )
 
     def _is_elsewhere(self, planned: PlannedJob) -> bool:
@@ -144,7 +145,7 @@ class Schedule:
         return True
 
     def _waits(self, planned: PlannedJob) -> bool:
-        """Whether all that is unfinished of what a job starts from is still to come."""
+        """Whether all unfinished parents of a job are still going to run."""
         coming = {waiting.job.id for waiting in self._waiting}
         coming |= {running.planned.job.id for running in self._running}
         return bool(unfinished := unfinished_parents(planned)) and all(
@@ -152,7 +153,7 @@ class Schedule:
         )
 
     def _collect(self) -> bool:
-        """Wait a moment for the running jobs; whether one has ended."""
+        """Wait a moment for the running jobs; return whether one has ended."""
         if not self._running:
             time.sleep(POLL)
             return False
@@ -164,7 +165,7 @@ class Schedule:
             self._free.append(running.slot)
             status = running.worker.exit_code
             if status == TAKEN:
-                # Another bench was faster: wait for what becomes of it.
+                # Another bench got there first: wait for its result.
                 self._others.setdefault(planned.job.id, "")
                 self._waiting.insert(0, planned)
                 continue
@@ -176,7 +177,7 @@ class Schedule:
         return bool(ended)
 
     def _text(self) -> str:
-        """What runs, on one line."""
+        """What is running or waited for, on one line; empty once nothing is left."""
         now = time.monotonic()
         progress = [running.planned.files.read_progress() for running in self._running]
         left = [
@@ -191,13 +192,14 @@ class Schedule:
             text = f"job {number}/{self._total} {self._running[0].planned.title}: {doing(progress[0])}"
             if left[0] is not None:
                 text += f", {clock(left[0])} left"
-            return text + (f", {rest} in all" if "epoch" in progress[0] else "")
+            return text + (f", {rest} in total" if "epoch" in progress[0] else "")
         if self._running:
             jobs = [
                 f"{running.planned.job.method} {running.planned.job.seed} {doing(state)}"
                 for running, state in zip(self._running, progress, strict=True)
             ]
-            in_all = f" ({rest} in all)" if any(seconds is not None for seconds in left) else ""
+            in_all = f" ({rest} in total)" if any(seconds is not None for seconds in left) else ""
             return f"jobs {number}/{self._total}{in_all}: {'; '.join(jobs)}"
         holders = [(planned.title, self._others.get(planned.job.id)) for planned in self._waiting]
-        return f"waiting for {', '.join(f'{title} ({who})' for title, who in holders if who)}"
+        names = [f"{title} ({who})" if who else title for title, who in holders]
+        return f"waiting for {', '.join(names)}" if names else ""

@@ -30,9 +30,9 @@ def describe_plan(
 
     Args:
         plan: the jobs, parents first.
-        options: the bench's words.
+        options: the bench's options.
         log: prints a line.
-        queued: by their ids, the states of the jobs that a cluster has in its queue, or runs.
+        queued: states of the jobs that a cluster has queued or is running, by job id.
     """
     to_run: list[PlannedJob] = []
     presets = sorted({planned.job.preset for planned in plan})
@@ -45,7 +45,7 @@ def describe_plan(
     corpora = {planned.corpus.name: planned.corpus for planned in plan if planned.corpus is not None}
     for name, corpus in corpora.items():
         if corpus.skipped:
-            log(f"{name}: {len(corpus.skipped)} unreadable images are skipped: {', '.join(corpus.skipped)}")
+            log(f"{name}: {len(corpus.skipped)} unreadable images skipped: {', '.join(corpus.skipped)}")
     lacking: dict[str, list[PlannedJob]] = {}
     for planned in plan:
         state = state_of(planned)
@@ -81,11 +81,11 @@ def describe_plan(
 
 
 def states(plan: Sequence[PlannedJob], queued: Mapping[str, State]) -> list[dict[str, Any]]:
-    """Every job and its state, for programs.
+    """Every job and its state, in machine-readable form.
 
     Args:
         plan: the jobs, parents first.
-        queued: by their ids, the states of the jobs that a cluster has in its queue, or runs.
+        queued: states of the jobs that a cluster has queued or is running, by job id.
     """
     listed = []
     for planned in plan:
@@ -107,28 +107,28 @@ def states(plan: Sequence[PlannedJob], queued: Mapping[str, State]) -> list[dict
 
 
 def _of_checkpoints(planned: PlannedJob) -> str:
-    """What will become of checkpoints that a job cannot simply go on from; empty where there are none."""
+    """What will happen to checkpoints that a job cannot simply resume; empty if there are none."""
     if (mismatch := coming_mismatch(planned)) is None:
         return ""
     if planned.resume_anyway:
-        return f": goes on from its checkpoint although {mismatch.why}"
-    return f": starts over, its checkpoint is set aside because {mismatch.why}; {WAY_OUT} goes on from it"
+        return f": resumes from its checkpoint although {mismatch.why}"
+    return f": starts over; its checkpoint is set aside because {mismatch.why}; {WAY_OUT} resumes from it"
 
 
 def _counted(jobs: Sequence[PlannedJob]) -> str:
-    """How many jobs these are, and of which methods."""
+    """The number of jobs, and their methods."""
     methods = ", ".join(dict.fromkeys(planned.job.method for planned in jobs))
     return f"{len(jobs)} job{'s' * (len(jobs) != 1)} ({methods})"
 
 
 def records_of(plan: Sequence[PlannedJob]) -> list[Record]:
-    """The records that are there and can be read."""
+    """The existing, readable records."""
     directories = [planned.directory for planned in plan if planned.files.is_done()]
     return [record for path in directories if (record := read_record_or_warn(path)) is not None]
 
 
 def _given_beside(plan: Sequence[PlannedJob], options: BenchOptions) -> list[Record]:
-    """What users have given of the plan's data sets, under a protocol of the plan."""
+    """Users' own models on the plan's data sets, under a protocol of the plan."""
     protocols = {planned.job.protocol for planned in plan}
     given = given_records(options.runs, [planned.job.dataset for planned in plan])
     return [record for record in given if record.job.protocol in protocols]
@@ -142,7 +142,7 @@ def conclude(
     *,
     check_chance: bool,
 ) -> bool:
-    """Print the table, what is not done and why, and write the report; whether all is well.
+    """Print the table and what is not done, write the report; return whether all is well.
 
     Raises:
         BadInput: no job could use its input.
@@ -155,7 +155,7 @@ def conclude(
     failed_ids = {planned.job.id for planned in failed}
     for planned, state in zip(plan, states, strict=True):
         if state.name == "skipped" and state.why == planned.missing:
-            # The head of the bench has said so, once for all jobs.
+            # Already reported at the start of the bench, once for all jobs.
             continue
         shown = held_back(planned, failed_ids, options) or state
         if shown.name in ("failed", "skipped", "running", "unreadable"):

@@ -1,4 +1,4 @@
-"""Whether the words of a bench mean anything, as far as it can be said before anything heavy is imported."""
+"""Checks of a bench's options that need no heavy imports."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ GIVEN_ELSEWHERE = {
     "data.root": "DATA_ROOT",
     "data.cache": "RUNS",
 }
-"""Configuration keys that the bench sets itself, and the variable that decides them."""
+"""Configuration keys that the bench sets itself, and the option that decides them."""
 
 
 def check_words(options: BenchOptions) -> None:
-    """Trust the plugins, know the user's own files, and look at the words that need no data to be judged.
+    """Trust the plugins, register the user's own files, and check what can be checked without data.
 
     Raises:
-        BadInput: the first word that names nothing, or contradicts another.
+        BadInput: an option is invalid, or contradicts another.
     """
     trust(options.plugins)
     if options.seeds is not None and options.seeds < 1:
@@ -34,9 +34,9 @@ def check_words(options: BenchOptions) -> None:
             raise BadInput(f"--set {key} has no effect in a bench; set {variable} instead")
     check_preset(options.preset)
     if named_mode(options.wandb) == "off" and options.wandb_live == "1":
-        raise BadInput("WANDB_LIVE=1 has no effect where W&B is off; leave it out, or set WANDB=offline")
+        raise BadInput("WANDB_LIVE=1 has no effect because W&B is off; leave it out, or set WANDB=offline")
     if named_mode(options.wandb) == "off" and options.wandb_media == "1":
-        raise BadInput("WANDB_MEDIA=1 has no effect where W&B is off; leave it out, or set WANDB=offline")
+        raise BadInput("WANDB_MEDIA=1 has no effect because W&B is off; leave it out, or set WANDB=offline")
     check_reference(options.reference)
     if options.methods not in experiments.names("suites"):
         method_names(options.methods)
@@ -45,27 +45,27 @@ def check_words(options: BenchOptions) -> None:
 
 
 def check_preset(word: str) -> None:
-    """Raise BadInput where PRESET is no preset, nor ``auto``."""
+    """Raise BadInput if PRESET is neither a preset nor ``auto``."""
     known = [*experiments.PRESETS, "auto"]
     if word not in known:
         raise BadInput(f"preset '{word}' is unknown{nearest(word, known)}")
 
 
 def _is_file(word: str) -> bool:
-    """Whether a word is the path of the user's own YAML file, and no name."""
+    """Whether a word is the path of a YAML file rather than a name."""
     return word.endswith((".yaml", ".yml"))
 
 
 def dataset_name(word: str) -> str:
-    """The name of a data set that is given by its name, or by a file."""
+    """The name of a data set given by its name or by a file."""
     return experiments.name_of("datasets", word)
 
 
 def method_names(methods: str) -> list[str]:
-    """The methods that METHODS means, where it is no suite.
+    """The methods that METHODS names, if it is not a suite.
 
     Raises:
-        BadInput: one is unknown, cannot be combined with others, or is a file that cannot be used.
+        BadInput: one is unknown, cannot be combined with others, or is an unusable file.
     """
     if methods == "default":
         return experiments.default_methods()
@@ -73,19 +73,19 @@ def method_names(methods: str) -> list[str]:
         return experiments.names("methods")
     chosen = [word.strip() for word in methods.split(",") if word.strip()]
     if not chosen:
-        raise BadInput("METHODS is empty; give names with commas between, default, all, or a suite")
+        raise BadInput("METHODS is empty; give comma-separated names, default, all, or a suite")
     suites = experiments.names("suites")
     files = [os.path.realpath(word) for word in chosen if _is_file(word)]
     stems = {os.path.splitext(os.path.basename(path))[0] for path in files}
     if len(stems) < len(set(files)):
-        raise BadInput(f"METHODS is '{methods}', and two of its files have one name; rename one of them")
-    # All files first: one may be the base of another.
+        raise BadInput(f"METHODS is '{methods}', but two of its files have the same name; rename one of them")
+    # Register all files first: one may be the base of another.
     named = [experiments.name_of("methods", word) for word in chosen]
     known = experiments.names("methods")
     for name in named:
         if name in (*suites, "default", "all"):
             raise BadInput(
-                f"METHODS is '{methods}', but '{name}' must stand alone; name the methods one by one"
+                f"METHODS is '{methods}', but '{name}' cannot be combined; list the methods one by one"
             )
         if name not in known:
             raise BadInput(f"method '{name}' is unknown{nearest(name, [*known, *suites, 'default', 'all'])}")

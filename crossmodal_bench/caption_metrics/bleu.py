@@ -11,15 +11,15 @@ from crossmodal_bench.caption_metrics.ngrams import ngram_counts
 from crossmodal_bench.caption_metrics.scorer import ReferenceScorer
 from crossmodal_bench.caption_metrics.sentences import References
 
-# What the code behind published caption scores adds, above and below, so that no ratio is 0 / 0.
+# What the standard caption evaluation code adds to numerator and denominator, so that no ratio is 0 / 0.
 _ABOVE, _BELOW = 1e-15, 1e-9
 
 
 class BleuCounts(NamedTuple):
-    """What BLEU is made of; sums over sentences give a corpus's.
+    """The counts from which BLEU is computed; summed over sentences, they give a corpus's.
 
-    matched, all: (..., order) n-grams that a reference has, and all; length, closest: (...) words of the
-    candidate and of the reference nearest in length.
+    matched, all: (..., order) n-grams found in a reference, and in total; length, closest: (...) words in the
+    candidate and in the reference closest in length.
     """
 
     matched: Tensor
@@ -38,21 +38,21 @@ class BleuCounts(NamedTuple):
 
 
 class Bleu(ReferenceScorer):
-    """BLEU of single sentences with the references of their images, on token ids.
+    """BLEU of single sentences against the references of their images, on token ids.
 
-    An n-gram counts as often as in the reference that has it most often; the length is that of the nearest
-    reference, the shorter one of two. Smoothed by 1e-15 above and 1e-9 below, as published caption scores
-    are, so a sentence without a single common n-gram scores next to 0 but not 0.
+    An n-gram counts up to its maximal count in any one reference; the reference length is that of the closest
+    one, the shorter in a tie. Smoothed by 1e-15 in the numerator and 1e-9 in the denominator, as in published
+    caption scores, so a sentence without a single common n-gram scores near 0 but not 0.
 
     Args:
-        references: as of ``CiderD``.
-        order: the longest n-gram; all shorter ones count too.
-        eos_id: as of ``CiderD``: the last word of a sentence, None where there is none.
-        padding_id: as of ``CiderD``.
+        references: as for ``CiderD``.
+        order: length of the longest n-grams; all shorter ones count too.
+        eos_id: as for ``CiderD``: the last word of a sentence, None if there is none.
+        padding_id: as for ``CiderD``.
         dtype: of the scores; they are computed in double precision.
 
     Raises:
-        ValueError: references that are no ids, an image without any, or an order below 1.
+        ValueError: references that are not ids, an image without any, or an order below 1.
     """
 
     def __init__(
@@ -70,22 +70,21 @@ class Bleu(ReferenceScorer):
         self.dtype = dtype
 
     def __call__(self, candidates: Tensor, image_indices: Tensor) -> Tensor:
-        """(B,) scores, from 0 to 1, of (B, L) ids with the references of the images ``image_indices`` (B,).
+        """(B,) scores, from 0 to 1, of (B, L) ids against the references of images ``image_indices`` (B,).
 
         Raises:
-            ValueError: other shapes, numbers that are not whole, ids below 0, or an image beyond the
-                references.
+            ValueError: other shapes, non-integers, ids below 0, or an image without references.
         """
         scores = self.counts(candidates, image_indices).scores()[:, -1]
         return scores.to(candidates.device, self.dtype)
 
     @torch.no_grad()
     def counts(self, candidates: Tensor, image_indices: Tensor) -> BleuCounts:
-        """What the scores of (B, L) candidates are made of; takes and raises what a call does."""
+        """The counts behind the scores of (B, L) candidates; arguments and exceptions as for a call."""
         blocks = []
         for block in self.blocks(candidates, image_indices):
             matched = [
-                # Every place of a repeated n-gram has the n-gram's count.
+                # Every occurrence of a repeated n-gram carries the n-gram's count.
                 (theirs.amax(0).minimum(own) / own.clamp(min=1).double()).sum(0).round().long()
                 for own, theirs in ngram_counts(block.words, block.others, self.order)
             ]

@@ -13,31 +13,31 @@ ORDER, SIGMA = 4, 6.0
 
 
 class CiderD(ReferenceScorer):
-    """CIDEr-D of candidates with the references of their images, on token ids.
+    """CIDEr-D of candidates against the references of their images, on token ids.
 
-    As in the code that everybody reports (and whose "CIDEr" is CIDEr-D too): n-grams of 1 to 4 words, each
-    weighed by tf times log D - log max(1, df); a candidate's weight counts up to the reference's; the cosine
-    of the two is multiplied by exp(-d² / 2σ²), σ = 6; 10 times the mean over n and over the references. d is
-    the paper's difference in length, in *bigrams* as that code counts it: as in words, but for a sentence
-    without any. Where all weights are 0 the score is 0.
+    As in the standard evaluation code (whose "CIDEr" is CIDEr-D as well): n-grams of 1 to 4 words, weighted
+    by tf times log D - log max(1, df); a candidate's weight is clipped to the reference's; the cosine of the
+    two is multiplied by exp(-d² / 2σ²), σ = 6; then 10 times the mean over n and over the references. d is
+    the paper's difference in length, in *bigrams* as that code counts it: the same as in words, except for an
+    empty sentence. If all weights are 0, so is the score.
 
     The index is built once, here, and follows the candidates to their device. It holds the references' ids,
-    four norms for each, and the frequencies of the n-grams that two images share.
+    four norms for each, and the frequencies of the n-grams that occur in at least two images.
 
     Args:
         references: one entry per image, its captions: an (N, R, L) tensor of ids, or a sequence with an
-            (R, L) tensor or a sequence of id sequences for each image, of any R and L. A sentence is
-            everything up to the first ``eos_id``, that one included; without any, the whole row.
-        document_frequency_corpus: references that the document frequencies are counted on, each n-gram once
-            an image; None: ``references``, which give 0 where they are those of a single image.
-        eos_id: the id that ends a sentence and is its last word, None where there is none. Candidates that
-            end with it need references that do.
-        padding_id: an id that is no word and that a sentence ends *before*, for rows which are padded
-            without an EOS; ``eos_id`` goes first where both are the same.
+            (R, L) tensor or a sequence of id sequences for each image, with any R and L. A sentence is
+            everything up to and including the first ``eos_id``; without any, the whole row.
+        document_frequency_corpus: references over which document frequencies are counted, each n-gram once
+            per image; None: ``references``; with a single image, all its frequencies give a score of 0.
+        eos_id: the id that ends a sentence and is its last word, None if there is none. If candidates end
+            with it, so must the references.
+        padding_id: an id that is not a word, and *before* which a sentence ends, for rows padded without an
+            EOS; ``eos_id`` takes precedence if both are the same.
         dtype: of the scores; they are computed in double precision.
 
     Raises:
-        ValueError: references that are no ids, or an image without any.
+        ValueError: references that are not ids, or an image without any.
     """
 
     def __init__(
@@ -58,13 +58,12 @@ class CiderD(ReferenceScorer):
 
     @torch.no_grad()
     def __call__(self, candidates: Tensor, image_indices: Tensor) -> Tensor:
-        """(B,) scores, from 0 to 10, of (B, L) ids with the references of the images ``image_indices`` (B,).
+        """(B,) scores, from 0 to 10, of (B, L) ids against the references of images ``image_indices`` (B,).
 
-        What follows the first EOS of a candidate is ignored. Ids that no reference has are words as well.
+        Whatever follows the first EOS of a candidate is ignored. Ids that no reference has are words as well.
 
         Raises:
-            ValueError: other shapes, numbers that are not whole, ids below 0, or an image beyond the
-                references.
+            ValueError: other shapes, non-integers, ids below 0, or an image without references.
         """
         scores = []
         for block in self.blocks(candidates, image_indices):
@@ -76,7 +75,7 @@ class CiderD(ReferenceScorer):
             norms = self.norms[block.rows].unbind(2)
             for (own, theirs), idf, norm in zip(counts, weights, norms, strict=True):
                 squares = idf.square() / own.clamp(min=1)
-                # Every place of a repeated n-gram has the n-gram's term, hence the division by its count.
+                # Every occurrence of a repeated n-gram carries the n-gram's term, hence the division.
                 shared = (theirs.minimum(own) * theirs * squares).sum(1)
                 norm = norm * _norm(own, idf)
                 cosines += torch.where(norm > 0, shared / norm, 0)
@@ -90,7 +89,7 @@ class CiderD(ReferenceScorer):
         """(S, 4) lengths of the references' tf-idf vectors."""
         lengths = self.sentences.lengths
         norms = torch.zeros(len(lengths), ORDER, dtype=torch.float64)
-        # From short to long, so that few sentences are padded.
+        # From short to long, to pad as little as possible.
         for rows in lengths.argsort().split(max(1, NUMBERS // max(1, longest(lengths)) ** 2)):
             words, _ = self.sentences.padded(rows, torch.ones_like(rows, dtype=torch.bool), ABSENT)
             nothing = words.new_empty((0, 0, len(rows)))
@@ -101,7 +100,7 @@ class CiderD(ReferenceScorer):
 
 
 def _norm(counts: Tensor, idf: Tensor) -> Tensor:
-    """(B,): the sum of (count × idf)² over distinct n-grams is that of count × idf² over places."""
+    """(B,): summing count × idf² over positions equals summing (count × idf)² over distinct n-grams."""
     return (counts * idf.square()).sum(0).sqrt()
 
 

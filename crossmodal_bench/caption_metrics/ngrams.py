@@ -12,28 +12,28 @@ from torch import Tensor
 
 from crossmodal_bench.caption_metrics.sentences import Sentences
 
-ABSENT, ELSEWHERE = -1, -2  # behind the end of a sentence, and of the ones it is compared with: never equal
+ABSENT, ELSEWHERE = -1, -2  # after the end of a sentence, and of those it is compared with: never equal
 
 
 def ngram_counts(words: Tensor, others: Tensor, order: int) -> Iterator[tuple[Tensor, Tensor]]:
     """How often each n-gram of a sentence occurs in it and in others, for n from 1 to ``order``.
 
-    Two n-grams are equal where all their words are, so nothing is packed into a key or looked up: ids may be
-    as large as they like. The batch is the last axis, along which comparing and adding is fastest.
+    Two n-grams are equal if all their words are, so nothing is packed into a key or looked up: ids may be
+    arbitrarily large. The batch is the last axis, along which comparing and adding is fastest.
 
     Args:
-        words: (L, B) ids, ``ABSENT`` behind the end.
-        others: (M, R, B) sentences that each is compared with, ``ELSEWHERE`` behind the end.
+        words: (L, B) ids, ``ABSENT`` after the end.
+        others: (M, R, B) sentences to compare each with, ``ELSEWHERE`` after the end.
 
     Yields:
-        (P, B) and (R, P, B) for each n, where P = max(0, L - n + 1) places at which an n-gram may begin; 0
-        where none does. An n-gram that occurs k times is seen at k places.
+        (P, B) and (R, P, B) for each n, with P = max(0, L - n + 1) positions at which an n-gram may begin; 0
+        where none does. An n-gram that occurs k times appears at k positions.
     """
     own = words.masked_fill(words == ABSENT, ELSEWHERE)[:, None]
     width = max(len(words), len(others))
     sides = [F.pad(side, (0, 0, 0, 0, 0, width - len(side)), value=ELSEWHERE) for side in (own, others)]
     run = equal = torch.cat(sides, 1)[:, :, None] == words
-    # Small numbers are added fastest; the product of two counts must not overflow either.
+    # Small integers are added fastest, but the product of two counts must not overflow.
     counted = torch.int16 if width**2 < 2**15 else torch.int64
     for n in range(1, order + 1):
         counts = run.sum(0, dtype=counted)
@@ -45,12 +45,12 @@ def ngram_counts(words: Tensor, others: Tensor, order: int) -> Iterator[tuple[Te
 class DocumentFrequencies:
     """In how many of D images each n-gram occurs, n from 1 to ``len(keys)``.
 
-    An n-gram of one image weighs as much as one of none (log 1 = log max(1, 0)), so those of two images and
-    more are all that is kept: a small part of a corpus's, and each of them begins and ends with one that is
-    kept too. So an n-gram is a number, the rank of its first n - 1 words times V plus that of its last
-    word, which stays below (number of words in the corpus)^2 whatever the ids are.
+    An n-gram of one image has the same weight as an unknown one (log 1 = log max(1, 0)), so only those of at
+    least two images are kept: a small part of a corpus's, and both the first and the last n - 1 words of each
+    are kept too. So an n-gram is encoded as a number, the rank of its first n - 1 words times V plus that of
+    its last word, which stays below (number of words in the corpus)^2 whatever the ids are.
 
-    keys: for each n the sorted numbers; for n = 1 the ids themselves. counts: the frequency of each.
+    keys: for each n, the sorted numbers; for n = 1, the ids themselves. counts: the frequency of each.
     """
 
     images: int
@@ -59,7 +59,7 @@ class DocumentFrequencies:
 
     @classmethod
     def of(cls, corpus: Sentences, order: int) -> DocumentFrequencies:
-        """Count each n-gram once an image."""
+        """Count each n-gram once per image."""
         sentence = torch.arange(len(corpus.lengths)).repeat_interleave(corpus.lengths)
         image = torch.arange(len(corpus.counts)).repeat_interleave(corpus.counts)[sentence]
         numbers = corpus.ids.long()
@@ -69,7 +69,7 @@ class DocumentFrequencies:
         first = ranks = numbers
         for n in range(1, order + 1):
             if n > 1:
-                # One of n words begins where, within a sentence, those here and at the next place are kept.
+                # An n-gram starts where, within a sentence, those at this and at the next position are kept.
                 here = torch.arange(max(0, len(first) - n + 1))
                 going_on = (ranks[here] >= 0) & (ranks[here + 1] >= 0)
                 places = here[going_on & (sentence[here] == sentence[here + n - 1])]
@@ -107,9 +107,9 @@ class DocumentFrequencies:
 
 
 def _frequent(numbers: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sorted distinct numbers of two images and more, in how many, and the rank of each number or -1.
+    """Sorted distinct numbers of at least two images, in how many, and the rank of each number or -1.
 
-    ``image`` must not decrease.
+    ``image`` must be non-decreasing.
     """
     if not len(numbers):
         return numbers, numbers, numbers

@@ -1,4 +1,4 @@
-"""What rewards share: references by image, checked candidates, and blocks that memory holds."""
+"""What rewards share: references by image, validated candidates, and blocks that fit in memory."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from crossmodal_bench.caption_metrics.sentences import (
     within,
 )
 
-NUMBERS = 2**24  # comparisons of two words held at a time
+NUMBERS = 2**24  # word comparisons held at a time
 
 
 @dataclass(frozen=True)
 class Block:
-    """B candidates beside their references.
+    """B candidates and their references.
 
-    words: (L, B) ids, ``ABSENT`` behind the end; lengths: (B,). rows: (R, B) which sentences they are
-    compared with, real: (R, B) false where an image has fewer than R. others: (M, R, B) their ids,
-    ``ELSEWHERE`` behind the end; other_lengths: (R, B).
+    words: (L, B) ids, ``ABSENT`` after the end; lengths: (B,). rows: (R, B) the sentences they are compared
+    with, real: (R, B) false if an image has fewer than R. others: (M, R, B) their ids, ``ELSEWHERE`` after
+    the end; other_lengths: (R, B).
     """
 
     words: Tensor
@@ -40,9 +40,9 @@ class Block:
 
 
 class ReferenceScorer:
-    """References of each image, which follow the candidates to their device.
+    """The references of each image, which follow the candidates to their device.
 
-    Not a module: buffers would be sent around by every step of DDP, and cast by a Trainer of half precision.
+    Not a module: DDP would broadcast its buffers in every step, and a half-precision Trainer would cast them.
     """
 
     def __init__(self, references: References, eos_id: int | None, padding_id: int | None) -> None:
@@ -52,11 +52,11 @@ class ReferenceScorer:
         self._step = NUMBERS // max(1, int(self.sentences.counts.max() + 1) * longest(self.sentences.lengths))
 
     def blocks(self, candidates: Tensor, image_indices: Tensor) -> Iterator[Block]:
-        """The candidates a part at a time, one part at least.
+        """The candidates, one part at a time, and at least one part.
 
         Raises:
-            ValueError: other shapes than (B, L) and (B,), numbers that are not whole, ids below 0 in a
-                sentence, or an image that has no references.
+            ValueError: shapes other than (B, L) and (B,), non-integers, ids below 0 in a sentence, or an
+                image without references.
         """
         words, lengths = self._words(candidates)
         images = self._images(image_indices, len(lengths)).to(words.device)
@@ -72,7 +72,7 @@ class ReferenceScorer:
 
     def _words(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         if candidates.ndim != 2 or not whole(candidates):
-            raise ValueError(f"candidates {described(candidates)} must be (B, L) token ids, whole numbers")
+            raise ValueError(f"candidates {described(candidates)} must be (B, L) token ids, integers")
         if candidates.device.type == "mps":  # has no float64
             candidates = candidates.cpu()
         widths = torch.full(candidates.shape[:1], candidates.shape[1], device=candidates.device)
@@ -85,11 +85,11 @@ class ReferenceScorer:
 
     def _images(self, image_indices: Tensor, batch: int) -> Tensor:
         if image_indices.shape != (batch,) or not whole(image_indices):
-            raise ValueError(f"image_indices {described(image_indices)} must be ({batch},) whole numbers")
+            raise ValueError(f"image_indices {described(image_indices)} must be ({batch},) integers")
         known = len(self.sentences.counts)
         if batch and (int(image_indices.min()) < 0 or int(image_indices.max()) >= known):
             raise ValueError(
-                f"image_indices reach from {int(image_indices.min())} to {int(image_indices.max())}, "
-                f"but references are those of images 0 to {known - 1}"
+                f"image_indices range from {int(image_indices.min())} to {int(image_indices.max())}, "
+                f"but the references are those of images 0 to {known - 1}"
             )
         return image_indices.long()

@@ -1,4 +1,4 @@
-"""Sentences as token ids: where one ends, and those of all images in flat tensors."""
+"""Sentences as token ids: where each ends, and those of all images in flat tensors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LARGEST = 2**31 - 1
 
 @dataclass(frozen=True)
 class Sentences:
-    """S sentences of N images, image after image.
+    """S sentences of N images, image by image.
 
     ids: (T,) int32, one sentence after another. starts, lengths: (S,) of each sentence in ``ids``.
-    firsts, counts: (N,) of each image's sentences.
+    firsts, counts: (N,) first sentence and number of sentences of each image.
     """
 
     ids: Tensor
@@ -31,10 +31,10 @@ class Sentences:
 
     @classmethod
     def of(cls, references: References, name: str, eos_id: int | None, padding_id: int | None) -> Sentences:
-        """Pack references as ``CiderD`` takes them; ``name`` is what the errors call them.
+        """Pack references as described in ``CiderD``; ``name`` is what error messages call them.
 
         Raises:
-            ValueError: no image, an image without a sentence, or anything but ids from 0 to 2^31 - 1.
+            ValueError: no image, an image without a sentence, or values other than ids from 0 to 2^31 - 1.
         """
         flat, widths, counts = _flat(references, name)
         if not len(counts) or not counts.all():
@@ -52,9 +52,9 @@ class Sentences:
         return Sentences(*(getattr(self, item.name).to(device) for item in fields(self)))
 
     def padded(self, rows: Tensor, real: Tensor, filler: int) -> tuple[Tensor, Tensor]:
-        """Sentences (M, *rows.shape) as long as the longest, ``filler`` behind their ends, and their lengths.
+        """Sentences (M, *rows.shape) padded to the longest with ``filler``, and their lengths.
 
-        Where ``real`` is false there is none: all filler, of length 0.
+        Where ``real`` is false, there is none: all filler, with length 0.
         """
         lengths = self.lengths[rows].masked_fill(~real, 0)
         position = torch.arange(longest(lengths), device=rows.device)
@@ -65,9 +65,9 @@ class Sentences:
 
 
 def within(ids: Tensor, widths: Tensor, eos_id: int | None, padding_id: int | None) -> Tensor:
-    """(T,) which ids of rows of the given widths, one after another, belong to their sentence.
+    """(T,) which ids belong to their sentence; rows of the given widths follow one another.
 
-    A sentence is everything up to the first ``eos_id``, that one included, and before any ``padding_id``.
+    A sentence is everything up to and including the first ``eos_id``, and before any ``padding_id``.
     """
     ends = torch.zeros_like(ids, dtype=torch.bool) if eos_id is None else ids == eos_id
     stops = ends if padding_id is None else ends | (ids == padding_id)
@@ -77,11 +77,11 @@ def within(ids: Tensor, widths: Tensor, eos_id: int | None, padding_id: int | No
 
 
 def check_range(ids: Tensor, name: str) -> None:
-    """Raise ValueError where an id would not survive as int32 beside the negative fillers."""
+    """Raise ValueError for an id that would not fit in an int32 next to the negative fillers."""
     if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) > LARGEST):
         raise ValueError(
-            f"{name} hold an id outside 0 to {LARGEST} before the end of a sentence: "
-            f"they reach from {int(ids.min())} to {int(ids.max())}"
+            f"{name} contain an id outside 0 to {LARGEST} before the end of a sentence: "
+            f"they range from {int(ids.min())} to {int(ids.max())}"
         )
 
 
@@ -91,20 +91,20 @@ def whole(tensor: Tensor) -> bool:
 
 
 def described(tensor: Tensor) -> str:
-    """Shape and type, for an error."""
+    """Shape and type, for error messages."""
     return f"{tuple(tensor.shape)} of {tensor.dtype}"
 
 
 def longest(lengths: Tensor) -> int:
-    """The largest of the lengths, 0 where there are none."""
+    """The largest of the lengths, or 0 if there are none."""
     return int(lengths.max()) if lengths.numel() else 0
 
 
 def _flat(references: References, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """All ids one after another, the width of each sentence, the number of sentences of each image."""
+    """All ids one after another, the width of each sentence, and the number of sentences of each image."""
     if isinstance(references, Tensor):
         if references.ndim != 3 or not whole(references):
-            raise ValueError(f"{name} {described(references)} must be an (N, R, L) tensor of whole numbers")
+            raise ValueError(f"{name} {described(references)} must be an (N, R, L) tensor of integers")
         images, each, width = references.shape
         flat = references.detach().cpu().long().reshape(-1)
         return flat, torch.full((images * each,), width), torch.full((images,), each)
@@ -113,9 +113,7 @@ def _flat(references: References, name: str) -> tuple[Tensor, Tensor, Tensor]:
     for row, image in enumerate(references):
         own = _arrays(image)
         if own is None:
-            raise ValueError(
-                f"{name}: image {row} must have an (R, L) tensor, or sequences, of whole numbers"
-            )
+            raise ValueError(f"{name}: image {row} must be an (R, L) tensor, or sequences, of integers")
         sentences += own
         counts.append(len(own))
     widths = torch.tensor([len(sentence) for sentence in sentences], dtype=torch.int64)
@@ -124,7 +122,7 @@ def _flat(references: References, name: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _arrays(image: Tensor | Sequence[Sequence[int]]) -> list[NDArray[np.int64]] | None:
-    """The sentences of an image; None where they are no ids."""
+    """The sentences of an image; None if they are not ids."""
     if isinstance(image, Tensor):
         return list(image.cpu().long().numpy()) if image.ndim == 2 and whole(image) else None
     if not isinstance(image, Iterable):

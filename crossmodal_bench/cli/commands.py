@@ -1,4 +1,4 @@
-"""What the commands do that neither plan nor run a bench; heavy imports happen in the command that is run."""
+"""Commands that neither plan nor run a bench; each does its own heavy imports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ensemble(arguments: argparse.Namespace) -> int:
     planned = ensembles.plan_ensemble(ensembles.read_members(arguments.records), arguments.runs)
     record = planned.existing()
     if record is not None:
-        tell(f"{record.directory} is there already, of exactly these models")
+        tell(f"{record.directory} already exists, with exactly these models")
     else:
         record = ensembles.run_ensemble(planned, arguments.data_root, arguments.runs / "cache")
         warning = tell_wandb(record, record.directory, mode)
@@ -48,17 +48,17 @@ def report(arguments: argparse.Namespace) -> int:
 
     if arguments.json and (arguments.format or arguments.queries != QUERIES[0]):
         option = "--format" if arguments.format else "--queries"
-        raise BadInput(f"{option} has no effect with --json, which writes no file; leave one of them out")
+        raise BadInput(f"{option} has no effect with --json, which writes no files; leave one of them out")
     if not arguments.runs.is_dir():
         raise BadInput(
             f"{arguments.runs} is missing; run crossmodal-bench bench first, or name the folder with --runs"
         )
     references = reference_records(arguments.reference)
     formats = arguments.format or FORMATS
-    # Another user's records can be looked at; who asks for a file is told that it cannot be written.
+    # Another user's records can still be viewed; an explicit request for a file fails.
     if not arguments.format and arguments.queries != "all" and not _is_writable(arguments.runs):
         formats = ("terminal",)
-        warn_once(f"{arguments.runs} is not yours to write to, so the report is printed and not kept")
+        warn_once(f"{arguments.runs} is not writable, so the report is printed but not saved")
     if arguments.json:
         return _print_report_json(arguments.runs, references)
     report = build_report(
@@ -73,7 +73,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def _print_report_json(runs: Path, references: Any) -> int:
-    """The data frame's lines as JSON, with null for what is not known; nothing is written."""
+    """Print the rows of the data frame as JSON, with null for unknown values; writes nothing."""
     import json
 
     from crossmodal_bench.reporting.table import frame, shown_tables
@@ -85,7 +85,7 @@ def _print_report_json(runs: Path, references: Any) -> int:
 
 
 def _known(value: Any) -> Any:
-    """A value of a data frame as JSON has it: None for what is no number."""
+    """A data frame's value for JSON: None for NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -97,7 +97,7 @@ def _is_writable(runs: Path) -> bool:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Print what separates two runs or rows."""
+    """Print how two runs or rows differ."""
     import json
 
     from crossmodal_bench.jobs.reference import results_folder
@@ -105,7 +105,7 @@ def compare(arguments: argparse.Namespace) -> int:
     from crossmodal_bench.reporting.comparison.run_comparison import compare_rows, report_lines
 
     if arguments.examples < 0:
-        raise BadInput(f"--examples is {arguments.examples}; give how many queries to name, from 0")
+        raise BadInput(f"--examples is {arguments.examples}; give the number of queries to list, 0 or more")
     first, second = (
         row_of(name, [arguments.runs, results_folder()]) for name in (arguments.first, arguments.second)
     )
@@ -119,12 +119,12 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def submit(arguments: argparse.Namespace) -> int:
-    """Make the folder for a pull request."""
+    """Prepare the folder for a pull request."""
     from crossmodal_bench.jobs.rows import row_of, suite_rows
     from crossmodal_bench.jobs.submission import LARGEST, folder_size, submit
 
     if bool(arguments.names) == bool(arguments.suite):
-        raise BadInput("submit takes the runs to send in, or --suite and a suite's name; give one of the two")
+        raise BadInput("submit takes runs, or --suite and a suite's name; give one of the two")
     if arguments.suite:
         records = suite_rows(arguments.suite, arguments.runs)
     else:
@@ -133,27 +133,26 @@ def submit(arguments: argparse.Namespace) -> int:
     for record, copy in zip(unique, submit(unique, arguments.to), strict=True):
         labels = " + ".join(part.protocol_label for part in record.by_protocol())
         split = "split verified" if copy.verified else "split UNVERIFIED: no published number is comparable"
-        again = ", in place of an earlier run" if copy.replaced else ""
+        again = ", replacing an earlier run" if copy.replaced else ""
         tell(f"{copy.directory}: {labels}, seed {record.job.seed}, {split}{again}")
     size = folder_size(arguments.to)
     tell(
-        f"{len(unique)} runs, every metric computed again from the ranks; {arguments.to} holds "
-        f"{size / 1e6:.1f} MB"
+        f"{len(unique)} runs, every metric recomputed from the ranks; {arguments.to} has {size / 1e6:.1f} MB"
     )
     if size > LARGEST:
         raise BadInput(
-            f"{arguments.to} holds {size / 1e6:.1f} MB, and at most {LARGEST / 1e6:.0f} MB are kept; send in "
-            "fewer rows, or the seeds that a table shows"
+            f"{arguments.to} has {size / 1e6:.1f} MB, but at most {LARGEST / 1e6:.0f} MB are accepted; "
+            "submit fewer rows, or only the seeds that a table shows"
         )
     tell(
         f"Next: git add {arguments.to}, commit it with the table that shows the rows, and open a pull "
-        "request that gives the bench's command; tests/test_results.py will check the folder again."
+        "request that states the bench's command; tests/test_results.py will check the folder again."
     )
     return 0
 
 
 def reproduce(arguments: argparse.Namespace) -> int:
-    """Run a row again; 0 where it is equal or agrees, 1 where it differs."""
+    """Rerun a row; return 0 if it is equal or agrees, 1 if it differs."""
     import json
     from dataclasses import asdict
 
@@ -164,7 +163,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
     trust(plugin_names(arguments.plugins))
     if arguments.threads is not None and arguments.threads < 1:
-        raise BadInput(f"--threads is {arguments.threads}; give a number from 1")
+        raise BadInput(f"--threads is {arguments.threads}; give a number, at least 1")
     check_devices(arguments.devices or "auto")
     records = row_of(arguments.name, [results_folder()])
     for kind, named, word in (
@@ -172,9 +171,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
         ("datasets", records[0].job.dataset, arguments.dataset),
     ):
         if word is not None and (given := experiments.name_of(kind, word)) != named:
-            raise BadInput(
-                f"{word} is {given}, and {records[0].directory} is of {named}; give that one's file"
-            )
+            raise BadInput(f"{word} is {given}, but {records[0].directory} uses {named}; give its file")
     how = Repetition(
         arguments.runs,
         arguments.data_root,
@@ -196,12 +193,12 @@ def reproduce(arguments: argparse.Namespace) -> int:
             for line in agreed.lines:
                 tell(f"  {line}")
             if agreed.environment:
-                tell(f"  made otherwise: {'; '.join(agreed.environment)}")
+                tell(f"  environment differs: {'; '.join(agreed.environment)}")
     return int(any(agreed.verdict == "differs" for agreed in agreements))
 
 
 def prepare(arguments: argparse.Namespace) -> int:
-    """Check a data set's files and print what they hold."""
+    """Check a data set's files and print their contents."""
     from crossmodal_bench.data import prepare as preparation
     from crossmodal_bench.jobs.inputs import protocol_lines
 
@@ -216,13 +213,13 @@ def prepare(arguments: argparse.Namespace) -> int:
 
 
 def import_regions(arguments: argparse.Namespace) -> int:
-    """Bring regions that others have extracted into the memory-mapped form."""
+    """Convert regions extracted elsewhere to the memory-mapped format."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from crossmodal_bench.data import import_regions as importing
 
     if arguments.count is not None and arguments.count < 1:
-        raise BadInput(f"--count is {arguments.count}; give the number of regions to keep, from 1")
+        raise BadInput(f"--count is {arguments.count}; give the number of regions to keep, at least 1")
     data = _data_module(arguments, network=None)
     reader = data.dataset.without_pictures() or data.dataset
     corpus = reader.read(data.root)
@@ -241,14 +238,14 @@ def import_regions(arguments: argparse.Namespace) -> int:
 
 
 def extract(arguments: argparse.Namespace) -> int:
-    """Image features, or regions, of a frozen network, kept for later runs."""
+    """Extract image features or regions with a frozen network, and cache them for later runs."""
     from crossmodal_bench.data import prepare as preparation
 
     if arguments.regions == "detector":
         for name in ("network", "image_size", "batch_size"):
             if getattr(arguments, name) is not None:
                 option = f"--{name.replace('_', '-')}"
-                raise BadInput(f"{option} has no effect on a detector; leave it out")
+                raise BadInput(f"{option} has no effect with a detector; leave it out")
     elif arguments.network is None and arguments.regions is None:
         raise BadInput("--network is missing; name the network to run, e.g. --network mobilenet_v2")
     data = _data_module(
@@ -262,7 +259,7 @@ def extract(arguments: argparse.Namespace) -> int:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """Say what this machine can do; 1 where something will not work."""
+    """Check what this machine can do; return 1 if something will not work."""
     from crossmodal_bench.cli.doctor import Target, doctor
 
     target = Target(arguments.data_root, arguments.runs, tuple(arguments.dataset))

@@ -1,4 +1,4 @@
-"""`sync` and `wandb-report`: what Weights & Biases shows of finished runs."""
+"""`sync` and `wandb-report`: finished runs on Weights & Biases."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from crossmodal_bench.core.errors import BadInput, tell
 
 
 def add_project_arguments(command: argparse.ArgumentParser) -> None:
-    """The words that both commands share."""
-    command.add_argument("--project", help="W&B's project (WANDB_PROJECT, or crossmodal-bench)")
-    command.add_argument("--entity", help="the team or user it belongs to (WANDB_ENTITY, or your default)")
+    """Options shared by both commands."""
+    command.add_argument("--project", help="W&B project (WANDB_PROJECT, or crossmodal-bench)")
+    command.add_argument("--entity", help="team or user that owns it (WANDB_ENTITY, or your default)")
 
 
 def add_sync_arguments(command: argparse.ArgumentParser) -> None:
-    """The words of `sync`, beside those of a bench."""
+    """Options of `sync`, besides those of a bench."""
     add_project_arguments(command)
-    text = "send captions and pictures of any data set, where runs are written now"
+    text = "send captions and pictures of any data set, for runs written by this command"
     command.add_argument("--wandb-media", action="store_true", help=text)
-    command.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
+    command.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
 
 
 def add_report_arguments(command: argparse.ArgumentParser) -> None:
-    """The words of `wandb-report`, beside those of a bench."""
+    """Options of `wandb-report`, besides those of a bench."""
     add_project_arguments(command)
-    command.add_argument("--title", default="crossmodal-bench leaderboard", help="of report and workspace")
-    text = "write the specification there, as JSON, which needs no account; nothing is sent"
+    command.add_argument("--title", default="crossmodal-bench leaderboard", help="title of both")
+    text = "write the specification to this file as JSON and send nothing; needs no account"
     command.add_argument("--out", type=Path, metavar="FILE", help=text)
 
 
 def sync(arguments: argparse.Namespace) -> int:
-    """Send the runs that W&B's server lacks."""
+    """Send runs that are missing on W&B's server."""
     from crossmodal_bench.reporting.wandb.mode import allow_media
     from crossmodal_bench.reporting.wandb.sync import named_project, sync
 

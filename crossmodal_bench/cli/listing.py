@@ -1,4 +1,4 @@
-"""`crossmodal-bench list`: what there is, with a line each; imports nothing that takes time."""
+"""`crossmodal-bench list`: what is available, one line each; imports nothing slow."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 from crossmodal_bench.core.errors import BadInput, MissingInput, nearest, tell
 
 PRESETS = {
-    "smoke": "minutes, to see that everything runs",
+    "smoke": "minutes, to check that everything runs",
     "small": "small networks and frozen features, sized for a CPU; not the papers' settings",
-    "paper": "each paper's setting, every value with its source",
-    "tuned": "the paper's, but for what was chosen on validation beyond it",
+    "paper": "each paper's settings, every value with its source",
+    "tuned": "the paper's settings, except for values tuned on validation",
     "auto": "smoke on synthetic data, else paper with a GPU and small without",
 }
 
 
 def list_all(arguments: argparse.Namespace) -> int:
-    """Print what there is of one kind."""
+    """Print the available items of one kind."""
     kind = arguments.kind
     if kind not in KINDS:
         raise BadInput(f"there is no list of '{kind}'{nearest(kind, KINDS)}")
@@ -60,7 +60,7 @@ def _datasets(data_root: Path) -> list[dict[str, Any]]:
         there = name == "synthetic" or _is_there(name, data_root)
         about = experiments.dataset_title(name)
         if not there:
-            about += f" (not below {data_root}; crossmodal-bench prepare {name} says what is missing)"
+            about += f" (not in {data_root}; crossmodal-bench prepare {name} tells what is missing)"
         entries.append(
             {"name": name, "about": about, "there": there, "licence": experiments.licence_of(name)}
         )
@@ -68,7 +68,7 @@ def _datasets(data_root: Path) -> list[dict[str, Any]]:
 
 
 def _is_there(name: str, data_root: Path) -> bool:
-    """Whether a data set's folder is there; what is in it, `prepare` looks at."""
+    """Whether a data set's folder exists; `prepare` checks its contents."""
     from crossmodal_bench.jobs import experiments
 
     try:
@@ -91,11 +91,11 @@ def _suites(data_root: Path) -> list[dict[str, Any]]:
 
 
 _RIGHT: Mapping[str, str] = {
-    **{positives: f"what shares the {positives}" for positives in ("caption", "identity", "label")},
-    "eccv": "what ECCV Caption's annotators judged so (package eccv-caption)",
-    "cxc": "what Crisscrossed Captions' annotators judged so (package eccv-caption)",
+    **{positives: f"items with the same {positives}" for positives in ("caption", "identity", "label")},
+    "eccv": "pairs judged so by ECCV Caption's annotators (package eccv-caption)",
+    "cxc": "pairs judged so by Crisscrossed Captions' annotators (package eccv-caption)",
 }
-"""What is right for a query, by a named protocol's field ``pairs`` or ``positives``."""
+"""The correct answers for a query, by a named protocol's field ``pairs`` or ``positives``."""
 
 
 def _protocols(data_root: Path) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ def _protocols(data_root: Path) -> list[dict[str, Any]]:
         captions = " or ".join(f"{count:,}" for count in protocol.captions) or "any number of"
         folds = f", in {protocol.folds} folds" if protocol.folds > 1 else ""
         about = (
-            f"{protocol.dataset}: {images} images, {captions} captions{folds}; right is "
+            f"{protocol.dataset}: {images} images, {captions} captions{folds}; correct: "
             f"{_RIGHT[protocol.pairs or protocol.positives]}; sorted by {protocol.primary}"
         )
         entries.append(

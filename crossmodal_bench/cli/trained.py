@@ -1,4 +1,4 @@
-"""`retrieve`, `export-embeddings` and `export-weights`: what a trained run is asked for."""
+"""`retrieve`, `export-embeddings` and `export-weights`: commands that use a trained run."""
 
 from __future__ import annotations
 
@@ -19,42 +19,44 @@ if TYPE_CHECKING:
     from crossmodal_bench.serving.trained_run import TrainedRun
 
 RUN = (
-    "a job's directory or record.json, DATASET/METHOD below RUNS (of one job), or a folder of export-weights"
+    "a job's directory or record.json, DATASET/METHOD in RUNS (if a single job), or an export-weights folder"
 )
 
 
 def add_retrieve_arguments(command: argparse.ArgumentParser) -> None:
-    """The words of `retrieve`, beside those of a bench."""
+    """Options of `retrieve`, besides those of a bench."""
     command.add_argument("run_name", metavar="RUN", help=RUN)
     query = command.add_mutually_exclusive_group(required=True)
-    query.add_argument("--text", help="a sentence: finds images")
-    query.add_argument("--image", type=Path, metavar="FILE", help="a picture: finds sentences")
-    text = "a folder of pictures (with --text), or a file of sentences, one a line (with --image); else what "
+    query.add_argument("--text", help="a sentence, to find images")
+    query.add_argument("--image", type=Path, metavar="FILE", help="a picture, to find sentences")
+    text = (
+        "a folder of pictures (with --text), or sentences, one per line (with --image); default: the split "
+    )
     command.add_argument("--gallery", type=Path, metavar="FOLDER", help=f"{text}the run was tested on")
-    command.add_argument("--top", type=int, default=10, help="how many answers (10)")
+    command.add_argument("--top", type=int, default=10, help="number of answers (10)")
     command.add_argument("--html", type=Path, metavar="FILE", help="also write a page with the pictures")
     command.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    command.add_argument("--json", action="store_true", help="print it for programs")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_export_arguments(command: argparse.ArgumentParser, default: str) -> None:
-    """The words that both exports share."""
+    """Options shared by both exports."""
     command.add_argument("run_name", metavar="RUN", help=RUN)
     command.add_argument(
-        "--to", type=Path, default=Path(default), metavar="FOLDER", help=f"where to ({default})"
+        "--to", type=Path, default=Path(default), metavar="FOLDER", help=f"target folder ({default})"
     )
 
 
 def retrieve(arguments: argparse.Namespace) -> int:
-    """Print what fits a sentence, or a picture, best."""
+    """Print the best matches for a sentence or a picture."""
     if arguments.top < 1:
-        raise BadInput(f"--top is {arguments.top}; give how many answers to show, from 1")
+        raise BadInput(f"--top is {arguments.top}; give the number of answers to show, at least 1")
     run = _loaded(arguments)
     remarks = run.word_remarks(arguments.text) if arguments.text is not None else []
     for remark in remarks:
         tell(f"Note: {remark}", sys.stderr)
     of_pictures = arguments.text is not None
-    # What cannot be asked is refused before a gallery is encoded.
+    # A bad query must fail before a gallery is encoded.
     query = run.encoded_query(arguments.text, image=arguments.image)
     with _progress("Encoding the gallery") as progress:
         searched = run.gallery(arguments.gallery, of_pictures=of_pictures, progress=progress)
@@ -102,25 +104,25 @@ def _write_page(
 
 
 def export_embeddings(arguments: argparse.Namespace) -> int:
-    """Write the vectors of the split that a run was tested on."""
+    """Write the vectors of the split a run was tested on."""
     run = _loaded(arguments)
     from crossmodal_bench.serving.embeddings import evaluation_command, export_embeddings
 
     for path in export_embeddings(run, arguments.to, arguments.format):
         tell(str(path))
     if arguments.format == "npy" and run.record.evaluated_on == "test":
-        tell(f"The run's own numbers, of these files: {evaluation_command(run, arguments.to)}")
+        tell(f"To reproduce the run's numbers from these files: {evaluation_command(run, arguments.to)}")
     return 0
 
 
 def export_weights(arguments: argparse.Namespace) -> int:
-    """Write a run's weights with a card."""
+    """Write a run's weights with a model card."""
     run = _loaded(arguments)
     from crossmodal_bench.serving.weights import export_weights
 
     for path in export_weights(run, arguments.to):
         tell(str(path))
-    tell(f"Ask it: crossmodal-bench retrieve {arguments.to} --text '...' --gallery PICTURES")
+    tell(f"Search with it: crossmodal-bench retrieve {arguments.to} --text '...' --gallery PICTURES")
     return 0
 
 
@@ -138,7 +140,7 @@ def _loaded(arguments: argparse.Namespace) -> TrainedRun:
 
 @contextmanager
 def _progress(what: str) -> Iterator[Progress]:
-    """A bar on the standard error stream, which appears with the first step and is gone in the end."""
+    """A progress bar on standard error, shown from the first step and removed at the end."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,1 +1,1 @@
-"""What every package may use: errors, files, batches, encodings, processes, signals; imports none of them."""
+"""Shared foundations: errors, files, batches, encodings, processes, signals. Imports no other package."""

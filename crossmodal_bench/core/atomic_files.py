@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever kills the process or fills the disk."""
+"""Files that are either complete or absent, even if the process is killed or the disk fills up."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from pathlib import Path
 from typing import IO
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""What a full or read-only file system answers to a write."""
+"""Errors with which a full or read-only file system refuses a write."""
 
 
 def replace_file(
     path: Path, write: Callable[[IO[bytes]], object], keep: Path | None = None, durable: bool = True
 ) -> None:
-    """Write a file so that under its name lies either the old content or all of the new.
+    """Write a file atomically: its name always refers to the old content or to all of the new.
 
-    Written under a temporary name beside it, synced and renamed.
+    The content goes to a temporary file in the same folder, which is synced and then renamed.
 
     Args:
         path: the file.
         write: writes the content.
-        keep: gets what ``path`` was until now.
-        durable: wait until it is on the disk; without, a power cut may lose it, and a killed process not.
+        keep: where to keep the previous content of ``path``.
+        durable: wait until the data is on disk; without this, it survives a killed process, but perhaps not
+            a power cut.
 
     Raises:
-        OSError: the file system refuses; what was there is still there, and nothing else.
+        OSError: the file system refuses the write; the old file is intact, and nothing else is left behind.
     """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -36,7 +37,7 @@ def replace_file(
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())
-        # mkstemp makes private files; a team reads each other's records.
+        # mkstemp creates private files, but teammates read each other's records.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -51,13 +52,13 @@ def replace_file(
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what ``replace_file`` had begun in a process that was killed; nobody may be writing there."""
+    """Remove the temporary files of killed ``replace_file`` calls; no process may be writing there."""
     for path in folder.glob(".*.????????"):
         path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    # A rename is in the folder, not in the file.
+    # The rename is recorded in the folder, not in the file.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Typed batches: exactly the views that a method asked for, as tensors."""
+"""Typed batches: exactly the views that a method requested, as tensors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class _Batch:
     """Tensors that move together.
 
     Attributes:
-        on_host: names of those that stay in the host's memory whatever device the batch is on: what decides
-            shapes and which rows are taken. A step that had to read them back would wait for the device.
-            Where the device needs them, they are sent (crossmodal_bench.core.host).
+        on_host: names of the fields that stay in host memory whatever the batch's device, because they
+            determine shapes and which rows to take; reading them back from the device would stall the step.
+            Where the device needs them, they are copied there (crossmodal_bench.core.host).
     """
 
     on_host: ClassVar[frozenset[str]] = frozenset()
@@ -35,7 +35,7 @@ class _Batch:
         return replace(self, **changed)
 
     def to(self: B, device: torch.device | str) -> B:
-        """The batch on another device, but for what stays ``on_host``; without waiting until it is there."""
+        """The batch on another device, except for the fields in ``on_host``; doesn't wait for the copy."""
         where = torch.device(device)
         return self._map(
             lambda value: value.to(where) if isinstance(value, _Batch) else sent(value, where),
@@ -49,9 +49,9 @@ class _Batch:
 
 @dataclass(frozen=True)
 class ImageBatch(_Batch):
-    """B images. ``index`` (B,) are corpus rows, on the host; a view that was not asked for is None.
+    """B images. ``index`` (B,) holds corpus rows, on the host; views that were not requested are None.
 
-    pixels (B, 3, H, W) normalised; pictures (B, 3, 64, 64) from -1 to 1, of training pairs alone; regions
+    pixels (B, 3, H, W) normalised; pictures (B, 3, 64, 64) from -1 to 1, only in training pairs; regions
     (B, R, D); features (B, D); labels (B,) int64 or (B, C) float32; identities (B,), below
     ``DataSpec.n_identities`` in training.
     """
@@ -72,11 +72,11 @@ class ImageBatch(_Batch):
 
 @dataclass(frozen=True)
 class TextBatch(_Batch):
-    """B captions. ``index`` (B,) are corpus rows, ``image`` (B,) the images that they describe; on the host.
+    """B captions. ``index`` (B,) holds corpus rows, ``image`` (B,) the images they describe; on the host.
 
-    words (B, L) ids padded with 0 to the batch's longest, lengths (B,) with start and end tokens counted, on
-    the host; wordpieces (B, L) with mask (B, L) and lengths (B,), these on the host; bow (B, D) bag of words
-    or the data set's own text features; labels as the image's.
+    words (B, L): ids padded with 0 to the longest caption of the batch, and lengths (B,), counting the start
+    and end tokens, on the host; wordpieces (B, L) with mask (B, L) and lengths (B,), the latter on the host;
+    bow (B, D): a bag of words or the data set's own text features; labels: those of the images.
     """
 
     on_host = frozenset({"index", "image", "lengths", "wordpiece_lengths"})
@@ -108,10 +108,10 @@ class PairBatch(_Batch):
 
 @dataclass(frozen=True)
 class GroupBatch(_Batch):
-    """B images and all their captions, image after image.
+    """B images and all their captions, grouped by image.
 
-    counts: (B,) captions of each image. chosen: (B,) the row in ``texts`` of one of them, drawn at random.
-    Both are on the host.
+    counts: (B,) number of captions per image. chosen: (B,) for each image, the row in ``texts`` of one of its
+    captions, drawn at random. Both are on the host.
     """
 
     on_host = frozenset({"counts", "chosen"})
@@ -127,14 +127,14 @@ class GroupBatch(_Batch):
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a method must know of the data before it can be built.
+    """What a method must know about the data before it can be built.
 
-    Sizes are 0 where the view was not asked for; ``region_count`` is R and ``region_dim`` D of the view
-    ``regions``. ``tokenizer`` is the name or path behind the word pieces (None: fitted on the captions).
-    ``network`` and ``weights`` are the data module's, and so is ``text_network``, whose vectors of captions
-    the view ``bow`` has (None: bags of words, or the data set's own). ``weights_root`` is the data root,
-    below which pre-trained weights are looked for; None where a checkpoint brings all weights.
-    ``dataset_fingerprint`` is the corpus's.
+    Sizes are 0 for views that were not requested; ``region_count`` and ``region_dim`` are R and D of the view
+    ``regions``. ``tokenizer`` is the name or path of the word-piece tokenizer (None: fitted on the captions).
+    ``network``, ``weights`` and ``text_network`` are those of the data module; ``text_network`` produces the
+    caption vectors in the view ``bow`` (None: bags of words, or the data set's own features).
+    ``weights_root`` is the data root, where pre-trained weights are looked up; None if the checkpoint
+    supplies all weights. ``dataset_fingerprint`` is the fingerprint of the corpus.
     """
 
     n_train_images: int
@@ -158,7 +158,7 @@ class DataSpec:
 
 
 def require(view: Tensor | None, name: str) -> Tensor:
-    """The view, or an error for a method that reads a view it did not declare in ``requires``."""
+    """The view; raises an error for a method that reads a view missing from its ``requires``."""
     if view is None:
         raise RuntimeError(f"the batch has no view '{name}'; declare it in the method's `requires`")
     return view

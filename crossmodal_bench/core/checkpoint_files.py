@@ -1,4 +1,4 @@
-"""Checkpoints on the disk: where the one before lies, and whether one is whole."""
+"""Checkpoints on disk: where the previous one is kept, and whether one is intact."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 
 
 def previous(path: Path) -> Path:
-    """Where the checkpoint before ``path`` is kept."""
+    """Where the predecessor of the checkpoint ``path`` is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a checkpoint, by the checksums of its parts; empty where nothing is.
+    """What is wrong with a checkpoint, judging by the checksums of its parts; empty if it is intact.
 
-    torch.save writes a zip file with a CRC-32 of each part, which torch.load does not look at: it would read
-    a weight with a flipped bit.
+    torch.save writes a zip file with a CRC-32 for each part, which torch.load ignores: it would load a weight
+    with a flipped bit.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         if broken is not None:
-            return f"the checksum of {broken} does not fit"
+            return f"the checksum of {broken} does not match"
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         return (str(error).splitlines() or [type(error).__name__])[0]

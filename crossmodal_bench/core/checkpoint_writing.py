@@ -1,4 +1,4 @@
-"""Checkpoints as Lightning writes them, each whole or not at all, and with the one before it."""
+"""Checkpoints as Lightning writes them, but atomically, and keeping the previous one."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from crossmodal_bench.core.errors import BadInput
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Lightning's reading and writing of checkpoints, through ``replace_file``.
+    """Lightning's checkpoint I/O, through ``replace_file``.
 
     Args:
-        keep_previous: names of the checkpoints whose predecessors are kept under ``previous``.
+        keep_previous: names of the checkpoints whose predecessor is kept (see ``previous``).
     """
 
     def __init__(self, keep_previous: tuple[str, ...] = ()) -> None:
         self.keep_previous = keep_previous
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint whole or not at all.
+        """Write a checkpoint atomically.
 
         Raises:
-            BadInput: the file system is full, or cannot be written; the checkpoint before stays.
+            BadInput: the file system is full or read-only; the previous checkpoint is kept.
         """
         path = Path(path)
         keep = previous(path) if path.name in self.keep_previous else None
@@ -37,13 +37,13 @@ class CheckpointFiles(TorchCheckpointIO):
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, lambda stream: torch.save(checkpoint, _noting(stream, refused)), keep)
         except (OSError, RuntimeError) as error:
-            # What torch's writer raises behind a refused write says nothing of it.
+            # The error that torch's writer raises after a refused write doesn't mention it.
             cause = refused[0] if refused else error
             if not isinstance(cause, OSError) or cause.errno not in NO_ROOM:
                 raise
             raise BadInput(
                 f"{path} cannot be written ({cause.strerror}): free space there, or make it writable, and "
-                "run again; training goes on from the last checkpoint"
+                "run again; training resumes from the last checkpoint"
             ) from error
 
 
@@ -52,7 +52,7 @@ def _noting(stream: IO[bytes], refused: list[OSError]) -> IO[bytes]:
 
 
 class _Noting(io.RawIOBase):
-    """A stream that keeps the error of a refused write."""
+    """A stream that remembers the error of a refused write."""
 
     def __init__(self, stream: IO[bytes], refused: list[OSError]) -> None:
         self._stream, self._refused = stream, refused

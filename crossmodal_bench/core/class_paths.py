@@ -1,8 +1,8 @@
-"""Which classes a configuration may name, and how they are imported: never before that is known.
+"""Which classes a configuration may name, and how they are imported: never before they have been checked.
 
-A configuration comes from a file, and a file may be anybody's. To import a module is to run it. So what may
-be named is a list: this package's own methods, networks and data sets, the networks and optimisers of the
-libraries that it is made with, and the packages that the user trusts, by name, on the command line
+A configuration comes from a file, the file may come from anyone, and importing a module runs it. So only
+listed packages may be named: this package's own methods, networks and data sets; the networks and optimisers
+of the libraries it is built on; and the packages that the user trusts by naming them on the command line
 (``--plugins``).
 """
 
@@ -24,25 +24,25 @@ from crossmodal_bench.core.files import first_line
 US = "crossmodal_bench"
 OURS = (f"{US}.methods", f"{US}.networks", f"{US}.data.datasets")
 LIBRARIES = ("torchvision.models", "transformers", "torch.optim")
-"""Where classes of libraries may come from; of which kind they must be, ``training.configuration`` says."""
+"""Libraries whose classes may be named; ``training.configuration`` decides which kinds of class."""
 
 _trusted: list[str] = []
 
 
 def trust(packages: Iterable[str]) -> None:
-    """Let configurations of this process name classes of these packages, and of no others besides ours.
+    """Let this process's configurations name classes of these packages, and of no others besides our own.
 
-    They are looked for among what is installed and then in the working directory.
+    They are looked up among the installed packages first, then in the working directory.
 
     Args:
         packages: names of packages or modules.
 
     Raises:
-        BadInput: one is no name of a package, is not there, or is a part of Python itself.
+        BadInput: a name is not a valid package name, is not found, or belongs to Python itself.
     """
     names = list(packages)
     if names and os.getcwd() not in sys.path and "" not in sys.path:
-        # Behind all else: what lies in a working directory must not stand for an installed library.
+        # Last, so that a file in the working directory cannot shadow an installed library.
         sys.path.append(os.getcwd())
     invalidate_caches()
     for name in names:
@@ -58,21 +58,21 @@ def trusted() -> tuple[str, ...]:
 def _check_package(name: str) -> None:
     first = name.partition(".")[0]
     if not all(part.isidentifier() for part in name.split(".")):
-        raise BadInput(f"PLUGINS '{name}' is no name of a Python package; write for example my_package")
+        raise BadInput(f"PLUGINS '{name}' is not a valid Python package name; write, say, my_package")
     if first in sys.stdlib_module_names or first == US:
-        raise BadInput(f"PLUGINS '{name}' is no package of yours; name one that holds your methods")
+        raise BadInput(f"PLUGINS '{name}' is not one of your packages; name the one that holds your methods")
     try:
         there = first in sys.modules or find_spec(first) is not None
     except (ImportError, ValueError):
         there = False
     if not there:
         raise BadInput(
-            f"PLUGINS '{name}' is not there; install the package, or start in the folder that holds it"
+            f"PLUGINS '{name}' is not found; install the package, or start in the folder that holds it"
         )
 
 
 def allowed_prefixes() -> tuple[str, ...]:
-    """Packages and modules below which a configuration may name classes."""
+    """Packages and modules whose classes a configuration may name."""
     return (*OURS, *LIBRARIES, *_trusted)
 
 
@@ -94,13 +94,13 @@ def class_paths(node: Any) -> Iterator[str]:
 
 
 def check_allowed(key: str, name: str) -> None:
-    """Raise BadInput where the class ``name``, below the configuration's ``key``, must not be imported."""
+    """Raise BadInput if ``name``, the class at the configuration's ``key``, must not be imported."""
     if not is_below(name, allowed_prefixes()):
         package = name.partition(".")[0]
         raise BadInput(
-            f"configuration key '{key}': '{name}' is of a package that no configuration may name by itself, "
-            f"because to import it is to run it; give --plugins {package} if you trust it, or choose a class "
-            f"of {', '.join(OURS)}"
+            f"configuration key '{key}': '{name}' is in a package that configurations may not name, because "
+            f"importing it runs its code; pass --plugins {package} if you trust it, or choose a class of "
+            f"{', '.join(OURS)}"
         )
 
 
@@ -108,44 +108,53 @@ def imported_class(key: str, name: Any, base: type, package: str) -> type:
     """The class that a configuration names.
 
     Args:
-        key: the configuration's, for complaints.
-        name: its class path; one without a module is looked up in ``package``.
-        base: what it must be derived from.
-        package: ours of that kind.
+        key: the configuration key, for error messages.
+        name: its class path; without a module, it is looked up in ``package``.
+        base: the class that it must be derived from.
+        package: our own package of that kind.
 
     Raises:
-        BadInput: it must not be imported, cannot be imported, or is of another kind.
+        BadInput: it must not be imported, cannot be imported, or is not a subclass of ``base``.
     """
-    exported = vars(import_module(package))
-    known = [
-        f"{package}.{export}"
-        for export in exported["__all__"]
-        if isinstance(exported[export], type)
-        and issubclass(exported[export], base)
-        and not inspect.isabstract(exported[export])
-    ]
+    ours = import_module(package)
+    known = _classes(ours, ours.__all__, base)
     module, _, last = str(name).rpartition(".")
     module = module or package
-    # A misspelt name of ours is told with its neighbour, and not imported either.
+    # A misspelt name of ours gets a suggestion, without being imported.
     if not is_below(module, [US]):
         check_allowed(key, str(name))
     imported = _module(key, module) if is_below(module, allowed_prefixes()) else None
+    if imported is not None and not is_below(module, [US]):
+        known = _classes(imported, vars(imported), base) or known
     cls = getattr(imported, last, None)
     if cls is None:
         raise BadInput(f"configuration key '{key}': '{name}' cannot be imported{nearest(str(name), known)}")
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise BadInput(
-            f"configuration key '{key}': '{name}' is no {base.__name__}{nearest(str(name), known)}"
+            f"configuration key '{key}': '{name}' is not a {base.__name__}{nearest(str(name), known)}"
         )
-    # A package that is trusted may show a class of one that is not.
+    # A trusted package may re-export a class of an untrusted one.
     check_allowed(key, f"{cls.__module__}.{cls.__qualname__}")
     return cls
 
 
-def _module(key: str, name: str) -> ModuleType | None:
-    """A module; None where there is none of that name.
+def _classes(module: ModuleType, names: Iterable[str], base: type) -> list[str]:
+    """The paths of those of a module's names that are its own usable classes of one kind."""
+    package = module.__name__
+    return [
+        f"{package}.{name}"
+        for name in names
+        if isinstance(cls := getattr(module, name), type)
+        and issubclass(cls, base)
+        and is_below(cls.__module__, [package])
+        and not inspect.isabstract(cls)
+    ]
 
-    Raises BadInput where there is one and it cannot be imported, whatever it is that goes wrong inside.
+
+def _module(key: str, name: str) -> ModuleType | None:
+    """The module; None if there is no module of that name.
+
+    Raises BadInput if it exists but cannot be imported, whatever goes wrong inside.
     """
     try:
         return import_module(name)
@@ -156,7 +165,7 @@ def _module(key: str, name: str) -> ModuleType | None:
             return None
         raise _broken(key, name, error) from error
     except Exception as error:
-        # A name such as "a..b", at which nothing has been imported yet.
+        # A name such as "a..b", for which nothing has been imported yet.
         if not all(part.isidentifier() for part in name.split(".")):
             return None
         raise _broken(key, name, error) from error
@@ -172,5 +181,5 @@ def _broken(key: str, name: str, error: Exception) -> BadInput:
         ]
         where = f"{frames[-1].filename}, line {frames[-1].lineno}"
         what = f"{type(error).__name__}: {first_line(error)}"
-    fix = "install what it needs, or mend that line" if isinstance(error, ImportError) else "mend that line"
+    fix = "install what it needs, or fix that line" if isinstance(error, ImportError) else "fix that line"
     return BadInput(f"configuration key '{key}': module {name} cannot be imported ({where}: {what}); {fix}")

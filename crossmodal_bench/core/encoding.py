@@ -1,4 +1,4 @@
-"""What an encoder hands to a scorer: one vector, a fixed set of fragments, or a ragged set per item."""
+"""What an encoder passes to a scorer: one vector, a fixed set of fragments, or a ragged set per item."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Encoding:
     """N encoded items.
 
     ``values`` is (N, D) for one vector per item, (N, R, D) for R fragments per item or, when ``lengths`` (N,)
-    is given, the items' fragments packed one after another: (sum(lengths), D). Packing keeps a gallery of
-    captions at its real size instead of its longest caption's. ``lengths`` are on the host, wherever the
-    values are: they decide shapes, and a device would have to be waited for.
+    is given, (sum(lengths), D): the items' fragments, packed one after another. Packing keeps a gallery of
+    captions at its real size rather than padding it to the longest. ``lengths`` are on the host, wherever the
+    values are: they determine shapes, and reading them from a device would mean waiting for it.
     """
 
     values: Tensor
@@ -40,7 +40,7 @@ class Encoding:
         return Encoding(self.values[first:last], self.lengths[start:stop])
 
     def take(self, rows: Tensor) -> Encoding:
-        """The items ``rows`` (any order, repeats allowed), copied; ``rows`` are best on the host."""
+        """The items ``rows`` (any order, repeats allowed), copied; ``rows`` should be on the host."""
         device = self.values.device
         if self.lengths is None:
             return Encoding(self.values[sent(rows, device)])
@@ -67,6 +67,6 @@ class Encoding:
 
 
 VectorSimilarity = Literal["cosine", "dot", "euclidean"]
-"""Of two vectors; ``euclidean`` is minus their distance."""
+"""Similarity of two vectors; ``euclidean`` is their negated distance."""
 Scorer = Callable[[Encoding, Encoding], Tensor]
 """(images, texts) to (n_images, n_texts); higher is better."""

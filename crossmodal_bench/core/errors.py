@@ -1,4 +1,4 @@
-"""Exceptions whose message is all that a user needs, and the help that goes with them."""
+"""Exceptions whose message is all a user needs, and helpers to word them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 LONGEST = 2000
-"""Characters of a sentence; a name that it quotes may be a whole file."""
+"""Characters of a message; a name quoted in it may be as long as a whole file."""
 
 
 class BadInput(Exception):
@@ -20,7 +20,7 @@ class BadInput(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        # A loader's worker process hands its exception over as a traceback that ends in "Class: sentence".
+        # A loader's worker process passes its exception on as a traceback that ends in "Class: sentence".
         if message.startswith("Caught "):
             message = message.strip().splitlines()[-1].partition(": ")[2]
         if len(message) > LONGEST:
@@ -29,7 +29,7 @@ class BadInput(Exception):
 
 
 def printable(text: str) -> str:
-    """The text on one line; what a terminal would obey instead of showing (or cannot show) as its escape.
+    """The text on one line, with characters that a terminal would obey or cannot show escaped.
 
     Names and captions come from files, and are quoted in messages and tables.
     """
@@ -39,50 +39,50 @@ def printable(text: str) -> str:
 
 
 def _escaped(letter: str) -> str:
-    # Spaces of other widths are fine, and line ends are where sentences meet.
+    # Spaces of other widths are harmless; line breaks become spaces between sentences.
     return " " if letter.isspace() else letter.encode("unicode_escape").decode("ascii")
 
 
 class MissingInput(BadInput):
-    """An input file that is not there; the message says which command or download makes it."""
+    """A missing input file; the message says which command or download provides it."""
 
 
 def tell(line: str, stream: TextIO | None = None) -> None:
-    """Print a line for people, on one line and ``printable``: what it says may come from anybody's files.
+    """Print a message on one line, made ``printable``: what it quotes may come from untrusted files.
 
     Args:
-        line: the line.
-        stream: where to; None for the standard output.
+        line: the message.
+        stream: where to print it; None for standard output.
     """
     print(printable(line), file=stream)
 
 
 @functools.lru_cache(maxsize=1024)
 def warn_once(sentence: str) -> None:
-    """Tell of something that is left out, on the standard error stream; the same sentence once a process."""
+    """Warn about something that is left out, on standard error; each sentence once per process."""
     tell(f"warning: {sentence}", sys.stderr)
 
 
 def no_permission(error: PermissionError) -> BadInput:
-    """The exception for a file that belongs to somebody else, as in another user's RUNS."""
+    """The exception for a file that belongs to someone else, as in another user's RUNS."""
     what = error.filename if error.filename is not None else "a file or a process"
     return BadInput(
-        f"{what} is not yours to use ({error.strerror or error}); let its owner give you the right, or "
-        "choose another RUNS folder"
+        f"{what} is not yours to use ({error.strerror or error}); ask its owner for access, or choose "
+        "another RUNS folder"
     )
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """The sentence for an exception that says in its library's words that there is no memory left.
+    """The message for an exception that, in its library's words, reports that memory ran out.
 
-    Python has an exception for it; the system's loader, which maps libraries, and torch's allocators have
-    only messages. None for any other exception.
+    Python has an exception for it; the system's loader, which maps libraries, and torch's allocators only
+    have messages. None for any other exception.
     """
     message = (str(error).strip().splitlines() or [""])[0]
     if "CUDA out of memory" in message:
         return (
-            f"the GPU's memory ran out ({message}); use a smaller data.batch_size, or a GPU with more memory "
-            "that nobody else uses"
+            f"the GPU ran out of memory ({message}); use a smaller data.batch_size, or a GPU with more "
+            "memory that no other process uses"
         )
     in_words = (
         "failed to map segment",
@@ -98,19 +98,19 @@ def out_of_memory(error: BaseException) -> str | None:
         return None
     return (
         f"memory ran out ({message or type(error).__name__}); allow the process more (`ulimit -v`, or the "
-        "limit of its container or cluster job), or ask for less: fewer JOBS at a time, a smaller "
+        "limit of its container or cluster job), or lower the demand: fewer JOBS at a time, a smaller "
         "data.batch_size"
     )
 
 
 class Diverged(Exception):
-    """Training that cannot go on, because a loss is no number; the message is one sentence."""
+    """Training that cannot continue because a loss is not finite; the message is one sentence."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """A hint to append to a sentence about the unknown ``name``: its nearest neighbour, or every choice."""
+    """A hint to append to a sentence about the unknown ``name``: the closest choice, or all of them."""
     known = sorted(choices)
-    # Whoever writes CCA means cca. Of two that differ in nothing else, the first.
+    # CCA means cca. Of two names that differ only in case, the first one.
     lower = {choice.lower(): choice for choice in reversed(known)}
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     close = close or [lower[near] for near in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)]
@@ -120,7 +120,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """With commas; classes of one package by their own names, and the package once."""
+    """Comma-separated; classes of a single package by their bare names, with the package named once."""
     packages = {name.rpartition(".")[0] for name in names}
     if len(names) > 1 and len(packages) == 1 and (package := packages.pop()):
         return f"{', '.join(name.rpartition('.')[2] for name in names)} of {package}"

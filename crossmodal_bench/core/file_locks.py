@@ -1,4 +1,4 @@
-"""Locks of the kernel's, on files: held, free, or a sentence about a file system that has none."""
+"""Kernel locks on files: held, free, or a clear message about a file system that has none."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import IO
 from crossmodal_bench.core.errors import BadInput
 
 HELD = (errno.EWOULDBLOCK, errno.EAGAIN)
-"""What flock answers where another process holds the lock; any other answer says nothing of processes."""
+"""What flock answers if another process holds the lock; other errors say nothing about processes."""
 
 
 SWITCH = "CROSSMODAL_BENCH_LOCKS"
-"""Environment variable, ``off`` where nothing is to be locked; workers and a cluster's jobs inherit it."""
+"""Environment variable, ``off`` to disable locking; workers and cluster jobs inherit it."""
 
 
 def switch_off() -> None:
-    """Lock nothing, here and in processes that are started: the user sees to it that no other works there."""
+    """Disable locking, here and in child processes; the user ensures that no other process works there."""
     os.environ[SWITCH] = "off"
 
 
 def try_lock(handle: IO[str] | IO[bytes], path: Path, *, shared: bool = False) -> bool:
-    """Take the lock of an open file unless another process holds it; whether it was taken, or locks are off.
+    """Take the lock of an open file unless another process holds it; True if it was taken, or locks are off.
 
     Args:
-        handle: the file, open; a shared lock needs no more than a file open for reading.
-        path: its name, for the sentence.
-        shared: any number of processes may hold it at once, and none exclusively meanwhile.
+        handle: the open file; a shared lock only needs it open for reading.
+        path: its name, for error messages.
+        shared: any number of processes may hold it at once, but none exclusively meanwhile.
 
     Raises:
-        BadInput: the file system has no locks, or no room for one more.
+        BadInput: the file system has no locks, or cannot hand out any more.
     """
     if is_off():
         return True
@@ -46,10 +46,10 @@ def try_lock(handle: IO[str] | IO[bytes], path: Path, *, shared: bool = False) -
 
 
 def wait_for_lock(handle: IO[str] | IO[bytes], path: Path) -> None:
-    """Take the lock of an open file as soon as no other process holds it; at once where locks are off.
+    """Take the lock of an open file as soon as no other process holds it; at once if locks are off.
 
     Raises:
-        BadInput: as ``try_lock``.
+        BadInput: as for ``try_lock``.
     """
     if is_off():
         return
@@ -60,16 +60,16 @@ def wait_for_lock(handle: IO[str] | IO[bytes], path: Path) -> None:
 
 
 def no_locks(path: Path, error: OSError) -> BadInput:
-    """The exception for a file system that refuses a lock for a reason other than its holder."""
+    """The exception for a file system that refuses a lock for a reason other than contention."""
     return BadInput(
         f"{path} cannot be locked: its file system answers {_name(error)} ({error.strerror}); choose a RUNS "
-        "folder on a file system with locks (a local disk, NFS 4, or Lustre mounted with -o flock), or say "
-        "LOCKS=off (--locks off) if no other process works there meanwhile"
+        "folder on a file system with locks (a local disk, NFS 4, or Lustre mounted with -o flock), or pass "
+        "LOCKS=off (--locks off) if no other process is working there"
     )
 
 
 def is_off() -> bool:
-    """Whether nothing is locked, so that a lock that can be taken says nothing of other processes."""
+    """Whether locking is disabled, so that a lock that can be taken says nothing about other processes."""
     return os.environ.get(SWITCH) == "off"
 
 

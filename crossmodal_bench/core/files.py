@@ -1,8 +1,8 @@
-"""Text, JSON and YAML that others wrote: whatever the bytes are, a value or one sentence; never more.
+"""Text, JSON and YAML from untrusted files: whatever the bytes, a value or a one-sentence error.
 
-What is refused here: bytes that are no UTF-8, anything but a plain file (a pipe would be waited for), JSON
-and YAML whose nesting or references would exhaust whoever walks over them, a key that stands twice in one
-object (its first value would be lost), and names that lead out of the folder that they belong to.
+Rejected here: bytes that are not UTF-8; anything but a regular file (reading a pipe would block); JSON and
+YAML whose nesting or references would exhaust any code that walks them; duplicate keys (the first value would
+be lost); and names that lead out of the folder they belong to.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import yaml
 from crossmodal_bench.core.errors import BadInput
 
 DEEPEST = 64
-"""Levels of lists and objects in one another; files that mean something have a handful."""
+"""Levels of nested lists and objects; real files have a handful."""
 MOST_NODES = 100_000
-"""Values in a YAML document once its references are followed: nine lines can stand for 10^9 of them."""
+"""Values in a YAML document with its references expanded: nine lines can stand for 10^9 of them."""
 LARGEST_YAML = 2**20
-"""Bytes of a YAML file, which takes its reader a second for every few hundred thousand."""
+"""Bytes of a YAML file; the parser takes about a second for every few hundred thousand."""
 LONGEST_NAME = 255
 """Bytes of one part of a path, on every file system in use."""
 LONGEST_PATH = 1024
@@ -33,17 +33,17 @@ LONGEST_PATH = 1024
 
 
 LARGEST = 64 * 2**20
-"""Bytes of a file that is read whole because of its name alone, in a folder that may be anybody's."""
+"""Bytes of a file that is read whole just because of its name, in a folder that may be anyone's."""
 
 
 def read_plain(path: Path, largest: int = LARGEST) -> bytes:
-    """A plain file of a bounded size.
+    """The content of a regular file of bounded size.
 
     Raises:
-        OSError: it cannot be read, is larger, or is a pipe or a device, which has no end; ``strerror`` says
-            so.
+        OSError: it cannot be read, is too large, or is a pipe or device, which has no end; ``strerror`` says
+            which.
     """
-    # Before it is opened: opening alone makes some devices do something.
+    # Check before opening: merely opening some devices has side effects.
     _check_plain(os.stat(path), path, largest)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as stream:
@@ -56,7 +56,7 @@ def read_plain(path: Path, largest: int = LARGEST) -> bytes:
 
 def _check_plain(status: os.stat_result, path: Path, largest: int) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     if status.st_size > largest:
         raise _too_large(path, largest)
 
@@ -66,15 +66,15 @@ def _too_large(path: Path, largest: int) -> OSError:
 
 
 def read_text(path: Path, largest: int | None = None) -> str:
-    """A UTF-8 file, with or without a byte order mark; BadInput that names the first byte that is none.
+    """A UTF-8 file, with or without a byte order mark; BadInput names the first byte that is invalid.
 
     Args:
         path: the file.
-        largest: bytes that it may have; None where a data set's may be as large as it is.
+        largest: maximal size in bytes; None for files of a data set, which may have any size.
     """
     try:
         if path.exists() and not path.is_file():
-            raise BadInput(f"{path} cannot be read (it is no file); put the file there")
+            raise BadInput(f"{path} cannot be read (it is not a regular file); put the file there")
         if largest is not None:
             return read_plain(path, largest).decode("utf-8").removeprefix("\ufeff")
         return path.read_text(encoding="utf-8").removeprefix("\ufeff")
@@ -82,11 +82,11 @@ def read_text(path: Path, largest: int | None = None) -> str:
         raise BadInput(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise BadInput(f"{path} cannot be read ({reason}); mend it or copy it again") from error
+        raise BadInput(f"{path} cannot be read ({reason}); fix it or copy it again") from error
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's content; BadInput that names the line where it is none."""
+    """A JSON file's content; BadInput names the line that is invalid."""
     try:
         return parse_json(read_text(path))
     except ValueError as error:
@@ -94,20 +94,19 @@ def read_json(path: Path) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """A YAML file's content; BadInput that names the line where it is none, or says that it is too large."""
+    """A YAML file's content; BadInput names the line that is invalid, or says that the file is too large."""
     text = read_text(path, LARGEST_YAML)
     try:
         return parse_yaml(text)
     except ValueError as error:
-        raise BadInput(f"{path} is not valid YAML ({error}); mend it") from error
+        raise BadInput(f"{path} is not valid YAML ({error}); fix it") from error
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text, at most DEEPEST levels of lists and objects.
+    """The value of a JSON text with at most DEEPEST nested lists and objects.
 
     Raises:
-        ValueError: what is wrong with it, in a few words; NaN and Infinity are no JSON, and a key stands once
-            in an object.
+        ValueError: what is wrong with it, in a few words; NaN, Infinity and duplicate keys are not allowed.
     """
     try:
         content = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
@@ -124,7 +123,7 @@ def parse_json(text: str) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text, made of what JSON has too: mappings with names, lists, texts, numbers, null.
+    """The value of a YAML text of JSON types only: mappings with string keys, lists, strings, numbers, null.
 
     Raises:
         ValueError: what is wrong with it, in a few words.
@@ -137,24 +136,24 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"line {mark.line + 1}: {reason}" if mark else reason) from error
     except RecursionError as error:
         raise ValueError(f"more than {DEEPEST} levels deep") from error
-    # A date of the 99th month, a whole number of 5,000 digits.
+    # For example, a date in month 99, or an integer of 5,000 digits.
     except (ValueError, TypeError, AttributeError, OverflowError, LookupError) as error:
         raise ValueError(first_line(error)) from error
     for number, _ in enumerate(_nodes(content)):
         if number >= MOST_NODES:
-            raise ValueError(f"its references stand for more than {MOST_NODES} values")
+            raise ValueError(f"its references expand to more than {MOST_NODES} values")
     return content
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that takes no key twice, and no merging ("<<") of merged mappings without end."""
+    """SafeLoader that rejects duplicate keys and unbounded merging ("<<") of merged mappings."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._flat: set[yaml.MappingNode] = set()
 
     def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
-        # Its time grows with the square of the depth.
+        # Parsing takes time quadratic in the depth.
         if self.flow_level > DEEPEST:
             raise yaml.scanner.ScannerError(
                 problem=f"more than {DEEPEST} levels deep", problem_mark=self.get_mark()
@@ -169,7 +168,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"the key {shown(key.value)} stands twice", problem_mark=key.start_mark
+                    problem=f"duplicate key {shown(key.value)}", problem_mark=key.start_mark
                 )
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         super().flatten_mapping(node)
@@ -180,11 +179,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def stays_below(name: str) -> bool:
-    """Whether a relative path read from a file names something below the folder that it is joined to.
+    """Whether a relative path read from a file stays below the folder that it is joined to.
 
-    Symbolic links are the user's own and are followed: ``images`` may well lie on another disk.
+    Symbolic links are the user's own and are followed: ``images`` may well be on another disk.
     """
-    # Windows' rules know both kinds of slash and drive letters.
+    # Windows rules cover both kinds of slash and drive letters.
     path = PureWindowsPath(name)
     if path.anchor or ".." in path.parts or not path.parts or "\0" in name or not is_unicode(name):
         return False
@@ -193,19 +192,19 @@ def stays_below(name: str) -> bool:
 
 
 def is_unicode(text: str) -> bool:
-    """False with half a surrogate pair, which JSON and file systems can hold and no encoding takes."""
+    """False for a lone surrogate, which JSON and file systems can hold but no encoding accepts."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def shown(value: Any, longest: int = 60) -> str:
-    """A value out of a file as a sentence can show it: short, on one line."""
+    """A value from a file as a message can show it: short, on one line."""
     brief = reprlib.Repr()
     brief.maxlevel, brief.maxstring = 2, longest
     return brief.repr(value)[:longest]
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, on one short line."""
+    """An exception's message as one short line."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
@@ -215,12 +214,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for at, name in enumerate(names) if name in names[:at])
-        raise ValueError(f"the key {shown(twice)} stands twice in one object")
+        raise ValueError(f"duplicate key {shown(twice)} in one object")
     return content
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _children(node: Any) -> Any:
@@ -228,7 +227,7 @@ def _children(node: Any) -> Any:
 
 
 def _nodes(content: Any) -> Iterator[Any]:
-    """Every value, level by level, as often as it is referred to; ValueError for one that JSON lacks."""
+    """Every value, level by level, once per reference; ValueError for a type that JSON lacks."""
     level = [content]
     for _ in range(DEEPEST + 2):
         below: list[Any] = []
@@ -240,7 +239,7 @@ def _nodes(content: Any) -> Iterator[Any]:
                 raise ValueError(f"{shown(node)} is a {type(node).__name__}; put it in quotation marks")
             below.extend(_children(node))
             if len(below) > MOST_NODES:
-                raise ValueError(f"its references stand for more than {MOST_NODES} values")
+                raise ValueError(f"its references expand to more than {MOST_NODES} values")
         if not below:
             return
         level = below
@@ -250,4 +249,4 @@ def _nodes(content: Any) -> Iterator[Any]:
 def _check_keys(node: Mapping[Hashable, Any]) -> None:
     for key in node:
         if not isinstance(key, str):
-            raise ValueError(f"the key {shown(key)} is no text; put it in quotation marks")
+            raise ValueError(f"the key {shown(key)} is not a string; put it in quotation marks")

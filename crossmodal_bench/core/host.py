@@ -1,8 +1,8 @@
-"""What the host knows of a step without waiting for the device that computes it.
+"""What the host knows about a step without waiting for the device that computes it.
 
 A GPU works through a queue that the host fills. Reading a value back makes the host wait until the queue is
-empty, and then the GPU until it has been filled again. So lengths and row numbers stay in the host's memory
-and are sent to the device where it needs them, and scalars that steer a schedule are remembered here.
+empty, and then the GPU idles until it is refilled. So lengths and row numbers stay in host memory and are
+copied to the device where needed, and scalars that drive a schedule are remembered here.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 _WAITING = ("cpu", "mps")
-"""Devices that nothing is sent to ahead of its use; Apple's would read memory that is not there yet."""
+"""Devices without asynchronous copies; on Apple's, they would let it read memory that is not there yet."""
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device, without waiting until it is there; itself, if it is there."""
+    """The tensor on a device, without waiting for the copy; the tensor itself if it is already there."""
     return tensor.to(device, non_blocking=device.type not in _WAITING)
 
 
@@ -23,17 +23,17 @@ def real_places(lengths: Tensor, width: int) -> Tensor:
     """(sum of lengths,) positions of the real items among (B, width) padded ones, row by row; on the host.
 
     Args:
-        lengths: (B,) how many of each row are real, from its start; on the host.
-        width: of a row.
+        lengths: (B,) number of real items at the start of each row; on the host.
+        width: padded length of a row.
     """
     return (torch.arange(width) < lengths[:, None]).flatten().nonzero().flatten()
 
 
 class HostNumber:
-    """The number in a buffer, remembered on the host for as long as nobody else writes to the buffer.
+    """The number in a buffer, remembered on the host until other code writes to the buffer.
 
-    The buffer is what checkpoints hold and devices share; it is read back when it has been replaced or
-    written to (a checkpoint was loaded, a module was moved), and not otherwise.
+    The buffer is what checkpoints store and processes share; it is read back only after it was replaced or
+    written to (a checkpoint was loaded, a module was moved).
     """
 
     def __init__(self) -> None:

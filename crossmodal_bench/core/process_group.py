@@ -1,4 +1,4 @@
-"""How a job's processes know of each other: started by the bench on one machine, or by SLURM on several."""
+"""How a job's processes find each other: started by the bench on one machine, or by SLURM on several."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import os
 from typing import Any
 
 TASK = "CROSSMODAL_BENCH_TASK"
-"""Environment variable of a job's processes on a cluster; without it, SLURM's are not about the job."""
+"""Environment variable of a job's processes on a cluster; if unset, SLURM's variables don't concern it."""
 
 
 def global_rank() -> int:
-    """Of this process among those of its job."""
+    """The rank of this process among those of its job."""
     return int(os.environ.get("SLURM_PROCID" if TASK in os.environ else "LOCAL_RANK", "0"))
 
 
 def trainer_arguments(ddp_strategy: str = "ddp") -> dict[str, Any]:
-    """Arguments of the Trainer of a job's process.
+    """Arguments for the Trainer in a job's process.
 
-    Without them it takes a bench within an allocation for one of SLURM's tasks, and a time limit's signal for
-    its own business.
+    Without them, Lightning would take a bench inside an allocation for a SLURM task, and would handle the
+    time limit's signal itself.
     """
     if "SLURM_NTASKS" not in os.environ:
         return {}
-    # Whoever asks for a rank alone needs no Lightning, which takes seconds to import.
+    # Callers that only need a rank shouldn't import Lightning, which takes seconds.
     from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 
     if TASK not in os.environ:

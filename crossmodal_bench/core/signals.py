@@ -1,8 +1,8 @@
-"""Signals that ask a process to stop: it saves what it has, and ends with "run me again".
+"""Signals that ask a process to stop: it saves its state, and exits with "run me again".
 
-A handler can raise, which breaks off whatever the process is doing; but a signal may meet a finaliser or the
-callback of a weak reference, and what is raised there Python prints and drops. So a request is also a flag,
-which loops look at, and it raises only in frames that let an exception through.
+A handler can raise, which interrupts whatever the process is doing; but a signal may arrive in a finaliser or
+in a weak reference's callback, and Python prints and drops exceptions raised there. So a request also sets a
+flag, which loops check, and it raises only in frames that let an exception propagate.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from contextlib import contextmanager
 from types import FrameType
 
 AGAIN = 75
-"""Exit status of what was interrupted and goes on when it is run again (EX_TEMPFAIL)."""
+"""Exit status of an interrupted process that resumes when run again (EX_TEMPFAIL)."""
 
 ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""A termination, and what clusters send some time before they take a machine away."""
+"""Termination, and the signals that clusters send shortly before they reclaim a machine."""
 
 RETRY = 0.02
-"""Seconds until a request that met a frame in which it must not raise is made again."""
+"""Seconds before retrying a request that arrived in a frame in which it must not raise."""
 
 _FINALISERS = ("/weakref.py", "/_weakrefset.py", "/multiprocessing/util.py")
-"""Modules of the standard library whose functions are called where nobody could catch what they raise."""
+"""Modules of the standard library with functions called where nothing could catch their exceptions."""
 _IMPORTING = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
-"""A library that is imported halfway can do anything, from raising SystemError to crashing."""
+"""Interrupting an import can have any effect, from a SystemError to a crash."""
 
 
 class Interrupted(BaseException):
-    """A process was asked to stop, and everything worth keeping is on the disk.
+    """The process was asked to stop, and everything worth keeping is on disk.
 
-    Not an Exception: who guards against a library's failure must not swallow it.
+    Not an Exception: code that guards against a library's failures must not swallow it.
     """
 
 
 class StopRequest:
     """Whether this process has been asked to stop.
 
-    Where nothing would be lost, the signal raises ``Interrupted`` at once, or a moment later if it meets a
-    frame that would swallow it. While ``deferred``, it is only noted, for whoever must save something first.
+    If nothing would be lost, the signal raises ``Interrupted`` at once, or a moment later if it arrives in a
+    frame that would swallow it. While ``deferred``, it is only noted: something must be saved first.
 
     Args:
-        signals: that ask for it.
+        signals: the signals that request a stop.
     """
 
     def __init__(self, signals: tuple[signal.Signals, ...] = ASKING) -> None:
@@ -53,7 +53,7 @@ class StopRequest:
         self._previous_alarm: signal._HANDLER = None
 
     def listen(self) -> None:
-        """Handle the signals, in place of whoever did so far; in a process's main thread only."""
+        """Handle the signals, replacing any previous handlers; in a process's main thread only."""
         global _listening
         if threading.current_thread() is threading.main_thread():
             _listening = self
@@ -61,16 +61,16 @@ class StopRequest:
                 signal.signal(number, self._receive)
 
     def is_in_place(self, number: signal.Signals = signal.SIGTERM) -> bool:
-        """Whether it is still the one that a signal reaches."""
+        """Whether this is still the handler of the signal."""
         return signal.getsignal(number) == self._receive
 
     def answer(self) -> None:
-        """Stop, once: a second signal must not break off what the first one has put in order."""
+        """Stop, once: a second signal must not interrupt the cleanup that the first one started."""
         self.made = self.raised = True
         raise Interrupted
 
     def check(self) -> None:
-        """Stop if asked to, also where that was raised before and got lost."""
+        """Stop if asked to, even if ``Interrupted`` was raised before and got lost."""
         if self.made and not self.deferred:
             self.answer()
 
@@ -85,7 +85,7 @@ class StopRequest:
 
     def _ask_again(self) -> None:
         previous = signal.signal(signal.SIGALRM, self._asked_again)
-        # A second signal may come before the first one's alarm.
+        # A second signal may arrive before the alarm of the first.
         if previous != self._asked_again:
             self._previous_alarm = previous
         signal.setitimer(signal.ITIMER_REAL, RETRY)
@@ -100,9 +100,9 @@ _listening: StopRequest | None = None
 
 @contextmanager
 def listening(signals: tuple[signal.Signals, ...] = (signal.SIGINT, *ASKING)) -> Iterator[StopRequest]:
-    """Handle signals that ask to stop inside the block; as before behind it.
+    """Handle stop signals inside the block, and restore the previous handlers after it.
 
-    Where a caller listens already, its request is given, and nothing changes.
+    If a caller is already listening, its request is returned, and nothing changes.
     """
     global _listening
     if _listening is not None and _listening.is_in_place():
@@ -114,18 +114,18 @@ def listening(signals: tuple[signal.Signals, ...] = (signal.SIGINT, *ASKING)) ->
     try:
         yield request
     finally:
-        # What comes from now on finds nothing left to break off, and nobody who would catch it.
+        # From here on, a signal finds nothing left to interrupt, and nothing that would catch it.
         request.deferred = True
         _listening = None
         if threading.current_thread() is threading.main_thread():
             for number, handler in previous.items():
-                # Whoever has its own handler in place by now, or ignores what comes, means it.
+                # A handler that replaced ours in the meantime, or one that ignores signals, is deliberate.
                 if request.is_in_place(number):
                     signal.signal(number, handler)
 
 
 def stop_if_asked() -> None:
-    """For loops that wait or run for long: stop if this process was asked to.
+    """For loops that wait or run for a long time: stop if this process was asked to.
 
     Raises:
         Interrupted: it was.
@@ -136,10 +136,10 @@ def stop_if_asked() -> None:
 
 @contextmanager
 def finish_first() -> Iterator[None]:
-    """A block that no request to stop breaks off; one that came meanwhile is answered behind it.
+    """A block that a stop request does not interrupt; one that arrives meanwhile takes effect after it.
 
     Raises:
-        Interrupted: behind the block.
+        Interrupted: after the block.
     """
     request = _listening
     if request is None or request.deferred:
@@ -155,9 +155,9 @@ def finish_first() -> Iterator[None]:
 
 
 def listen_deferred() -> StopRequest:
-    """The request of a process that only starts: it listens, and is deferred until the caller is ready.
+    """The request of a process that is starting: it listens, deferred until the caller is ready.
 
-    In a forked process it is made already where the parent, or this process since, was asked to stop.
+    In a forked process, the request is already made if the parent, or this process since, was asked to stop.
     """
     inherited = _listening
     request = StopRequest()
@@ -168,7 +168,7 @@ def listen_deferred() -> StopRequest:
 
 
 def _is_unsafe(frame: FrameType | None) -> bool:
-    """Whether an exception that is raised in this frame would be swallowed, or leave something broken."""
+    """Whether an exception raised in this frame would be swallowed, or leave something broken."""
     while frame is not None:
         code = frame.f_code
         if code.co_name == "__del__" or code.co_filename.endswith((*_FINALISERS, *_IMPORTING)):

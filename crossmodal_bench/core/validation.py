@@ -1,7 +1,7 @@
-"""What every model of a file has in common, and the one sentence that pydantic's complaint becomes.
+"""What all models of files have in common, and how pydantic's complaint becomes one sentence.
 
-A model says which fields a file has and what stands in them. ``core.files`` has read the file before, so that
-what arrives here is made of plain values and of bounded size.
+A model says which fields a file has and what they hold. ``core.files`` reads the file first, so only plain
+values of bounded size arrive here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from crossmodal_bench.core.errors import BadInput, nearest
 from crossmodal_bench.core.files import shown, stays_below
 
 LARGEST = 2**63
-"""Whole numbers below it are numbers to everyone who reads them further on."""
+"""Integers below this are safe for all code that reads them later."""
 
 _TYPES = {
     "bool_type": "true or false",
@@ -30,23 +30,23 @@ _TYPES = {
     "string_type": "text",
     "tuple_type": "a list",
 }
-"""What a value must be, by the name of pydantic's error for one of another type."""
+"""What a value must be, by the name of pydantic's type error."""
 _NAMES = ("table", "method")
-"""Fields that name the item of a list better than its position does."""
+"""Fields that identify an item of a list better than its position does."""
 
 Item = TypeVar("Item")
 ModelT = TypeVar("ModelT", bound="Model")
 
 
 class Model(BaseModel):
-    """What one mapping in a file holds: frozen, no type stands for another, and no key is unknown."""
+    """The content of one mapping in a file: frozen, strictly typed, without unknown keys."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _no_unknown_key(cls, content: Any) -> Any:
-        # Pydantic's own complaint does not say which keys there are.
+        # Pydantic's own message does not list the known keys.
         if isinstance(content, dict) and cls.model_config.get("extra") == "forbid":
             for key in content:
                 if key not in cls.model_fields:
@@ -55,7 +55,7 @@ class Model(BaseModel):
 
 
 def is_folder_name(text: str) -> bool:
-    """Whether a folder can be called so: names stand in paths that are written, searched and removed."""
+    """Whether a folder can have this name: names become paths that are written, searched and removed."""
     return stays_below(text) and len(PureWindowsPath(text).parts) == 1 and not any(c in text for c in "*?[")
 
 
@@ -64,19 +64,19 @@ def fault(what: str, *field: str | int) -> PydanticCustomError:
 
     Args:
         what: the predicate of a sentence whose subject is the field: "is missing".
-        field: the field, seen from the validator's own.
+        field: the field, relative to the validator's own.
     """
     return PydanticCustomError("fault", "{what}", {"what": what, "field": field})
 
 
 def _folder_name(text: str) -> str:
     if not is_folder_name(text):
-        raise fault(f"is {shown(text)}, which is no name")
+        raise fault(f"is {shown(text)}, which cannot name a folder")
     return text
 
 
 Items = Annotated[tuple[Item, ...], Strict(False)]
-"""A list in the file, which nobody can change once it is read."""
+"""A list in the file, immutable once read."""
 WholeNumber = Annotated[int, Field(gt=-LARGEST, lt=LARGEST)]
 FolderName = Annotated[str, AfterValidator(_folder_name)]
 
@@ -85,7 +85,7 @@ def validated(model: type[ModelT], content: Any, source: str | Path) -> ModelT:
     """The content of the file ``source`` as a model.
 
     Raises:
-        BadInput: it does not fit; the sentence names the file, the field and the fix.
+        BadInput: it does not match; the message names the file, the field and the fix.
     """
     try:
         return model.model_validate(content)
@@ -96,13 +96,13 @@ def validated(model: type[ModelT], content: Any, source: str | Path) -> ModelT:
 def complaint(error: ValidationError, content: Any, missing: str = "is missing") -> str:
     """What is wrong with ``content``, in one clause: "field 'job.seed' is '0'; it must be a whole number".
 
-    Where there are several faults it is a key that is unknown, as a field that is missing may be its right
-    spelling; or else the first.
+    Of several faults, an unknown key comes first, since a missing field may be its correct spelling;
+    otherwise the first one.
 
     Args:
         error: pydantic's complaint.
-        content: what did not fit.
-        missing: what to say of a field that is not there.
+        content: the content that did not match.
+        missing: the predicate for a missing field.
     """
     faults = error.errors(include_url=False)
     details = next((fault for fault in faults if "is unknown" in fault["msg"]), faults[0])
@@ -112,7 +112,7 @@ def complaint(error: ValidationError, content: Any, missing: str = "is missing")
 
 
 def damaged(path: Path, what: str) -> BadInput:
-    """The exception for a file that holds something else than was written."""
+    """The exception for a file whose content is not what was written."""
     return BadInput(f"{path} is damaged ({what}): delete it and run the bench again")
 
 
@@ -128,9 +128,9 @@ def _predicate(details: ErrorDetails) -> str:
         return f"is {shown(value)}; it must be {context['expected']}"
     if kind in _TYPES:
         return f"is {shown(value)}; it must be {_TYPES[kind]}"
-    # Limits of numbers and lengths, which pydantic words well: "Input should be less than 5".
+    # Limits on numbers and lengths, which pydantic words well: "Input should be less than 5".
     rule = details["msg"].partition(" should ")[2]
-    return f"is {shown(value)}; it must {rule}" if rule else f"is {shown(value)}, which does not fit"
+    return f"is {shown(value)}; it must {rule}" if rule else f"is {shown(value)}, which is not allowed"
 
 
 def _path(field: Sequence[str | int]) -> str:
@@ -140,7 +140,7 @@ def _path(field: Sequence[str | int]) -> str:
 
 
 def _named(field: Sequence[str | int], content: Any) -> str:
-    """ " (table '1', method 'A')", of the lists' items that lead to the field."""
+    """ " (table '1', method 'A')": the names of the list items that lead to the field."""
     names: dict[str, str] = {}
     for step in field:
         if isinstance(content, Mapping) and step in content:

@@ -21,7 +21,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # The data module brings Lightning along, which tokenizing a caption or reading a record does not need.
+    # The data module imports Lightning, which isn't needed to tokenise a caption or read a record.
     if name in _HOMES:
         from importlib import import_module
 

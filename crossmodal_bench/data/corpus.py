@@ -1,4 +1,4 @@
-"""The one data contract: which images, which captions, which caption describes which image, which split."""
+"""The data contract: the images, the captions, which caption describes which image, and the splits."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from crossmodal_bench.data.images import ImageSource
 from crossmodal_bench.data.regions import RegionSource
 
 _BYTES = re.compile(r"""b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
-"""A line that was written with ``str(caption)`` where the caption was bytes."""
+"""A line written with ``str(caption)`` where the caption was bytes."""
 SPLITS = ("train", "val", "test")
 LONGEST_CAPTION = 10_000
-"""Characters; about 1,700 words, of which the longest captions in use have a few hundred."""
+"""Characters, or about 1,700 words; the longest captions in use have a few hundred words."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Labels:
     Attributes:
         values: (N,) class indices or (N, C) multi-hot.
         names: C names, or empty.
-        rule: how the labels came about, printed with every result.
+        rule: where the labels come from, printed with every result.
     """
 
     values: NDArray[np.int64]
@@ -44,7 +44,7 @@ class Labels:
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """(N,) which images have a label at all; of a multi-hot matrix, any."""
+        """(N,) which images have a label at all."""
         return np.asarray(self.values.any(axis=1) if self.multi_label else self.values >= 0)
 
     @property
@@ -60,34 +60,33 @@ class Labels:
 
 @dataclass(frozen=True)
 class Corpus:
-    """N images and M captions; everything downstream follows these maps, never "five captions per image".
+    """N images and M captions; all code follows these mappings, never "five captions per image".
 
     Attributes:
         name: the data set's name.
         image_ids: N unique names.
         caption_ids: M unique names.
         caption_image: (M,) index of the image that each caption describes.
-        split: (N,) one of ``train``, ``val``, ``test`` per image; a caption follows its image.
-        captions: M sentences, or None where the data set gives text features only. Where all of them are
-            written as Python prints bytes (``b'a dog'``), they are what those bytes say.
-        caption_keys: M ids that the data set itself gives its captions (COCO's annotation ids), or None. A
-            known split is recognised by them; nothing is computed from them.
-        labels: of N images, or None where the data set gives none.
-        identities: (N,) which person or species each image shows, where several images show the same one;
-            None where every image is an identity of its own. No identity stands in two splits.
+        split: (N,) one of ``train``, ``val``, ``test`` per image; a caption belongs to its image's split.
+        captions: M sentences, or None if the data set only has text features. If all of them are written as
+            Python prints bytes (``b'a dog'``), those bytes are decoded.
+        caption_keys: M ids that the data set itself gives its captions (COCO's annotation ids), or None. They
+            only serve to recognise a known split; nothing is computed from them.
+        labels: of N images, or None if the data set has none.
+        identities: (N,) which person or species each image shows, if several images can show the same one;
+            None if every image is its own identity. No identity is in two splits.
         images: where the pixels come from, or None.
-        regions: where the regions of N images come from that the data set gives, or None.
-        positives: pairs (image id, caption id) of the test split that a user says are right, whatever the
-            captions describe; None where nobody has said so.
-        image_features: (N, D) features that the data set gives, or None.
-        text_features: (M, D) text features that the data set gives, or None.
-        source: the file or folder that it was read from, which messages name.
+        regions: the source of the regions that come with the data set, or None.
+        positives: pairs (image id, caption id) of the test split that a user declares correct, whatever the
+            captions describe; None if there are none.
+        image_features: (N, D) features that come with the data set, or None.
+        text_features: (M, D) text features that come with the data set, or None.
+        source: the file or folder that it was read from, for messages.
         skipped: names of the images that were left out because they could not be read.
 
     Raises:
-        BadInput: lengths that do not agree, names that stand twice, an unknown or empty split, an image
-            without a caption, an empty or endless caption, text that is not Unicode, or an identity in two
-            splits.
+        BadInput: mismatched lengths, duplicate names, an unknown or empty split, an image without a caption,
+            an empty or overlong caption, text that is not valid Unicode, or an identity in two splits.
     """
 
     name: str
@@ -131,7 +130,7 @@ class Corpus:
         """The corpus without some images and their captions (unreadable files, say).
 
         Args:
-            rows: indices of the images to leave out; the order of the others stays.
+            rows: indices of the images to leave out; the others keep their order.
         """
         keep_image = np.ones(len(self.image_ids), dtype=bool)
         keep_image[list(rows)] = False
@@ -161,7 +160,7 @@ class Corpus:
         )
 
     def with_captions(self, rows: NDArray[np.int64]) -> Corpus:
-        """The corpus with some of its captions alone; each image must keep one.
+        """The corpus with only some of its captions; each image must keep at least one.
 
         Args:
             rows: indices of the captions to keep, ascending.
@@ -181,14 +180,14 @@ class Corpus:
     def _positives_among(
         self, images: NDArray[np.bool_], captions: NDArray[np.bool_]
     ) -> tuple[tuple[str, str], ...] | None:
-        """The positives whose images and captions are kept; None where none is."""
+        """The positives whose image and caption are both kept; None if there are none."""
         if self.positives is None:
             return None
         names = set(compress(self.image_ids, images)), set(compress(self.caption_ids, captions))
         return tuple(pair for pair in self.positives if pair[0] in names[0] and pair[1] in names[1]) or None
 
     def positive_rows(self) -> NDArray[np.int64] | None:
-        """(n_pairs, 2) positions, among the test images and captions, of the pairs that a user has given."""
+        """(n_pairs, 2) positions, among the test images and captions, of the user's positive pairs."""
         if self.positives is None:
             return None
         images = {self.image_ids[row]: position for position, row in enumerate(self.image_rows("test"))}
@@ -196,18 +195,18 @@ class Corpus:
         return np.array([(images[image], captions[caption]) for image, caption in self.positives])
 
     def with_validation(self, share: float, seed: int = 0) -> Corpus:
-        """The corpus with a validation split drawn from train, stratified by label where labels are single.
+        """The corpus with a validation split drawn from train, stratified by label for single labels.
 
-        For data sets that come without one: hyperparameters are chosen on it, never on test. Where images
-        share identities, whole identities are drawn.
+        For data sets without one: hyperparameters are chosen on it, never on test. If images share
+        identities, whole identities are drawn.
 
         Args:
-            share: of the training images (or identities), of each label where labels are single; 0 for the
-                corpus as it is.
+            share: of the training images (or identities), for single labels of each label; 0 returns the
+                corpus unchanged.
             seed: which draw.
 
         Raises:
-            BadInput: a share outside 0 to 1 or too small for one image, or a corpus that has such a split.
+            BadInput: a share outside 0 to 1 or too small for one image, or a corpus with a validation split.
         """
         if share == 0:
             return self
@@ -216,7 +215,7 @@ class Corpus:
                 f"data.validation is {share}; give the share of train to hold out, between 0 and 1"
             )
         if (self.split == "val").any():
-            raise BadInput(f"{self.name} has a validation split of its own; set data.validation to 0")
+            raise BadInput(f"{self.name} already has a validation split; set data.validation to 0")
         rng = np.random.default_rng([seed, 20170, len(self.image_ids)])
         train = self.image_rows("train")
         split = self.split.astype("<U5")
@@ -235,7 +234,7 @@ class Corpus:
     def _validated(self, split: NDArray[np.str_], share: float, n_train: int) -> Corpus:
         if not (split == "val").any():
             raise BadInput(
-                f"data.validation is {share}: not one of the {n_train} training images of {self.name}; "
+                f"data.validation is {share}, less than one of the {n_train} training images of {self.name}; "
                 "give a larger share"
             )
         return replace(self, split=split)
@@ -244,7 +243,7 @@ class Corpus:
     def fingerprint(self) -> str:
         """16 hex digits over everything that a result depends on.
 
-        Image files count by name and size, not by content, so that a hundred thousand files take seconds.
+        Image files count by name and size, not by content, so that 100,000 files only take seconds.
         """
         digest = hashlib.sha256()
         labels = None if self.labels is None else self.labels.values
@@ -261,21 +260,21 @@ class Corpus:
         for array in arrays:
             if array is not None:
                 digest.update(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
-        # Nothing of the positives: the protocol that goes by them is named by them.
-        # Where there are pictures, regions are one view of them, which records name by itself: what is
-        # measured without regions stays valid when somebody adds them.
+        # The positives are left out: a protocol that uses them is named after them.
+        # If there are pictures, regions are just one view of them, which records identify separately: results
+        # without regions stay valid when someone adds them.
         source = self.images if self.images is not None else self.regions
         digest.update((source.fingerprint() if source is not None else "").encode())
         return digest.hexdigest()[:16]
 
 
 def _decoded(captions: Sequence[str], where: str) -> tuple[str, ...]:
-    """What captions say that are written as literals of bytes."""
+    """Captions written as bytes literals, decoded."""
     try:
         return tuple(ast.literal_eval(caption).decode() for caption in captions)
     except (ValueError, SyntaxError) as error:
         raise BadInput(
-            f"{where}: its captions are written as Python's bytes (b'...') and one of them cannot be decoded "
+            f"{where}: its captions are written as Python bytes (b'...'), and one of them cannot be decoded "
             f"({first_line(error)}); write them as UTF-8 text"
         ) from error
 
@@ -306,7 +305,7 @@ def _check_counts(corpus: Corpus, where: str) -> None:
             "caption_image; the counts must agree"
         )
     if m and not 0 <= corpus.caption_image.min() <= corpus.caption_image.max() < n:
-        raise BadInput(f"{where}: caption_image names images outside 0..{n - 1}; correct it")
+        raise BadInput(f"{where}: caption_image refers to images outside 0..{n - 1}; correct it")
 
 
 def _check_names(corpus: Corpus, where: str) -> None:
@@ -320,14 +319,14 @@ def _check_names(corpus: Corpus, where: str) -> None:
 
 
 def _check_unique(kind: str, names: Sequence[str], splits: NDArray[np.str_], where: str) -> None:
-    """Refuse a name that stands twice, and say in which splits."""
+    """Reject a duplicate name, and say in which splits it occurs."""
     if len(set(names)) == len(names):
         return
     seen: dict[str, str] = {}
     for name, split in zip(names, splits, strict=True):
         if name in seen:
             both = f"splits '{seen[name]}' and '{split}'" if seen[name] != split else f"split '{split}' twice"
-            raise BadInput(f"{where}: {kind} '{name}' stands in {both}; keep it once")
+            raise BadInput(f"{where}: {kind} '{name}' is in {both}; keep it once")
         seen[name] = str(split)
 
 
@@ -337,9 +336,7 @@ def _check_splits(corpus: Corpus, where: str) -> None:
         raise BadInput(f"{where}: unknown split '{min(unknown)}'; use train, val or test")
     for split in ("train", "test"):
         if not (corpus.split == split).any():
-            raise BadInput(
-                f"{where}: the split '{split}' is empty; give at least one image the split '{split}'"
-            )
+            raise BadInput(f"{where}: the split '{split}' is empty; assign at least one image to '{split}'")
     captions_of = np.bincount(corpus.caption_image, minlength=len(corpus.image_ids))
     if (captions_of == 0).any():
         lonely = corpus.image_ids[int(np.argmin(captions_of))]
@@ -350,7 +347,7 @@ def _check_positives(corpus: Corpus, positives: Sequence[tuple[str, str]], where
     images = {corpus.image_ids[row] for row in corpus.image_rows("test")}
     captions = {corpus.caption_ids[row] for row in corpus.caption_rows("test")}
     if not positives:
-        raise BadInput(f"{where}: no image and caption are positives of each other; leave positives out")
+        raise BadInput(f"{where}: positives lists no pairs; list some, or leave it out")
     for pair in positives:
         for name, known, what in ((pair[0], images, "image"), (pair[1], captions, "caption")):
             if name not in known:
@@ -365,15 +362,15 @@ def _check_captions(names: Sequence[str], captions: Sequence[str], where: str) -
             raise BadInput(f"{where}: caption '{name}' is empty; write it or drop it")
         if len(caption) > LONGEST_CAPTION:
             raise BadInput(
-                f"{where}: caption '{name}' has {len(caption)} characters; give at most "
-                f"{LONGEST_CAPTION}, as a batch makes room for its longest one"
+                f"{where}: caption '{name}' has {len(caption)} characters; shorten it to at most "
+                f"{LONGEST_CAPTION}, because a batch is padded to its longest caption"
             )
         if not is_unicode(caption):
-            raise BadInput(f"{where}: caption '{name}' is not valid Unicode (half a character); mend it")
+            raise BadInput(f"{where}: caption '{name}' is not valid Unicode (half a character); fix it")
 
 
 def _check_rows(corpus: Corpus, where: str) -> None:
-    """Refuse arrays that do not have one row for each image, or for each caption."""
+    """Reject arrays that don't have one row per image, or per caption."""
     n = len(corpus.image_ids)
     m = len(corpus.caption_ids)
     for kind, array, rows in (
@@ -389,7 +386,7 @@ def _check_rows(corpus: Corpus, where: str) -> None:
 
 
 def _check_identities(corpus: Corpus, identities: NDArray[np.int64], where: str) -> None:
-    """Training on a person or a species and testing on the same one would measure memory."""
+    """Training and testing on the same person or species would measure memorisation."""
     first: dict[int, int] = {}
     for row, identity in enumerate(identities.tolist()):
         other = first.setdefault(identity, row)

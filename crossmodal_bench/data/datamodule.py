@@ -1,4 +1,4 @@
-"""One Lightning data module for every method and data set: it builds the views that the method requires."""
+"""One Lightning data module for all methods and data sets, which builds the views that a method requires."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ from crossmodal_bench.networks.dual_encoders import models_shared
 
 
 def _cores() -> int:
-    """Those that this process may use: a cluster gives a job few of a machine's."""
+    """The cores that this process may use: a cluster gives a job only some of a machine's."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -66,17 +66,17 @@ class CrossModalDataModule(pl.LightningDataModule):
     """Batches of exactly the views that the method declares in ``requires``, from one index and one split.
 
     Args:
-        dataset: which data set.
+        dataset: the data set's reader.
         root: the data root.
         cache: where feature stores are kept.
         batch_size: pairs per step and rank.
         eval_batch_size: images, or captions, per evaluation step.
         sampling: ``caption``: each caption with its image; ``image``: each image once, with one of its
             captions.
-        seed: of the order of the batches.
-        num_workers: loader processes; None: as many as there are cores, at most 8 where pictures are decoded
-            and 4 where regions are read from files, for a GPU; none elsewhere.
-        validation: share of train held out for validation (stratified) where the data set has no such split.
+        seed: for the order of the batches.
+        num_workers: loader processes; None: with a GPU, one per core, but at most 8 when decoding pictures
+            and 4 when reading regions from files; otherwise none.
+        validation: share of train held out for validation (stratified) if the data set has no such split.
         text: how sentences become numbers.
         images: how pictures become numbers, and by which network.
 
@@ -132,7 +132,7 @@ class CrossModalDataModule(pl.LightningDataModule):
 
     @property
     def corpus(self) -> Corpus:
-        """The corpus, read once; without its unreadable images where they are to be skipped."""
+        """The corpus, read once; without its unreadable images if they are to be skipped."""
         if self._corpus is None:
             self._corpus = read_corpus(
                 self.dataset,
@@ -143,11 +143,11 @@ class CrossModalDataModule(pl.LightningDataModule):
         return self._corpus
 
     def hand_over(self, corpus: Corpus | None, *, with_grid: bool = False) -> None:
-        """Take what others know.
+        """Reuse what other data modules know.
 
         Args:
-            corpus: what another data module of the same settings has read, if any has.
-            with_grid: whether others will ask for a grid of regions of the same images, by the same network.
+            corpus: the corpus, if another data module with the same settings has read it.
+            with_grid: whether a grid of regions of the same images, by the same network, will be needed too.
         """
         if corpus is not None:
             self._corpus = corpus
@@ -162,7 +162,7 @@ class CrossModalDataModule(pl.LightningDataModule):
 
     @property
     def spec(self) -> DataSpec:
-        """Sizes that methods are built from."""
+        """The sizes from which methods are built."""
         if self._spec is None:
             raise RuntimeError("call build(requires) first")
         return self._spec
@@ -175,9 +175,9 @@ class CrossModalDataModule(pl.LightningDataModule):
         return self._preprocessing
 
     def setup(self, stage: str = "fit") -> None:
-        """Build what the trainer's method requires; by hand, with no trainer, what the data set itself gives.
+        """Build what the trainer's method requires or, without a trainer, the data set's own views.
 
-        By hand, views that were built before stay, and nothing is extracted by a network.
+        Without a trainer, views built before are kept, and no network extracts anything.
         """
         if self.trainer is not None:
             self.build(self.trainer.lightning_module.requires)  # type: ignore[arg-type]
@@ -187,18 +187,18 @@ class CrossModalDataModule(pl.LightningDataModule):
             self.build(given_views(self.corpus) - extracted)
 
     def state_dict(self) -> dict[str, Any]:
-        """What checkpoints hold of the data: ``preprocessing``, without which their weights mean nothing."""
+        """The data's part of checkpoints: ``preprocessing``, without which their weights are meaningless."""
         if self._preprocessing is None:
             return {}
         return {"preprocessing": self._preprocessing.model_dump(mode="json")}
 
-    # Both towers of a dual encoder are read once.
+    # Both towers of a dual encoder share one load.
     @models_shared()
     def build(self, requires: Collection[str]) -> DataSpec:
-        """Build the views ``requires`` and nothing else; a second call with the same views does nothing.
+        """Build the views in ``requires``, and no others; a second call with the same views does nothing.
 
         Raises:
-            BadInput: a view that this data set cannot give; the message says what is missing.
+            BadInput: a view that this data set cannot provide; the message says what is missing.
         """
         for name in requires:
             if name not in VIEWS:
@@ -247,7 +247,7 @@ class CrossModalDataModule(pl.LightningDataModule):
             )
             counts = views.tokens.counts(vocabulary_rows(corpus, self.text.vocabulary))
             views.vocabulary = Vocabulary.of(counts, self.text.min_count, kind)
-            # Encoded now, so that loader processes share the ids.
+            # Encode now, so that loader processes share the ids.
             assert views.words is not None
             views.tokens = None
             if self.text.unknown_captions == "fail":
@@ -291,16 +291,16 @@ class CrossModalDataModule(pl.LightningDataModule):
 
     @property
     def text_network(self) -> str | None:
-        """The dual encoder whose text tower encodes the captions, if one does."""
+        """The dual encoder whose text tower encodes the captions, if any."""
         return self.images.network if self.text.network == "same" else self.text.network
 
     @property
     def text_weights(self) -> str:
-        """The weights of that dual encoder: those of the image network where it is the same one."""
+        """The weights of that dual encoder: the image network's, if it is the same one."""
         return self.images.weights if self.text_network == self.images.network else "auto"
 
     def _by_text_tower(self, network: str, corpus: Corpus) -> tuple[Any, TextTowerState]:
-        """(M, D) vectors of the captions, and what made them."""
+        """(M, D) vectors of the captions, and the tower that made them."""
         made = extract_text_features(
             corpus,
             self.cache,
@@ -320,14 +320,14 @@ class CrossModalDataModule(pl.LightningDataModule):
         return made.store.array(), tower
 
     def _note_cut(self, cut: int, longest: int, unit: str) -> None:
-        """Keep how many captions were cut, for the record, and tell."""
+        """Keep the number of truncated captions for the record, and report it."""
         self.cut_captions = max(self.cut_captions, cut)
         if cut:
             total = len(self.corpus.caption_ids)
-            rank_zero_info(f"{cut} of {total} captions are longer than {longest} {unit} and were cut")
+            rank_zero_info(f"{cut} of {total} captions are longer than {longest} {unit} and were truncated")
 
     def _encode_wordpieces(self, tokenizer: Any, views: Views, spec: DataSpec) -> DataSpec:
-        """Give the views their word pieces; the sizes that follow from them are in the new ``spec``."""
+        """Add word pieces to the views; the new ``spec`` holds the sizes that follow from them."""
         corpus = self.corpus
         assert corpus.captions is not None
         captions = corpus.captions
@@ -348,7 +348,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> BatchLoader:
-        """Shuffled batches of what the method trains on, phase after phase; pairs, for most methods."""
+        """Shuffled batches of what the method trains on, phase by phase; pairs, for most methods."""
         phases: tuple[Phase, ...] = ("pairs",)
         if self.trainer is not None:
             phases = self.trainer.lightning_module.phases  # type: ignore[assignment]
@@ -360,15 +360,15 @@ class CrossModalDataModule(pl.LightningDataModule):
         return self._loaded(dataset, PhaseOrder(orders), training=True)
 
     def val_dataloader(self) -> list[BatchLoader]:
-        """Images once each, captions once each; no loader where there is no validation split."""
+        """Each image once, then each caption once; no loaders if there is no validation split."""
         return self.eval_dataloaders("val")
 
     def test_dataloader(self) -> list[BatchLoader]:
-        """Images once each, captions once each, of ``test_split``."""
+        """Each image of ``test_split`` once, then each caption once."""
         return self.eval_dataloaders(self.test_split)
 
     def predict_dataloader(self) -> list[Batches]:
-        """As ``test_dataloader``: ``predict`` gives the encodings of its images, and of its captions."""
+        """As ``test_dataloader``: ``predict`` returns the encodings of its images, and of its captions."""
         return [Batches(loader) for loader in self.test_dataloader()]
 
     def eval_dataloaders(self, split: str) -> list[BatchLoader]:
@@ -408,7 +408,7 @@ class CrossModalDataModule(pl.LightningDataModule):
         workers = self.num_workers
         on_gpu = torch.cuda.is_available()
         decoded = self.views.pixels or (training and self.views.pictures)
-        # 128 images are 37 MB of regions, which a GPU would wait for at every step.
+        # 128 images have 37 MB of regions, for which a GPU would wait at every step.
         read = isinstance(self.views.regions, RegionFiles)
         if workers is None:
             most = 8 if decoded else 4 if read else 0
@@ -426,13 +426,13 @@ class CrossModalDataModule(pl.LightningDataModule):
         device: str | None = None,
         progress: Progress | None = None,
     ) -> FeatureStore:
-        """The store of the images' features, or of their regions; made where it is not there yet.
+        """The store of the images' features or regions, extracted if it does not exist yet.
 
         Args:
             kind: which regions; None for one vector per image.
             batch_size: images at a time.
-            device: where the network runs; None: on a GPU where there is one.
-            progress: told how far it is, instead of the module's own ``progress``.
+            device: where the network runs; None: on a GPU if there is one.
+            progress: receives progress updates, instead of the module's own ``progress``.
 
         Raises:
             BadInput: see crossmodal_bench.data.features.extract_features.

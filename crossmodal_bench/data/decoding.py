@@ -1,7 +1,7 @@
-"""From an opened picture to what a viewer shows of it: upright, 8 bits a channel, RGB.
+"""From an opened picture to what a viewer shows of it: upright, 8 bits per channel, RGB.
 
-Pillow's ``convert("RGB")`` alone leaves a photograph on its side that its camera has marked as turned, cuts a
-channel of 16 bits at 255, and shows colours that lie behind full transparency.
+Pillow's ``convert("RGB")`` alone leaves a photograph sideways that its camera has marked as rotated, clips
+16-bit channels at 255, and reveals colours hidden by full transparency.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 VERSION = "upright, high byte of 16 bits, on white"
-"""Part of the fingerprint of every set of pictures: what was decoded by other rules has another."""
+"""Part of the fingerprint of every set of pictures: other decoding rules give another fingerprint."""
 ORIENTATION = 0x0112
-"""The tag of EXIF that says how a picture has to be turned."""
+"""The EXIF tag that says how to rotate a picture."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -25,32 +25,32 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""Values of that tag; 1 is upright, and what is none of these counts as that."""
+"""Values of that tag; 1 is upright, and any other value counts as upright."""
 
 
 def as_shown(image: Image.Image) -> Image.Image:
-    """The picture in RGB as a viewer shows it; of several frames or pages the first.
+    """The picture in RGB as a viewer shows it; the first of several frames or pages.
 
-    Turned as its EXIF data say; of 16 bits a channel the upper 8, as Pillow itself takes them of 16-bit RGB;
-    transparent parts on white. Colour profiles are not applied, as nowhere in this field.
+    Rotated according to its EXIF data; with 16 bits per channel, the upper 8, as Pillow itself takes them for
+    16-bit RGB; transparent parts on white. Colour profiles are ignored, as is usual in this field.
 
     Raises:
-        ValueError: values whose range nothing in the file gives (floating point, 32 bits).
-        Exception: whatever else Pillow raises of a damaged file.
+        ValueError: values whose range the file does not define (floating point, 32 bits).
+        Exception: whatever else Pillow raises for a damaged file.
     """
     image.load()
-    # Behind load(), which turns a TIFF by itself and takes the tag away.
+    # After load(), which rotates a TIFF by itself and removes the tag.
     orientation = _orientation(image)
     picture = _rgb(image)
     return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
 
 
 def _orientation(image: Image.Image) -> int:
-    """How EXIF data say that the picture is to be turned; 1, upright, where they are damaged."""
+    """The EXIF orientation of the picture; 1, upright, if it is damaged."""
     try:
         with warnings.catch_warnings(action="ignore"):
             return int(image.getexif().get(ORIENTATION, 1))
-    # A viewer shows a picture whose EXIF data are broken, and they can break in any way.
+    # Viewers show a picture even if its EXIF data are broken, which can raise anything.
     except Exception:
         return 1
 
@@ -74,4 +74,4 @@ def _upper_byte(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.u
 
 def _refuse_range(image: Image.Image) -> NoReturn:
     kind = "floating-point" if image.mode == "F" else "32-bit"
-    raise ValueError(f"{kind} values have no black and white of their own: save it with 8 or 16 bits")
+    raise ValueError(f"{kind} values have no defined black and white: save it with 8 or 16 bits")

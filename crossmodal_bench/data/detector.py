@@ -1,4 +1,4 @@
-"""Regions that an object detector finds: always so many per image, with their boxes."""
+"""Regions that an object detector finds: a fixed number per image, with their boxes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crossmodal_bench.networks.backbones import BackboneSource, load_network
 NETWORK = "fasterrcnn_resnet50_fpn_v2"
 DIM = 1024
 OVERLAP = 0.5
-"""Of two boxes that share more than this (intersection over union), the lower score stands back."""
+"""Of two boxes with more overlap than this (intersection over union), the one with the lower score yields."""
 SETTINGS: dict[str, Any] = {"weights_backbone": None}
 
 
@@ -22,12 +22,12 @@ class Detector(nn.Module):
     """A Faster R-CNN of torchvision as a source of regions.
 
     Args:
-        network: torchvision's model, of which the parts are used one by one.
-        count: R, the regions of every image.
+        network: torchvision's model, whose parts are used one by one.
+        count: R, the number of regions per image.
 
-    Each proposal has one box and one score, those of its best class. The boxes that are left by non-maximum
-    suppression come first, by score, without any threshold; where they are too few, the suppressed ones
-    follow, by score, and then the whole image.
+    Each proposal has one box and one score, those of its best class. Boxes that survive non-maximum
+    suppression come first, by score, without any threshold; if they are too few, the suppressed ones follow,
+    by score, and then the whole image.
     """
 
     def __init__(self, network: Any, count: int) -> None:
@@ -57,7 +57,7 @@ class Detector(nn.Module):
         return vectors, torch.stack([box / size for box, size in zip(boxes, sizes, strict=True)])
 
     def _vectors(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
-        """(P, 1024) outputs of the box head for the boxes of all images, image after image."""
+        """(P, 1024) outputs of the box head for the boxes of all images, image by image."""
         heads = self.network.roi_heads
         vectors: Tensor = heads.box_head(heads.box_roi_pool(maps, boxes, sizes))
         return vectors
@@ -79,7 +79,7 @@ def load_detector(weights: str, data_root: Path, count: int) -> tuple[nn.Module,
     """The detector in eval mode, and its source.
 
     Args:
-        weights, data_root: see crossmodal_bench.networks.backbones.load_backbone, which says what is raised.
+        weights, data_root: see crossmodal_bench.networks.backbones.load_backbone, also for the exceptions.
         count: regions per image.
     """
     network, label, checksum = load_network(NETWORK, weights, data_root, **SETTINGS)

@@ -1,4 +1,4 @@
-"""Items that no model can tell apart: captions of the same words, pictures of the same bytes."""
+"""Items that no model can tell apart: captions with the same words, pictures with the same bytes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from crossmodal_bench.data.language.words import tokenize
 def equal_captions(captions: Sequence[str]) -> NDArray[np.int64]:
     """(n,) numbers, equal for captions that are the same sentence.
 
-    Case, spacing and punctuation don't count, as in the words that models are given; a caption without any
-    word is compared as it stands.
+    Case, spacing and punctuation don't count, just as in the words that models receive; a caption without any
+    words is compared literally.
     """
     sentences = [" ".join(tokenize(caption)) or unicodedata.normalize("NFC", caption) for caption in captions]
     return np.unique(np.array(sentences), return_inverse=True)[1].astype(np.int64)
@@ -30,12 +30,12 @@ def equal_pictures(corpus: Corpus, rows: NDArray[np.int64]) -> NDArray[np.int64]
     """(n,) numbers, equal for images whose files hold the same bytes.
 
     Args:
-        corpus: whose images.
+        corpus: the images' corpus.
         rows: (n,) which of them.
 
     Returns:
-        Different numbers throughout where the data set gives no files: features may be equal by accident of
-        what made them.
+        All distinct if the data set has no image files: features may coincide because of how they were
+        computed.
 
     Raises:
         BadInput: a file cannot be read.
@@ -45,7 +45,7 @@ def equal_pictures(corpus: Corpus, rows: NDArray[np.int64]) -> NDArray[np.int64]
     paths = corpus.images.subset(rows).paths
     try:
         sizes = [path.stat().st_size for path in paths]
-        # Files of different sizes are different; few are left to be read.
+        # Files of different sizes differ, which leaves few to read.
         shared = {size for size, count in Counter(sizes).items() if count > 1}
         contents = [
             hashlib.sha256(path.read_bytes()).hexdigest() if size in shared else str(row)
@@ -57,7 +57,7 @@ def equal_pictures(corpus: Corpus, rows: NDArray[np.int64]) -> NDArray[np.int64]
 
 
 def repeated_captions(corpus: Corpus, split: str) -> int:
-    """How many captions of a split say what a caption of another image says, word for word."""
+    """How many captions of a split repeat a caption of another image, word for word."""
     rows = corpus.caption_rows(split)
     if corpus.captions is None or not len(rows):
         return 0
@@ -68,10 +68,10 @@ def repeated_captions(corpus: Corpus, split: str) -> int:
 
 
 def equal_input_pairs(corpus: Corpus, split: str) -> NDArray[np.int64]:
-    """(n_pairs, 2) rows (image, caption) of a split that are right when equal inputs are equal answers.
+    """(n_pairs, 2) rows (image, caption) of a split that are correct if equal inputs are equal answers.
 
-    An image and a caption belong together where an image of the same bytes and a caption of the same words
-    do. That holds from pair to pair and no further: two images that share one caption don't share the others.
+    An image and a caption match if some image with the same bytes and some caption with the same words do.
+    This is not transitive: two images that share one caption don't share their others.
     """
     images, captions = corpus.image_rows(split), corpus.caption_rows(split)
     picture = equal_pictures(corpus, images)

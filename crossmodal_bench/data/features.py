@@ -1,4 +1,4 @@
-"""Image features and regions of a frozen network: extracted once, resumable, named by what made them."""
+"""Image features and regions of a frozen network: extracted once, resumable, named after what made them."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ from crossmodal_bench.networks.folding import fold_batch_norms
 
 Extracted = Literal["grid", "detector"]
 GRID = 6
-"""Regions of the kind ``grid``: the last feature map averaged in 6 x 6 cells."""
+"""Regions of the kind ``grid``: the last feature map averaged over 6 x 6 cells."""
 BOXES = 36
-"""Regions of the kind ``detector``: so many of its best boxes, as in bottom-up attention."""
+"""Regions of the kind ``detector``: this many of its best boxes, as in bottom-up attention."""
 ARITHMETIC = "folded"
-"""Part of every store's name; another word wherever what is computed differs in its rounding."""
+"""Part of every store's name; change it whenever computed values change in their rounding."""
 Progress = Callable[[int, int], None]
-"""Told (images done, images in all) after each batch."""
+"""Called with (images done, total images) after each batch."""
 
 
 @dataclass(frozen=True)
 class FeatureSource(BackboneSource):
     """What made a feature store; part of every record.
 
-    ``image_size`` and ``image_fit`` are None where images were taken at their own size, or as the network's
-    own processor has it. ``regions``: which
-    kind, None for one vector per image; ``count``: vectors per image.
+    ``image_size`` and ``image_fit`` are None if images were used at their own size, or as preprocessed by the
+    network's own processor. ``regions``: which kind, None for one vector per image; ``count``: vectors per
+    image.
     """
 
     image_size: int | None
@@ -60,9 +60,9 @@ class FeatureSource(BackboneSource):
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """(N, D) float32 features, or (N, R, D) of regions, on a disk, opened as a read-only memory map.
+    """(N, D) float32 features, or (N, R, D) regions, on disk, opened as a read-only memory map.
 
-    Beside regions of a detector, ``.boxes.npy`` has their boxes: (N, R, 4) as x1, y1, x2, y2 in 0..1.
+    For a detector's regions, ``.boxes.npy`` has the boxes: (N, R, 4) as x1, y1, x2, y2 in 0..1.
     """
 
     path: Path
@@ -72,13 +72,13 @@ class FeatureStore:
         """The memory map; workers share its pages.
 
         Raises:
-            BadInput: the file holds another type or shape than ``source`` says.
+            BadInput: the file's type or shape differs from what ``source`` says.
         """
         array = map_npy(self.path)
         per_image = self.shapes(0)[".npy"][1:]
         if array.dtype != np.float32 or not array.ndim or array.shape[1:] != per_image:
             raise BadInput(
-                f"{self.path} holds no features of {self.source.network}; delete it, to extract anew"
+                f"{self.path} does not hold features of {self.source.network}; delete it to extract anew"
             )
         return array
 
@@ -87,7 +87,7 @@ class FeatureStore:
         return RegionFiles.whole(self.path)
 
     def shapes(self, n: int) -> dict[str, tuple[int, ...]]:
-        """Suffixes and shapes of the files for ``n`` images, in the order in which the network gives them."""
+        """Suffixes and shapes of the files for ``n`` images, in the order of the network's outputs."""
         per_image = () if self.source.regions is None else (self.source.count,)
         shapes: dict[str, tuple[int, ...]] = {".npy": (n, *per_image, self.source.dim)}
         if self.source.regions == "detector":
@@ -110,24 +110,25 @@ def extract_features(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> FeatureStore:
-    """The store for (data fingerprint, network, weights, image size); made where it is not there yet.
+    """The store for (data fingerprint, network, weights, image size), extracted if it does not exist yet.
 
-    Extraction writes into a partial file and notes every finished batch, so that a killed run goes on where
-    it was. A pass that makes a grid makes the one vector per image too, which costs nothing beside it.
+    Extraction writes to a partial file and notes every finished batch, so that a killed run resumes where it
+    stopped. A pass that extracts a grid also yields the one vector per image, at no extra cost.
 
     Args:
         corpus: with pixels.
         cache: folder of the stores.
-        network, weights: see networks.backbones.load_backbone; a detector's network is given.
-        data_root: where weights are looked for.
+        network, weights: see networks.backbones.load_backbone; for a detector, the network is fixed.
+        data_root: where weights are looked up.
         regions: which kind to extract; None for one vector per image.
-        with_grid: whether a pass over the images for one vector shall make a grid of regions too, because
-            somebody will ask for it; a network that has none makes none.
+        with_grid: whether a pass for one vector per image should extract a grid of regions too, because it
+            will be needed; ignored for networks without one.
         image_size, image_fit: see crossmodal_bench.data.pixels.normalised_pixels; a detector takes images as
             they are.
-        batch_size: images at a time; a detector takes one, whose regions must not depend on its neighbours.
+        batch_size: images at a time; a detector takes one, because its regions must not depend on other
+            images in the batch.
         device: where the network runs.
-        progress: told how far it is.
+        progress: receives progress updates.
 
     Raises:
         BadInput: no pixels, no network, unusable weights, an unreadable image, or features that are not
@@ -144,7 +145,7 @@ def extract_features(
         batch_size = 1
     elif network is None:
         raise BadInput(
-            f"{corpus.name}: no network is named to extract with; give NETWORK or data.images.network"
+            f"{corpus.name}: no network is named to extract with; set NETWORK or data.images.network"
         )
     else:
         module, backbones = _loaded(
@@ -165,7 +166,7 @@ def extract_features(
     if not store.path.is_file():
         try:
             with ExitStack() as locks:
-                # Always in this order, so that no two processes wait for each other.
+                # Always in this order, to avoid a deadlock between processes.
                 for each in stores:
                     locks.enter_context(locked_store(each.path))
                 if not store.path.is_file():
@@ -183,13 +184,13 @@ def extract_features(
 def _loaded(
     network: str, weights: str, data_root: Path, *, needs_grid: bool, with_grid: bool
 ) -> tuple[nn.Module, list[BackboneSource]]:
-    """The network and the sources of its outputs: of its vectors, and of its grid where it makes one."""
+    """The network and the sources of its outputs: of its vectors, and of its grid if it has one."""
     if needs_grid or with_grid:
         try:
             module, pooled, cells = load_with_grid(network, weights, data_root, GRID)
             return module, [pooled, cells]
         except BadInput:
-            # Those who asked for the grid will be told; these here did not.
+            # Whoever requires the grid gets the error; here it is optional.
             if needs_grid:
                 raise
     module, pooled = load_backbone(network, weights, data_root)
@@ -197,13 +198,13 @@ def _loaded(
 
 
 def note_of(store: FeatureStore) -> Path:
-    """Where the making of a store is noted."""
+    """The path of the note about a store's progress and origin."""
     return store.path.with_suffix(".json")
 
 
 def store_name(fingerprint: str, source: FeatureSource) -> str:
-    """A file name that differs where anything does that the features depend on."""
-    # Of a local folder, its own name: the checksum tells one from another.
+    """A file name that differs if anything does on which the features depend."""
+    # For a local folder, only its own name: the checksum distinguishes it from others.
     network = HF + Path(source.network).name if source.network.startswith(HF) else source.network
     parts = [fingerprint, network, source.weights_sha256, ARITHMETIC]
     if source.image_size is not None:
@@ -226,12 +227,12 @@ def locked_store(path: Path) -> Iterator[None]:
 
 
 class PartialStore:
-    """A store that is being made: files of rows, and a note of how many of them are on the disk.
+    """A store in the making: files of rows, and a note of how many of them are on disk.
 
     Args:
-        store: what it will be.
-        n: images, or captions.
-        facts: what else the note says, which stays beside the finished store.
+        store: what it will become.
+        n: number of images, or captions.
+        facts: further content of the note, which stays with the finished store.
     """
 
     def __init__(self, store: FeatureStore, n: int, facts: Mapping[str, Any] | None = None) -> None:
@@ -243,7 +244,7 @@ class PartialStore:
         self.arrays: list[Any] = []
 
     def noted(self) -> int:
-        """How many images an earlier run has noted; 0 where what it left is not whole."""
+        """How many images an earlier run has noted; 0 if what it left is incomplete."""
         shapes = list(self.shapes.values())
         try:
             noted = read_json(self.note)
@@ -254,17 +255,17 @@ class PartialStore:
         return done if fits and isinstance(done, int) and 0 <= done <= shapes[0][0] else 0
 
     def open(self, done: int) -> None:
-        """Map the files; they are kept where ``done`` rows of them are."""
+        """Map the files, keeping their content if ``done`` rows exist."""
         self.arrays = [
             np.lib.format.open_memmap(path, mode="r+" if done else "w+", dtype=np.float32, shape=shape)
             for path, shape in zip(self.paths, self.shapes.values(), strict=True)
         ]
 
     def write(self, blocks: Sequence[Tensor], done: int) -> None:
-        """Put the outputs of a batch behind ``done`` rows, and note them once they are on the disk."""
+        """Write the outputs of a batch after ``done`` rows, and note them once they are on disk."""
         if not all(torch.isfinite(block).all() for block in blocks):
             raise BadInput(
-                f"{self.store.source.network} gives non-finite features from row {done}; check its weights"
+                f"{self.store.source.network} outputs non-finite features from row {done}; check its weights"
             )
         for array, block in zip(self.arrays, blocks, strict=True):
             array[done : done + len(block)] = block.numpy()
@@ -272,7 +273,7 @@ class PartialStore:
         _write_note(self.note, {"done": done + len(blocks[0]), **asdict(self.store.source), **self.facts})
 
     def finish(self) -> None:
-        """Give the files their names; the store's own last: where it is, the others are."""
+        """Rename the files, the store's own last: if it exists, so do the others."""
         self.arrays = []
         for path, suffix in reversed(list(zip(self.paths, self.shapes, strict=True))):
             os.replace(path, self.store.path.with_suffix(suffix))
@@ -287,8 +288,8 @@ def _extract(
     device: str,
     progress: Progress | None,
 ) -> None:
-    """Make those of ``stores`` that are not there; the outputs of ``module`` are theirs, in their order."""
-    # The order in which convolutions read: MobileNet-V2 takes two thirds of the time so on a CPU.
+    """Make those of ``stores`` that don't exist yet, from the outputs of ``module`` in the same order."""
+    # The memory layout that convolutions prefer: MobileNet-V2 takes two thirds of the time on a CPU.
     module = module.to(device).to(memory_format=torch.channels_last)
     partial = {
         position: PartialStore(store, len(images))
@@ -303,8 +304,8 @@ def _extract(
         _Pixels(images, stores[0].source, done, own_pixels),
         batch_size=batch_size,
         num_workers=2 if len(images) - done > 512 else 0,
-        # A generator of its own: with the global one, a run that extracts would train with other random
-        # numbers than one that finds its features in the cache.
+        # Its own generator: with the global one, a run that extracts would train on other random numbers
+        # than one that finds its features in the cache.
         generator=torch.Generator(),
         worker_init_fn=outlive_signals,
     )
@@ -312,7 +313,7 @@ def _extract(
         output = module(pixels.to(device=device, memory_format=torch.channels_last))
         blocks = [tensor.float().cpu() for tensor in (output if isinstance(output, tuple) else (output,))]
         for position, each in partial.items():
-            # A detector gives boxes beside its vectors, for one store.
+            # A detector outputs boxes along with its vectors, for a single store.
             each.write(blocks if len(stores) == 1 else [blocks[position]], done)
         done += len(pixels)
         if progress is not None:
@@ -322,9 +323,9 @@ def _extract(
 
 
 class _Pixels(torch.utils.data.Dataset[Tensor]):
-    """The images from ``start`` on, as the network that ``source`` names reads them.
+    """The images from ``start`` on, preprocessed for the network that ``source`` names.
 
-    ``preprocess`` is the network's own way from a picture to pixels; None: ours.
+    ``preprocess`` is the network's own preprocessing; None: ours.
     """
 
     def __init__(

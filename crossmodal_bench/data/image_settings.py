@@ -15,16 +15,16 @@ class ImageSettings:
     """How pictures become numbers.
 
     Attributes:
-        network: image network for the view ``features`` where the data set gives none, or instead of its own;
-            also of a grid of regions, and of methods that train on pixels and name none.
-        weights: see crossmodal_bench.networks.backbones.load_backbone; of a detector, too.
+        network: image network for the view ``features`` if the data set has none, or instead of its own;
+            also for a grid of regions, and for methods that train on pixels and name none.
+        weights: see crossmodal_bench.networks.backbones.load_backbone; also those of a detector.
         regions: ``auto``: the data set's own, or those of its folder ``*_precomp``; ``grid``, ``detector``:
             extracted on first use, see crossmodal_bench.data.features.
-        size: pixels of a side, in training on pixels and for extraction.
-        fit: how a picture is brought to that size; see crossmodal_bench.data.pixels.normalised_pixels.
-        augmentation: of training pixels, see crossmodal_bench.data.pixels.augmented_pixels; extracted
-            features have none.
-        on_bad_image: ``fail`` or ``skip`` where an image cannot be decoded.
+        size: pixels per side, for training on pixels and for extraction.
+        fit: how a picture is resized to that; see crossmodal_bench.data.pixels.normalised_pixels.
+        augmentation: of training pixels, see crossmodal_bench.data.pixels.augmented_pixels; not applied to
+            extracted features.
+        on_bad_image: ``fail`` or ``skip`` if an image cannot be decoded.
 
     Raises:
         BadInput: a size below one pixel.

@@ -1,4 +1,4 @@
-"""Where pixels come from: files on a disk, or a renderer."""
+"""Where pixels come from: files on disk, or a renderer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from crossmodal_bench.core.files import first_line, shown, stays_below
 from crossmodal_bench.data.decoding import VERSION, as_shown
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
-"""Not all that Pillow knows: for some it starts another program."""
+"""Not all formats that Pillow knows: for some, it starts another program."""
 LARGEST = 50_000_000
-"""Pixels of a picture: 150 MB in RGB, however small its file is."""
+"""Pixels of a picture: 150 MB in RGB, however small the file is."""
 LONGEST = 100
-"""Times that one side may be as long as the other: the shorter one is enlarged to what a network reads."""
+"""Maximal aspect ratio: the shorter side is enlarged to what a network reads."""
 BAD_IMAGE = "replace it, or pass --on-bad-image skip"
 
 
@@ -31,7 +31,7 @@ class ImageSource(Protocol):
         """Number of pictures."""
 
     def __getitem__(self, row: int) -> Image.Image:
-        """Picture ``row`` in RGB, as a viewer shows it; BadInput that names it where it cannot be read."""
+        """Picture ``row`` in RGB, as a viewer shows it; BadInput names it if it cannot be read."""
 
     def subset(self, rows: NDArray[np.int64]) -> ImageSource:
         """The pictures ``rows``, in that order."""
@@ -41,7 +41,7 @@ class ImageSource(Protocol):
 
 
 class ImageFiles:
-    """Pictures as files; opened when asked for."""
+    """Pictures in files, opened on access."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -51,7 +51,7 @@ class ImageFiles:
         """The files ``names`` below ``folder``.
 
         Raises:
-            BadInput: a name that leads out of the folder; MissingInput for the first file that is not there.
+            BadInput: a name that leads out of the folder; MissingInput for the first missing file.
         """
         present = _files_in(folder) if folder.is_dir() else set()
         for name in names:
@@ -60,7 +60,7 @@ class ImageFiles:
             if name not in present and not (folder / name).is_file():
                 raise MissingInput(
                     f"{folder / name} is missing; put the data set's images there "
-                    "(or drop the entry from its JSON)"
+                    "(or remove the entry from its JSON)"
                 )
         return cls([folder / name for name in names])
 
@@ -75,7 +75,7 @@ class ImageFiles:
                 return as_shown(image)
         except BadInput:
             raise
-        # A damaged picture can end in nearly any exception.
+        # A damaged picture can raise almost any exception.
         except Exception as error:
             raise BadInput(f"{path} cannot be read as an image ({first_line(error)}); {BAD_IMAGE}") from error
 
@@ -110,7 +110,7 @@ def _check_size(path: Path, size: tuple[int, int]) -> None:
 
 
 def unreadable(images: ImageSource) -> dict[int, str]:
-    """Rows that cannot be decoded, with the sentence that says why; decodes every picture."""
+    """Rows that cannot be decoded, with the reason as a sentence; decodes every picture."""
     truncated, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     bad = {}
     try:

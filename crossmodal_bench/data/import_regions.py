@@ -1,7 +1,7 @@
-"""Regions that others have extracted, brought into the memory-mapped form: bottom-up TSV, or a file an image.
+"""Import of others' regions into the memory-mapped form: from a bottom-up TSV, or from one file per image.
 
-The result is a folder ``*_precomp`` as SCAN's authors have it, beside the data set's JSON, so that everything
-that reads regions reads these. A killed import goes on where it was, and ends with the same bytes.
+The result is a folder ``*_precomp`` as from SCAN's authors, next to the data set's JSON, so that all code
+that reads regions reads these. A killed import resumes where it stopped, and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from crossmodal_bench.data.corpus import SPLITS, Corpus
 
 FOLDER = "imported_precomp"
 UNFINISHED = f"{FOLDER}.partial"
-"""The folder until all of it is there: no reader takes it for regions."""
+"""The folder's name until the import is complete: no reader takes it for regions."""
 STEMS = {"train": "train", "val": "dev", "test": "test"}
-"""What SCAN's authors call the splits."""
+"""SCAN's authors' names for the splits."""
 COLUMNS = {6: (0, 3, 5), 10: (0, 7, 9)}
-"""Of a TSV with so many columns: where the image's id, the number of boxes and the features stand.
+"""Columns of the image's id, the number of boxes and the features, by the number of columns of a TSV.
 
-Six has bottom-up attention itself (image_id, image_w, image_h, num_boxes, boxes, features), ten LXMERT, with
-what the detector saw before the number of boxes.
+Six is bottom-up attention itself (image_id, image_w, image_h, num_boxes, boxes, features); ten is LXMERT,
+with the detector's labels before the number of boxes.
 """
 KEYS = ("features", "x", "feat", "feats", "image_features")
-"""Under which of a ``.npz``'s names its features may stand, the first that is there."""
+"""Names under which a ``.npz`` may hold its features; the first one found is used."""
 NOTE = "import.json"
 TOGETHER = 64
-"""Images between two notes of how far it is."""
+"""Images between two notes of the progress."""
 LONGEST_LINE = 2**27
 """Bytes of a line: 100 regions of 2,048 numbers take 1.1 MB."""
 _DIGITS = re.compile(r"\d+$")
@@ -52,8 +52,8 @@ Progress = Callable[[int, int], None]
 class Item(NamedTuple):
     """The regions of one image.
 
-    image: what its source calls it. where: place in the source, for messages. regions: (R, D). position: in
-    the source, behind which an import goes on.
+    image: its name in the source. where: place in the source, for messages. regions: (R, D). position: in the
+    source, after which an import resumes.
     """
 
     image: str
@@ -65,27 +65,28 @@ class Item(NamedTuple):
 def import_regions(
     corpus: Corpus, folder: Path, sources: Sequence[Path], count: int | None, progress: Progress
 ) -> str:
-    """Write the regions of all of a corpus's images into ``folder/imported_precomp``.
+    """Write the regions of all of a corpus's images to ``folder/imported_precomp``.
 
     Args:
-        corpus: with captions, in the order of whose images the rows will be.
+        corpus: with captions; its image order determines the order of the rows.
         folder: of the data set.
         sources: TSV files, or folders of ``.npz`` or ``.npy`` files named after the images.
-        count: regions to keep of each image, its first ones; None for as many as the first image has.
-        progress: told (images done, images in all).
+        count: number of regions to keep of each image, the first ones; None for as many as the first image
+            has.
+        progress: called with (images done, total images).
 
     Returns:
-        The sentence that says what was written where.
+        A sentence that says what was written where.
 
     Raises:
-        BadInput: a source that is missing or damaged, a width or number of regions that differs, NaN, an
+        BadInput: a source that is missing or damaged, an inconsistent width or number of regions, NaN, an
             image without regions, or a folder that cannot be written. What is done is kept.
     """
     if corpus.captions is None:
-        raise BadInput(f"{corpus.name} has no captions, by which regions are matched to images")
+        raise BadInput(f"{corpus.name} has no captions, which are needed to match regions to images")
     target, unfinished = folder / FOLDER, folder / UNFINISHED
     if target.exists():
-        raise BadInput(f"{target} is there already; remove it to import anew")
+        raise BadInput(f"{target} already exists; remove it to import again")
     try:
         unfinished.mkdir(exist_ok=True)
         lock = unfinished / "import.lock"
@@ -100,7 +101,7 @@ def import_regions(
                 (target / name).unlink()
     except OSError as error:
         raise BadInput(
-            f"{unfinished} cannot be written ({error.strerror}); free space there or give yourself the right"
+            f"{unfinished} cannot be written ({error.strerror}); free space there, or make it writable"
         ) from error
     n, (regions, width) = len(corpus.image_ids), work.shape
     return f"{target}: {n} images, {regions} regions of {width} each"
@@ -108,7 +109,7 @@ def import_regions(
 
 @dataclass
 class _State:
-    """How far an import is: sources' positions by their names, and which images are done."""
+    """The progress of an import: positions in the sources, by name, and which images are done."""
 
     shape: tuple[int, int]
     positions: dict[str, int]
@@ -116,7 +117,7 @@ class _State:
 
 
 class _Import:
-    """One import: the files, and beside them a note of what is done, which is written behind them."""
+    """One import: the files, and a note of what is done, which is written after them."""
 
     def __init__(self, corpus: Corpus, target: Path, count: int | None, progress: Progress) -> None:
         self.corpus, self.target, self.count, self.progress = corpus, target, count, progress
@@ -133,7 +134,7 @@ class _Import:
         return self.state.shape
 
     def take(self, source: Path) -> None:
-        """Write the regions of a source's images; what an earlier import has written is passed over."""
+        """Write the regions of a source's images; those that an earlier import has written are skipped."""
         name = str(source.resolve())
         start = 0 if self.state is None else self.state.positions.get(name, 0)
         position = start
@@ -148,15 +149,15 @@ class _Import:
             self._save(name, position)
 
     def write_captions(self) -> None:
-        """Write captions and ids, image after image; raises BadInput where an image has no regions."""
+        """Write captions and ids, image by image; raises BadInput if an image has no regions."""
         if self.state is None:
-            raise BadInput(f"the sources have no image of {self.corpus.name}; give those of this data set")
+            raise BadInput(f"the sources hold no image of {self.corpus.name}; give this data set's regions")
         lacking = np.flatnonzero(~self.state.done)
         if len(lacking):
             first = self.corpus.image_ids[int(lacking[0])]
             raise BadInput(
                 f"{len(lacking)} of {len(self.state.done)} images of {self.corpus.name} have no regions in "
-                f"the sources, first '{first}'; name the other sources, too (what is done is kept)"
+                f"the sources, first '{first}'; give the other sources as well (what is done is kept)"
             )
         captions = self.corpus.captions
         assert captions is not None
@@ -165,7 +166,7 @@ class _Import:
             rows = self.corpus.caption_rows(split)
             if not len(rows):
                 continue
-            # The captions of an image stand one after another.
+            # An image's captions go on successive lines.
             rows = rows[np.argsort(self.corpus.caption_image[rows], kind="stable")]
             owners = self.corpus.caption_image[rows]
             _write_lines(self.target / f"{stem}_caps.txt", [" ".join(captions[row].split()) for row in rows])
@@ -174,7 +175,7 @@ class _Import:
             )
 
     def _row_of(self, item: Item) -> int | None:
-        """The image's row; None where the data set has no such image, as of a larger source."""
+        """The image's row; None if the data set has no such image, because the source is larger."""
         row = self.rows.get(item.image)
         digits = _DIGITS.search(item.image)
         if row is None and digits is not None:
@@ -182,7 +183,7 @@ class _Import:
         if row == AMBIGUOUS:
             raise BadInput(
                 f"{item.where}: '{item.image}' may be several images of {self.corpus.name}; name the regions "
-                "after the whole file name"
+                "after the full file name"
             )
         return row
 
@@ -194,7 +195,7 @@ class _Import:
             wanted = " x ".join(map(str, self.shape))
             raise BadInput(
                 f"{item.where}: image '{item.image}' has {item.regions.shape[0]} regions of "
-                f"{item.regions.shape[1]} where {wanted} are needed; extract a fixed number, or keep the "
+                f"{item.regions.shape[1]}, but {wanted} are needed; extract a fixed number, or keep only the "
                 "first ones of each with --count"
             )
         if not np.isfinite(regions).all():
@@ -221,7 +222,7 @@ class _Import:
         self.pending.append(row)
 
     def _save(self, source: str, position: int) -> None:
-        """Note what is done, behind the rows that it counts."""
+        """Note what is done, after the rows that it covers."""
         assert self.state is not None
         for array in self.arrays.values():
             array.flush()  # type: ignore[attr-defined]
@@ -239,7 +240,7 @@ class _Import:
         self.progress(int(self.state.done.sum()), len(self.state.done))
 
     def _earlier(self) -> _State | None:
-        """What an earlier import of the same images has noted; None where it is not whole."""
+        """The note of an earlier import of the same images; None if it is incomplete."""
         try:
             noted = read_json(self.note)
             if (noted["fingerprint"], noted["count"]) != (_fingerprint(self.corpus), self.count):
@@ -253,7 +254,7 @@ class _Import:
                 rows = len(self.corpus.image_rows(split))
                 if rows and map_npy(self.target / f"{stem}_ims.npy").shape != (rows, regions, width):
                     return None
-        # Whatever may be in a note that is not ours.
+        # A note that isn't ours may hold anything.
         except (BadInput, KeyError, TypeError, ValueError, AttributeError):
             return None
         self.state = state
@@ -265,7 +266,7 @@ AMBIGUOUS = -1
 
 
 def _rows_by_name(image_ids: Sequence[str]) -> dict[str, int]:
-    """Rows by file name, by its stem and by the number at the stem's end; AMBIGUOUS for those of several."""
+    """Rows by file name, stem, and the number at the end of the stem; AMBIGUOUS if several images match."""
     rows: dict[str, int] = {}
     for row, name in enumerate(image_ids):
         stem = Path(name).stem
@@ -276,7 +277,7 @@ def _rows_by_name(image_ids: Sequence[str]) -> dict[str, int]:
 
 
 def _places(corpus: Corpus) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
-    """The split of each image, and its row there."""
+    """The split of each image, and its row in it."""
     position = np.zeros(len(corpus.image_ids), dtype=np.int64)
     for split in SPLITS:
         rows = corpus.image_rows(split)
@@ -285,13 +286,13 @@ def _places(corpus: Corpus) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
 
 
 def _fingerprint(corpus: Corpus) -> str:
-    """Changes with the images and their splits, which decide where a row stands."""
+    """Changes with the images and their splits, which determine the rows."""
     text = "\n".join(f"{name}:{split}" for name, split in zip(corpus.image_ids, corpus.split, strict=True))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _items(source: Path, start: int) -> Iterator[Item]:
-    """The images of a source behind a position."""
+    """The images of a source after a position."""
     if source.is_dir():
         return _of_folder(source, start)
     if not source.is_file():
@@ -309,7 +310,7 @@ def _of_tsv(path: Path, start: int) -> Iterator[Item]:
                 continue
             if len(cells) not in COLUMNS:
                 raise BadInput(
-                    f"{where}: the line has {len(cells)} columns; give {' or '.join(map(str, COLUMNS))}, as "
+                    f"{where}: the line has {len(cells)} columns; use {' or '.join(map(str, COLUMNS))}, as "
                     "bottom-up attention and LXMERT write them"
                 )
             image, boxes, features = (cells[column] for column in COLUMNS[len(cells)])
@@ -327,15 +328,15 @@ def _decoded(boxes: bytes, features: bytes, where: str) -> NDArray[np.float32]:
         return values.reshape(count, -1)
     except (ValueError, binascii.Error) as error:
         raise BadInput(
-            f"{where}: the boxes or features of the line cannot be read ({first_line(error)}); copy the file "
-            "again"
+            f"{where}: the boxes or features of this line cannot be read ({first_line(error)}); copy the "
+            "file again"
         ) from error
 
 
 def _of_folder(folder: Path, start: int) -> Iterator[Item]:
     paths = sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".npy"))
     if not paths:
-        raise MissingInput(f"{folder} holds no .npz and no .npy file; put one for each image there")
+        raise MissingInput(f"{folder} holds no .npz or .npy files; put one there for each image")
     for position, path in enumerate(paths[start:], start=start + 1):
         if path.suffix == ".npy":
             array = load_npy(path)

@@ -1,4 +1,4 @@
-"""Batches in an order that depends on (seed, epoch) alone, however often a run was killed."""
+"""Batches in an order that depends only on (seed, epoch), however often a run was killed."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Phase = Literal["pairs", "groups"]
 
 
 def outlive_signals(worker: int = 0) -> None:
-    """Keep a loader's process alive while the one that it loads for saves a checkpoint.
+    """Keep a loader process alive while the training process saves a checkpoint.
 
-    A cluster sends its signals to all processes of a job; a loader that dies of one would fail the training.
+    A cluster sends its signals to all processes of a job; a loader killed by one would fail the training.
     """
     for name in ("SIGUSR1", "SIGUSR2", "SIGINT"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    # A training process that fails ends its loaders with SIGTERM, and waits for them.
+    # A failing training process stops its loaders with SIGTERM, and waits for them.
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))
 
 
 class BatchRows(NamedTuple):
-    """Which rows make a batch, and the epoch that random choices inside it derive from."""
+    """The rows of a batch, and the epoch that seeds its random choices."""
 
     epoch: int
     rows: NDArray[np.int64]
@@ -42,17 +42,17 @@ class BatchOrder(Sampler[BatchRows]):
 
     Training shuffles by (seed, epoch) and drops a last batch of one item (no loss here is defined on a single
     pair). Every rank yields the same number of batches: the order is padded by wrapping around to a multiple
-    of the world size and rank r takes positions r, r + world, ... Evaluation drops what padding repeats by
-    id.
+    of the world size, and rank r takes positions r, r + world, ... Evaluation removes the duplicates from
+    padding by id.
 
     Args:
-        n: rows.
-        batch_size: rows of a batch.
+        n: number of rows.
+        batch_size: rows per batch.
         shuffle: whether this is training.
-        seed: of the shuffling.
-        rank, world_size: which process this is, of how many.
-        once: no row twice, whatever the world size, and all of them: batches of almost the same size.
-        limit: yield at most so many batches (to time a few).
+        seed: for the shuffling.
+        rank, world_size: which process this is, and of how many.
+        once: every row exactly once, whatever the world size: batches of almost equal size.
+        limit: yield at most this many batches (to time a few).
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class BatchOrder(Sampler[BatchRows]):
 
     @property
     def whole(self) -> int:
-        """How many batches there are without ``limit``."""
+        """The number of batches without ``limit``."""
         rows_per_rank = -(-self.n // self.world_size)
         batches, rest = divmod(rows_per_rank, self.batch_size)
         if self.once:
@@ -115,7 +115,7 @@ class PhaseOrder(Sampler[BatchRows]):
     """The batches of several orders, one order after the other in every epoch.
 
     Args:
-        orders: an order for each phase, as they follow.
+        orders: an order for each phase, in sequence.
     """
 
     def __init__(self, orders: Mapping[Phase, BatchOrder]) -> None:
@@ -143,20 +143,20 @@ class PhaseOrder(Sampler[BatchRows]):
 
 
 class BatchLoader(DataLoader[Any]):
-    """A DataLoader whose data set makes whole batches, and which can go on in the middle of an epoch.
+    """A DataLoader whose data set makes whole batches, and which can resume in the middle of an epoch.
 
-    Lightning saves ``state_dict`` in checkpoints and restores it; without it, a resumed epoch would start
-    over at its first batch.
+    Lightning saves ``state_dict`` in checkpoints and restores it; without it, a resumed epoch would restart
+    from its first batch.
 
     Args:
-        dataset: gives a whole batch for a BatchRows.
+        dataset: returns a whole batch for a BatchRows.
         order: which batches, and in which order.
         num_workers: processes that make batches; 0: the training process itself.
-        pin_memory: whether batches are put into page-locked memory, for faster copies to a GPU.
+        pin_memory: whether batches go to page-locked memory, for faster copies to a GPU.
 
     Attributes:
-        ahead: told each batch and the one that follows it, right before the former is handed out: what can be
-            fetched for the latter is then fetched beside the step.
+        ahead: called with each batch and its successor, right before the former is yielded, so that data for
+            the latter can be fetched during the step.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class BatchLoader(DataLoader[Any]):
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        # A generator of its own: the default would draw a number from the global one at every epoch.
+        # Its own generator: the default would draw a number from the global one in every epoch.
         super().__init__(
             dataset,
             batch_size=None,
@@ -199,34 +199,34 @@ class BatchLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch have been handed out, and on how many processes each."""
+        """The number of batches yielded in this epoch, out of how many, and the number of processes."""
         return {"done": self.done, "batches": len(self.order), "world_size": self.order.world_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on behind those batches; a finished epoch goes on at the next one's first batch.
+        """Resume after those batches; a finished epoch resumes at the first batch of the next one.
 
         Raises:
-            BadInput: in mid-epoch, on another number of processes: their batches are others, and some rows
-                would be trained on twice and some not at all.
+            BadInput: in mid-epoch with another number of processes: their batches differ, so some rows would
+                be trained on twice and some not at all.
         """
         world_size = self.order.world_size
         saved_on = state.get("world_size", world_size)
         position = state["done"] % state.get("batches", len(self.order))
         if position and saved_on != world_size:
             raise BadInput(
-                f"the checkpoint was saved in the middle of an epoch on {saved_on} processes, and this run "
-                f"has {world_size}; resume on {saved_on}, or from a checkpoint of an epoch's end"
+                f"the checkpoint was saved in the middle of an epoch on {saved_on} processes, but this run "
+                f"has {world_size}; resume on {saved_on}, or from a checkpoint saved at the end of an epoch"
             )
         self.order.start = position
 
 
 class Batches:
-    """The batches of a loader, as an iterable alone.
+    """The batches of a loader, as a plain iterable.
 
-    For ``predict``: Lightning would make a DataLoader anew, with a sampler of single items.
+    For ``predict``, where Lightning would rebuild a DataLoader with a sampler of single items.
 
     Args:
-        loader: makes them.
+        loader: makes the batches.
     """
 
     def __init__(self, loader: BatchLoader) -> None:

@@ -1,4 +1,4 @@
-"""How new pictures become the batches that a model was trained on: by its transform, and by its networks."""
+"""How new pictures become the batches that a model was trained on: by its transform, and its networks."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class PictureEncoding:
     """Pictures to batches.
 
     Args:
-        state: what a checkpoint says of its training's pictures.
-        dataset: the reader of the data set that it was trained on; it is not asked to read anything.
-        weights: of the networks, as the run's configuration names them.
-        data_root: where those are looked for.
-        device: where they run.
+        state: the checkpoint's description of its training pictures.
+        dataset: the reader of the data set it was trained on; nothing is read with it.
+        weights: of the networks, as named in the run's configuration.
+        data_root: where they are looked up.
+        device: where the networks run.
     """
 
     def __init__(
@@ -49,18 +49,18 @@ class PictureEncoding:
 
     @property
     def refusal(self) -> str:
-        """Why no new picture can be encoded, and what would be needed; empty where it can."""
+        """Why new pictures cannot be encoded, and what would be needed; empty if they can."""
         state = self.state
         if "regions" in state.requires and state.regions is None:
             return (
-                f"the model reads the regions that {state.dataset} brings along, and a new picture has "
-                "none; train it on extracted ones, which any picture has (--set data.images.regions=grid, or "
+                f"the model reads the regions that come with {state.dataset}, which new pictures don't have; "
+                "train it on extracted ones, which any picture has (--set data.images.regions=grid, or "
                 "detector)"
             )
         if "features" in state.requires and state.features is None and not self.dataset.describes_pictures:
             return (
-                f"the model reads the image features that {state.dataset} brings along, and a new picture "
-                "has none; train it on those of a network, which any picture has (--network mobilenet_v2)"
+                f"the model reads the image features that come with {state.dataset}, which new pictures "
+                "don't have; train it on those of a network, which any picture has (--network mobilenet_v2)"
             )
         return ""
 
@@ -68,7 +68,7 @@ class PictureEncoding:
         """RGB pictures with every view that the model reads; ``index`` counts them.
 
         Raises:
-            BadInput: views that no new picture can have, or a network that is not the training's.
+            BadInput: views that no new picture can have, or a network other than in training.
         """
         if self.refusal:
             raise BadInput(self.refusal)
@@ -105,7 +105,7 @@ class PictureEncoding:
         return self._network(self.state.regions)
 
     def _network(self, state: NetworkState) -> nn.Module:
-        """The training's network, by the checksum of its weights."""
+        """The network used in training, verified by the checksum of its weights."""
         if state.regions == "detector":
             module, source = load_detector(self.weights, self.data_root, state.count)
         else:
@@ -114,7 +114,7 @@ class PictureEncoding:
         by_name = state.network.startswith(HF)
         if source.weights_sha256 != state.weights_sha256:
             raise BadInput(
-                f"the weights of {state.network} ({source.weights}) are not those of the training "
+                f"the weights of {state.network} ({source.weights}) are not those used in training "
                 f"({state.weights}, checksum {state.weights_sha256}); put "
                 + ("that model there" if by_name else f"that file into {self.data_root}/weights")
             )
@@ -126,7 +126,7 @@ class PictureEncoding:
             own = torch.stack([network.preprocess(picture) for picture in pictures])
             return network(own.to(self.device)).float().cpu()
         if state.image_size is None or state.image_fit is None:
-            # A detector takes each picture at its own size, whose regions must not depend on its neighbours.
+            # A detector takes each picture at its own size; its regions must not depend on other pictures.
             outputs = [network(plain_pixels(picture)[None].to(self.device))[0] for picture in pictures]
             return torch.cat(outputs).float().cpu()
         pixels = [normalised_pixels(picture, state.image_size, state.image_fit) for picture in pictures]

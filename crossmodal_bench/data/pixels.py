@@ -1,4 +1,4 @@
-"""From a picture to the numbers that a convolutional network reads, with or without augmentation."""
+"""From a picture to the pixels that a convolutional network reads, with or without augmentation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Augmentation = Literal["none", "flip", "crop_flip"]
 IMAGENET_MEAN = torch.tensor(classifiers.MEAN).view(3, 1, 1)
 IMAGENET_STD = torch.tensor(classifiers.STD).view(3, 1, 1)
 PICTURE = 64
-"""Pixels of a side of what a generator writes (GXN, section 4.1)."""
+"""Pixels per side of generated pictures (GXN, section 4.1)."""
 MARGIN = 8 / 7
-"""What is cropped at random is cut from so many times its size: 256 for 224, as usual for ImageNet."""
+"""Random crops are taken from pictures this many times their size: 256 for 224, as usual for ImageNet."""
 
 
 def normalised_pixels(image: Image.Image, size: int, fit: ImageFit = "crop") -> Tensor:
@@ -26,8 +26,8 @@ def normalised_pixels(image: Image.Image, size: int, fit: ImageFit = "crop") -> 
 
     Args:
         image: RGB.
-        size: pixels of a side.
-        fit: ``crop``: the shorter side to ``size`` (bilinear) and the centre of the longer one; ``squash``:
+        size: pixels per side.
+        fit: ``crop``: resize the shorter side to ``size`` (bilinear) and crop the centre; ``squash``: resize
             both sides to ``size``, for pictures such as pedestrians, whose ends must not be lost.
     """
     resized = _resized(image, size, fit)
@@ -36,7 +36,7 @@ def normalised_pixels(image: Image.Image, size: int, fit: ImageFit = "crop") -> 
 
 
 def small_picture(image: Image.Image, fit: ImageFit = "crop") -> Tensor:
-    """(3, 64, 64) between -1 and 1, as a generator of pictures writes them; ``fit`` as above."""
+    """(3, 64, 64) between -1 and 1, like the pictures of a generator; ``fit`` as above."""
     resized = _resized(image, PICTURE, fit)
     left, top = (resized.width - PICTURE) // 2, (resized.height - PICTURE) // 2
     cut = np.asarray(resized.crop((left, top, left + PICTURE, top + PICTURE)), dtype=np.float32)
@@ -51,14 +51,14 @@ def plain_pixels(image: Image.Image) -> Tensor:
 def augmented_pixels(
     image: Image.Image, size: int, fit: ImageFit, how: Augmentation, rng: np.random.Generator
 ) -> Tensor:
-    """(3, size, size) as ``normalised_pixels``, changed at random.
+    """(3, size, size) like ``normalised_pixels``, but randomly augmented.
 
     Args:
         image: RGB.
         size, fit: as there.
-        how: ``flip``: mirrored left to right, every other time; ``crop_flip``: the same, of a random window
-            of a picture that was made 8/7 as large; ``none``: unchanged.
-        rng: decides; nothing else does.
+        how: ``flip``: mirrored left to right with probability 1/2; ``crop_flip``: the same for a random
+            window of a picture enlarged to 8/7 of the size; ``none``: unchanged.
+        rng: the only source of randomness.
     """
     if how == "none":
         return normalised_pixels(image, size, fit)

@@ -1,4 +1,4 @@
-"""What `crossmodal-bench prepare` and `extract` do with a data module."""
+"""The commands `crossmodal-bench prepare` and `extract`, on a data module."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from crossmodal_bench.data.view_builders import (
 
 
 def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
-    """Check every file of a data set and describe it, a line at a time.
+    """Check every file of a data set and describe it, line by line.
 
     Args:
-        data: of the data set; what has to be there is decided by its settings.
-        min_count: words with fewer occurrences in the training captions are not counted as vocabulary.
+        data: the data set's module; its settings determine which files must be there.
+        min_count: words with fewer occurrences in the training captions don't count as vocabulary.
 
     Raises:
-        BadInput: the first thing that is wrong; every image is decoded.
+        BadInput: the first fault found; every image is decoded.
     """
     corpus = data.corpus
     if corpus.images is not None and data.images.on_bad_image == "fail":
@@ -54,8 +54,8 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
     if repeats:
         share = repeats / corpus.counts()["test"]["captions"]
         yield (
-            f"  {repeats} test captions ({100 * share:.1f} %) say word for word what a caption of another "
-            "test image says"
+            f"  {repeats} test captions ({100 * share:.1f} %) repeat, word for word, a caption of another "
+            "test image"
         )
     if corpus.captions is not None:
         warn_where_unsplit(corpus)
@@ -68,11 +68,11 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
             others = f"and {len(wordless) - 1} more have" if len(wordless) > 1 else "has"
             yield (
                 f"  caption '{corpus.caption_ids[wordless[0]]}' {others} no word of it: methods that read "
-                "words cannot run, unless data.text.unknown_captions is keep"
+                "words cannot run unless data.text.unknown_captions is keep"
             )
     for kind, array in (("image features", corpus.image_features), ("text features", corpus.text_features)):
         if array is not None:
-            yield f"  {kind} {array.shape[1]} wide, given by the data set"
+            yield f"  {kind} {array.shape[1]} wide, from the data set"
     labels = corpus.labels
     if labels is not None:
         yield f"  labels {labels.count} ({labels.rule})"
@@ -81,9 +81,9 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
                 what = f"{missing} of {counts['images']} {split} images have no label"
                 yield f"  {what}: metrics by label leave them out"
     else:
-        yield "  labels none: content words will serve"
+        yield "  labels none: content words are used instead"
     if corpus.images is not None:
-        yield "  images readable, all of them"
+        yield "  images all readable"
     else:
         yield f"  images none: {'features' if corpus.regions is None else 'regions'} only"
     if isinstance(corpus.regions, RegionFiles):
@@ -96,23 +96,23 @@ def prepare(data: CrossModalDataModule, min_count: int) -> Iterator[str]:
 
 def _regions(corpus: Corpus) -> str:
     if corpus.regions is not None:
-        origin = f"of {corpus.regions.origin}" if corpus.regions.origin else "given by the data set"
+        origin = f"from {corpus.regions.origin}" if corpus.regions.origin else "from the data set"
         return f"{corpus.regions.count} per image, {corpus.regions.dim} wide, {origin}"
-    return "none" if corpus.images is None else "none: data.images.regions grid or detector extracts them"
+    return "none" if corpus.images is None else "none: set data.images.regions to grid or detector to extract"
 
 
 def extract(data: CrossModalDataModule, batch_size: int = 32, device: str = "auto") -> str:
-    """Extract features with the data module's network, or regions where its settings name a kind of them.
+    """Extract features with the data module's network, or regions if its settings name a kind of them.
 
     A progress bar is shown meanwhile.
 
     Args:
-        data: knows the images, the network and the cache.
+        data: has the images, the network and the cache.
         batch_size: images at a time.
-        device: where the network runs; ``auto``: on a GPU where there is one.
+        device: where the network runs; ``auto``: on a GPU if there is one.
 
     Returns:
-        The sentence that says where they are, of which shape, and what made them.
+        A sentence that says where they are, of which shape, and what made them.
 
     Raises:
         BadInput: see crossmodal_bench.data.features.extract_features.

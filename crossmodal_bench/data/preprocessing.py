@@ -1,8 +1,8 @@
-"""How new sentences become the batches that a model was trained on: what its checkpoint brings along.
+"""How new sentences become the batches that a model was trained on, from the state in its checkpoint.
 
-A vocabulary, a bag of words and a tokenizer are fitted on training captions. They lie in every checkpoint, as
-the data module's state, because weights mean nothing without them: a checkpoint answers wherever it is copied
-to, and can never be read with the vocabulary of another training.
+A vocabulary, a bag of words or a tokenizer is fitted on training captions. Every checkpoint stores it, as the
+data module's state, because weights are meaningless without it: so a checkpoint works wherever it is copied,
+and can never be read with the vocabulary of another training run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from crossmodal_bench.networks.dual_encoders import load_text_tower
 
 
 class WordsState(Model):
-    """The view ``words``: what a word is, and the words in the order of their ids."""
+    """The view ``words``: what counts as a word, and the words in the order of their ids."""
 
     kind: Words
     words: Items[str]
@@ -38,11 +38,11 @@ class WordPiecesState(Model):
     """The view ``wordpieces``.
 
     Attributes:
-        name: the pre-trained tokenizer's, or None for one that was fitted on the captions.
-        tokenizer: the whole tokenizer as the library ``tokenizers`` writes it; empty where it cannot, and the
-            name must do.
+        name: the pre-trained tokenizer's, or None for one fitted on the captions.
+        tokenizer: the complete tokenizer, as serialised by the library ``tokenizers``; empty if that is not
+            possible, and the name must suffice.
         special: its special tokens, as ``cls_token: [CLS]``.
-        limit: word pieces of a sentence, at most.
+        limit: maximal number of word pieces in a sentence.
     """
 
     name: str | None
@@ -52,14 +52,14 @@ class WordPiecesState(Model):
 
 
 class BagState(Model):
-    """The view ``bow`` where it is made from captions: words in column order, and what each weighs."""
+    """The view ``bow``, if it is made from captions: words in column order, and the weight of each."""
 
     words: Items[str]
     weights: Items[float]
 
 
 class TextTowerState(Model):
-    """The view ``bow`` where a dual encoder's text tower makes it; see networks.dual_encoders.LoadedTower."""
+    """The view ``bow``, if a dual encoder's text tower makes it; see networks.dual_encoders.LoadedTower."""
 
     network: str
     family: str
@@ -69,7 +69,7 @@ class TextTowerState(Model):
 
 
 class NetworkState(Model):
-    """What made the view ``features``, or ``regions``; see crossmodal_bench.data.features.FeatureSource."""
+    """What makes the view ``features``, or ``regions``; see crossmodal_bench.data.features.FeatureSource."""
 
     network: str
     weights: str
@@ -82,17 +82,17 @@ class NetworkState(Model):
 
 
 class PreprocessingState(Model):
-    """What a checkpoint holds; plain values alone, so that it is also JSON.
+    """What a checkpoint stores: plain values only, so that it is also JSON.
 
     Attributes:
         dataset: the data set's name, for messages.
         requires: the views that the model reads.
-        image_size: pixels of a side of the view ``pixels``.
-        image_fit: how a picture is brought to that size.
-        words, wordpieces, bag: how sentences become those views; None where the model does not read them, or
-            they are the data set's own.
-        text_tower: what makes vectors of sentences, in the place of a bag of words.
-        features, regions: the network that makes them; None where they are the data set's own.
+        image_size: pixels per side of the view ``pixels``.
+        image_fit: how a picture is resized to that.
+        words, wordpieces, bag: how sentences become those views; None if the model does not read them, or if
+            they come with the data set.
+        text_tower: what makes vectors of sentences, instead of a bag of words.
+        features, regions: the network that makes them; None if they come with the data set.
     """
 
     dataset: str
@@ -108,10 +108,10 @@ class PreprocessingState(Model):
 
 
 class Preprocessing:
-    """Sentences to batches, by what was fitted in training.
+    """Sentences to batches, with what was fitted in training.
 
     Args:
-        state: as it lies in a checkpoint.
+        state: as stored in a checkpoint.
     """
 
     def __init__(self, state: PreprocessingState) -> None:
@@ -119,19 +119,19 @@ class Preprocessing:
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
-        """The words that the model knows, where it reads ``words``."""
+        """The words that the model knows, if it reads ``words``."""
         words = self.state.words
         return None if words is None else Vocabulary(words.words, words.kind)
 
     @cached_property
     def bag(self) -> BagOfWords | None:
-        """The bag of words, where it reads one that is made from captions."""
+        """The bag of words, if it reads one made from captions."""
         bag = self.state.bag
         return None if bag is None else BagOfWords.restored(bag.words, bag.weights)
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer, where it reads ``wordpieces``; BadInput where it cannot be made from its state."""
+        """The tokenizer, if it reads ``wordpieces``; BadInput if it cannot be restored from its state."""
         pieces = self.state.wordpieces
         if pieces is None:
             return None
@@ -141,20 +141,20 @@ class Preprocessing:
 
     @cached_property
     def text_tower(self) -> Any:
-        """The training's text tower, where it reads the vectors of one; BadInput where it is another now."""
+        """The text tower used in training, if it reads its vectors; BadInput if it has changed since."""
         state = self.state.text_tower
         if state is None:
             return None
         loaded = load_text_tower(state.network, "none" if state.weights == "none" else "auto")
         if loaded.checksum != state.weights_sha256:
             raise BadInput(
-                f"{state.network} is not what the model was trained with (checksum {loaded.checksum}, "
-                f"then {state.weights_sha256}); put that model there"
+                f"{state.network} is not the model used in training (checksum {loaded.checksum}, but "
+                f"{state.weights_sha256} in training); put that model there"
             )
         return loaded.tower
 
     def _bow(self, sentences: Sequence[str]) -> torch.Tensor | None:
-        """What stands in the view ``bow``, where the model reads it."""
+        """The content of the view ``bow``, if the model reads it."""
         if self.text_tower is not None:
             with torch.inference_mode():
                 vectors: torch.Tensor = self.text_tower(sentences)
@@ -164,18 +164,18 @@ class Preprocessing:
 
     @property
     def refusal(self) -> str:
-        """Why no new sentence can be encoded, and what would be needed; empty where it can."""
+        """Why new sentences cannot be encoded, and what would be needed; empty if they can."""
         if "bow" in self.state.requires and self.state.bag is None and self.state.text_tower is None:
             return (
-                f"the model reads the text features that {self.state.dataset} brings along, and a new "
-                "sentence has none; train it on a data set with captions, whose bags of words are made here"
+                f"the model reads the text features that come with {self.state.dataset}, which new sentences "
+                "don't have; train it on a data set with captions, for which bags of words are made here"
             )
         return ""
 
     def unknown_words(self, sentence: str) -> list[str]:
         """The sentence's words that the model does not know, each once.
 
-        Of word pieces, the words that no pieces make up.
+        For word pieces, the words that cannot be composed from pieces.
         """
         unknown: list[str] = []
         if self.vocabulary is not None:
@@ -190,7 +190,7 @@ class Preprocessing:
         return list(dict.fromkeys(unknown))
 
     def knows_a_word(self, sentence: str) -> bool:
-        """Whether every view of the sentence holds at least one word that is known."""
+        """Whether every view of the sentence has at least one known word."""
         views: list[Sequence[str]] = []
         if self.vocabulary is not None:
             views.append(self.vocabulary.split(sentence))
@@ -202,7 +202,7 @@ class Preprocessing:
         return all(any(word not in unknown for word in words) for words in views)
 
     def known_words(self) -> list[str]:
-        """The words of a closed vocabulary, without special tokens; empty for word pieces alone."""
+        """The words of a closed vocabulary, without special tokens; empty if there are only word pieces."""
         if self.vocabulary is not None:
             return list(self.vocabulary.words[4:])
         return [] if self.state.bag is None else list(self.state.bag.words)
@@ -211,12 +211,12 @@ class Preprocessing:
         """The sentences with every view that the model reads; ``index`` counts them, ``image`` is 0.
 
         Raises:
-            BadInput: a sentence without a word, or views that no new sentence can have.
+            BadInput: an empty sentence, or views that no new sentence can have.
         """
         if self.refusal:
             raise BadInput(self.refusal)
         if not sentences:
-            raise BadInput("there is no sentence; give at least one")
+            raise BadInput("no sentence is given; give at least one")
         if (empty := next((row for row, text in enumerate(sentences) if not text.strip()), None)) is not None:
             raise BadInput(f"sentence {empty} is empty; write it")
         rows = np.arange(len(sentences))
@@ -243,7 +243,7 @@ def wordpieces_state(name: str | None, tokenizer: Any) -> WordPiecesState:
     """A tokenizer as plain values."""
     try:
         written = tokenizer.backend_tokenizer.to_str()
-    # A tokenizer that is a program has no such form.
+    # A tokenizer implemented in Python cannot be serialised.
     except Exception:
         written = ""
     special = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}

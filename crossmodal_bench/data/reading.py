@@ -1,4 +1,4 @@
-"""The corpus that a data set's files make under given settings, for the data module and without it."""
+"""Reads a data set's files into a corpus under given settings, with or without the data module."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def read_corpus(
     Args:
         dataset: its reader.
         root: the data root.
-        skip_unreadable: leave out images that cannot be decoded, which takes a look at each.
-        validation: share of train held out for validation, as of ``Corpus.with_validation``.
+        skip_unreadable: leave out images that cannot be decoded, which decodes all of them once.
+        validation: share of train held out for validation, as for ``Corpus.with_validation``.
 
     Raises:
         BadInput: a missing, damaged or inconsistent file, or a share that cannot be held out.

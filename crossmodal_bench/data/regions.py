@@ -16,9 +16,9 @@ from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.npy import map_npy
 
 RegionChoice = Literal["auto", "grid", "detector"]
-"""The data set's own regions, or which ones to extract; see crossmodal_bench.data.image_settings."""
+"""The data set's own regions, or which kind to extract; see crossmodal_bench.data.image_settings."""
 CHECKED_ROWS = 3
-"""So many rows at either end of a file are checked for NaN: all of them may be 60 GB."""
+"""Rows at either end of a file that are checked for NaN: the whole file may have 60 GB."""
 
 
 class RegionSource(Protocol):
@@ -27,7 +27,7 @@ class RegionSource(Protocol):
     Attributes:
         count: R.
         dim: D.
-        origin: the folder that they were found in, for records; empty where the data set draws them itself.
+        origin: the folder where they were found, for records; empty if the data set draws them itself.
     """
 
     @property
@@ -43,28 +43,28 @@ class RegionSource(Protocol):
         """Number of images."""
 
     def __getitem__(self, row: int) -> NDArray[np.float32]:
-        """(R, D) of the image ``row``; raises BadInput that names file and row where they are not finite."""
+        """(R, D) of the image ``row``; BadInput names the file and row if they are not finite."""
 
     def batch(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(B, R, D) of the images ``rows``, writable; raises as ``__getitem__``."""
+        """(B, R, D) of the images ``rows``, writable; raises as for ``__getitem__``."""
 
     def subset(self, rows: NDArray[np.int64]) -> RegionSource:
         """The regions of the images ``rows``, in that order."""
 
     def fingerprint(self) -> str:
-        """Changes when the regions do; empty where the images' fingerprint says it all."""
+        """Changes when the regions do; empty if the images' fingerprint covers them."""
 
 
 class RegionFiles:
-    """Regions in ``.npy`` files of (n, R, D) floats, which are mapped into memory and never read whole.
+    """Regions in ``.npy`` files of (n, R, D) floats, which are memory-mapped and never read whole.
 
     Args:
-        paths: the files; all of one R and D.
-        files: (N,) which of them each image is in.
+        paths: the files; all with the same R and D.
+        files: (N,) which of them holds each image.
         rows: (N,) and in which row.
 
     Raises:
-        BadInput: a file that is missing or no such array, or files that differ in R or D.
+        BadInput: a file that is missing or not such an array, or files that differ in R or D.
     """
 
     def __init__(self, paths: Sequence[Path], files: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
@@ -77,18 +77,18 @@ class RegionFiles:
         for path, array in zip(self.paths, self.maps, strict=True):
             if array.shape[1:] != (self.count, self.dim):
                 raise BadInput(
-                    f"{path} has {array.shape[1]} regions of width {array.shape[2]} where "
+                    f"{path} has {array.shape[1]} regions of width {array.shape[2]}, but "
                     f"{self.paths[0].name} has {self.count} of width {self.dim}; use one detector for all"
                 )
 
     @classmethod
     def whole(cls, path: Path) -> RegionFiles:
-        """All rows of one file, in its order."""
+        """All rows of one file, in order."""
         n = len(map_regions(path))
         return cls([path], np.zeros(n, np.int64), np.arange(n))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A pickled memory map would carry the whole file to a loader's process.
+        # A pickled memory map would send the whole file to each loader process.
         return RegionFiles, (self.paths, self.files, self.rows)
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ class RegionFiles:
         return regions
 
     def batch(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(B, R, D) of the images ``rows``, by one access to each file."""
+        """(B, R, D) of the images ``rows``, with one access per file."""
         files, places = self.files[rows], self.rows[rows]
         if (files == files[:1]).all():
             regions = _float32_rows(self.maps[files[0]], places)
@@ -112,8 +112,8 @@ class RegionFiles:
                 regions[chosen] = _float32_rows(self.maps[file], places[chosen])
         with np.errstate(over="ignore", invalid="ignore"):
             total = regions.sum()
-        # One value that is not finite makes the sum so, which costs half of looking at each; a sum may also
-        # become infinite by itself.
+        # A single non-finite value makes the sum non-finite, which is twice as fast to check as every value;
+        # but a sum may also overflow by itself.
         if not np.isfinite(total):
             for row, found in zip(rows, regions, strict=True):
                 if not np.isfinite(found).all():
@@ -124,10 +124,10 @@ class RegionFiles:
         return _float32(self.maps[self.files[row]][self.rows[row]])
 
     def check_rows(self) -> None:
-        """Look at the regions of every image, which reads the files from end to end.
+        """Check the regions of every image, which reads the files from end to end.
 
         Raises:
-            BadInput: NaN or infinite values; it names the first such row, and says how many there are.
+            BadInput: NaN or infinite values; names the first such row, and says how many there are.
         """
         bad = [row for row in range(len(self)) if not np.isfinite(self._read(row)).all()]
         if bad:
@@ -138,7 +138,7 @@ class RegionFiles:
         return RegionFiles(self.paths, self.files[rows], self.rows[rows])
 
     def fingerprint(self) -> str:
-        """Shapes of all files, content of their first and last row, and which row belongs to which image."""
+        """Shapes of all files, content of their first and last rows, and each image's row."""
         digest = hashlib.sha256()
         for path, array in zip(self.paths, self.maps, strict=True):
             digest.update(f"{path.name}:{array.shape}{array.dtype}\n".encode())
@@ -179,13 +179,13 @@ def _not_finite(path: Path, row: int, count: int = 1) -> BadInput:
 
 
 def _float32_rows(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """A copy of some rows of a memory map in float32, in one access; as ``_float32``."""
+    """A float32 copy of some rows of a memory map, in one access; see ``_float32``."""
     with np.errstate(over="ignore"):
-        # An index by an array has copied already.
+        # Indexing by an array has already made a copy.
         return np.asarray(array[rows], dtype=np.float32)
 
 
 def _float32(regions: NDArray[Any]) -> NDArray[np.float32]:
-    """A copy in float32; what that cannot hold becomes infinite, which the caller looks for."""
+    """A float32 copy; values that overflow become infinite, which the caller checks for."""
     with np.errstate(over="ignore"):
         return np.array(regions, dtype=np.float32)

@@ -1,6 +1,6 @@
 """Sentences as word ids, bags of words and content-word labels.
 
-All are fitted on training captions alone, but for a vocabulary that is asked to count validation's, too.
+All are fitted on training captions only, except that a vocabulary may be asked to count validation's as well.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNKNOWN = "<unk>"
 START = "<start>"
 END = "<end>"
 SPECIAL = (PAD, UNKNOWN, START, END)
-"""The first words of every vocabulary: their ids are 0 to 3, and padding is 0 in every view."""
+"""The first words of every vocabulary, with the ids 0 to 3; padding is 0 in every view."""
 VocabularySplits = Literal["train", "train+val"]
 
 
@@ -36,20 +36,21 @@ class TextSettings:
 
     Attributes:
         min_count: words with fewer occurrences in the captions of ``vocabulary`` are unknown.
-        network: ``hf:NAME`` of a dual encoder whose text tower makes a vector of each caption, in place of
+        network: ``hf:NAME`` of a dual encoder whose text tower turns each caption into a vector, instead of
             bags of words and of a data set's own text features; ``same``: that of ``data.images.network``;
             None: none.
-        vocabulary: whose captions' words the view ``words`` knows. ``train``: those of training alone;
-            ``train+val``: of training and validation together, as in the code of VSE++, SCAN and SCAN's
-            followers (``vocab.py``). The test split's captions are never counted.
-        bow_size: words of the TF-IDF bag.
-        tokenizer: a Hugging Face name or local path for word pieces, of the language model too where a
-            method has one; or None: a WordPiece vocabulary made from the training captions.
-        content_labels: how many content words serve as labels where a data set has none.
-        words: what a word of the view ``words`` is. ``plain``: letters, digits; see language.words.tokenize;
-            ``treebank``: NLTK's, punctuation included, as in the code of SCAN and its followers.
-        unknown_captions: ``fail`` or ``keep`` where the view ``words`` has a caption, of any split, without
-            one word of the vocabulary.
+        vocabulary: the captions whose words the view ``words`` knows. ``train``: only those of training;
+            ``train+val``: those of training and validation, as in the code of VSE++, SCAN and SCAN's
+            successors (``vocab.py``). The test split's captions are never counted.
+        bow_size: number of words in the TF-IDF bag.
+        tokenizer: a Hugging Face name or local path for word pieces, and for the language model of methods
+            that have one; or None: a WordPiece vocabulary fitted on the training captions.
+        content_labels: number of content words that serve as labels if a data set has none.
+        words: what counts as a word in the view ``words``. ``plain``: letters and digits, see
+            language.words.tokenize; ``treebank``: NLTK's words, including punctuation, as in the code of SCAN
+            and its successors.
+        unknown_captions: ``fail`` or ``keep`` if a caption of any split has no word of the vocabulary in the
+            view ``words``.
     """
 
     min_count: int = 4
@@ -64,7 +65,7 @@ class TextSettings:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words of known captions, most frequent first, behind the four special tokens.
+    """Words of known captions, most frequent first, after the four special tokens.
 
     Attributes:
         words: word i has the id i.
@@ -79,8 +80,8 @@ class Vocabulary:
         """Count the words of captions and keep the frequent ones (ties in alphabetical order).
 
         Args:
-            captions: of the training split, and where it is asked for of validation; never of test.
-            min_count: occurrences that a word must have.
+            captions: of the training split and, on request, of validation; never of test.
+            min_count: minimal number of occurrences of a word.
             kind: how captions are split into words.
         """
         counts = Counter(word for caption in captions for word in SPLITTERS[kind](caption))
@@ -88,7 +89,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, counts: Mapping[str, int], min_count: int, kind: Words) -> Vocabulary:
-        """The frequent ones of words that have been counted; the arguments as in ``fit``."""
+        """The frequent ones of words that have been counted; arguments as in ``fit``."""
         kept = sorted(
             (word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word)
         )
@@ -105,13 +106,13 @@ class Vocabulary:
         return SPLITTERS[self.kind](caption)
 
     def encode(self, caption: str) -> NDArray[np.int64]:
-        """(L,) ids with start and end; words below the cut-off become ``<unk>``."""
+        """(L,) ids, including start and end; words below the cut-off become ``<unk>``."""
         index: dict[str, int] = self._index  # type: ignore[attr-defined]
         ids = [index.get(word, index[UNKNOWN]) for word in self.split(caption)]
         return np.array([index[START], *ids, index[END]], dtype=np.int64)
 
     def encode_all(self, tokens: NamedTokens) -> TokenRows:
-        """Of all captions what ``encode`` gives for each, from their words as numbers."""
+        """The ids of all captions, as from ``encode``, given their words as numbers."""
         index: dict[str, int] = self._index  # type: ignore[attr-defined]
         known = np.array([index.get(name, index[UNKNOWN]) for name in tokens.names], dtype=np.int32)
         starts = tokens.rows.starts + 2 * np.arange(len(tokens.rows) + 1)
@@ -123,7 +124,7 @@ class Vocabulary:
         return TokenRows(ids, starts)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The words of ``ids`` up to the first end, with spaces between; without start and padding."""
+        """The words of ``ids`` up to the first end, separated by spaces; without start and padding."""
         words = itertools.takewhile(lambda word: word != END, (self.words[index] for index in ids))
         return " ".join(word for word in words if word not in (START, PAD))
 
@@ -132,12 +133,12 @@ class BagOfWords:
     """TF-IDF bag of words (scikit-learn) with L2-normalised rows.
 
     Args:
-        size: so many of the most frequent words; fewer where there are fewer.
-        min_count: captions that a word must occur in.
+        size: number of words to keep, the most frequent ones; fewer if there are fewer.
+        min_count: minimal number of captions in which a word must occur.
     """
 
     def __init__(self, size: int = 3000, min_count: int = 1) -> None:
-        # Splitting a caption into words, which every evaluation does, should not wait for scikit-learn.
+        # Splitting captions into words, as every evaluation does, should not wait for scikit-learn's import.
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self.vectorizer = TfidfVectorizer(
@@ -151,20 +152,19 @@ class BagOfWords:
 
     @classmethod
     def restored(cls, words: Sequence[str], weights: Sequence[float]) -> BagOfWords:
-        """One that was fitted before.
+        """A bag that was fitted before.
 
         Args:
             words: in column order.
             weights: the inverse document frequency of each.
 
         Raises:
-            BadInput: no word, one that stands twice, or not a weight for each.
+            BadInput: no words, duplicate words, or not one weight per word.
         """
         if not words or len(words) != len(set(words)) or len(words) != len(weights):
             raise BadInput(
-                f"a bag of {len(words)} words with {len(weights)} weights cannot be used; give every word "
-                "once, "
-                "with its weight"
+                f"a bag of {len(words)} words with {len(weights)} weights cannot be used; list every word "
+                "once, with its weight"
             )
         bag = cls(len(words))
         bag.vectorizer.vocabulary = list(words)
@@ -175,7 +175,7 @@ class BagOfWords:
         """Learn words and document frequencies from training captions.
 
         Raises:
-            BadInput: no caption has a word.
+            BadInput: no caption has any words.
         """
         try:
             self.vectorizer.fit(captions)
@@ -209,20 +209,20 @@ def content_word_labels(
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels for data sets that have none: the most frequent content words of the training captions.
 
-    A content word is a word of three letters or more outside scikit-learn's English stop words, or a
-    character of a script without spaces between words. An image has a label when at least one of its captions
-    uses the word. Only the images of training captions are
-    labelled, so nothing of validation or test reaches training, and no metric can be computed from them.
+    A content word is a word of at least three letters outside scikit-learn's English stop words, or a
+    character of a script without spaces between words. An image has a label if at least one of its captions
+    uses the word. Only the images of training captions are labelled, so nothing of validation or test leaks
+    into training, and no metric can be computed from them.
 
     Args:
         captions: M sentences.
         caption_image: (M,) image of each.
         train_captions: rows of the training captions.
         n_images: N.
-        count: how many words.
+        count: number of words.
 
     Returns:
-        (N, C) multi-hot, and the C words; C is smaller than ``count`` where there are fewer words.
+        (N, C) multi-hot, and the C words; C is smaller than ``count`` if there are fewer words.
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 

@@ -1,4 +1,4 @@
-"""Vectors of captions by a frozen text tower: made once, resumable, named by what made them."""
+"""Vectors of captions by a frozen text tower: made once, resumable, named after what made them."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from crossmodal_bench.data.features import (
 from crossmodal_bench.networks.dual_encoders import HF, LoadedTower, TextTower, load_text_tower
 
 _CUT = "cut_captions"
-"""What a store's note calls the number of captions that were longer than the tower reads."""
+"""The note's key for the number of captions that were too long for the tower."""
 
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Vectors of captions, with what made them.
+    """Vectors of captions, and what made them.
 
     Attributes:
         store: the vectors.
         loaded: the tower.
-        longest: tokens that it reads of a caption, at most.
-        cut: how many captions are longer.
+        longest: maximal number of tokens that it reads of a caption.
+        cut: number of captions that are longer.
     """
 
     store: FeatureStore
@@ -54,9 +54,9 @@ def extract_text_features(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> TextFeatures:
-    """The vectors for (captions, network, weights); made where they are not there yet.
+    """The vectors for (captions, network, weights), made if they don't exist yet.
 
-    As crossmodal_bench.data.features.extract_features does it: a killed run goes on where it was, and of
+    As in crossmodal_bench.data.features.extract_features: a killed run resumes where it stopped, and of
     several processes one works while the others wait.
 
     Args:
@@ -64,19 +64,19 @@ def extract_text_features(
         cache: folder of the stores.
         network: ``hf:NAME``.
         weights: see crossmodal_bench.networks.dual_encoders.load_image_tower.
-        batch_size: captions at a time; part of no name, because only rounding depends on it.
+        batch_size: captions at a time; not part of the name, because it only affects rounding.
         device: where the network runs.
-        progress: told how far it is.
+        progress: receives progress updates.
 
     Raises:
         BadInput: no captions, another kind of network, unusable weights, or features that are not finite.
     """
     if corpus.captions is None:
-        raise BadInput(f"{corpus.name} has no captions to run '{network}' on; leave TEXT out")
+        raise BadInput(f"{corpus.name} has no captions to run '{network}' on; omit TEXT")
     if not network.startswith(HF):
         raise BadInput(
-            f"data.text.network is '{network}'; name a dual encoder whose text tower reads the captions, as "
-            f"{HF}openai/clip-vit-base-patch32"
+            f"data.text.network is '{network}'; name a dual encoder whose text tower reads the captions, "
+            f"such as {HF}openai/clip-vit-base-patch32"
         )
     loaded = load_text_tower(network, weights)
     assert isinstance(loaded.tower, TextTower)
@@ -123,7 +123,7 @@ def _extract(
 
 
 def _cut(store: FeatureStore, tower: TextTower, captions: Sequence[str]) -> int:
-    """How many captions are longer than what is read of them: as noted, or counted where no note says it."""
+    """How many captions are too long and truncated: as noted, or counted if there is no note."""
     try:
         noted = read_json(note_of(store))
     except BadInput:
@@ -133,7 +133,7 @@ def _cut(store: FeatureStore, tower: TextTower, captions: Sequence[str]) -> int:
 
 
 def _digest(corpus: Corpus) -> str:
-    """Of the captions alone, in their order: their images do not matter."""
+    """A digest of the captions alone, in order: their images don't matter."""
     digest = hashlib.sha256()
     for caption in corpus.captions or ():
         digest.update(caption.encode() + b"\0")

@@ -1,4 +1,4 @@
-"""What views are built from: what a data set gives, or what can be made of it; and what it lacks."""
+"""What views are built from: a data set's own material, or what can be derived from it; and what it lacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crossmodal_bench.data.regions import RegionChoice, RegionSource
 from crossmodal_bench.data.text import SPECIAL, BagOfWords, VocabularySplits, content_word_labels
 
 SAMPLE = 1000
-"""Training captions that are enough to tell whether sentences are split into words."""
+"""Number of training captions that suffice to tell whether sentences are split into words."""
 Extract = Callable[[Extracted | None], FeatureStore]
 NEEDS: dict[str, tuple[str, Callable[[Corpus], object]]] = {
     "pixels": ("images", lambda corpus: corpus.images),
@@ -38,16 +38,16 @@ NEEDS: dict[str, tuple[str, Callable[[Corpus], object]]] = {
         lambda corpus: corpus.captions if corpus.labels is None else True,
     ),
 }
-"""What each view is made of, in words, and where a corpus has it."""
+"""The material of each view, in words, and where a corpus has it."""
 
 
 def lacking(corpus: Corpus, requires: Collection[str], regions: str = "auto") -> str:
-    """Why the views cannot be built, in one sentence; empty where they can.
+    """Why the views cannot be built, in one sentence; empty if they can.
 
     Args:
-        corpus: what the data set gives.
+        corpus: the data set's.
         requires: names of views, which are known.
-        regions: where regions are to come from, as in crossmodal_bench.data.image_settings.
+        regions: where regions should come from, as in crossmodal_bench.data.image_settings.
     """
     if "regions" in requires and (reason := _no_regions(corpus, regions)):
         return reason
@@ -58,7 +58,7 @@ def lacking(corpus: Corpus, requires: Collection[str], regions: str = "auto") ->
 
 
 def given_views(corpus: Corpus) -> frozenset[str]:
-    """The views that can be built of what the data set itself gives, without a network."""
+    """The views that can be built from the data set itself, without a network."""
     views = {"identities"}
     if corpus.images is not None:
         views |= {"pixels", "pictures"}
@@ -84,18 +84,18 @@ def _no_regions(corpus: Corpus, regions: str) -> str:
     if corpus.images is None:
         return f"{corpus.name} has no regions of its images: the view 'regions' cannot be built from it"
     return (
-        f"{corpus.name} has no regions of its images; put a folder *_precomp beside them, as SCAN's authors "
-        "published theirs, or set data.images.regions to grid or detector (crossmodal-bench extract "
+        f"{corpus.name} has no regions of its images; put a folder *_precomp next to them, as published by "
+        "SCAN's authors, or set data.images.regions to grid or detector (crossmodal-bench extract "
         f"{corpus.name} --regions grid --network mobilenet_v2 extracts them beforehand)"
     )
 
 
 def image_features(corpus: Corpus, network: str | None, extract: Extract) -> tuple[Any, list[dict[str, Any]]]:
-    """The data set's own features, or those of a network where one is named.
+    """The data set's own features, or those of a network if one is named.
 
     Returns:
-        (N, D), and the network's description, as in crossmodal_bench.data.features.FeatureSource; none where
-        the features are the data set's own.
+        (N, D), and the network's description, as in crossmodal_bench.data.features.FeatureSource; none if the
+        features come with the data set.
 
     Raises:
         BadInput: no features of its own and no network named, or a network and no images to run it on.
@@ -105,11 +105,11 @@ def image_features(corpus: Corpus, network: str | None, extract: Extract) -> tup
     if corpus.images is None:
         raise BadInput(
             f"{corpus.name} has no images to run '{network}' on; "
-            "leave NETWORK out to use the features that it gives"
+            "omit NETWORK to use the features that come with it"
         )
     if network is None:
         raise BadInput(
-            f"{corpus.name} gives no image features; name a network to extract them with (NETWORK=...)"
+            f"{corpus.name} has no image features; name a network to extract them with (NETWORK=...)"
         )
     store = extract(None)
     return store.array(), [asdict(store.source)]
@@ -121,12 +121,12 @@ def image_regions(
     """The data set's own regions, or extracted ones.
 
     Args:
-        corpus: has regions of its own, where ``kind`` is ``auto``.
+        corpus: has regions of its own, if ``kind`` is ``auto``.
         kind: which regions.
-        extract: gives the store of a kind.
+        extract: returns the store of a kind.
 
     Returns:
-        The regions, and a description of what made them; none where the data set draws its own.
+        The regions, and a description of what made them; none if the data set draws its own.
     """
     if kind != "auto":
         store = extract(kind)
@@ -145,7 +145,7 @@ def image_regions(
 
 
 def joined_sources(sources: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """What made the regions and the features of a record: the first, with the second under ``pooled``."""
+    """The sources of a record's regions and features: the first, with the second under ``pooled``."""
     if not sources:
         return None
     if len(sources) == 1:
@@ -155,28 +155,28 @@ def joined_sources(sources: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def captions_without_words(captions: TokenRows) -> NDArray[np.int64]:
-    """Rows of the captions in which no word is one of the vocabulary's."""
+    """Rows of the captions without any word of the vocabulary."""
     known = np.add.reduceat(captions.ids >= len(SPECIAL), captions.starts[:-1], dtype=np.int64)
     return np.flatnonzero(known == 0)
 
 
 def check_words(corpus: Corpus, captions: TokenRows) -> None:
-    """Raise BadInput for a caption in which no word is one of the vocabulary's."""
+    """Raise BadInput for a caption without any word of the vocabulary."""
     bad = captions_without_words(captions)
     if len(bad):
         raise BadInput(
             f"{corpus.name}: caption '{corpus.caption_ids[int(bad[0])]}' has no word of the vocabulary "
-            f"({len(bad)} such caption{'s' * (len(bad) > 1)} in all); lower data.text.min_count, mend the "
+            f"({len(bad)} such caption{'s' * (len(bad) > 1)} in all); lower data.text.min_count, fix the "
             "caption, or set data.text.unknown_captions to keep"
         )
 
 
 def warn_where_unsplit(corpus: Corpus) -> None:
-    """Say so where nearly every word of the training captions stands once: sentences count as words then."""
+    """Warn if nearly every word of the training captions occurs only once: sentences then count as words."""
     share = unsplit(train_captions(corpus)[:SAMPLE])
     if share is not None:
         warn_once(
-            f"{corpus.name}: {100 * share:.0f} % of the words of the training captions stand there once, as "
+            f"{corpus.name}: {100 * share:.0f} % of the words of the training captions occur only once, as "
             "if whole sentences were words; put spaces between the words of the captions"
         )
 
@@ -188,7 +188,7 @@ def train_captions(corpus: Corpus) -> list[str]:
 
 
 def vocabulary_rows(corpus: Corpus, splits: VocabularySplits) -> NDArray[np.int64]:
-    """The rows of the captions whose words a vocabulary knows, as data.text.vocabulary says."""
+    """The rows of the captions whose words go into a vocabulary, according to data.text.vocabulary."""
     return np.concatenate([corpus.caption_rows(split) for split in splits.split("+")])
 
 
@@ -196,7 +196,7 @@ def bags_of_words(corpus: Corpus, size: int) -> tuple[Any, BagOfWords | None]:
     """(M, D): the data set's own text features, or the TF-IDF of ``size`` words, fitted on train.
 
     Returns:
-        The rows, and what makes them of captions; None where they are the data set's own.
+        The rows, and what makes them from captions; None if they come with the data set.
     """
     if corpus.text_features is not None:
         return corpus.text_features, None
@@ -223,12 +223,12 @@ def training_labels(corpus: Corpus, content_labels: int) -> NDArray[np.int64]:
         content_labels,
     )
     if not names:
-        raise BadInput(f"{corpus.name}: the training captions hold no content word; give the images labels")
+        raise BadInput(f"{corpus.name}: the training captions have no content words; label the images")
     return labels
 
 
 def described_labels(corpus: Corpus, labels: NDArray[np.int64] | None) -> dict[str, Any]:
-    """What a record says of the labels: the data set's, or those of ``training_labels`` where it has none."""
+    """A record's description of the labels: the data set's, or else those of ``training_labels``."""
     if corpus.labels is not None:
         return {"kind": "real", "count": corpus.labels.count, "rule": corpus.labels.rule}
     if labels is None:
@@ -239,10 +239,10 @@ def described_labels(corpus: Corpus, labels: NDArray[np.int64] | None) -> dict[s
 
 
 def identity_numbers(corpus: Corpus) -> tuple[NDArray[np.int64], int]:
-    """(N,) whole numbers that are equal for images of one identity, and how many the training split has.
+    """(N,) integers that are equal for images of the same identity, and how many the training split has.
 
-    Those of the training split come first. Where a data set has no identities, every image is its own (as
-    TIMAM has it for Flickr30K).
+    Those of the training split come first. If a data set has no identities, every image is its own (as in
+    TIMAM for Flickr30K).
     """
     identities = np.arange(len(corpus.image_ids)) if corpus.identities is None else corpus.identities
     values, first, numbers = np.unique(identities, return_index=True, return_inverse=True)

@@ -1,4 +1,4 @@
-"""What a method can ask for, as functions from corpus rows to tensors."""
+"""What a method can request, as functions from corpus rows to tensors."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class Views:
     """(M, D) array or sparse matrix."""
     vocabulary: Vocabulary | None = None
     tokens: NamedTokens | None = None
-    """The words of all captions, split as the vocabulary's are, where somebody has split them already."""
+    """The words of all captions, split as the vocabulary's are, if they have been split already."""
     wordpieces: TokenRows | None = None
     labels: NDArray[np.int64] | None = None
     identities: NDArray[np.int64] | None = None
     pixels: bool = False
     pictures: bool = False
-    """Small ones for a generator to imitate; of training pairs alone, nothing else reads them."""
+    """Small ones for a generator to imitate; only in training pairs, nothing else reads them."""
 
     @cached_property
     def words(self) -> TokenRows | None:
-        """The captions in ids of the vocabulary."""
+        """The captions as ids of the vocabulary."""
         if self.vocabulary is None:
             return None
         assert self.corpus.captions is not None
@@ -65,10 +65,10 @@ class Views:
         return self.vocabulary.encode_all(tokens)
 
     def images(self, rows: Rows, augment: Callable[[int, Image.Image], Tensor] | None = None) -> ImageBatch:
-        """The images ``rows`` with every view of theirs.
+        """The images ``rows`` with all their views.
 
-        ``augment``, told a position in ``rows`` and given its picture, makes its pixels; without it they are
-        as they are.
+        ``augment`` makes the pixels, given a position in ``rows`` and its picture; without it, they are not
+        augmented.
         """
         pixels, pictures = self._decoded(rows, augment)
         return ImageBatch(
@@ -82,7 +82,7 @@ class Views:
         )
 
     def texts(self, rows: Rows) -> TextBatch:
-        """The captions ``rows`` with every view of theirs."""
+        """The captions ``rows`` with all their views."""
         words, lengths = (None, None) if self.words is None else self.words.padded(rows)
         pieces, mask, piece_lengths = None, None, None
         if self.wordpieces is not None:
@@ -111,7 +111,7 @@ class Views:
     def _decoded(
         self, rows: Rows, augment: Callable[[int, Image.Image], Tensor] | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Pixels and small pictures of the images ``rows``, as far as they are asked for; decoded once."""
+        """Pixels and small pictures of the images ``rows``, as far as requested, decoding each once."""
         with_pictures = self.pictures and augment is not None
         if not (self.pixels or with_pictures):
             return None, None
@@ -151,7 +151,7 @@ class PairDataset(Dataset[PairBatch]):
     """Training pairs, a whole batch per item.
 
     ``caption`` sampling: each caption with its image, so an image counts once per caption. ``image``
-    sampling: each image once an epoch, with one of its captions drawn by (seed, epoch, image). Pixels are
+    sampling: each image once per epoch, with one of its captions, drawn by (seed, epoch, image). Pixels are
     augmented by (seed, epoch, caption).
     """
 
@@ -204,7 +204,7 @@ def _captions_of(corpus: Corpus) -> list[Rows]:
 class GroupDataset(Dataset[GroupBatch]):
     """Training images with all their captions, a whole batch per item.
 
-    One caption of each is drawn by (seed, epoch, image). Pixels are not augmented.
+    One caption of each image is drawn by (seed, epoch, image). Pixels are not augmented.
     """
 
     def __init__(self, views: Views, split: str, seed: int) -> None:
@@ -232,7 +232,7 @@ class GroupDataset(Dataset[GroupBatch]):
 
 
 class PhasedDataset(Dataset[PairBatch | GroupBatch]):
-    """The training data of an epoch's phases; a batch comes from the one that its rows are meant for."""
+    """The training data of an epoch's phases; each batch comes from the phase that its rows belong to."""
 
     def __init__(
         self, views: Views, phases: Sequence[Phase], sampling: str, seed: int, augmentation: Augmentation
@@ -249,7 +249,7 @@ class PhasedDataset(Dataset[PairBatch | GroupBatch]):
 
 
 class ImageDataset(Dataset[ImageBatch]):
-    """The images of a split, once each."""
+    """The images of a split, each once."""
 
     def __init__(self, views: Views, split: str) -> None:
         self.views, self.rows = views, views.corpus.image_rows(split)
@@ -262,7 +262,7 @@ class ImageDataset(Dataset[ImageBatch]):
 
 
 class TextDataset(Dataset[TextBatch]):
-    """The captions of a split, once each."""
+    """The captions of a split, each once."""
 
     def __init__(self, views: Views, split: str) -> None:
         self.views, self.rows = views, views.corpus.caption_rows(split)

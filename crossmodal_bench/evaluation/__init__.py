@@ -1,4 +1,4 @@
-"""Exact cross-modal retrieval evaluation: ranks, precision, protocols and how sure the numbers are."""
+"""Exact cross-modal retrieval evaluation: ranks, precision, protocols and the uncertainty of the numbers."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # torchmetrics takes longer to import than everything else here together, and reading records, protocols
-    # or statistics needs none of it.
+    # torchmetrics takes longer to import than everything else here, and is not needed to read records,
+    # protocols or statistics.
     if name == "RetrievalBank":
         from crossmodal_bench.evaluation.ranking.bank import RetrievalBank
 

@@ -20,10 +20,10 @@ _PADDING = -1
 
 @dataclass(frozen=True)
 class CaptionComparison:
-    """A caption for each image beside the image's own: what metrics of captions' quality are computed from.
+    """A caption for each image along with the image's own, from which caption metrics are computed.
 
-    candidates: one caption an image, its words lower-case and separated by spaces, without punctuation, as
-        the standard tools make them.
+    candidates: one caption per image, with lower-case words separated by spaces, without punctuation, as
+        produced by the standard tools.
     references: the captions of each image, likewise.
     """
 
@@ -42,7 +42,7 @@ def bleu(comparison: CaptionComparison, order: int) -> float:
 
 
 def cider(comparison: CaptionComparison) -> float:
-    """CIDEr-D, from 0 to 10; the document frequencies are those of the references."""
+    """CIDEr-D, from 0 to 10; document frequencies are counted on the references."""
     return cider_score(comparison.candidates, comparison.references)[0]
 
 
@@ -51,16 +51,16 @@ def bleu_scores(
 ) -> list[float]:
     """BLEU-1 to BLEU-``order`` of a corpus (Papineni et al., ACL 2002), fractions.
 
-    Counts and lengths are summed over the corpus before they are divided, so this is no mean of sentences'
-    scores. The length is that of the nearest reference. Smoothed as ``rewards.Bleu`` is.
+    Counts and lengths are summed over the corpus before division, so this is not a mean of sentence scores.
+    The reference length is that of the closest reference. Smoothed like ``caption_metrics.bleu.Bleu``.
 
     Args:
-        candidates: one caption for each image; words are what whitespace separates, so tokenize before.
+        candidates: one caption for each image; words are separated by whitespace, so tokenise first.
         references: the captions of each image.
-        order: the longest n-gram.
+        order: length of the longest n-grams.
 
     Raises:
-        ValueError: no candidate, another number of references, an image without any, or an order below 1.
+        ValueError: no candidates, another number of references, an image without any, or an order below 1.
     """
     vocabulary: dict[str, int] = {}
     given = _references(references, "references", vocabulary)
@@ -77,17 +77,17 @@ def cider_score(
 ) -> tuple[float, NDArray[np.float64]]:
     """CIDEr-D of a corpus, the mean of its captions, and of each caption: (M,), from 0 to 10.
 
-    Published "CIDEr" is CIDEr-D too: in the code that everybody uses the two coincide. See
-    ``rewards.CiderD`` for the definition.
+    Published "CIDEr" is CIDEr-D too: in the standard code, the two coincide. See
+    ``caption_metrics.cider.CiderD`` for the definition.
 
     Args:
-        candidates: one caption for each image; words are what whitespace separates, so tokenize before.
+        candidates: one caption for each image; words are separated by whitespace, so tokenise first.
         references: the captions of each image.
-        document_frequency_corpus: captions of other images that the document frequencies are counted on;
+        document_frequency_corpus: captions of other images over which document frequencies are counted;
             None: ``references``, in which case a single image scores 0.
 
     Raises:
-        ValueError: no candidate, another number of references, or an image without any.
+        ValueError: no candidates, another number of references, or an image without any.
     """
     vocabulary: dict[str, int] = {}
     given = _references(references, "references", vocabulary)

@@ -1,4 +1,4 @@
-"""What a model with random scores reaches: metrics' expected values, from the sizes of what is searched."""
+"""Chance level: the expected values of metrics for random scores, given the sizes of what is searched."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class Search:
     """What the queries of one direction search.
 
     Attributes:
-        gallery: how many items are ranked for each query.
-        identities: into how many groups of equal size the gallery falls of which one is right: the images
-            where positives are an image's own captions, the persons where positives go by identity.
-        classes: how many classes the items have.
-        relevant: the mean share of relevant items in the gallery by label, where it was measured.
-        positives: how many items are right for a query, on average, where positives are any pairs.
+        gallery: number of items ranked for each query.
+        identities: number of equally large groups in the gallery, one of which is correct: the images if
+            positives are an image's own captions, the persons if positives are by identity.
+        classes: number of classes of the items.
+        relevant: mean share of relevant items in the gallery by label, if it was measured.
+        positives: mean number of correct items per query, if positives are arbitrary pairs.
     """
 
     gallery: int
@@ -26,12 +26,12 @@ class Search:
 
     @property
     def right_items(self) -> float:
-        """How many items are right for a query."""
+        """The number of correct items per query."""
         return self.gallery / self.identities if self.positives is None else self.positives
 
 
 def expected_hit(search: Search, k: int) -> float:
-    """Share of queries with one of their positives among ``k`` items that are drawn from the gallery."""
+    """The share of queries with a positive among ``k`` items drawn at random from the gallery."""
     positives = search.right_items
     missed = 1.0
     for drawn in range(min(k, search.gallery)):
@@ -40,15 +40,15 @@ def expected_hit(search: Search, k: int) -> float:
 
 
 def expected_positive_share(search: Search) -> float:
-    """The share of right items in the gallery, which is that among the first R of a random order, too."""
+    """The share of correct items in the gallery, which is also that among the first R in random order."""
     return search.right_items / search.gallery
 
 
 def expected_class_share(search: Search) -> float:
-    """One in the number of classes.
+    """One over the number of classes.
 
-    It is the chance that a class which is drawn is the right one; and the share of a class among the images,
-    averaged over classes, is that whatever their sizes.
+    That is the probability that a class drawn at random is the correct one; it is also the share of a class
+    among the images, averaged over classes, whatever their sizes.
     """
     return 1 / max(1, search.classes)
 
@@ -56,6 +56,6 @@ def expected_class_share(search: Search) -> float:
 def expected_precision(search: Search) -> float:
     """The share of relevant items, which is the precision of a whole list in random order.
 
-    Where it was not measured, as many items for each class are assumed.
+    If it was not measured, classes are assumed to be equally large.
     """
     return expected_class_share(search) if search.relevant is None else search.relevant

@@ -16,12 +16,12 @@ from crossmodal_bench.evaluation.protocols.protocol import Protocol
 from crossmodal_bench.evaluation.ranking.positives import CaptionImage, Identities, PositivePairs
 from crossmodal_bench.evaluation.ranking.precision import Labels
 
-_EXACT = 2**24  # whole numbers below it are exact in fp32
+_EXACT = 2**24  # integers below this are exact in fp32
 
 
 @dataclass(frozen=True)
 class Member:
-    """One model: its encodings of the whole galleries, and the score that compares them."""
+    """One model: its encodings of both complete galleries, and the score that compares them."""
 
     images: Encoding
     texts: Encoding
@@ -38,7 +38,7 @@ def evaluate_ensemble(
     positives: PositivePairs | None = None,
     device: torch.device | str | None = None,
 ) -> Evaluation:
-    """``evaluate_ensemble_all`` under one protocol; ``positives`` are its pairs, if it goes by pairs."""
+    """``evaluate_ensemble_all`` under one protocol; ``positives`` are its pairs, if it uses pairs."""
     (evaluation,) = evaluate_ensemble_all(
         [protocol],
         members,
@@ -61,19 +61,19 @@ def evaluate_ensemble_all(
     positives: Sequence[PositivePairs | None],
     device: torch.device | str | None = None,
 ) -> list[Evaluation]:
-    """``evaluate_all`` with the sum of the members' scores; of one member, exactly what it gives alone.
+    """``evaluate_all`` with the sum of the members' scores; a single member scores exactly as it does alone.
 
-    caption_image: (n_texts,) row of each text's image. positives: of each protocol, its pairs, if any.
+    caption_image: (n_texts,) row of each text's image. positives: for each protocol, its pairs, if any.
     device: where the tiles are scored.
 
-    Raises BadInput for a protocol of classes, whose queries are means of texts, and ValueError for no
-    members, members of different galleries, and whatever ``evaluate_all`` raises.
+    Raises BadInput for a protocol with classes, whose queries are means of texts, and ValueError for no
+    members, members with different galleries, and whatever ``evaluate_all`` raises.
     """
     for protocol in protocols:
         if "class_level" in protocol.families:
             raise BadInput(
                 f"protocol '{protocol.name}' averages the texts of a class, which differently encoded "
-                "members do not share; make ensembles under protocols of images and texts"
+                "members cannot share; use ensembles under protocols of images and texts"
             )
     images, texts, score = summed(members)
     return evaluate_all(
@@ -90,12 +90,12 @@ def evaluate_ensemble_all(
 
 
 def summed(members: Sequence[Member]) -> tuple[Encoding, Encoding, Scorer]:
-    """Galleries of item numbers, and the scorer that adds every member's score of the items of these numbers.
+    """Galleries of item numbers, and the scorer that adds up every member's scores of these items.
 
-    The numbers are shaped as the members' own encodings, (n, 1) for vectors and (n, 1, 1) where any member
-    has fragments, because the grid of tiles and its padding, and so the last digits, go by that shape.
+    The numbers are shaped like the members' own encodings, (n, 1) for vectors and (n, 1, 1) if any member has
+    fragments, because the grid of tiles and its padding, and so the last digits, depend on that shape.
 
-    Raises ValueError for no members, and for members of different galleries.
+    Raises ValueError for no members, and for members with different galleries.
     """
     sizes = {(len(member.images), len(member.texts)) for member in members}
     if len(sizes) != 1:
@@ -120,7 +120,7 @@ class _Sum:
         self._held: tuple[Any, list[Encoding]] = (None, [])
 
     def __call__(self, images: Encoding, texts: Encoding) -> Tensor:
-        # A row of tiles passes the same images again and again, and fragments are large.
+        # A row of tiles passes the same images over and over, and fragments are large.
         if self._held[0] is not images:
             self._held = (images, [_items(member.images, images) for member in self._members])
         scores = [
@@ -136,6 +136,6 @@ class _Sum:
 def _items(encoding: Encoding, numbers: Encoding) -> Encoding:
     rows = numbers.values.flatten().long().to(encoding.values.device)
     items = encoding.take(rows).to(numbers.values.device)
-    # As the tiles would widen it.
+    # Just as the tiles would widen it.
     values = items.values if items.values.dtype == torch.float64 else items.values.float()
     return Encoding(values, items.lengths)

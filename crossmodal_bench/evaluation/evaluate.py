@@ -1,4 +1,4 @@
-"""Everything that a protocol asks for, from two whole galleries of encodings."""
+"""Everything that a protocol asks for, computed from two complete galleries of encodings."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from crossmodal_bench.evaluation.stored_results import PerQuery, per_query_of_ra
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results under one protocol; families that it doesn't ask for are absent.
+    """Results under one protocol; families that it does not include are absent.
 
     metrics: by key, in the units of ``metric_table``.
     curves: 'i2t/precision_scope' and 't2i/precision_scope', each with 'scope' and 'precision'.
-    ranks: per-query ranks; with folds, each query's rank inside its own fold.
-    per_query: by the key of each metric that is a mean over queries, (n_queries,) what its function gives,
-        NaN where a query doesn't count; with folds, in the order of the whole split.
-    dropped: queries without a relevant item by label, by direction.
-    asked: where positives are pairs, by direction: how many items the 'gallery' has, how many 'queries' are
-        asked, and how many 'positives' they can find together; else empty.
+    ranks: per-query ranks; with folds, each query's rank within its own fold.
+    per_query: by the key of each metric that is a mean over queries, (n_queries,) the values of its function,
+        NaN if a query doesn't count; with folds, in the order of the whole split.
+    dropped: number of queries without a relevant item by label, by direction.
+    asked: if positives are pairs, by direction: the numbers of items in the 'gallery', of 'queries', and of
+        'positives' that all of them can find together; else empty.
     classes: (n_classes,) the labels of the classes, which are the queries of class-level metrics.
-    image_cluster, text_cluster: (n_images,), (n_texts,) int64; queries of one number are not independent of
-        each other. They belong to one image, or to one identity where positives go by it.
+    image_cluster, text_cluster: (n_images,), (n_texts,) int64; queries with the same number are not
+        independent: they belong to one image, or to one identity if positives are by identity.
     """
 
     protocol: Protocol
@@ -62,12 +62,12 @@ class Evaluation:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many images and texts were evaluated."""
+        """The numbers of images and texts evaluated."""
         return len(self.image_cluster), len(self.text_cluster)
 
     @property
     def query_results(self) -> QueryResults:
-        """What intervals and comparisons are computed from."""
+        """The results from which intervals and comparisons are computed."""
         return QueryResults(self.per_query, self.image_cluster, self.text_cluster, self.protocol.families)
 
     def save(self, path: Path | str, image_ids: Sequence[str], caption_ids: Sequence[str]) -> None:
@@ -84,10 +84,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Fold:
-    """Ranks of a block of images, whose rows are consecutive, among the block's own texts.
+    """Ranks within a block of consecutive images and the block's own texts.
 
     texts: (n,) rows of the texts, ascending.
-    positives: those of every positive, where they are wanted.
+    positives: the ranks of every positive, if they are required.
     """
 
     images: slice
@@ -111,7 +111,7 @@ def evaluate(
     reduce: Reduce | None = None,
     device: torch.device | str | None = None,
 ) -> Evaluation:
-    """``evaluate_all`` of a single protocol; ``positives`` are its pairs, if it goes by pairs."""
+    """``evaluate_all`` for a single protocol; ``positives`` are its pairs, if it uses pairs."""
     (evaluation,) = evaluate_all(
         [protocol],
         images,
@@ -144,16 +144,16 @@ def evaluate_all(
     reduce: Reduce | None = None,
     device: torch.device | str | None = None,
 ) -> list[Evaluation]:
-    """Evaluate whole galleries under several protocols; every process returns the same.
+    """Evaluate complete galleries under several protocols; every process returns the same.
 
     Protocols that rank the same galleries share one sweep over the scores.
 
     caption_image: (n_texts,) row of each text's image. image_labels: (n_images,) classes or (n_images, C)
     multi-hot; a text has its image's labels. image_identities: (n_images,) for positives by identity.
-    positives: of each protocol, its pairs, or None where it doesn't go by pairs. ``caption_image`` may be
-    None where all do and nothing is computed by label or by folds.
+    positives: for each protocol, its pairs, or None if it does not use pairs. ``caption_image`` may be None
+    if all of them do and nothing is computed by label or by folds.
 
-    Raises ValueError where counts are not a protocol's or labels, identities or pairs are missing, and
+    Raises ValueError if the counts don't match a protocol, or labels, identities or pairs are missing, and
     whatever ``streamed_sweeps``, ``label_precision`` and ``class_retrieval`` raise.
     """
     owner = None if caption_image is None else caption_owners(caption_image, len(images), len(texts))
@@ -177,7 +177,7 @@ def evaluate_all(
 
 @dataclass(frozen=True)
 class _Galleries:
-    """Both galleries, what scores them, and this process among the others; see ``evaluate_all``."""
+    """Both galleries, how they are scored, and this process's rank among the others; see ``evaluate_all``."""
 
     images: Encoding
     texts: Encoding
@@ -194,7 +194,7 @@ class _Galleries:
         positives: Sequence[PositivePairs | None],
         identities: NDArray[Any] | None,
     ) -> list[list[_Fold]]:
-        """The folds of each protocol, or its only one; none where it asks for no ranks."""
+        """The folds of each protocol, or its only one; none if it asks for no ranks."""
         folds: list[list[_Fold]] = [[] for _ in protocols]
         together: dict[str, list[int]] = {}
         for number, protocol in enumerate(protocols):
@@ -203,7 +203,7 @@ class _Galleries:
             if protocol.folds > 1:
                 folds[number] = self._folds(protocol, positives[number], identities)
                 continue
-            # Those of one kind take the items in one order. Without owners pairs have an order of their own.
+            # Questions of one kind share an item order. Without owners, pairs have an order of their own.
             kind = "identity" if protocol.positives == "identity" else "owner"
             together.setdefault(f"{number}" if self.owner is None else kind, []).append(number)
         for numbers in together.values():
@@ -279,7 +279,7 @@ class _Galleries:
             ranks = folds[0].ranks if len(folds) == 1 else _joined(folds, len(self.texts))
             per_query |= per_query_of_ranks({side: ranks.of(side) for side in SIDES})
         if "all_positives" in protocol.families:
-            # Protocols with folds don't have them.
+            # Protocols with folds never include these.
             (fold,) = folds
             of_positives = _per_query_of_positives(fold.positives)
             metrics |= _averages("all_positives", of_positives)
@@ -350,9 +350,9 @@ def _question(protocol: Protocol, pairs: PositivePairs | None, identities: NDArr
 def clusters(
     owner: NDArray[np.int64] | None, identities: NDArray[Any] | None, n_images: int, n_texts: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(n_images,), (n_texts,): which queries belong together, by image, or by identity where there are any.
+    """(n_images,), (n_texts,): which queries belong together, by image, or by identity if there are any.
 
-    Texts that belong to no image are independent of everything.
+    Texts that belong to no image are independent of everything else.
     """
     image = np.arange(n_images)
     if identities is not None:
@@ -361,7 +361,7 @@ def clusters(
 
 
 def rank_metrics(i2t: QueryRanks, t2i: QueryRanks) -> dict[str, float]:
-    """The metrics of both directions' ranks, of images as queries and of texts, and the sums of recalls."""
+    """The metrics of both directions' ranks, image to text and text to image, and the sums of recalls."""
     ranks: dict[Side, QueryRanks] = {"i2t": i2t, "t2i": t2i}
     metrics = {
         metric.key: metric.value(ranks[side])
@@ -372,17 +372,17 @@ def rank_metrics(i2t: QueryRanks, t2i: QueryRanks) -> dict[str, float]:
 
 
 def fold_metrics(folds: Sequence[tuple[QueryRanks, QueryRanks]]) -> dict[str, float]:
-    """``rank_metrics`` of each fold's own ranks (i2t, t2i), each metric averaged over the folds."""
+    """``rank_metrics`` of each fold's own ranks (i2t, t2i), with each metric averaged over the folds."""
     return mean_metrics([rank_metrics(i2t, t2i) for i2t, t2i in folds])
 
 
 def _check_counts(protocol: Protocol, images: int, captions: int) -> None:
-    """ValueError where the galleries are not of the protocol's size."""
+    """ValueError if the galleries don't have the protocol's size."""
     if protocol.images is not None and images != protocol.images:
-        raise ValueError(f"protocol '{protocol.name}' is over {protocol.images} images, got {images}")
+        raise ValueError(f"protocol '{protocol.name}' needs {protocol.images} images, got {images}")
     if protocol.captions and captions not in protocol.captions:
         allowed = " or ".join(map(str, protocol.captions))
-        raise ValueError(f"protocol '{protocol.name}' is over {allowed} captions, got {captions}")
+        raise ValueError(f"protocol '{protocol.name}' needs {allowed} captions, got {captions}")
 
 
 def _check_given(
@@ -392,7 +392,7 @@ def _check_given(
     image_labels: Labels | None,
     identities: NDArray[Any] | None,
 ) -> None:
-    """ValueError where something is missing that the protocol goes by, or pairs are given that it doesn't."""
+    """ValueError if something that the protocol needs is missing, or pairs are given that it doesn't use."""
     name = protocol.name
     if owner is None and (protocol.needs_labels or protocol.folds > 1 or protocol.positives != "pairs"):
         raise ValueError(f"protocol '{name}' needs the image of each caption")
@@ -402,13 +402,15 @@ def _check_given(
         raise ValueError(f"protocol '{name}' needs the images' identities")
     if (protocol.positives == "pairs") != (positives is not None):
         needed = (
-            "needs positive pairs" if positives is None else f"goes by {protocol.positives}, not by pairs"
+            "needs positive pairs"
+            if positives is None
+            else f"defines positives by {protocol.positives}, not by pairs"
         )
         raise ValueError(f"protocol '{name}' {needed}")
 
 
 def _functions(family: Family, side: Side | None = None) -> dict[str, Any]:
-    """By name, what the family's metrics are computed with; a name has one function in both directions."""
+    """The functions of the family's metrics, by name; a name has the same function in both directions."""
     return {metric.name: metric.function for metric in metric_table.computed(family, side)}
 
 
@@ -432,7 +434,7 @@ def _per_query_of_positives(positives: Mapping[Side, PositiveRanks]) -> PerQuery
 
 
 def _asked(positives: PositivePairs, n_images: int, n_texts: int) -> dict[str, dict[str, int]]:
-    """The field ``asked`` of Evaluation; with folds, as if the gallery were whole."""
+    """The field ``asked`` of Evaluation; with folds, as if the gallery were undivided."""
     of_images, of_texts = positives.counts()
     n_searched = n_texts if positives.left_out is None else n_texts - int(positives.left_out.sum())
     return {
@@ -442,7 +444,7 @@ def _asked(positives: PositivePairs, n_images: int, n_texts: int) -> dict[str, d
 
 
 def _averages(family: Family, per_query: PerQuery) -> dict[str, float]:
-    """The family's means over queries and their combinations, in the table's order."""
+    """The family's means over queries and their combinations, in the order of the table."""
     means = {metric.key: metric.average(per_query[metric.key]) for metric in metric_table.computed(family)}
     metrics = means | dict(metric_table.combinations(means, [family]))
     return {metric.key: metrics[metric.key] for metric in metric_table.of_family(family)}
@@ -459,7 +461,7 @@ def _curves(precision: LabelPrecision) -> dict[str, dict[str, list[float]]]:
 
 
 def _joined(folds: Sequence[_Fold], n_texts: int) -> Ranks:
-    """The folds' results side by side, queries and gallery items numbered as in the whole split."""
+    """The folds' results joined, with queries and gallery items numbered as in the whole split."""
     back = np.empty(n_texts, dtype=np.int64)
     back[np.concatenate([fold.texts for fold in folds])] = np.arange(n_texts)
     ranks = [fold.ranks for fold in folds]

@@ -1,4 +1,4 @@
-"""What is known of the images and captions that are evaluated: their ids, and what is right for what."""
+"""What is known about the images and captions under evaluation: their ids, and what is correct for what."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from crossmodal_bench.evaluation.ranking.positives import PositivePairs
 
 @dataclass(frozen=True)
 class EvaluatedItems:
-    """N images and M captions, in the order in which they are evaluated.
+    """N images and M captions, in the order of evaluation.
 
     Attributes:
         image_ids: N unique names.
         caption_ids: M unique names.
-        owner: (M,) position of each caption's image, or None where only pairs say what is right.
-        captions: M sentences, or None where there are none.
+        owner: (M,) position of each caption's image, or None if only pairs define what is correct.
+        captions: M sentences, or None if there are none.
         labels: (N,) classes or (N, C) multi-hot, or None.
-        identities: (N,) whom or what each image shows, or None where each image is an identity of its own.
+        identities: (N,) whom or what each image shows, or None if each image is its own identity.
     """
 
     image_ids: Sequence[str]
@@ -51,7 +51,7 @@ def items_of(corpus: Corpus, split: str) -> EvaluatedItems:
 
 
 def owners(corpus: Corpus, split: str) -> NDArray[np.int64]:
-    """(n_captions,) position, in the split, of each of its captions' image."""
+    """(n_captions,) position, within the split, of the image of each of its captions."""
     rows = corpus.image_rows(split)
     return np.searchsorted(rows, corpus.caption_image[corpus.caption_rows(split)])
 
@@ -67,16 +67,16 @@ def labels_of(corpus: Corpus, split: str) -> NDArray[Any] | None:
 
 
 def given_pairs(corpus: Corpus) -> PositivePairs | None:
-    """What a user has said is right on the test split; None where nobody has."""
+    """The positives that a user has declared on the test split; None if there are none."""
     rows, counts = corpus.positive_rows(), corpus.counts()["test"]
     return None if rows is None else PositivePairs.of(rows, counts["images"], counts["captions"])
 
 
 def positives_of(corpus: Corpus, split: str, protocol: Protocol) -> PositivePairs | None:
-    """The positive pairs of a split, for a protocol that goes by pairs: judged, given, or of equal inputs.
+    """The positive pairs of a split, for a protocol that uses pairs: judged, given, or of equal inputs.
 
     Raises:
-        MissingInput: what holds the judgements is not installed.
+        MissingInput: the package with the judgements is not installed.
         BadInput: the split is not the one that was judged.
     """
     if protocol.positives != "pairs":

@@ -1,16 +1,16 @@
 """Every metric that is computed, printed, plotted or compared: the one table that all other modules read.
 
-A new metric is a function, and an entry in ``ENTRIES`` that names it. What the function is given depends on
+A new metric is a function, and an entry in ``ENTRIES`` that names it. What the function receives depends on
 the entry's family:
 
     ranks               ``query_ranks.QueryRanks`` of the entry's direction: the rank of each query's best
-                        positive, and what shares its score
+                        positive, and the items tied with it
     all_positives       ``positive_ranks.PositiveRanks`` of the entry's direction: the rank of every positive
     label_precision     ``precision.RankedRelevance``, a block of queries with their galleries in rank order
     class_level         likewise for text to image, where the queries are classes; for image to text, (n,)
                         whether the image's own class scores above every other
-    retrieved_captions  ``captions.CaptionComparison`` of the captions that stand at one rank for each image
-    written_captions    ``captions.CaptionComparison`` of the captions that a model has written
+    retrieved_captions  ``captions.CaptionComparison`` of the captions at one rank for each image
+    written_captions    ``captions.CaptionComparison`` of the captions that a model has generated
 
 Its evaluation, interval, place in a leaderboard, digits, unit, chance level and axis label follow
 from the entry.
@@ -49,20 +49,20 @@ SIDES: Mapping[Side, str] = {"i2t": "image → text", "t2i": "text → image"}
 """The directions of retrieval, as keys of metrics and as titles."""
 
 RANKED_FAMILIES: tuple[Family, ...] = ("ranks", "all_positives", "label_precision", "class_level")
-"""The families that a protocol can ask for."""
+"""The families that a protocol can include."""
 
 LABELLED_FAMILIES: tuple[Family, ...] = ("label_precision", "class_level")
-"""Those that need the images' labels."""
+"""The families that need the images' labels."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """How a metric's values are read.
+    """How a metric's values are displayed.
 
     Attributes:
-        text: the unit, as it stands on an axis.
+        text: the unit, as shown on an axis.
         digits: decimals of a printed value.
-        scale: what a function's value is multiplied by.
+        scale: factor applied to the function's value.
     """
 
     text: str
@@ -84,19 +84,19 @@ class Metric:
         family: what it is computed from; see the module's docstring.
         unit: of its values.
         function: computes it, in the unit divided by the unit's scale; None for a combination.
-        per_query: whether ``function`` gives a number for each query (NaN: the query doesn't count), of which
-            the metric is the mean, or the metric itself. Only means over queries have intervals.
+        per_query: whether ``function`` returns a number for each query (NaN: the query doesn't count), whose
+            mean is the metric, or the metric itself. Only means over queries have intervals.
         side: the direction; None for a combination of both, and for captions.
-        terms: the keys of the metrics that are combined, in the order of their summation; same family.
-        combination: what is made of the terms.
-        caption_rank: for retrieved captions, the rank at which they stand.
-        lower_is_better: as of ranks.
-        chance: its expected value for random scores, in the unit divided by the unit's scale, if it is known.
-        shows_learning: whether a run is held against chance by this metric of its direction.
-        main_column: whether leaderboards show it that are ranked by a metric of its family.
-        summary: whether it stands for its family: where the family's other metrics are not shown, and as
-            the primary metric where no protocol says which.
-        published: whether papers print it, so that tables of published numbers may have it.
+        terms: the keys of the metrics to combine, in the order of their summation; same family.
+        combination: how the terms are combined.
+        caption_rank: for retrieved captions, their rank.
+        lower_is_better: true for ranks.
+        chance: its expected value for random scores, in the unit divided by the unit's scale, if known.
+        shows_learning: whether this metric of its direction is used to compare a run with chance.
+        main_column: whether it is a column of leaderboards ranked by a metric of its family.
+        summary: whether it represents its family: where the family's other metrics are not shown, and as the
+            primary metric if no protocol defines one.
+        published: whether papers report it, so that tables of published numbers may contain it.
     """
 
     name: str
@@ -126,39 +126,39 @@ class Metric:
 
     @property
     def axis_label(self) -> str:
-        """What stands on an axis: the key and the unit."""
+        """The label of an axis: the key and the unit."""
         return f"{self.key} ({self.unit.text})"
 
     @property
     def queries(self) -> Literal["images", "texts", "classes"]:
-        """What the queries of its direction are."""
+        """The kind of query in its direction."""
         if self.side == "i2t":
             return "images"
         return "classes" if self.family == "class_level" else "texts"
 
     def value(self, results: Any) -> float:
-        """The metric, from what its function takes."""
+        """The metric, from the input of its function."""
         assert self.function is not None
         result = self.function(results)
         return self.average(result) if self.per_query else self.unit.scale * float(result)
 
     def average(self, per_query: NDArray[Any]) -> float:
-        """The metric, from what its function has given for each query."""
+        """The metric, from its function's values for each query."""
         return self.unit.scale * float(np.nanmean(per_query))
 
     def combined(self, terms: Sequence[Number]) -> Number:
         """The sum or mean of its terms' values, or of arrays of them."""
-        # Term by term, as Python sums: another order would change the last digits.
+        # Term by term, like Python's sum: another order would change the last digits.
         total: Number = sum(terms[1:], start=terms[0])
         return total / len(terms) if self.combination == "mean" else total
 
     def chance_level(self, search: Search) -> float | None:
-        """Its expected value for random scores, in its unit; None where it is not known."""
+        """Its expected value for random scores, in its unit; None if unknown."""
         return None if self.chance is None else self.unit.scale * self.chance(search)
 
 
 def _each_side(*metrics: Metric) -> tuple[Metric, ...]:
-    """The metrics of one direction, and then of the other."""
+    """The metrics of one direction, then those of the other."""
     return tuple(replace(metric, side=side) for side in SIDES for metric in metrics)
 
 
@@ -177,7 +177,7 @@ def _recall(k: int, *, shows_learning: bool = False) -> Metric:
 _OF_RANKS = _each_side(
     _recall(1),
     _recall(5),
-    # In the smallest galleries R@1 of a model that has learned something is still within chance.
+    # In the smallest galleries, the R@1 of a model that has learned something is still within chance.
     _recall(10, shows_learning=True),
     Metric(
         name="MedR",
@@ -277,7 +277,7 @@ def _label_precision(
     shows_learning: bool = False,
     summary: bool = False,
 ) -> tuple[Metric, ...]:
-    """Average precision of both directions, and the mean of the two."""
+    """Average precision in both directions, and the mean of the two."""
     metric = Metric(
         name=name,
         family="label_precision",
@@ -314,12 +314,12 @@ _CAPTIONS = (
 
 
 def _retrieved(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
-    """The metrics of the captions at ranks 1 to 5, as GXN's Table 2 has them."""
+    """The metrics of the captions at ranks 1 to 5, as in GXN's Table 2."""
     return tuple(replace(metric, caption_rank=rank) for metric in metrics for rank in range(1, 6))
 
 
 def _written(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
-    """The metrics of the captions that a model writes, which no paper prints."""
+    """The metrics of the captions that a model generates, which no paper reports."""
     return tuple(replace(metric, family="written_captions", published=False) for metric in metrics)
 
 
@@ -335,27 +335,27 @@ ENTRIES: tuple[Metric, ...] = (
 )
 """The metrics, in the order in which they are computed and shown.
 
-A key stands in two families where a protocol never asks for both: R@1 of captions and R@1 of classes.
+A key is in two families if no protocol includes both: R@1 of captions and R@1 of classes.
 """
 
 TIES: Mapping[Family, str] = {
-    "ranks": "R@K is the probability of a hit when ties are broken at random; MedR and MeanR go by the "
+    "ranks": "R@K is the probability of a hit when ties are broken at random; MedR and MeanR use the "
     "expected rank",
-    "all_positives": "R-Precision and mAP@R keep ties against the query",
-    "label_precision": "mAP keeps ties against the query",
-    "class_level": "AP@50 and R@1 of classes keep ties against the query",
+    "all_positives": "R-Precision and mAP@R count ties against the query",
+    "label_precision": "mAP counts ties against the query",
+    "class_level": "AP@50 and R@1 of classes count ties against the query",
 }
 """How equal scores count, by family."""
 
 _SHOWN_BEFORE: Mapping[Family, tuple[str, ...]] = {"all_positives": ("i2t/R@1", "t2i/R@1")}
-"""Metrics of another family that stand before a family's own in leaderboards, as in its paper's tables."""
+"""Metrics of another family that precede a family's own in leaderboards, as in its paper's tables."""
 
 VALIDATION_CURVE = "i2t/R@1"
-"""The metric whose course over the epochs is drawn (ADDR, Figure 3(b))."""
+"""The metric that is plotted over the epochs (ADDR, Figure 3(b))."""
 
 
 def first_place(side: Side) -> str:
-    """The key of the hits at the first rank of one direction: whether a query is answered right."""
+    """The key of the hits at rank 1 in one direction: whether a query is answered correctly."""
     return f"{side}/R@1"
 
 
@@ -365,7 +365,7 @@ def of_family(family: Family) -> list[Metric]:
 
 
 def families_among(keys: Collection[str]) -> list[Family]:
-    """The families that a protocol can ask for of which there is a metric that no other family has."""
+    """The families a protocol can include that have a metric among ``keys`` found in no other family."""
     return [
         family
         for family in RANKED_FAMILIES
@@ -377,50 +377,50 @@ def families_among(keys: Collection[str]) -> list[Family]:
 
 
 def computed(family: Family, side: Side | None = None) -> list[Metric]:
-    """The family's metrics that have functions, of one direction or of both."""
+    """The family's metrics that have functions, in one direction or both."""
     return [
         metric for metric in of_family(family) if metric.function is not None and side in (None, metric.side)
     ]
 
 
 def lookup(key: str) -> Metric:
-    """The metric of that key; of a key that the table lacks, what is taken for granted: a percentage.
+    """The metric of that key; a key missing from the table is assumed to be a percentage.
 
-    Records may hold metrics that only the version which wrote them knew.
+    Records may hold metrics that only the version that wrote them knew.
     """
     known = next((metric for metric in ENTRIES if metric.key == key), None)
     return known or Metric(name=key, family="ranks", unit=PERCENT, published=False)
 
 
 def summary_of(family: Family) -> Metric:
-    """The metric that stands for a family."""
+    """The metric that represents a family."""
     return next(metric for metric in of_family(family) if metric.summary)
 
 
 def summaries() -> list[Metric]:
-    """The metrics that stand for their families."""
+    """The metrics that represent their families."""
     return [metric for metric in ENTRIES if metric.summary]
 
 
 def combinations(values: Mapping[str, Number], families: Collection[Family]) -> Iterator[tuple[str, Number]]:
-    """(key, value) of each combination whose terms are all among ``values``, single ones or arrays."""
+    """(key, value) of each combination whose terms are all among ``values``, which are numbers or arrays."""
     for metric in ENTRIES:
         if metric.terms and metric.family in families and all(term in values for term in metric.terms):
             yield metric.key, metric.combined([values[term] for term in metric.terms])
 
 
 def in_order(keys: Collection[str]) -> list[str]:
-    """Keys as they are shown: in the table's order, and then alphabetically those that it lacks."""
+    """Keys in display order: that of the table, then keys missing from it, alphabetically."""
     known = dict.fromkeys(metric.key for metric in ENTRIES)
     return [key for key in known if key in keys] + sorted(set(keys).difference(known))
 
 
 def main_columns(primary: str) -> list[str]:
-    """The keys that a leaderboard shows which is ranked by ``primary``.
+    """The keys shown in a leaderboard ranked by ``primary``.
 
-    They are the main columns of its family, behind those that papers print with them. Where ``primary`` is of
-    one direction, that direction comes first, and only metrics of one direction are shown; else the summaries
-    of the other families follow.
+    They are the main columns of its family, preceded by those that papers print with them. If ``primary`` has
+    a direction, that direction comes first, and only metrics with a direction are shown; otherwise the
+    summaries of the other families follow.
     """
     ranked_by = lookup(primary)
     family = [metric for metric in of_family(ranked_by.family) if metric.main_column]
@@ -433,10 +433,10 @@ def main_columns(primary: str) -> list[str]:
 
 
 def published_keys() -> frozenset[str]:
-    """The keys that tables of published numbers may have."""
+    """The keys that tables of published numbers may contain."""
     return frozenset(metric.key for metric in ENTRIES if metric.published)
 
 
 def formatted(key: str, value: float) -> str:
-    """A value as it is printed, with its metric's digits."""
+    """A value as printed, with its metric's digits."""
     return f"{value:.{lookup(key).unit.digits}f}"

@@ -1,4 +1,4 @@
-"""What a record says of an evaluation; the same whoever has computed the vectors."""
+"""A record's account of an evaluation, the same wherever the vectors come from."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from crossmodal_bench.evaluation.statistics.intervals import model_intervals
 
 
 def numbers(evaluation: Evaluation, items: EvaluatedItems) -> dict[str, Any]:
-    """The fields of ``jobs.record.Numbers``: metrics, their intervals, curves, and what a reader must know.
+    """The fields of ``jobs.record.Numbers``: metrics, their intervals, curves, and what readers must know.
 
-    Where there are sentences, and captions belong to images, the retrieved captions' quality is among the
-    metrics.
+    If there are sentences, and captions belong to images, the metrics include the quality of the retrieved
+    captions.
     """
     retrieved: dict[str, float] = {}
     if (
@@ -40,7 +40,7 @@ def numbers(evaluation: Evaluation, items: EvaluatedItems) -> dict[str, Any]:
 
 
 def searched_groups(evaluation: Evaluation, items: EvaluatedItems) -> dict[str, int]:
-    """Counts beside those of images and captions, of which depends what random scores reach."""
+    """Counts, in addition to those of images and captions, on which the chance level depends."""
     counts: dict[str, int] = {}
     if evaluation.protocol.positives == "identity" and items.identities is not None:
         counts["identities"] = len(np.unique(items.identities))

@@ -1,4 +1,4 @@
-"""How good the captions are that a model retrieves for an image, or writes (GXN, Table 2)."""
+"""The quality of the captions that a model retrieves or generates for an image (GXN, Table 2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crossmodal_bench.evaluation.metrics import fold_slices, mean_metrics
 def written_caption_quality(
     candidates: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """The metrics of a caption that a model has written for each image, against the image's own captions."""
+    """The metrics of the captions that a model has generated for each image, against the image's own."""
     comparison = _compared(candidates, references)
     return {metric.key: metric.value(comparison) for metric in metric_table.of_family("written_captions")}
 
@@ -24,19 +24,19 @@ def written_caption_quality(
 def retrieved_caption_quality(
     top: NDArray[np.int64], captions: Sequence[str], owner: NDArray[np.int64], folds: int = 1
 ) -> dict[str, float]:
-    """The metrics of the captions at each of the first ranks, against all captions of the image.
+    """The metrics of the captions at each of the top ranks, against all captions of the image.
 
-    An image's references are all of its captions, the retrieved one included where it is one of them: the
-    paper says "over five reference sentences".
+    An image's references are all of its captions, including the retrieved one if it is one of them: the paper
+    says "over five reference sentences".
 
     Args:
         top: (n_images, k) rows of captions by descending score.
         captions: M sentences.
         owner: (M,) the image of each.
-        folds: blocks of images that are scored by themselves and averaged, as the protocol's recalls are.
+        folds: blocks of images that are scored separately and averaged, like the protocol's recalls.
 
     Returns:
-        Empty where an image has no caption.
+        Empty if an image has no caption.
     """
     references: list[list[str]] = [[] for _ in top]
     for row, image in enumerate(owner):
@@ -60,7 +60,7 @@ def retrieved_caption_quality(
 
 
 def _compared(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionComparison:
-    """Sentences as people write them, as words."""
+    """Natural sentences, tokenised into words."""
     return CaptionComparison(
         candidates=[" ".join(tokenize(caption)) for caption in candidates],
         references=[[" ".join(tokenize(caption)) for caption in captions] for captions in references],

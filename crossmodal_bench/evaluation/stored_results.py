@@ -1,4 +1,4 @@
-"""Per-query results as they lie in a job's directory: written by an evaluation, read by reports."""
+"""Per-query results as stored in a job's directory: written by an evaluation, read by reports."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks, Side
 from crossmodal_bench.evaluation.ranking.ranks import Ranks, stored_arrays
 
 PerQuery = dict[str, NDArray[np.float64]]
-"""By a metric's key, (n_queries,) what it is the mean of."""
+"""By metric key, (n_queries,) the values whose mean is the metric."""
 
 _STORED_AS: Mapping[Family, str] = {
     "all_positives": "positives",
     "label_precision": "ap",
     "class_level": "class",
 }
-"""What stands before the keys of per-query results in their file; those of ranks follow from the ranks."""
+"""Prefixes of the keys of per-query results in their file; those of ranks follow from the ranks."""
 
 
 def load_query_results(path: Path) -> QueryResults:
-    """What ``Evaluation.save`` wrote.
+    """Load what ``Evaluation.save`` wrote.
 
     Raises:
-        MissingInput: the file is not there.
-        BadInput: it is damaged, or was written by a version that kept no ties and clusters.
+        MissingInput: the file is missing.
+        BadInput: it is damaged, or was written by a version that did not store ties and clusters.
     """
     names = [f"{folder}/{metric.key}" for family, folder in _STORED_AS.items() for metric in _kept(family)]
     stored = stored_arrays(path, ["image_cluster", "text_cluster", "i2t", *names])
@@ -58,7 +58,7 @@ def load_query_results(path: Path) -> QueryResults:
 
 
 def per_query_of_ranks(ranks: Mapping[Side, QueryRanks]) -> PerQuery:
-    """By key, what each metric of ranks gives for each query, of those that are means over queries."""
+    """By key, the per-query values of each metric of ranks that is a mean over queries."""
     return {
         metric.key: np.asarray(metric.function(ranks[side]), dtype=np.float64)
         for side in metric_table.SIDES
@@ -68,7 +68,7 @@ def per_query_of_ranks(ranks: Mapping[Side, QueryRanks]) -> PerQuery:
 
 
 def stored_per_query(per_query: PerQuery, families: Collection[Family]) -> dict[str, NDArray[Any]]:
-    """By name in the file, the results that do not follow from ranks."""
+    """By name in the file, the results that don't follow from ranks."""
     return {
         f"{folder}/{metric.key}": per_query[metric.key]
         for family, folder in _STORED_AS.items()

@@ -1,4 +1,4 @@
-"""A job's directory: the one place that knows the names of its files, and how each is read and written."""
+"""A job's directory: the only place that knows its files' names and how each is read and written."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ErrorKind = Literal["error", "bad input"]
 
 @dataclass(frozen=True)
 class JobDirectory:
-    """The files of one job, below ``RUNS/<data set>/<method>/<job id>/``.
+    """The files of one job, in ``RUNS/<data set>/<method>/<job id>/``.
 
-    A job has finished when ``record`` is there: it is written last, and whole or not at all. What else lies
-    in the directory either belongs to a run that is under way (``progress``, ``lock``, ``resume``), says why
-    one has failed (``error``, ``log``), or is what the record was measured from.
+    A job has finished when ``record`` exists: it is written last and atomically. Everything else in the
+    directory belongs to a run in progress (``progress``, ``lock``, ``resume``), says why one failed
+    (``error``, ``log``), or is what the record was measured from.
 
     Args:
         path: the directory, which need not exist.
@@ -42,10 +42,10 @@ class JobDirectory:
 
     @classmethod
     def all_below(cls, runs: Path) -> Iterator[JobDirectory]:
-        """Every directory where a job's may be, sorted; not all of them need to be one."""
+        """Every directory that may be a job's, sorted; not all of them need to be."""
         return (cls(path) for path in sorted(runs.glob("*/*/*")))
 
-    # ---- what a finished job leaves -------------------------------------------------------------------
+    # ---- files of a finished job ----------------------------------------------------------------------
 
     @property
     def record(self) -> Path:
@@ -54,19 +54,19 @@ class JobDirectory:
 
     @property
     def ranks(self) -> Path:
-        """Per-query results under the protocol that the job is named by, see ``Evaluation.save``."""
+        """Per-query results under the job's main protocol, see ``Evaluation.save``."""
         return self.path / "ranks.npz"
 
     def ranks_under(self, protocol: str) -> Path:
-        """Likewise under another protocol that the same test split meets."""
+        """The same under another protocol that the test split matches."""
         return self.path / f"ranks_{protocol}.npz"
 
     def shared_ids(self, digest: str) -> Path:
-        """Ids of queries that lie once for all jobs of a data set, as in ``results/``; see ``query_ids``."""
+        """Query ids stored once for all jobs of a data set, as in ``results/``; see ``query_ids``."""
         return self.path.parent.parent / f"ids_{digest}.npz"
 
     def shown_gallery(self, fingerprint: str, split: str) -> Path:
-        """Captions and small pictures of a split of the data with that fingerprint, once for all its jobs.
+        """Captions and thumbnails of a split of the data with that fingerprint, stored once for all its jobs.
 
         See ``reporting.page.gallery``.
         """
@@ -74,22 +74,22 @@ class JobDirectory:
 
     @property
     def config(self) -> Path:
-        """The resolved configuration; `crossmodal-bench fit --config` takes it."""
+        """The resolved configuration, as `crossmodal-bench fit --config` reads it."""
         return self.path / "config.yaml"
 
     @property
     def last_checkpoint(self) -> Path:
-        """The newest checkpoint, which training resumes from."""
+        """The latest checkpoint, from which training resumes."""
         return self.path / "last.ckpt"
 
     @property
     def best_checkpoint(self) -> Path:
-        """The checkpoint of the epoch that was best on validation."""
+        """The checkpoint of the best epoch on validation."""
         return self.path / "best.ckpt"
 
     @property
     def previous_checkpoint(self) -> Path:
-        """The one before the newest."""
+        """The checkpoint before the latest."""
         return self.path / "last.previous.ckpt"
 
     @property
@@ -99,27 +99,27 @@ class JobDirectory:
 
     @property
     def written_captions(self) -> Path:
-        """The captions that the model has written, by image."""
+        """The captions that the model wrote, by image."""
         return self.path / "captions.json"
 
     @property
     def captions_panel(self) -> Path:
-        """A picture of captions that were retrieved and written, see ``reporting.figures.qualitative``."""
+        """A picture of retrieved and written captions, see ``reporting.figures.qualitative``."""
         return self.path / "panel_captions.png"
 
     @property
     def pictures_panel(self) -> Path:
-        """A picture of images that were retrieved and drawn, see ``reporting.figures.qualitative``."""
+        """A picture of retrieved and generated images, see ``reporting.figures.qualitative``."""
         return self.path / "panel_pictures.png"
 
     @property
     def retrieved_captions(self) -> Path:
-        """What images retrieve, of a model that generates nothing."""
+        """What images retrieve with a model that generates nothing."""
         return self.path / "retrieved_captions.png"
 
     @property
     def retrieved_pictures(self) -> Path:
-        """What captions retrieve, of a model that generates nothing."""
+        """What captions retrieve with a model that generates nothing."""
         return self.path / "retrieved_pictures.png"
 
     @property
@@ -129,41 +129,41 @@ class JobDirectory:
 
     @property
     def encoded_gallery(self) -> Path:
-        """The encodings that the record was measured with, where they are small; see ``encoded_gallery``."""
+        """The encodings that the record was measured with, if they are small; see ``encoded_gallery``."""
         return self.path / "gallery.npz"
 
     def cached_gallery(self, place: str, digest: str) -> Path:
-        """Encodings of what somebody has searched: where that lies, and a digest of what it held."""
+        """Cached encodings of a user's gallery: ``place`` identifies its location, ``digest`` its content."""
         return self.path / f"gallery_{place}-{digest}.npz"
 
     def cached_galleries(self, place: str) -> list[Path]:
-        """Those of one place, whatever it held then."""
+        """All cached encodings of one place, whatever its content was."""
         return sorted(self.path.glob(f"gallery_{place}-*.npz"))
 
     @property
     def exported_weights(self) -> Path:
-        """The weights, in a folder that was handed out instead of checkpoints; see ``serving.weights``."""
+        """The weights, in an exported folder, instead of checkpoints; see ``serving.weights``."""
         return self.path / "model.safetensors"
 
     @property
     def exported_state(self) -> Path:
-        """Beside them, what else a checkpoint holds: sizes, and how new items become what the model reads."""
+        """Next to them, a checkpoint's other content: sizes, and the preprocessing of new items."""
         return self.path / "model.json"
 
     @property
     def model_card(self) -> Path:
-        """Beside them, what people should know of the model."""
+        """Next to them, the model card."""
         return self.path / "README.md"
 
-    # ---- what a running or failed job leaves ----------------------------------------------------------
+    # ---- files of a running or failed job -------------------------------------------------------------
 
     @property
     def log(self) -> Path:
-        """What the job's processes have printed."""
+        """The output of the job's processes."""
         return self.path / "log.txt"
 
     def open_log(self) -> TextIO:
-        """``log``, to write at its end; BadInput where something else has its name."""
+        """``log``, opened for appending; BadInput if something else has its name."""
         return _open_plain(self.log, os.O_APPEND)
 
     @property
@@ -173,16 +173,16 @@ class JobDirectory:
 
     @property
     def planned(self) -> Path:
-        """The planned job, for a process that was not forked from the one that planned it."""
+        """The planned job, for a process not forked from the one that planned it."""
         return self.path / "planned.json"
 
     @property
     def resume(self) -> Path:
-        """What the checkpoints rest on: fingerprints of sources and data, and parents."""
+        """What the checkpoints depend on: fingerprints of sources and data, and parents."""
         return self.path / "resume.json"
 
     def aside(self, tag: str) -> dict[Path, Path]:
-        """Where the checkpoints and what they rest on lie when they are set aside, by where they lay.
+        """Where the checkpoints and ``resume`` are moved when set aside, by their usual paths.
 
         Args:
             tag: why and when, as in ``last.sources-changed-20260131T120000.ckpt``.
@@ -197,7 +197,7 @@ class JobDirectory:
 
     @property
     def error(self) -> Path:
-        """Why the job has failed."""
+        """Why the job failed."""
         return self.path / "error.json"
 
     @property
@@ -207,14 +207,14 @@ class JobDirectory:
 
     @property
     def epochs(self) -> Path:
-        """What each epoch so far has given, for who follows a job while it runs."""
+        """The results of each epoch so far, for live monitoring of the job."""
         return self.path / "epochs.json"
 
-    # ---- what other programs leave --------------------------------------------------------------------
+    # ---- files of other programs ----------------------------------------------------------------------
 
     @property
     def slurm(self) -> Path:
-        """Folder of submitit's files and of exit statuses."""
+        """The folder of submitit's files and of exit statuses."""
         return self.path / "slurm"
 
     @property
@@ -224,25 +224,25 @@ class JobDirectory:
 
     @property
     def slurm_launch(self) -> Path:
-        """The SLURM job that the job has become; gone when that has ended."""
+        """The SLURM job that runs the job; removed when that has ended."""
         return self.path / "launch.json"
 
     def slurm_exit(self, slurm_job: str) -> Path:
-        """Where the first process of a SLURM job leaves its exit status; one that was killed leaves none."""
+        """Where the first process of a SLURM job writes its exit status, unless it is killed."""
         return self.slurm / f"{slurm_job}.json"
 
     @property
     def wandb_log(self) -> Path:
-        """What sending the W&B run had to say."""
+        """The output of the process that sends the W&B run."""
         return self.path / "wandb.txt"
 
     def open_wandb_log(self) -> TextIO:
-        """``wandb_log``, to write anew; BadInput where something else has its name."""
+        """``wandb_log``, emptied and opened for writing; BadInput if something else has its name."""
         return _open_plain(self.wandb_log, os.O_TRUNC)
 
     @property
     def wandb_state(self) -> Path:
-        """What has become of the W&B run, see ``reporting.wandb.state``."""
+        """The state of the W&B run, see ``reporting.wandb.state``."""
         return self.path / "wandb.json"
 
     @property
@@ -251,75 +251,75 @@ class JobDirectory:
         return self.path / "wandb.lock"
 
     def open_wandb_lock(self) -> TextIO:
-        """``wandb_lock``, to be locked; BadInput where something else has its name."""
+        """``wandb_lock``, opened for locking; BadInput if something else has its name."""
         return _open_plain(self.wandb_lock, os.O_APPEND)
 
     def open_sender_lock(self, number: int) -> TextIO:
-        """The lock of one of the few places of those who send runs of this folder of runs at once."""
+        """The lock of one of the few slots for processes that send runs of this RUNS folder at once."""
         return _open_plain(self.path.parents[2] / f".wandb-sender-{number}.lock", os.O_APPEND)
 
     def offline_wandb_runs(self, job_id: str = "*") -> list[Path]:
-        """W&B runs that were written here and may not have been synced; of one job, or of any."""
+        """W&B runs that were written here and may not have been synced, of one job or of all."""
         return sorted(self.path.glob(f"wandb/offline-run-*-{job_id}"))
 
     # ---- reading and writing --------------------------------------------------------------------------
 
     def is_done(self) -> bool:
-        """Whether the record is there, or something that nobody can read as one: it is not overwritten."""
+        """Whether the record exists, readable or not: an unreadable one is not overwritten either."""
         return os.path.lexists(self.record)
 
     def checkpoints(self) -> list[Path]:
-        """Every checkpoint that is there, the ones before the newest included."""
+        """Every checkpoint in the directory, including those before the latest."""
         return sorted(self.path.glob("*.ckpt"))
 
     def read_error(self) -> dict[str, Any]:
-        """``kind`` and ``message`` of the failure; empty where there is none."""
+        """``kind`` and ``message`` of the failure; empty if there is none."""
         return read_json(self.error)
 
     def write_error(self, kind: ErrorKind, message: str) -> None:
-        """Say why the job has failed."""
+        """Record why the job failed."""
         write_json(self.error, {"kind": kind, "message": message})
 
     def read_progress(self) -> dict[str, Any]:
-        """What the job is doing; empty where it does not say."""
+        """What the job is doing; empty if unknown."""
         return read_json(self.progress)
 
     def write_progress(self, phase: str, **state: Any) -> None:
-        """Say what the job is doing."""
+        """Record what the job is doing."""
         write_json(self.progress, {**state, "phase": phase})
 
     def read_epochs(self) -> list[dict[str, float]]:
-        """What each epoch so far has given; empty where training has not begun, or nobody follows it."""
+        """The results of each epoch so far; empty if training has not begun or is not monitored."""
         epochs = read_json(self.epochs).get("epochs")
         return epochs if isinstance(epochs, list) else []
 
     def read_restored_epochs(self) -> int:
-        """How many of them had been trained by an earlier attempt, from which training goes on."""
+        """How many of these epochs an earlier attempt trained, from which training resumed."""
         restored = read_json(self.epochs).get("restored")
         return restored if isinstance(restored, int) else 0
 
     def write_epochs(self, epochs: Sequence[Mapping[str, float]], restored: int) -> None:
-        """Say what each epoch so far has given, and how many of them an earlier attempt has trained."""
+        """Record the results of each epoch so far, and how many of the epochs an earlier attempt trained."""
         write_json(self.epochs, {"epochs": [dict(epoch) for epoch in epochs], "restored": restored})
 
     def forget_last_run(self) -> None:
-        """Remove what an earlier run says of its failure and its progress."""
+        """Remove an earlier run's error and progress."""
         for path in (self.error, self.progress):
             path.unlink(missing_ok=True)
 
 
 def _open_plain(path: Path, how: int) -> TextIO:
-    """A file of a job's directory, to write to.
+    """A file of a job's directory, opened for writing.
 
     Args:
         path: the file.
         how: ``os.O_APPEND`` or ``os.O_TRUNC``.
 
     Raises:
-        BadInput: something else has its name: through a link somebody's file would be written to, and a pipe
-            would be waited for.
+        BadInput: something else has its name: a symbolic link would redirect the write to another file, and
+            opening a pipe would block.
     """
-    refusal = f"{path} is no plain file; remove it, and look at who has put it there"
+    refusal = f"{path} is not a regular file; find out who put it there and remove it"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | how, 0o666)
     except OSError as error:
@@ -333,24 +333,24 @@ def _open_plain(path: Path, how: int) -> TextIO:
 
 
 def read_own(path: Path, largest: int = LARGEST) -> bytes:
-    """A file of a job's directory, in a folder of runs that may be anybody's.
+    """Read a file of a job's directory in a RUNS folder that may be another user's.
 
-    Folders that are links are their owner's way of using two disks, and are followed; a file that is one
-    could show any other file of whoever reads it.
+    Folders that are symbolic links are followed, since their owner may be using two disks; a file that is one
+    could expose any other file of the reader.
 
     Args:
         path: the file.
-        largest: bytes.
+        largest: in bytes.
 
     Raises:
-        OSError: it cannot be read, is larger, is no plain file, or a link out of RUNS.
+        OSError: it cannot be read, is larger, is not a regular file, or is a link out of RUNS.
     """
     check_own(path)
     return read_plain(path, largest)
 
 
 def check_own(path: Path) -> None:
-    """Raise OSError where a file of a job's directory is a link out of RUNS."""
+    """Raise OSError if a file of a job's directory is a link out of RUNS."""
     if not path.is_symlink():
         return
     folder = path.absolute().parent
@@ -361,7 +361,7 @@ def check_own(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A small JSON file, or {} where it is missing, half-written or no plain file."""
+    """A small JSON file, or {} if it is missing, half-written or not a regular file."""
     try:
         content = parse_json(read_own(path).decode("utf-8"))
     except (OSError, ValueError):
@@ -370,10 +370,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Atomically, without waiting for the disk; a link of that name is replaced and not followed."""
+    """Write text atomically, without waiting for the disk; a link of that name is replaced, not followed."""
     replace_file(path, lambda stream: stream.write(text.encode("utf-8")), durable=False)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Atomically, without waiting for the disk."""
+    """Write JSON atomically, without waiting for the disk."""
     write_text(path, json.dumps(content))

@@ -1,4 +1,4 @@
-"""What a model has made of the items that it searches, with their ids, as it lies in a job's directory."""
+"""A model's encodings of the items that it searches, with their ids, as stored in a job's directory."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from crossmodal_bench.evaluation.items import owners
 from crossmodal_bench.jobs.directory import check_own
 
 KEPT = 128 * 2**20
-"""Bytes of encodings that a job keeps: vectors of 1,024 numbers of COCO's 5,000 images and 25,000 captions.
-The fragments of a thousand images take more, and are encoded again when somebody asks."""
+"""Bytes of encodings that a job keeps: 1,024-dimensional vectors of COCO's 5,000 images and 25,000 captions.
+The fragments of a thousand images take more, and are encoded again on demand."""
 
 _NAMES = ("image_ids", "caption_ids", "captions", "split")
 
 
 @dataclass(frozen=True)
 class EncodedGallery:
-    """N images and M captions as a model has encoded them; either may be empty.
+    """N images and M captions as encoded by a model; either may be empty.
 
     Attributes:
-        split: of the data set, or what else they are, for messages.
+        split: of the data set, or another description of the items, for messages.
         image_ids: N names.
-        images: N encodings, None for none.
+        images: N encodings, or None.
         caption_ids: M names.
-        texts: M encodings, None for none.
-        caption_image: (M,) the image that each caption describes; empty where that is unknown.
-        captions: M sentences, or none where the data set has only features of them.
+        texts: M encodings, or None.
+        caption_image: (M,) the image that each caption describes; empty if unknown.
+        captions: M sentences; empty if the data set has only features of them.
     """
 
     split: str
@@ -60,7 +60,7 @@ class EncodedGallery:
 
 
 def gallery_of(corpus: Corpus, split: str, images: Encoding, texts: Encoding) -> EncodedGallery:
-    """The whole split of a corpus, whose encodings are in its order."""
+    """The gallery of a whole split of a corpus; the encodings are in its order."""
     image_rows, caption_rows = corpus.image_rows(split), corpus.caption_rows(split)
     return EncodedGallery(
         split,
@@ -74,7 +74,7 @@ def gallery_of(corpus: Corpus, split: str, images: Encoding, texts: Encoding) ->
 
 
 def keep_gallery(path: Path, gallery: EncodedGallery) -> bool:
-    """Write a job's gallery, unless it is larger than ``KEPT``; an earlier one is removed then.
+    """Write a job's gallery; if it is larger than ``KEPT``, remove an earlier one instead.
 
     Returns:
         Whether it was written.
@@ -88,17 +88,17 @@ def keep_gallery(path: Path, gallery: EncodedGallery) -> bool:
 
 
 def write_gallery(path: Path, gallery: EncodedGallery) -> None:
-    """Write a gallery, whole or not at all; OSError where the file system refuses."""
+    """Write a gallery atomically; OSError if the file system refuses."""
     names = {name: getattr(gallery, name) for name in _NAMES}
     arrays: dict[str, NDArray[Any]] = {
-        # Not as an array of texts, in which each takes as much as the longest.
+        # Not as a string array, in which every entry takes as much space as the longest.
         "names": np.frombuffer(json.dumps(names).encode(), dtype=np.uint8),
         "caption_image": gallery.caption_image,
     }
     for side, encoding in (("image", gallery.images), ("text", gallery.texts)):
         if encoding is None:
             continue
-        # NumPy has no bfloat16; what is scored is widened in any case.
+        # NumPy has no bfloat16; scoring widens the values in any case.
         values = encoding.values if encoding.values.dtype == torch.float64 else encoding.values.float()
         arrays[f"{side}_values"] = values.cpu().numpy()
         if encoding.lengths is not None:
@@ -128,7 +128,7 @@ def read_gallery(path: Path) -> EncodedGallery:
     except BadInput:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(f"{path} is no gallery of encodings ({error}); delete it") from error
+        raise BadInput(f"{path} is not a gallery of encodings ({error}); delete it") from error
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}); delete it") from error
     return gallery
@@ -136,7 +136,7 @@ def read_gallery(path: Path) -> EncodedGallery:
 
 def _texts(content: Any) -> tuple[str, ...]:
     if not isinstance(content, list) or not all(isinstance(text, str) for text in content):
-        raise TypeError("its names are no texts")
+        raise TypeError("its names are not strings")
     return tuple(content)
 
 
@@ -146,7 +146,7 @@ def _encoding(arrays: dict[str, NDArray[Any]], side: str) -> Encoding | None:
     values = torch.from_numpy(arrays[f"{side}_values"])
     lengths = arrays.get(f"{side}_lengths")
     if not values.is_floating_point() or values.ndim < 2:
-        raise ValueError(f"its {side} encodings are of another kind")
+        raise ValueError(f"its {side} encodings have the wrong type or shape")
     return Encoding(values, None if lengths is None else torch.from_numpy(lengths.astype(np.int64)))
 
 
@@ -157,17 +157,17 @@ def _check(gallery: EncodedGallery) -> None:
     )
     for encoding, count in sides:
         if (0 if encoding is None else len(encoding)) != count:
-            raise ValueError("encodings and names do not agree")
+            raise ValueError("encodings and names do not match")
         lengths = None if encoding is None else encoding.lengths
         if encoding is None or lengths is None:
             continue
         if lengths.min() < 0 or int(lengths.sum()) != len(encoding.values):
-            raise ValueError("lengths and fragments do not agree")
+            raise ValueError("lengths and fragments do not match")
     owner, captions = gallery.caption_image, gallery.captions
     if len(captions) not in (0, len(gallery.caption_ids)) or owner.shape not in (
         (0,),
         (len(gallery.caption_ids),),
     ):
-        raise ValueError("captions and names do not agree")
+        raise ValueError("captions and names do not match")
     if len(owner) and gallery.image_ids and not 0 <= owner.min() <= owner.max() < len(gallery.image_ids):
-        raise ValueError("captions name images that are not there")
+        raise ValueError("captions refer to missing images")

@@ -1,4 +1,4 @@
-"""What stands for images and texts: in our records, in the papers' tables, and whether the two agree."""
+"""Image and text encoders: those of our records, those of the papers' tables, and whether they agree."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import model_validator
 from crossmodal_bench.core.validation import Model, WholeNumber, fault
 
 _LATER_WEIGHTS = "IMAGENET1K_V2"
-"""Of torchvision: several points better than those of the papers' time, whose networks are V1."""
+"""Torchvision's later weights, several points better than V1, which were current when the papers appeared."""
 
 _NAMES: Mapping[str, str] = {
     "resnet101": "ResNet-101",
@@ -35,11 +35,11 @@ _NAMES: Mapping[str, str] = {
 
 
 class ImageFacts(Model):
-    """What made the vectors of an image, before the layers that a method trains on them.
+    """What produced an image's vectors, before the layers that a method trains on top.
 
-    ``network`` is None where the data set gives the vectors, ``precomputed`` for regions of a folder
-    ``*_precomp``. ``regions``: which kind, None for one vector per image, of which there are ``count``, each
-    ``dim`` wide. ``fine_tuned``: whether the network was trained with the method.
+    ``network`` is None if the data set provides the vectors. ``regions`` is the kind of regions:
+    ``precomputed`` for those of a ``*_precomp`` folder, None for one vector per image. There are ``count``
+    vectors of ``dim`` dimensions. ``fine_tuned``: whether the network was trained with the method.
     """
 
     network: str | None
@@ -51,10 +51,10 @@ class ImageFacts(Model):
 
     @property
     def text(self) -> str:
-        """As a reader is told."""
+        """The description shown to readers."""
         if self.network is None:
             what = f"{self.count} regions" if self.count != 1 else "image features"
-            return f"{what} of width {self.dim} given by the data set"
+            return f"{what} of width {self.dim} from the data set"
         if self.regions == "precomputed":
             return f"{self.count} precomputed regions of width {self.dim}"
         name = _NAMES.get(self.network, self.network)
@@ -67,11 +67,11 @@ class ImageFacts(Model):
 
 
 class TextFacts(Model):
-    """What reads a text.
+    """What encodes a text.
 
-    ``encoder``: as crossmodal_bench.networks.TextSource has it, ``bow`` for bags of words of the captions,
-    the family of a dual encoder whose text tower made the vectors, None where the data set gives them.
-    ``weights_sha256``: of loaded weights; None where none were, and in records that did not say yet.
+    ``encoder``: as in crossmodal_bench.networks.TextSource; ``bow`` for bags of words of the captions, the
+    family of a dual encoder whose text tower produced the vectors, or None if the data set provides them.
+    ``weights_sha256``: of loaded weights; None if none were loaded, and in older records.
     ``dim``: the width of bags of words and of given vectors.
     """
 
@@ -83,9 +83,9 @@ class TextFacts(Model):
 
     @property
     def text(self) -> str:
-        """As a reader is told."""
+        """The description shown to readers."""
         if self.encoder is None:
-            return f"text features of width {self.dim} given by the data set"
+            return f"text features of width {self.dim} from the data set"
         name = _NAMES.get(self.encoder, self.encoder)
         if self.weights == "none":
             return f"{name} ({_training(self.fine_tuned)}, from random weights)"
@@ -95,17 +95,17 @@ class TextFacts(Model):
 
 
 class Encoders(Model):
-    """Both sides of one model; None where a method does not say what a side is made of."""
+    """Both encoders of one model; None for one that the method does not describe."""
 
     image: ImageFacts | None
     text: TextFacts | None
 
 
 class PublishedImage(Model):
-    """What a paper says of its image features.
+    """What a paper says about its image features.
 
-    ``count`` vectors, ``dim`` wide, per image. Arrays that a data set gives do not say what made them: their
-    widths must do, so what is used to be given has one.
+    ``count`` vectors of ``dim`` dimensions per image. Arrays provided by a data set do not say what produced
+    them and are recognised by their width, so ``dim`` is required for features that are usually provided.
     """
 
     network: Literal["sift", "vgg", "vgg19", "resnet101", "resnet152", "bottom-up"]
@@ -116,12 +116,12 @@ class PublishedImage(Model):
     @model_validator(mode="after")
     def _is_recognised(self) -> PublishedImage:
         if self.network in ("sift", "vgg", "bottom-up") and self.dim is None:
-            raise fault("is missing; add the width, by which given features are recognised", "dim")
+            raise fault("is missing; add the width, by which provided features are recognised", "dim")
         return self
 
     @property
     def text(self) -> str:
-        """As a reader is told."""
+        """The description shown to readers."""
         if self.network == "bottom-up":
             return f"{self.count} bottom-up regions of width {self.dim}"
         if self.dim is not None:
@@ -129,7 +129,7 @@ class PublishedImage(Model):
         return f"{_NAMES[self.network]} ({_training(self.fine_tuned)})"
 
     def agrees(self, ours: ImageFacts | None) -> bool:
-        """Whether ours are these features, as far as a record can say."""
+        """Whether ours are these features, as far as a record can tell."""
         if ours is None or ours.fine_tuned != self.fine_tuned:
             return False
         if ours.network is None or ours.regions == "precomputed":
@@ -141,7 +141,7 @@ class PublishedImage(Model):
 
 
 class PublishedText(Model):
-    """What a paper says of its text encoder; ``fine_tuned`` is of a language model."""
+    """What a paper says about its text encoder; ``fine_tuned`` applies to a language model."""
 
     encoder: Literal["lda", "bow", "gru", "bigru", "bilstm", "bert"]
     dim: WholeNumber | None = None
@@ -150,20 +150,20 @@ class PublishedText(Model):
     @model_validator(mode="after")
     def _is_recognised(self) -> PublishedText:
         if self.encoder in ("lda", "bow") and self.dim is None:
-            raise fault("is missing; add the width, by which given features are recognised", "dim")
+            raise fault("is missing; add the width, by which provided features are recognised", "dim")
         if self.encoder == "bert" and self.fine_tuned is None:
             raise fault("is missing; say whether the language model is trained", "fine_tuned")
         return self
 
     @property
     def text(self) -> str:
-        """As a reader is told."""
+        """The description shown to readers."""
         if self.fine_tuned is not None:
             return f"{_NAMES[self.encoder]} ({_training(self.fine_tuned)})"
         return _NAMES[self.encoder] if self.dim is None else f"{_NAMES[self.encoder]} of width {self.dim}"
 
     def agrees(self, ours: TextFacts | None) -> bool:
-        """Whether ours is this encoder, as far as a record can say."""
+        """Whether ours is this encoder, as far as a record can tell."""
         if ours is None:
             return False
         if ours.encoder is None:

@@ -24,13 +24,13 @@ WORD_READERS = (
     "crossmodal_bench.networks.WordEncoder",
     "crossmodal_bench.networks.LanguageModelEncoder",
 )
-"""Text encoders that read words or word pieces."""
+"""Text encoders whose input is words or word pieces."""
 TEXT_FEATURES = "crossmodal_bench.networks.TextFeatureEncoder"
 _MODELS: dict[str, type[Model]] = {"methods": MethodFile, "datasets": DatasetFile, "suites": SuiteFile}
-"""By folder."""
+"""The schema of each folder's files."""
 RowT = TypeVar("RowT", bound=SuiteRow)
 _given: dict[str, dict[str, Path]] = {"methods": {}, "datasets": {}}
-"""Files that the user has named in place of ours, by kind and by the names that they have from then on."""
+"""The user's own files, by kind and by the names under which they are known from then on."""
 DEFAULT_METHODS = (
     "cca",
     "infonce",
@@ -45,14 +45,14 @@ DEFAULT_METHODS = (
 
 
 def experiments_folder() -> Path:
-    """The folder of YAML files: at the top of a checkout, inside an installed package."""
+    """The folder of YAML files: at the top of a checkout, or inside an installed package."""
     package = Path(crossmodal_bench.__file__).parent
     inside = package / "experiments"
     return inside if inside.is_dir() else package.parent / "experiments"
 
 
 def names(kind: str) -> list[str]:
-    """Names of all ``methods``, ``datasets`` or ``suites``: ours, and those of the user's own files."""
+    """The names of all ``methods``, ``datasets`` or ``suites``: ours and those of the user's files."""
     return sorted({*_our_names(kind), *_given.get(kind, ())})
 
 
@@ -61,20 +61,20 @@ def _our_names(kind: str) -> list[str]:
 
 
 def name_of(kind: str, word: str) -> str:
-    """The name that a word of the command line stands for: itself, or that of the file whose path it is.
+    """The name that a command-line word means: the word itself, or the name of the file whose path it is.
 
-    A file's name without ``.yaml`` is the method's, or the data set's, in tables and folders; for the rest of
-    the process it is known as ours are.
+    A file's name without ``.yaml`` names the method or data set in tables and folders; for the rest of the
+    process it is known just like ours.
 
     Raises:
-        BadInput: the file is not there, cannot be a method's or a data set's, or is named like one of ours.
+        BadInput: the file is missing, is not a valid method or data set file, or has a name that is taken.
     """
     if not word.endswith((".yaml", ".yml")):
         return word
     path = Path(word).absolute()
     name = path.stem
     if name in _our_names(kind) or name in ("default", "all", *names("suites")):
-        raise BadInput(f"{word}: '{name}' is a name of ours already; rename the file")
+        raise BadInput(f"{word}: the name '{name}' is already taken; rename the file")
     _given[kind][name] = path
     _file.cache_clear()
     try:
@@ -86,17 +86,17 @@ def name_of(kind: str, word: str) -> str:
 
 
 def forget_given_files() -> None:
-    """Know our own names alone again."""
+    """Forget the user's files, so that only our own names are known."""
     for given in _given.values():
         given.clear()
     _file.cache_clear()
 
 
 def default_methods() -> list[str]:
-    """The default leaderboard, as far as its methods exist.
+    """The methods of the default leaderboard that exist.
 
-    What is solved in closed form, a contrastive objective alone, and each paper's method beside its
-    non-adversarial ablation.
+    A closed-form baseline, a purely contrastive objective, and each paper's method with its non-adversarial
+    ablation.
     """
     known = names("methods")
     return [name for name in DEFAULT_METHODS if name in known]
@@ -108,7 +108,7 @@ def _file(kind: str, name: str) -> Model:
         raise BadInput(f"{kind[:-1]} '{name}' is unknown{nearest(name, names(kind))}")
     path = _path(kind, name)
     if not is_folder_name(name):
-        raise BadInput(f"{path}: '{name}' cannot be the name of a folder of results; rename the file")
+        raise BadInput(f"{path}: '{name}' cannot be used as a results folder name; rename the file")
     return validated(_MODELS[kind], read_yaml(path) or {}, path)
 
 
@@ -124,7 +124,7 @@ def _method(name: str) -> MethodFile:
 
 
 def _dataset(name: str) -> Config:
-    """What is in a data set's file, as a configuration of which each caller has a copy of its own."""
+    """The content of a data set's file as a configuration; each caller gets its own copy."""
     return _file("datasets", name).model_dump(exclude_unset=True)
 
 
@@ -132,7 +132,7 @@ def suite(name: str) -> SuiteFile:
     """The suite file ``name``.
 
     Raises:
-        BadInput: there is none, or a key in it is unknown, missing, or has an unusable value.
+        BadInput: it does not exist, or a key in it is unknown, missing, or has an unusable value.
     """
     content = _file("suites", name)
     assert isinstance(content, SuiteFile)
@@ -140,15 +140,15 @@ def suite(name: str) -> SuiteFile:
 
 
 def with_overrides(content: SuiteFile, row: RowT) -> RowT:
-    """A row with the overrides of its whole suite beneath its own."""
+    """A row with its own overrides on top of those of the whole suite."""
     return row.model_copy(update={"overrides": {**content.overrides, **row.overrides}})
 
 
 def suite_rows(content: SuiteFile) -> Iterator[SuiteRow]:
-    """A suite's rows, as listed, with the overrides of the whole suite.
+    """A suite's rows in the order listed, including the overrides of the whole suite.
 
     A parameter sweep varies one key at a time and leaves the others at the method's values; a grid has every
-    combination, the last key's values changing first.
+    combination, with the last key varying fastest.
     """
     for row in content.rows:
         yield with_overrides(content, row)
@@ -165,13 +165,13 @@ def suite_rows(content: SuiteFile) -> Iterator[SuiteRow]:
 
 
 def _changed(method: str, overrides: dict[str, Any]) -> SuiteRow:
-    """A row of a method that is called by what it overrides."""
+    """A row of a method, labelled by what it overrides."""
     label = ", ".join(f"{key.split('.')[-1]} = {value}" for key, value in overrides.items())
     return SuiteRow(method=method, overrides=overrides, label=label)
 
 
 def overrides_of(suite_name: str | None, method: str, label: str) -> dict[str, Any]:
-    """What a suite's row of ``method`` and ``label`` overrides; empty where there is no such row any more."""
+    """The overrides of a suite's row with ``method`` and ``label``; empty if that row no longer exists."""
     if suite_name is None or not label or suite_name not in names("suites"):
         return {}
     rows = suite_rows(suite(suite_name))
@@ -181,8 +181,9 @@ def overrides_of(suite_name: str | None, method: str, label: str) -> dict[str, A
 def merge(base: Config, over: Config) -> Config:
     """``over`` on top of ``base``, key by key.
 
-    A new ``class_path`` drops the old one's arguments, and a new ``network`` the ``weights`` that were named
-    for the old one: a preset, or NETWORK, that takes another network has that network's usual weights.
+    A new ``class_path`` drops the old one's arguments, and a new ``network`` drops the ``weights`` that were
+    given for the old one: a preset or NETWORK that selects another network gets that network's default
+    weights.
     """
     merged = copy.deepcopy(base)
     _lay_on(merged, over)
@@ -212,26 +213,26 @@ def expand(overrides: dict[str, Any]) -> Config:
         for parent in parents:
             here = here.setdefault(parent, {})
             if not isinstance(here, dict):
-                raise BadInput(f"--set {path} contradicts --set {parent}={here}; give one of the two")
+                raise BadInput(f"--set {path} conflicts with --set {parent}={here}; give only one of the two")
         here[last] = value
     return nested
 
 
 def dataset_settings(name: str, root: Path) -> Config:
-    """The data set's file; ``synthetic-N`` and folders in Karpathy's layout, or with regions, need none."""
+    """A data set's settings; ``synthetic-N`` and folders in Karpathy's layout or of regions need no file."""
     if Path(name).name != name or not stays_below(name):
         raise BadInput(
-            f"data set '{name}' is a path or empty; give the folder's name, and the folder that holds it "
-            "as DATA_ROOT"
+            f"data set '{name}' is a path or empty; give the folder's name alone, and its parent folder as "
+            "DATA_ROOT"
         )
     if not is_folder_name(name):
         raise BadInput(
-            f"data set '{name}' cannot be the name of a folder of results; give its folder a name without "
+            f"data set '{name}' cannot be used as a results folder name; give its folder a name without "
             "*, ? or ["
         )
     folder = name
     if not (root / name).is_dir() and (theirs := familiar_folder(root, name)) is not None:
-        # As f30k_precomp/ for flickr30k: the regions as their authors hand them out, and nothing else.
+        # Such as f30k_precomp/ for flickr30k: the regions as distributed by their authors, and nothing else.
         folder = theirs.relative_to(root).parts[0]
     if _only_regions(root / folder):
         known = FAMILIAR.get(name, name)
@@ -249,16 +250,19 @@ def dataset_settings(name: str, root: Path) -> Config:
             settings["data"]["dataset"]["init_args"]["folder"] = name
             settings.pop("protocols", None)
             return _with_own_features(settings, root / name)
-        choices = [*names("datasets"), "synthetic-tiny", "synthetic-small"]
+        if (root / name).is_dir():
+            fix = f"; write its pictures' names, splits and captions to {root / name / 'dataset.json'}"
+        else:
+            fix = nearest(name, [*names("datasets"), "synthetic-tiny", "synthetic-small"])
         raise BadInput(
-            f"data set '{name}' is unknown and {root / name} holds no dataset*.json, nor a folder *_precomp"
-            f"{nearest(name, choices)}"
+            f"data set '{name}' is unknown, and {root / name} has neither a dataset*.json nor a *_precomp "
+            f"folder{fix}"
         )
     return _with_own_features(_dataset(name), root / name)
 
 
 def _with_own_features(settings: Config, folder: Path) -> Config:
-    """The settings for a folder in Karpathy's layout, whose features, if it has any, are used as they are."""
+    """The settings for a folder in Karpathy's layout; its features, if it has any, are used as they are."""
     of_karpathy = settings["data"]["dataset"]["class_path"] == KARPATHY
     return (
         _without_image_settings(settings, ("network",)) if of_karpathy and has_features(folder) else settings
@@ -266,18 +270,18 @@ def _with_own_features(settings: Config, folder: Path) -> Config:
 
 
 def _only_regions(folder: Path) -> bool:
-    """Whether a folder has regions, and no JSON that says which pictures they are of."""
+    """Whether a folder has regions but no JSON that says which pictures they belong to."""
     return not is_karpathy_folder(folder) and precomputed_folder(folder) is not None
 
 
 def _of_regions(settings: Config, folder: str) -> Config:
-    """The settings for a folder without pictures, of which nothing can be extracted."""
+    """The settings for a folder without pictures, from which nothing can be extracted."""
     settings["data"]["dataset"] = {"class_path": PRECOMPUTED, "init_args": {"folder": folder}}
     return _without_image_settings(settings, ("network", "regions"))
 
 
 def _without_image_settings(settings: Config, keys: Sequence[str]) -> Config:
-    """The settings without what their presets say of ``data.images`` under some keys."""
+    """The settings without some keys of ``data.images`` in their presets."""
     for preset in PRESETS:
         images = settings.get(preset, {}).get("data", {}).get("images") or {}
         for key in keys:
@@ -286,17 +290,17 @@ def _without_image_settings(settings: Config, keys: Sequence[str]) -> Config:
 
 
 def protocols_of(settings: Config) -> dict[str, Config]:
-    """Which configurations of a data set to run, by the protocol that each is meant for."""
+    """The configurations of a data set to run, by the protocol that each is meant for."""
     return dict(settings.get("protocols") or {"": {}})
 
 
 def method_settings(method: str, dataset: str, preset: str) -> Config:
-    """The configuration of a method on a data set: ``paper``, changed by preset, data set and override.
+    """The configuration of a method on a data set: ``paper``, modified by preset, data set and override.
 
-    ``tuned`` changes what a data set's own section says for ``paper``, too.
+    ``tuned`` also modifies what a data set's own section says for ``paper``.
 
-    A method that names a ``base`` is that method's configuration with its own sections on top. With a
-    ``class_path`` beside it, the model is of that class and keeps the base's arguments (ADDR on a host).
+    A method with a ``base`` has that method's configuration with its own sections on top. If it also gives a
+    ``class_path``, the model is of that class and keeps the base's arguments (ADDR on a host).
     """
     content = _method(method)
     _check_bases(method)
@@ -318,14 +322,14 @@ def method_settings(method: str, dataset: str, preset: str) -> Config:
 
 
 def _layers(preset: str) -> tuple[str, ...]:
-    """The presets whose sections make up one: what is tuned lies on top of the paper's settings."""
+    """The presets whose sections make up a preset: ``tuned`` goes on top of the paper's settings."""
     return ("paper", "tuned") if preset == "tuned" else (preset,)
 
 
 def has_papers_settings(method: str, dataset: str, preset: str) -> bool:
-    """Whether a method is configured under the preset as under ``paper``; CCA has one configuration for all.
+    """Whether a preset configures a method as ``paper`` does; CCA has the same configuration in all presets.
 
-    What the data set's file says for a preset is not looked at: it is which features there are.
+    The data set's file is not considered: what it sets for a preset is which features there are.
     """
     if method not in names("methods") or preset not in PRESETS:
         return False
@@ -336,43 +340,43 @@ def _check_bases(method: str) -> None:
     line = [method]
     while (base := _method(line[-1]).base) is not None:
         if base in line:
-            raise BadInput(f"{_path('methods', method)}: base '{base}' rests on itself; name another one")
+            raise BadInput(f"{_path('methods', method)}: base '{base}' is based on itself; name another one")
         line.append(base)
 
 
 def title_of(method: str) -> str:
-    """A method's name in full."""
+    """A method's full name."""
     content = _method(method)
     return content.title or method
 
 
 def base_of(method: str) -> str | None:
-    """The method whose configuration lies underneath a method's, if its file names one."""
+    """The method on whose configuration a method's is based, if its file names one."""
     return _method(method).base
 
 
 def dataset_title(name: str) -> str:
-    """What a data set of ours, or of the user's, is, in a line; empty where its file does not say."""
+    """A one-line description of a data set, ours or the user's; empty if its file has none."""
     content = _file("datasets", name)
     assert isinstance(content, DatasetFile)
     return content.title
 
 
 def licence_of(dataset: str) -> str:
-    """What the owners of a data set are known to say of its use, in a clause."""
+    """What the owners of a data set are known to say about its use, as a clause."""
     content = _file_of_variant(dataset)
     licence = content.licence if content is not None else ""
-    return licence or "not known here; ask the data's owners before you use what was made from them"
+    return licence or "not known; ask the data's owners before you use anything made from them"
 
 
 def is_free(dataset: str) -> bool:
-    """Whether anybody may show a data set's pictures and sentences to anybody, as far as is known."""
+    """Whether a data set's pictures and sentences are known to be freely redistributable."""
     content = _file_of_variant(dataset)
     return content is not None and content.free
 
 
 def _file_of_variant(dataset: str) -> DatasetFile | None:
-    """The file of a data set, or of the one that it is a variant of; None where none is known."""
+    """The file of a data set, or of the one that it is a variant of; None if neither is known."""
     name = dataset if dataset in names("datasets") else dataset.partition("-")[0]
     name = FAMILIAR.get(name, name)
     content = _file("datasets", name) if name in names("datasets") else None
@@ -385,9 +389,9 @@ def ablation_of(method: str) -> str | None:
 
 
 def parents_of(method: str) -> list[str]:
-    """The methods whose trained weights a method starts from; its ``base``'s are not its own.
+    """The methods whose trained weights a method starts from; it does not inherit those of its ``base``.
 
-    Raises BadInput for a name that is no method, and where a method would start from itself.
+    Raises BadInput for an unknown method, and if a method would start from itself.
     """
 
     def walk(name: str, line: list[str]) -> None:
@@ -395,7 +399,7 @@ def parents_of(method: str) -> list[str]:
             if parent in line:
                 circle = " -> ".join([*line[line.index(parent) :], parent])
                 raise BadInput(
-                    f"{_path('methods', name)}: '{parent}' would start from itself ({circle}); drop a parent"
+                    f"{_path('methods', name)}: '{parent}' would start from itself ({circle}); remove one"
                 )
             walk(parent, [*line, parent])
 
@@ -413,7 +417,7 @@ def _named_parents(method: str) -> list[str]:
 
 
 def applicable(overrides: dict[str, Any], settings: Config) -> dict[str, Any]:
-    """Those overrides that are not of a part of the model which a method of these settings does not have."""
+    """The overrides without those for a part of the model that a method with these settings does not have."""
     has = settings.get("model", {}).get("init_args", {})
     inside = "model.init_args."
     return {
@@ -445,20 +449,20 @@ def resolve(
     if isinstance(text, dict) and text.get("network") is not None:
         _read_text_features(config, overrides)
     for name, part in config.get("model", {}).get("init_args", {}).items():
-        # Without this, the part would be made with defaults for all else.
+        # Without this check, the part would be built with defaults for everything else.
         if isinstance(part, dict) and "init_args" in part and "class_path" not in part:
             raise BadInput(
                 f"method '{method}' has no model.init_args.{name}, so nothing in it can be set; "
-                "choose methods that have it, or give its class_path too"
+                "choose methods that have it, or also give its class_path"
             )
     return config
 
 
 def _read_text_features(config: Config, overrides: dict[str, Any]) -> None:
-    """Let a text encoder read the vectors that a network makes of the captions, whatever it read before.
+    """Make the text encoder read the caption vectors of a network instead of words.
 
-    An encoder of somebody's own may read them already, and stays. Raises BadInput for overrides of one that
-    does not.
+    A user's own encoder, which may read them already, is kept. Raises BadInput for overrides of an encoder
+    that is replaced.
     """
     arguments = config.get("model", {}).get("init_args", {})
     encoder = arguments.get("text_encoder")
@@ -466,7 +470,7 @@ def _read_text_features(config: Config, overrides: dict[str, Any]) -> None:
         own = next((path for path in overrides if path.startswith("model.init_args.text_encoder")), None)
         if own is not None:
             raise BadInput(
-                f"--set {own} is of an encoder of words, in whose place vectors of the whole captions are "
-                f"read (data.text.network); leave one of the two out, or choose the class {TEXT_FEATURES}"
+                f"--set {own} configures a word encoder, but data.text.network replaces words with caption "
+                f"vectors; remove one of the two, or choose the class {TEXT_FEATURES}"
             )
         arguments["text_encoder"] = {"class_path": TEXT_FEATURES}

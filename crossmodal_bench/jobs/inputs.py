@@ -1,4 +1,4 @@
-"""The data behind a plan: each corpus is read once, and its test split says which protocols it meets."""
+"""The data for a plan: each corpus is read once, and its test split decides which protocols it matches."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from crossmodal_bench.evaluation.protocols.splits import SplitItems, describe, s
 from crossmodal_bench.jobs.experiments import Config
 
 REPEATED = 0.01
-"""The share of repeated test captions above which equal inputs have a protocol of their own."""
+"""The fraction of repeated test captions above which equal inputs get their own protocol."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a data set's jobs share; ``missing`` says which file is not there and what makes it."""
+    """What a data set's jobs share; ``missing`` says which file is missing and how to create it."""
 
     protocols: list[Protocol]
     split_hash: str
@@ -43,15 +43,15 @@ class Inputs:
 
 
 class HasCorpus(Interface):
-    """What reads a corpus when it is asked for it: a data module, or what stands for one."""
+    """Something that reads a corpus on demand: a data module, or a stand-in for one."""
 
     @property
     def corpus(self) -> Corpus:
-        """The corpus; BadInput where the files are damaged, MissingInput where they are not there."""
+        """The corpus; BadInput if the files are damaged, MissingInput if they are missing."""
 
 
 def corpus_key(settings: Config) -> str:
-    """Equal for settings of the data module that read the same corpus."""
+    """A key that is equal for data module settings that read the same corpus."""
     chosen = {name: settings.get(name) for name in ("dataset", "validation")}
     chosen["on_bad_image"] = settings.get("images", {}).get("on_bad_image")
     return json.dumps(chosen, sort_keys=True, default=str)
@@ -60,9 +60,9 @@ def corpus_key(settings: Config) -> str:
 def read_inputs(
     source: HasCorpus, dataset: str, wanted: str, corpora: dict[str, Inputs], settings: Config
 ) -> Inputs:
-    """The inputs of what reads the corpus of a data module with these settings, kept in ``corpora``.
+    """The inputs from a source whose data module has these settings, cached in ``corpora``.
 
-    ``wanted`` is the protocol that the configuration is meant for; empty for whichever fit.
+    ``wanted`` is the protocol that the configuration is meant for; empty for all that match.
     """
     key = corpus_key(settings)
     if key in corpora:
@@ -70,7 +70,7 @@ def read_inputs(
     try:
         corpus = source.corpus
     except MissingInput as error:
-        # The protocol that whole data would have: it is part of the job's id, by which a record is found.
+        # The protocol of the complete data: it is part of the job's id, by which a record is found.
         corpora[key] = Inputs(expected_protocols(dataset, wanted), "", "", {}, str(error))
         return corpora[key]
     corpora[key] = Inputs(
@@ -84,14 +84,14 @@ def read_inputs(
 
 
 def fitting_protocols(corpus: Corpus, wanted: str = "") -> list[Protocol]:
-    """What is measured on the corpus's test split.
+    """The protocols to measure on the corpus's test split.
 
-    ``wanted`` is the protocol that the corpus was read for, as in ``read_inputs``. Where its split is another
-    one, what is measured is called ``<wanted>-test``: the variants of a data set stay apart.
+    ``wanted`` is the protocol that the corpus was read for, as in ``read_inputs``. If its split is another
+    one, the protocol is called ``<wanted>-test``, so that the variants of a data set stay separate.
 
-    Where more than ``REPEATED`` of the test captions say what a caption of another image says, the recalls
-    with equal inputs as equal answers are measured beside the first protocol; and so are the pairs that a
-    user has given with the data set.
+    If more than ``REPEATED`` of the test captions repeat a caption of another image, recalls that count equal
+    inputs as equal answers are measured in addition to the first protocol; so are pairs that the user gave
+    with the data set.
     """
     protocols = resolve_protocols(
         corpus.name,
@@ -114,7 +114,7 @@ def fitting_protocols(corpus: Corpus, wanted: str = "") -> list[Protocol]:
 
 
 def matched_protocols(corpus: Corpus) -> list[Match]:
-    """How far the corpus's test split is that of each named protocol."""
+    """How well the corpus's test split matches that of each named protocol."""
     return matches(
         corpus.name,
         items_of_test(corpus),
@@ -124,7 +124,7 @@ def matched_protocols(corpus: Corpus) -> list[Match]:
 
 
 def protocol_lines(corpus: Corpus) -> list[str]:
-    """By what the test split is measured, how far it is each named protocol's, and how it is recognised."""
+    """The test split's protocols, how well it matches each named one, and how it is recognised."""
     protocols = fitting_protocols(corpus)
     names = " + ".join(protocol.label for protocol in protocols)
     doubt = " (split unverified)" if any(protocol.resembles for protocol in protocols) else ""
@@ -138,9 +138,9 @@ def protocol_lines(corpus: Corpus) -> list[str]:
     fields = ", ".join(f"{name}: {json.dumps(value)}" for name, value in vars(known).items() if value)
     lines.append(f"split {{{fields}}}")
     lines += [
-        f"  if these are the files that {match.protocol.name} was published on, send this line in "
-        f"a pull request, as {match.protocol.name}'s 'split' in evaluation/protocols/protocols.yaml, and say "
-        "where they are from"
+        f"  if these are the files that {match.protocol.name} was published on, please open a pull request "
+        f"with this line as {match.protocol.name}'s 'split' in evaluation/protocols/protocols.yaml, and say "
+        "where the files are from"
         for match in found
         if match.counts_agree and not match.protocol.split.verifiable and match.protocol.judged is None
     ]

@@ -1,6 +1,6 @@
-"""The lock of a job's directory: the kernel lets go of it whichever way its process ends.
+"""The lock of a job's directory, which the kernel releases however its process ends.
 
-Not filelock's: that truncates the file at every attempt, and who holds the lock stands in it.
+Not filelock's: that truncates the file on every attempt, and the file says who holds the lock.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from crossmodal_bench.core.file_locks import try_lock
 from crossmodal_bench.jobs.directory import JobDirectory, read_json
 
 PATIENCE = 0.5
-"""Seconds to wait for a lock: ``is_locked`` of another process holds it for an instant."""
+"""Seconds to wait for a lock: ``is_locked`` in another process holds it for an instant."""
 
 
 class Taken(BadInput):
-    """A job's directory that another process works in."""
+    """A job's directory is in use by another process."""
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether a live process works in the directory.
+    """Whether a live process is working in the directory.
 
-    Looking takes no more than the right to read, in another user's RUNS too. Who may not even read the lock
-    may not work there either, which ``locked`` tells.
+    This needs only read permission, in another user's RUNS too. A user who may not even read the lock may not
+    work there either, which ``locked`` reports.
 
     Raises:
         BadInput: the file system has no locks.
@@ -69,7 +69,7 @@ def locked(directory: Path) -> Iterator[None]:
             if time.monotonic() > deadline:
                 who = holder(directory)
                 raise Taken(
-                    f"{directory} is being worked on by another process"
+                    f"{directory} is in use by another process"
                     f"{f' ({who})' if who else ''}; wait for it or stop it"
                 )
             time.sleep(0.02)
@@ -87,19 +87,19 @@ def holder(directory: Path) -> str:
 
 
 def _open(path: Path, flags: int) -> TextIO:
-    """The lock's file, for reading or for writing; OSError where something else has its name.
+    """The lock's file, opened for reading or writing; OSError if something else has its name.
 
-    What is signed is truncated: a link would lead to somebody's file, and a pipe would be waited for.
+    The file is truncated before signing: a symbolic link would lead to another file, and a pipe would block.
     """
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, f"{path.name} is no plain file")
+        raise OSError(errno.EINVAL, f"{path.name} is not a regular file")
     return os.fdopen(descriptor, "r" if flags == os.O_RDONLY else "r+")
 
 
 def _sign(handle: TextIO) -> None:
-    """Say in the lock's file who holds it; the lock itself is the kernel's."""
+    """Write into the lock's file who holds it; the lock itself is the kernel's."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     handle.seek(0)
     handle.truncate()

@@ -1,4 +1,4 @@
-"""A planned job: what is to be run, complete, and how it travels to the process that runs it."""
+"""A planned job: everything needed to run it, and how it gets to the process that does."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from crossmodal_bench.jobs.record import Job
 class PlannedJob:
     """One job with its complete configuration.
 
-    ``evaluate`` is the split that its numbers come from: ``val`` in suites that choose hyperparameters.
-    ``missing`` says which input it lacks, and which command or download makes it. ``corpus`` is what the
-    planning process has read, for workers that are forked from it. ``ddp_strategy`` and ``gpu_precision`` are
-    what the method asks for. ``parents`` are the jobs whose trained weights it starts from, by method.
-    ``resume_anyway``: whether it goes on from a checkpoint that rests on something else.
-    ``measure_lacking``: whether it runs again where its record lacks a protocol of ``protocols``.
+    ``evaluate`` is the split that its numbers come from: ``val`` in suites that select hyperparameters.
+    ``missing`` says which input is missing, and which command or download provides it. ``corpus`` is what the
+    planning process has read, for workers forked from it. ``ddp_strategy`` and ``gpu_precision`` are the
+    method's own. ``parents`` are the jobs whose trained weights it starts from, by method.
+    ``resume_anyway``: whether it resumes from a checkpoint with a different basis.
+    ``measure_lacking``: whether it runs again if its record lacks a protocol of ``protocols``.
     ``requires`` are the views that its method reads. ``with_grid``: whether another job of the plan reads a
-    grid of regions of the same images by the same network, so that one pass shall extract both.
+    grid of regions of the same images by the same network, so that one pass extracts both.
     ``ablation`` is the method without its adversary, if its file names one.
-    ``plugins`` are the packages that the user trusts, besides ours: its classes may be of them.
+    ``plugins`` are the packages, besides ours, that the user trusts to provide classes.
     """
 
     job: Job
@@ -60,20 +60,20 @@ class PlannedJob:
 
     @property
     def title(self) -> str:
-        """How it is called in a line of the terminal."""
+        """Its name in terminal output."""
         return f"{self.job.method} on {self.job.dataset} seed {self.job.seed}"
 
     def fingerprint(self) -> Fingerprint:
-        """What decides its numbers today, but for the data."""
+        """What determines its numbers today, except for the data."""
         return fingerprint_of(self.config, self.protocols)
 
     def save(self) -> None:
-        """Leave it in its directory for another process, which reads the corpus itself."""
+        """Save it in its directory for another process, which reads the corpus itself."""
         write_json(self.files.planned, to_json(self))
 
     @classmethod
     def load(cls, directory: Path) -> PlannedJob:
-        """What ``save`` has left there."""
+        """What ``save`` wrote there."""
         return from_json(read_json(JobDirectory(directory).planned))
 
 

@@ -1,4 +1,4 @@
-"""Plain values without the folders of this machine, for what other people see of a job."""
+"""Plain values with this machine's folders removed, for everything about a job that others see."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from crossmodal_bench.networks.dual_encoders import HF
 
 _ABSOLUTE = re.compile(r"^(/|~|[A-Za-z]:[\\/])")
 _WITHIN = re.compile(r"(?<![\w.~/\\])(?:~|[A-Za-z]:)?[/\\][\w.][^\s'\",;:()\[\]{}]*")
-"""A path that begins at a root, anywhere in a text; ``images/s`` and ``and/or`` are none."""
+"""An absolute path anywhere in a text, but not ``images/s`` or ``and/or``."""
 
 
 def path_replacement(root: str, runs: str) -> Callable[[str], str]:
-    """A path below the data root becomes one below ``data``; another absolute one its file's name.
+    """Replace a path in the data root by one in ``data``, and any other absolute path by its file name.
 
     Args:
-        root: the data root, as a configuration names it; empty where it names none.
-        runs: the folder of runs.
+        root: the data root as given in a configuration; empty if it is not.
+        runs: the RUNS folder.
     """
 
     def replace(text: str) -> str:
         if text.startswith(HF):
-            # What follows may be a folder, or a name of the hub.
+            # What follows may be a folder or a name on the hub.
             return HF + replace(text.removeprefix(HF))
         for folder, name in ((root, "data"), (runs, "runs")):
             if folder not in ("", ".", "/") and (text == folder or text.startswith(f"{folder}/")):
@@ -37,7 +37,7 @@ def path_replacement(root: str, runs: str) -> Callable[[str], str]:
 
 
 def mapped(value: Any, replace: Callable[[str], str]) -> Any:
-    """The same lists and mappings, every text in them replaced."""
+    """The same lists and mappings with every string in them replaced."""
     if isinstance(value, Mapping):
         return {name: mapped(item, replace) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -46,12 +46,12 @@ def mapped(value: Any, replace: Callable[[str], str]) -> Any:
 
 
 def without_folders(content: dict[str, Any], root: str, runs: Path) -> dict[str, Any]:
-    """The same values without any absolute path, not even within a sentence: of each its last name is left.
+    """The same values without absolute paths, not even within a sentence: only each one's last part is kept.
 
     Args:
-        content: texts, numbers, lists and mappings.
-        root: the data root, as a configuration names it; empty where it names none.
-        runs: the folder of runs.
+        content: strings, numbers, lists and mappings.
+        root: the data root as given in a configuration; empty if it is not.
+        runs: the RUNS folder.
     """
     known = path_replacement(root, str(runs))
     folders = {str(runs.absolute()): "runs", str(Path.cwd()): ".", str(Path.home()): "~"}
@@ -59,7 +59,7 @@ def without_folders(content: dict[str, Any], root: str, runs: Path) -> dict[str,
     def replace(text: str) -> str:
         text = known(text)
         for folder, name in folders.items():
-            # Names with blanks are not found below.
+            # Names with spaces are not matched below.
             if len(folder) > 1:
                 text = text.replace(f"{folder}/", f"{name}/")
         return _WITHIN.sub(lambda path: _file_name(path[0]), text)

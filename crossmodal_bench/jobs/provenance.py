@@ -1,4 +1,4 @@
-"""The machine and the versions that a result was made with; ``jobs.fingerprints`` has the sources."""
+"""The machine and the library versions behind a result; ``jobs.fingerprints`` covers the sources."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 import crossmodal_bench
 
 LIBRARIES = ("lightning", "transformers", "torchvision", "numpy", "scipy", "scikit-learn")
-"""Those whose versions may move a digit, beside torch."""
+"""Libraries, besides torch, whose version may change a digit."""
 
 
 def environment(device: str) -> dict[str, str]:
     """Commit, versions, device and threads of this process, for the record.
 
-    Sums are split among threads and among the lanes of a vector unit, so that their number decides the last
-    bits of a sum, and training carries these into the digits that a table shows.
+    Sums are split among threads and SIMD lanes, so their number affects the last bits of a sum, and training
+    amplifies these into the digits that a table shows.
     """
     import torch
     from threadpoolctl import threadpool_info
@@ -43,9 +43,9 @@ def environment(device: str) -> dict[str, str]:
 
 @functools.cache
 def commit() -> str:
-    """The checkout's commit, with "+changes" where files of the package differ from it; empty for a wheel.
+    """The checkout's commit, with "+changes" if files of the package differ from it; empty for a wheel.
 
-    An installed package may lie within the checkout of something else, whose commit says nothing of it.
+    An installed package may be inside an unrelated checkout, whose commit says nothing about it.
     """
     folder = Path(crossmodal_bench.__file__).resolve().parent.parent
     top, _, head = _git(folder, "rev-parse", "--show-toplevel", "HEAD").strip().partition("\n")
@@ -56,7 +56,7 @@ def commit() -> str:
 
 
 def _git(folder: Path, *words: str) -> str:
-    """What git says of a folder; nothing where it is not there, or refuses."""
+    """Git's output for a folder; empty if git is missing or fails."""
     with suppress(OSError, subprocess.SubprocessError):
         answer = subprocess.run(
             ["git", "-C", str(folder), *words],
@@ -79,7 +79,7 @@ def _version(library: str) -> str:
 
 
 def _cpu() -> str:
-    """The processor's name, as far as the system tells."""
+    """The processor's name, if the system provides it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             key, _, name = line.partition(":")

@@ -1,9 +1,9 @@
-"""The papers' own numbers, row by row, and whether one of ours may stand beside them.
+"""The papers' own numbers, row by row, and whether one of ours is comparable.
 
-The numbers lie in ``published.yaml``. A row says under which protocol it was measured, on which features,
-with which text encoder and whether by one model or an ensemble, because two numbers may share a column only
-where all of that agrees, and ours was made with the paper's settings. A number where something does not agree
-is listed apart, with what differs.
+The numbers are in ``published.yaml``. Each row states the protocol, the features, the text encoder, and
+whether it is a single model or an ensemble, because two numbers may share a column only if all of these agree
+and ours was obtained with the paper's settings. Numbers that differ in any of them are listed separately,
+with the differences.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from crossmodal_bench.evaluation.protocols.protocol import PROTOCOLS
 from crossmodal_bench.jobs.encoders import Encoders, PublishedImage, PublishedText
 
 METRICS = published_keys()
-"""The metrics that a table may have, in the units of the table of metrics."""
+"""The metrics that a table may have, in the units of ``metric_table``."""
 
 
 @dataclass(frozen=True)
 class PublishedRow:
     """One row of a paper's table.
 
-    ``ours`` is our name of the method (None: we have none), ``backbone`` the image and text features as the
-    paper names them (None: not stated), ``image`` and ``text`` the same for comparison with a record's
+    ``ours`` is our name for the method (None if we don't have it), ``backbone`` the image and text features
+    as the paper names them (None: not stated), ``image`` and ``text`` the same for comparison with a record's
     encoders (None: not stated, so that nothing agrees), ``ensemble`` whether several models' similarities
-    were summed (None: not stated). Where ``comparable`` is false, ``note`` says why. ``values`` maps metric
-    keys to numbers, None for '-'. ``label`` is that of the suite's row whose overrides make our method this
-    one; empty for the method's own setting. ``source`` is how a report names the row: "ACMR Table 2, SIFT +
+    were summed (None: not stated). If ``comparable`` is false, ``note`` says why. ``values`` maps metric keys
+    to numbers, None for '-'. ``label`` is that of the suite's row whose overrides turn our method into this
+    one; empty for the method's own setting. ``source`` is how a report cites the row: "ACMR Table 2, SIFT +
     LDA".
     """
 
@@ -60,16 +60,15 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Setting:
-    """How a number of ours was made, in all that a published one must agree with.
+    """How one of our numbers was obtained, in every respect in which a published one must agree.
 
     Attributes:
-        encoders: what stands for images and texts, of every model that the number rests on; empty where the
-            record does not say.
+        encoders: the encoders of every model that the number is based on; empty if the record does not say.
         preset: of the settings.
-        papers_settings: whether these are the paper's: the preset ``paper``, or one under which the method is
-            configured alike.
+        papers_settings: whether these are the paper's: the preset ``paper``, or one that configures the
+            method identically.
         ensemble: whether several models' similarities were summed.
-        overrides: the keys that were set by hand, against the method's or its suite's own setting.
+        overrides: the keys that the user changed from the method's or its suite's setting.
     """
 
     encoders: tuple[Encoders, ...]
@@ -81,14 +80,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Apart:
-    """A published number of the same method that does not stand beside ours, but apart.
+    """A published number of the same method that is not comparable to ours and is listed separately.
 
     Attributes:
         value: the number.
         source: the paper's row.
-        kind: ``protocol`` where it was measured on other test items, else ``features`` where images or texts
-            were encoded otherwise, else ``setting``.
-        differs: what is otherwise, ours and theirs.
+        kind: ``protocol`` if it was measured on other test items, else ``features`` if images or texts were
+            encoded differently, else ``setting``.
+        differs: what differs, ours and theirs.
     """
 
     value: float
@@ -98,7 +97,7 @@ class Apart:
 
     @property
     def heading(self) -> str:
-        """Under which it is listed."""
+        """The heading under which it is listed."""
         headings = {
             "protocol": "published, under another protocol",
             "features": "published, on other features",
@@ -109,12 +108,12 @@ class Apart:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A published number for one of ours, or the reason why there is none.
+    """The published counterpart of one of our numbers, or the reason why there is none.
 
-    Either ``value`` and ``source`` (a row's) are set, or ``reason`` is. ``note`` holds what a reader must
-    know beside the value. ``also`` has what other rows, which agree too, print instead: number and source.
-    ``apart`` has the published numbers that do not agree, with what differs; they never stand in a column
-    with ours.
+    Either ``value`` and ``source`` (a row's) are set, or ``reason`` is. ``note`` is what a reader must know
+    about the value. ``also`` has the different numbers that other matching rows give, with their sources.
+    ``apart`` has the published numbers that do not match, with what differs; they never share a column with
+    ours.
     """
 
     value: float | None
@@ -126,7 +125,7 @@ class Comparison:
 
     @property
     def apart_text(self) -> str:
-        """The numbers that do not agree, in one phrase."""
+        """The numbers that do not match, in one phrase."""
         return "; ".join(
             f"{number.heading}: {number.value:g} ({number.source}), {number.differs}" for number in self.apart
         )
@@ -142,7 +141,7 @@ Metric = Annotated[str, AfterValidator(_known_metric)]
 
 
 class Paper(Model):
-    """What a table says of a paper; ``name`` is its method's."""
+    """The facts about a paper; ``name`` is its method's."""
 
     name: str
     year: WholeNumber
@@ -150,7 +149,7 @@ class Paper(Model):
 
 
 class ProtocolFacts(Model):
-    """A published protocol: its data set, and what tells its split from others of the same data set."""
+    """A published protocol: its data set, and what distinguishes its split from others of that data set."""
 
     dataset: str
     split: str = ""
@@ -158,9 +157,9 @@ class ProtocolFacts(Model):
 
 
 class _Inherited(Model):
-    """What a table or a group says for all its rows, and a row for itself; see ``PublishedRow``.
+    """What a table or a group sets for all its rows, or a row for itself; see ``PublishedRow``.
 
-    A default counts for nothing: what no level gives is missing, but for what ``_OPTIONAL`` has.
+    Defaults do not count: what no level sets is missing, unless it is in ``_OPTIONAL``.
     """
 
     columns: Items[Metric] = ()
@@ -192,7 +191,7 @@ class _Table(_Inherited):
 
     @property
     def title(self) -> str:
-        """How its paper names it."""
+        """The table's name in its paper."""
         return self.table if self.table.startswith("in-text") else f"Table {self.table}"
 
 
@@ -207,7 +206,7 @@ _OPTIONAL: dict[str, Any] = {"comparable": True}
 
 @dataclass(frozen=True)
 class Published:
-    """What ``published.yaml`` holds: rows by their papers' years, citations by paper, protocols' facts."""
+    """The content of ``published.yaml``: rows by year of paper, citations by paper, facts by protocol."""
 
     rows: tuple[PublishedRow, ...]
     citations: dict[str, str]
@@ -215,28 +214,28 @@ class Published:
 
 
 def published_rows() -> tuple[PublishedRow, ...]:
-    """Every row, a paper's own before later papers' quotations; ``BadInput`` on a malformed file."""
+    """Every row, a paper's own before later papers' quotations of it; ``BadInput`` for a malformed file."""
     return _published().rows
 
 
 def citations() -> dict[str, str]:
-    """The reference of each paper, by the key that ``PublishedRow.paper`` holds."""
+    """The reference of each paper, by ``PublishedRow.paper``."""
     return dict(_published().citations)
 
 
 def comparison(ours: str, protocol: str, metric: str, setting: Setting, *, label: str = "") -> Comparison:
-    """The published number to show beside our ``metric`` of method ``ours`` under ``protocol``.
+    """The published number to show next to our ``metric`` of method ``ours`` under ``protocol``.
 
-    It is the first row's that agrees with ``setting``. Rows that do not agree are listed apart: those of our
-    protocol, or where there are none and ours is a named one, the nearest of the method's other protocols.
-    What no table has is no error: the reason says so.
+    It is that of the first row that agrees with ``setting``. Rows that do not agree are listed separately:
+    those under our protocol or, if there are none and ours is a named one, the closest under the method's
+    other protocols. A number that no table has is not an error; ``reason`` says so.
 
     Args:
-        ours: our name of the method.
-        protocol: that our number was measured under.
+        ours: our name for the method.
+        protocol: the protocol that our number was measured under.
         metric: its key.
-        setting: how our number was made.
-        label: asks for the row that a suite's row of that label stands for.
+        setting: how our number was obtained.
+        label: selects the row that a suite's row with that label corresponds to.
     """
     known = _published().protocols
     dataset = _dataset(protocol, known)
@@ -247,7 +246,7 @@ def comparison(ours: str, protocol: str, metric: str, setting: Setting, *, label
     elsewhere = [row for row in rows if row.protocol != protocol]
     rows = [row for row in rows if row.protocol == protocol]
     if not rows:
-        # A split that nobody has verified is not shown with any number, not even apart.
+        # An unverified split is shown without any published number, not even a separate one.
         others = elsewhere if protocol in PROTOCOLS else []
         apart = _apart(_nearest(others, setting), protocol, metric, setting)
         return Comparison(None, reason=f"not comparable: {_other_protocols(elsewhere, known)}", apart=apart)
@@ -267,19 +266,19 @@ def comparison(ours: str, protocol: str, metric: str, setting: Setting, *, label
     also = tuple((other, source) for other, source in printed if other is not None and other != value)
     notes = [known[protocol].note, chosen.note]
     if any(_is_given(encoders) for encoders in setting.encoders):
-        notes.append("Our features are taken for the paper's by their number and width.")
+        notes.append("Our features are assumed to be the paper's because their number and width match.")
     note = " ".join(filter(None, notes))
     return Comparison(value, source=chosen.source, note=note, also=also, apart=apart)
 
 
 def _nearest(rows: Sequence[PublishedRow], setting: Setting) -> list[PublishedRow]:
-    """The rows that differ in the fewest things, but for their protocol."""
+    """The rows with the fewest differences, apart from their protocol."""
     counts = [len(_differences(row, row.protocol, setting)) for row in rows]
     return [row for row, count in zip(rows, counts, strict=True) if count == min(counts)]
 
 
 def _apart(rows: Sequence[PublishedRow], protocol: str, metric: str, setting: Setting) -> tuple[Apart, ...]:
-    """The rows that have the metric and differ in something, but for those that mean something else."""
+    """The rows that have the metric and differ in something, except those that are not comparable at all."""
     numbers = []
     for row in rows:
         value = row.values.get(metric)
@@ -308,14 +307,14 @@ class _Difference:
 
 
 def _differences(row: PublishedRow, protocol: str, setting: Setting) -> list[_Difference]:
-    """In what a published number and one of ours do not agree; what either leaves unsaid does not."""
+    """The differences between a published number and one of ours, including what either leaves unstated."""
     differences = []
     if row.protocol != protocol:
         differences.append(_Difference("protocol", protocol, row.protocol))
     for side, theirs in (("image", row.image), ("text", row.text)):
         ours = [getattr(encoders, side) for encoders in setting.encoders]
         if theirs is None or not ours or not all(theirs.agrees(each) for each in ours):
-            unsaid = f"{side} encoder not said"
+            unsaid = f"{side} encoder not stated"
             described = dict.fromkeys(unsaid if each is None else each.text for each in ours)
             differences.append(
                 _Difference(
@@ -325,7 +324,7 @@ def _differences(row: PublishedRow, protocol: str, setting: Setting) -> list[_Di
                 )
             )
     if row.ensemble is not setting.ensemble:
-        names = {True: "an ensemble", False: "a single model", None: "not said whether an ensemble"}
+        names = {True: "an ensemble", False: "a single model", None: "not stated whether an ensemble"}
         differences.append(_Difference("setting", names[setting.ensemble], names[row.ensemble]))
     if not setting.papers_settings:
         differences.append(_Difference("setting", f"preset {setting.preset}"))
@@ -335,13 +334,13 @@ def _differences(row: PublishedRow, protocol: str, setting: Setting) -> list[_Di
 
 
 def _is_given(encoders: Encoders) -> bool:
-    """Whether image features come as arrays, which do not say what made them."""
+    """Whether image features are provided as arrays, which do not say what produced them."""
     image = encoders.image
     return image is not None and (image.network is None or image.regions == "precomputed")
 
 
 def _dataset(protocol: str, known: Mapping[str, ProtocolFacts]) -> str:
-    """The data set of a protocol; one that no paper used starts with its name (``flickr30k-test``)."""
+    """The data set of a protocol; one that no paper used starts with its data set (``flickr30k-test``)."""
     if protocol in known:
         return known[protocol].dataset
     return protocol.partition("-")[0]
@@ -361,15 +360,15 @@ def _published() -> Published:
 
 
 def parse(text: str, source: str) -> Published:
-    """The YAML ``text`` of the file ``source``.
+    """Parse the YAML ``text`` of the file ``source``.
 
     Raises:
-        BadInput: it does not fit; the sentence names the file, the row and the field.
+        BadInput: it does not match the schema; the message names the file, the row and the field.
     """
     try:
         content = parse_yaml(text)
     except ValueError as error:
-        raise BadInput(f"{source} is not valid YAML ({error}); mend it") from error
+        raise BadInput(f"{source} is not valid YAML ({error}); fix it") from error
     document = validated(_Document, content, source)
     rows: dict[tuple[str | None, ...], PublishedRow] = {}
     for table in document.tables:
@@ -381,10 +380,10 @@ def parse(text: str, source: str) -> Published:
                 published = _published_row(document, table, group, row, location)
                 key = (table.paper, table.table, row.method, published.protocol, published.backbone)
                 if key in rows:
-                    _fail(location, "method", "stands there twice; drop one, or say what tells them apart")
+                    _fail(location, "method", "occurs twice; remove one, or say what distinguishes them")
                 rows[key] = published
     return Published(
-        # An own number comes before a later paper's quotation of it.
+        # A paper's own number comes before a later paper's quotation of it.
         rows=tuple(sorted(rows.values(), key=lambda row: document.papers[row.paper].year)),
         citations={key: paper.citation for key, paper in document.papers.items()},
         protocols=document.protocols,
@@ -396,7 +395,7 @@ def _published_row(document: _Document, table: _Table, group: _Group, row: _Row,
     columns = cells["columns"]
     if len(row.values) != len(columns):
         counts = f"{len(row.values)} entries for {len(columns)} columns"
-        _fail(where, "values", f"has {counts}; null stands for '-'")
+        _fail(where, "values", f"has {counts}; write null for '-'")
     _check_known(cells["protocol"], "protocol", document.protocols, where)
     if not cells["comparable"] and not cells["note"]:
         _fail(where, "note", "is missing; say why the row is not comparable")
@@ -422,7 +421,7 @@ def _published_row(document: _Document, table: _Table, group: _Group, row: _Row,
 
 
 def _inherited(levels: Sequence[_Inherited], where: str) -> dict[str, Any]:
-    """What the inner levels give over what the outer ones do, but with the notes of all."""
+    """The inner levels' values on top of the outer ones', but with the notes of all levels."""
     cells = dict(_OPTIONAL)
     for level in levels:
         given = _Inherited.model_fields.keys() & level.model_fields_set

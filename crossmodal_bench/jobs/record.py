@@ -1,4 +1,4 @@
-"""The record of a finished job: the one file that every table, page and W&B run is derived from."""
+"""The record of a finished job: the single file from which every table, page and W&B run is derived."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from crossmodal_bench.jobs.encoders import Encoders
 from crossmodal_bench.jobs.fingerprints.fingerprint import Fingerprint
 
 SCHEMA = 2
-"""Version of the layout below; a record of another version is refused, not guessed at."""
+"""Version of the layout below; a record of another version is rejected rather than guessed at."""
 
 
 def _is_absent(value: Any) -> bool:
-    """Whether a number, or one of an interval's, was not finite when it was written; JSON has null for it."""
+    """Whether a number, or one of an interval's, was not finite when written; JSON stores null for it."""
     if isinstance(value, list):
         return any(map(_is_absent, value))
     return value is None or (isinstance(value, float) and not math.isfinite(value))
@@ -44,7 +44,7 @@ def _finite(values: Any) -> Any:
 
 
 def _finite_points(curve: Any) -> Any:
-    """A curve without the points at which something is absent; what is no curve is left to be refused."""
+    """A curve without its incomplete points; anything else is returned as is, for validation to reject."""
     if not isinstance(curve, dict) or not all(isinstance(values, list) for values in curve.values()):
         return curve
     if len({len(values) for values in curve.values()}) != 1:
@@ -57,7 +57,7 @@ def _finite_points(curve: Any) -> Any:
 def _drawable(curves: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, list[float]]]:
     for name, curve in curves.items():
         if len({len(values) for values in curve.values()}) > 1:
-            raise fault("holds lists of several lengths; they must have one", name)
+            raise fault("has lists of different lengths; make them equally long", name)
         if name.endswith("precision_scope") and not {"scope", "precision"} <= curve.keys():
             raise fault("lacks 'scope' or 'precision'", name)
     return curves
@@ -84,7 +84,7 @@ def _parent_run(run: dict[str, str]) -> dict[str, str]:
 
 
 _RUN = ("job", "finished_at")
-"""What ``Record.run`` holds."""
+"""The keys of ``Record.run``."""
 
 FiniteNumbers = Annotated[dict[str, float], BeforeValidator(_finite)]
 Interval = Annotated[tuple[float, float], Strict(False)]
@@ -109,11 +109,11 @@ class Job(Model):
 
 
 class Data(Model):
-    """What it was measured on.
+    """The data that a job was measured on.
 
-    ``features`` says what made the features, None where the data set comes with its own; an ensemble's stand
-    in a list, ``members``. ``skipped_images`` could not be read, ``cut_captions`` are longer than BERT, or a
-    dual encoder's text tower, reads.
+    ``features`` says what produced the features, None if the data set comes with its own; an ensemble's are a
+    list, ``members``. ``skipped_images`` could not be read; ``cut_captions`` counts captions longer than
+    BERT, or a dual encoder's text tower, can read.
     """
 
     fingerprint: str
@@ -126,7 +126,7 @@ class Data(Model):
 
 
 class Selection(Model):
-    """How the checkpoint was chosen; ``metric`` is None when there was no validation split to choose on."""
+    """How the checkpoint was selected; ``metric`` is None if there was no validation split to select on."""
 
     metric: str | None
     epoch: WholeNumber | None
@@ -134,19 +134,19 @@ class Selection(Model):
 
 
 class Numbers(Model):
-    """What one evaluation gave.
+    """The results of one evaluation.
 
-    ``metrics`` holds recalls in percent, 1-based ranks and mAP as a fraction; ``intervals`` their 95 %
+    ``metrics`` has recalls in percent, 1-based ranks and mAP as a fraction; ``intervals`` their 95 %
     intervals over test images (clustered by image, or by identity); ``curves`` lists of numbers by name,
-    those of a curve of one length. A number that was not finite when written is absent.
+    equally long within a curve. A number that was not finite when written is absent.
 
     ``protocol_version`` is that of the protocol.
-    ``resembles`` names the protocol whose numbers of images and captions the test split has without being
-    verified as its split; empty otherwise.
-    ``dropped`` is how many queries have no label, and so count for no metric by label, by direction (``i2t``:
-    images); empty where there are no such metrics.
-    ``asked`` says, where positives are pairs, for each direction how many items its ``gallery`` has, how many
-    ``queries`` are asked and how many ``positives`` they can find together; empty elsewhere.
+    ``resembles`` names the protocol that the test split matches in its numbers of images and captions without
+    being verified as its split; empty otherwise.
+    ``dropped`` is how many queries have no label, and so do not count in label-based metrics, by direction
+    (``i2t``: images); empty if there are no such metrics.
+    ``asked`` gives, if positives are pairs, the number of items in the ``gallery`` of each direction, of
+    ``queries``, and of ``positives`` that all queries together can find; empty otherwise.
     """
 
     metrics: FiniteNumbers
@@ -159,9 +159,9 @@ class Numbers(Model):
 
 
 class Member(Model):
-    """A job whose model is part of an ensemble; ``directory`` is relative to the folder of the records.
+    """A job whose model is part of an ensemble; ``directory`` is relative to the RUNS folder.
 
-    ``finished_at`` is that of the record that was there then: a member that has run again has another.
+    ``finished_at`` is that of the record at the time; a member that has run again since has a different one.
     """
 
     id: str
@@ -173,16 +173,16 @@ class Member(Model):
 
 
 class RecordContent(Numbers):
-    """What ``record.json`` holds beside the number of its schema.
+    """The content of ``record.json`` except for its schema version.
 
-    ``history`` holds one mapping per epoch; ``also`` the numbers of the same run under other protocols that
-    fit the same test split (COCO's 5K and 1K); ``ensemble`` the models whose similarities were summed, none
-    for a single model; ``parents`` the runs whose trained weights it started from, by method; ``encoders``
-    what stands for images and texts, of each member where an ensemble's differ, empty where that is unknown.
-    ``made_from`` says what ``source_fingerprint`` is the digest of; None in a sum, and in what an earlier
-    version wrote. ``taken_up``: although what was different, in clauses, training went on from a checkpoint.
-    ``ablation`` is the method without its adversary, if its file names one: a file that may be the user's
-    own, and need not be there when a report is made.
+    ``history`` has one mapping per epoch; ``also`` the numbers of the same run under other protocols that
+    match the same test split (COCO's 5K and 1K); ``ensemble`` the models whose similarities were summed,
+    empty for a single model; ``parents`` the runs whose trained weights it started from, by method;
+    ``encoders`` the image and text encoders, those of each member if an ensemble's differ, empty if unknown.
+    ``made_from`` is what ``source_fingerprint`` is the digest of; None for an ensemble, and in records of
+    earlier versions. ``taken_up``: the differences, as clauses, despite which training resumed from a
+    checkpoint. ``ablation`` is the method without its adversary, if its file names one; that file may be the
+    user's own and need not exist when a report is made.
     """
 
     job: Job
@@ -207,7 +207,7 @@ class RecordContent(Numbers):
 class Record(RecordContent):
     """One finished job, as read from its ``record.json``; ``content`` is the JSON itself.
 
-    ``reference``: whether it is one of ``results/``, which stand beside a user's own and are not theirs.
+    ``reference``: whether it is one of ``results/``, which are shown alongside the user's own.
     """
 
     directory: Path
@@ -216,12 +216,12 @@ class Record(RecordContent):
 
     @property
     def files(self) -> JobDirectory:
-        """The files beside it."""
+        """The files of its directory."""
         return JobDirectory(self.directory)
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the record as written, and not its copy for another protocol."""
+        """Whether this is the record as written rather than its copy for another protocol."""
         return bool(self.content["job"]["protocol"] == self.job.protocol)
 
     @property
@@ -236,18 +236,18 @@ class Record(RecordContent):
 
     @property
     def run(self) -> dict[str, str]:
-        """Which run this was, as the records of those that start from its weights name it.
+        """What identifies this run in the records of jobs that start from its weights.
 
-        A job that has run again has another.
+        It changes when the job runs again.
         """
         return {"job": self.job.id, "finished_at": self.finished_at}
 
     def stale_because(self, today: Fingerprint) -> str:
-        """In what sources, settings, protocols or libraries differ from today's; empty where in nothing."""
+        """How sources, settings, protocols or libraries differ from today's; empty if they don't."""
         if self.source_fingerprint == today.digest:
             return ""
         if self.made_from is None or self.made_from.digest != self.source_fingerprint:
-            return "the sources or settings differ from those of the record, which does not say in what"
+            return "the sources or settings differ from the record's, which does not say how"
         return "; ".join(difference.text for difference in self.made_from.differences(today))
 
     def by_protocol(self) -> list[Record]:
@@ -260,18 +260,18 @@ class Record(RecordContent):
 
 
 def row_name(method: str, label: str, overrides: Mapping[str, Any]) -> str:
-    """The method, with what distinguishes its row from the method's others."""
+    """The method, with what distinguishes this row from the method's others."""
     changes = (f"{key.rpartition('.')[2]}={value}" for key, value in overrides.items())
     detail = label or ", ".join(changes)
     return f"{method} ({detail})" if detail else method
 
 
 def write_record(directory: str | Path, record: Mapping[str, Any]) -> Path:
-    """Write ``directory/record.json`` so that it is either complete or not there.
+    """Write ``directory/record.json`` atomically.
 
     NumPy and tensor scalars become plain numbers, non-finite ones ``null`` (JSON has no NaN). Raises
-    ``BadInput`` when the file system refuses (full disk, read-only directory) and when ``record`` does not
-    fit the schema; an earlier record is left as it was in both cases.
+    ``BadInput`` if the file system refuses (full disk, read-only directory) or ``record`` does not match the
+    schema; in both cases an earlier record is left unchanged.
     """
     directory = Path(directory)
     path = JobDirectory(directory).record
@@ -284,7 +284,7 @@ def write_record(directory: str | Path, record: Mapping[str, Any]) -> Path:
     except OSError as error:
         raise BadInput(
             f"{path} cannot be written ({error.strerror or error}): free some space or make the "
-            "directory writable, then run the bench again"
+            "directory writable, and run the bench again"
         ) from error
     return path
 
@@ -292,7 +292,7 @@ def write_record(directory: str | Path, record: Mapping[str, Any]) -> Path:
 def read_record(path: str | Path) -> Record:
     """The record in ``path`` (the file, or the job's directory).
 
-    Raises ``BadInput`` naming the file, the field and the fix when it is damaged or of another schema.
+    Raises ``BadInput``, naming the file, the field and the fix, if it is damaged or has another schema.
     """
     path = Path(path)
     if path.is_dir():
@@ -300,13 +300,15 @@ def read_record(path: str | Path) -> Record:
     try:
         content = parse_json(read_own(path).decode("utf-8"))
         if not is_unicode(json.dumps(content, ensure_ascii=False)):
-            raise ValueError("half a character")
+            raise ValueError("lone surrogate")
     except FileNotFoundError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}): run the bench again to make it") from error
+        raise BadInput(
+            f"{path} cannot be read ({error.strerror}): run the bench again to create it"
+        ) from error
     except OSError as error:
         raise BadInput(
-            f"{path} cannot be read ({error.strerror}): put the record itself there and make it readable, or "
-            "delete it and run the bench again"
+            f"{path} cannot be read ({error.strerror}): make it a readable regular file, or delete it and "
+            "run the bench again"
         ) from error
     except ValueError as error:
         raise damaged(path, "it is not complete JSON") from error
@@ -314,7 +316,7 @@ def read_record(path: str | Path) -> Record:
 
 
 def read_record_or_warn(path: str | Path) -> Record | None:
-    """As ``read_record``, but one that cannot be read is None, and a warning says why and what to do."""
+    """Like ``read_record``, but return None for one that cannot be read, with a warning that says why."""
     try:
         return read_record(path)
     except BadInput as error:
@@ -325,26 +327,26 @@ def read_record_or_warn(path: str | Path) -> Record | None:
 def read_records(runs: str | Path) -> list[Record]:
     """Every finished job's record under ``runs/<dataset>/<method>/<job id>/``, sorted by path.
 
-    Jobs that have not finished (no ``record.json``) are left out, and so are records that cannot be read,
-    each with a warning: one damaged file is no reason to withhold all others.
+    Jobs that have not finished (no ``record.json``) are left out. Records that cannot be read are left out
+    with a warning, so that one damaged file does not hide all others.
 
     Raises:
-        BadInput: there are records, and none of them can be read.
+        BadInput: there are records, but none of them can be read.
     """
     paths = [files.record for files in JobDirectory.all_below(Path(runs)) if files.is_done()]
     records = [record for path in paths if (record := read_record_or_warn(path)) is not None]
     if paths and not records:
-        # Of the first, as there is nothing to show.
+        # Nothing can be shown, so raise the first one's error.
         return [read_record(paths[0])]
     return records
 
 
 def unreadable_records(runs: str | Path, readable: Collection[Path]) -> list[str]:
-    """A sentence about each finished job below ``runs`` whose record cannot be read.
+    """A sentence about each finished job in ``runs`` whose record cannot be read.
 
     Args:
-        runs: a folder of runs.
-        readable: directories of which it is known that theirs can be.
+        runs: a RUNS folder.
+        readable: directories whose records are known to be readable.
     """
     sentences = []
     known = set(readable)
@@ -359,7 +361,7 @@ def unreadable_records(runs: str | Path, readable: Collection[Path]) -> list[str
 
 
 def _left_out(error: BadInput) -> str:
-    return f"{error}; it is left out meanwhile"
+    return f"{error}; it is left out for now"
 
 
 def _plain(value: Any) -> Any:
@@ -383,7 +385,7 @@ def _parse(path: Path, content: Any) -> Record:
     schema = fields.pop("schema", None)
     if schema != SCHEMA:
         raise BadInput(
-            f"{path} has schema {shown(schema)} and this version reads schema {SCHEMA}: "
+            f"{path} has schema {shown(schema)}, but this version reads schema {SCHEMA}: "
             "delete it and run the bench again"
         )
     try:

@@ -1,7 +1,7 @@
 """Reference results: the records and ranks behind the rows of the documentation, without weights.
 
-They lie in ``results/`` at the top of the repository, in the layout of a folder of runs, and are no part of
-an installed package: a wheel's user names a checkout's folder.
+They are in ``results/`` at the top of the repository, laid out like a RUNS folder, and are not part of an
+installed package: users of a wheel have to name a checkout's folder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.record import Record, read_records
 
 AUTO, OFF = "auto", "off"
-"""Words for the checkout's own folder, as far as there is one, and for none."""
+"""Words that mean the checkout's own folder, if there is one, and no folder."""
 
 
 def results_folder() -> Path:
@@ -28,7 +28,7 @@ def reference_records(word: str) -> list[Record]:
         word: ``auto``, ``off``, or the folder.
 
     Raises:
-        BadInput: a folder that was named is not there or has no record, or has none that can be read.
+        BadInput: the named folder does not exist or has no record that can be read.
     """
     check_reference(word)
     if word == OFF:
@@ -41,13 +41,13 @@ def reference_records(word: str) -> list[Record]:
 
 
 def check_reference(word: str) -> None:
-    """Raise BadInput where the word is a folder that is not there, which takes no time to find out."""
+    """Raise BadInput if the word is a folder that does not exist: a check that takes no time."""
     if word not in (AUTO, OFF) and not Path(word).is_dir():
         raise _nothing_in(Path(word))
 
 
 def _nothing_in(folder: Path) -> BadInput:
     return BadInput(
-        f"{folder} has no reference results; name a folder of records, as a checkout's results/ is, or "
+        f"{folder} has no reference results; name a folder of records, such as results/ in a checkout, or "
         f"leave them out with --reference {OFF}"
     )

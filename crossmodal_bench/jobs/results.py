@@ -1,4 +1,4 @@
-"""What a record says of its evaluations, and of the machine: shared by jobs, ensembles and given vectors."""
+"""A record's fields about evaluations and the machine, shared by jobs, ensembles and given vectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crossmodal_bench.jobs.directory import JobDirectory
 
 
 def results(directory: Path, items: EvaluatedItems, evaluations: Iterable[Evaluation]) -> dict[str, Any]:
-    """Save every evaluation's per-query results; the record's fields for all of them."""
+    """Save every evaluation's per-query results and return the record's fields for all of them."""
     main, *others = evaluations
     files = JobDirectory(directory)
     main.save(files.ranks, items.image_ids, items.caption_ids)
@@ -33,7 +33,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process has held: the GPU's where it used one, else the system's."""
+    """The peak memory of this process: GPU memory if it used a GPU, else system memory."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""From what a user calls a run to its records: a job's directory, its record, or DATASET/METHOD."""
+"""Find the records of a run as a user names it: by a job's directory, its record, or DATASET/METHOD."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from crossmodal_bench.jobs.record import Record, read_record, read_records, row_
 
 
 def row_of(name: str | Path, folders: Sequence[Path] = ()) -> list[Record]:
-    """The records of one job, or of all jobs of one row (seeds, and protocols with a training split each).
+    """The records of one job, or of all jobs of a row (seeds, and protocols with their own training splits).
 
     Args:
-        name: a job's directory, its record, or a method's folder; one that is not there as it stands
-            is looked for below each of ``folders``, of which the first that has it counts.
-        folders: folders of runs.
+        name: a job's directory, its record, or a method's folder; if the path does not exist, the first of
+            ``folders`` that contains it is used.
+        folders: RUNS folders.
 
     Raises:
-        BadInput: there is no such run or it has not finished, it holds several rows, or a record is damaged.
+        BadInput: there is no such run, it has not finished, it has several rows, or a record is damaged.
     """
     candidates = [Path(name), *(folder / name for folder in folders)]
     path = next((path for path in candidates if path.exists()), None)
     if path is None:
-        looked = " nor ".join(str(folder) for folder in folders)
+        looked = " or ".join(str(folder) for folder in folders)
         raise BadInput(
-            f"{name} is no run{f', neither here nor below {looked}' if looked else ''}; name a job's "
+            f"{name} is not a run{f', here or in {looked}' if looked else ''}; name a job's "
             "directory (RUNS/DATASET/METHOD/ID), or DATASET/METHOD for all its seeds"
         )
     if path.is_file() or JobDirectory(path).is_done():
@@ -37,19 +37,19 @@ def row_of(name: str | Path, folders: Sequence[Path] = ()) -> list[Record]:
     records = [read_record(job.record) for job in jobs if job.is_done()]
     if not records:
         record = JobDirectory(path).record.name
-        raise BadInput(f"{path} has no {record}, so nothing has finished there; name a finished job")
+        raise BadInput(f"{path} has no {record}, so no job has finished there; name a finished job")
     rows = dict.fromkeys(_row(record) for record in records)
     if len(rows) > 1:
         described = ", ".join(f"{label} (preset {preset})" for preset, label, *_ in rows)
-        raise BadInput(f"{path} holds {len(rows)} rows: {described}; name one job's directory")
+        raise BadInput(f"{path} has {len(rows)} rows: {described}; name one job's directory")
     return records
 
 
 def suite_rows(suite: str, runs: Path) -> list[Record]:
-    """The records of all finished jobs of a suite below a folder of runs.
+    """The records of all finished jobs of a suite in a RUNS folder.
 
     Raises:
-        BadInput: an unknown suite, or none of its jobs has finished there.
+        BadInput: the suite is unknown, or none of its jobs has finished there.
     """
     known = names("suites")
     if suite not in known:

@@ -1,4 +1,4 @@
-"""What the YAML files of ``experiments/`` hold: methods, data sets and suites."""
+"""The schema of the YAML files in ``experiments/``: methods, data sets and suites."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def _settable(section: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 Section = Annotated[dict[str, dict[str, Any]], AfterValidator(_settable)]
-"""A piece of a configuration: free-form, but for the parts that other pieces are merged into."""
+"""A piece of a configuration: free-form, except for the parts into which other pieces are merged."""
 
 
 class ExperimentFile(Model):
     """A piece of a configuration for each preset.
 
-    ``tuned`` is what we chose on validation beyond a paper's settings: it changes ``paper``, in the files of
-    methods and of data sets alike.
+    ``tuned`` is what we selected on validation beyond a paper's settings: it modifies ``paper``, in the files
+    of methods and data sets alike.
     """
 
     smoke: Section = Field(default_factory=dict)
@@ -46,13 +46,13 @@ class MethodFile(ExperimentFile):
     """``methods/*.yaml``: a method's settings.
 
     Args:
-        title: what tables call it; needed where there is no ``base``.
-        base: the method whose configuration lies underneath.
+        title: its name in tables; required without a ``base``.
+        base: the method on whose configuration it is based.
         class_path: another class for its model.
         ablation: the method without its adversary.
         parents: the methods whose trained weights it starts from.
         datasets: what differs on a data set, for all presets or for one.
-        override: what holds on every data set and for every preset.
+        override: what applies to every data set and preset.
     """
 
     title: str = ""
@@ -78,7 +78,7 @@ class Reader(Model):
 
 
 class DataSettings(Model):
-    """Settings of the data module; which there are, it says itself."""
+    """Settings of the data module, which defines the available ones itself."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -89,11 +89,11 @@ class DatasetFile(ExperimentFile):
     """``datasets/*.yaml``: a data set's settings.
 
     Args:
-        title: what it is, in a line.
-        licence: what its owners are known to say of its use, for the cards of models that were made from it.
-        free: whether anybody may show its pictures and sentences to anybody.
-        data: of the data module.
-        protocols: what differs where a data set has several, by their names.
+        title: a one-line description.
+        licence: what its owners are known to say about its use, for the cards of models trained on it.
+        free: whether its pictures and sentences may be freely redistributed.
+        data: settings of the data module.
+        protocols: what differs between protocols, by their names, if a data set has several.
     """
 
     title: str = ""
@@ -104,7 +104,7 @@ class DatasetFile(ExperimentFile):
 
 
 class SuiteRow(Model):
-    """A row of a suite: a method with overrides; ``label`` tells it from the method's other rows."""
+    """A row of a suite: a method with overrides; ``label`` distinguishes it from the method's other rows."""
 
     method: FolderName
     overrides: dict[str, Any] = Field(default_factory=dict)
@@ -112,13 +112,13 @@ class SuiteRow(Model):
 
 
 class MemberRow(SuiteRow):
-    """A job of an ensemble; ``seed`` None: that of the ensemble. ``label``: of its row as a single model."""
+    """A job of an ensemble. ``seed`` None means the ensemble's; ``label`` names its row as a single model."""
 
     seed: WholeNumber | None = None
 
 
 class EnsembleRow(Model):
-    """Models whose similarities are summed, and which of our methods they are together.
+    """Models whose similarities are summed, and the method that they form together.
 
     ``label`` says what is summed, as in "t2i + i2t".
     """
@@ -129,16 +129,16 @@ class EnsembleRow(Model):
 
 
 class ParameterSweep(Model):
-    """A row for each value of each key, all others as the method has them."""
+    """A row for each value of each key, with all other keys at the method's values."""
 
     method: FolderName
     keys: dict[str, list[Any]]
 
 
 class GridSearch(Model):
-    """A row for each combination of the values of several keys, the best of which is written down.
+    """A row for each combination of the values of several keys, of which the best is saved.
 
-    ``writes`` is the name of the method's file that is made of it, in RUNS below the data set's name.
+    ``writes`` names the method file created from it, in the data set's folder in RUNS.
     """
 
     method: FolderName
@@ -151,15 +151,16 @@ class SuiteFile(Model):
 
     Args:
         description: what it shows.
-        datasets: where it runs unless the command names one.
-        protocols: of a data set's protocols, those to run; all, where this is None or it has none of them.
-        methods: rows of methods as they are.
+        datasets: where it runs unless the command names a data set.
+        protocols: which of a data set's protocols to run; all if this is None or the data set has none of
+            them.
+        methods: rows of methods without changes.
         seeds: how many, unless the command says.
         preset: what the preset ``auto`` means.
-        presets: the same by data set, before ``preset``.
-        evaluate: the split that its numbers come from: ``val`` where hyperparameters are chosen.
-        overrides: of every row.
-        rows: rows of methods with overrides of their own.
+        presets: the same by data set; takes precedence over ``preset``.
+        evaluate: the split that its numbers come from: ``val`` for selecting hyperparameters.
+        overrides: for every row.
+        rows: rows of methods with their own overrides.
         parameter_sweep: rows that differ in one value.
         grid: rows of every combination of values; needs ``evaluate: val``.
         ensembles: sums of several models.
@@ -182,5 +183,5 @@ class SuiteFile(Model):
     @model_validator(mode="after")
     def _chooses_on_validation(self) -> SuiteFile:
         if self.grid is not None and self.evaluate != "val":
-            raise fault(f"is {self.evaluate}; a grid chooses hyperparameters, so set it to val", "evaluate")
+            raise fault(f"is {self.evaluate}; a grid selects hyperparameters, so set it to val", "evaluate")
         return self

@@ -1,4 +1,4 @@
-"""What has become of a job, read from its directory."""
+"""A job's state, read from its directory."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Name = Literal["not started", "queued", "running", "failed", "skipped", "done", 
 
 @dataclass(frozen=True)
 class State:
-    """A state and why, for ``failed``, ``skipped``, ``stale``, where parents are waited for; and who runs it.
+    """A state, and ``why`` it failed, is skipped or stale, which parents it waits for, or who runs it.
 
-    A job that is ``done`` has a reason where protocols of today's have not been measured.
+    A ``done`` job has a reason if some of today's protocols have not been measured.
 
-    ``unreadable``: a record is there and damaged, of another version, or not for this user. It is neither
-    guessed at nor overwritten, and ``why`` says what to do.
+    ``unreadable``: there is a record, but it is damaged, of another version, or not readable by this user. It
+    is neither guessed at nor overwritten, and ``why`` says what to do.
 
-    Only a cluster knows that a job is ``queued``; what a directory shows is ``not started`` then.
+    Only a cluster knows that a job is ``queued``; from its directory alone it is ``not started``.
 
-    ``taken_up``: it is ``stale`` for no other reason than that it, or one that it starts from, has gone on
-    from a checkpoint of other sources because somebody wanted that.
+    ``taken_up``: it is ``stale`` only because the user had it, or a job that it starts from, resume from a
+    checkpoint of other sources.
     """
 
     name: Name
@@ -37,7 +37,7 @@ def state_of(planned: PlannedJob) -> State:
     """The state of a planned job."""
     try:
         return _state_of(planned)
-    # Another user's folder that is closed to this one.
+    # Another user's folder, without read permission.
     except PermissionError as error:
         return State("unreadable", f"{error.filename} ({error.strerror}); let its owner make it readable")
 
@@ -57,7 +57,7 @@ def _state_of(planned: PlannedJob) -> State:
         if (of_parents := _of_parents(planned, record)) is not None:
             return of_parents
         if record.taken_up:
-            why = f"it went on from a checkpoint although {'; '.join(record.taken_up)}"
+            why = f"it was resumed from a checkpoint although {'; '.join(record.taken_up)}"
             return State("stale", why, taken_up=True)
         return _measured(planned, record)
     if is_locked(planned.directory):
@@ -74,9 +74,9 @@ def _state_of(planned: PlannedJob) -> State:
 
 
 def _measured(planned: PlannedJob, record: Record) -> State:
-    """Of a finished job, by whether it was measured under every protocol of today's.
+    """The state of a finished job by whether it was measured under all of today's protocols.
 
-    One that came later, with a package or with a file of the user's, says nothing against the other numbers.
+    A protocol that was added later, by an update or by the user, does not invalidate the other numbers.
     """
     lacking = [p.name for p in planned.protocols if p.name not in (record.job.protocol, *record.also)]
     if not lacking:
@@ -88,9 +88,9 @@ def _measured(planned: PlannedJob, record: Record) -> State:
 
 
 def unfinished_parents(planned: PlannedJob) -> dict[str, State]:
-    """The states of those jobs that it starts from and that are not done, by method.
+    """The states of the jobs that it starts from and that are not done, by method.
 
-    Whoever goes on anyway goes on from parents that did.
+    A job that resumes anyway also accepts parents that did.
     """
     states = {name: state_of(parent) for name, parent in planned.parents.items()}
     return {
@@ -101,17 +101,17 @@ def unfinished_parents(planned: PlannedJob) -> dict[str, State]:
 
 
 def _of_parents(planned: PlannedJob, record: Record) -> State | None:
-    """The state of a record that does not rest on today's parents; None where it does."""
+    """The state of a record that is not based on today's parents; None if it is."""
     states = {name: state_of(parent) for name, parent in planned.parents.items()}
     unfinished = {name: state for name, state in states.items() if state.name != "done"}
     for name, state in unfinished.items():
-        # One that has merely been taken up is told after what is worse.
+        # A parent that was merely resumed anyway is reported only after more serious reasons.
         if not state.taken_up:
             return State("stale", f"{name}, which it starts from, is {state.name}")
     today = {name: read_record(parent.directory).run for name, parent in planned.parents.items()}
     names = [name for name in {**record.parents, **today} if record.parents.get(name) != today.get(name)]
     if names:
-        return State("stale", f"it has not started from today's {', '.join(names)}")
+        return State("stale", f"it did not start from today's {', '.join(names)}")
     for name in unfinished:
         return State("stale", f"{name}, which it starts from, is stale", taken_up=True)
     return None

@@ -1,4 +1,4 @@
-"""From a finished job to a folder that can be sent in: record, ranks and configuration, checked."""
+"""From a finished job to a folder that can be submitted: record, ranks and configuration, checked."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from crossmodal_bench.jobs.query_ids import SHARED, digest, load_query_ids, shar
 from crossmodal_bench.jobs.record import Record, read_record, write_record
 from crossmodal_bench.jobs.verification import check_record, named_protocol
 
-LARGEST = 8_000_000
-"""Bytes of a whole ``results/``: whoever clones the repository gets them all."""
+LARGEST = 10_000_000
+"""Limit in bytes for all of ``results/``, since everyone who clones the repository downloads it."""
 
 _NEEDED = ("python", "torch", "lightning", "numpy", "device", "threads", "precision")
-"""What the environment of a record must name, for others to judge whether theirs is alike."""
+"""What a record's environment must name, so that others can judge whether theirs is comparable."""
 
 _DEVICE_WORDS = ("strategy", "precision", "sync_batchnorm")
-"""Trainer's keys that the worker adds to the configuration in a job's directory."""
+"""Trainer keys that the worker adds to the configuration in a job's directory."""
 
 _IDS = ("image_ids", "caption_ids")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -46,8 +46,8 @@ class Submitted:
 
     Attributes:
         directory: the folder.
-        replaced: whether another run of the same job was there.
-        verified: whether the protocol is a named one, as whose split the test split was recognised.
+        replaced: whether it replaced another run of the same job.
+        verified: whether the protocol is a named one and the test split was recognised as its split.
     """
 
     directory: Path
@@ -56,14 +56,14 @@ class Submitted:
 
 
 def submit(records: Sequence[Record], to: Path) -> list[Submitted]:
-    """Copy record, ranks and configuration of finished jobs into ``to``, in the layout of a folder of runs.
+    """Copy record, ranks and configuration of finished jobs to ``to``, laid out like a RUNS folder.
 
-    What names this machine's folders is replaced by names that mean the same anywhere, and ids of queries are
-    kept once for all runs of one split. Nothing is written unless every record can be sent in.
+    Paths of this machine are replaced by portable ones, and query ids are stored once for all runs of one
+    split. Nothing is written unless every record can be submitted.
 
     Raises:
-        BadInput: a record is not complete, not of today's sources and protocols, does not follow from its
-            ranks, or names a folder of this machine that cannot be left out; or ``to`` cannot be written.
+        BadInput: a record is incomplete, is not of today's sources and protocols, does not match its ranks,
+            or names a folder of this machine that cannot be removed; or ``to`` cannot be written.
     """
     for record in records:
         _check(record, records, to)
@@ -82,14 +82,14 @@ def submit(records: Sequence[Record], to: Path) -> list[Submitted]:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files below."""
+    """The size of all files in a folder, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _check(record: Record, together: Sequence[Record], to: Path) -> None:
     path = record.directory
     if record.evaluated_on != "test":
-        raise BadInput(f"{path} was evaluated on {record.evaluated_on}; send in rows of the test split")
+        raise BadInput(f"{path} was evaluated on {record.evaluated_on}; submit rows of the test split")
     missing = [name for name in _NEEDED if not record.environment.get(name)]
     if missing:
         again = "evaluate its vectors again" if record.job.preset == PRESET else "run its job again"
@@ -105,7 +105,7 @@ def _check(record: Record, together: Sequence[Record], to: Path) -> None:
             sent = read_record(there.record)
             ours.append((sent.job.id, sent.finished_at))
         if (member.id, member.finished_at) not in ours:
-            raise BadInput(f"{path} sums {member.directory}, which is not sent in; name that job too")
+            raise BadInput(f"{path} sums {member.directory}, which is not submitted; name that job too")
     if not record.ensemble:
         _check_sources(record)
 
@@ -135,29 +135,29 @@ def _check_sources(record: Record) -> None:
         for settings in (config, {**config, "trainer": plain})
     ]
     if all(differing):
-        # Nobody asked for what the second one lacks.
+        # The second lacks only what the worker added, so its differences are the ones to report.
         raise BadInput(f"{record.directory} is stale: {differing[-1]}; run its job again with RERUN=stale")
     if record.taken_up:
         raise BadInput(
-            f"{record.directory} went on from a checkpoint although {'; '.join(record.taken_up)}; run its "
-            "job again with RERUN=stale"
+            f"{record.directory} was resumed from a checkpoint although {'; '.join(record.taken_up)}; run "
+            "its job again with RERUN=stale"
         )
 
 
 def _config(record: Record) -> dict[str, Any]:
     path = record.files.config
     if not path.is_file():
-        raise BadInput(f"{path} is missing, so that nobody could run the job again; run it again")
+        raise BadInput(f"{path} is missing, so nobody could reproduce the job; run it again")
     config = read_yaml(path)
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         raise BadInput(f"{path} is damaged: it has no 'data'; run the job again")
     if not isinstance(config.get("trainer", {}), dict):
-        raise BadInput(f"{path} is damaged: its 'trainer' is no mapping; run the job again")
+        raise BadInput(f"{path} is damaged: its 'trainer' is not a mapping; run the job again")
     return config
 
 
 def portable_config(record: Record) -> dict[str, Any]:
-    """A record's configuration without the folders of this machine; BadInput where one cannot be left out."""
+    """A record's configuration without this machine's folders; BadInput if one cannot be removed."""
     config = _config(record)
     replace = _path_replacement(record, config)
     config["data"] = {**config["data"], "root": "data", "cache": "runs/cache"}
@@ -167,14 +167,14 @@ def portable_config(record: Record) -> dict[str, Any]:
 
 
 def portable(content: dict[str, Any], record: Record) -> dict[str, Any]:
-    """Other plain values of a record's run, likewise."""
+    """The same for other plain values of a record's run."""
     portable: dict[str, Any] = mapped(content, _path_replacement(record, _config(record)))
     _check_portable(portable, record.directory)
     return portable
 
 
 def portable_record(record: Record) -> dict[str, Any]:
-    """What a record's file holds, likewise."""
+    """The same for the content of a record's file."""
     config = _config(record) if _has_config(record) else {}
     content = {name: value for name, value in record.content.items() if name != "schema"}
     portable: dict[str, Any] = mapped(content, _path_replacement(record, config))
@@ -188,12 +188,12 @@ def _path_replacement(record: Record, config: Mapping[str, Any]) -> Callable[[st
 
 
 def _check_portable(content: Mapping[str, Any], path: Path) -> None:
-    """Whatever still holds the name of somebody's folder inside a sentence."""
+    """Raise BadInput if a sentence still contains the path of a user's folder."""
     text = json.dumps(content, default=str)
     for folder in {str(Path.home()), str(Path.cwd())}:
         if len(folder) > 1 and f"{folder}/" in text:
             raise BadInput(
-                f"{path} names {folder}, a folder of this machine; run its job with relative paths"
+                f"{path} names {folder}, a folder on this machine; run its job with relative paths"
             )
 
 
@@ -204,7 +204,7 @@ def _write(
     target = JobDirectory.of(to, job.dataset, job.method, job.id)
     replaced = target.is_done() and read_record(target.record).finished_at != record.finished_at
     target.path.mkdir(parents=True, exist_ok=True)
-    # Behind a process that is killed here, no record may stand beside the ranks of another run.
+    # If the process is killed here, no record may be left next to the ranks of another run.
     target.record.unlink(missing_ok=True)
     for part in record.by_protocol():
         name = target.ranks if part.is_main else target.ranks_under(part.job.protocol)
@@ -243,7 +243,7 @@ def _for_readers(name: str, values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _pack(stream: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """An ``.npz`` as small as NumPy can read it, whose bytes depend on nothing but the arrays."""
+    """Write the smallest ``.npz`` that NumPy can read, whose bytes depend only on the arrays."""
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_LZMA) as archive:
         for name, values in arrays.items():
             content = io.BytesIO()

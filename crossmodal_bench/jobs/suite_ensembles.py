@@ -14,7 +14,7 @@ from crossmodal_bench.jobs.schema import EnsembleRow, SuiteFile, SuiteRow
 
 
 def ensemble_rows(suite: SuiteFile) -> list[EnsembleRow]:
-    """The ensembles of a suite, as listed; a member's overrides include those of the whole suite."""
+    """The ensembles of a suite in the order listed; members' overrides include those of the whole suite."""
     return [
         row.model_copy(
             update={"members": tuple(experiments.with_overrides(suite, member) for member in row.members)}
@@ -24,7 +24,7 @@ def ensemble_rows(suite: SuiteFile) -> list[EnsembleRow]:
 
 
 def with_members(suite: SuiteFile) -> Iterator[SuiteRow]:
-    """A suite's rows, and the members of its ensembles that are among no rows."""
+    """A suite's rows, and those members of its ensembles that are not among them."""
     seen = set()
     for row in experiments.suite_rows(suite):
         seen.add(key(row.method, row.overrides))
@@ -38,7 +38,7 @@ def with_members(suite: SuiteFile) -> Iterator[SuiteRow]:
 
 
 def is_a_suites(record: Record) -> bool:
-    """Whether an ensemble's members are exactly those that some suite asks for on that data set."""
+    """Whether an ensemble's members are exactly those that some suite specifies for that data set."""
     familiar = FAMILIAR.get(record.job.dataset, record.job.dataset)
     suites = (experiments.suite(name) for name in experiments.names("suites"))
     return any(
@@ -50,7 +50,7 @@ def is_a_suites(record: Record) -> bool:
 
 
 def key(method: str, overrides: Mapping[str, Any]) -> str:
-    """Equal for jobs that differ in nothing but data set, preset and seed."""
+    """A key that is equal for jobs that differ only in data set, preset and seed."""
     return json.dumps([method, overrides], sort_keys=True, default=str)
 
 

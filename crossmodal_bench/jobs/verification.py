@@ -1,4 +1,4 @@
-"""Does a record say what its files say? Every metric that follows from single queries is computed again."""
+"""Does a record match its files? Every metric that follows from per-query results is recomputed."""
 
 from __future__ import annotations
 
@@ -19,36 +19,34 @@ from crossmodal_bench.jobs.query_ids import Ids, load_query_ids
 from crossmodal_bench.jobs.record import Record
 
 ROUNDING = 1e-9
-"""By how much a metric that is computed again may miss the record's; nothing but another NumPy moves it."""
+"""How far a recomputed metric may be from the record's; only another NumPy version makes it differ."""
 
 _OF_INTERVALS = 1e-6
 """Likewise the ends of its interval, which another SciPy finds by other series."""
 
 
 def check_record(record: Record) -> list[str]:
-    """What is wrong with a record, in sentences that name the file; none where all agrees.
+    """What is wrong with a record, in sentences that name the file; empty if everything agrees.
 
-    Looked at under every protocol: the protocol's version, the queries' ids and the split that they make, the
-    ranks' own consistency, and every metric that follows from them, with its interval. What does not follow
-    from them is not looked at: the quality of captions, and the curves.
+    Checks under every protocol: its version, the query ids and the split that they form, the consistency of
+    the ranks, and every metric that follows from them, with its interval. Caption metrics and curves do not
+    follow from them, and are not checked.
     """
     return [fault for part in record.by_protocol() for fault in _faults(part)]
 
 
 def recomputed_metrics(record: Record) -> dict[str, float]:
-    """Every metric of the record's protocol that follows from its file of single queries.
+    """Every metric of the record's protocol that follows from its per-query results.
 
     Raises:
-        MissingInput: the file is not there.
-        BadInput: it is damaged, or holds what cannot be.
+        MissingInput: the file is missing.
+        BadInput: it is damaged, or has impossible values.
     """
     try:
         return _metrics(record)
-    # Shapes that do not agree, ranks below 1, text where numbers must stand.
+    # Shapes that do not match, ranks below 1, text instead of numbers.
     except (ValueError, TypeError, IndexError) as error:
-        raise BadInput(
-            f"{record.ranks} holds no results of queries that fit together; run its job again"
-        ) from error
+        raise BadInput(f"{record.ranks} has inconsistent per-query results; run its job again") from error
 
 
 def named_protocol(record: Record) -> Protocol | None:
@@ -57,7 +55,7 @@ def named_protocol(record: Record) -> Protocol | None:
 
 
 def current_version(record: Record) -> int:
-    """The version that the record's protocol has today."""
+    """The current version of the record's protocol."""
     protocol = named_protocol(record)
     return RULES if protocol is None else protocol.version
 
@@ -79,12 +77,12 @@ def _metrics(record: Record) -> dict[str, float]:
 
 
 def _folds(record: Record, results: QueryResults) -> list[tuple[QueryRanks, QueryRanks]]:
-    """(i2t, t2i) of each fold; a fold has its own captions, which their images' clusters tell."""
+    """(i2t, t2i) of each fold; a fold's captions are those whose cluster is one of its images."""
     ranks = Ranks.load(record.ranks)
     i2t, t2i = ranks.of("i2t"), ranks.of("t2i")
     for side, stored in ((i2t, ranks.i2t_expected), (t2i, ranks.t2i_expected)):
         if not np.allclose(side.expected, stored, equal_nan=True):
-            raise ValueError("expected ranks are not those of the ties")
+            raise ValueError("expected ranks do not match the ties")
     protocol = named_protocol(record) or PROTOCOLS.get(record.resembles)
     if protocol is None or protocol.folds == 1:
         return [(i2t, t2i)]
@@ -105,8 +103,8 @@ def _faults(record: Record) -> list[str]:
     version = current_version(record)
     if record.protocol_version != version:
         return [
-            f"{path} was measured under {record.protocol_label}, and {record.job.protocol}@{version} is "
-            "today's; run its job again"
+            f"{path} was measured under {record.protocol_label}, but {record.job.protocol}@{version} is "
+            "current; run its job again"
         ]
     try:
         metrics = recomputed_metrics(record)
@@ -127,7 +125,7 @@ def _wrong_metrics(record: Record, metrics: dict[str, float]) -> list[str]:
         stated = record.metrics.get(key)
         if stated is None or abs(stated - value) > ROUNDING * max(1.0, abs(value)):
             said = "no such metric" if stated is None else f"{stated}"
-            faults.append(f"{record.ranks} gives {key} {value} and the record has {said}; run its job again")
+            faults.append(f"{record.ranks} gives {key} {value}, but the record has {said}; run its job again")
     for key in record.metrics.keys() - metrics.keys():
         if metric_table.lookup(key).family in metric_table.RANKED_FAMILIES:
             faults.append(f"{record.ranks} does not give the record's {key}; run its job again")
@@ -161,21 +159,21 @@ def _interval_text(ends: tuple[float, float]) -> str:
 
 
 def _wrong_items(record: Record, results: QueryResults, ids: Ids) -> list[str]:
-    """Whether the queries are those of the record's split."""
+    """Faults in the queries: whether they are those of the record's split."""
     path = record.ranks
     image_ids, caption_ids = ids
     counts = record.data.counts.get(record.evaluated_on, {})
     found = {"images": len(results.image_cluster), "captions": len(results.text_cluster)}
     if (len(image_ids), len(caption_ids)) != (found["images"], found["captions"]):
-        return [f"{path} has results of other numbers of queries than ids; run its job again"]
+        return [f"{path} has different numbers of query results and ids; run its job again"]
     for what, count in found.items():
         if counts.get(what) != count:
-            return [f"{path} has {count:,} {what} and the record {counts.get(what)}; run its job again"]
+            return [f"{path} has {count:,} {what}, but the record {counts.get(what)}; run its job again"]
     if len(set(image_ids)) != len(image_ids):
-        return [f"{path} repeats the id of an image; run its job again"]
+        return [f"{path} repeats an image id; run its job again"]
     protocol = named_protocol(record)
     owner = results.text_cluster
-    # By identity, clusters are persons; and texts that belong to no image come behind all images.
+    # By identity, clusters are persons; and texts without an image are numbered after all images.
     by_image = np.array_equal(results.image_cluster, np.arange(len(image_ids)))
     if not by_image or owner.max(initial=0) >= len(image_ids):
         return []
@@ -183,7 +181,7 @@ def _wrong_items(record: Record, results: QueryResults, ids: Ids) -> list[str]:
     if record.evaluated_on == "test" and record.data.split_hash != split_hash(
         items, id_scheme(record.job.dataset.partition("-")[0])
     ):
-        return [f"{path} is of another split than the record's {record.data.split_hash}; run its job again"]
+        return [f"{path} is not of the record's split {record.data.split_hash}; run its job again"]
     if protocol is not None and protocol.split.verifiable:
         return [
             f"{path} is not of the split of {record.protocol_label}: {fault}; run its job again"

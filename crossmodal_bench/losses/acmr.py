@@ -15,10 +15,10 @@ def acmr_triplet_loss(
 ) -> Tensor:
     """Inter-modal invariance loss, Eq. 3-6: one number for both directions.
 
-    For an anchor, the mean distance to the positives of the other modality plus ``negative_weight`` times the
-    mean of max(0, margin - distance) over its negatives, averaged over anchors; the two directions are added.
-    Eq. 4-5 print a sum over i, j, k without saying how it is taken: the means keep the loss independent of
-    the batch's label counts. A pair is always its own positive, also where an image carries no label at all.
+    For each anchor, the mean distance to the positives of the other modality plus ``negative_weight`` times
+    the mean of max(0, margin - distance) over its negatives, averaged over anchors; the two directions are
+    added. Eq. 4-5 print a sum over i, j, k without saying how it is taken: means make the loss independent of
+    the batch's label counts. A pair is always its own positive, even if the image has no label at all.
 
     Args:
         images: (B, D) projected images.
@@ -28,7 +28,7 @@ def acmr_triplet_loss(
         negative_weight: lambda in Eq. 4-5, the factor on the negatives' term.
 
     Raises:
-        ValueError: shapes that disagree.
+        ValueError: mismatched shapes.
     """
     if images.shape != texts.shape or len(labels) != len(images):
         raise ValueError(
@@ -55,7 +55,7 @@ def acmr_demo_triplet_loss(
     margin: float,
     positive_weight: float = 5.0,
 ) -> Tensor:
-    """The authors' published code in place of Eq. 4-5: one hinge per direction over the whole batch.
+    """The loss of the authors' published code, instead of Eq. 4-5: one hinge per direction and batch.
 
     max(0, margin + positive_weight * sum ||v - t||^2 / 2 - sum ||v - t_negative||^2 / 2), and likewise with
     texts as anchors; the two are added.
@@ -66,10 +66,10 @@ def acmr_demo_triplet_loss(
         negative_images: (B, D): for each text, a projected image of another class.
         negative_texts: (B, D): for each image, a projected text of another class.
         margin: of the hinge, in sums of squared distances; 0.1 in the code.
-        positive_weight: the factor on the positives, 5 in the code; Eq. 4-5 weigh the negatives instead.
+        positive_weight: the factor on the positives, 5 in the code; Eq. 4-5 weight the negatives instead.
 
     Raises:
-        ValueError: shapes that disagree.
+        ValueError: mismatched shapes.
     """
     shapes = [tuple(tensor.shape) for tensor in (images, texts, negative_images, negative_texts)]
     if len(set(shapes)) > 1:
@@ -83,7 +83,7 @@ def acmr_demo_triplet_loss(
 
 
 def cross_modal_distances(images: Tensor, texts: Tensor) -> Tensor:
-    """(B, B) Euclidean distances of images to texts, Eq. 3."""
+    """(B, B) Euclidean distances from images to texts, Eq. 3."""
     # The matrix-product form of cdist loses digits for near points, and its gradient at zero distance is NaN.
     return torch.cdist(images, texts, compute_mode="donot_use_mm_for_euclid_dist")
 
@@ -101,7 +101,7 @@ def same_label(labels: Tensor) -> Tensor:
 
 
 def modality_classification_loss(image_logits: Tensor, text_logits: Tensor) -> Tensor:
-    """Adversarial loss, Eq. 1: the cross-entropies of calling images class 1 and texts class 0, added.
+    """Adversarial loss, Eq. 1: the summed cross-entropies of classifying images as 1 and texts as 0.
 
     Args:
         image_logits: (B, 2) of the modality classifier for images.
@@ -144,9 +144,9 @@ def frobenius_penalty(weights: Iterable[Tensor], *, squared: bool = False) -> Te
 
     Args:
         weights: the matrices.
-        squared: whether their squares are summed. That is ours, and what weight decay usually is: the
-            gradient of a norm as printed has length 1 however small a matrix has become, so that nothing but
-            the other terms keeps it from vanishing.
+        squared: sum the squared norms instead. That is our addition, and the usual weight decay: the gradient
+            of a norm as printed has length 1 however small the matrix is, so that only the other terms keep
+            it from vanishing.
     """
     norms = torch.stack([torch.linalg.matrix_norm(weight) for weight in weights])
     return (norms.square() if squared else norms).sum()

@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 def sentence_mask(words: Tensor, end: int) -> Tensor:
-    """(B, L) ids to (B, L) booleans: each row's words up to its first ``end``, which counts as one of them.
+    """(B, L) ids to (B, L) booleans: each row's words up to and including its first ``end``.
 
-    A row without ``end`` counts whole.
+    A row without ``end`` counts in full.
     """
     ended = words == end
     return ended.cumsum(1) - ended.long() == 0
 
 
 def caption_cross_entropy(log_likelihoods: Tensor, mask: Tensor) -> Tensor:
-    """Eq. 4 as a mean over words, so that it and the reward of Eq. 7 are of one size for every length.
+    """Eq. 4 as a mean over words, so that it and the reward of Eq. 7 have the same scale at any length.
 
     Args:
         log_likelihoods: (B, L) log probability of each true word.
@@ -26,18 +26,18 @@ def caption_cross_entropy(log_likelihoods: Tensor, mask: Tensor) -> Tensor:
 
 
 def self_critical_loss(log_likelihoods: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
-    """Eq. 6 as a mean over words: its gradient is that of the expected reward (Rennie et al., CVPR 2017).
+    """Eq. 6 as a mean over words; its gradient is that of the expected reward (Rennie et al., CVPR 2017).
 
     Args:
         log_likelihoods: (B, L) log probability of each word of a sampled caption.
-        advantage: (B,) reward of the caption less that of the baseline; no gradient passes through it.
-        mask: (B, L) which of them are words, the first end among them.
+        advantage: (B,) the caption's reward minus the baseline's; no gradient passes through it.
+        mask: (B, L) which of them are words, including the first end token.
     """
     return -_mean(log_likelihoods * advantage.detach()[:, None].to(log_likelihoods.dtype), mask)
 
 
 def ramp(first: float, last: float, epoch: int, epochs: int) -> float:
-    """From ``first`` in the first epoch to ``last`` in the last one, in equal steps; GXN's gamma of Eq. 7."""
+    """Linear from ``first`` in the first epoch to ``last`` in the last one; GXN's gamma of Eq. 7."""
     return first + (last - first) * min(1.0, max(0, epoch) / max(1, epochs - 1))
 
 

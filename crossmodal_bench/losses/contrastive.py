@@ -1,4 +1,4 @@
-"""Contrastive objectives over all pairs of a batch: InfoNCE as CLIP has it, and SigLIP's sigmoid loss."""
+"""Contrastive objectives over all pairs of a batch: InfoNCE as in CLIP, and SigLIP's sigmoid loss."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ def infonce_loss(cosines: Tensor, log_scale: Tensor, identities: Tensor | None =
 
         L = -1/2B sum_i [ log(exp(s_ii) / sum_j exp(s_ij)) + log(exp(s_ii) / sum_j exp(s_ji)) ],
 
-    where t is learned, so that the temperature exp(-t) stays positive. It is van den Oord et al.'s InfoNCE
-    (2018) once for images and once for texts.
+    where t is learned, so the temperature exp(-t) stays positive. This is van den Oord et al.'s InfoNCE
+    (2018), once for images and once for texts.
 
     Args:
         cosines: (B, B) of images (rows) with texts (columns); the diagonal holds the pairs.
         log_scale: t, a scalar.
-        identities: (B,) whole numbers; pairs (i, j) of one identity are right answers to each other, and j
-            leaves the sums of i unless it is i itself. None: all other pairs are negatives, as in CLIP, where
-            a batch of so many different images hardly ever has one twice.
+        identities: (B,) integers; pairs (i, j) of the same identity are not negatives of each other: j is
+            left out of the sums of i unless j = i. None: all other pairs are negatives, as in CLIP, where a
+            batch rarely contains the same image twice.
 
     Returns:
         A scalar; 0 for a single pair.
 
     Raises:
-        ValueError: shapes that disagree.
+        ValueError: mismatched shapes.
     """
     logits = (log_scale.exp() * cosines).masked_fill(_spared(cosines, identities), -torch.inf)
     pairs = torch.arange(len(logits), device=logits.device)
@@ -36,24 +36,24 @@ def infonce_loss(cosines: Tensor, log_scale: Tensor, identities: Tensor | None =
 
 
 def siglip_loss(cosines: Tensor, log_scale: Tensor, bias: Tensor, identities: Tensor | None = None) -> Tensor:
-    """A binary classification of every pair, summed over each image's (SigLIP: Zhai et al., ICCV 2023, 3.2).
+    """A binary classification of every pair, summed for each image (SigLIP: Zhai et al., ICCV 2023, 3.2).
 
     With logits s_ij = exp(t) cos(v_i, w_j) + b over B pairs, and z_ij = 1 for i = j, else -1,
 
         L = -1/B sum_i sum_j log sigmoid(z_ij s_ij).
 
-    t and b are learned. The equation in the paper's text adds b to -exp(t) cos, under which its initial value
-    of -10 would call all pairs positive; its Algorithm 1, its code and this add it to exp(t) cos.
+    t and b are learned. The equation in the paper's text adds b to -exp(t) cos, so that its initial value of
+    -10 would make all pairs positive; its Algorithm 1, its code and this function add it to exp(t) cos.
 
     Args:
         cosines: (B, B) of images (rows) with texts (columns); the diagonal holds the pairs.
         log_scale: t, a scalar.
         bias: b, a scalar.
-        identities: (B,) whole numbers; pairs (i, j) of one identity are neither positives nor negatives, but
-            for i = j. None: all other pairs are negatives, as in the paper.
+        identities: (B,) integers; pairs (i, j) of the same identity are neither positives nor negatives,
+            except for i = j. None: all other pairs are negatives, as in the paper.
 
     Raises:
-        ValueError: shapes that disagree.
+        ValueError: mismatched shapes.
     """
     spared = _spared(cosines, identities)
     logits = log_scale.exp() * cosines + bias
@@ -62,7 +62,7 @@ def siglip_loss(cosines: Tensor, log_scale: Tensor, bias: Tensor, identities: Te
 
 
 def _spared(cosines: Tensor, identities: Tensor | None) -> Tensor:
-    """(B, B): other pairs of the same identity, which are no negatives."""
+    """(B, B): other pairs of the same identity, which are not negatives."""
     n = len(cosines)
     if cosines.shape != (n, n) or (identities is not None and identities.shape != (n,)):
         same = "" if identities is None else f" and identities {tuple(identities.shape)}"

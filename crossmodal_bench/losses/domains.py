@@ -1,4 +1,4 @@
-"""ADDR's losses: how well a pair's discriminator tells its image's regions from its captions' words."""
+"""ADDR's losses: how well a pair's discriminator separates its image's regions from its captions' words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crossmodal_bench.core.host import sent
 
 Reduction = Literal["mean", "sum"]
 _MANY = 32
-"""Discriminators that one pair needs, above which every pair is looked at by all of the batch's."""
+"""Number of discriminators needed by one pair above which all of the batch's are applied to every pair."""
 
 
 def domain_risks(
@@ -26,23 +26,23 @@ def domain_risks(
 ) -> Tensor:
     """L_adv of K logistic discriminators on each of B pairs, ADDR's Eq. 2 as a cross entropy.
 
-    Regions have label 1 and words 0: -mean log s(W v + b) - mean log(1 - s(W w + b)). Eq. 2 prints the two
-    the other way round and without the sign, which has no lower bound; Eq. 8-9 need a risk that is not
-    negative.
+    Regions have label 1 and words 0: -mean log s(W v + b) - mean log(1 - s(W w + b)). Eq. 2 prints the labels
+    the other way round and without the minus sign, which has no lower bound; Eq. 8-9 need a non-negative
+    risk.
 
     Args:
         regions: (B, R, D).
-        words: (sum of lengths, D), pair after pair; of all captions of a pair's image, or of one.
+        words: (sum of lengths, D), pair by pair; of all captions of a pair's image, or of one.
         lengths: (B,) words of each pair, at least 1; on the host.
-        weight: (B, K, D) discriminators that look at each pair.
+        weight: (B, K, D) discriminators to apply to each pair.
         bias: (B, K).
-        reduction: ``sum`` adds over regions and over words, with which the margin of Eq. 8-9 means little.
+        reduction: ``sum`` sums over regions and over words, which makes the margin of Eq. 8-9 insignificant.
 
     Returns:
-        (B, K), not negative; 2 log 2 where a discriminator knows nothing (``mean``).
+        (B, K), non-negative; 2 log 2 for a discriminator that has learned nothing (``mean``).
 
     Raises:
-        ValueError: shapes that disagree, or an unknown reduction.
+        ValueError: mismatched shapes, or an unknown reduction.
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is '{reduction}'; use 'mean' or 'sum'")
@@ -64,16 +64,16 @@ def domain_risks(
 
 
 def domain_regularisation(risks: Tensor, q: Tensor, r: Tensor, margin: float = 0.05) -> Tensor:
-    """L_reg of each pair, ADDR's Eq. 8 plus Eq. 9: a discriminator knows its own pair better than others do.
+    """L_reg of each pair, ADDR's Eq. 8 plus Eq. 9: a discriminator fits its own pair better than others do.
 
     For a pair p with the hard negatives q and r: hinges of margin + L_p(f_p) - L_p(f_q), L_q(f_q) - L_q(f_p),
     L_r(f_r) - L_r(f_p) and L_p(f_p) - L_p(f_r). Eq. 9 prints q in its first term, where (7) has r; Eq. 4-7
     have the margin as slack.
 
     Args:
-        risks: (B, B); entry (i, j) is the risk of discriminator j on pair i. Only those of a pair with its
-            hard negatives are read.
-        q, r: (B,) hard negatives by position in the batch; a pair that is its own negative has no such term.
+        risks: (B, B); entry (i, j) is the risk of discriminator j on pair i. Only the entries of pairs with
+            their hard negatives are read.
+        q, r: (B,) positions of the hard negatives in the batch; a pair that is its own negative has no terms.
         margin: alpha.
 
     Returns:
@@ -103,11 +103,12 @@ def negatives_risks(
 ) -> Tensor:
     """(B, B) risks that ``domain_regularisation`` reads: of pairs, by their own and others' discriminators.
 
-    Other entries mean nothing. Arguments as in ``domain_risks``, with one discriminator per pair: weight
-    (B, D), bias (B,). With ``rows``, those rows alone, of which ``regions``, ``words`` and ``lengths`` are.
+    The other entries are undefined. Arguments as in ``domain_risks``, but with one discriminator per pair:
+    weight (B, D), bias (B,). With ``rows``, only those rows, to which ``regions``, ``words`` and ``lengths``
+    belong.
     """
     if weight.device.type != "cpu":
-        # Which are needed would have to be read back; all with all is one product, and little to a GPU.
+        # Finding those needed would stall on the device; all with all is one product, cheap on a GPU.
         return _all_risks(regions, words, lengths, weight, bias, reduction)
     p = torch.arange(len(weight), device=weight.device)
     needed = torch.zeros(len(p), len(p), dtype=torch.uint8, device=p.device)
@@ -117,7 +118,7 @@ def negatives_risks(
     needed = needed[rows]
     count = int(needed.sum(1).max())
     if count > _MANY:
-        # A pair that is many others' hard negative: all with all in one product is cheaper then.
+        # Some pair is a hard negative of many others: a single product of all with all is cheaper.
         return _all_risks(regions, words, lengths, weight, bias, reduction)
     columns = needed.argsort(dim=1, descending=True, stable=True)[:, :count]
     risks = domain_risks(regions, words, lengths, weight[columns], bias[columns], reduction)

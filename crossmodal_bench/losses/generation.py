@@ -1,4 +1,4 @@
-"""The game over generated pictures (GXN, Gu et al., CVPR 2018, Eq. 9-12), in the forms of StackGAN's code."""
+"""Adversarial losses on generated pictures (GXN, Gu et al., CVPR 2018, Eq. 9-12), as in StackGAN's code."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def picture_discriminator_loss(
     beta_fake: float = 0.5,
     beta_wrong: float | Tensor = 0.5,
 ) -> Tensor:
-    """The discriminator's side, Eq. 9 and 11 negated, to be minimised.
+    """The discriminator's loss: Eq. 9 and 11, negated, to be minimised.
 
     -mean log D(real) - beta_fake mean log(1 - D(fake)) - beta_wrong mean log(1 - D(wrong)), each mean over
-    its own pairs. Fakes are to be detached from what generated them.
+    its own pairs. Fakes should be detached from their generator.
 
     Args:
         real_logits: (B,) of pictures with their own texts.
-        fake_logits: (B,) of generated pictures with the texts that they were generated from.
-        wrong_logits: (W,) of real pictures with others' texts (``wrong_pairs``); their term is 0 without any.
+        fake_logits: (B,) of generated pictures with the texts they were generated from.
+        wrong_logits: (W,) of real pictures with others' texts (``wrong_pairs``); if empty, their term is 0.
         beta_fake: weight of the generated pictures, 0.5 as in section 4.1 and StackGAN's code.
         beta_wrong: likewise, of the wrong texts.
 
@@ -42,17 +42,17 @@ def picture_discriminator_loss(
 def picture_generator_loss(
     fake_logits: Tensor, form: Literal["non_saturating", "minimax"] = "non_saturating"
 ) -> Tensor:
-    """The generator's side, to be minimised; the discriminator must be held fixed.
+    """The generator's loss, to be minimised with the discriminator held fixed.
 
     ``non_saturating``: -mean log D(fake), as in StackGAN's code. ``minimax``: mean log(1 - D(fake)), Eq. 10
-    and the first term of Eq. 12 as printed, whose gradient vanishes where the discriminator is sure of the
-    fakes.
+    and the first term of Eq. 12 as printed, whose gradient vanishes where the discriminator is confident
+    about the fakes.
 
-    Eq. 8 adds this to Eq. 9, which has the same term already and so counts it twice; we keep to the two
+    Eq. 8 adds this to Eq. 9, which already has the same term and so counts it twice; we keep to the two
     separate losses of Algorithm 1.
 
     Args:
-        fake_logits: (B,) of generated pictures with the texts that they were generated from.
+        fake_logits: (B,) of generated pictures with the texts they were generated from.
         form: see above.
 
     Raises:
@@ -68,7 +68,7 @@ def picture_generator_loss(
 def condition_kl(mu: Tensor, log_variance: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
     """KL(N(mu, sigma²) || N(0, 1)) of the conditions: the second term of Eq. 12, without its weight.
 
-    ``mean``: over texts and dimensions, as in StackGAN's code, which the weight of 2.0 belongs to. ``sum``:
+    ``mean``: over texts and dimensions, as in StackGAN's code, to which the weight of 2.0 belongs. ``sum``:
     the divergence itself, summed over dimensions and averaged over texts.
 
     Args:
@@ -81,7 +81,7 @@ def condition_kl(mu: Tensor, log_variance: Tensor, reduction: Literal["mean", "s
     """
     if mu.ndim != 2 or mu.shape != log_variance.shape:
         shapes = f"mu {tuple(mu.shape)} and log_variance {tuple(log_variance.shape)}"
-        raise ValueError(f"{shapes} must be (B, D) and agree")
+        raise ValueError(f"{shapes} must be (B, D) and equal")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is '{reduction}'; use 'mean' or 'sum'")
     mu, log_variance = _single(mu), _single(log_variance)
@@ -90,16 +90,16 @@ def condition_kl(mu: Tensor, log_variance: Tensor, reduction: Literal["mean", "s
 
 
 def wrong_pairs(image_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pictures of a batch to show the discriminator with which texts, as wrong ones (t' of Eq. 9).
+    """Which pictures and texts of a batch to show the discriminator as wrong pairs (t' of Eq. 9).
 
-    Each picture with the next row's text, as in StackGAN's code; the last one has no next and is left out.
-    Left out is, too, a picture whose next text describes the same image, which that code would call wrong.
+    Each picture with the next row's text, as in StackGAN's code; the last picture has no next and is left
+    out. So is a picture whose next text describes the same image, which that code would call wrong.
 
     Args:
-        image_ids: (B,) which image each row's picture and text are of.
+        image_ids: (B,) the image to which each row's picture and text belong.
 
     Returns:
-        Rows of pictures and rows of texts, both (W,) with W < B; W is 0 where the batch has one image.
+        Rows of pictures and rows of texts, both (W,) with W < B; W is 0 if the batch has only one image.
 
     Raises:
         ValueError: ids that are not (B,).

@@ -11,15 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SampledClasses:
-    """Some of the classes, to stand for all of them in a softmax's denominator.
+    """A sample of the classes, to approximate the full softmax denominator.
 
     Attributes:
-        index: (K,) different classes, the batch's own among them.
-        target: (B,) where in ``index`` each item's own class is.
-        correction: (K,) what is added to each one's logit: 0 for the batch's own classes, which are always
-            taken, and for the others minus the logarithm of the probability with which they were. The mean of
-            the corrected denominator over all draws is then the whole one; its logarithm, and so the loss, is
-            too small on average, by less the more are drawn.
+        index: (K,) distinct classes, including the batch's own.
+        target: (B,) position in ``index`` of each item's class.
+        correction: (K,) added to each class's logit: 0 for the batch's own classes, which are always
+            included, and for the others minus the logarithm of their inclusion probability. The expectation
+            of the corrected denominator over all draws is then the full one; its logarithm, and so the loss,
+            is biased low, by less the more classes are drawn.
     """
 
     index: Tensor
@@ -28,17 +28,17 @@ class SampledClasses:
 
     @classmethod
     def draw(cls, identities: Tensor, classes: int, sampled: int) -> SampledClasses:
-        """The batch's own classes, and so many others that there are B + ``sampled`` (all of them at most).
+        """The batch's own classes, plus enough others for B + ``sampled`` in total (at most all of them).
 
-        Others are drawn evenly and each at most once. Nothing of it is read back from a device.
+        The others are drawn uniformly without replacement. Nothing is read back from a device.
 
         Args:
             identities: (B,) classes in 0..classes-1.
-            classes: how many there are.
+            classes: number of classes.
             sampled: at least 1.
         """
         count = min(classes, len(identities) + sampled)
-        # Random numbers are below 1: the batch's own come first.
+        # Random numbers are below 1, so the batch's own classes come first.
         order = torch.rand(classes, device=identities.device).index_fill(0, identities, 2.0)
         index = order.topk(count).indices
         is_own = order.index_select(0, index) == 2
@@ -53,8 +53,8 @@ class SampledClasses:
 def norm_softmax_loss(features: Tensor, weight: Tensor, bias: Tensor | None, identities: Tensor) -> Tensor:
     """Norm-softmax cross entropy of one modality, TIMAM's Eq. 1.
 
-    The class weights are divided by their lengths, so that only their directions matter; features keep
-    theirs, and there is no scale. The sum of Eq. 1's denominator runs over all classes (it prints the batch).
+    The class weights are normalised to unit length, so that only their directions matter; features keep their
+    lengths, and there is no scale. The denominator of Eq. 1 sums over all classes (it prints the batch).
 
     Args:
         features: (B, D).
@@ -63,7 +63,7 @@ def norm_softmax_loss(features: Tensor, weight: Tensor, bias: Tensor | None, ide
         identities: (B,) classes in 0..C-1.
 
     Raises:
-        ValueError: shapes that disagree.
+        ValueError: mismatched shapes.
     """
     if features.shape[1:] != weight.shape[1:] or identities.shape != features.shape[:1]:
         raise ValueError(
@@ -76,17 +76,17 @@ def norm_softmax_loss(features: Tensor, weight: Tensor, bias: Tensor | None, ide
 def sampled_norm_softmax_loss(
     features: Tensor, weight: Tensor, bias: Tensor | None, drawn: SampledClasses
 ) -> Tensor:
-    """``norm_softmax_loss`` with some classes in place of all in the denominator, where there are thousands.
+    """``norm_softmax_loss`` with a sample of the classes in the denominator, for thousands of classes.
 
-    With q the probability with which a class was taken, its logit is raised by -log q (Jean et al., "On Using
-    Very Large Target Vocabulary for Neural Machine Translation", ACL 2015). With all classes drawn, this is
-    the whole loss.
+    With q the inclusion probability of a class, its logit is increased by -log q (Jean et al., "On Using Very
+    Large Target Vocabulary for Neural Machine Translation", ACL 2015). With all classes drawn, this is the
+    exact loss.
 
     Args:
         features: (B, D).
         weight: (C, D) class weights of any length.
         bias: (C,) or None.
-        drawn: of C classes and these features' identities.
+        drawn: a sample of the C classes, for these features' identities.
     """
     chosen = drawn.correction.to(weight.dtype)
     if bias is not None:

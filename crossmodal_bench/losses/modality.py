@@ -1,4 +1,4 @@
-"""The two sides of a game over which modality a feature comes from (TIMAM, Eq. 4)."""
+"""The two sides of the adversarial game over a feature's modality (TIMAM, Eq. 4)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ FoolingForm = Literal["non_saturating", "minimax"]
 
 
 def modality_discriminator_loss(image_logits: Tensor, text_logits: Tensor, smoothing: float = 0.0) -> Tensor:
-    """The discriminator's side, Eq. 4: -mean log D(image) - mean log(1 - D(text)).
+    """The discriminator's loss, Eq. 4: -mean log D(image) - mean log(1 - D(text)).
 
     Args:
         image_logits: (B,) or (B, 1); the logit of "this is an image".
         text_logits: likewise.
-        smoothing: one-sided label smoothing: images have the target 1 - smoothing, texts keep 0.
+        smoothing: one-sided label smoothing: the target of images is 1 - smoothing, that of texts stays 0.
     """
     return _cross_entropy(image_logits, 1.0 - smoothing) + _cross_entropy(text_logits, 0.0)
 
@@ -24,11 +24,11 @@ def modality_discriminator_loss(image_logits: Tensor, text_logits: Tensor, smoot
 def modality_fooling_loss(
     image_logits: Tensor, text_logits: Tensor, form: FoolingForm = "non_saturating"
 ) -> Tensor:
-    """The encoders' side of Eq. 4; the discriminator must be held fixed.
+    """The encoders' side of Eq. 4, with the discriminator held fixed.
 
-    ``non_saturating``: the labels are swapped, -mean log(1 - D(image)) - mean log D(text), whose gradient is
-    strongest where the discriminator is sure. ``minimax``: minus Eq. 4, whose gradient vanishes there. Eq. 5
-    as printed adds Eq. 4 itself, with which the encoders would help the discriminator.
+    ``non_saturating``: with swapped labels, -mean log(1 - D(image)) - mean log D(text), whose gradient is
+    strongest where the discriminator is confident. ``minimax``: minus Eq. 4, whose gradient vanishes there.
+    Eq. 5 as printed adds Eq. 4 itself, with which the encoders would help the discriminator.
 
     Raises:
         ValueError: an unknown form.

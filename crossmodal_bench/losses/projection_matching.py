@@ -10,22 +10,22 @@ EPSILON = 1e-8
 
 
 def cmpm_loss(images: Tensor, texts: Tensor, identities: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """Cross-modal projection matching, TIMAM's Eq. 2-3: both directions, added.
+    """Cross-modal projection matching, TIMAM's Eq. 2-3: the sum of both directions.
 
     An image's row p_i is the softmax of its scalar projections onto the batch's unit texts; the loss is the
-    mean over rows of KL(p_i || q_i), where q_i shares 1 among the texts of the image's identity. Texts onto
-    unit images likewise. Eq. 3 prints a minus before the sum, which would push matches apart; this is the
-    sign of CMPM's own code. q is divided by its sum (Eq. 2's text), not by its L2 norm as a port of the code
-    does.
+    mean over rows of KL(p_i || q_i), where q_i is uniform over the texts of the image's identity; likewise
+    for texts projected onto unit images. Eq. 3 prints a minus before the sum, which would push matches apart;
+    the sign here is that of CMPM's own code. q is divided by its sum (as in Eq. 2's text), not by its L2 norm
+    as in a port of the code.
 
     Args:
         images: (B, D), not normalised.
         texts: (B, D), not normalised; row b belongs to image b.
-        identities: (B,) whole numbers; equal ones are positives of each other.
-        epsilon: added to q under the logarithm.
+        identities: (B,) integers; equal ones are positives of each other.
+        epsilon: added to q inside the logarithm.
 
     Raises:
-        ValueError: shapes that disagree.
+        ValueError: mismatched shapes.
     """
     _check(images, texts, identities)
     same = (identities[:, None] == identities[None, :]).to(images.dtype)
@@ -41,10 +41,10 @@ def _matching(projections: Tensor, log_target: Tensor) -> Tensor:
 
 
 def cmpc_loss(images: Tensor, texts: Tensor, weight: Tensor, identities: Tensor) -> Tensor:
-    """Cross-modal projection classification of CMPM's paper: both directions, added.
+    """Cross-modal projection classification of the CMPM paper: the sum of both directions.
 
     Each feature is projected onto the unit feature of its pair and classified by a softmax with unit-norm
-    class weights and no bias. TIMAM compares with CMPM + CMPC and classifies unprojected features instead.
+    class weights and no bias. TIMAM compares against CMPM + CMPC, but classifies unprojected features itself.
 
     Args:
         images: (B, D).
@@ -53,7 +53,7 @@ def cmpc_loss(images: Tensor, texts: Tensor, weight: Tensor, identities: Tensor)
         identities: (B,) classes.
 
     Raises:
-        ValueError: shapes that disagree.
+        ValueError: mismatched shapes.
     """
     _check(images, texts, identities)
     classes = F.normalize(weight, dim=1)

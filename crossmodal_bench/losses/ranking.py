@@ -9,20 +9,20 @@ from torch import Tensor
 def triplet_ranking_loss(
     scores: Tensor, margin: float = 0.2, hardest: bool = True, image_ids: Tensor | None = None
 ) -> Tensor:
-    """Hinge ranking loss of both directions, summed over the batch as in the originals (ADDR, Eq. 1).
+    """Hinge ranking loss in both directions, summed over the batch as in the originals (ADDR, Eq. 1).
 
     Args:
         scores: (B, B) similarities of images (rows) with captions (columns); the diagonal holds the pairs.
-        margin: by how much a pair must be ahead.
-        hardest: only the most similar negative of each query counts (VSE++'s MH); else all of them, summed.
-        image_ids: (B,) which image each pair has, where captions of one image shall not be each other's
-            negatives. The originals count them as negatives.
+        margin: by how much a pair must outscore its negatives.
+        hardest: use only each query's most similar negative (VSE++'s MH); otherwise sum over all of them.
+        image_ids: (B,) the image of each pair, so that captions of the same image are not each other's
+            negatives. None: they are, as in the originals.
 
     Returns:
         A scalar; 0 for a single pair.
 
     Raises:
-        ValueError: scores that are not square, or another number of ids.
+        ValueError: scores that are not square, or the wrong number of ids.
     """
     rivals = _negatives(scores, image_ids)
     pairs = scores.diagonal()
@@ -34,12 +34,12 @@ def triplet_ranking_loss(
 
 
 def hardest_negatives(scores: Tensor, image_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The pair whose caption is most similar to each image, and the pair whose image is to each caption.
+    """For each image, the pair with its hardest negative caption; for each caption, with its hardest image.
 
-    ADDR's q and r (section IV-B). Takes ``scores`` and ``image_ids`` as ``triplet_ranking_loss`` does.
+    ADDR's q and r (section IV-B). ``scores`` and ``image_ids`` are as for ``triplet_ranking_loss``.
 
     Returns:
-        Two (B,) vectors of pairs; a pair without any negative is its own.
+        Two (B,) vectors of pair indices; a pair without any negative is its own.
     """
     rivals = _negatives(scores, image_ids)
     masked = scores.detach().masked_fill(~rivals, -torch.inf)

@@ -1,4 +1,4 @@
-"""The methods: one module each over one base class; their settings are frozen dataclasses."""
+"""The methods: one module each, with a common base class; their settings are frozen dataclasses."""
 
 from crossmodal_bench.methods.acmr import (
     ACMR,

@@ -44,18 +44,17 @@ class TripletSettings:
     """The inter-modal invariance loss L_imi.
 
     Attributes:
-        form: ``paper``, or ``demo``: the published code's hinge.
-        margin: mu of Eq. 4-5, which the paper does not give; in the demo's form the margin of its hinge, 0.1
-            there.
-        margin_unit: what ``margin`` counts. ``distance``: Euclidean distances in the common space, as
-            printed; ``initial_distance``: the mean distance of the images and texts of the first batch,
-            before any step, so that one number suits every width and every kind of features. The latter is
-            ours.
-        negative_weight: lambda of Eq. 4-5, of the paper's form alone. None: 0.05, section 4.1.2.
-        positive_weight: the factor on the positives in the demo's form, of that alone. None: 5, as there.
+        form: ``paper``, or ``demo``: the hinge loss of the published code.
+        margin: mu of Eq. 4-5, which the paper does not give; in the demo form, the margin of its hinge, 0.1
+            in the code.
+        margin_unit: the unit of ``margin``. ``distance``: Euclidean distance in the common space, as printed;
+            ``initial_distance``: the mean distance between images and texts of the first batch before any
+            step, so that one value suits every width and every kind of features. The latter is ours.
+        negative_weight: lambda of Eq. 4-5, for the paper form only. None: 0.05, section 4.1.2.
+        positive_weight: the factor on the positives, for the demo form only. None: 5, as in the code.
 
     Raises:
-        BadInput: a value that the form has no use for.
+        BadInput: a value is set that the form does not use.
     """
 
     form: Literal["paper", "demo"] = "paper"
@@ -67,19 +66,19 @@ class TripletSettings:
     def __post_init__(self) -> None:
         if self.form == "paper" and self.positive_weight is not None:
             raise BadInput(
-                f"triplet.positive_weight is {self.positive_weight:g}, which triplet.form 'paper' does not "
-                "have: Eq. 4-5 weigh the negatives; set it to null and give triplet.negative_weight"
+                f"triplet.positive_weight is {self.positive_weight:g}, but triplet.form 'paper' does not use "
+                "it: Eq. 4-5 weight the negatives; set it to null and give triplet.negative_weight"
             )
         if self.form == "demo" and self.negative_weight is not None:
             raise BadInput(
-                f"triplet.negative_weight is {self.negative_weight:g}, which triplet.form 'demo' does not "
-                "have: the authors' code weighs the positives, by 5; set it to null and give "
+                f"triplet.negative_weight is {self.negative_weight:g}, but triplet.form 'demo' does not use "
+                "it: the authors' code weights the positives by 5; set it to null and give "
                 "triplet.positive_weight"
             )
         if self.form == "demo" and self.margin_unit != "distance":
             raise BadInput(
-                f"triplet.margin_unit is '{self.margin_unit}', which triplet.form 'demo' does not have: its "
-                "margin is one of sums of squares; set it to distance"
+                f"triplet.margin_unit is '{self.margin_unit}', but triplet.form 'demo' does not support it: "
+                "its margin applies to sums of squares; set it to distance"
             )
 
 
@@ -87,14 +86,14 @@ class TripletSettings:
 class ProjectorSettings:
     """The two projectors into the common space.
 
-    ``dim`` and ``last`` are also those of an encoder in a projector's place; all else is of its own layers.
+    ``dim`` and ``last`` also apply to an encoder that replaces a projector; the rest only to projectors.
 
     Attributes:
         image_hidden: hidden widths of the image projector.
         text_hidden: hidden widths of the text projector.
         dim: width of the common space.
         last: activation of the last layers.
-        dropout: in both.
+        dropout: in both projectors.
         standardise: whether inputs are standardised by batch statistics.
     """
 
@@ -112,10 +111,10 @@ class ModalityClassifierSettings:
 
     Attributes:
         hidden: its hidden widths.
-        learning_rate: of its Adam, or None for that of all other parts.
-        reversal_schedule: by what its gradient is multiplied on the way to the projectors, besides the weight
-            of L_adv. ``constant``: 1, as Eq. 9 has it; ``ramp``: 2 / (1 + exp(-10 p)) - 1 at progress p, from
-            0 in the first epoch on. The ramp is the authors' code's and not in the paper; to train the
+        learning_rate: of its Adam; None for that of all other parts.
+        reversal_schedule: the factor on its gradient on the way to the projectors, in addition to the weight
+            of L_adv. ``constant``: 1, as in Eq. 9; ``ramp``: 2 / (1 + exp(-10 p)) - 1 at progress p, starting
+            from 0 in the first epoch. The ramp is from the authors' code and not in the paper; training the
             paper's objective with it is ours.
     """
 
@@ -129,41 +128,41 @@ class ACMR(AdversarialMethod):
 
     Minimises alpha L_imi + beta L_imd + regularisation L_reg - adversary L_adv over the projectors and the
     label classifier, and L_adv over the modality classifier (Eq. 8-10, Algorithm 1: ``k`` steps of the former
-    to one of the latter). Texts rank by minus the Euclidean distance.
+    per step of the latter). Texts are ranked by the negative Euclidean distance.
 
     Table 5's "L_imi only" is beta = 0, "L_imd only" alpha = 0; Figure 4's "without adversary" is adversary =
     0. Where paper and published code disagree, the paper is followed; ``triplet.form`` gives the code's loss.
 
-    Alpha and beta decide whether it learns. The paper searches both for each data set (section 4.1.2), as
-    ``METHODS=acmr_grid`` does; the values that its section 4.3.4 discusses for Wikipedia, 0.1 and 0.1, shrink
-    all weights to nothing on other features: L_reg is then 98 % of the objective (docs/acmr_collapse.md).
+    Alpha and beta decide whether it learns at all. The paper searches both for each data set (section 4.1.2),
+    as ``METHODS=acmr_grid`` does; the values that its section 4.3.4 discusses for Wikipedia, 0.1 and 0.1, let
+    all weights vanish on other features: L_reg is then 98 % of the objective (docs/acmr_collapse.md).
 
-    With encoders in the projectors' places, ACMR is compared with other objectives on the same networks; that
-    is ours.
+    Replacing the projectors by encoders allows a comparison of ACMR with other objectives on the same
+    networks; that is ours.
 
     Args:
         alpha: weight of the inter-modal invariance loss, Eq. 6 (the paper's section 4.3.4 swaps alpha and
             beta).
         beta: weight of the label prediction loss, Eq. 2.
-        regularisation: weight of Eq. 7; the paper prints 1.
-        regularisation_form: ``norm``: the Frobenius norms, as Eq. 7 prints them; ``squared``: their squares,
+        regularisation: weight of Eq. 7; 1 in the paper.
+        regularisation_form: ``norm``: the Frobenius norms, as printed in Eq. 7; ``squared``: their squares,
             which is ours.
         adversary: weight of the modality classifier's gradient in the projectors; 0 turns the adversary off.
         k: projector steps per modality-classifier step.
-        label_loss: ``softmax`` as in Eq. 2; ``sigmoid`` for labels that do not compete.
+        label_loss: ``softmax`` as in Eq. 2; ``sigmoid`` for labels that are not mutually exclusive.
         triplet: the inter-modal invariance loss, Eq. 4-6.
         projectors: the networks into the common space.
         discriminator: the modality classifier.
         optimizer: Adam for all parts; beta1 is 0.5 in the code.
-        gather_negatives: on several devices, whether L_imi is that of all their batches, as if one had the
-            whole batch; else each has its own.
-        image_encoder: what maps images to the common space in place of the image projector; Eq. 7 then counts
-            its weight matrices, but for those of a pre-trained network.
-        text_encoder: likewise of texts; word vectors are not counted either.
+        gather_negatives: on several devices, whether L_imi is computed over all of their batches, as if one
+            device had the whole batch; otherwise over each device's own.
+        image_encoder: maps images to the common space instead of the image projector; Eq. 7 then includes its
+            weight matrices, except those of a pre-trained network.
+        text_encoder: likewise for texts; word vectors are not included either.
 
     Raises:
-        BadInput: the demo's triplets, which need the projectors' inputs, with an encoder.
-        ValueError: an encoder that waits to be unfrozen.
+        BadInput: the demo form's triplets, which need the projectors' inputs, are used with an encoder.
+        ValueError: an encoder is to be unfrozen later.
     """
 
     requires = frozenset({"features", "bow", "labels"})
@@ -191,8 +190,8 @@ class ACMR(AdversarialMethod):
         self.keep_hyperparameters_plain()
         if triplet.form == "demo" and not (image_encoder is None and text_encoder is None):
             raise BadInput(
-                "triplet.form is 'demo', which looks for negatives among the features and bags of words that "
-                "projectors read; with image_encoder or text_encoder set it to paper"
+                "triplet.form is 'demo', which mines negatives by the projectors' input features and bags of "
+                "words; with image_encoder or text_encoder, set it to paper"
             )
         check_never_unfrozen({"image_encoder": image_encoder, "text_encoder": text_encoder})
         self.image_encoder, self.text_encoder = image_encoder, text_encoder
@@ -206,7 +205,7 @@ class ACMR(AdversarialMethod):
         self.triplet_settings, self.projector_settings = triplet, projectors
         self.discriminator_settings, self.optimizer_settings = discriminator, optimizer
         self.gather_negatives = gather_negatives
-        # The mean distance of the first batch, where margins are counted in it; kept in checkpoints.
+        # The mean distance of the first batch, if it is the margin's unit; saved in checkpoints.
         # 0 until the first batch has been seen.
         self._known_distance = HostNumber()
         self.register_buffer("initial_distance", torch.zeros(()))
@@ -250,7 +249,7 @@ class ACMR(AdversarialMethod):
             for parameter in module.parameters()
             if parameter.requires_grad
         ]
-        # Lightning clips no gradients of a fused optimiser in mixed precision.
+        # Lightning cannot clip gradients of a fused optimiser in mixed precision.
         fused = settings.gradient_clip is None
         return [
             settings.build(encoders, fused=fused),
@@ -258,7 +257,7 @@ class ACMR(AdversarialMethod):
         ]
 
     def joint_loss(self, batch: PairBatch) -> Tensor:
-        """Eq. 8 plus Eq. 1 behind the reversal, whose gradient is that of Eq. 9 and 10."""
+        """Eq. 8 plus Eq. 1 behind gradient reversal, whose gradient is that of Eq. 9 and 10."""
         labels = require(batch.images.labels, "labels")
         images, texts = self._project_images(batch.images), self._project_texts(batch.texts)
         invariance = self._invariance(batch, images, texts, labels)
@@ -297,22 +296,22 @@ class ACMR(AdversarialMethod):
         return Encoding(self._project_texts(batch))
 
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
-        """Minus the Euclidean distance."""
+        """The negative Euclidean distance."""
         return negative_euclidean(images.values, texts.values)
 
     @property
     def vector_similarity(self) -> VectorSimilarity:
-        """Minus the distance in the common space."""
+        """The negative distance in the common space."""
         return "euclidean"
 
     @property
     def backbone(self) -> BackboneSource | None:
-        """The image encoder's pre-trained network, where there is an encoder."""
+        """The image encoder's pre-trained network, if there is an encoder."""
         return None if self.image_encoder is None else self.image_encoder.source
 
     @property
     def fine_tunes_backbone(self) -> bool:
-        """As the image encoder does; projectors have nothing to fine-tune."""
+        """Whether the image encoder does; projectors have nothing to fine-tune."""
         return self.image_encoder is not None and self.image_encoder.fine_tuned
 
     @property
@@ -357,7 +356,7 @@ class ACMR(AdversarialMethod):
             return settings.margin
         if not self._known_distance.of(self.initial_distance):
             own = cross_modal_distances(images.detach(), texts.detach()).mean()
-            # All processes count in the same unit.
+            # All processes use the same unit.
             self.initial_distance.copy_(gather(own[None]).mean())
         return settings.margin * self.initial_distance
 
@@ -367,8 +366,8 @@ class ACMR(AdversarialMethod):
         if self.gather_negatives:
             features, bow = gather_interleaved(features), gather_interleaved(bow)
         different = ~same_label(labels)
-        # The code takes, as an image's negative text, the text of the image most similar to it among other
-        # classes by the cosine of the input features; likewise for texts.
+        # As an image's negative text, the code takes the text of the most similar image of another class by
+        # the cosine of the input features; likewise for texts.
         most_similar_images = _most_similar(features, different)
         most_similar_texts = _most_similar(bow, different)
         summed = acmr_demo_triplet_loss(
@@ -391,13 +390,13 @@ class ACMR(AdversarialMethod):
 
 
 def _counted(network: nn.Module) -> list[Tensor]:
-    """The weight matrices that Eq. 7 counts."""
+    """The weight matrices included in Eq. 7."""
     return network.weights() if isinstance(network, Perceptron) else own_matrices(network)
 
 
 def _deviation(projected: Tensor) -> Tensor:
-    """The standard deviation of a batch's vectors, averaged over dimensions; 0 once all are one point."""
-    # Of all processes' batches: the mean of their own deviations would be another number.
+    """The standard deviation of a batch's vectors, averaged over dimensions; 0 if they have collapsed."""
+    # Over all processes' batches: the mean of their own deviations would be a different number.
     return gather(projected.detach()).std(0, correction=0).mean()
 
 

@@ -1,4 +1,4 @@
-"""The manual-optimisation loop of encoders and a discriminator that are trained in turns."""
+"""The manual-optimisation loop for encoders and a discriminator that are trained in turns."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class AdversarialMethod(RetrievalMethod):
 
     A cycle is ``encoder_steps`` steps of the encoders' optimisers and ``discriminator_steps`` of the
     discriminator's. Every batch has one backward pass through everything; only the optimisers whose turn it
-    is step, so every parameter has a gradient at every step and plain DDP holds. Where in the cycle training
-    is lies in a buffer, so that a checkpoint continues it.
+    is step, so every parameter has a gradient at every step and plain DDP works. The position in the cycle is
+    a buffer, so it is resumed from checkpoints.
 
     ``configure_optimizers`` must return the encoders' optimisers first and the discriminator's last.
 
     Args:
-        encoder_steps: a cycle's steps of the encoders, at least 1.
-        discriminator_steps: a cycle's steps of the discriminator.
+        encoder_steps: the encoders' steps per cycle, at least 1.
+        discriminator_steps: the discriminator's steps per cycle.
         same_batches: False: the discriminator's steps follow the encoders', each on a fresh batch (the two
-            share one loss behind a gradient reversal). True: both start with the cycle's first batch, so that
-            at 1:1 every batch moves both; the encoders' loss then sees the discriminator as the batch before
+            share one loss with gradient reversal). True: both start with the cycle's first batch, so that at
+            1:1 every batch updates both; the encoders' loss then sees the discriminator as the previous batch
             left it, which is the usual alternation on one batch, encoders first.
-        gradient_clip: largest gradient norm of each optimiser's parameters, or None.
+        gradient_clip: maximum gradient norm of each optimiser's parameters, or None.
     """
 
     cycle_position: Tensor
@@ -56,10 +56,10 @@ class AdversarialMethod(RetrievalMethod):
 
     @abstractmethod
     def joint_loss(self, batch: PairBatch) -> Tensor:
-        """One scalar whose gradient is the encoders' in their parameters, the discriminator's in its own."""
+        """One scalar whose gradient is each player's own: the encoders' and the discriminator's."""
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """One backward pass; those whose turn it is step."""
+        """One backward pass, and a step of those optimisers whose turn it is."""
         optimisers: Any = self.optimizers()
         *encoders, discriminator = optimisers
         self.manual_backward(self.joint_loss(batch))

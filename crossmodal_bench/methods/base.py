@@ -25,14 +25,15 @@ class RetrievalMethod(pl.LightningModule, ABC):
     """A way to score images against texts.
 
     A subclass declares ``requires`` (names of views), builds its networks in ``build`` from the sizes of the
-    data, and implements the two encoders and the score. What it optimises is in its ``training_step``.
+    data, and implements the two encoders and the score. Its ``training_step`` defines the objective.
 
     Attributes:
-        requires: the views that its batches must have; of the class, or of one with its encoders.
+        requires: the views that its batches must have, set on the class, or on the instance if they depend on
+            its encoders.
         phases: what the parts of an epoch train on, in order; see crossmodal_bench.data.loader.Phase.
-        deterministic: whether the seed changes nothing; the bench then runs it once.
+        deterministic: whether results do not depend on the seed; the bench then runs it once.
         ddp_strategy: Lightning's strategy on several devices.
-        gpu_precision: Lightning's precision where there is a GPU.
+        gpu_precision: Lightning's precision on a GPU.
     """
 
     requires: frozenset[str] = frozenset()
@@ -47,12 +48,12 @@ class RetrievalMethod(pl.LightningModule, ABC):
         self._sums: dict[str, tuple[Tensor, int]] = {}
 
     def keep_hyperparameters_plain(self) -> None:
-        """Leave in ``hparams`` only what a checkpoint can hold that is loaded with weights_only=True.
+        """Keep in ``hparams`` only what a checkpoint loaded with weights_only=True can contain.
 
-        To be called behind ``save_hyperparameters``. Arguments that come from a configuration are plain
-        already. Of those that were given as objects, settings become dictionaries, of which
-        ``load_from_checkpoint`` makes settings again by Lightning's own instantiator; networks are left out,
-        because weights are saved as weights, not by pickle: give them to ``load_from_checkpoint`` again.
+        Call this after ``save_hyperparameters``. Arguments from a configuration are plain already. Of those
+        given as objects, settings become dictionaries, which Lightning's own instantiator turns back into
+        settings in ``load_from_checkpoint``; networks are left out, because weights are saved as weights and
+        not pickled: pass them to ``load_from_checkpoint`` again.
         """
         for name, value in list(self.hparams.items()):
             if isinstance(value, nn.Module):
@@ -63,19 +64,19 @@ class RetrievalMethod(pl.LightningModule, ABC):
 
     @abstractmethod
     def build(self, spec: DataSpec) -> None:
-        """Make the networks; called once, before any weight is loaded or trained."""
+        """Build the networks; called once, before any weight is loaded or trained."""
 
     def inherit(self, parents: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Start from the trained weights of other methods' models.
 
-        Called once, after ``build`` and before training; not where training goes on from a checkpoint. A
+        Called once, after ``build`` and before training, but not if training resumes from a checkpoint. A
         method whose file names ``parents`` must implement it.
 
         Args:
-            parents: by method, the state dictionary of its trained model, on the CPU.
+            parents: the state dictionaries of the trained models, by method, on the CPU.
         """
         names = ", ".join(parents)
-        raise NotImplementedError(f"{type(self).__name__} has no inherit to start from {names} with")
+        raise NotImplementedError(f"{type(self).__name__} must implement inherit to start from {names}")
 
     @abstractmethod
     def encode_images(self, batch: ImageBatch) -> Encoding:
@@ -87,41 +88,41 @@ class RetrievalMethod(pl.LightningModule, ABC):
 
     @abstractmethod
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
-        """(n_images, n_texts) scores; higher is better. Pairs are scored independently of each other."""
+        """(n_images, n_texts) scores; higher is better. Each pair's score must not depend on other pairs."""
 
     @property
     def vector_similarity(self) -> VectorSimilarity | None:
-        """The similarity of ``comparable_vectors`` that is exactly ``score``, as search engines need it.
+        """The similarity of ``comparable_vectors`` that equals ``score`` exactly, as search engines need it.
 
-        None where fragments are compared, or vectors in another way.
+        None if fragments are compared, or vectors in another way.
         """
         return None
 
     def comparable_vectors(self, encoding: Encoding) -> Tensor:
-        """(N, D) vectors of either modality; only where there is a ``vector_similarity``."""
+        """(N, D) vectors of either modality; only if there is a ``vector_similarity``."""
         return encoding.values
 
     @property
     def backbone(self) -> BackboneSource | None:
-        """The pre-trained image network that the method runs itself, if it does; part of every record."""
+        """The pre-trained image network that the method runs itself, if any; part of every record."""
         return None
 
     @property
     def fine_tunes_backbone(self) -> bool:
-        """Whether ``backbone`` is trained with all else; only such runs stand beside fine-tuned numbers."""
+        """Whether ``backbone`` is trained too; only such runs are compared with fine-tuned numbers."""
         return False
 
     @property
     def text_source(self) -> TextSource | None:
-        """What reads the captions; part of every record.
+        """What encodes the captions; part of every record.
 
-        None where the method compares bags of words, or does not say: then no published number can stand
-        beside its own.
+        None if the method compares bags of words, or does not say: then its results cannot be compared with
+        published numbers.
         """
         return None
 
     def prepare(self, spec: DataSpec) -> None:
-        """Build once."""
+        """Build the networks unless they are built already."""
         if self.data_spec is None:
             self.data_spec = spec
             self.build(spec)
@@ -131,13 +132,13 @@ class RetrievalMethod(pl.LightningModule, ABC):
         self.prepare(self.trainer.datamodule.spec)  # type: ignore[attr-defined]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sizes, so that a checkpoint can be loaded without its data."""
+        """Save the data's sizes, so that a checkpoint can be loaded without its data."""
         if self.data_spec is not None:
             checkpoint["data_spec"] = {**asdict(self.data_spec), "weights_root": None}
-        # Each process has its own, of which Lightning would save the first's.
+        # Each process has its own sums, and Lightning would save only the first's.
         everyone = gather_objects({name: (total.cpu(), count) for name, (total, count) in self._sums.items()})
         for sums in everyone:
-            # Looked at by all processes alike: one that gave up alone would leave the others waiting.
+            # Checked by all processes alike: if only one raised, the others would wait for it.
             self._check_finite({name: total for name, (total, _) in sums.items()})
         checkpoint["train_sums_of_processes"] = everyone
 
@@ -147,7 +148,7 @@ class RetrievalMethod(pl.LightningModule, ABC):
             self.prepare(DataSpec(**checkpoint["data_spec"]))
         self._sums = {}
         everyone = checkpoint.get("train_sums_of_processes", [])
-        # Of other processes than today's, all their samples together.
+        # If the number of processes has changed, each continues with the sums of all.
         for sums in everyone[rank() : rank() + 1] if len(everyone) == world_size() else everyone:
             for name, (total, count) in sums.items():
                 others, their_count = self._sums.get(name, (torch.zeros(()), 0))
@@ -156,7 +157,7 @@ class RetrievalMethod(pl.LightningModule, ABC):
     def log_means(self, values: dict[str, Tensor], batch_size: int) -> None:
         """Log means over the epoch's samples, once at its end.
 
-        Lightning's own running means start at zero when training resumes in mid-epoch; these lie in
+        Lightning's own running means restart at zero when training resumes in mid-epoch; these are saved in
         checkpoints.
 
         Args:
@@ -164,8 +165,8 @@ class RetrievalMethod(pl.LightningModule, ABC):
             batch_size: samples in this batch.
 
         Raises:
-            Diverged: one of them is not finite. On other devices than the CPU that is seen, and said, when
-                the epoch ends or a checkpoint is to be saved: to look at each step would be to wait for it.
+            Diverged: one of them is not finite. On devices other than the CPU, this is detected only when the
+                epoch ends or a checkpoint is saved: checking at each step would force a synchronisation.
         """
         if self.device.type == "cpu":
             self._check_finite(values)
@@ -177,33 +178,33 @@ class RetrievalMethod(pl.LightningModule, ABC):
             )
 
     def _check_finite(self, values: Mapping[str, Tensor]) -> None:
-        """Raise Diverged where a scalar is not finite; sums keep what was not."""
+        """Raise Diverged if a scalar is not finite; a sum stays non-finite once a term was."""
         numbers = [value.detach().float().cpu() for value in values.values()]
         if not numbers or torch.stack(numbers).isfinite().all():
             return
         name = next(name for name, value in values.items() if not torch.isfinite(value))
-        stays = "; the last finished epoch's checkpoint stays" if self.current_epoch else ""
+        stays = "; the last finished epoch's checkpoint is kept" if self.current_epoch else ""
         raise Diverged(
             f"{name} is {float(values[name])} in epoch {self.current_epoch + 1}: training has diverged"
             f"{stays}; lower the learning rates (--set ...)"
         )
 
     def on_train_start(self) -> None:
-        """Log the means of an epoch that is resumed in its validation: its last batch does not come again."""
+        """Log the means of an epoch that resumes during validation, since its last batch is not repeated."""
         if self.trainer.fit_loop.epoch_loop.val_loop.restarted_mid_evaluation:
             self._log_epoch()
 
     def on_train_epoch_start(self) -> None:
-        """Start the means; Lightning does not call this where an epoch is resumed."""
+        """Reset the means; Lightning does not call this when an epoch is resumed."""
         self._sums = {}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the means behind the last batch: before validation and the callbacks' end of the epoch."""
+        """Log the means after the last batch, before validation and the callbacks' end of the epoch."""
         if self.trainer.is_last_batch:
             self._log_epoch()
 
     def on_train_end(self) -> None:
-        """Look at what came behind the last whole epoch, where training ends within one."""
+        """Check what came after the last whole epoch, if training ends within one."""
         self._check_finite({name: total for name, (total, _) in self._sums.items()})
 
     def _log_epoch(self) -> None:
@@ -212,37 +213,37 @@ class RetrievalMethod(pl.LightningModule, ABC):
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def write(self, images: Encoding) -> list[str]:
-        """Captions that the model writes for N encoded images; none, for most methods."""
+        """Captions that the model writes for N encoded images; none for most methods."""
         return []
 
     def draw(self, texts: Encoding) -> Tensor | None:
-        """(N, 3, H, W), -1 to 1: what the model draws for N encoded captions; nothing, for most methods."""
+        """(N, 3, H, W), -1 to 1: pictures drawn for N encoded captions; None for most methods."""
         return None
 
     def validation_losses(
         self, images: Encoding, texts: Encoding, caption_image: Tensor, identities: Tensor
     ) -> dict[str, Tensor]:
-        """Losses, or other figures, of the whole validation split by name; none by default.
+        """Losses or other values on the whole validation split, by name; none by default.
 
         Args:
-            images, texts: its encodings, whole on every process.
+            images, texts: its encodings, complete on every process.
             caption_image: (n_texts,) row of each caption's image.
             identities: (n_images,) equal for images of one identity.
         """
         return {}
 
     def encode(self, batch: ImageBatch | TextBatch) -> Encoding:
-        """Either modality."""
+        """Encode either modality."""
         return self.encode_images(batch) if isinstance(batch, ImageBatch) else self.encode_texts(batch)
 
     def forward(self, batch: ImageBatch | TextBatch) -> Encoding:
-        """As ``encode``."""
+        """The same as ``encode``."""
         return self.encode(batch)
 
     def predict_step(
         self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> Encoding:
-        """The encoding, on the CPU: ``predict`` keeps those of a whole split."""
+        """The encoding on the CPU, since ``predict`` keeps those of a whole split."""
         return self.encode(batch).to("cpu")
 
     def validation_step(  # type: ignore[override]

@@ -18,18 +18,18 @@ from crossmodal_bench.similarity import cosine_similarity
 
 
 class CCA(ClosedFormMethod):
-    """Linear CCA by scikit-learn: both sides whitened along their principal axes, then an SVD between them.
+    """Linear CCA with scikit-learn: both modalities whitened along their principal axes, then an SVD.
 
-    On whitened data the singular vectors of the cross-covariance are the canonical directions and its
+    On whitened data, the singular vectors of the cross-covariance are the canonical directions and its
     singular values the canonical correlations. A ridge in the whitening regularises (Hardoon et al., Neural
-    Computation 2004): without it, a bag of thousands of words is whitened mostly into noise.
+    Computation 2004): without it, whitening a bag of thousands of words mostly amplifies noise.
 
     Args:
-        dim: canonical directions kept (at most).
+        dim: maximum number of canonical directions.
         image_ridge: added to every variance of the image features, as a multiple of their mean variance.
         text_ridge: the same for the text features.
-        correlation_power: a direction counts by its canonical correlation to this power (Gong et al., IJCV
-            2014, use 4); 0 counts all directions alike.
+        correlation_power: directions are weighted by their canonical correlation to this power (Gong et al.,
+            IJCV 2014, use 4); 0 weights all directions equally.
     """
 
     requires = frozenset({"features", "bow"})
@@ -53,7 +53,7 @@ class CCA(ClosedFormMethod):
         self.image_ridge, self.text_ridge = image_ridge, text_ridge
 
     def buffer_shapes(self, spec: DataSpec) -> dict[str, tuple[int, ...]]:
-        """Means and maps of both sides; directions that the data do not have stay zero."""
+        """Means and maps of both modalities; directions that the data lack stay zero."""
         return {
             "image_mean": (spec.feature_dim,),
             "image_map": (spec.feature_dim, self.dim),
@@ -99,17 +99,17 @@ class CCA(ClosedFormMethod):
 def _whitening(x: NDArray[Any], ridge: float, what: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """The mean (D,) and the map (D, r) to unit variance plus ridge, over the r axes along which x varies.
 
-    Raises BadInput, which names them by ``what``, where it does not vary at all.
+    Raises BadInput, naming ``what``, if x does not vary at all.
     """
-    # A network may round one picture differently from batch to batch.
+    # A network may round the same picture differently from batch to batch.
     if np.ptp(x, axis=0).max() <= 1e-6 * np.abs(x).max():
         raise BadInput(
-            f"CCA cannot be solved: the {what} of all {len(x)} training pairs are equal; look into the data "
+            f"CCA cannot be solved: the {what} of all {len(x)} training pairs are equal; check the data "
             "set's pictures and captions, or choose other methods"
         )
     pca = PCA(svd_solver="covariance_eigh" if x.shape[0] > x.shape[1] else "full").fit(x)
     variance = pca.explained_variance_
-    # Histograms sum to one: along that axis there is only rounding, which must not be blown up.
+    # Histograms sum to one: along that axis there is only rounding error, which must not be amplified.
     kept = variance > 1e-10 * variance[0]
     scale = np.sqrt(variance[kept] + ridge * variance.mean())
     return pca.mean_, pca.components_[kept].T / scale

@@ -1,4 +1,4 @@
-"""Methods that are solved, not trained, by a library."""
+"""Methods that a library solves instead of training them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from crossmodal_bench.methods.base import RetrievalMethod
 
 
 class ClosedFormMethod(RetrievalMethod):
-    """Fits once, on all training pairs, when the trainer starts; every rank computes the same.
+    """Fits once on all training pairs when the trainer starts; every rank computes the same.
 
-    Its epoch passes over nothing: configure the trainer with one epoch of one batch.
+    Its epoch does nothing: configure the trainer with one epoch of one batch.
     """
 
     deterministic = True
@@ -24,15 +24,15 @@ class ClosedFormMethod(RetrievalMethod):
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
-        # DDP refuses a module in which nothing asks for a gradient.
+        # DDP rejects a module without parameters that require a gradient.
         self.nothing = torch.nn.Parameter(torch.zeros(0))
 
     @abstractmethod
     def fit(self, images: NDArray[Any], texts: NDArray[Any], labels: NDArray[Any] | None) -> None:
-        """Fill the buffers from (n, D_v) image features and (n, D_t) texts, where rows of both are pairs."""
+        """Fill the buffers from (n, D_v) image features and (n, D_t) text features of paired rows."""
 
     def on_fit_start(self) -> None:
-        """Solve."""
+        """Fit on all training pairs."""
         views = self.trainer.datamodule.views  # type: ignore[attr-defined]
         rows = views.corpus.caption_rows("train")
         image_rows = views.corpus.caption_image[rows]
@@ -44,22 +44,22 @@ class ClosedFormMethod(RetrievalMethod):
         )
 
     def configure_optimizers(self) -> None:
-        """None."""
+        """No optimisers."""
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """Nothing is left to train."""
+        """Do nothing: the model is already solved."""
 
     def build(self, spec: DataSpec) -> None:
-        """Make the buffers that ``fit`` fills, so that a checkpoint finds them."""
+        """Create the buffers that ``fit`` fills, so that a checkpoint can be loaded into them."""
         for name, shape in self.buffer_shapes(spec).items():
             self.register_buffer(name, torch.zeros(shape))
 
     @abstractmethod
     def buffer_shapes(self, spec: DataSpec) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of what ``fit`` fills."""
+        """Names and shapes of the buffers that ``fit`` fills."""
 
     def fill(self, **arrays: NDArray[Any]) -> None:
-        """Put solved arrays into the buffers of the same names."""
+        """Copy the solution's arrays into the buffers of the same names."""
         for name, array in arrays.items():
             buffer = self.get_buffer(name)
             buffer.copy_(torch.from_numpy(np.ascontiguousarray(array)))

@@ -1,4 +1,4 @@
-"""Two encoders under a contrastive objective alone: InfoNCE as CLIP has it, and SigLIP's sigmoid loss."""
+"""Two encoders trained by a contrastive objective alone: CLIP's InfoNCE, or SigLIP's sigmoid loss."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from crossmodal_bench.similarity import cosine_similarity
 
 @dataclass(frozen=True)
 class TemperatureSettings:
-    """The factor on the cosines, which is learned as its logarithm.
+    """The scale of the cosines, whose logarithm is learned.
 
     Attributes:
-        initial_scale: the factor at first, one over the temperature.
-        largest_scale: how large it may become, or None; a larger one is clamped after each step.
+        initial_scale: the initial scale, one over the temperature.
+        largest_scale: the upper bound to which it is clamped after each step, or None.
 
     Raises:
-        ValueError: a factor that is not above 0, or a largest one below the first.
+        ValueError: the scale is not positive, or the bound is below the initial scale.
     """
 
     initial_scale: float = 1 / 0.07
@@ -43,13 +43,13 @@ class TemperatureSettings:
     def __post_init__(self) -> None:
         if not 0 < self.initial_scale < math.inf:
             raise ValueError(
-                f"temperature.initial_scale is {self.initial_scale:g}; give a number above 0, one over the "
+                f"temperature.initial_scale is {self.initial_scale:g}; give a positive number, one over the "
                 "temperature"
             )
         if self.largest_scale is not None and not self.largest_scale >= self.initial_scale:
             raise ValueError(
-                f"temperature.largest_scale is {self.largest_scale:g}, not at least initial_scale "
-                f"{self.initial_scale:g}; raise it, or set it to null for none"
+                f"temperature.largest_scale is {self.largest_scale:g}, below initial_scale "
+                f"{self.initial_scale:g}; raise it, or set it to null for no bound"
             )
 
 
@@ -57,20 +57,20 @@ class TemperatureSettings:
 class AdamWSettings:
     """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019).
 
-    Gains and biases, the temperature among them, do not decay: no parameter with fewer than two axes does.
+    Weight decay does not apply to parameters with fewer than two dimensions: gains, biases, temperature.
 
     Attributes:
-        learning_rate: the largest of the schedule.
-        pretrained_learning_rate: that of pre-trained networks that are trained too; None: as all else.
+        learning_rate: the peak of the schedule.
+        pretrained_learning_rate: that of pre-trained networks that are trained too; None: the same.
         beta1: decay of the running mean of gradients.
-        beta2: decay of that of their squares.
+        beta2: decay of the running mean of squared gradients.
         epsilon: added to the root of the latter.
-        weight_decay: share of a weight that a step at a rate of 1 would take away.
-        gradient_clip: largest norm of the gradient of all parameters together, or None.
+        weight_decay: the fraction of a weight that a step with learning rate 1 would remove.
+        gradient_clip: maximum norm of the gradient of all parameters together, or None.
 
     Raises:
-        ValueError: a rate, an epsilon or a norm that is not above 0, a decay of a mean outside 0 to 1, or a
-            weight decay below 0.
+        ValueError: a learning rate, epsilon or norm is not positive, a beta is not in [0, 1), or the weight
+            decay is negative.
     """
 
     learning_rate: float = 5e-4
@@ -85,19 +85,19 @@ class AdamWSettings:
         for name in ("learning_rate", "pretrained_learning_rate", "epsilon", "gradient_clip"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"optimizer.{name} is {value:g}; give a number above 0")
+                raise ValueError(f"optimizer.{name} is {value:g}; give a positive number")
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
             if not 0 <= value < 1:
-                raise ValueError(f"optimizer.{name} is {value:g}; give a number from 0 to below 1")
+                raise ValueError(f"optimizer.{name} is {value:g}; give a number of at least 0 and below 1")
         if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"optimizer.weight_decay is {self.weight_decay:g}; give 0 or a number above")
+            raise ValueError(f"optimizer.weight_decay is {self.weight_decay:g}; give 0 or a positive number")
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser over what of a module may move.
+        """The optimiser of a module's trainable parameters.
 
         Raises:
-            BadInput: a rate for pre-trained networks where none is trained.
+            BadInput: there is a learning rate for pre-trained networks, but none is trained.
         """
         pretrained = {
             id(parameter)
@@ -112,7 +112,7 @@ class AdamWSettings:
         elif not any(id(parameter) in pretrained for parameter in moving):
             raise BadInput(
                 f"optimizer.pretrained_learning_rate is {pretrained_rate:g}, but no pre-trained network is "
-                "trained: the images are features, or networks are frozen; leave it out"
+                "trained: the images are features, or the networks are frozen; leave it out"
             )
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for parameter in moving:
@@ -127,20 +127,20 @@ class AdamWSettings:
             lr=self.learning_rate,
             betas=(self.beta1, self.beta2),
             eps=self.epsilon,
-            # Lightning clips no gradients of a fused optimiser in mixed precision.
+            # Lightning cannot clip gradients of a fused optimiser in mixed precision.
             fused=self.gradient_clip is None,
         )
 
 
 @dataclass(frozen=True)
 class CosineSettings:
-    """Rates that rise linearly and then fall to zero along half a cosine (Loshchilov and Hutter, ICLR 2017).
+    """Linear warmup followed by cosine decay to zero (Loshchilov and Hutter, ICLR 2017).
 
     Attributes:
-        warmup: the share of all steps in which they rise.
+        warmup: the fraction of all steps spent on warmup.
 
     Raises:
-        ValueError: a share that is none.
+        ValueError: it is not a valid fraction.
     """
 
     warmup: float = 0.0
@@ -148,44 +148,44 @@ class CosineSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
             raise ValueError(
-                f"schedule.warmup is {self.warmup:g}; give a share of all steps, from 0 to below 1"
+                f"schedule.warmup is {self.warmup:g}; give a fraction of all steps, at least 0 and below 1"
             )
 
     def multiplier(self, step: int, steps: int) -> float:
-        """What of a rate step ``step`` has, counted from 0, of ``steps`` in all; never 0."""
-        # The last step does not rise: there would be nothing left to fall.
+        """The factor on the learning rate at ``step``, counted from 0, of ``steps`` in total; never 0."""
+        # The last step is never part of the warmup, or nothing would be left for the decay.
         rising = min(round(self.warmup * steps), steps - 1)
         if step < rising:
             return (step + 1) / rising
-        # What is trained on beyond the steps that were announced is trained as the last of them.
+        # Steps beyond the announced total use the last one's factor.
         progress = min(step, steps - 1) - rising
         return (1 + math.cos(math.pi * progress / max(steps - rising, 1))) / 2
 
 
 class Contrastive(RetrievalMethod):
-    """Two encoders, one objective over the cosines of all pairs of a batch, AdamW. Texts rank by the cosine.
+    """Two encoders, one objective over a batch's pairwise cosines, AdamW. Texts are ranked by the cosine.
 
-    Pairs of one identity are no negatives of each other: a batch may have an image with several of its
-    captions, and a person in several pictures. The originals draw their batches from so many images that it
+    Pairs of one identity are not negatives of each other: a batch may contain an image with several of its
+    captions, or a person in several pictures. The originals draw their batches from so many images that this
     does not arise.
 
     Args:
-        image_encoder: pixels or features to vectors.
-        text_encoder: words or word pieces to vectors.
+        image_encoder: maps pixels or features to vectors.
+        text_encoder: maps words or word pieces to vectors.
         dim: width of the vectors.
-        standardise: whether batch statistics of the vectors are removed, of each modality by itself; neither
-            source has it.
-        temperature: the factor on the cosines.
-        optimizer: AdamW over everything.
-        schedule: how its rates rise and fall.
-        micro_batch_size: pairs that pass the encoders at a time, at most; None: the whole batch. The gradient
-            stays that of the whole batch with all its negatives, and a step costs a second forward pass; see
+        standardise: whether the vectors are standardised by batch statistics, separately for each modality;
+            neither paper does this.
+        temperature: the scale of the cosines.
+        optimizer: AdamW over all parameters.
+        schedule: warmup and decay of its learning rates.
+        micro_batch_size: maximum number of pairs encoded at a time; None: the whole batch. The gradient
+            remains that of the whole batch with all its negatives, at the cost of a second forward pass; see
             EncodedBatch.
-        gather_negatives: on several devices, whether negatives come from all of their batches, as if one had
-            the whole batch; else each has its own.
+        gather_negatives: on several devices, whether negatives come from all of their batches, as if one
+            device had the whole batch; otherwise from each device's own.
 
     Raises:
-        ValueError: an encoder that waits to be unfrozen, or no pair at a time.
+        ValueError: an encoder is to be unfrozen later, or the micro-batch size is below 1.
     """
 
     iterations: Tensor
@@ -209,8 +209,8 @@ class Contrastive(RetrievalMethod):
         check_never_unfrozen({"image_encoder": image_encoder, "text_encoder": text_encoder})
         if micro_batch_size is not None and micro_batch_size < 1:
             raise ValueError(
-                f"micro_batch_size is {micro_batch_size}; give a whole number from 1, or null for the whole "
-                "batch"
+                f"micro_batch_size is {micro_batch_size}; give a whole number, 1 or greater, or null for the "
+                "whole batch"
             )
         self.image_encoder, self.text_encoder = image_encoder, text_encoder
         self.dim, self.standardise = dim, standardise
@@ -222,7 +222,7 @@ class Contrastive(RetrievalMethod):
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
 
     def build(self, spec: DataSpec) -> None:
-        """Both encoders, and the logarithm of the factor on their cosines."""
+        """Build both encoders and the logarithm of the scale of their cosines."""
         self.image_encoder.build(spec, self.dim)
         self.text_encoder.build(spec, self.dim)
         self.image_scale = nn.BatchNorm1d(self.dim, affine=False) if self.standardise else nn.Identity()
@@ -231,37 +231,37 @@ class Contrastive(RetrievalMethod):
 
     @abstractmethod
     def objective(self, cosines: Tensor, identities: Tensor) -> Tensor:
-        """The loss of (B, B) cosines of images (rows) with texts, whose diagonal holds the pairs.
+        """The loss of (B, B) cosines of images (rows) and texts (columns); the diagonal has the pairs.
 
         Args:
-            cosines: in single precision at least.
-            identities: (B,) equal for pairs that are no negatives of each other.
+            cosines: in at least single precision.
+            identities: (B,) equal for pairs that are not negatives of each other.
         """
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over everything that may move."""
+        """AdamW over all trainable parameters."""
         return self.optimizer_settings.build(self)
 
     def steps_done(self) -> int:
-        """Steps so far, over all runs that this one went on from."""
+        """Steps so far, including those before the training was resumed."""
         return int(self._iterations.of(self.iterations))
 
     def steps_in_all(self) -> int:
-        """Steps of the whole training, at whose end the rates are 0.
+        """Steps of the whole training, at whose end the learning rates are 0.
 
         Raises:
-            BadInput: a training without an end.
+            BadInput: the length of the training is unlimited.
         """
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise BadInput(
-                "trainer.max_epochs is -1, but rates fall towards the end of training; give a number of "
-                "epochs"
+                "trainer.max_epochs is -1, but the learning-rate schedule needs the length of training; give "
+                "a number of epochs"
             )
         return int(steps)
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """One step of everything."""
+        """One step of all parameters."""
         optimiser: Any = self.optimizers()
         steps = self.steps_done()
         share = self.schedule_settings.multiplier(steps, self.steps_in_all())
@@ -283,7 +283,7 @@ class Contrastive(RetrievalMethod):
         return self.encode_images(batch.images), self.encode_texts(batch.texts)
 
     def loss(self, images: Encoding, texts: Encoding, batch: PairBatch) -> Tensor:
-        """The objective of this process's pairs, or of all processes'."""
+        """The objective over this process's pairs, or over all processes'."""
         identities = require(batch.images.identities, "identities")
         cosines = pair_scores(self.score, images, texts, self.gather_negatives)
         if self.gather_negatives:
@@ -300,7 +300,7 @@ class Contrastive(RetrievalMethod):
 
     @property
     def fine_tunes_backbone(self) -> bool:
-        """As the image encoder does."""
+        """Whether the image encoder does."""
         return self.image_encoder.fine_tuned
 
     @property
@@ -318,7 +318,7 @@ class Contrastive(RetrievalMethod):
 
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """The cosine."""
-        # In single precision whatever surrounds the call: what is ranked differs in the third digit.
+        # Always in single precision: scores often differ only in the third digit.
         with torch.autocast(images.values.device.type, enabled=False):
             return cosine_similarity(images.values, texts.values)
 
@@ -329,17 +329,17 @@ class Contrastive(RetrievalMethod):
 
 
 class InfoNCE(Contrastive):
-    """Cross-entropies of a batch's pairs, both directions, with a learned temperature (CLIP, Figure 3).
+    """Cross-entropies of a batch's pairs in both directions, with a learned temperature (CLIP, Figure 3).
 
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021: the
-    objective and its optimiser; the encoders are whatever is given.
+    objective and its optimiser, with any encoders.
 
     Args:
-        image_encoder: see Contrastive, as for all else.
+        image_encoder: see Contrastive, like all others.
         text_encoder: see there.
         dim: see there.
         standardise: see there.
-        temperature: 1/0.07 at first, and never above 100 (section 2.5).
+        temperature: initially 1/0.07, and never above 100 (section 2.5).
         optimizer: see there.
         schedule: see there.
         micro_batch_size: see there.
@@ -378,17 +378,17 @@ class InfoNCE(Contrastive):
 class SigLIP(Contrastive):
     """A sigmoid for every pair of a batch, with a learned temperature and bias.
 
-    Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023: the objective and its optimiser;
-    the encoders are whatever is given.
+    Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023: the objective and its optimiser,
+    with any encoders.
 
     Args:
-        image_encoder: see Contrastive, as for all else.
+        image_encoder: see Contrastive, like all others.
         text_encoder: see there.
         dim: see there.
         standardise: see there.
-        temperature: 10 at first (section 3.2); nothing bounds it.
-        initial_bias: what is added to all logits at first; -10, so that all pairs start as negatives, which
-            nearly all of them are (section 3.2).
+        temperature: initially 10 (section 3.2), unbounded.
+        initial_bias: initial bias of all logits; -10, so that all pairs start as negatives, which nearly all
+            of them are (section 3.2).
         optimizer: see there.
         schedule: see there.
         micro_batch_size: see there.
@@ -422,7 +422,7 @@ class SigLIP(Contrastive):
         self.initial_bias = initial_bias
 
     def build(self, spec: DataSpec) -> None:
-        """As all; and the bias."""
+        """Build the encoders, the scale and the bias."""
         super().build(spec)
         self.bias = nn.Parameter(torch.tensor(self.initial_bias))
 

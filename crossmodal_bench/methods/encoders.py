@@ -1,4 +1,4 @@
-"""What methods without a stage of frozen networks ask of encoders that are given to them."""
+"""Helpers for methods whose encoders stay frozen or trainable throughout."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from crossmodal_bench.networks import Freezable, ImageEncoder, TextEncoder
 
 
 def check_never_unfrozen(encoders: Mapping[str, ImageEncoder | TextEncoder | None]) -> None:
-    """Raise ValueError for an encoder that waits to be unfrozen, by a method that unfreezes nothing.
+    """Raise ValueError for an encoder that is to be unfrozen later, in a method that never unfreezes.
 
     Args:
-        encoders: by the names of the arguments that they were given as; None where none was.
+        encoders: by argument name; None for those that were not given.
     """
     for name, encoder in encoders.items():
         if encoder is not None and encoder.freeze == "until_plateau":
             raise ValueError(
-                f"{name}.freeze is 'until_plateau', but this method unfreezes nothing later; set it to "
+                f"{name}.freeze is 'until_plateau', but this method never unfreezes an encoder; set it to "
                 "'never' or 'always'"
             )
 
 
 def own_matrices(encoder: nn.Module) -> list[Tensor]:
-    """An encoder's weight matrices, but for those of pre-trained networks and for tables of word vectors."""
+    """An encoder's weight matrices, except those of pre-trained networks and word embeddings."""
     left_out = {
         id(parameter)
         for module in encoder.modules()

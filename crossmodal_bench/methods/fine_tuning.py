@@ -1,4 +1,4 @@
-"""Training a pre-trained image network with all else: its own learning rate, and batches beyond memory."""
+"""Training a pre-trained image network too: with its own learning rate, and batches larger than memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from crossmodal_bench.methods.optimization import AdamSettings
 from crossmodal_bench.networks.freezing import Freezable
 
 Encode = Callable[[PairBatch], tuple[Encoding, ...]]
-"""Pairs to their encodings; how many, and what each is, is up to the method."""
+"""Maps pairs to their encodings; their number and meaning are up to the method."""
 BatchT = TypeVar("BatchT", bound=PairBatch | ImageBatch | TextBatch)
 
 
@@ -30,16 +30,16 @@ class FineTuningSettings:
     """How a method trains its image network.
 
     Attributes:
-        backbone_learning_rate: of the pre-trained image network, which falls as all others do; None: the
+        backbone_learning_rate: of the pre-trained image network, which decays like all others; None: the
             optimiser's.
-        micro_batch_size: pairs that pass the encoders at a time, at most; None: the whole batch. Memory for
-            activations is that of a micro-batch, and a step costs a second forward pass. The gradient stays
-            the whole batch's, with all of its negatives; see EncodedBatch.
-        freeze_batch_norm: whether the image network's batch norms keep the running statistics that they came
-            with, and normalise by them, while all else is trained.
+        micro_batch_size: maximum number of pairs encoded at a time; None: the whole batch. Activation memory
+            is that of a micro-batch, at the cost of a second forward pass. The gradient remains the whole
+            batch's, with all of its negatives; see EncodedBatch.
+        freeze_batch_norm: whether the image network's batch norms keep their pre-trained running statistics
+            and normalise by them while everything else is trained.
 
     Raises:
-        ValueError: a rate that is not above 0, or no pair at a time.
+        ValueError: the learning rate is not positive, or the micro-batch size is below 1.
     """
 
     backbone_learning_rate: float | None = None
@@ -49,27 +49,27 @@ class FineTuningSettings:
     def __post_init__(self) -> None:
         if self.backbone_learning_rate is not None and self.backbone_learning_rate <= 0:
             raise ValueError(
-                f"fine_tuning.backbone_learning_rate is {self.backbone_learning_rate}; give one above 0, or "
-                "null for the optimiser's"
+                f"fine_tuning.backbone_learning_rate is {self.backbone_learning_rate}; give a positive "
+                "number, or null for the optimiser's"
             )
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(
-                f"fine_tuning.micro_batch_size is {self.micro_batch_size}; give a whole number from 1, or "
-                "null for the whole batch"
+                f"fine_tuning.micro_batch_size is {self.micro_batch_size}; give a whole number, 1 or "
+                "greater, or null for the whole batch"
             )
 
     def check(self, *, trains_a_backbone: bool) -> None:
-        """Raise ValueError for what has no effect, because no image network is trained."""
+        """Raise ValueError for settings that have no effect because no image network is trained."""
         for name, without in (("backbone_learning_rate", None), ("freeze_batch_norm", False)):
             value = getattr(self, name)
             if value != without and not trains_a_backbone:
                 raise ValueError(
                     f"fine_tuning.{name} is {value}, but no image network is trained: the images are "
-                    "features, or their network is frozen; leave it out"
+                    "features, or their network is frozen; remove it"
                 )
 
     def prepare(self, module: nn.Module) -> None:
-        """Let the batch norms of pre-trained networks in ``module`` keep their statistics, if they are to."""
+        """Freeze the statistics of batch norms of pre-trained networks in ``module``, if so configured."""
         if self.freeze_batch_norm:
             for network in _pretrained(module):
                 network.keep_batch_statistics()
@@ -88,37 +88,37 @@ class FineTuningSettings:
         return optimiser
 
     def learning_rates(self, adam: AdamSettings) -> list[float]:
-        """Where the rates of ``optimiser``'s groups start, in their order."""
+        """The initial learning rates of the groups of ``optimiser``, in order."""
         backbone = [] if self.backbone_learning_rate is None else [self.backbone_learning_rate]
         return [adam.learning_rate, *backbone]
 
 
 class EncodedBatch:
-    """A batch's encodings, and the way back of a loss's gradient to the encoders.
+    """A batch's encodings, and the backpropagation of a loss through them to the encoders.
 
-    In micro-batches this is gradient caching (GradCache; Gao et al., "Scaling Deep Contrastive Learning Batch
-    Size under Memory Limited Setup", RepL4NLP 2021). All micro-batches are encoded without a graph; the loss
-    of the whole batch gives each encoding's gradient; then the micro-batches are encoded once more, one at a
-    time with a graph, through which these gradients go on. By the chain rule that is the gradient of the
-    whole batch's loss. Adding up the losses of micro-batches is not: a ranking loss contrasts each pair with
-    all others of the batch, and there it would see those of its micro-batch alone.
+    With micro-batches this is gradient caching (GradCache; Gao et al., "Scaling Deep Contrastive Learning
+    Batch Size under Memory Limited Setup", RepL4NLP 2021). All micro-batches are encoded without a graph; the
+    loss of the whole batch gives each encoding's gradient; then the micro-batches are encoded again, one at a
+    time with a graph, through which these gradients are backpropagated. By the chain rule, this is the
+    gradient of the whole batch's loss. Summing the losses of micro-batches is not the same: a ranking loss
+    contrasts each pair with all others of the batch, and would then see only those of its micro-batch.
 
-    The second pass draws the first one's dropout masks again. What is not the whole batch's are the batch
-    statistics of batch norms in training mode, which are a micro-batch's, in both passes, as on several
-    devices without synchronisation; running statistics are updated in the first pass alone. With batch norms
-    that keep theirs (``freeze_batch_norm``) the gradient is equal but for rounding.
+    The second pass repeats the first one's dropout masks. The only difference from the whole batch is that
+    batch norms in training mode use the statistics of a micro-batch, in both passes, as on several devices
+    without synchronisation; running statistics are updated in the first pass only. With frozen batch norms
+    (``freeze_batch_norm``) the gradient is equal up to rounding.
 
     Args:
-        module: the method, in its training step.
+        module: the method, during its training step.
         batch: B pairs.
-        encode: its encoders; random numbers may come from torch's generators only.
-        micro_batch_size: pairs that are encoded at a time, at most; None: all.
+        encode: its encoders; random numbers may only come from torch's generators.
+        micro_batch_size: maximum number of pairs encoded at a time; None: all.
 
     Attributes:
-        encodings: what ``encode`` gives for the whole batch.
+        encodings: the result of ``encode`` for the whole batch.
 
     Raises:
-        BadInput: micro-batches in a precision whose gradients are scaled.
+        BadInput: micro-batches are used with a precision whose gradients are scaled.
     """
 
     def __init__(
@@ -138,10 +138,10 @@ class EncodedBatch:
             return
         if module.trainer.precision == "16-mixed":
             raise BadInput(
-                "trainer.precision is 16-mixed, which scales gradients, and with a micro_batch_size they are "
-                "passed on unscaled; use bf16-mixed or 32-true, or leave micro_batch_size out"
+                "trainer.precision is 16-mixed, whose gradient scaling does not work with micro_batch_size; "
+                "use bf16-mixed or 32-true, or leave micro_batch_size out"
             )
-        # As equal as can be: batch norms could make nothing of a last one of a single pair.
+        # As equal as possible: batch norms would fail on a last micro-batch of a single pair.
         bounds = [len(batch) * number // count for number in range(count + 1)]
         self._parts = [_rows(batch, slice(start, stop)) for start, stop in pairwise(bounds)]
         for part in self._parts:
@@ -157,14 +157,14 @@ class EncodedBatch:
         self.encodings = tuple(Encoding.cat(parts) for parts in zip(*self._leaves, strict=True))
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss of ``encodings`` to all parameters, those of the loss included.
+        """Add the gradient of a loss of ``encodings`` to all parameters, including the loss's own.
 
-        To be called once; over several processes, gradients are averaged once.
+        Call it once: with several processes, gradients are averaged once.
         """
         if not self._parts:
             self._module.manual_backward(loss)
             return
-        # Not by manual_backward: DDP would take these for all gradients of the step.
+        # Not by manual_backward: DDP would take these to be all gradients of the step.
         loss.backward()
         statistics = [
             (statistic, statistic.clone())
@@ -175,7 +175,7 @@ class EncodedBatch:
         for number, (part, state, leaves) in enumerate(
             zip(self._parts, self._states, self._leaves, strict=True)
         ):
-            # Autocast keeps the weights that it has cast, here without their gradient.
+            # Autocast caches the weights that it has cast, in this case without a gradient.
             torch.clear_autocast_cache()
             with _replayed(state, self._module.device):
                 encoded = self._encode(part)
@@ -193,10 +193,10 @@ class EncodedBatch:
             statistic.copy_(before)
 
     def _everything_else(self, like: Tensor) -> Tensor:
-        """Zero, of all parameters that have a gradient.
+        """Zero, as a function of all parameters that have a gradient.
 
-        So that DDP, which sums up gradients where the last backward pass of a step reaches their parameters,
-        sums up those of the loss's own parameters too.
+        DDP reduces only the gradients of parameters that the last backward pass of a step reaches; this makes
+        it reduce those of the loss's own parameters too.
         """
         zero = torch.zeros_like(like)
         if world_size() > 1:
@@ -223,7 +223,7 @@ def _rows(batch: BatchT, rows: slice) -> BatchT:
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Of the CPU's generator, and of the accelerator's."""
+    """The states of the CPU's generator and of the accelerator's."""
     accelerator = None
     if device.type == "cuda":
         accelerator = torch.cuda.get_rng_state(device)
@@ -243,7 +243,7 @@ def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device)
 
 @contextmanager
 def _replayed(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iterator[None]:
-    """Draw from ``state`` on, and afterwards go on as if nothing had been drawn."""
+    """Draw from ``state`` within the context, then restore the current state."""
     now = _random_state(device)
     _set_random_state(state, device)
     try:

@@ -1,4 +1,4 @@
-"""Matching networks trained by triplet ranking: VSE++, SCAN, BFAN and VSRN as they are, without adversary."""
+"""Matching networks trained by triplet ranking: the original VSE++, SCAN, BFAN and VSRN, no adversary."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class RankingSettings:
     """The triplet ranking loss (ADDR, Eq. 1).
 
     Attributes:
-        margin: by how much a pair must be ahead of its negatives.
+        margin: by how much a pair must score above its negatives.
         hardest: whether only the hardest negative of each query counts.
-        hardest_from_epoch: all negatives count, summed, in the epochs before; hard negatives alone can
-            collapse all similarities to one at the start, with a loss of 2 margin per pair.
-        mask_same_image_negatives: whether captions of one image are no negatives of each other; the originals
-            take them for negatives.
+        hardest_from_epoch: before this epoch, all negatives count, summed; hardest negatives alone can make
+            all similarities collapse at the start, with a loss of 2 margin per pair.
+        mask_same_image_negatives: whether captions of the same image are excluded as negatives of each other;
+            the originals include them.
     """
 
     margin: float = 0.2
@@ -43,20 +43,20 @@ class RankingSettings:
 
 
 class Matching(RetrievalMethod):
-    """A host under the triplet ranking loss (ADDR, Eq. 1) and whatever loss it has of its own, with Adam.
+    """A host trained with Adam on the triplet ranking loss (ADDR, Eq. 1) plus its own loss, if it has one.
 
     Args:
         host: the networks and the similarity.
         ranking: the triplet ranking loss.
         optimizer: Adam over the host.
-        schedule: how the learning rate falls.
+        schedule: decay of the learning rate.
         gather_negatives: on several devices, whether negatives come from all of their batches, as if one
-            had the whole batch; else each has its own.
+            device had the whole batch; otherwise from each device's own.
         fine_tuning: how the host's image network is trained, and how many pairs are encoded at a time; None:
-            as all else, and the whole batch.
+            like everything else, and the whole batch.
 
     Raises:
-        ValueError: settings of an image network that the host does not train.
+        ValueError: there are settings for an image network that the host does not train.
     """
 
     iterations: Tensor
@@ -83,18 +83,18 @@ class Matching(RetrievalMethod):
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
 
     def build(self, spec: DataSpec) -> None:
-        """The host's networks."""
+        """Build the host's networks."""
         self.host.build(spec)
         self.fine_tuning_settings.prepare(self.host)
 
     def inherit(self, parents: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Start from the trained host of one other method, whose image network may have been left as it came.
+        """Start from another method's trained host, whose image network may not have been fine-tuned.
 
         Raises:
-            BadInput: several parents, or one of another host.
+            BadInput: there are several parents, or the parent's host is another one.
         """
         if len(parents) > 1:
-            raise BadInput(f"{', '.join(parents)} all have the weights of a host; keep one parent")
+            raise BadInput(f"{', '.join(parents)} all provide weights for the host; keep only one parent")
         for weights in parents.values():
             start = "host."
             self.host.inherit(
@@ -107,15 +107,15 @@ class Matching(RetrievalMethod):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over the host."""
-        # Not fused: Lightning clips no gradients of a fused optimiser in mixed precision.
+        # Not fused: Lightning cannot clip gradients of a fused optimiser in mixed precision.
         return self.fine_tuning_settings.optimiser(self.optimizer_settings, self.host.parameters(), self.host)
 
     def decayed(self, rate: float) -> float:
-        """A learning rate after what has been trained so far; its own beginning, if that is lower."""
+        """A learning rate as decayed so far, but never above its initial value."""
         return self.schedule_settings.rate(rate, self.current_epoch, self.steps_done())
 
     def steps_done(self) -> int:
-        """Steps of the host so far, over all runs that this one went on from."""
+        """Steps of the host so far, including those before the training was resumed."""
         return int(self._iterations.of(self.iterations))
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
@@ -135,12 +135,12 @@ class Matching(RetrievalMethod):
         self._iterations.set(self.iterations, self.steps_done() + 1)
 
     def _encode(self, batch: PairBatch) -> tuple[Encoding, Encoding, Encoding, Encoding]:
-        """What is scored, and the fragments, of images and of texts."""
+        """The scored encodings and the fragments of images and of texts."""
         images, texts = self.host.images(batch.images), self.host.texts(batch.texts)
         return images.scored, images.fragments, texts.scored, texts.fragments
 
     def loss(self, images: Encoded, texts: Encoded, batch: PairBatch) -> Tensor:
-        """The ranking loss, summed over the batch, and the host's own."""
+        """The ranking loss, summed over the batch, plus the host's own loss."""
         ranking = self.ranking_settings
         scores = pair_scores(self.host.score, images.scored, texts.scored, self.gather_negatives)
         total = triplet_ranking_loss(
@@ -160,7 +160,7 @@ class Matching(RetrievalMethod):
         return total
 
     def image_ids(self, batch: PairBatch) -> Tensor:
-        """(B,) which image each pair has; of all processes' pairs, where negatives are gathered."""
+        """(B,) the image of each pair; of all processes' pairs if negatives are gathered."""
         images = sent(batch.texts.image, self.device)
         return gather(images) if self.gather_negatives else images
 
@@ -171,7 +171,7 @@ class Matching(RetrievalMethod):
 
     @property
     def fine_tunes_backbone(self) -> bool:
-        """As the host does."""
+        """Whether the host does."""
         return self.host.fine_tuned
 
     @property
@@ -180,11 +180,11 @@ class Matching(RetrievalMethod):
         return self.host.text_source
 
     def encode_images(self, batch: ImageBatch) -> Encoding:
-        """What the host compares."""
+        """The host's encodings of images."""
         return self.host.images(batch).scored
 
     def encode_texts(self, batch: TextBatch) -> Encoding:
-        """What the host compares."""
+        """The host's encodings of texts."""
         return self.host.texts(batch).scored
 
     def score(self, images: Encoding, texts: Encoding) -> Tensor:

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules that methods share, as a configuration names them."""
+"""Optimisers and learning-rate schedules shared by methods, as named in configurations."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class AdamSettings:
     """Adam (Kingma and Ba, ICLR 2015).
 
     Attributes:
-        learning_rate: where it starts; schedules change it from there.
+        learning_rate: the initial learning rate, before any schedule.
         beta1: decay of the running mean of gradients; that of their squares is always 0.999.
-        gradient_clip: largest norm of the gradient of all parameters of this optimiser together, or None.
+        gradient_clip: maximum norm of the gradient of all of the optimiser's parameters together, or None.
     """
 
     learning_rate: float = 2e-4
@@ -25,15 +25,15 @@ class AdamSettings:
 
     @property
     def betas(self) -> tuple[float, float]:
-        """Both decays."""
+        """Adam's two decay rates."""
         return self.beta1, 0.999
 
     def build(self, parameters: Iterable[nn.Parameter], fused: bool | None = None) -> torch.optim.Optimizer:
         """The optimiser over ``parameters``.
 
         Args:
-            parameters: what it trains, in the order in which checkpoints keep its moments.
-            fused: torch's argument of that name; None leaves the choice to torch. Lightning clips no
+            parameters: what it trains, in the order in which checkpoints store its moments.
+            fused: torch's argument of that name; None leaves the choice to torch. Lightning cannot clip
                 gradients of a fused optimiser in mixed precision.
         """
         return torch.optim.Adam(parameters, self.learning_rate, self.betas, fused=fused)
@@ -41,11 +41,11 @@ class AdamSettings:
 
 @dataclass(frozen=True)
 class EpochDecaySettings:
-    """Learning rates that fall by a factor every so many epochs.
+    """Step decay of all learning rates, by epochs.
 
     Attributes:
-        factor: what all rates are multiplied by each time.
-        every_epochs: epochs between two falls; None: the rates stay.
+        factor: multiplies all learning rates each time.
+        every_epochs: epochs between two decays; None: no decay.
     """
 
     factor: float = 0.1
@@ -55,19 +55,19 @@ class EpochDecaySettings:
         _check_interval("every_epochs", self.every_epochs)
 
     def multiplier(self, epoch: int) -> float:
-        """What is left of a rate in an epoch, counted from 0."""
+        """The factor on learning rates in an epoch, counted from 0."""
         return self.factor ** (epoch // self.every_epochs) if self.every_epochs else 1.0
 
 
 @dataclass(frozen=True)
 class DecaySettings:
-    """A learning rate that falls by a factor every so many epochs, every so many steps, or both.
+    """Step decay of a learning rate, by epochs, by steps, or both.
 
     Attributes:
-        factor: what the rate is multiplied by each time.
-        every_epochs: epochs between two falls; None: not by epochs.
-        every_steps: steps of the encoders between two falls; None: not by steps.
-        minimum_rate: how low the rate may fall; one that starts lower stays as it is.
+        factor: multiplies the learning rate each time.
+        every_epochs: epochs between two decays; None: not by epochs.
+        every_steps: steps of the encoders between two decays; None: not by steps.
+        minimum_rate: lower bound of the learning rate; one that starts below it is not changed.
     """
 
     factor: float = 0.1
@@ -80,7 +80,7 @@ class DecaySettings:
         _check_interval("every_steps", self.every_steps)
 
     def rate(self, initial: float, epoch: int, step: int) -> float:
-        """What a rate that started as ``initial`` is in an epoch, after so many steps in all."""
+        """The learning rate in an epoch, after ``step`` steps in total, if it started as ``initial``."""
         times = epoch // self.every_epochs if self.every_epochs else 0
         times += step // self.every_steps if self.every_steps else 0
         return max(initial * self.factor**times, min(self.minimum_rate, initial))
@@ -88,4 +88,4 @@ class DecaySettings:
 
 def _check_interval(name: str, value: int | None) -> None:
     if value is not None and value < 1:
-        raise ValueError(f"schedule.{name} is {value}; give a whole number from 1, or null for never")
+        raise ValueError(f"schedule.{name} is {value}; give a whole number, 1 or greater, or null for never")

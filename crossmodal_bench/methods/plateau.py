@@ -1,4 +1,4 @@
-"""Whether a metric has stopped getting better, as part of a checkpoint."""
+"""Detection of a metric's plateau, with its state in checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Plateau(nn.Module):
-    """Counts epochs without a better value; its memory lies in buffers.
+    """Counts epochs without improvement; its state is in buffers.
 
     Args:
         patience: how many such epochs in a row make a plateau.
@@ -23,8 +23,8 @@ class Plateau(nn.Module):
         self.register_buffer("waited", torch.zeros((), dtype=torch.int64))
 
     def step(self, value: float) -> bool:
-        """Take an epoch's value, higher being better; whether a plateau is reached."""
-        # In the buffer's own precision: a value is never better than itself.
+        """Add an epoch's value, where higher is better; return whether a plateau is reached."""
+        # In the buffer's precision, so that a value is never better than itself.
         if torch.tensor(value) > self.best.cpu():
             self.best.fill_(value)
             self.waited.zero_()

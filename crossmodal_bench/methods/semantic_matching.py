@@ -1,4 +1,4 @@
-"""Semantic matching (Rasiwasia et al., ACM MM 2010): both modalities meet as class probabilities."""
+"""Semantic matching (Rasiwasia et al., ACM MM 2010): both modalities are mapped to class probabilities."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from crossmodal_bench.similarity.vectors import centred
 
 
 class SemanticMatching(ClosedFormMethod):
-    """A logistic regression per modality (scikit-learn) and the centred cosine of the class probabilities.
+    """One logistic regression per modality (scikit-learn), and the centred cosine of class probabilities.
 
-    Multi-hot labels get one logistic regression per label.
+    With multi-hot labels there is one logistic regression per label.
 
     Args:
         image_c: inverse regularisation of the image regression, on standardised features.
-        text_c: of the text regression.
+        text_c: the same for the text regression.
     """
 
     requires = frozenset({"features", "bow", "labels"})
@@ -53,7 +53,7 @@ class SemanticMatching(ClosedFormMethod):
         }
 
     def fit(self, images: NDArray[Any], texts: NDArray[Any], labels: NDArray[Any] | None) -> None:
-        """Solve both regressions on (n, D_v) and (n, D_t)."""
+        """Fit both regressions on (n, D_v) and (n, D_t)."""
         assert labels is not None
         n_labels = len(self.get_buffer("image_bias"))
         image_weight, image_bias = _regressions(images, labels, n_labels, self.image_c)
@@ -95,7 +95,7 @@ def _regressions(
     x: NDArray[Any], labels: NDArray[Any], n_labels: int, c: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     mean, scale = x.mean(0), x.std(0)
-    # A constant column's deviation is rounding, seldom zero; float32 batches hold nothing finer than this.
+    # A constant column's deviation is rounding error, seldom zero; float32 batches cannot resolve less.
     scale[scale <= 1e-6 * np.abs(mean)] = 1
     x = (x - mean) / scale
     weight, bias = np.zeros((x.shape[1], n_labels)), np.full(n_labels, ABSENT)
@@ -103,11 +103,11 @@ def _regressions(
         classes = np.unique(labels)
         if len(classes) < 2:
             raise BadInput(
-                f"all training pairs have class {classes[0]}; semantic matching needs at least two"
+                f"all training pairs have class {classes[0]}; semantic matching needs at least two classes"
             )
         coefficients, intercepts = _logistic(x, labels, c)
         if len(classes) == 2:
-            # Two classes come as one regression of the second against the first.
+            # For two classes, scikit-learn fits one regression of the second against the first.
             coefficients = np.vstack([np.zeros_like(coefficients), coefficients])
             intercepts = np.concatenate([np.zeros(1), intercepts])
         weight[:, classes], bias[classes] = coefficients.T, intercepts

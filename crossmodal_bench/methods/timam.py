@@ -37,20 +37,21 @@ from crossmodal_bench.networks.embedding import single
 from crossmodal_bench.similarity import cosine_similarity
 
 VALIDATION_BLOCK = 64
-"""Pairs per block of the validation loss: the paper's batch, because the loss grows with it."""
+"""Pairs per block of the validation loss: the paper's batch size, since the loss grows with it."""
 
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """Identification, L_I.
+    """The identification loss L_I.
 
     Attributes:
         loss: ``norm_softmax`` (Eq. 1), or ``cmpc``: CMPM's classification of projected features.
-        shared: one set of class weights for both modalities; else one each (norm_softmax only).
-        sampled: identities that are drawn at each step to stand for all that are not in the batch, in the
+        shared: whether both modalities share one set of class weights; otherwise one each (norm_softmax
+            only).
+        sampled: number of identities sampled at each step to represent all that are not in the batch, in the
             denominator of Eq. 1 (norm_softmax only); None, as in the paper: all. With thousands of identities
-            this denominator is most of a step on a CPU, and no other order of the same operations makes it
-            cheaper; sampled it is an estimate, and another loss than the paper's.
+            this denominator takes most of a step on a CPU, and reordering the operations does not make it
+            cheaper; sampled, it is an estimate, and no longer the paper's loss.
     """
 
     loss: Literal["norm_softmax", "cmpc"] = "norm_softmax"
@@ -59,26 +60,26 @@ class ClassifierSettings:
 
     def __post_init__(self) -> None:
         if self.loss == "cmpc" and not self.shared:
-            raise ValueError("classifier.shared is false, but CMPC has one classifier; leave it true")
+            raise ValueError("classifier.shared is false, but CMPC has a single classifier; set it to true")
         if self.sampled is not None and self.loss == "cmpc":
-            raise ValueError("classifier.sampled is for norm_softmax; leave it out with CMPC")
+            raise ValueError("classifier.sampled is only for norm_softmax; leave it out with CMPC")
         if self.sampled is not None and self.sampled < 1:
             raise ValueError(f"classifier.sampled is {self.sampled}; it must be at least 1, or null for all")
 
 
 @dataclass(frozen=True)
 class ModalityDiscriminatorSettings:
-    """The discriminator of the two modalities, and the game that the encoders play against it.
+    """The modality discriminator, and the encoders' game against it.
 
     Attributes:
         hidden: hidden widths of the discriminator ("two fully connected layers").
         adversarial_form: what the encoders minimise: ``non_saturating`` (swapped labels), ``minimax`` (minus
-            L_D), or ``gradient_reversal``: the discriminator's own gradient, its smoothing and noise
-            included.
-        label_smoothing: one-sided, of the discriminator's images.
-        noise: deviation of Gaussian noise on the discriminator's input, falling to 0 over training.
-        steps: steps of the discriminator in a cycle.
-        encoder_steps: steps of the encoders in a cycle.
+            L_D), or ``gradient_reversal``: the reversed gradient of the discriminator's own loss, including
+            label smoothing and noise.
+        label_smoothing: one-sided, for the discriminator's images.
+        noise: standard deviation of Gaussian noise on the discriminator's input, annealed to 0 over training.
+        steps: the discriminator's steps per cycle.
+        encoder_steps: the encoders' steps per cycle.
         learning_rate: of the discriminator, or None for ``optimizer.learning_rate``.
     """
 
@@ -95,17 +96,17 @@ class ModalityDiscriminatorSettings:
 class OptimizerSettings:
     """The optimisers of the image encoder, of the text encoder with the classes, and of the discriminator.
 
-    The discriminator always has SGD, the text encoder and the class weights Adam. A discriminator with Adam
-    makes the game diverge.
+    The discriminator always uses SGD, the text encoder and the class weights Adam. With Adam for the
+    discriminator, the game diverges.
 
     Attributes:
-        learning_rate: of all optimisers that have none of their own.
+        learning_rate: of all optimisers without their own.
         image_learning_rate: of the image encoder, or None for ``learning_rate``.
         image_optimizer: of the image encoder.
         momentum: of SGD.
         weight_decay: of all optimisers.
-        pretrained_rate: the learning rate of networks that are unfrozen, as a share of the others'.
-        gradient_clip: largest gradient norm of each optimiser's parameters, or None.
+        pretrained_rate: the learning rate of unfrozen networks, as a fraction of the others'.
+        gradient_clip: maximum gradient norm of each optimiser's parameters, or None.
     """
 
     learning_rate: float = 2e-4
@@ -117,31 +118,31 @@ class OptimizerSettings:
     gradient_clip: float | None = None
 
     def sgd(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """SGD over groups of parameters with rates of their own."""
+        """SGD over groups of parameters with their own learning rates."""
         return torch.optim.SGD(
             groups, momentum=self.momentum, weight_decay=self.weight_decay, fused=self._fused
         )
 
     def adam(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Adam over groups of parameters with rates of their own."""
+        """Adam over groups of parameters with their own learning rates."""
         return torch.optim.Adam(groups, weight_decay=self.weight_decay, fused=self._fused)
 
     @property
     def _fused(self) -> bool:
-        # Lightning clips no gradients of a fused optimiser in mixed precision.
+        # Lightning cannot clip gradients of a fused optimiser in mixed precision.
         return self.gradient_clip is None
 
 
 @dataclass(frozen=True)
 class PlateauSettings:
-    """What happens when the validation figures get no better.
+    """What happens when validation stops improving.
 
     Attributes:
-        patience: epochs without a better validation L_M before the rates are divided by ten.
-        minimum_rate: where that ends; for unfrozen networks, the same share of theirs.
+        patience: epochs without a better validation L_M before the learning rates are divided by ten.
+        minimum_rate: lower bound of the learning rate; for unfrozen networks, scaled by ``pretrained_rate``.
         unfreeze_patience: epochs without a better protocol metric on validation before networks that are
             frozen ``until_plateau`` are trained too.
-        unfreeze_epoch: the epoch at which they are in any case.
+        unfreeze_epoch: the epoch at which they are unfrozen in any case.
     """
 
     patience: int = 2
@@ -151,33 +152,34 @@ class PlateauSettings:
 
 
 class TIMAM(AdversarialMethod):
-    """Identification, projection matching, and a discriminator of the two modalities.
+    """Identification, projection matching, and a modality discriminator.
 
     Minimises identification L_I + matching L_M + adversary L_G over the encoders and the class weights, and
-    L_D (Eq. 4) over the discriminator. Texts rank by the cosine (Eq. 6). Eq. 5 as printed adds L_D itself,
-    with which the encoders would help the discriminator; here they play against it.
+    L_D (Eq. 4) over the discriminator. Texts are ranked by the cosine (Eq. 6). Eq. 5 as printed adds L_D
+    itself, with which the encoders would help the discriminator; here they play against it.
 
-    Both sides come out of one backward pass: the discriminator's on detached features, the encoders' through
-    a discriminator whose parameters are held fixed.
+    One backward pass covers both players: the discriminator's loss is on detached features, the encoders'
+    goes through a discriminator with fixed parameters.
 
     Table 4's rows: L_I alone is matching = 0, L_M alone identification = 0, without ARL is adversary = 0 (the
-    discriminator is trained all the same and says how far apart the modalities are).
+    discriminator is still trained and shows how far apart the modalities are).
 
     Args:
-        image_encoder: pixels or features to vectors.
-        text_encoder: words or word pieces to vectors.
+        image_encoder: maps pixels or features to vectors.
+        text_encoder: maps words or word pieces to vectors.
         dim: width of the vectors.
-        standardise: whether batch statistics of the vectors are removed, of each modality by itself; not in
-            the paper, and a great help on small data, because the softmaxes of L_I and L_M have no scale.
-        identification: weight of L_I, Eq. 1; the paper has 1.
-        matching: weight of L_M, Eq. 2-3; the paper has 1.
+        standardise: whether the vectors are standardised by batch statistics, separately for each modality;
+            not in the paper, but very helpful on small data, because the softmaxes of L_I and L_M have no
+            scale.
+        identification: weight of L_I, Eq. 1; 1 in the paper.
+        matching: weight of L_M, Eq. 2-3; 1 in the paper.
         adversary: weight of the encoders' side of Eq. 4; 0 turns the adversary off.
         classifier: the class weights of L_I, Eq. 1.
-        discriminator: the discriminator of the two modalities, Eq. 4.
+        discriminator: the modality discriminator, Eq. 4.
         optimizer: SGD and Adam for the three parts.
-        schedule: when the rates fall, and when frozen networks are trained.
+        schedule: when the learning rates decay, and when frozen networks are unfrozen.
         gather_negatives: on several devices, whether L_M's softmaxes run over all of their batches, as if one
-            had the whole batch; else each has its own.
+            device had the whole batch; otherwise over each device's own.
     """
 
     gpu_precision = "bf16-mixed"
@@ -214,11 +216,11 @@ class TIMAM(AdversarialMethod):
         self.requires = image_encoder.requires | text_encoder.requires | {"identities"}
         self.plateau = Plateau(schedule.unfreeze_patience)
         if "until_plateau" in (image_encoder.freeze, text_encoder.freeze):
-            # While frozen, their parameters have no gradient, which plain DDP takes for a mistake.
+            # While frozen, their parameters have no gradient, which plain DDP reports as an error.
             self.ddp_strategy = "ddp_find_unused_parameters_true"
 
     def build(self, spec: DataSpec) -> None:
-        """Encoders, class weights of the training identities, discriminator 512-256-1."""
+        """Build the encoders, the class weights of training identities, and the discriminator 512-256-1."""
         dim, classifier = self.dim, self.classifier_settings
         self.image_encoder.build(spec, dim)
         self.text_encoder.build(spec, dim)
@@ -248,8 +250,8 @@ class TIMAM(AdversarialMethod):
                 optimiser,
                 factor=0.1,
                 patience=schedule.patience,
-                # A metric steers as its negative, and a share of a negative number lies below it: a relative
-                # threshold would take a metric that stays for one that improves.
+                # A metric enters as its negative, for which a relative threshold has the wrong sign: a
+                # constant metric would count as an improvement.
                 threshold_mode="rel" if self.matching else "abs",
                 min_lr=[group["lr"] * schedule.minimum_rate / rate for group in optimiser.param_groups],
             )
@@ -258,7 +260,7 @@ class TIMAM(AdversarialMethod):
         return optimisers, schedulers
 
     def _groups(self, modules: Iterable[nn.Module], rate: float) -> list[dict[str, Any]]:
-        """Parameters that may move; those of pre-trained networks by themselves, at their own rate."""
+        """Trainable parameters; those of pre-trained networks in a separate group with their own rate."""
         pretrained = {
             id(parameter) for network in self._frozen_networks() for parameter in network.parameters()
         }
@@ -281,7 +283,7 @@ class TIMAM(AdversarialMethod):
         """L_I + L_M + L_G of the encoders, and L_D of the discriminator on detached features."""
         images, texts = self.encode_images(batch.images).values, self.encode_texts(batch.texts).values
         identities = require(batch.images.identities, "identities")
-        # Losses in single precision, whatever the encoders ran in.
+        # Losses are always in single precision, whatever the encoders used.
         with torch.autocast(images.device.type, enabled=False):
             images, texts = single(images), single(texts)
             if self.gather_negatives:
@@ -309,7 +311,7 @@ class TIMAM(AdversarialMethod):
 
     @property
     def fine_tunes_backbone(self) -> bool:
-        """As the image encoder does."""
+        """Whether the image encoder does."""
         return self.image_encoder.fine_tuned
 
     @property
@@ -324,7 +326,7 @@ class TIMAM(AdversarialMethod):
         if self.classifier_settings.sampled is not None:
             return self._sampled_identification(images, texts, identities, self.classifier_settings.sampled)
         if self.text_classifier is None:
-            # Twice the mean of both is the sum of two means; thousands of class weights are normalised once.
+            # Twice the mean over both is the sum of two means; this normalises the class weights only once.
             both = torch.cat([images, texts])
             return 2 * norm_softmax_loss(both, weight, bias, identities.repeat(2))
         of_texts = self.text_classifier
@@ -346,7 +348,7 @@ class TIMAM(AdversarialMethod):
         )
 
     def _game(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The discriminator's loss, the encoders' weighted side of it, and the discriminator's accuracy."""
+        """The discriminator's loss, the encoders' weighted adversarial loss, the discriminator's accuracy."""
         settings, form = self.discriminator_settings, self.discriminator_settings.adversarial_form
         if form == "gradient_reversal":
             seen_images = reverse_gradient(images, self.adversary)
@@ -375,7 +377,7 @@ class TIMAM(AdversarialMethod):
     def validation_losses(
         self, images: Encoding, texts: Encoding, caption_image: Tensor, identities: Tensor
     ) -> dict[str, Tensor]:
-        """L_M of validation: each caption with its image, in blocks of 64 of an order that never changes."""
+        """L_M on validation: each caption with its image, in a fixed random order in blocks of 64."""
         order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))
         blocks = [block for block in order.split(VALIDATION_BLOCK) if len(block) > 1]
         losses = [
@@ -386,10 +388,10 @@ class TIMAM(AdversarialMethod):
         return {"loss_matching": torch.stack(losses).mean()} if losses else {}
 
     def on_train_epoch_end(self) -> None:
-        """Divide the rates on a plateau of validation L_M; unfreeze on one of the protocol's metric.
+        """Decay learning rates on a plateau of validation L_M; unfreeze on one of the protocol's metric.
 
-        A model that does not train L_M is steered by the metric alone: its L_M may rise while it learns.
-        Where there is no validation, training losses decide both.
+        For a model that does not train L_M, the metric decides both: its L_M may rise while it learns.
+        Without validation, training losses decide both.
         """
         metrics = self.trainer.callback_metrics
         trained = "matching" if self.matching else "identification"
@@ -410,7 +412,7 @@ class TIMAM(AdversarialMethod):
             for network in waiting:
                 network.unfreeze()
             for scheduler in schedulers if waiting else ():
-                # The network that starts to learn now gets the patience that the others had.
+                # Restart the patience for the newly unfrozen network.
                 scheduler.num_bad_epochs = 0
 
     def encode_images(self, batch: ImageBatch) -> Encoding:

@@ -1,4 +1,4 @@
-"""A dual encoder as it comes, without any training (CLIP, SigLIP, ALIGN)."""
+"""A pre-trained dual encoder without further training (CLIP, SigLIP, ALIGN)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from crossmodal_bench.similarity import cosine_similarity
 
 
 class ZeroShot(RetrievalMethod):
-    """The cosine of the vectors that the two towers of one dual encoder give; nothing is trained.
+    """The cosine of the vectors of a dual encoder's two towers; nothing is trained.
 
-    Pictures and captions are encoded by the data module, once for all methods that read the same towers
-    (``data.images.network`` and ``data.text.network``). A factor and a bias that the model has learned change
-    no order, and are left out. Configure the trainer with one epoch of one batch.
+    The data module encodes pictures and captions, once for all methods that use the same towers
+    (``data.images.network`` and ``data.text.network``). The model's learned scale and bias do not affect the
+    ranking and are left out. Configure the trainer with one epoch of one batch.
     """
 
     requires = frozenset({"features", "bow"})
@@ -28,47 +28,47 @@ class ZeroShot(RetrievalMethod):
         super().__init__()
         self.automatic_optimization = False
         self.save_hyperparameters()
-        # DDP refuses a module in which nothing asks for a gradient.
+        # DDP rejects a module without parameters that require a gradient.
         self.nothing = torch.nn.Parameter(torch.zeros(0))
 
     def build(self, spec: DataSpec) -> None:
-        """Nothing; raises BadInput where the vectors are not those of one dual encoder."""
+        """Build nothing; raise BadInput if the vectors are not those of one dual encoder."""
         if reason := self.not_one_encoder(spec.network, spec.text_network):
             raise BadInput(reason)
 
     @staticmethod
     def not_one_encoder(network: str | None, text_network: str | None) -> str:
-        """Why the vectors of these networks cannot be compared, in a sentence; empty where they can.
+        """Why the vectors of these networks cannot be compared, in a sentence; empty if they can.
 
         Args:
-            network: what encodes the images, or None.
-            text_network: what encodes the captions, or None.
+            network: the image encoder, or None.
+            text_network: the caption encoder, or None.
         """
         if network is not None and network.startswith(HF) and network == text_network:
             return ""
         return (
-            "a dual encoder ranks as it comes, but "
+            "zero-shot ranking needs one dual encoder, but "
             f"{network or 'no network'} encodes the images and {text_network or 'no network'} the captions; "
-            "give NETWORK=hf:NAME, a name of Hugging Face's or a folder, and leave TEXT out"
+            "give NETWORK=hf:NAME, a Hugging Face name or a folder, and leave TEXT out"
         )
 
     def configure_optimizers(self) -> None:
-        """None."""
+        """No optimisers."""
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """Nothing is trained."""
+        """Do nothing: there is no training."""
 
     def encode_images(self, batch: ImageBatch) -> Encoding:
-        """(B, dim), by the image tower."""
+        """(B, dim) vectors of the image tower."""
         return Encoding(require(batch.features, "features"))
 
     def encode_texts(self, batch: TextBatch) -> Encoding:
-        """(B, dim), by the text tower."""
+        """(B, dim) vectors of the text tower."""
         return Encoding(require(batch.bow, "bow"))
 
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
         """The cosine."""
-        # In single precision whatever surrounds the call: what is ranked differs in the third digit.
+        # Always in single precision: scores often differ only in the third digit.
         with torch.autocast(images.values.device.type, enabled=False):
             return cosine_similarity(images.values, texts.values)
 

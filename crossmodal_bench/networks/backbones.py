@@ -1,4 +1,4 @@
-"""Image networks of torchvision and timm with their weights, for features, regions or inside a method."""
+"""Image networks of torchvision and timm with their weights, to extract features or to train in a method."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BackboneSource:
     """Which network with which weights; part of every record.
 
     ``weights`` is a file name, the name of a torchvision enum, or ``none``; ``weights_sha256`` the checksum
-    of the parameters as loaded, so that the same file under two names is the same source; ``dim`` the width.
+    of the parameters as loaded, so that one file under two names is one source; ``dim`` the width.
     """
 
     network: str
@@ -47,9 +47,9 @@ class BackboneSource:
 
 
 TIMM = "timm:"
-"""What the name of a network of timm begins with."""
+"""Prefix of the names of timm's networks."""
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
-"""What can only be meant as a name of torchvision's weights."""
+"""What can only be the name of weights of torchvision."""
 
 
 def load_backbone(
@@ -58,18 +58,18 @@ def load_backbone(
     """An image network in eval mode that maps (B, 3, H, W) to (B, dim), or to a grid of regions.
 
     Args:
-        name: of torchvision's classification networks, ``timm:NAME``, or ``hf:NAME`` for the image tower of
-            a dual encoder, whose ``preprocess`` makes its pixels.
-        weights: a path to a state dict; a name of torchvision's, as ``IMAGENET1K_V1`` (what papers before
-            2021 mean) or ``DEFAULT`` (its best, V2 of a ResNet), for its file in ``data_root/weights``, else
-            downloaded; ``none`` for random ones (seed 0); ``auto``: ``data_root/weights/<name>_*.pth`` if
-            there, else ``DEFAULT``. Of timm, ``DEFAULT`` are those that the name's tag says.
-        data_root: where ``auto`` and names look.
-        grid: cells of a side; the network then maps to (B, grid * grid, dim).
+        name: one of torchvision's classification networks, ``timm:NAME``, or ``hf:NAME`` for the image tower
+            of a dual encoder, whose ``preprocess`` prepares its pixels.
+        weights: a path to a state dict; a torchvision name such as ``IMAGENET1K_V1`` (what papers before 2021
+            mean) or ``DEFAULT`` (the best, V2 for a ResNet), looked up in ``data_root/weights`` and otherwise
+            downloaded; ``none`` for random ones (seed 0); ``auto``: ``data_root/weights/<name>_*.pth`` if it
+            exists, else ``DEFAULT``. For timm, ``DEFAULT`` means those that the name's tag selects.
+        data_root: where ``auto`` and names are looked up.
+        grid: cells per side; the network then maps to (B, grid * grid, dim).
 
     Raises:
-        BadInput: unknown network, one without a feature map for a grid, weights that are missing, damaged, or
-            of another network, or no timm for one of its networks.
+        BadInput: an unknown network, one without a feature map for a grid, weights that are missing, damaged
+            or of another network, or a timm network when timm is not installed.
     """
     if name.startswith(TIMM):
         return load_timm(name, weights, data_root, grid)
@@ -93,8 +93,8 @@ def load_with_grid(
     """An image network in eval mode that maps (B, 3, H, W) to (B, dim) and to a grid of regions.
 
     Args:
-        name, weights, data_root: see load_backbone, which says what is raised.
-        grid: cells of a side; a dual encoder has none.
+        name, weights, data_root: see load_backbone, also for the exceptions.
+        grid: cells per side; dual encoders have none.
 
     Returns:
         The network, with two outputs; the source of its vectors, and that of its grid.
@@ -109,7 +109,7 @@ def load_with_grid(
         module: nn.Module = Renormalised(VectorAndGrid(own, maps, grid), settings)
     else:
         network, label, digest = _load_classifier(name, weights, data_root)
-        # The map first: what is left without the classifier has the same modules.
+        # The map first: the network without its classifier shares the same modules.
         maps, map_dim = last_map(network, name)
         vectors, dim = without_classifier(network, name)
         widths = dim, map_dim
@@ -121,11 +121,11 @@ def load_with_grid(
 def trained_network(
     spec: DataSpec, name: str | None = None, weights: str | None = None
 ) -> tuple[nn.Module, BackboneSource]:
-    """The image network that a method runs itself, from pixels to features.
+    """The image network that a method trains itself, from pixels to features.
 
     Args:
-        spec: of the data; where a checkpoint is about to bring all weights, they are random.
-        name: of torchvision's network; None for the data module's.
+        spec: the data's; its weights are random if a checkpoint is about to supply them.
+        name: torchvision's name; None for the data module's network.
         weights: see load_backbone; None for the data module's.
 
     Raises:
@@ -133,20 +133,19 @@ def trained_network(
     """
     name = name or spec.network
     if name is None:
-        raise BadInput(
-            "no image network is named; give NETWORK, data.images.network or image_encoder.network"
-        )
+        raise BadInput("no image network is named; set NETWORK, data.images.network or image_encoder.network")
     if name.startswith(HF):
         raise BadInput(
-            f"network '{name}' is a frozen tower, whose features methods read; this method trains a network "
-            "of pixels: name one of torchvision or timm:NAME, or use a preset with features, as small"
+            f"network '{name}' is a frozen tower that only provides features, but this method trains a "
+            "network on pixels: name one of torchvision or timm:NAME, or use a preset with features, such as "
+            "small"
         )
     weights = "none" if spec.weights_root is None else weights or spec.weights
     return load_backbone(name, weights, Path(spec.weights_root or ""))
 
 
 def _load_classifier(name: str, weights: str, data_root: Path) -> tuple[nn.Module, str, str]:
-    """As ``load_network``, of a name that may be none of torchvision's classification networks."""
+    """As ``load_network``, for a name that may not be one of torchvision's classification networks."""
     import torchvision.models
 
     names = torchvision.models.list_models(module=torchvision.models)
@@ -159,12 +158,12 @@ def _load_classifier(name: str, weights: str, data_root: Path) -> tuple[nn.Modul
 def load_network(
     name: str, weights: str, data_root: Path, *, classifies: bool = False, **settings: Any
 ) -> tuple[nn.Module, str, str]:
-    """A whole torchvision network in eval mode, the name of its weights and their checksum.
+    """A complete torchvision network in eval mode, the name of its weights and their checksum.
 
     Args:
-        name: torchvision's.
+        name: torchvision's name.
         weights, data_root: see load_backbone.
-        classifies: whether its last layer is a classifier that will be cut off, and need not be in a file.
+        classifies: its last layer is a classifier, which will be cut off and may be missing in a file.
         settings: further arguments of torchvision's constructor.
 
     Raises:
@@ -173,7 +172,7 @@ def load_network(
     import torchvision.models
 
     label = weights
-    # A file of the user's own is what `auto` takes, and no name does.
+    # Only `auto` uses a file of the user's own; names don't.
     own_file = f"or another state dict at {data_root / 'weights' / name}_*.pth, " if weights == "auto" else ""
     if weights == "auto":
         weights = own_weights(name, data_root) or "DEFAULT"
@@ -187,7 +186,7 @@ def load_network(
         label = str(named[weights])
     elif _NAME.fullmatch(weights) and not Path(weights).exists():
         raise BadInput(
-            f"weights '{weights}' are none of torchvision's for {name}; give {', '.join(named)} or a path"
+            f"weights '{weights}' are none of torchvision's for {name}; use {', '.join(named)} or a path"
         )
     elif weights != "none":
         load_state(network, Path(weights), name, head)
@@ -196,10 +195,10 @@ def load_network(
 
 
 def _settings_for(name: str, weights: Any) -> dict[str, Any]:
-    """Arguments of torchvision's constructor that go with a member of its enumeration of weights, if any."""
+    """Arguments of torchvision's constructor that a member of its weights enum requires, if any."""
     if name in ("googlenet", "inception_v3"):
-        # Their weights expect pixels between -1 and 1, which this makes of the usual ones. And their own way
-        # to draw random ones takes minutes.
+        # Their weights expect pixels between -1 and 1; this converts the usual ones. Their own random
+        # initialisation takes minutes.
         return {"transform_input": True, "init_weights": False}
     if name.startswith("vit_") and weights is not None:
         return {"image_size": weights.meta["min_size"][0]}
@@ -207,31 +206,31 @@ def _settings_for(name: str, weights: Any) -> dict[str, Any]:
 
 
 def own_weights(name: str, data_root: Path) -> str:
-    """The path of the user's own weights of a network, which ``auto`` means; empty where there are none."""
+    """The path of the user's own weights for a network, which ``auto`` uses; empty if there are none."""
     files = sorted((data_root / "weights").glob(f"{name}_*.pth"))
     return str(files[0]) if files else ""
 
 
 def checksum(network: nn.Module, *, random: bool) -> str:
-    """16 hex digits of a network's parameters and statistics; random ones are calibrated behind it."""
+    """16 hex digits of a network's parameters and statistics; random networks are then calibrated."""
     if not random:
         return parameter_checksum(network)
     digits = parameter_checksum(network, b"calibrated")
-    # Behind the checksum: what is measured differs in its last bits from one processor to the next.
-    # A detector takes lists; what has batch norms before its regions are known is its backbone.
+    # After the checksum: the measured statistics differ in their last bits between processors.
+    # A detector takes lists; only its backbone has batch norms before the regions are known.
     _calibrate(getattr(network, "backbone", network))
     return digits
 
 
 def published_file(weights: Any, data_root: Path) -> Path:
-    """Where torchvision's weights (a member of its enumeration) are looked for before they are downloaded."""
+    """Where torchvision's weights (a member of its enum) are looked up before they are downloaded."""
     return data_root / "weights" / str(weights.url).rpartition("/")[2]
 
 
 def _load_named(
     network: nn.Module, weights: Any, data_root: Path, name: str, own_file: str, head: Collection[str]
 ) -> None:
-    """Load a member of torchvision's enumeration; ``own_file`` is what else a MissingInput proposes."""
+    """Load a member of torchvision's enum; ``own_file`` is an alternative for MissingInput to suggest."""
     path = published_file(weights, data_root)
     if path.is_file():
         load_state(network, path, name, head)
@@ -249,9 +248,9 @@ def _load_named(
 def load_timm(
     name: str, weights: str, data_root: Path, grid: int | None = None
 ) -> tuple[nn.Module, BackboneSource]:
-    """A network of the package timm, as ``load_backbone`` has it.
+    """A network of the package timm, as for ``load_backbone``.
 
-    Pixels that come with ImageNet's mean and deviation are brought to those that its weights were trained
+    Pixels normalised with ImageNet's mean and deviation are converted to those that its weights were trained
     with.
 
     Raises:
@@ -265,14 +264,14 @@ def load_timm(
 
 
 def _side(settings: dict[str, Any]) -> int:
-    """Pixels of a side that a network of timm expects, by its settings."""
+    """Pixels per side that a timm network expects, according to its settings."""
     return int(settings.get("input_size", (3, SIDE, SIDE))[-1])
 
 
 def _load_timm_network(
     name: str, weights: str, data_root: Path
 ) -> tuple[nn.Module, dict[str, Any], str, str]:
-    """A network of timm without its classifier, timm's settings, the name of its weights, their checksum."""
+    """A timm network without its classifier, timm's settings, the name of its weights, their checksum."""
     try:
         import timm
     except ImportError as error:
@@ -287,21 +286,21 @@ def _load_timm_network(
         weights = own_weights(own_name, data_root) or "DEFAULT"
     if _NAME.fullmatch(weights) and weights != "DEFAULT" and not Path(weights).exists():
         raise BadInput(
-            f"weights '{weights}' are torchvision's; of timm the network's name says which, as in "
-            f"timm:{architecture}.TAG, or give a path"
+            f"weights '{weights}' are torchvision's; timm's are selected by the network's name, as in "
+            f"timm:{architecture}.TAG, or by a path"
         )
     try:
         network: Any = seeded(lambda: timm.create_model(own_name, pretrained=False, num_classes=0)).eval()
-    # A tag that it does not know, an architecture without this way of being made.
+    # For example an unknown tag, or an architecture that cannot be created in this way.
     except Exception as error:
-        raise BadInput(f"network '{name}' cannot be made ({first_line(error)}); name another") from error
+        raise BadInput(f"network '{name}' cannot be created ({first_line(error)}); name another") from error
     settings: dict[str, Any] = network.pretrained_cfg
     label = weights
     if weights == "DEFAULT":
         label = str(settings.get("tag") or own_name)
         try:
             pretrained = timm.create_model(own_name, pretrained=True, num_classes=0)
-        # What a hub, or the lack of one, raises is the hub's own.
+        # Hub errors, and those of a missing hub, can be of any class.
         except Exception as error:
             raise MissingInput(
                 f"the weights of {name} cannot be downloaded ({first_line(error)}); put a state dict at "
@@ -321,8 +320,8 @@ def _load_timm_network(
 def _calibrate(network: nn.Module) -> None:
     """Let the batch norms of a random network see smooth noise once.
 
-    With the statistics that they start with (mean 0, variance 1), signals vanish or explode layer by layer:
-    MobileNet-V2 gives features of 1e-10, ResNet-152 of 1e7.
+    With their initial statistics (mean 0, variance 1), signals vanish or explode layer by layer: MobileNet-V2
+    gives features of 1e-10, ResNet-152 of 1e7.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     usual = [norm.momentum for norm in norms]

@@ -12,20 +12,20 @@ PADDING = 0
 
 
 class CaptionGenerator(nn.Module):
-    """A GRU over the regions, and a GRU with attention to that one's states that writes the caption.
+    """A GRU over the regions, and a GRU that attends to its states and writes the caption.
 
-    As in VSRN's code, which has it from video captioning (S2VT, Venugopalan et al., ICCV 2015, and
-    attention). Each step reads the word before and the regions' states weighed by
-    softmax(w tanh(W [state of a region, own state] + b)); the first own state is the last one of the regions.
-    Word vectors are its own, not those of the matching.
+    As in VSRN's code, which takes it from video captioning (S2VT, Venugopalan et al., ICCV 2015, plus
+    attention). Each step reads the previous word and the regions' states, weighted by
+    softmax(w tanh(W [state of a region, own state] + b)); the initial own state is the last one of the
+    regions. Its word vectors are its own, not those of the matching.
 
     Args:
-        vocabulary_size: words, padding (0) included.
+        vocabulary_size: words, including padding (0).
         region_dim: width of the regions.
         hidden: units of both GRUs and of the attention.
         embedding: width of the word vectors.
-        dropout: of the regions and of each step's input, 0.2 as in the authors' code. That code's other
-            dropout, between the layers of a GRU, acts on nothing: there is one layer.
+        dropout: on the regions and on each step's input, 0.2 as in the authors' code. That code's other
+            dropout, between the layers of a GRU, has no effect: there is only one layer.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class CaptionGenerator(nn.Module):
             nn.init.xavier_normal_(layer.weight)
 
     def forward(self, regions: Tensor, words: Tensor) -> Tensor:
-        """Log probabilities (B, L, vocabulary) of the word after each of the given ones.
+        """Log probabilities (B, L, vocabulary) of the next word after each given one.
 
         Args:
             regions: (B, R, region_dim).
-            words: (B, L) ids, the first one start.
+            words: (B, L) ids, starting with the start token.
         """
         with torch.autocast(regions.device.type, enabled=False):
             return F.log_softmax(self.out(self._states(regions, words)), dim=2)
@@ -62,11 +62,11 @@ class CaptionGenerator(nn.Module):
         """The captions' negative log likelihood, summed over words and divided by B (VSRN's section 3.4).
 
         Every word but the first is a target, and so is one padding word after the last, as in the authors'
-        code, whose mask covers the first zero too. That code unrolls 59 steps whatever the captions are, and
-        cuts those of more than 60 words; ours unrolls to the longest caption of the batch and cuts none. The
-        loss of shorter ones is the same, as the other steps are masked.
+        code, whose mask covers the first zero too. That code always unrolls 59 steps and truncates captions
+        of more than 60 words; ours unrolls to the longest caption of the batch and truncates none. The loss
+        of shorter captions is the same, since the other steps are masked.
 
-        In the parameters' precision, for its GRUs are those that half precision does not suit.
+        Runs in the parameters' precision, because half precision does not suit these GRUs.
 
         Args:
             regions: (B, R, region_dim).
@@ -80,23 +80,23 @@ class CaptionGenerator(nn.Module):
         words = words[:, :longest].masked_fill(~real, PADDING)
         targets = F.pad(words[:, 1:], (0, 1), value=PADDING)
         with torch.autocast(regions.device.type, enabled=False):
-            # The layer as wide as the vocabulary sees real words alone.
+            # The vocabulary-wide layer only sees real words.
             states = self._states(regions, words).flatten(0, 1).index_select(0, places)
             targets = targets.flatten().index_select(0, places)
             return F.cross_entropy(self.out(states), targets, reduction="sum") / len(words)
 
     @torch.no_grad()
     def greedy(self, regions: Tensor, max_words: int, start: int, end: int) -> Tensor:
-        """The most likely word, again and again: (B, n) ids of n <= max_words words, without start.
+        """Greedy decoding: (B, n) ids of n <= max_words words, without the start token.
 
-        A caption stops with ``end``, is cut where none has come, and is padded with 0; n is the longest.
-        Dropout acts as ever, so this is for eval mode.
+        A caption stops at ``end`` or is cut off at ``max_words``, and is padded with 0; n is the longest.
+        Dropout stays active in training mode, so call this in eval mode.
 
         Args:
             regions: (B, R, region_dim).
-            max_words: words to write at most, end counted.
-            start: id of the word before the first.
-            end: id of the word that ends a caption.
+            max_words: maximal number of words, including end.
+            start: id of the start token.
+            end: id of the end token.
 
         Raises:
             ValueError: ``max_words`` below 1.
@@ -116,7 +116,7 @@ class CaptionGenerator(nn.Module):
             return torch.stack(written, 1)
 
     def _states(self, regions: Tensor, words: Tensor) -> Tensor:
-        """(B, L, hidden): the writer's states once it has read each of the words."""
+        """(B, L, hidden): the writer's states after reading each of the words."""
         read, keys, state = self._read(regions)
         states = []
         for word in self.words(words).unbind(1):
@@ -125,7 +125,7 @@ class CaptionGenerator(nn.Module):
         return torch.stack(states, 1)
 
     def _read(self, regions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The reader's states and their share of the attention, both (B, R, hidden), and its last state."""
+        """The reader's states and their part of the attention, both (B, R, hidden), and its last state."""
         projected = self.dropout(self.projection(regions.to(self.projection.weight.dtype)))
         read, last = self.reader(projected)
         of_regions, _ = self.attention.weight.chunk(2, dim=1)

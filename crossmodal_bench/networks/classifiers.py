@@ -1,7 +1,7 @@
-"""Image networks without their classifiers: one vector for a picture, or its last feature map.
+"""Image networks without their classifiers: one vector per picture, or the last feature map.
 
-Six networks that the papers use are written out. Of every other one of torchvision the last linear layer is
-the classifier, and what its pooling reads is the last feature map; a network of timm says both itself.
+The six networks that the papers use are written out. For other torchvision networks, the last linear layer is
+the classifier, and the input of its pooling is the last feature map; timm's networks report both themselves.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from crossmodal_bench.core.errors import BadInput
 
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
-"""Keys of the classifiers that Inception and GoogLeNet have half-way, for training on ImageNet."""
+"""Keys of the auxiliary classifiers of Inception and GoogLeNet, for training on ImageNet."""
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Of the pixels of ImageNet, 0 to 1, by channel: what torchvision's networks are trained with."""
+"""Per channel, for ImageNet pixels from 0 to 1: what torchvision's networks are trained with."""
 SIDE = 224
-"""Pixels of a side of the picture of zeros on which widths are measured."""
+"""Pixels per side of the all-zero picture used to measure widths."""
 
 
 class Network(NamedTuple):
-    """What is left of a torchvision network where it gives one vector, and where it gives a map.
+    """How a torchvision network gives one vector, and how it gives a map.
 
     pooled: to (B, dim). last_map: to (B, map_dim, h, w), the last feature map.
     """
@@ -36,7 +36,7 @@ class Network(NamedTuple):
 
 
 class Grid(nn.Module):
-    """(B, 3, H, W) to (B, side * side, C): the feature map averaged in a raster of cells, row by row."""
+    """(B, 3, H, W) to (B, side * side, C): the feature map averaged over a grid of cells, row by row."""
 
     def __init__(self, network: nn.Module, side: int) -> None:
         super().__init__()
@@ -53,10 +53,10 @@ class Grid(nn.Module):
 
 
 class BeforePooling(nn.Module):
-    """(B, 3, H, W) to (B, C, h, w): what a network's ``avgpool`` is given.
+    """(B, 3, H, W) to (B, C, h, w): the input of a network's ``avgpool``.
 
     Args:
-        network: has a module ``avgpool``; what follows it is computed in vain.
+        network: has a module ``avgpool``; whatever follows it is computed and discarded.
     """
 
     def __init__(self, network: Any) -> None:
@@ -74,7 +74,7 @@ class BeforePooling(nn.Module):
         return self.taken()
 
     def taken(self) -> Tensor:
-        """The map of the pass that the network has just made; it is not kept any longer."""
+        """The map of the latest forward pass, which is then released."""
         last, self._map = self._map, None
         assert last is not None
         return last
@@ -83,12 +83,12 @@ class BeforePooling(nn.Module):
 class VectorAndGrid(nn.Module):
     """(B, 3, H, W) to (B, D) and (B, side * side, C): a network's own vector, and a grid of its last map.
 
-    One pass gives both where the network computes its vector by way of that map; else there are two.
+    One pass gives both if the network computes its vector from that map; otherwise there are two.
 
     Args:
         network: to (B, D).
         maps: to (B, C, h, w), of the same modules.
-        side: cells of a side.
+        side: cells per side.
     """
 
     def __init__(self, network: nn.Module, maps: nn.Module, side: int) -> None:
@@ -116,11 +116,11 @@ class VectorAndGrid(nn.Module):
 
 
 class ChannelsFirst(nn.Module):
-    """(B, 3, H, W) to (B, C, h, w): the last feature map of a network of timm, wherever its channels stand.
+    """(B, 3, H, W) to (B, C, h, w): a timm network's last feature map, whatever its channel order.
 
     Args:
         network: timm's.
-        name: of the network, for the sentence of a BadInput.
+        name: its name, for error messages.
     """
 
     def __init__(self, network: Any, name: str) -> None:
@@ -128,7 +128,7 @@ class ChannelsFirst(nn.Module):
         self.network, self.name = network, name
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The map; raises BadInput where the network has none."""
+        """The map; raises BadInput if the network has none."""
         features: Tensor = self.network.forward_features(pixels)
         if features.ndim != 4:
             raise no_map(self.name)
@@ -137,11 +137,11 @@ class ChannelsFirst(nn.Module):
 
 
 class Renormalised(nn.Module):
-    """A network whose weights were trained on pixels of another mean and deviation than ImageNet's.
+    """A network whose weights were trained on pixels with a mean and deviation other than ImageNet's.
 
     Args:
         network: reads pixels of its own mean and deviation.
-        settings: of timm: ``mean`` and ``std`` of three channels each.
+        settings: timm's, with ``mean`` and ``std`` of three channels each.
     """
 
     scale: Tensor
@@ -159,7 +159,7 @@ class Renormalised(nn.Module):
         self.register_buffer("shift", ((usual[0] - mean) / std).view(3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Any:
-        """What the network makes of pixels with ImageNet's mean and deviation."""
+        """The network's output for pixels with ImageNet's mean and deviation."""
         return self.network(pixels * self.scale + self.shift)
 
 
@@ -194,14 +194,14 @@ NETWORKS: dict[str, Network] = {
     "resnet152": Network(_resnet, 2048, _stages, 2048),
     "mobilenet_v2": Network(_mobilenet, 1280, _convolutions, 1280),
 }
-"""The vectors are fc7 with its ReLU for VGG-19, and the averaged last feature map elsewhere."""
+"""The vectors are fc7 after its ReLU for VGG-19, and the averaged last feature map for the others."""
 
 
 def without_classifier(network: Any, name: str) -> tuple[nn.Module, int]:
-    """(B, 3, H, W) to (B, dim), and dim: what the classifier of a torchvision network reads.
+    """(B, 3, H, W) to (B, dim), and dim: the input of a torchvision network's classifier.
 
     Args:
-        network: torchvision's; it is changed.
+        network: torchvision's; it is modified.
         name: its name.
     """
     if name in NETWORKS:
@@ -241,15 +241,15 @@ def last_map(network: Any, name: str) -> tuple[nn.Module, int]:
 
 
 def no_map(name: str) -> BadInput:
-    """The exception for a network that has no feature map."""
+    """The exception for a network without a feature map."""
     return BadInput(
         f"network '{name}' has no last feature map to take a grid of regions from; name a convolutional one, "
-        "as resnet152, or set data.images.regions to detector"
+        "such as resnet152, or set data.images.regions to detector"
     )
 
 
 def head_keys(network: Any, name: str) -> tuple[str, ...]:
-    """Prefixes of the keys of a torchvision network that ``without_classifier`` does without."""
+    """Key prefixes of the layers of a torchvision network that ``without_classifier`` removes."""
     if name.startswith("squeezenet"):
         return ("classifier.",)
     path, _ = _last_linear(network)
@@ -257,12 +257,12 @@ def head_keys(network: Any, name: str) -> tuple[str, ...]:
 
 
 def width(module: nn.Module, dimensions: int, side: int | None = None) -> int:
-    """Channels of what a network gives for a picture.
+    """The number of channels of a network's output for a picture.
 
     Args:
         module: the network; it is left in eval mode.
         dimensions: of its output for one picture: 1 for (B, C), 3 for (B, C, h, w).
-        side: pixels of a side of the picture; None for what the network says, or SIDE.
+        side: pixels per side of the picture; None for the network's own ``image_size``, or SIDE.
 
     Raises:
         BadInput: its output has other dimensions.
@@ -272,7 +272,7 @@ def width(module: nn.Module, dimensions: int, side: int | None = None) -> int:
         output = module.eval()(torch.zeros(1, 3, side, side))
     if output.ndim != dimensions + 1:
         raise BadInput(
-            f"{type(module).__name__} gives {tuple(output.shape)} for a picture; name another network"
+            f"{type(module).__name__} outputs {tuple(output.shape)} for a picture; name another network"
         )
     return int(output.shape[1])
 
@@ -283,7 +283,7 @@ def _last_linear(network: nn.Module) -> tuple[str, nn.Linear]:
 
 
 def _drop_auxiliary(network: Any) -> None:
-    """Inception and GoogLeNet classify half-way, too, in training."""
+    """Remove the auxiliary classifiers that Inception and GoogLeNet use in training."""
     if getattr(network, "aux_logits", False):
         network.aux_logits = False
         for key in AUXILIARY:

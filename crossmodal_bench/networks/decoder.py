@@ -12,29 +12,29 @@ from crossmodal_bench.core.host import sent
 
 PADDING = 0
 Chooser = Callable[[Tensor], Tensor]
-"""(B, vocabulary) log probabilities to the (B,) words that are written."""
+"""(B, vocabulary) log probabilities to the (B,) words to write."""
 
 
 class CaptionDecoder(nn.Module):
-    """A GRU that starts from an image's vector, sees it at each step, and writes one word after another.
+    """A GRU that starts from an image's vector, sees it at each step, and writes a caption word by word.
 
-    The paper says "one-layer GRU" and leaves open how the vector enters: here one linear layer and tanh make
-    it the first state, and another its part of each step's input, beside the word before. With the first
-    state alone, long captions lost sight of the image. Word vectors are its own, so that a decoder can go on
-    beside another text encoder than the one that it was trained with. In the parameters' precision whatever
-    surrounds the call.
+    The paper says "one-layer GRU" and leaves open how the vector enters: here, one linear layer and tanh turn
+    it into the initial state, and another into a part of each step's input, next to the previous word. With
+    the initial state alone, long captions lost sight of the image. The word vectors are its own, so that a
+    decoder also works with a text encoder other than the one it was trained with. Always runs in the
+    parameters' precision.
 
-    Padding and the start token have probability 0: they are never a caption's next word.
+    Padding and the start token have probability 0: they are never the next word of a caption.
 
     Args:
-        vocabulary_size: words, padding (0) included.
+        vocabulary_size: words, including padding (0).
         dim: width of the image's vector.
         hidden: units.
         embedding: width of the word vectors.
-        start: id of the word before the first.
-        end: id of the word that ends a caption.
-        dropout: of word vectors and of states, in training with true words; never while sampling, so that
-            the gradient of Eq. 6 is that of the distribution which was sampled.
+        start: id of the start token.
+        end: id of the end token.
+        dropout: on word vectors and states, when training on true words; never while sampling, so that the
+            gradient of Eq. 6 is that of the distribution sampled from.
     """
 
     never: Tensor
@@ -63,15 +63,15 @@ class CaptionDecoder(nn.Module):
     def log_likelihoods(
         self, vectors: Tensor, words: Tensor, mask: Tensor, sampling: float = 0.0, dropout: bool = True
     ) -> Tensor:
-        """Log probability (B, L) of each of the given words behind the ones before it; 0 where masked.
+        """Log probability (B, L) of each given word after those before it; 0 where masked.
 
         Args:
             vectors: (B, dim).
             words: (B, L) ids without the start token.
             mask: (B, L) which of them are words; on the host.
-            sampling: scheduled sampling (Bengio et al., NIPS 2015): the share of words before that are drawn
-                from the decoder's own distribution instead.
-            dropout: False leaves it out even in training mode.
+            sampling: scheduled sampling (Bengio et al., NIPS 2015): the share of preceding words that are
+                replaced by draws from the decoder's own distribution.
+            dropout: False disables it even in training mode.
         """
         with torch.autocast(vectors.device.type, enabled=False):
             drop = self.dropout if dropout else nn.Identity()
@@ -81,7 +81,7 @@ class CaptionDecoder(nn.Module):
             state, context = self._read(vectors)
             seen = context[:, None].expand(-1, before.shape[1], -1)
             states, _ = self.recurrent(torch.cat([drop(self.words(before)), seen], 2), state)
-            # The layer as wide as the vocabulary sees real words alone.
+            # The vocabulary-wide layer only sees real words.
             places = sent(mask.cpu().flatten().nonzero().flatten(), states.device)
             real = states.flatten(0, 1).index_select(0, places)
             log_probs = self._log_probabilities(drop(real))
@@ -91,19 +91,19 @@ class CaptionDecoder(nn.Module):
 
     @torch.no_grad()
     def greedy(self, vectors: Tensor, max_words: int) -> Tensor:
-        """The most likely word again and again: (B, n) ids, n <= max_words, end counted, then padding."""
+        """Greedy decoding: (B, n) ids, n <= max_words including end, then padding."""
         return self._written(vectors, max_words, lambda log_probs: log_probs.argmax(1))
 
     @torch.no_grad()
     def sample(self, vectors: Tensor, max_words: int) -> Tensor:
-        """Words drawn from the decoder's distribution: (B, n) ids as ``greedy``."""
+        """Words drawn from the decoder's distribution: (B, n) ids as for ``greedy``."""
         return self._written(vectors, max_words, drawn_words)
 
     @torch.no_grad()
     def beam(self, vectors: Tensor, max_words: int, width: int) -> Tensor:
-        """The likeliest of the captions that ``width`` hypotheses per image come to: (B, n) as ``greedy``.
+        """The likeliest caption from a beam search of ``width`` hypotheses per image: (B, n) as ``greedy``.
 
-        Captions compete by their whole log probability; their length is not made up for.
+        Captions compete by total log probability, without length normalisation.
 
         Raises:
             ValueError: a width below 1.
@@ -115,16 +115,16 @@ class CaptionDecoder(nn.Module):
             n, size = len(vectors), self.out.out_features
             state, context = self._read(vectors.repeat_interleave(width, 0))
             word = torch.full((n * width,), self.start, device=vectors.device)
-            # All hypotheses of an image are the same empty one at first: only one of them may grow.
+            # At first, all hypotheses of an image are the same empty one: only one of them may grow.
             scores = vectors.new_full((n, width), -torch.inf, dtype=self.out.weight.dtype)
             scores[:, 0] = 0
             written = torch.zeros(n * width, 0, dtype=torch.int64, device=vectors.device)
             done = torch.zeros(n * width, dtype=torch.bool, device=vectors.device)
             lines = torch.arange(n, device=vectors.device)
-            # Scores only fall: what is ahead and finished stays ahead.
+            # Scores only fall, so a finished hypothesis in the lead stays there.
             while written.shape[1] < max_words and not done.view(n, width)[lines, scores.argmax(1)].all():
                 log_probs, state = self._step(word, context, state)
-                # A finished caption has one continuation, padding, at no cost.
+                # A finished caption has a single continuation, padding, at no cost.
                 log_probs = log_probs.masked_fill(done[:, None], -torch.inf)
                 log_probs[:, PADDING] = log_probs[:, PADDING].masked_fill(done, 0)
                 scores, best = (scores[:, :, None] + log_probs.view(n, width, size)).flatten(1).topk(width)
@@ -150,8 +150,8 @@ class CaptionDecoder(nn.Module):
 
     @torch.no_grad()
     def _partly_own(self, vectors: Tensor, before: Tensor, sampling: float) -> Tensor:
-        """The words before, some of them drawn from what the decoder makes of those before them."""
-        # On the CPU, so that their number is known there and no device is waited for.
+        """The preceding words, some of them drawn from the decoder's predictions given those before them."""
+        # On the CPU, so that their number is known without waiting for the device.
         own = torch.rand(before.shape) < sampling
         own[:, 0] = False
         rows = [column.nonzero()[:, 0].to(before.device, non_blocking=True) for column in own.unbind(1)]
@@ -159,7 +159,7 @@ class CaptionDecoder(nn.Module):
         (state, context), columns = self._read(vectors), list(before.unbind(1))
         for position in range(1, last + 1):
             states, state = self._advance(columns[position - 1], context, state)
-            # The layer as wide as the vocabulary sees those alone that take their own word.
+            # The vocabulary-wide layer only sees the rows that take their own word.
             those = rows[position]
             if len(those):
                 drawn = drawn_words(self._log_probabilities(states.index_select(0, those)))
@@ -167,17 +167,17 @@ class CaptionDecoder(nn.Module):
         return torch.stack(columns, 1)
 
     def _read(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """The first state (1, B, hidden), and what every step sees of the image (B, embedding)."""
+        """The initial state (1, B, hidden), and the image's part of every step's input (B, embedding)."""
         vectors = vectors.to(self.first.weight.dtype)
         return torch.tanh(self.first(vectors))[None], self.context(vectors)
 
     def _step(self, word: Tensor, context: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Log probabilities (B, vocabulary) of the word behind ``word`` (B,), and the state then."""
+        """Log probabilities (B, vocabulary) of the word after ``word`` (B,), and the new state."""
         states, state = self._advance(word, context, state)
         return self._log_probabilities(states), state
 
     def _advance(self, word: Tensor, context: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The output (B, hidden) of the recurrent layer that has read ``word`` (B,), and its state then."""
+        """The recurrent layer's output (B, hidden) after reading ``word`` (B,), and its new state."""
         states, state = self.recurrent(torch.cat([self.words(word), context], 1)[:, None], state)
         return states[:, 0], state
 
@@ -187,18 +187,18 @@ class CaptionDecoder(nn.Module):
 
 
 def drawn_words(log_probs: Tensor) -> Tensor:
-    """One word (B,) of each row's distribution, of which ``log_probs`` are (B, vocabulary) logarithms.
+    """One word (B,) drawn from each row's distribution, given as (B, vocabulary) log probabilities.
 
-    By the inverse of the cumulative distribution: one random number a row, where ``torch.multinomial`` draws
-    one for each word of the vocabulary. A word of probability 0 is never drawn.
+    By the inverse of the cumulative distribution: one random number per row, where ``torch.multinomial``
+    draws one per word of the vocabulary. A word of probability 0 is never drawn.
     """
     cumulative = log_probs.exp().cumsum(1)
     whole = cumulative[:, -1:]
     level = torch.rand(len(log_probs), 1, device=log_probs.device, dtype=log_probs.dtype) * whole
-    # Rounded up to the whole, it would be reached by no word.
+    # Rounded up to the total, it would exceed every word.
     level = torch.minimum(level, torch.nextafter(whole, torch.zeros_like(whole)))
     drawn = torch.searchsorted(cumulative, level, right=True)[:, 0]
-    # Of what is no number, no word is drawn; the loss then says so.
+    # NaN rows would run off the end; the loss reports them.
     return drawn.clamp(max=log_probs.shape[1] - 1)
 
 

@@ -1,7 +1,7 @@
 """The two towers of dual encoders from Hugging Face (CLIP, SigLIP, ALIGN), frozen, with their processors.
 
-A picture or a sentence becomes numbers as the model's own files say, not as ``data.images`` does: another
-size, another resampling or another mean would be another model than the one whose numbers are published.
+Pictures and sentences are preprocessed as the model's own files say, not as ``data.images`` does: with
+another size, resampling or mean, it would not be the model whose numbers are published.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from crossmodal_bench.networks.checksums import parameter_checksum
 from crossmodal_bench.networks.seeding import seeded
 
 HF = "hf:"
-"""What the name of a dual encoder begins with; a name of the hub or a local folder follows."""
+"""Prefix of a dual encoder's name; the name of a hub model or of a local folder follows."""
 LONGEST = {"align": 64}
-"""Tokens of a sentence, at most, by family, where the model could read more than its processor gives it."""
+"""Maximal tokens per sentence, for families whose models could read more than their processors allow."""
 PADDED = ("siglip", "siglip2")
-"""Families that were trained on sentences padded to one length, without a mask."""
+"""Families trained on sentences padded to one length, without a mask."""
 EXAMPLE = "hf:openai/clip-vit-base-patch32"
-"""A name that messages propose."""
+"""A name for messages to suggest."""
 OWN_WEIGHTS = ("auto", "DEFAULT", "none")
-"""Weights that a name leaves to choose: its own, or random ones."""
+"""Values of weights that fit any name: the model's own, or random ones."""
 _WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""What the weights of a model are called on the hub, whole or in parts."""
+"""File names of a model's weights on the hub, whole or in parts."""
 _PATIENCE = 5.0
-"""Seconds in which the hub must answer whether it has a model."""
+"""Seconds that the hub may take to say whether it has a model."""
 _NO_SETTING = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
-"""Keys of a model's settings that change none of its vectors: it is loaded in single precision."""
+"""Keys of a model's settings that don't affect its vectors: it is loaded in single precision."""
 
 
 class Preprocess:
-    """An image tower's ``preprocess`` without its model, as loader processes are given it.
+    """An image tower's ``preprocess`` without its model, for loader processes.
 
     Args:
         processor: an image processor of transformers.
@@ -60,19 +60,19 @@ class Preprocess:
         """(3, H, W) of an RGB picture.
 
         Raises:
-            BadInput: the processor gives anything else, as those do that cut pictures into patches.
+            BadInput: the processor returns anything else, such as a picture cut into patches.
         """
         pixels = self.processor(images=picture, return_tensors="pt")["pixel_values"][0]
         if not isinstance(pixels, Tensor) or pixels.ndim != 3:
             raise BadInput(
-                f"the image processor {type(self.processor).__name__} gives no picture of three channels; "
-                "name a model of one picture size"
+                f"the image processor {type(self.processor).__name__} returns no picture of three channels; "
+                "name a model with a single picture size"
             )
         return pixels.float()
 
 
 class ImageTower(nn.Module):
-    """(B, 3, H, W), as ``preprocess`` makes them, to (B, dim): what the model compares with its texts.
+    """(B, 3, H, W), as ``preprocess`` returns them, to (B, dim): the vectors compared with those of texts.
 
     Args:
         model: a dual encoder of transformers.
@@ -90,7 +90,7 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Sentences to (B, dim): what the model compares with its images.
+    """Sentences to (B, dim): the vectors compared with those of images.
 
     Args:
         model: a dual encoder of transformers.
@@ -98,9 +98,9 @@ class TextTower(nn.Module):
 
     Attributes:
         family: the model's type.
-        longest: tokens of a sentence, at most.
-        lowers: whether sentences are lower-cased here. SigLIP 2 was trained on lower-cased text, which the
-            tokenizer of its models of one picture size (whose type is that of SigLIP) leaves to its caller.
+        longest: maximal number of tokens of a sentence.
+        lowers: whether sentences are lower-cased here. SigLIP 2 was trained on lower-cased text, but the
+            tokenizer of its models with one picture size (whose type is SigLIP's) leaves that to its caller.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -114,7 +114,7 @@ class TextTower(nn.Module):
         self._reads = frozenset(inspect.signature(model.get_text_features).parameters)
 
     def forward(self, sentences: Sequence[str]) -> Tensor:
-        """The vectors, not normalised; longer sentences are cut."""
+        """The vectors, not normalised; longer sentences are truncated."""
         padded = self.family in PADDED
         tokens = self.tokenizer(
             self._read(sentences),
@@ -129,13 +129,13 @@ class TextTower(nn.Module):
         return _pooled(self.model.get_text_features(**given))
 
     def cut(self, sentences: Sequence[str]) -> int:
-        """How many of the sentences are longer than what is read of them."""
-        # Not verbose: the library would warn of the first one.
+        """The number of sentences that are too long and get truncated."""
+        # Not verbose: the library would warn about the first one.
         tokens = self.tokenizer(self._read(sentences), padding=False, truncation=False, verbose=False)
         return sum(len(ids) > self.longest for ids in tokens["input_ids"])
 
     def settings(self) -> str:
-        """Everything but the model that decides the vectors of sentences."""
+        """Everything that determines the vectors of sentences, apart from the model."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         pieces = getattr(self.tokenizer, "sp_model", None)
         content = {
@@ -154,13 +154,13 @@ class TextTower(nn.Module):
 
 
 class LoadedTower:
-    """A tower with the facts of a record.
+    """A tower with the facts for a record.
 
     Attributes:
         tower: in eval mode, single precision.
         family: clip, siglip, align ...
         weights: the model's name, or ``none`` for random weights.
-        checksum: 16 hex digits of the whole model's parameters and of its processor's settings.
+        checksum: 16 hex digits of the whole model's parameters and its processor's settings.
         dim: width of the vectors.
     """
 
@@ -171,17 +171,17 @@ class LoadedTower:
             self.dim = _width(tower)
         except BadInput:
             raise
-        # What a model of another make raises is its own.
+        # Models of other kinds can raise anything.
         except Exception as error:
             raise BadInput(
-                f"{type(tower.model).__name__} gives no vector ({first_line(error)}); name a dual encoder, "
-                f"as {EXAMPLE}"
+                f"{type(tower.model).__name__} returns no vector ({first_line(error)}); name a dual encoder, "
+                f"such as {EXAMPLE}"
             ) from error
 
 
 @torch.inference_mode()
 def _width(tower: ImageTower | TextTower) -> int:
-    """Of what a tower gives for a black picture, or for a letter."""
+    """The width of a tower's output, for a black picture or a single letter."""
     if isinstance(tower, TextTower):
         vectors: Tensor = tower(["a"])
     else:
@@ -195,11 +195,11 @@ def load_image_tower(name: str, weights: str = "auto") -> LoadedTower:
     """The image tower of ``hf:NAME``.
 
     Args:
-        name: with or without ``hf:``; of the hub, or a local folder.
+        name: with or without ``hf:``; a hub model or a local folder.
         weights: ``auto`` or ``DEFAULT``: the model's own; ``none``: random ones (seed 0).
 
     Raises:
-        BadInput: what is there is no dual encoder; MissingInput: nothing is there.
+        BadInput: what is there is not a dual encoder; MissingInput: nothing is there.
     """
     from transformers import AutoImageProcessor
 
@@ -216,9 +216,9 @@ def load_text_tower(name: str, weights: str = "auto") -> LoadedTower:
 
     def tokenizer_with_words(*args: Any, **kwargs: Any) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(*args, **kwargs)
-        # A folder without a vocabulary loads as a tokenizer of its special tokens alone.
+        # A folder without a vocabulary loads as a tokenizer with nothing but its special tokens.
         if len(tokenizer) <= len(tokenizer.all_special_tokens):
-            raise ValueError("its tokenizer has no vocabulary, as where tokenizer.json is missing")
+            raise ValueError("its tokenizer has no vocabulary; tokenizer.json may be missing")
         return tokenizer
 
     own_name = _own_name(name)
@@ -229,7 +229,7 @@ def load_text_tower(name: str, weights: str = "auto") -> LoadedTower:
 
 @contextmanager
 def models_shared() -> Iterator[None]:
-    """Within it, two towers of one name have one model, which is read once; at the end it is forgotten."""
+    """While open, the two towers of a name share one model, which is loaded once; then it is released."""
     _shared.append({})
     try:
         yield
@@ -238,21 +238,21 @@ def models_shared() -> Iterator[None]:
 
 
 _shared: list[dict[tuple[str, str], Any]] = []
-"""The models of each ``models_shared`` that is open, by name and weights."""
+"""The models of each open ``models_shared``, by name and weights."""
 
 
 def out_of_reach(name: str, weights: str = "auto") -> str:
-    """Why ``hf:NAME`` is not at hand, in a sentence; empty where it is.
+    """Why ``hf:NAME`` is unavailable, in one sentence; empty if it is available.
 
-    What is in a local folder is seen when it is read; of the hub's models, those are at hand whose weights
-    are in its cache, or which it says that it has.
+    A local folder is checked when it is read; a hub model is available if its weights are cached, or if the
+    hub confirms that it has it.
 
     Args:
         name: with or without ``hf:``.
-        weights: see ``load_image_tower``; without them, the settings are enough.
+        weights: see ``load_image_tower``; with ``none``, the settings are enough.
 
     Raises:
-        BadInput: no name, or a folder that does not exist.
+        BadInput: an empty name, or a folder that does not exist.
     """
     own_name = _own_name(name)
     return "" if Path(own_name).is_dir() else _unreachable(own_name, needs_weights=weights != "none")
@@ -266,22 +266,22 @@ def _unreachable(name: str, *, needs_weights: bool) -> str:
         return ""
     try:
         HfApi().model_info(name, timeout=_PATIENCE)
-    # What a hub, or the lack of one, raises is the hub's own.
+    # Hub errors, and those of a missing hub, can be of any class.
     except Exception as error:
         return str(_not_at_hand(name, error))
     return ""
 
 
 def _own_name(name: str) -> str:
-    """The name without ``hf:``; BadInput where it names nothing, or a folder that does not exist."""
+    """The name without ``hf:``; BadInput if it is empty, or a folder that does not exist."""
     own_name = name.removeprefix(HF)
     if not own_name:
         raise BadInput(
-            f"'{name}' names no dual encoder; in NETWORK, or TEXT, give one of the hub, as {EXAMPLE}, or a "
+            f"'{name}' names no dual encoder; in NETWORK or TEXT, give a hub model, such as {EXAMPLE}, or a "
             "folder"
         )
     if own_name.startswith(("/", ".", "~")) and not Path(own_name).is_dir():
-        raise BadInput(f"{HF}{own_name} does not exist; correct the folder in NETWORK, or TEXT")
+        raise BadInput(f"{HF}{own_name} does not exist; correct the folder in NETWORK or TEXT")
     return own_name
 
 
@@ -302,15 +302,15 @@ def _new_model(name: str, weights: str) -> Any:
 
     if weights not in OWN_WEIGHTS:
         raise BadInput(
-            f"weights '{weights}' are given for {HF}{name}, whose name says which; leave WEIGHTS out, or set "
-            "it to none for random ones"
+            f"weights '{weights}' cannot be combined with {HF}{name}, whose name selects them; omit WEIGHTS, "
+            "or set it to none for random ones"
         )
     if weights == "none":
         config = _loaded(name, AutoConfig.from_pretrained)
-        # The settings may ask for half precision, whose features would be in half precision.
+        # The settings may ask for half precision, which would give half-precision features.
         model: Any = seeded(lambda: AutoModel.from_config(config)).float()
     else:
-        # Without the type, likewise.
+        # Likewise without an explicit type.
         model = _loaded(
             name, lambda *args, **kwargs: AutoModel.from_pretrained(*args, dtype=torch.float32, **kwargs)
         )
@@ -318,42 +318,42 @@ def _new_model(name: str, weights: str) -> Any:
     if not has_towers or not hasattr(model.config, "text_config"):
         raise BadInput(
             f"{HF}{name} is a {type(model).__name__}, which has no towers for pictures and sentences; name a "
-            f"dual encoder, as {EXAMPLE}"
+            f"dual encoder, such as {EXAMPLE}"
         )
     return model.eval().requires_grad_(False)
 
 
 def _loaded(name: str, load: Callable[..., Any]) -> Any:
-    """What a loader of transformers gives; whatever it raises as one sentence.
+    """The result of a transformers loader; whatever it raises becomes one sentence.
 
-    What the hub's cache has is taken from there without asking the hub, whose silence would cost minutes.
+    Cached files are used without asking the hub, which could take minutes to time out.
     """
     folder = Path(name).is_dir()
     cached = None if folder else _cached(name, "config.json")
     try:
         if cached is not None:
-            # As a folder: by its name, some loaders would ask the hub all the same.
+            # As a folder: given a name, some loaders would still ask the hub.
             with suppress(OSError, ValueError):
                 return load(str(cached.parent), trust_remote_code=False, local_files_only=True)
         return load(name, trust_remote_code=False)
     except ImportError as error:
         raise MissingInput(
-            f"{HF}{name} needs a library ({first_line(error)}); pip install 'crossmodal-bench[hf]'"
+            f"{HF}{name} needs a missing library ({first_line(error)}); pip install 'crossmodal-bench[hf]'"
         ) from error
     except Exception as error:
         if folder:
-            raise BadInput(f"{HF}{name} cannot be loaded ({first_line(error)}); mend the folder") from error
+            raise BadInput(f"{HF}{name} cannot be loaded ({first_line(error)}); fix the folder") from error
         raise _not_at_hand(name, error) from error
 
 
 def _cached(name: str, file: str) -> Path | None:
-    """Where a file of a model is in the hub's cache; None where it is not there."""
+    """The path of a model's file in the hub's cache; None if it is not cached."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
         path = try_to_load_from_cache(name, file)
-    # What is no name of the hub's is not in its cache.
+    # A name that the hub would reject cannot be in its cache.
     except HFValidationError:
         return None
     return Path(path) if isinstance(path, str) else None
@@ -361,8 +361,8 @@ def _cached(name: str, file: str) -> Path | None:
 
 def _not_at_hand(name: str, error: Exception) -> MissingInput:
     return MissingInput(
-        f"{HF}{name} cannot be loaded ({first_line(error)}); where there is a network, hf download {name} "
-        f"--local-dir DIR makes a folder of it, and {HF}DIR names that"
+        f"{HF}{name} cannot be loaded ({first_line(error)}); on a machine with network access, hf download "
+        f"{name} --local-dir DIR saves it to a folder, which {HF}DIR then names"
     )
 
 
@@ -371,7 +371,7 @@ def _label(name: str, weights: str) -> str:
 
 
 def _checksum(model: Any, settings: str) -> str:
-    """Of all parameters, of the model's settings, and of the processor's, but not of where they lie."""
+    """Of all parameters, of the model's and the processor's settings, but not of their location."""
     of_model = _deciding(model.config.to_dict())
     return parameter_checksum(
         model, json.dumps(of_model, sort_keys=True, default=str).encode(), settings.encode()
@@ -379,7 +379,7 @@ def _checksum(model: Any, settings: str) -> str:
 
 
 def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a model and of its parts without those that decide nothing."""
+    """The settings of a model and its parts, without those that don't affect its vectors."""
     return {
         key: _deciding(value) if isinstance(value, dict) else value
         for key, value in settings.items()
@@ -388,6 +388,6 @@ def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pooled(output: Any) -> Tensor:
-    """The vectors that a model gives: bare in some versions of transformers, among other things in others."""
+    """A model's vectors: bare in some versions of transformers, wrapped in an output object in others."""
     vectors: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return vectors.float()

@@ -1,4 +1,4 @@
-"""A linear layer onto the unit sphere, as the matching networks of VSE++'s family begin."""
+"""A linear layer onto the unit sphere, the first layer of matching networks in the VSE++ family."""
 
 from __future__ import annotations
 

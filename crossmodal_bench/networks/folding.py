@@ -13,15 +13,15 @@ from torch import nn
 
 @torch.no_grad()
 def fold_batch_norms(network: nn.Module) -> None:
-    """Give convolutions the weights that make the batch norms behind them superfluous, and drop these.
+    """Fold batch norms into the convolutions before them, and remove them.
 
-    With fixed statistics a batch norm is a scale and a shift of each channel, so that
-    ``norm(convolution(x)) = convolution'(x)``, with one pass over the feature map less. The new weights are
-    computed in double precision and rounded once, so that the outputs are as far from the exact ones as
-    before. Where the course of a network cannot be followed without running it, it is left as it is.
+    With fixed statistics, a batch norm is a scale and a shift of each channel, so that
+    ``norm(convolution(x)) = convolution'(x)``, which saves one pass over the feature map. The new weights are
+    computed in double precision and rounded once, so the outputs are as close to the exact ones as before. A
+    network whose control flow cannot be traced is left as it is.
 
     Args:
-        network: in eval mode; it is changed, and must not be trained any more.
+        network: in eval mode; it is modified, and must not be trained afterwards.
     """
     norms = {norm: convolution for convolution, norm in _pairs(network)}
     for norm, convolution in norms.items():
@@ -30,7 +30,7 @@ def fold_batch_norms(network: nn.Module) -> None:
 
 
 def _drop(norm: nn.BatchNorm2d, network: nn.Module) -> None:
-    """Let the identity stand wherever the norm does: a part of a network may be registered twice."""
+    """Replace every occurrence of the norm by the identity: a submodule may be registered twice."""
     for parent in network.modules():
         for name, child in parent.named_children():
             if child is norm:
@@ -53,8 +53,8 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def _pairs(network: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Each convolution whose output one batch norm alone reads, which reads nothing else, with that norm."""
-    # Following a network calls it, and some keep what they were called with: a twin with the same tensors.
+    """Each convolution whose output only a batch norm reads, which reads nothing else, with that norm."""
+    # Tracing calls the network, and some store their inputs: trace a twin that shares the tensors.
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     twin = copy.deepcopy(network, shared)
     originals = dict(zip(twin.modules(), network.modules(), strict=True))
@@ -76,10 +76,10 @@ def _pairs(network: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
 
 
 def _followed(network: nn.Module) -> Iterator[tuple[nn.Module, torch.fx.Graph]]:
-    """The largest parts of a network whose course is the same for every input, with that course."""
+    """The largest parts of a network with input-independent control flow, with their graphs."""
     try:
         yield network, torch.fx.Tracer().trace(network)
-    # A network may branch on its input, or do whatever else cannot be followed.
+    # A network may branch on its input, or do anything else that cannot be traced.
     except Exception:
         for part in network.children():
             yield from _followed(part)

@@ -1,4 +1,4 @@
-"""Pre-trained networks that stay as they are for a while, or for good."""
+"""Pre-trained networks that stay frozen for a while, or for good."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Freeze = Literal["never", "until_plateau", "always"]
 
 
 class Freezable(nn.Module):
-    """A network that is evaluated without gradient and in eval mode while it is frozen.
+    """A network that runs without gradients and in eval mode while it is frozen.
 
-    Under DDP a parameter that has ``requires_grad=False`` when it is wrapped is never reduced, also not when
-    it is unfrozen later: replicas would drift apart. So parameters to be unfrozen keep
-    ``requires_grad=True`` and stay in their optimiser, which skips what has no gradient. Whether it is frozen
-    lies in a buffer, so that a checkpoint restores it.
+    DDP never reduces a parameter that has ``requires_grad=False`` when it is wrapped, even if it is unfrozen
+    later: replicas would drift apart. So parameters to be unfrozen keep ``requires_grad=True`` and stay in
+    their optimiser, which skips those without a gradient. The frozen state is kept in a buffer, so that
+    checkpoints restore it.
 
     Args:
         network: any module.
@@ -38,21 +38,21 @@ class Freezable(nn.Module):
             network.requires_grad_(False)
 
     def unfreeze(self) -> None:
-        """Train it from now on; nothing happens to one that is frozen for good."""
+        """Train it from now on; no effect on a network that is frozen for good."""
         if self.freeze == "until_plateau":
             self.frozen.fill_(False)
 
     def keep_batch_statistics(self) -> None:
-        """Let batch norms normalise by the running statistics that they came with, also in training.
+        """Let batch norms keep using the running statistics they were loaded with, even in training.
 
-        Their scales and shifts are trained as all else is.
+        Their scales and shifts are trained like everything else.
         """
         self._keeps_statistics = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Whatever the network returns; frozen, without dropout and without new batch statistics."""
+        """The network's output; while frozen, without dropout and without new batch statistics."""
         frozen = bool(self._is_frozen.of(self.frozen))
-        # Pre-trained networks come in eval mode, and Lightning keeps modules in the mode that it finds.
+        # Pre-trained networks come in eval mode, and Lightning preserves the mode of modules.
         if self.network.training != (self.training and not frozen):
             self.network.train(self.training and not frozen)
         if self._keeps_statistics:

@@ -16,7 +16,7 @@ from crossmodal_bench.networks.perceptron import Perceptron
 
 
 class ImageEncoder(nn.Module, ABC):
-    """Images to vectors. ``requires`` names the views that it reads; ``source`` its pre-trained network."""
+    """Images to vectors. ``requires`` names the views it reads; ``source`` is its pre-trained network."""
 
     requires: frozenset[str]
     source: BackboneSource | None = None
@@ -24,12 +24,12 @@ class ImageEncoder(nn.Module, ABC):
 
     @property
     def fine_tuned(self) -> bool:
-        """Whether its pre-trained network is trained with all else, rather than left as it was loaded."""
+        """Whether its pre-trained network is trained along with the rest, rather than kept as loaded."""
         return False
 
     @abstractmethod
     def build(self, spec: DataSpec, dim: int) -> None:
-        """Make the layers, for vectors of ``dim`` numbers."""
+        """Create the layers, for vectors of width ``dim``."""
 
     @abstractmethod
     def forward(self, batch: ImageBatch) -> Tensor:
@@ -43,7 +43,7 @@ class ConvNetEncoder(ImageEncoder):
         network: resnet18, resnet50, resnet101, resnet152, mobilenet_v2 or vgg19 (fc7); None for the data
             module's.
         weights: see crossmodal_bench.networks.backbones.load_backbone; None for the data module's.
-        freeze: whether and how long the network stays as it was loaded.
+        freeze: whether, and for how long, the network stays as loaded.
     """
 
     requires = frozenset({"pixels"})
@@ -56,7 +56,7 @@ class ConvNetEncoder(ImageEncoder):
         self.freeze = freeze
 
     def build(self, spec: DataSpec, dim: int) -> None:
-        """Load the network; random weights where a checkpoint is about to bring its own.
+        """Load the network; its weights are random if a checkpoint is about to supply them.
 
         Raises:
             BadInput: no network is named, or its weights cannot be loaded.
@@ -68,24 +68,24 @@ class ConvNetEncoder(ImageEncoder):
 
     @property
     def fine_tuned(self) -> bool:
-        """Whether the network of this model, trained as far as it is, has been unfrozen."""
+        """Whether the network has been unfrozen at this point of the training."""
         return not bool(self.backbone.frozen)
 
     def forward(self, batch: ImageBatch) -> Tensor:
         """(B, dim)."""
         features = self.backbone(require(batch.pixels, "pixels"))
-        # In single precision, whatever the network ran in: vectors are ranked.
+        # In single precision, whatever precision the network ran in: vectors are ranked.
         with torch.autocast(features.device.type, enabled=False):
             return self.projection(single(features))
 
 
 class FeatureEncoder(ImageEncoder):
-    """Features of a frozen network, extracted beforehand, through linear layers.
+    """Precomputed features of a frozen network, through linear layers.
 
     Args:
         hidden: widths between the features and the vector.
-        dropout: of the features and of hidden units.
-        standardise: whether batch statistics of the features are removed first.
+        dropout: on the features and on hidden units.
+        standardise: whether features are first standardised by batch statistics.
     """
 
     requires = frozenset({"features"})
@@ -96,7 +96,7 @@ class FeatureEncoder(ImageEncoder):
         self.standardise = standardise
 
     def build(self, spec: DataSpec, dim: int) -> None:
-        """Layers from the features' width."""
+        """Create the layers, starting at the features' width."""
         scale = nn.BatchNorm1d(spec.feature_dim, affine=False) if self.standardise else nn.Identity()
         self.prepare = nn.Sequential(scale, nn.Dropout(self.dropout))
         self.projection = Perceptron((spec.feature_dim, *self.hidden, dim), "relu", dropout=self.dropout)

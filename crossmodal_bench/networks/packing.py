@@ -1,4 +1,4 @@
-"""Recurrent networks over padded sentences whose lengths the host knows: no device is waited for."""
+"""Recurrent networks over padded sentences whose lengths are on the host, so no step waits for the device."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from crossmodal_bench.core.host import sent
 class SentenceStates:
     """The states of a recurrent network that has read B sentences.
 
-    last: (layers and directions, B, D) behind each sentence's last word. outputs: the states behind every
-    word, time after time, sentences from long to short. lengths: (B,). places: (B,) of each sentence in that
-    order. The latter two are on the host.
+    last: (layers and directions, B, D) after each sentence's last word. outputs: the states after every word,
+    time step by time step, with sentences from long to short. lengths: (B,). places: (B,) position of each
+    sentence in that order. The latter two are on the host.
     """
 
     last: Tensor
@@ -26,22 +26,22 @@ class SentenceStates:
     places: Tensor
 
     def packed(self) -> Tensor:
-        """(sum of lengths, D) states, sentence after sentence."""
+        """(sum of lengths, D) states, sentence by sentence."""
         sizes = self.outputs.batch_sizes
         rows = (sizes.cumsum(0) - sizes) + self.places[:, None]
         rows = rows[torch.arange(len(sizes)) < self.lengths[:, None]]
         return self.outputs.data.index_select(0, sent(rows, self.outputs.data.device))
 
     def padded(self) -> Tensor:
-        """(B, longest, D) states, 0 behind the ends."""
+        """(B, longest, D) states, 0 after the end of each sentence."""
         states, _ = pad_packed_sequence(self.outputs, batch_first=True)
         return states.index_select(0, sent(self.places, states.device))
 
 
 def read_sentences(network: nn.GRU | nn.LSTM, words: Tensor, lengths: Tensor) -> SentenceStates:
-    """What the network makes of (B, L, W) padded word vectors of sentences of ``lengths`` (B,).
+    """Run the network over (B, L, W) padded word vectors of sentences of ``lengths`` (B,).
 
-    As torch's packing of unsorted sequences, which copies the order to the device and back, waiting for both.
+    Like torch's packing of unsorted sequences, but that copies the order to the device and back, and waits.
 
     Args:
         network: with batch_first.

@@ -22,10 +22,10 @@ class Perceptron(nn.Module):
     Args:
         widths: input, hidden ..., output.
         activation: between layers.
-        last: behind the last layer.
+        last: after the last layer.
         dropout: share of hidden units dropped in training.
-        standardise: batch statistics of the input are removed first (no learned scale), so that features of
-            any scale do not saturate a tanh.
+        standardise: first standardise the input by batch statistics (without a learned scale), so that
+            features of any scale don't saturate a tanh.
     """
 
     def __init__(

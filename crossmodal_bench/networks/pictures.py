@@ -1,7 +1,7 @@
 """Pictures from texts, and their discriminator: GXN's text-to-image path (Gu et al., CVPR 2018, section 3.4).
 
-The paper gives the pictures' size and no layers. All layers, sizes and first weights are those of StackGAN's
-stage I on COCO (Zhang et al., ICCV 2017, and its code), from which the path comes.
+The paper gives the pictures' size but no layers. All layers, sizes and the initialisation are those of
+StackGAN's stage I on COCO (Zhang et al., ICCV 2017, and its code), on which the path is based.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SIDE = 64
 
 
 class ConditionAugmentation(nn.Module):
-    """Mean and log variance of the condition t_c that a text gives (GXN, section 3.4: mu and sigma of φ).
+    """Mean and log variance of the condition t_c, given a text (GXN, section 3.4: mu and sigma of φ).
 
     One linear layer and a ReLU on both halves, as in StackGAN's code: no mean is below 0 and no standard
     deviation below 1.
@@ -44,7 +44,7 @@ class ConditionAugmentation(nn.Module):
 
 
 class PictureGenerator(nn.Module):
-    """G(z, t_c): a linear layer to 4 x 4, then four times twice the side and half the channels.
+    """G(z, t_c): a linear layer to 4 x 4, then four blocks that double the side and halve the channels.
 
     Args:
         condition_dim: width of t_c.
@@ -52,7 +52,7 @@ class PictureGenerator(nn.Module):
         channels: an eighth of the channels at 4 x 4, twice those at 64 x 64; even.
 
     Raises:
-        ValueError: ``channels`` that are odd or below 2.
+        ValueError: ``channels`` is odd or below 2.
     """
 
     def __init__(self, condition_dim: int = 128, noise_dim: int = 100, channels: int = 192) -> None:
@@ -75,14 +75,14 @@ class PictureGenerator(nn.Module):
     def forward(self, condition: Tensor, noise: Tensor) -> Tensor:
         """Pictures (B, 3, 64, 64) with values from -1 to 1.
 
-        Batch statistics are over B pictures, so that training needs two or more.
+        Batch statistics are over B pictures, so training needs at least two.
 
         Args:
             condition: t_c, (B, condition_dim).
             noise: z, (B, noise_dim), drawn from N(0, 1).
 
         Raises:
-            ValueError: other widths, or not as many of one as of the other.
+            ValueError: other widths, or different numbers of rows.
         """
         if condition.shape[1:] != (self.condition_dim,) or noise.shape != (len(condition), self.noise_dim):
             raise ValueError(
@@ -90,17 +90,17 @@ class PictureGenerator(nn.Module):
                 f"(B, {self.condition_dim}) and (B, {self.noise_dim})"
             )
         hidden = self.blocks(_channels_last(self.start(torch.cat([noise, condition], 1))))
-        # In half precision neighbouring shades would become one.
+        # In half precision, neighbouring shades would merge.
         return single(self.last(hidden)).tanh()
 
 
 class PictureDiscriminator(nn.Module):
-    """D(i, t): whether a picture is real and of this text, in two parts.
+    """D(i, t): whether a picture is real and matches this text, in two parts.
 
-    ``features`` reads pictures alone, so that real ones are read once for their own and for wrong texts, and
-    ``logits`` reads them with a condition. StackGAN's code passes real, wrong and fake pairs one kind after
-    the other, each with its own batch statistics, and gives mu without its gradient as condition; that is up
-    to the caller. Logits, where that code has a sigmoid: see losses.generation.
+    ``features`` reads pictures alone, so that real ones are read once for both their own and wrong texts;
+    ``logits`` combines them with a condition. StackGAN's code passes real, wrong and fake pairs one kind at a
+    time, each with its own batch statistics, and uses mu without its gradient as the condition; both are up
+    to the caller. Returns logits, where that code has a sigmoid: see losses.generation.
 
     Args:
         condition_dim: width of the condition.
@@ -147,12 +147,12 @@ class PictureDiscriminator(nn.Module):
         """Logits (B,) of "a real picture of this text", in the parameters' precision.
 
         Args:
-            features: (B, 8 channels, 4, 4); none at all (B = 0) has no logits and leaves the batch statistics
-                as they are, unless these are other processes' too, who then wait for ours.
+            features: (B, 8 channels, 4, 4); an empty batch (B = 0) has no logits and leaves the batch
+                statistics unchanged, unless other processes share them and wait for ours.
             condition: (B, condition_dim).
 
         Raises:
-            ValueError: other widths, or not as many of one as of the other.
+            ValueError: other widths, or different numbers of rows.
         """
         expected = (len(features), self.condition_dim)
         if features.shape[1:] != (self.width, 4, 4) or condition.shape != expected:
@@ -169,9 +169,9 @@ class PictureDiscriminator(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """First weights as in StackGAN's code, for nn.Module.apply: N(0, 0.02), of batch norms N(1, 0.02).
+    """Initialisation as in StackGAN's code, for nn.Module.apply: N(0, 0.02), for batch norms N(1, 0.02).
 
-    Biases of linear layers and batch norms are 0; that code leaves those of convolutions as PyTorch has them.
+    Biases of linear layers and batch norms are 0; that code keeps PyTorch's default for convolutions.
     """
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.normal_(module.weight, 0.0, 0.02)
@@ -183,7 +183,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def _channels_last(pictures: Tensor) -> Tensor:
-    """The same values with a picture's channels side by side in memory: convolutions are faster so."""
+    """The same values in channels-last memory format, which makes convolutions faster."""
     return pictures.contiguous(memory_format=torch.channels_last)
 
 

@@ -1,4 +1,4 @@
-"""Regions that look at each other, and one vector that looks at all of them (Li et al., VSRN, ICCV 2019)."""
+"""Regions that attend to each other, and one vector that summarises them (Li et al., VSRN, ICCV 2019)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from crossmodal_bench.networks.embedding import unit
 
 
 class RelationBlock(nn.Module):
-    """One layer of region relation reasoning (VSRN's Eq. 2-3), which starts as the identity.
+    """One layer of region relation reasoning (VSRN's Eq. 2-3), initialised as the identity.
 
     V* = BN(W_r(R (W_g V))) + V with R = (W_theta V)(W_phi V)^T / n over an image's n regions. As in the
-    authors' code, affinities are divided by the number of regions and know no softmax, and there is a batch
-    norm, which Eq. 3 does not have; its weight and bias start at zero. W_r has no bias here: the batch norm
-    takes it out again, and in single precision the difference would cost a digit.
+    authors' code, affinities are divided by the number of regions instead of passing a softmax, and there is
+    a batch norm, which Eq. 3 lacks; its weight and bias start at zero. W_r has no bias here: the batch norm
+    cancels it, and in single precision the subtraction would cost a digit.
 
     Args:
         dim: width of the regions.
@@ -31,7 +31,7 @@ class RelationBlock(nn.Module):
         nn.init.zeros_(self.scale.weight)
 
     def forward(self, regions: Tensor) -> Tensor:
-        """(B, R, dim) to the same; batch statistics are those of all B x R regions."""
+        """(B, R, dim) to the same; batch statistics are over all B x R regions."""
         affinities = self.theta(regions) @ self.phi(regions).transpose(1, 2) / regions.shape[1]
         seen = self.w(affinities @ self.g(regions))
         return self.scale(seen.flatten(0, 1)).view_as(regions) + regions
@@ -40,16 +40,16 @@ class RelationBlock(nn.Module):
 class RegionReasoning(nn.Module):
     """Regions to reasoned regions and one vector per image (VSRN's sections 3.1 to 3.3).
 
-    A fully connected layer, graph blocks, and a GRU that reads the regions in the order of the detector; its
-    last state is the image. The authors' code normalises each of the ``dim`` numbers over the *regions* of an
-    image, not each region over its numbers: after the graph, and for MS-COCO before it too. Ours does the
-    same; an image of one region keeps only the signs. For Flickr30K the code has no normalisation before the
-    graph, and a batch norm on the image vector.
+    A fully connected layer, graph blocks, and a GRU that reads the regions in the detector's order; its last
+    state represents the image. The authors' code normalises each of the ``dim`` components over the *regions*
+    of an image, rather than each region over its components: after the graph, and for MS-COCO also before it.
+    Ours does the same; an image with a single region keeps only the signs. For Flickr30K, the code has no
+    normalisation before the graph, and a batch norm on the image vector.
 
     Args:
         region_dim: width of the detector's features.
         dim: width of the result.
-        blocks: graph blocks, one after another.
+        blocks: number of graph blocks.
         normalise_regions: whether regions are normalised before the graph (MS-COCO).
         standardise: whether image vectors pass a batch norm (Flickr30K).
     """
@@ -72,14 +72,14 @@ class RegionReasoning(nn.Module):
         self.scale = nn.BatchNorm1d(dim) if standardise else nn.Identity()
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (B, dim) of unit length and the regions (B, R, dim) after the graph, of (B, R, region_dim).
+        """Unit vectors (B, dim), and the regions (B, R, dim) after the graph, from (B, R, region_dim).
 
-        In the parameters' precision, whatever surrounds the call: vectors are ranked, affinities without a
-        softmax leave the range of half precision, and cuDNN's recurrent networks would run in it without the
-        scaling of gradients that it needs.
+        Always in the parameters' precision: vectors are ranked, affinities without a softmax overflow half
+        precision, and cuDNN's recurrent networks would run in half precision without the gradient scaling
+        that it needs.
 
         Raises:
-            ValueError: by batch norm, one image in training where vectors are standardised.
+            ValueError: from batch norm, for a single image in training if vectors are standardised.
         """
         with torch.autocast(regions.device.type, enabled=False):
             reasoned = self.embed(regions.to(self.embed.weight.dtype))
@@ -91,7 +91,7 @@ class RegionReasoning(nn.Module):
 
 
 def normalise_over_regions(regions: Tensor) -> Tensor:
-    """(B, R, D) to the same, each of an image's D columns of R numbers to unit length.
+    """(B, R, D) to the same, with each of an image's D columns of R numbers scaled to unit length.
 
     A column of zeros stays zero, where the authors' code divides by zero.
     """

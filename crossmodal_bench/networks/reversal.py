@@ -20,5 +20,5 @@ class _Reverse(torch.autograd.Function):
 
 
 def reverse_gradient(x: Tensor, factor: float = 1.0) -> Tensor:
-    """The identity forwards; backwards the gradient times ``-factor``."""
+    """Forward: the identity. Backward: the gradient times ``-factor``."""
     return _Reverse.apply(x, factor)

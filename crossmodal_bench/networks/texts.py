@@ -29,10 +29,10 @@ class TextSource:
 
     Attributes:
         encoder: ``gru``, ``bigru``, ``lstm`` or ``bilstm`` over learned word vectors, ``words`` for word
-            vectors without a recurrent network, or the family of a language model, as ``bert``.
+            vectors without a recurrent network, or the family of a language model, such as ``bert``.
         weights: a language model's name, or ``none`` for random ones; None for the other encoders.
-        weights_sha256: 16 hex digits of its parameters as they were loaded; None where nothing was.
-        fine_tuned: whether it is trained with all else; a language model may be left as it was loaded.
+        weights_sha256: 16 hex digits of its parameters as loaded; None if nothing was loaded.
+        fine_tuned: whether it is trained along with the rest; a language model may stay as loaded.
     """
 
     encoder: str
@@ -42,19 +42,19 @@ class TextSource:
 
 
 class TextEncoder(nn.Module, ABC):
-    """Captions to vectors. ``requires`` names the views that it reads."""
+    """Captions to vectors. ``requires`` names the views it reads."""
 
     requires: frozenset[str]
     freeze: Freeze = "never"
 
     @property
     def source(self) -> TextSource | None:
-        """What reads the captions; None where an encoder does not say."""
+        """What reads the captions; None if an encoder does not say."""
         return None
 
     @abstractmethod
     def build(self, spec: DataSpec, dim: int) -> None:
-        """Make the layers, for vectors of ``dim`` numbers."""
+        """Create the layers, for vectors of width ``dim``."""
 
     @abstractmethod
     def forward(self, batch: TextBatch) -> Tensor:
@@ -64,7 +64,7 @@ class TextEncoder(nn.Module, ABC):
 class SequencePooling(nn.Module):
     """A recurrent network over word vectors, pooled over the real words, and one linear layer.
 
-    TIMAM does not say how the LSTM's outputs become one vector; CMPM, which it builds on, takes the maximum
+    TIMAM does not say how the LSTM's outputs become one vector; CMPM, on which it builds, takes the maximum
     over time, padding included. Here padding never counts.
 
     Args:
@@ -74,7 +74,7 @@ class SequencePooling(nn.Module):
         hidden: units per direction.
         bidirectional: whether the words are also read backwards.
         pooling: ``max`` or ``mean`` over the words, or ``last``: each direction's last state.
-        dropout: of word vectors and of the pooled vector.
+        dropout: on word vectors and on the pooled vector.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class SequencePooling(nn.Module):
     ) -> None:
         super().__init__()
         if cell == "none" and pooling == "last":
-            raise BadInput("text_encoder.pooling is 'last', but cell is 'none'; use 'max' or 'mean'")
+            raise BadInput("text_encoder.pooling is 'last', but cell is 'none'; set it to 'max' or 'mean'")
         self.pooling, self.dropout = pooling, nn.Dropout(dropout)
         self.recurrent: nn.LSTM | nn.GRU | None = None
         if cell != "none":
@@ -101,8 +101,8 @@ class SequencePooling(nn.Module):
     def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
         """(B, L, width) and (B,), the latter on the host, to (B, dim).
 
-        In single precision, whatever made the words: vectors are ranked, and cuDNN's recurrent networks would
-        otherwise run in half precision without the scaling of gradients that it needs.
+        In single precision, whatever produced the words: vectors are ranked, and cuDNN's recurrent networks
+        would otherwise run in half precision without the gradient scaling that it needs.
         """
         with torch.autocast(words.device.type, enabled=False):
             return self._pooled(single(words), lengths)
@@ -124,16 +124,16 @@ class SequencePooling(nn.Module):
 
 
 class WordEncoder(TextEncoder):
-    """Word vectors learned from nothing, and a recurrent network.
+    """Word vectors learned from scratch, and a recurrent network.
 
-    With an LSTM these are the "FC-Emb." rows of TIMAM's Table 5: a linear layer on one-hot words is a table
+    With an LSTM, these are the "FC-Emb." rows of TIMAM's Table 5: a linear layer on one-hot words is a table
     of vectors.
 
     Args:
-        embedding: width of the word vectors; they start uniform in -0.1 ... 0.1, as those of the matching
-            networks of the time do. Vectors of unit deviation drown what is learnt on a small data set.
+        embedding: width of the word vectors; they are initialised uniformly in -0.1 ... 0.1, as in matching
+            networks of that time. Vectors of unit deviation drown out what is learned on a small data set.
         cell, hidden, bidirectional, pooling, dropout: see SequencePooling.
-        word_dropout: share of a caption's words that are left out in training, each epoch others.
+        word_dropout: share of a caption's words dropped in training, redrawn every epoch.
     """
 
     requires = frozenset({"words"})
@@ -159,7 +159,7 @@ class WordEncoder(TextEncoder):
         }
 
     def build(self, spec: DataSpec, dim: int) -> None:
-        """A table of the vocabulary's words."""
+        """Create the table of word vectors and the layers over it."""
         self.words = nn.Embedding(spec.vocabulary_size, self.embedding, padding_idx=0)
         nn.init.uniform_(self.words.weight, -0.1, 0.1)
         self.pool = SequencePooling(self.embedding, dim, **self.recurrent)
@@ -180,8 +180,8 @@ class WordEncoder(TextEncoder):
         return self.pool(self.words(words), lengths)
 
     def _thinned(self, words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Captions without some of their words, the first one kept, in the order that they had."""
-        # Drawn on the host, which must know how many are left of the longest.
+        """Captions without some of their words, always keeping the first one, in the original order."""
+        # Drawn on the host, which must know how many words the longest caption keeps.
         kept = torch.rand(words.shape) >= self.word_dropout
         kept[:, 0] = True
         kept &= torch.arange(words.shape[1]) < lengths[:, None]
@@ -191,14 +191,14 @@ class WordEncoder(TextEncoder):
 
 
 class TextFeatureEncoder(TextEncoder):
-    """Vectors of captions, made beforehand, through linear layers.
+    """Precomputed caption vectors, through linear layers.
 
-    They are what the view ``bow`` holds: those of a frozen tower or of the data set, else bags of words.
+    They are in the view ``bow``: those of a frozen tower or of the data set, or else bags of words.
 
     Args:
         hidden: widths between the features and the vector.
-        dropout: of the features and of hidden units.
-        standardise: whether batch statistics of the features are removed first.
+        dropout: on the features and on hidden units.
+        standardise: whether features are first standardised by batch statistics.
     """
 
     requires = frozenset({"bow"})
@@ -209,7 +209,7 @@ class TextFeatureEncoder(TextEncoder):
         self.standardise = standardise
 
     def build(self, spec: DataSpec, dim: int) -> None:
-        """Layers from the features' width."""
+        """Create the layers, starting at the features' width."""
         scale = nn.BatchNorm1d(spec.bow_dim, affine=False) if self.standardise else nn.Identity()
         self.prepare = nn.Sequential(scale, nn.Dropout(self.dropout))
         self.projection = Perceptron((spec.bow_dim, *self.hidden, dim), "relu", dropout=self.dropout)
@@ -220,15 +220,15 @@ class TextFeatureEncoder(TextEncoder):
 
 
 class LanguageModelEncoder(TextEncoder):
-    """The word pieces' last states of a BERT-family model through a recurrent network (TIMAM, 3.1).
+    """The last hidden states of a BERT-family model, through a recurrent network (TIMAM, 3.1).
 
-    The model is the one that ``data.text.tokenizer`` names; without a name it has random weights and the
-    sizes in ``config``, over the word pieces fitted on the training captions.
+    The model is the one that ``data.text.tokenizer`` names; without a name, it has random weights and the
+    sizes in ``config``, and reads the word pieces fitted on the training captions.
 
     Args:
-        config: sizes of a random model, as transformers.BertConfig names them; BERT-base's where left out.
-        pretrained: whether the named model's weights are loaded; else only its sizes.
-        freeze: whether and how long the model stays as it was loaded.
+        config: sizes of a random model, named as in transformers.BertConfig; BERT-base's if omitted.
+        pretrained: whether the named model's weights are loaded; otherwise only its sizes.
+        freeze: whether, and for how long, the model stays as loaded.
         cell, hidden, bidirectional, pooling, dropout: see SequencePooling.
     """
 
@@ -257,7 +257,7 @@ class LanguageModelEncoder(TextEncoder):
         }
 
     def build(self, spec: DataSpec, dim: int) -> None:
-        """Load the model; only its sizes where a checkpoint is about to bring the weights."""
+        """Load the model; only its sizes if a checkpoint is about to supply the weights."""
         pretrained = self.pretrained and spec.weights_root is not None
         model = load_language_model(spec.tokenizer, pretrained, self.config, spec)
         self.language_model = Freezable(model, self.freeze)
@@ -267,7 +267,7 @@ class LanguageModelEncoder(TextEncoder):
 
     @property
     def source(self) -> TextSource:
-        """The language model, and whether this model's, trained as far as it is, has been unfrozen."""
+        """The language model, and whether it has been unfrozen at this point of the training."""
         weights = self.name if self.pretrained and self.name is not None else "none"
         return TextSource(
             self.family,
@@ -283,28 +283,28 @@ class LanguageModelEncoder(TextEncoder):
             input_ids=require(batch.wordpieces, "wordpieces"), attention_mask=mask
         ).last_hidden_state
         lengths = batch.wordpiece_lengths
-        # A batch made by hand may lack them; to count them is to wait for the device.
+        # A batch built in user code may lack them; counting them waits for the device.
         return self.pool(states, mask.sum(1).cpu() if lengths is None else lengths)
 
 
 def load_language_model(name: str | None, pretrained: bool, config: Mapping[str, Any], spec: DataSpec) -> Any:
-    """A transformers encoder without a head on its first state.
+    """A transformers encoder without the head on its first state.
 
     Args:
         name: a Hugging Face name or a local folder, or None for random weights.
         pretrained: whether its weights are loaded.
-        config: sizes where there is no name.
-        spec: how many word pieces there are, and in the longest caption.
+        config: sizes, if there is no name.
+        spec: the number of word pieces in the vocabulary, and in the longest caption.
 
     Raises:
-        BadInput: a model that cannot be loaded, sizes that make none, or a vocabulary that it does not have.
+        BadInput: a model that cannot be loaded, invalid sizes, or a vocabulary that does not fit.
     """
     from transformers import AutoConfig, AutoModel, BertConfig
 
     if name is not None and config:
         raise BadInput(
             f"text_encoder.config gives sizes, but data.text.tokenizer names '{name}', which has its own; "
-            "give one of the two"
+            "set only one of the two"
         )
     try:
         if name is None:
@@ -314,27 +314,27 @@ def load_language_model(name: str | None, pretrained: bool, config: Mapping[str,
         elif not pretrained:
             model = AutoModel.from_config(AutoConfig.from_pretrained(name))
         else:
-            # Without the type, a checkpoint in half precision would be trained in half precision.
+            # Without an explicit type, a half-precision checkpoint would be trained in half precision.
             model = AutoModel.from_pretrained(name, dtype=torch.float32)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if name is None:
-            raise BadInput(f"text_encoder.config makes no BERT ({reason}); correct its sizes") from error
+            raise BadInput(f"text_encoder.config is not a valid BERT ({reason}); fix its sizes") from error
         raise BadInput(
             f"language model '{name}' (data.text.tokenizer) cannot be loaded ({reason}); "
             "give a local folder with config.json and model.safetensors, or a known name"
         ) from error
     if model.config.vocab_size < spec.wordpiece_vocabulary_size:
         raise BadInput(
-            f"language model '{name}' knows {model.config.vocab_size} word pieces and its tokenizer makes "
-            f"{spec.wordpiece_vocabulary_size}; the folder mixes two models"
+            f"language model '{name}' knows {model.config.vocab_size} word pieces, but its tokenizer has "
+            f"{spec.wordpiece_vocabulary_size}; the folder mixes two models: use the tokenizer of this one"
         )
     if model.config.max_position_embeddings < spec.longest_wordpieces:
         raise BadInput(
-            f"text_encoder.config.max_position_embeddings is {model.config.max_position_embeddings} and the "
-            f"longest caption has {spec.longest_wordpieces} word pieces; give at least as many"
+            f"text_encoder.config.max_position_embeddings is {model.config.max_position_embeddings}, but the "
+            f"longest caption has {spec.longest_wordpieces} word pieces; set it to at least that"
         )
     if getattr(model, "pooler", None) is not None:
-        # Its output is not read, so its parameters would never have a gradient.
+        # Its output is unused, so its parameters would never get a gradient.
         model.pooler = None
     return model

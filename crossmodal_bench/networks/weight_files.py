@@ -1,4 +1,4 @@
-"""State dicts as people have them: wrapped, prefixed, with another classifier than the network's, or none."""
+"""State dicts as found in the wild: wrapped, prefixed, with a different classifier, or without one."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from crossmodal_bench.core.errors import BadInput, MissingInput
 from crossmodal_bench.core.files import first_line
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "weights")
-"""Keys under which trainings put a state dict beside their epoch and their optimiser."""
+"""Keys under which training scripts store the state dict, next to the epoch and the optimiser."""
 _DENSE = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])(?=\.)")
-"""DenseNet's files of 2017, whose keys torchvision itself rewrites."""
+"""Keys of DenseNet files from 2017, which torchvision itself rewrites."""
 
 
 def load_state(network: nn.Module, path: Path, name: str, head: Collection[str] = ()) -> None:
-    """Give a network the state dict in a file of torch's, or of safetensors.
+    """Load a state dict from a torch or safetensors file into a network.
 
     Args:
-        network: takes the weights.
+        network: receives the weights.
         path: of the file.
-        name: of the network, for the sentence of a BadInput.
+        name: of the network, for error messages.
         head: see ``fit_state``.
 
     Raises:
-        BadInput: no file, no state dict, or not this network's, as ``fit_state`` says it.
+        BadInput: no file, no state dict, or not this network's, as for ``fit_state``.
     """
     if not path.is_file():
         raise MissingInput(
@@ -51,30 +51,30 @@ def load_state(network: nn.Module, path: Path, name: str, head: Collection[str] 
 
 
 def fit_state(network: nn.Module, content: Any, where: str, name: str, head: Collection[str] = ()) -> None:
-    """Give a network a state dict.
+    """Load a state dict into a network.
 
-    It may stand under one of WRAPPERS, and its keys behind one prefix, as DataParallel (``module.``),
-    torch.compile or a whole model around the network write them; what stands behind no such prefix is then
-    not the network's.
+    It may be stored under one of WRAPPERS, with keys behind one prefix, as written by DataParallel
+    (``module.``), torch.compile or a larger model around the network; keys without the prefix then don't
+    belong to the network.
 
     Args:
-        network: takes the weights.
+        network: receives the weights.
         content: what a file held.
-        where: the file, for the sentence of a BadInput.
-        name: of the network, for the same.
-        head: prefixes of the keys of its classifier, which is cut off anyway. They may be missing, or of
-            another number of classes, and stay as they are then.
+        where: the file, for error messages.
+        name: of the network, likewise.
+        head: key prefixes of its classifier, which is cut off anyway. They may be missing, or have another
+            number of classes; then they keep their values.
 
     Raises:
-        BadInput: no weights of this network; it names the first key that is missing, too many, or of another
-            shape.
+        BadInput: not the weights of this network; the message names the first key that is missing,
+            unexpected, or of another shape.
     """
     if reason := _fit(network, _tensors(content), tuple(head)):
-        raise BadInput(f"{where} holds no weights of {name} ({reason}); name the right file")
+        raise BadInput(f"{where} does not hold the weights of {name} ({reason}); name the right file")
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
-    """The tensors of a state dict, out of whatever is wrapped around them; empty where there are none."""
+    """The tensors of a state dict, unwrapped; empty if there are none."""
     for _ in range(3):
         if not isinstance(content, Mapping):
             return {}
@@ -90,9 +90,9 @@ def _tensors(content: Any) -> dict[str, Tensor]:
 
 
 def _fit(network: nn.Module, tensors: Mapping[str, Tensor], head: tuple[str, ...]) -> str:
-    """Load the tensors that are the network's; why there are none, in a clause, or an empty text."""
+    """Load the tensors that belong to the network; returns why they don't fit, or an empty string."""
     if not tensors:
-        return "it holds no tensors by name"
+        return "it holds no named tensors"
     expected = network.state_dict()
     needed = [key for key in expected if not _optional(key, head)]
     prefixes = _prefixes(tensors, needed)
@@ -111,16 +111,16 @@ def _fit(network: nn.Module, tensors: Mapping[str, Tensor], head: tuple[str, ...
             return f"its '{prefix}{key}' is {shapes[0]}, not {shapes[1]}"
         del own[key]
     try:
-        # Which keys are missing is asked of the network, which may know older names of its own.
+        # The network itself says which keys are missing, since it may accept older names.
         missing, unknown = network.load_state_dict(own, strict=False)
-    # Whatever tensors may be instead of weights: quantised, sparse, of strings' bytes.
+    # Tensors may be anything but weights: quantised, sparse, bytes of strings.
     except Exception as error:
         return first_line(error)
     if missing := [key for key in missing if not _optional(key, head)]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         return f"it lacks '{prefix}{missing[0]}'{more}"
     if unknown := [key for key in unknown if not _optional(key, head)]:
-        return f"it holds '{prefix}{unknown[0]}', which that network has not"
+        return f"it holds '{prefix}{unknown[0]}', which that network lacks"
     return ""
 
 
@@ -129,7 +129,7 @@ def _optional(key: str, head: tuple[str, ...]) -> bool:
 
 
 def _prefixes(tensors: Collection[str], needed: Sequence[str]) -> list[str]:
-    """What stands before the first of the network's keys; the network's own keys count before any other."""
+    """The prefixes before the first of the network's keys; the bare keys take precedence."""
     first = needed[0]
     if first in tensors:
         return [""]

@@ -9,13 +9,13 @@ from crossmodal_bench.networks.packing import read_sentences
 
 
 class WordStates(nn.Module):
-    """Word vectors learned from nothing, and a GRU whose state after each word stands for that word.
+    """Word vectors learned from scratch, and a GRU whose state after each word represents that word.
 
-    As in VSE++, SCAN, BFAN and VSRN: word vectors start uniform in -0.1 ... 0.1, and the two directions of a
-    bidirectional network are averaged.
+    As in VSE++, SCAN, BFAN and VSRN: word vectors are initialised uniformly in -0.1 ... 0.1, and the two
+    directions of a bidirectional network are averaged.
 
     Args:
-        vocabulary_size: words, padding (0) included.
+        vocabulary_size: words, including padding (0).
         embedding: width of the word vectors.
         dim: width of the states.
         bidirectional: whether the words are also read backwards.
@@ -30,15 +30,15 @@ class WordStates(nn.Module):
     def forward(self, words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The states of all words and the last state of each caption, not normalised.
 
-        In single precision at least, whatever surrounds the call: they are ranked, and cuDNN's recurrent
-        networks would otherwise run in half precision without the scaling of gradients that it needs.
+        Always in single precision at least: the states are ranked, and cuDNN's recurrent networks would
+        otherwise run in half precision without the gradient scaling that it needs.
 
         Args:
             words: (B, L) ids, padded.
             lengths: (B,) from 1 to L, on the host.
 
         Returns:
-            (sum of lengths, dim), caption after caption, and (B, dim).
+            (sum of lengths, dim), caption by caption, and (B, dim).
         """
         with torch.autocast(words.device.type, enabled=False):
             read = read_sentences(self.recurrent, self.words(words), lengths)

@@ -1,1 +1,1 @@
-"""From records to what people read: leaderboards, comparisons, figures, pages and W&B runs."""
+"""From records to reports: leaderboards, comparisons, figures, pages and W&B runs."""

@@ -1,4 +1,4 @@
-"""The forms of a report and their files; without heavy imports, for the command line names them too."""
+"""The formats of a report and their files; no heavy imports, since the command line needs the names, too."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ FILES: Mapping[str, str] = {
     "html": "index.html",
     "charts": "charts.json",
 }
-"""By format, the name of its file below ``RUNS/report/``."""
+"""The file name of each format in ``RUNS/report/``."""
 
 FORMATS = ("terminal", *FILES)
-"""Every format; ``terminal`` is printed."""
+"""All formats; ``terminal`` is printed."""
 
 QUERIES = ("embedded", "all")
-"""What a report keeps of single queries: what the page holds, or also all, in ``RUNS/report/queries/``."""
+"""Which single queries a report includes: those in the page, or also all, in ``RUNS/report/queries/``."""

@@ -1,8 +1,9 @@
-"""The report: leaderboards in every form, all from the records alone."""
+"""The report: leaderboards in every format, from the records alone."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,18 +43,18 @@ def build_report(
 ) -> Report:
     """Print (``terminal``) or write (``runs/report/``, under the names of ``FILES``) the leaderboards.
 
-    ``references``: records of others that stand beside those of ``runs``. ``queries``: one of ``QUERIES``.
-    ``data_root``: where captions and pictures of queries are read from that are not kept beside the records.
+    ``references``: records of others, shown alongside those of ``runs``. ``queries``: one of ``QUERIES``.
+    ``data_root``: where to read captions and pictures of queries that are not kept with the records.
 
-    Records that cannot be read are left out with a warning, as ``read_records`` says, and so are figures of
-    damaged files.
+    Unreadable records are skipped with a warning, as in ``read_records``, and so are figures from damaged
+    files.
 
-    Raises ``BadInput`` for an unknown format, a directory without a finished job or without a single record
-    that can be read, and a report that cannot be written.
+    Raises ``BadInput`` for an unknown format, a directory without a finished job or without any readable
+    record, and a report that cannot be written.
     """
     for name in formats:
         if name not in FORMATS:
-            raise BadInput(f"'{name}' is no report format{nearest(name, FORMATS)}")
+            raise BadInput(f"'{name}' is not a report format{nearest(name, FORMATS)}")
     tables = shown_tables(runs, references)
     if "terminal" in formats:
         print_tables(tables)
@@ -62,7 +63,7 @@ def build_report(
     sources = [table.source for table in tables]
     collections: list[TableCharts] = []
     if not {"html", "charts"}.isdisjoint(formats):
-        # Altair takes a second to import, and a bench's workers need none of it.
+        # Altair takes a second to import, and a bench's workers do not need it.
         from crossmodal_bench.reporting.charts.collection import collect
 
         collections = collect(sources)
@@ -91,7 +92,7 @@ def build_report(
 def print_leaderboard(
     records: Iterable[Record], stream: TextIO | None = None, *, with_notes: bool = True
 ) -> None:
-    """Print the leaderboards of the records so far; says so when there is none yet."""
+    """Print the leaderboards of the records so far; or say that there is none yet."""
     print_tables(shown_tables(records), stream, with_notes=with_notes)
 
 
@@ -102,14 +103,14 @@ def html(
     left_out: Sequence[str] = (),
     queries: Mapping[str, Any] | None = None,
 ) -> str:
-    """The self-contained page: leaderboards, charts, and what it takes to get each row again.
+    """The self-contained page: leaderboards, charts, and how to reproduce each row.
 
     Args:
-        tables: what it shows.
+        tables: the tables to show.
         collections: the charts of each table.
         runs: the folder of runs, as the user names it.
-        left_out: what it does not show, and why.
-        queries: what single queries retrieved, of ``queries_context``.
+        left_out: what is not shown, and why.
+        queries: single queries with their answers, from ``queries_context``.
     """
     from crossmodal_bench.reporting.page.contents import page_tables
     from crossmodal_bench.reporting.page.document import document
@@ -122,7 +123,10 @@ def html(
     )
     summary = f"{len(records)} finished jobs, the last at {last}. Different protocols are never compared."
     contents = page_tables(tables, collections, runs)
-    return document("crossmodal-bench leaderboard", summary, contents, str(runs), left_out, queries)
+    # Without rows of others none are shown, whatever results/ holds by the time somebody runs the command.
+    company = any(row.reference for table in tables for row in table.source.rows)
+    options = shlex.join(["--runs", str(runs)]) + ("" if company else " --reference off")
+    return document("crossmodal-bench leaderboard", summary, contents, options, left_out, queries)
 
 
 def _queries(sources: Sequence[Table], runs: str | Path, data_root: Path | None) -> Mapping[str, Any] | None:
@@ -138,23 +142,23 @@ def _charts(collections: Sequence[TableCharts]) -> str:
 
 
 def report_folder(runs: str | Path) -> Path:
-    """Where the report of a folder of runs is written, which need not exist.
+    """The folder of the report of a folder of runs; it need not exist.
 
     Raises:
-        BadInput: it is a link out of the folder, to where files may lie that are not the report's.
+        BadInput: it is a link out of the folder of runs, where it could overwrite unrelated files.
     """
     folder = Path(runs) / "report"
     if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(runs)):
-        raise BadInput(f"{folder} is a link out of {runs}; put a folder in its place, or remove it")
+        raise BadInput(f"{folder} is a link out of {runs}; replace it with a folder, or remove it")
     return folder
 
 
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # What is a link under that name is replaced, and not what it leads to.
+        # Replaces a link of that name rather than its target.
         replace_file(path, lambda stream: stream.write(text.encode()))
     except OSError as error:
         raise BadInput(
-            f"{path} cannot be written ({error.strerror or error}): free some space or make it writable"
+            f"{path} cannot be written ({error.strerror or error}): free space or make it writable"
         ) from error

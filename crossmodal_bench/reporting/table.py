@@ -1,10 +1,10 @@
-"""The leaderboard as a data frame, for a notebook or a script of one's own.
+"""The leaderboard as a data frame, for notebooks and scripts.
 
     >>> from crossmodal_bench.reporting.table import table
     >>> numbers = table("runs")
     >>> numbers[numbers.metric == "rsum"][["method", "mean", "low", "high"]]
 
-Printed tables, Markdown, LaTeX and page come from the same ``ShownTable``s, which ``shown_tables`` gives.
+Printed tables, Markdown, LaTeX and page come from the same ``ShownTable``s, returned by ``shown_tables``.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ Source = str | Path | Iterable[Record]
 def table(source: Source) -> pd.DataFrame:
     """Every number of the leaderboards, one line per row and metric.
 
-    The lines are in the leaderboards' order. Their columns:
+    The lines are in leaderboard order. The columns:
 
     - ``dataset``, ``protocol``, ``protocol_version``, ``evaluated_on``: the table; ``preset``, ``method``,
-      ``label``, ``overrides`` (JSON), ``seeds`` (separated by spaces) and ``reference`` (whether it is one of
+      ``label``, ``overrides`` (JSON), ``seeds`` (separated by spaces) and ``reference`` (whether it is from
       results/): the row; ``metric``, or ``cost/...``.
     - ``mean`` over ``n`` seeds, and the 95 % interval from ``low`` to ``high``; ``half_width``, which tables
-      print behind ±, is its longer side. ``target`` says what it is about: "method" (on other images and with
-      other seeds), "model" (one seed; on other images) or "seeds" (with other seeds on these very images).
-      ``items_error`` and ``seeds_error`` are the standard errors that stem from the choice of test images
-      and of seeds. All in the metric's unit.
-    - ``in_best_set``, of the table's primary metric alone: whether the row is not significantly behind the
-      first, with ``p_against_first``, adjusted to all pairs of the table; both missing where the row, or the
-      first, could not be tested. ``differences`` has all pairs.
-    - ``published`` and ``published_source``: a paper's number that may stand beside it; else
-      ``not_comparable`` says why there is none, and ``published_apart`` what is published in other settings.
+      print after ±, is its longer side. ``target`` says what it covers: "method" (other images and other
+      seeds), "model" (one seed; other images) or "seeds" (other seeds on the same images). ``items_error``
+      and ``seeds_error`` are the standard errors due to the choice of test images and of seeds. All in the
+      metric's unit.
+    - ``in_best_set``, for the table's primary metric only: whether the row is not significantly behind the
+      first, with ``p_against_first``, adjusted for all pairs of the table; both missing if the row or the
+      first could not be tested. ``differences`` has all pairs.
+    - ``published`` and ``published_source``: a comparable number from a paper; otherwise ``not_comparable``
+      says why there is none, and ``published_apart`` has numbers published in other settings.
 
-    What is not known is missing (NaN).
+    Unknown values are missing (NaN).
 
     Args:
         source: the folder of the runs, or their records.
@@ -56,17 +56,16 @@ def table(source: Source) -> pd.DataFrame:
 
 
 def differences(source: Source) -> pd.DataFrame:
-    """What separates each two rows of a leaderboard in its primary metric, one line per pair.
+    """The differences between all pairs of rows of a leaderboard in its primary metric, one line per pair.
 
-    Both rows have answered the same queries, which are paired; they are clustered by image, and seeds count
-    too where a row has several. Rows whose single queries are not known are left out. The columns:
+    The rows' results are paired on the same queries and clustered by image; if a row has several seeds, the
+    seeds count too. Rows whose single queries are unknown are left out. The columns:
 
     - ``dataset``, ``protocol``, ``protocol_version``, ``evaluated_on`` and ``metric``: the table.
-    - ``row``, ``preset``, ``n`` and ``other_row``, ``other_preset``, ``other_n``: the two, with their seeds.
-    - ``difference``: of the first named minus the other, in the metric's unit, with its 95 % interval from
-      ``low`` to ``high`` and the standard errors ``items_error`` and ``seeds_error`` that stem from images
-      and from seeds.
-    - ``p``: two-sided; ``adjusted_p``: by Holm, to all pairs of the table.
+    - ``row``, ``preset``, ``n`` and ``other_row``, ``other_preset``, ``other_n``: the two rows, seeds.
+    - ``difference``: the first row minus the other, in the metric's unit, with its 95 % interval from ``low``
+      to ``high`` and the standard errors ``items_error`` and ``seeds_error`` due to images and seeds.
+    - ``p``: two-sided; ``adjusted_p``: adjusted by Holm for all pairs of the table.
 
     Args:
         source: the folder of the runs, or their records.
@@ -78,9 +77,9 @@ def differences(source: Source) -> pd.DataFrame:
 
 
 def shown_tables(source: Source, references: Iterable[Record] = ()) -> list[ShownTable]:
-    """The leaderboards as they are shown, from a folder of runs or from records.
+    """The leaderboards as displayed, from a folder of runs or from records.
 
-    ``references``: records of others, marked as such, which stand beside them.
+    ``references``: records of others, shown alongside and marked as such.
 
     Raises:
         BadInput: the folder has no finished job, or none whose record can be read.
@@ -97,15 +96,15 @@ def shown_tables(source: Source, references: Iterable[Record] = ()) -> list[Show
 
 
 def frame(shown: Iterable[ShownTable]) -> pd.DataFrame:
-    """What ``table`` gives, from tables as they are shown."""
-    # Most commands print a table and make no data frame of it.
+    """The result of ``table``, from displayed tables."""
+    # Most commands print a table and do not need a data frame.
     import pandas as pd
 
     return pd.DataFrame([cell for ranked in shown for cell in ranked.cells])
 
 
 def difference_frame(shown: Iterable[ShownTable]) -> pd.DataFrame:
-    """What ``differences`` gives, from tables as they are shown."""
+    """The result of ``differences``, from displayed tables."""
     lines = [line for ranked in shown for line in ranked.differences]
     import pandas as pd
 
@@ -113,12 +112,12 @@ def difference_frame(shown: Iterable[ShownTable]) -> pd.DataFrame:
 
 
 def csv(shown: Iterable[ShownTable]) -> str:
-    """``frame`` as a file, in which no text is a formula to a spreadsheet: an apostrophe goes before it."""
+    """``frame`` as CSV; an apostrophe prefix keeps spreadsheets from reading text as a formula."""
     return frame(shown).map(_no_formula).to_csv(index=False)
 
 
 def difference_csv(shown: Iterable[ShownTable]) -> str:
-    """``difference_frame`` as a file, likewise."""
+    """``difference_frame`` as CSV, likewise."""
     return difference_frame(shown).map(_no_formula).to_csv(index=False)
 
 

@@ -1,1 +1,1 @@
-"""What a trained run answers, and what it hands out: search, vectors, weights."""
+"""Using a trained run: search, export of vectors and of weights."""

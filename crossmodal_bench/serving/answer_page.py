@@ -1,4 +1,4 @@
-"""Answers as one self-contained page: the query, and what was found, with pictures where they are at hand."""
+"""Search results as one self-contained page: the query and the answers, with pictures if available."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crossmodal_bench.serving.galleries import Gallery
 from crossmodal_bench.serving.trained_run import Answer
 
 SIDE = 240
-"""Pixels of the longer side of a picture on the page."""
+"""Longer side of a picture on the page, in pixels."""
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --page: #ffffff; }
 @media (prefers-color-scheme: dark) {
@@ -39,14 +39,14 @@ def answer_page(
     searched: Gallery,
     query_picture: Image.Image | None = None,
 ) -> str:
-    """The document; every text is escaped here.
+    """The HTML document; all text is escaped here.
 
     Args:
-        title: what was asked.
-        remarks: by whom it was answered, and what is to be said of it.
+        title: the query.
+        remarks: which run answered, and notes on the answers.
         answers: best first.
-        searched: where they are from; its pictures are shown.
-        query_picture: the picture that was asked about.
+        searched: the gallery they are from; its pictures are shown.
+        query_picture: the picture used as the query, if any.
     """
     lines = "".join(f'<p class="soft">{_text(remark)}</p>\n' for remark in remarks)
     asked = "" if query_picture is None else f"<p>{_image(query_picture, 'the query')}</p>\n"
@@ -62,11 +62,11 @@ def answer_page(
 def _item(answer: Answer, searched: Gallery) -> str:
     parts = []
     if searched.picture_of is not None and answer.image:
-        # One that is gone by now is no reason to show nothing.
+        # A picture deleted in the meantime must not break the page.
         try:
             parts.append(_image(searched.picture_of(answer.image), answer.image))
         except (BadInput, KeyError, OSError):
-            parts.append('<p class="soft">(its picture is not at hand)</p>')
+            parts.append('<p class="soft">(picture not available)</p>')
     parts.append(f"<p><strong>{answer.rank}.</strong> {_text(answer.id)}</p>")
     parts.append(f'<p class="soft">score {answer.score:.4f}</p>')
     parts += [f"<p>{_text(caption)}</p>" for caption in answer.captions]

@@ -1,4 +1,4 @@
-"""The vectors of the split that a run was tested on, with their ids, for other programs."""
+"""Export of the vectors of the split a run was tested on, with their ids, for other programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Format = Literal["npy", "parquet"]
 
 
 def export_embeddings(run: TrainedRun, folder: Path, kind: str = "npy") -> list[Path]:
-    """Write the vectors of images and of captions that the run's record was measured with.
+    """Write the image and caption vectors from which the run's record was computed.
 
     As ``npy``: ``images.npy`` and ``texts.npy`` (float32), ``image_ids.txt`` and ``caption_ids.txt``. As
     ``parquet``: ``images.parquet`` (``id``, ``vector``) and ``texts.parquet`` (``id``, ``image``,
@@ -28,25 +28,25 @@ def export_embeddings(run: TrainedRun, folder: Path, kind: str = "npy") -> list[
 
     Args:
         run: the run.
-        folder: where to; it is made.
-        kind: which of them.
+        folder: the target folder, created if missing.
+        kind: ``npy`` or ``parquet``.
 
     Returns:
         The files.
 
     Raises:
-        BadInput: an unknown kind, Parquet without pyarrow, a method that compares otherwise than by one
-            vector of each, ids that do not fit on a line, or a folder that cannot be written.
+        BadInput: an unknown kind, Parquet without pyarrow, a method that does not score by one vector per
+            image and caption, ids that do not fit on a line, or a folder that cannot be written.
     """
     if kind not in get_args(Format):
         raise BadInput(f"--format is '{kind}'{nearest(kind, get_args(Format))}")
     check_vectors(run)
     if run.record.files.exported_weights.is_file():
         raise BadInput(
-            f"{run.record.directory} was handed out without the split that it was tested on, whose vectors "
-            "would be written; name the run itself"
+            f"{run.record.directory} is an exported run without its test split, so there are no vectors to "
+            "export; name the original run"
         )
-    # Before anything is encoded.
+    # Fail before anything is encoded.
     parquet = _pyarrow() if kind == "parquet" else None
     gallery = kept_gallery(run.record, run.data_root, tell)
     assert gallery.images is not None and gallery.texts is not None
@@ -75,12 +75,12 @@ def export_embeddings(run: TrainedRun, folder: Path, kind: str = "npy") -> list[
         ]
     except OSError as error:
         raise BadInput(
-            f"{folder} cannot be written ({error.strerror or error}); free space there or name another folder"
+            f"{folder} cannot be written ({error.strerror or error}); free space there, or name another"
         ) from error
 
 
 def evaluation_command(run: TrainedRun, folder: Path) -> str:
-    """The command that makes the run's numbers of what ``export_embeddings`` wrote as ``npy``."""
+    """The command that reproduces the run's numbers from the ``npy`` files of ``export_embeddings``."""
     record = run.record
     words = [
         *("crossmodal-bench", "evaluate"),
@@ -100,7 +100,7 @@ def _pyarrow() -> Any:
     except ImportError as error:
         raise BadInput(
             "--format parquet needs pyarrow, which is not installed; pip install "
-            "'crossmodal-bench[parquet]', or take --format npy"
+            "'crossmodal-bench[parquet]', or use --format npy"
         ) from error
     return pyarrow
 
@@ -113,7 +113,7 @@ def _write_array(path: Path, vectors: NDArray[np.float32]) -> Path:
 def _write_lines(path: Path, names: Sequence[str]) -> Path:
     wrong = next((name for name in names if name != name.strip() or "\n" in name or "\r" in name), None)
     if wrong is not None:
-        raise BadInput(f"id {wrong!r} cannot stand on a line of its own; take --format parquet")
+        raise BadInput(f"id {wrong!r} has a line break, or spaces at an end; use --format parquet")
     replace_file(path, lambda stream: stream.write(("\n".join(names) + "\n").encode()))
     return path
 

@@ -1,4 +1,4 @@
-"""What is searched: the split that a run was tested on, a folder of pictures, or a file of sentences."""
+"""Galleries to search: the split a run was tested on, a folder of pictures, or a file of sentences."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.training.trained_model import encode
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Of the files that are taken for pictures."""
+"""Suffixes of files treated as pictures."""
 BATCH = 32
-"""Pictures, or sentences, that are encoded together."""
+"""Number of pictures or sentences encoded at a time."""
 EncodePictures = Callable[[Sequence[Image.Image]], Encoding]
 EncodeSentences = Callable[[Sequence[str]], Encoding]
 PictureOf = Callable[[str], Image.Image]
@@ -32,12 +32,12 @@ PictureOf = Callable[[str], Image.Image]
 
 @dataclass(frozen=True)
 class Gallery:
-    """Encoded items, and where the pictures among them are.
+    """Encoded items, and access to their pictures.
 
     Attributes:
         encoded: the items.
-        described: what they are, for people: "the 48 images of the test split of synthetic".
-        picture_of: the picture of an image, by its id; None where there are no pictures.
+        described: a description for users: "the 48 images of the test split of synthetic".
+        picture_of: returns the picture of an image by its id; None if there are no pictures.
     """
 
     encoded: EncodedGallery
@@ -46,14 +46,14 @@ class Gallery:
 
 
 def run_fingerprint(record: Record) -> str:
-    """Which training of which job: what is encoded by one is worth nothing to another."""
+    """Identifies the job and the training: encodings by one model are useless to another."""
     return _digest(sorted(record.run.items()))
 
 
 def cache_of(record: Record) -> Path:
-    """Where the features of the folder of runs lie that a record is in.
+    """The feature cache of the folder of runs that contains the record.
 
-    A run that was handed out is in none: what is made with it lies in the user's own cache.
+    An exported run is in no such folder; its features go to the user's own cache.
     """
     if record.files.exported_weights.is_file():
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossmodal-bench"
@@ -62,9 +62,9 @@ def cache_of(record: Record) -> Path:
 
 
 def caches_of(record: Record) -> JobDirectory:
-    """Where encodings of galleries are kept: in the run's folder, unless that is one to hand out.
+    """Where encodings of galleries are kept: in the run's folder, unless it is an exported one.
 
-    Whoever passes that on passes on what is in it, and a user's pictures are nobody else's.
+    An exported folder is passed on with everything in it, and a user's pictures must not be.
     """
     if record.files.exported_weights.is_file():
         return JobDirectory(cache_of(record) / "galleries" / run_fingerprint(record))
@@ -72,17 +72,17 @@ def caches_of(record: Record) -> JobDirectory:
 
 
 def kept_gallery(record: Record, data_root: Path, say: Callable[[str], None]) -> EncodedGallery:
-    """The split that a run was tested on, with the encodings that its record was measured with.
+    """The split a run was tested on, with the encodings from which its record was computed.
 
-    Small ones lie in the run's folder. Others are made again, once, which takes the data.
+    Small ones are stored in the run's folder. Others are recomputed once, which needs the data.
 
     Args:
         record: the run's.
         data_root: where its data are.
-        say: is told what takes long.
+        say: called before slow steps.
 
     Raises:
-        BadInput: the encodings are not there, and the data that they could be made from neither.
+        BadInput: neither the encodings nor the data to compute them from are available.
     """
     files = record.files
     cached = files.cached_gallery(record.evaluated_on, run_fingerprint(record))
@@ -91,16 +91,16 @@ def kept_gallery(record: Record, data_root: Path, say: Callable[[str], None]) ->
             return read_gallery(path)
     if files.exported_weights.is_file():
         raise BadInput(
-            f"{record.directory} was handed out without the split that it was tested on; name what to "
-            "search with --gallery"
+            f"{record.directory} is an exported run without its test split; name what to search with "
+            "--gallery"
         )
     say(f"Encoding the {record.evaluated_on} split of {record.job.dataset}, once")
     try:
         encoded = encode(record, data_root, cache_of(record), {})
     except BadInput as error:
         raise BadInput(
-            f"{record.directory} has kept no encodings of its {record.evaluated_on} split, and they cannot "
-            f"be made again: {error}"
+            f"{record.directory} has no stored encodings of its {record.evaluated_on} split, and they "
+            f"cannot be recomputed: {error}"
         ) from error
     member = encoded.member
     gallery = gallery_of(encoded.corpus, record.evaluated_on, member.images.to("cpu"), member.texts.to("cpu"))
@@ -111,20 +111,20 @@ def kept_gallery(record: Record, data_root: Path, say: Callable[[str], None]) ->
 def folder_gallery(
     record: Record, folder: Path, encode_pictures: EncodePictures, progress: Progress | None
 ) -> Gallery:
-    """The pictures below a folder; encoded where the run's folder does not have them as they are today.
+    """The pictures in a folder, encoded unless the run's folder has up-to-date encodings of them.
 
     Args:
-        record: of the run that encodes them.
-        folder: of the pictures, which may lie in folders of it.
+        record: that of the run that encodes them.
+        folder: the folder of pictures, searched recursively.
         encode_pictures: the run's encoder.
-        progress: told how far it is.
+        progress: called with the progress.
 
     Raises:
-        BadInput: there is no picture that can be read.
+        BadInput: there is no readable picture.
     """
     paths = _pictures_below(folder)
     if not paths:
-        raise BadInput(f"{folder} holds no picture; put files in {', '.join(SUFFIXES)} there")
+        raise BadInput(f"{folder} contains no pictures; put {', '.join(SUFFIXES)} files there")
     stated = [(path.relative_to(folder).as_posix(), path.stat()) for path in paths]
     state = [(name, status.st_size, status.st_mtime_ns) for name, status in stated]
     place = f"pictures-{_digest([str(folder.resolve())])}"
@@ -143,23 +143,23 @@ def folder_gallery(
             raise KeyError(name)
         return ImageFiles([folder / name])[0]
 
-    # Those that cannot be read are told one by one when the others are encoded, and counted ever after.
+    # Unreadable pictures are reported one by one when the others are encoded, and only counted later.
     broken = len(paths) - len(gallery.image_ids)
-    more = f" ({broken:,} more cannot be read)" if broken else ""
-    return Gallery(gallery, f"the {len(gallery.image_ids):,} pictures below {folder}{more}", picture_of)
+    more = f" ({broken:,} more are unreadable)" if broken else ""
+    return Gallery(gallery, f"the {len(gallery.image_ids):,} pictures in {folder}{more}", picture_of)
 
 
 def sentences_gallery(
     record: Record, path: Path, encode_sentences: EncodeSentences, progress: Progress | None
 ) -> Gallery:
-    """The lines of a text file, encoded likewise.
+    """The lines of a text file, encoded the same way.
 
     Raises:
-        BadInput: it cannot be read, or holds no line.
+        BadInput: it cannot be read, or is empty.
     """
     sentences = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not sentences:
-        raise BadInput(f"{path} holds no sentence; write one on each line")
+        raise BadInput(f"{path} contains no sentences; write one per line")
     place = f"sentences-{_digest([str(path.resolve())])}"
     caches = caches_of(record)
     cache = caches.cached_gallery(place, _digest([run_fingerprint(record), *sentences]))
@@ -182,7 +182,7 @@ def sentences_gallery(
 
 
 def pictures_of(corpus: Corpus) -> PictureOf | None:
-    """The pictures of a corpus by their ids; None where it has none."""
+    """The pictures of a corpus by their ids; None if it has none."""
     images = corpus.images
     if images is None:
         return None
@@ -192,14 +192,14 @@ def pictures_of(corpus: Corpus) -> PictureOf | None:
 
 def _pictures_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise BadInput(f"{folder} is no folder; name a folder of pictures, or a text file of sentences")
+        raise BadInput(f"{folder} is not a folder; name a folder of pictures, or a text file of sentences")
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def _encoded_pictures(
     folder: Path, names: Sequence[str], encode_pictures: EncodePictures, progress: Progress | None
 ) -> tuple[list[str], list[Encoding]]:
-    """Names and encodings of those pictures that can be read; the others are told."""
+    """Names and encodings of the readable pictures; the others are reported."""
     readable: list[str] = []
     encodings: list[Encoding] = []
     for start in range(0, len(names), BATCH):
@@ -208,7 +208,7 @@ def _encoded_pictures(
             try:
                 pictures.append(ImageFiles([folder / name])[0])
             except BadInput as error:
-                warn_once(f"{str(error).partition(';')[0]}; it is left out")
+                warn_once(f"{str(error).partition(';')[0]}; it is skipped")
             else:
                 readable.append(name)
         if pictures:
@@ -216,12 +216,12 @@ def _encoded_pictures(
         if progress is not None:
             progress(min(start + BATCH, len(names)), len(names))
     if not encodings:
-        raise BadInput(f"{folder} holds no picture that can be read; look at its files")
+        raise BadInput(f"{folder} contains no readable picture; check its files")
     return readable, encodings
 
 
 def _keep(files: JobDirectory, place: str, path: Path, gallery: EncodedGallery) -> None:
-    """Keep a gallery, in place of what the same place held before."""
+    """Store a gallery, replacing an earlier one of the same place."""
     try:
         files.path.mkdir(parents=True, exist_ok=True)
         earlier = files.cached_galleries(place)

@@ -1,4 +1,4 @@
-"""A finished run that answers: search by a sentence or a picture, and vectors of new ones.
+"""A finished run ready for use: search by a sentence or a picture, and encode new ones.
 
 >>> from crossmodal_bench import load
 >>> run = load("runs/synthetic/vse/0123456789abcdef")
@@ -46,23 +46,23 @@ from crossmodal_bench.training.checkpoints import chosen_checkpoint
 from crossmodal_bench.training.trained_model import LoadedModel, load_model
 
 SENTENCES = 256
-"""Sentences that are encoded together."""
+"""Number of sentences encoded at a time."""
 COMPARE_VECTORS = ("vse", "vsrn", "timam", "infonce", "siglip", "clip", "acmr", "cca", "sm")
-"""Methods to choose instead of one that compares otherwise; a test asks each of them."""
+"""Methods to suggest instead of one that does not compare vectors; a test checks each of them."""
 Picture = str | Path | Image.Image
-"""A file, or a picture as Pillow has it."""
+"""A file, or a Pillow image."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One of the items that fit a query best.
+    """One of the items that best match a query.
 
     Attributes:
         rank: from 1.
-        id: its name.
+        id: the item's id.
         score: the model's; scores of different models are not comparable.
-        captions: the sentence itself, or those that describe the image, where they are known.
-        image: the image that a sentence describes, where that is known; of an image its own name.
+        captions: the sentence itself, or the captions of the image, if known.
+        image: the image that a sentence describes, if known; for an image, its own id.
     """
 
     rank: int
@@ -73,12 +73,12 @@ class Answer:
 
 
 class TrainedRun:
-    """A finished run with its model, without the data that it was trained on.
+    """A finished run with its model, without the data it was trained on.
 
     Args:
         record: the run's.
         loaded: its model.
-        data_root: where weights of networks are, and the data, to show pictures of the split that it was
+        data_root: folder with network weights, and with the data, to show pictures of the split the run was
             tested on.
         device: where the model runs.
     """
@@ -100,25 +100,25 @@ class TrainedRun:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """The record's, under its main protocol: recalls in percent, 1-based ranks, mAP as a fraction."""
+        """The record's main-protocol metrics: recalls in percent, 1-based ranks, mAP as a fraction."""
         return self.record.metrics
 
     @property
     def intervals(self) -> Mapping[str, tuple[float, float]]:
-        """The 95 % intervals of the metrics on other test images."""
+        """95 % confidence intervals of the metrics over test images."""
         return self.record.intervals
 
     # ---- encoding ---------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def encode_texts(self, sentences: Sequence[str]) -> Encoding:
-        """M sentences as the model compares them, on the CPU.
+        """M sentences encoded for comparison, on the CPU.
 
         Raises:
-            BadInput: an empty sentence, or a model that no new sentence can be given to.
+            BadInput: an empty sentence, or a model that cannot encode new sentences.
         """
         if isinstance(sentences, str):
-            raise BadInput("encode_texts takes a list of sentences; put the one into a list")
+            raise BadInput("encode_texts takes a list of sentences; wrap a single one in a list")
         parts = []
         for start in range(0, max(len(sentences), 1), SENTENCES):
             batch = self.preprocessing.texts(sentences[start : start + SENTENCES]).to(self.device)
@@ -127,15 +127,15 @@ class TrainedRun:
 
     @torch.inference_mode()
     def encode_images(self, pictures: Sequence[Picture]) -> Encoding:
-        """N pictures as the model compares them, on the CPU.
+        """N pictures encoded for comparison, on the CPU.
 
         Raises:
-            BadInput: a file that is no picture, or a model that no new picture can be given to.
+            BadInput: a file that is not a picture, or a model that cannot encode new pictures.
         """
         if isinstance(pictures, str | Path | Image.Image):
-            raise BadInput("encode_images takes a list of pictures; put the one into a list")
+            raise BadInput("encode_images takes a list of pictures; wrap a single one in a list")
         if not pictures:
-            raise BadInput("there is no picture; give at least one")
+            raise BadInput("the list of pictures is empty; give at least one")
         parts = []
         for start in range(0, len(pictures), BATCH):
             opened = [_opened(picture) for picture in pictures[start : start + BATCH]]
@@ -146,13 +146,13 @@ class TrainedRun:
         """(M, D) vectors in the space of ``crossmodal-bench export-embeddings``.
 
         Raises:
-            BadInput: as ``encode_texts``, and for a method that compares otherwise than by a similarity of
-                two vectors.
+            BadInput: as ``encode_texts``, and for a method that does not score by a similarity of two
+                vectors.
         """
         return self._vectors(lambda: self.encode_texts(sentences))
 
     def vectors_of_images(self, pictures: Sequence[Picture]) -> NDArray[np.float32]:
-        """(N, D) vectors, likewise."""
+        """(N, D) vectors, in the same space."""
         return self._vectors(lambda: self.encode_images(pictures))
 
     def _vectors(self, encoded: Callable[[], Encoding]) -> NDArray[np.float32]:
@@ -170,29 +170,29 @@ class TrainedRun:
         top: int = 10,
         progress: Progress | None = None,
     ) -> list[Answer]:
-        """The images that fit a sentence best, or the sentences that fit a picture best.
+        """The images that best match a sentence, or the sentences that best match a picture.
 
         Args:
-            text: a sentence, for images.
-            image: or a picture, for sentences.
-            gallery: a folder of pictures (for ``text``), or a text file with a sentence on each line (for
-                ``image``); None: the split that the run was tested on.
-            top: how many.
-            progress: told how far it is with a gallery that is encoded for the first time.
+            text: a sentence, to search for images.
+            image: or a picture, to search for sentences.
+            gallery: a folder of pictures (for ``text``), or a text file with one sentence per line (for
+                ``image``); None: the split the run was tested on.
+            top: number of answers.
+            progress: called with the progress when a gallery is encoded for the first time.
 
         Raises:
-            BadInput: neither or both of ``text`` and ``image``, a sentence without a word that the model
-                knows, or anything that this model cannot encode; the sentence says what would be needed.
+            BadInput: neither or both of ``text`` and ``image``, a sentence without any word the model knows,
+                or something this model cannot encode; the message says what would be needed.
         """
         if top < 1:
-            raise BadInput(f"--top is {top}; give how many answers to show, from 1")
-        # The query first: what cannot be asked need not wait for a gallery.
+            raise BadInput(f"--top is {top}; give the number of answers to show, at least 1")
+        # The query first: a bad one must fail before a gallery is encoded.
         query = self.encoded_query(text, image=image)
         searched = self.gallery(gallery, of_pictures=text is not None, progress=progress)
         return self.answers(query, searched, of_pictures=text is not None, top=top)
 
     def encoded_query(self, text: str | None = None, *, image: Picture | None = None) -> Encoding:
-        """A sentence, or a picture, as ``answers`` takes it.
+        """A sentence or a picture, encoded for ``answers``.
 
         Raises:
             BadInput: as ``search``.
@@ -202,12 +202,12 @@ class TrainedRun:
             return self.encode_texts([text])
         if image is not None and text is None:
             return self.encode_images([image])
-        raise BadInput("a search needs a sentence or a picture; give one of the two")
+        raise BadInput("a search needs a sentence or a picture; give exactly one of them")
 
     def gallery(
         self, named: Path | str | None = None, *, of_pictures: bool, progress: Progress | None = None
     ) -> Gallery:
-        """What ``search`` looks through, encoded.
+        """The gallery of ``search``, encoded.
 
         Raises:
             BadInput: as ``search``.
@@ -216,13 +216,15 @@ class TrainedRun:
             path = Path(named)
             if of_pictures:
                 if path.is_file():
-                    raise BadInput(f"{path} is a file; a sentence is looked for in a folder of pictures")
+                    raise BadInput(
+                        f"{path} is a file, but a sentence searches pictures; name a folder of them"
+                    )
                 if self.pictures.refusal:
                     raise BadInput(f"{path} cannot be searched: {self.pictures.refusal}")
                 return folder_gallery(self.record, path, self.encode_images, progress)
             if path.is_dir():
                 raise BadInput(
-                    f"{path} is a folder; a picture is looked for in a text file with a sentence on each line"
+                    f"{path} is a folder, but a picture searches sentences; name a text file of them"
                 )
             return sentences_gallery(self.record, path, self.encode_texts, progress)
         encoded = self._split
@@ -236,7 +238,7 @@ class TrainedRun:
         encoded = searched.encoded
         side = encoded.images if of_pictures else encoded.texts
         if side is None:
-            raise BadInput(f"{searched.described} holds nothing to look through")
+            raise BadInput(f"{searched.described} contains nothing to search")
         scores = self._scores(side, query) if of_pictures else self._scores(query, side).T
         values, rows = ordered_top(scores.reshape(1, -1), top)
         answers = []
@@ -259,60 +261,56 @@ class TrainedRun:
                 for row in range(len(tiles.rows))
             ]
         except NonFiniteScore as error:
-            raise BadInput(
-                f"the model gives no finite score ({error}); its training has gone wrong"
-            ) from error
+            raise BadInput(f"the model's scores are not finite ({error}); its training went wrong") from error
         return torch.cat(rows)
 
     # ---- words ------------------------------------------------------------------------------------------
 
     def unknown_words(self, text: str) -> list[str]:
-        """The words of a sentence that the model does not know, in their order."""
+        """The words of a sentence that the model does not know, in order."""
         return self.preprocessing.unknown_words(text)
 
     def check_words(self, text: str) -> None:
-        """Raise BadInput for a sentence of which the model knows no word, or which it cannot be given."""
+        """Raise BadInput for a sentence that has no word the model knows, or that it cannot encode."""
         if self.preprocessing.refusal:
             raise BadInput(self.preprocessing.refusal)
         if not text.strip():
-            raise BadInput("the sentence is empty; write what to look for")
+            raise BadInput("the sentence is empty; describe what to look for")
         if not self.preprocessing.knows_a_word(text):
             known = self.preprocessing.known_words()
             count = f"one of the {len(known):,} words" if known else "made of word pieces"
             raise BadInput(
-                f"no word of '{text}' is {count} that this model knows; use words of the captions of "
+                f"no word of '{text}' is {count} that this model knows; use words from the captions of "
                 f"{self.record.job.dataset}"
             )
 
     def word_remarks(self, text: str) -> list[str]:
-        """A sentence about each unknown word, with the nearest known one where there is one."""
+        """A remark about each unknown word, with the nearest known one if there is one."""
         known = self.preprocessing.known_words()
         remarks = []
         for word in self.unknown_words(text):
             hint = nearest(word, known)
             near = hint if "did you mean" in hint else ""
-            remarks.append(
-                f"'{word}' is not among the words that this model knows, and means nothing to it{near}"
-            )
+            remarks.append(f"'{word}' is unknown to this model and carries no meaning{near}")
         return remarks
 
     # ---- what it was tested on ----------------------------------------------------------------------------
 
     @cached_property
     def _split(self) -> Gallery:
-        # The standard output is for answers, which programs may read.
+        # Standard output is reserved for the answers, which programs may read.
         kept = kept_gallery(self.record, self.data_root, lambda line: tell(line, sys.stderr))
         return Gallery(kept, "", self._picture_of)
 
     def _picture_of(self, name: str) -> Image.Image:
-        """A picture of the data set, as far as its files are there; KeyError where they are not."""
+        """A picture of the data set; KeyError if its file is missing."""
         if self._pictures is None:
             raise KeyError(name)
         return self._pictures(name)
 
     @cached_property
     def _pictures(self) -> PictureOf | None:
-        # Read when a picture is wanted: an answer in words need not wait for it.
+        # Loaded lazily: answers in text form need not wait for it.
         try:
             return pictures_of(self._data.dataset.read(self._data.root))
         except BadInput:
@@ -327,15 +325,15 @@ def load(
     device: str = "auto",
     plugins: Sequence[str] = (),
 ) -> TrainedRun:
-    """A finished run, ready to answer; the data that it was trained on need not be there.
+    """Load a finished run for use; the data it was trained on are not needed.
 
     Args:
-        run: a job's directory or record, or DATASET/METHOD below ``runs`` where that is one job; or a folder
-            that `crossmodal-bench export-weights` wrote.
-        data_root: where weights of networks are looked for, and pictures to show.
+        run: a job's directory or record, or DATASET/METHOD in ``runs`` if that is a single job; or a folder
+            written by `crossmodal-bench export-weights`.
+        data_root: where to look for network weights, and for pictures to show.
         runs: the folder of the runs.
-        device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
-        plugins: packages of methods of one's own that its configuration may name.
+        device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
+        plugins: your own packages whose classes the run's configuration may name.
 
     Raises:
         BadInput: there is no such run, it has no model, or its files cannot be used.
@@ -348,7 +346,7 @@ def load(
 
 
 def single_record(run: str | Path, runs: Path) -> Record:
-    """The record of one job that has a model.
+    """The record of a single job that has a model.
 
     Raises:
         BadInput: there is no such run, there are several, or it has no model of its own.
@@ -356,19 +354,19 @@ def single_record(run: str | Path, runs: Path) -> Record:
     records = row_of(run, [runs, results_folder()])
     if len(records) > 1:
         listed = ", ".join(f"{record.directory} (seed {record.job.seed})" for record in records)
-        raise BadInput(f"{run} holds {len(records)} runs; name one of them: {listed}")
+        raise BadInput(f"{run} contains {len(records)} runs; name one of them: {listed}")
     record = records[0]
     if record.ensemble:
         members = ", ".join(member.directory for member in record.ensemble)
-        raise BadInput(f"{record.directory} is a sum of several models; name one of them: {members}")
+        raise BadInput(f"{record.directory} is an ensemble of several models; name one of them: {members}")
     if record.job.preset == "given":
         raise BadInput(
-            f"{record.directory} is a row of given vectors, whose model is not here; name a job below {runs}"
+            f"{record.directory} was evaluated from vectors and has no model; name a job in {runs}"
         )
     if not _has_model(record.files, record):
         raise BadInput(
-            f"{record.directory} has no weights, as rows of results/ have none; "
-            f"run its job first (crossmodal-bench reproduce {run}), or name a job below {runs}"
+            f"{record.directory} has no weights, like all rows of results/; "
+            f"run its job first (crossmodal-bench reproduce {run}), or name a job in {runs}"
         )
     return record
 
@@ -378,11 +376,11 @@ def _has_model(files: JobDirectory, record: Record) -> bool:
 
 
 def check_vectors(run: TrainedRun) -> None:
-    """Raise BadInput for a run whose method compares otherwise than by a similarity of two vectors."""
+    """Raise BadInput for a run whose method does not score by a similarity of two vectors."""
     if run.model.vector_similarity is None:
         raise BadInput(
-            f"{run.record.job.method} does not compare one vector per image with one per sentence, so an "
-            "index of vectors cannot search as it does; ask it with crossmodal-bench retrieve, or choose "
+            f"{run.record.job.method} does not score by one vector per image and per sentence, so its "
+            "vectors cannot be indexed; search with crossmodal-bench retrieve, or choose "
             f"a method that compares vectors ({', '.join(COMPARE_VECTORS)})"
         )
 
@@ -393,7 +391,7 @@ def _device(word: str) -> torch.device:
     if word not in ("cpu", "cuda"):
         raise BadInput(f"--device is '{word}'; give auto, cpu or cuda")
     if word == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device is cuda, and there is no GPU that torch can use; give cpu")
+        raise BadInput("--device is cuda, but torch has no usable GPU; give cpu")
     return torch.device(word)
 
 
@@ -402,11 +400,11 @@ def _opened(picture: Picture) -> Image.Image:
         return picture.convert("RGB")
     path = Path(picture)
     if path.is_dir():
-        raise BadInput(f"{path} is a folder; name one picture of it")
+        raise BadInput(f"{path} is a folder; name a picture in it")
     if not path.is_file():
         raise BadInput(f"{path} does not exist; name a picture")
     try:
         return ImageFiles([path])[0]
     except BadInput as error:
-        # A data set's picture can be left out; a query cannot.
+        # A data set's picture can be skipped; a query cannot.
         raise BadInput(f"{str(error).partition(';')[0]}; name another picture") from error

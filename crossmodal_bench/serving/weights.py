@@ -1,4 +1,4 @@
-"""A run's model to hand out: weights without code, what reads new items, and a card."""
+"""Export of a run's model: weights without code, preprocessing of new items, and a model card."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from crossmodal_bench.training.trained_model import DATA, exported_state
 def export_weights(run: TrainedRun, folder: Path) -> list[Path]:
     """Write ``model.safetensors``, ``model.json``, ``config.yaml``, ``record.json`` and ``README.md``.
 
-    The folder answers `crossmodal-bench retrieve FOLDER --gallery PICTURES` and ``crossmodal_bench.load`` on
-    any machine. It holds no image and no caption; a vocabulary is a list of single words.
+    The folder works with `crossmodal-bench retrieve FOLDER --gallery PICTURES` and ``crossmodal_bench.load``
+    on any machine. It contains no image and no caption; a vocabulary is a list of single words.
 
     Args:
         run: the run.
-        folder: where to; it is made.
+        folder: the target folder, created if missing.
 
     Returns:
         The files.
 
     Raises:
         BadInput: the run has no usable checkpoint, its configuration names folders of this machine, or the
-            folder holds another run or cannot be written.
+            folder contains another run or cannot be written.
     """
     record = run.record
     files = JobDirectory(folder)
     if record.files.exported_weights.is_file():
-        raise BadInput(f"{record.directory} has been exported already; copy that folder")
+        raise BadInput(f"{record.directory} is itself an exported run; copy that folder")
     if folder.resolve() == record.directory.resolve():
         raise BadInput(f"{folder} is the run's own folder; name another one")
     if files.record.exists() and not files.exported_weights.is_file():
@@ -51,12 +51,12 @@ def export_weights(run: TrainedRun, folder: Path) -> list[Path]:
     weights, state = exported_state(record)
     config = portable_config(record)
     content = portable_record(record)
-    # Only what may be a path: a vocabulary may have a word that looks like one.
+    # Only fields that may hold paths: a vocabulary may contain a word that looks like one.
     state["data_spec"] = portable(state["data_spec"], record)
     pieces = state[DATA]["preprocessing"]["wordpieces"]
     if pieces is not None:
         pieces["name"] = portable({"name": pieces["name"]}, record)["name"]
-    # Tied weights share memory, which the format has no way to say.
+    # Tied weights share memory, which the format cannot express.
     plain = {name: value.detach().clone().contiguous() for name, value in weights.items()}
     card = model_card(run, plain)
     try:
@@ -71,13 +71,13 @@ def export_weights(run: TrainedRun, folder: Path) -> list[Path]:
             replace_file(path, lambda stream, data=data: stream.write(data))  # type: ignore[misc]
     except OSError as error:
         raise BadInput(
-            f"{folder} cannot be written ({error.strerror or error}); free space there or name another folder"
+            f"{folder} cannot be written ({error.strerror or error}); free space there, or name another"
         ) from error
     return [*written, write_record(folder, content)]
 
 
 def model_card(run: TrainedRun, weights: dict[str, Tensor]) -> str:
-    """What people should know of the model, in Markdown with the head that model hubs read."""
+    """The model card, in Markdown with the front matter that model hubs read."""
     return "\n".join(_card(run, weights)) + "\n"
 
 
@@ -103,10 +103,10 @@ def _card(run: TrainedRun, weights: dict[str, Tensor]) -> Iterator[str]:
         yield f"- {split}: {counts['images']:,} images, {counts['captions']:,} captions"
     yield f"- fingerprint `{record.data.fingerprint}`, of the test split `{record.data.split_hash}`"
     yield f"- licence of the data: {_line(experiments.licence_of(job.dataset))}"
-    yield "- The weights were made from these data: the owners of the data may restrict their use."
+    yield "- The weights were trained on these data, whose owners may restrict their use."
     yield "\n## Numbers\n"
     for part in record.by_protocol():
-        doubt = f" (split unverified: it has only the counts of {part.resembles})" if part.resembles else ""
+        doubt = f" (split unverified: only its counts match {part.resembles})" if part.resembles else ""
         yield f"Protocol `{part.protocol_label}`, on the {part.evaluated_on} split{doubt}:\n"
         yield "| metric | value | 95 % interval on other images |\n|---|---|---|"
         for key in metric_table.in_order(part.metrics):
@@ -120,7 +120,7 @@ def _card(run: TrainedRun, weights: dict[str, Tensor]) -> Iterator[str]:
             yield f"| {key} | {value} | {interval} |"
         yield ""
     yield (
-        "Recalls are in percent, ranks count from 1, average precisions are fractions. Numbers of other "
+        "Recalls are in percent, ranks start at 1, average precisions are fractions. Numbers under other "
         "protocols are not comparable."
     )
     yield "\n## Training\n"
@@ -132,7 +132,7 @@ def _card(run: TrainedRun, weights: dict[str, Tensor]) -> Iterator[str]:
     yield f"- {sum(tensor.numel() for tensor in weights.values()):,} numbers in {len(weights)} tensors"
     made = ", ".join(f"{key} {value}" for key, value in record.environment.items() if key in _VERSIONS)
     yield f"- made with {_line(made)}, {record.finished_at}; sources `{record.source_fingerprint}`"
-    yield "\n## What it reads\n"
+    yield "\n## Inputs\n"
     yield from (f"- {line}" for line in _inputs(run.preprocessing.state))
     for refusal in (run.preprocessing.refusal, run.pictures.refusal):
         if refusal:
@@ -146,9 +146,9 @@ def _card(run: TrainedRun, weights: dict[str, Tensor]) -> Iterator[str]:
     else:
         yield 'run.search("a sentence", gallery="a folder of pictures", top=5)\n```'
     yield (
-        "\nThe weights are `model.safetensors`, which holds numbers and no code; `model.json` has "
-        "vocabulary, tokenizer and image transform; `config.yaml` names the classes; `record.json` has every "
-        "number above."
+        "\nThe weights are in `model.safetensors`, which contains numbers and no code; `model.json` has the "
+        "vocabulary, tokenizer and image transform; `config.yaml` names the classes; `record.json` has all "
+        "the numbers above."
     )
 
 
@@ -169,10 +169,10 @@ def _encoders(part: Encoders) -> str:
 
 
 def _inputs(preprocessing: PreprocessingState) -> Iterator[str]:
-    own = f"those that {preprocessing.dataset} brings along"
+    own = f"as shipped with {preprocessing.dataset}"
     if preprocessing.words is not None:
         count = len(preprocessing.words.words)
-        yield f"sentences, as {count:,} known words; a word that is not among them means nothing to it"
+        yield f"sentences, with a vocabulary of {count:,} words; other words carry no meaning"
     if preprocessing.wordpieces is not None:
         pieces = preprocessing.wordpieces
         yield f"sentences, as word pieces of {pieces.name or 'its own tokenizer'}, at most {pieces.limit}"
@@ -180,14 +180,14 @@ def _inputs(preprocessing: PreprocessingState) -> Iterator[str]:
         bag, tower = preprocessing.bag, preprocessing.text_tower
         if tower is not None:
             origin = f"{tower.network} ({tower.weights}, checksum {tower.weights_sha256})"
-            yield f"sentences, by the text tower of {origin}, which must be at hand"
+            yield f"sentences, by the text tower of {origin}, which must be available"
         elif bag is not None:
             yield f"sentences, as a bag of {len(bag.words):,} words"
         else:
             yield f"features of texts, {own}"
     size = f"{preprocessing.image_size} x {preprocessing.image_size} pixels ({preprocessing.image_fit})"
     if "pixels" in preprocessing.requires:
-        yield f"pictures, of {size}"
+        yield f"pictures of {size}"
     for view, network in (("features", preprocessing.features), ("regions", preprocessing.regions)):
         if view not in preprocessing.requires:
             continue
@@ -197,9 +197,9 @@ def _inputs(preprocessing: PreprocessingState) -> Iterator[str]:
         else:
             checksum = f"checksum {network.weights_sha256}"
             origin = f"{network.network} ({network.weights}, {checksum})"
-            yield f"pictures, by {view} of {origin}, which must be at hand"
+            yield f"pictures, by {view} of {origin}, which must be available"
 
 
 def _line(text: str) -> str:
-    """A text of a file as part of a line of Markdown."""
+    """Text from a file, made safe for use within a line of Markdown."""
     return printable(text).replace("|", "\\|").replace("`", "'")

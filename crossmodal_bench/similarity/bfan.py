@@ -16,24 +16,24 @@ Focal = Literal["equal", "prob"]
 def bfan_similarity(
     regions: Tensor, words: Tensor, lengths: Tensor, focal: Focal = "equal", lambda_softmax: float = 20.0
 ) -> Tensor:
-    """BFAN's similarity of every image with every caption: both directions' mean cosines, added.
+    """BFAN's similarity of every image with every caption: the sum of both directions' mean cosines.
 
-    Each side attends to the other as in SCAN; fragments that are attended to less than the others are dropped
-    and the attention is shared among the rest (Eq. 4-8).
+    Each side attends to the other as in SCAN; fragments that receive less attention than the others are
+    dropped, and their attention is redistributed among the rest (Eq. 4-8).
 
     Args:
         regions: (N, R, D).
-        words: (M, L, D), padded, or (sum of lengths, D), packed caption after caption.
+        words: (M, L, D), padded, or (sum of lengths, D), packed caption by caption.
         lengths: (M,) words of each caption, at least 1.
-        focal: what the others count when a fragment is compared with them: ``equal``: all alike; ``prob``:
-            by the square root of their own attention.
+        focal: how the others are weighted when a fragment is compared with them: ``equal``: all alike;
+            ``prob``: by the square root of their own attention.
         lambda_softmax: inverse temperature of the attention.
 
     Returns:
         (N, M), higher is better.
 
     Raises:
-        ValueError: shapes that disagree, an image without a region, a caption without a word, unknown words.
+        ValueError: mismatched shapes, an image without regions, a caption without words, or an unknown focal.
     """
 
     def score(block: Block) -> Tensor:
@@ -51,10 +51,10 @@ def bfan_similarity(
 
 
 def focal_weights(attention: Tensor, context: int, focal: Focal) -> Tensor:
-    """Attention without the fragments below the (weighted) average of the others, summing to 1 again.
+    """Attention without the fragments below the (weighted) average of the others, renormalised to sum to 1.
 
-    Where no fragment is above it, because all are attended to alike (a single word, say), the attention stays
-    as it is; the original divides by zero there.
+    If no fragment is above it, because all receive the same attention (a single word, say), the attention is
+    left unchanged; the original divides by zero there.
 
     Args:
         attention: weights that sum to 1 over the axis ``context``.
@@ -70,7 +70,7 @@ def focal_weights(attention: Tensor, context: int, focal: Focal) -> Tensor:
 
 
 def focal_mask(attention: Tensor, context: int, focal: Focal) -> Tensor:
-    """1 where a fragment is attended to more than the others: sum over j of g(j) (a(i) - a(j)) > 0, else 0.
+    """1 where a fragment gets more attention than the others: sum over j of g(j) (a(i) - a(j)) > 0, else 0.
 
     It has no gradient, as in the original.
     """

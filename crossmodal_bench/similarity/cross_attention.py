@@ -1,13 +1,13 @@
-"""Cross attention between regions and words without the attended vectors.
+"""Cross attention between regions and words without materialising the attended vectors.
 
 A score needs the attended vectors only in dot products, and these follow from products of the inputs: for a
 word w and attention weights a over the regions V of an image, w . (V' a) = a . (V w) and |V' a|^2 = a' (V V')
-a, with one Gram matrix per image; the other way round with one per caption. So everything comes out of the
-affinities of all words with all regions, which is one matrix product, and no (images, captions, words, D)
-tensor exists.
+a, with one Gram matrix per image; in the other direction, with one per caption. So everything follows from
+the affinities of all words with all regions, which are one matrix product, and no (images, captions, words,
+D) tensor is needed.
 
-Captions are taken in blocks of equal length: nothing is padded, every reduction is a dense one over an axis,
-and a block stays in the processor's cache.
+Captions are processed in blocks of equal length: nothing is padded, every reduction is a dense one over an
+axis, and a block fits in the processor's cache.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from crossmodal_bench.core.host import sent
 
 FeatureNorm = Literal["clipped_l2norm", "l2norm", "softmax", "no_norm", "clipped", "l1norm", "clipped_l1norm"]
 Attend = Callable[[Tensor, int, int], Tensor]
-"""(affinities, axis of what asks, axis of what is attended to) to weights that sum to 1 over the latter."""
+"""(affinities, axis that attends, axis that is attended to) to weights that sum to 1 over the latter."""
 
 WORDS, REGIONS = 1, 3
 """The axes of a block's affinities (captions, words, images, regions)."""
 EPSILON = 1e-8
 _BLOCK = {"cpu": 2**19}
-"""Affinities in a block: 2 MiB in single precision, which a processor's cache holds."""
+"""Affinities per block: 2 MiB in single precision, which fits in a processor's cache."""
 _LARGE_BLOCK = 2**24
-"""The same on devices where a launch costs more than memory."""
+"""The same for devices on which kernel launches cost more than memory."""
 _IMAGES = 128
-"""Images looked at together where there is no gradient: blocks hold several captions in any gallery."""
+"""Images processed together if no gradient is needed, so that blocks hold several captions in any gallery."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Block:
 
 
 class Regions:
-    """What blocks share: ``vectors`` (N, R, D), ``norms`` (1, N, R) and ``gram`` (N, R, R) on demand."""
+    """Shared by all blocks: ``vectors`` (N, R, D), ``norms`` (1, N, R) and ``gram`` (N, R, R), on demand."""
 
     def __init__(self, vectors: Tensor) -> None:
         self.vectors = vectors
@@ -76,7 +76,7 @@ class Regions:
 
     @property
     def gram(self) -> Tensor:
-        """Dot products of an image's regions."""
+        """Dot products between an image's regions."""
         if self._gram is None:
             self._gram = torch.bmm(self.vectors, self.vectors.transpose(1, 2))
         return self._gram
@@ -90,27 +90,27 @@ class Regions:
 
 
 def _cosine(dots: Tensor, squares: Tensor, norms: Tensor) -> Tensor:
-    # Rounding can make a square negative, and the root of zero has no gradient.
+    # Rounding can make a square negative, and the square root has no gradient at zero.
     return dots / (norms * squares.clamp(min=EPSILON**2).sqrt()).clamp(min=EPSILON)
 
 
 def blockwise(regions: Tensor, words: Tensor, lengths: Tensor, score: Callable[[Block], Tensor]) -> Tensor:
-    """Scores of all images with all captions, a block of captions at a time.
+    """Scores of all images with all captions, one block of captions at a time.
 
-    Under autocast the affinities are computed in its type; everything else is in single precision, or double
+    Under autocast, the affinities are computed in its type; everything else is in single precision, or double
     if the inputs are.
 
     Args:
         regions: (N, R, D).
-        words: (sum of lengths, D), caption after caption.
+        words: (sum of lengths, D), caption by caption.
         lengths: (M,) words of each caption, on the host.
-        score: a block to its (m, N) scores.
+        score: maps a block to its (m, N) scores.
 
     Returns:
         (N, M).
 
     Raises:
-        ValueError: shapes that disagree, no region, or a caption without a word.
+        ValueError: mismatched shapes, no regions, or a caption without words.
     """
     rows = _check(regions, words, lengths)
     graph = torch.is_grad_enabled() and (regions.requires_grad or words.requires_grad)
@@ -123,7 +123,7 @@ def blockwise(regions: Tensor, words: Tensor, lengths: Tensor, score: Callable[[
     counts = [block_rows.numel() for block_rows in word_rows]
     words = words[sent(torch.cat([block_rows.flatten() for block_rows in word_rows]), words.device)]
     columns = regions.reshape(n * r, d).T
-    # Where there is a gradient, one product: the regions' would be added up a block at a time.
+    # With gradients, a single product: otherwise the regions' would be accumulated block by block.
     products = (words @ columns).split(counts) if graph else None
     shared = Regions(_widened(regions))
     scores = []
@@ -148,16 +148,16 @@ def _check(regions: Tensor, words: Tensor, lengths: Tensor) -> list[int]:
         )
     if not regions.shape[1] or not rows or min(rows) < 1 or sum(rows) != len(words):
         raise ValueError(
-            f"{regions.shape[1]} regions, lengths from {min(rows, default=0)} that add up to {sum(rows)} for "
-            f"{len(words)} words: every image needs a region and every caption a word"
+            f"{regions.shape[1]} regions, and lengths from {min(rows, default=0)} that add up to {sum(rows)} "
+            f"for {len(words)} words: every image needs a region, and every caption a word"
         )
     return rows
 
 
 def _plan(lengths: list[int], width: int, most: int) -> tuple[Tensor, list[tuple[int, int, int]]]:
-    """Captions in the order of their lengths, and blocks (from, to, length) of that order.
+    """Captions sorted by length, and blocks (from, to, length) of that order.
 
-    ``most`` affinities are in a block, of ``width`` for each word; but there is always a caption.
+    A block has at most ``most`` affinities, ``width`` per word, but always at least one caption.
     """
     order = torch.argsort(torch.tensor(lengths), stable=True)
     ordered = sorted(lengths)
@@ -177,7 +177,7 @@ def _widened(x: Tensor) -> Tensor:
 
 
 def normalised_affinities(affinities: Tensor, query: int, how: FeatureNorm) -> Tensor:
-    """SCAN's ``raw_feature_norm``: affinities made comparable over the axis ``query`` of what asks.
+    """SCAN's ``raw_feature_norm``: affinities made comparable over ``query``, the axis that attends.
 
     ``clipped`` is a leaky ReLU of slope 0.1, as in SCAN's code; its paper (Eq. 1) has max(0, .).
 

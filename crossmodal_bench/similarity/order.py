@@ -9,30 +9,30 @@ from torch import Tensor
 
 Direction = Literal["image_minus_text", "text_minus_image"]
 _NUMBERS = 2**20
-"""Differences held at a time: few enough to stay in a processor's cache."""
+"""Differences held at a time: few enough to fit in a processor's cache."""
 
 
 def order_similarity(
     images: Tensor, texts: Tensor, direction: Direction = "image_minus_text", squared: bool = True
 ) -> Tensor:
-    """(N, D) and (M, D) to (N, M): minus how far one of the two exceeds the other, summed over D.
+    """(N, D) and (M, D) to (N, M): minus the amount by which one exceeds the other, summed over D.
 
-    Neither the scores nor their gradient hold the (N, M, D) differences, which are computed again on the way
-    back.
+    Neither the scores nor their gradient hold the (N, M, D) differences, which are recomputed in the backward
+    pass.
 
     Args:
         images: (N, D).
         texts: (M, D).
         direction: ``image_minus_text``: -|max(0, v - t)|^2 as GXN prints it (Eq. 2); ``text_minus_image``:
-            max(0, t - v), as in order embeddings and VSE++, where a caption is the more general of the two.
-        squared: with the square, as in GXN and order embeddings; VSE++'s code has the length itself. At
-            equality that one's gradient is 0 here, where in the original it is not a number.
+            max(0, t - v), as in order embeddings and VSE++, where the caption is the more general of the two.
+        squared: squared norms, as in GXN and order embeddings; VSE++'s code uses the norm itself. At equality
+            its gradient is 0 here, but NaN in the original.
 
     Raises:
-        ValueError: another direction.
+        ValueError: an unknown direction.
     """
     if direction not in ("image_minus_text", "text_minus_image"):
-        raise ValueError(f"direction is '{direction}'; give 'image_minus_text' or 'text_minus_image'")
+        raise ValueError(f"direction is '{direction}'; use 'image_minus_text' or 'text_minus_image'")
     if direction == "image_minus_text":
         squares = _Excess.apply(images, texts)
     else:
@@ -43,7 +43,7 @@ def order_similarity(
 
 
 class _Excess(torch.autograd.Function):
-    """(N, D) and (M, D) to the (N, M) squared lengths of max(0, a - b)."""
+    """(N, D) and (M, D) to the (N, M) squared norms of max(0, a - b)."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:

@@ -34,23 +34,23 @@ def scan_similarity(
     """SCAN's similarity of every image with every caption.
 
     ``t2i`` (Eq. 8-12): each word attends to the regions and is compared with their weighted mean; ``i2t``
-    (Eq. 1-7): each region attends to the words. Exact, differentiable, in single precision at least.
+    (Eq. 1-7): each region attends to the words. Exact, differentiable, always in single precision at least.
 
     Args:
         regions: (N, R, D), of unit length in SCAN.
-        words: (M, L, D), padded, or (sum of lengths, D), packed caption after caption.
+        words: (M, L, D), padded, or (sum of lengths, D), packed caption by caption.
         lengths: (M,) words of each caption, at least 1.
         direction: which side attends.
         aggregation: of the words' (t2i) or the regions' (i2t) cosines to one score.
         feature_norm: how affinities are normalised over the attending side before the softmax.
-        lambda_softmax: inverse temperature of the attention; the paper has 9 (t2i) and 4 (i2t).
+        lambda_softmax: inverse temperature of the attention; 9 (t2i) and 4 (i2t) in the paper.
         lambda_lse: that of LogSumExp; 6 (t2i), 5 (i2t on Flickr30K) and 20 (i2t on MS-COCO).
 
     Returns:
         (N, M), higher is better.
 
     Raises:
-        ValueError: shapes that disagree, an image without a region, a caption without a word, unknown words.
+        ValueError: mismatched shapes, an image without regions, a caption without words, or an unknown name.
     """
     if direction not in ("t2i", "i2t"):
         raise ValueError(f"direction is '{direction}'; use 't2i' or 'i2t'")
@@ -68,12 +68,12 @@ def scan_similarity(
 def scan_attention(
     affinities: Tensor, query: int, context: int, feature_norm: FeatureNorm, lambda_softmax: float
 ) -> Tensor:
-    """SCAN's attention weights: they sum to 1 over the axis ``context``, for each item of ``query``.
+    """SCAN's attention weights, which sum to 1 over the axis ``context`` for each item of ``query``.
 
     Args:
-        affinities: dot products of words and regions, with an axis of each.
-        query: the axis of what attends.
-        context: the axis of what is attended to.
+        affinities: dot products of words and regions, with an axis for each.
+        query: the axis that attends.
+        context: the axis that is attended to.
         feature_norm, lambda_softmax: as in ``scan_similarity``.
     """
     return (lambda_softmax * normalised_affinities(affinities, query, feature_norm)).softmax(context)

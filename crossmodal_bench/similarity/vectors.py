@@ -20,7 +20,7 @@ def dot_product(images: Tensor, texts: Tensor) -> Tensor:
 def negative_euclidean(images: Tensor, texts: Tensor) -> Tensor:
     """(N, D) and (M, D) to (N, M): minus the Euclidean distance (ACMR's ranking).
 
-    By ||v||^2 + ||t||^2 - 2 v.t, which is a matrix product; the clamp keeps rounding from going below zero.
+    Computed as ||v||^2 + ||t||^2 - 2 v.t, a matrix product; the clamp keeps rounding from going below zero.
     """
     squares = images.square().sum(1)[:, None] + texts.square().sum(1)[None, :] - 2 * images @ texts.T
     return -squares.clamp(min=0).sqrt()

@@ -1,4 +1,4 @@
-"""What a run was made from: its sources, its data, and the parents' runs; it tells checkpoints apart."""
+"""What a run is based on: its sources, its data and its parents' runs. This tells checkpoints apart."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ ValueT = TypeVar("ValueT")
 
 
 def made_by(sources: str, data: str, parents: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells the checkpoints of one run from those of another; no parents where there are none."""
+    """What distinguishes the checkpoints of one run from another's; ``parents`` only if it has any."""
     return {"sources": sources, "data": data, **({"parents": dict(parents)} if parents else {})}
 
 
 def is_behind(noted: Mapping[str, Any], record: Record) -> bool:
-    """Whether checkpoints that ``noted`` stands beside are those that a record was measured with."""
+    """Whether the checkpoints that ``noted`` describes are the ones that a record was measured with."""
     wanted = made_by(record.source_fingerprint, record.data.fingerprint, record.parents)
     return {name: noted[name] for name in ("sources", "data", "parents") if name in noted} == wanted
 
 
 def parent_runs(planned: PlannedJob) -> dict[str, dict[str, str]]:
-    """By method, the runs that a job starts from today: ``Record.run`` of each.
+    """The runs that a job starts from today, by method: the ``Record.run`` of each.
 
-    Raises BadInput where a parent has no record, or a damaged one.
+    Raises BadInput if a parent has no record or a damaged one.
     """
     return of_parents(planned, lambda record: record.run)
 
 
 def of_parents(planned: PlannedJob, read: Callable[[Record], ValueT]) -> dict[str, ValueT]:
-    """By method, what ``read`` makes of the record of each job that a job starts from.
+    """``read`` applied to the record of each job that this one starts from, by method.
 
-    Raises BadInput where a parent has no record or a damaged one, or ``read`` raises it.
+    Raises BadInput if a parent has no record or a damaged one, or if ``read`` raises it.
     """
     values = {}
     for name, parent in planned.parents.items():

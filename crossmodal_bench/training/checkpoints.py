@@ -15,9 +15,9 @@ from crossmodal_bench.training.callbacks import History, SaveWhenAsked
 
 
 def checkpoint_callbacks(planned: PlannedJob, request: StopRequest) -> list[pl.Callback]:
-    """The best epoch's, where there is a validation split to choose on, and then the last one.
+    """One for the best epoch, if there is a validation split to select on, followed by one for the latest.
 
-    The last one is written behind each epoch, every ten minutes, and when ``request`` is made.
+    The latest is written after each epoch, every ten minutes, and when ``request`` is made.
     """
     last = ModelCheckpoint(
         planned.directory,
@@ -29,7 +29,7 @@ def checkpoint_callbacks(planned: PlannedJob, request: StopRequest) -> list[pl.C
         enable_version_counter=False,
     )
     lasting: list[pl.Callback] = [last, SaveWhenAsked(planned.files.last_checkpoint, request)]
-    # Choosing the epoch on the split that is reported would flatter it.
+    # Selecting the epoch on the split that is reported would bias the result upwards.
     if planned.evaluate == "val" or not planned.counts["val"]["images"]:
         return lasting
     best = ModelCheckpoint(
@@ -42,14 +42,14 @@ def checkpoint_callbacks(planned: PlannedJob, request: StopRequest) -> list[pl.C
         enable_version_counter=False,
         save_weights_only=True,
     )
-    # The best one first: the last one's state must know which it was.
+    # Best first: the state saved in the latest checkpoint must include which epoch was best.
     return [best, *lasting]
 
 
 def selected(
     checkpoints: list[pl.Callback], planned: PlannedJob, history: History, *, solved: bool
 ) -> dict[str, Any]:
-    """The record's ``selection``: by which metric, epoch and rule the tested checkpoint was chosen."""
+    """The record's ``selection``: the metric, epoch and rule by which the tested checkpoint was selected."""
     if solved:
         return {"metric": None, "epoch": None, "rule": "solved in closed form"}
     best = checkpoints[0]
@@ -63,5 +63,5 @@ def selected(
 
 
 def chosen_checkpoint(files: JobDirectory, metric: str | None) -> Path:
-    """The checkpoint behind a record whose selection was by ``metric``; by none, the last one."""
+    """The checkpoint that a record selected by ``metric`` was measured with; the last one if it is None."""
     return files.last_checkpoint if metric is None else files.best_checkpoint

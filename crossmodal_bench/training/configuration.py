@@ -29,7 +29,7 @@ PARTS: dict[str, Any] = {
     "data": dict[str, Any],
     "trainer": dict[str, Any],
     "seed_everything": bool | int,
-    # Also in the files of `fit` and `test`.
+    # Also allowed in the files of `fit` and `test`.
     "ckpt_path": str | None,
     "verbose": bool,
 }
@@ -42,7 +42,7 @@ PACKAGES: dict[type, str] = {
     TextEncoder: "crossmodal_bench.networks",
     Host: "crossmodal_bench.methods.hosts",
 }
-"""Arguments that are given as class_path and init_args, and where their classes are looked up."""
+"""Arguments given as class_path and init_args, and the package in which their classes are looked up."""
 TRAINER_KEYS = (
     "accelerator",
     "accumulate_grad_batches",
@@ -77,7 +77,7 @@ TRAINER_KEYS = (
     "use_distributed_sampler",
     "val_check_interval",
 )
-"""What a configuration may say of the trainer, in words and numbers; others name code, or places to write."""
+"""Trainer settings that a configuration may contain: words and numbers. The others name code or paths."""
 TYPE_NAMES: dict[Any, str] = {
     NoneType: "null",
     int: "a whole number",
@@ -89,7 +89,7 @@ TYPE_NAMES: dict[Any, str] = {
 
 @dataclass(frozen=True)
 class _Section:
-    """The values below one key, and the type of each that may stand there."""
+    """The values below one key, and the type of each value allowed there."""
 
     path: str
     values: Mapping[str, Any]
@@ -101,17 +101,17 @@ class _Section:
 
 
 def check_configuration(config: Mapping[str, Any], *, complete: bool = True) -> None:
-    """Compare a configuration with the constructors' signatures, before any of them is called.
+    """Check a configuration against the constructors' signatures before any of them is called.
 
-    Whatever it says is data: no class is imported that it may not name, and no setting of the trainer is
-    taken that would run code or write elsewhere.
+    The configuration is treated as data: no class outside the allowed packages is imported, and no trainer
+    setting is accepted that would run code or write elsewhere.
 
     Args:
         config: ``model``, ``data``, ``trainer`` and the rest, as in a file of `fit`.
-        complete: whether nothing may be missing; a command line may hold the rest.
+        complete: whether every required key must be present; a command line may supply the rest.
 
     Raises:
-        BadInput: the first key that is unknown or missing, or whose value or class cannot be used.
+        BadInput: for the first key that is unknown or missing, or whose value or class cannot be used.
     """
     _check_class_paths("", config)
     for section in _sections(config):
@@ -136,14 +136,14 @@ def _sections(config: Mapping[str, Any]) -> Iterator[_Section]:
 
 
 def _check_class_paths(path: str, node: Any) -> None:
-    """Look at every class that is named below a node, whatever it is an argument of.
+    """Check every class named anywhere below a node, whatever it is an argument of.
 
-    Raises BadInput for one that may not be named.
+    Raises BadInput for one that is not allowed.
     """
     if isinstance(node, Mapping):
         for key, value in node.items():
             below = f"{path}.{key}" if path else str(key)
-            # The parser's own: where a configuration came from, and another one to lie beneath it.
+            # Reserved by the parser: the path of a configuration, and a default one to merge it into.
             if str(key).startswith("__"):
                 raise BadInput(f"configuration key '{below}' is unknown; remove it")
             if key == "class_path" and isinstance(value, str):
@@ -155,18 +155,19 @@ def _check_class_paths(path: str, node: Any) -> None:
 
 
 def _check_class_path(path: str, name: str) -> None:
-    # Ours are looked up later, and told with their neighbours where there is none of that name.
+    # Our own classes are looked up later, where an unknown name is reported with its nearest matches.
     if "." not in name or is_below(name, [US]):
         return
     check_allowed(path, name)
     if is_below(name, LIBRARIES) and not _builds_a_part(name):
         raise BadInput(
-            f"configuration key '{path}': '{name}' is no network, optimiser or schedule; name one that is"
+            f"configuration key '{path}': '{name}' is not a network, optimiser or learning-rate schedule; "
+            "name one"
         )
 
 
 def _builds_a_part(name: str) -> bool:
-    """Whether a library's class, or function, makes what a method can be built with."""
+    """Whether a library's class or function produces something that a method can be built from."""
     module, _, last = name.rpartition(".")
     try:
         made = getattr(importlib.import_module(module), last, None)
@@ -178,27 +179,27 @@ def _builds_a_part(name: str) -> bool:
 
 
 def _trainer(values: Any) -> _Section:
-    """The trainer's arguments, as far as they are words and numbers."""
+    """The trainer's arguments, limited to those that are words and numbers."""
     if not isinstance(values, Mapping):
         raise BadInput(f"configuration key 'trainer' is '{values}'; give keys and values below it")
     annotations = get_type_hints(pl.Trainer.__init__)
     for key in values:
         if key in annotations and key not in TRAINER_KEYS:
             raise BadInput(
-                f"configuration key 'trainer.{key}' is not for configurations, which may be anybody's: what "
-                "names would be run, or written to; leave it out"
+                f"configuration key 'trainer.{key}' is not allowed: it could make a shared configuration run "
+                "code or write files; remove it"
             )
     return _Section("trainer", values, {key: _plain(annotations[key]) for key in TRAINER_KEYS})
 
 
 def _plain(hint: Any) -> Any:
-    """A type without the classes that would be made from a class_path."""
+    """A type without the classes that would be instantiated from a class_path."""
     plain = [part for part in _alternatives(hint) if part in TYPE_NAMES or get_origin(part) is not None]
     return Union[tuple(plain)]  # noqa: UP007
 
 
 def _arguments(path: str, values: Any, cls: type) -> Iterator[_Section]:
-    """The arguments of a constructor, then those of the settings and classes among them."""
+    """The arguments of a constructor, then those of the dataclasses and classes among them."""
     if not isinstance(values, Mapping):
         raise BadInput(f"configuration key '{path}' is {values!r}; give keys and values below it")
     parameters = inspect.signature(cls).parameters
@@ -236,7 +237,7 @@ def _check_value(path: str, value: Any, hint: Any) -> None:
         raise BadInput(f"configuration key '{path}' is empty; {_fix(hint)}")
     try:
         text = str(value)
-    # Python writes no number of more than 4,300 digits.
+    # Python refuses to print integers of more than 4,300 digits.
     except ValueError:
         text = "a number of thousands of digits"
     alternatives = _alternatives(hint)
@@ -248,7 +249,7 @@ def _check_value(path: str, value: Any, hint: Any) -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether the parser takes a value for a type: from a string, also what it says as YAML."""
+    """Whether the parser accepts a value for a type; a string is also tried as YAML."""
     alternatives = _alternatives(hint)
     if any(_is_instance(value, alternative) for alternative in alternatives):
         return True
@@ -257,7 +258,7 @@ def _fits(value: Any, hint: Any) -> bool:
     try:
         content = parse_yaml(value)
         if isinstance(content, str):
-            # YAML 1.1 takes 1e-3 for a word.
+            # YAML 1.1 reads 1e-3 as a string.
             content = float(content)
     except ValueError:
         return False
@@ -282,12 +283,12 @@ def _is_instance(value: Any, hint: Any) -> bool:
         fixed = origin is tuple and Ellipsis not in arguments
         kinds = arguments if fixed else arguments[:1] * len(value)
         return len(kinds) == len(value) and all(map(_fits, value, kinds))
-    # Any other class is made from a class_path or a string, if it is not there already.
+    # Any other class is built from a class_path or a string, unless the value is already an instance.
     return hint is Any or not isinstance(hint, type) or isinstance(value, str | Mapping | hint)
 
 
 def _alternatives(hint: Any) -> list[Any]:
-    """The parts of a union, or the type alone."""
+    """The members of a union, or the type itself."""
     if get_origin(hint) not in (Union, UnionType):
         return [hint]
     return [alternative for part in get_args(hint) for alternative in _alternatives(part)]
@@ -315,7 +316,7 @@ def _readable(hint: Any) -> str:
 
 
 def refusal(error: BaseException) -> BadInput:
-    """What a constructor refused, in its own words: the parser raises complaints of its own on top of it."""
+    """A constructor's own error, from underneath those that the parser raises on top of it."""
     chain = _chain(error)
     own = next((link for link in chain if not _raised_by_parser(link)), chain[-1])
     if isinstance(own, BadInput):
@@ -324,13 +325,13 @@ def refusal(error: BaseException) -> BadInput:
 
 
 def parser_refusal(error: BaseException) -> BadInput:
-    """What the parser refused of a command line: the key on its first line, the reason at its root."""
+    """The parser's error about a command line: the key on its first line, the reason from the root cause."""
     first, root = (first_line(link) for link in (error, _chain(error)[-1]))
     return BadInput(f"configuration: {first if root in first else f'{first} {root}'}")
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An exception and those that it was raised from, the root last."""
+    """An exception and those that it was raised from, root cause last."""
     chain = [error]
     while (root := chain[-1].__cause__ or chain[-1].__context__) is not None and root not in chain:
         chain.append(root)

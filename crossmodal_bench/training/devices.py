@@ -14,7 +14,7 @@ def has_accelerator() -> bool:
 
 
 def can_fork(devices: str) -> bool:
-    """One CPU process, on a system that forks: importing torch and Lightning again costs seconds a job."""
+    """Whether it is one CPU process on a system that forks, which saves seconds of imports per job."""
     on_cpu = devices == "cpu" or not has_accelerator()
     return on_cpu and devices in ("auto", "cpu", "1") and "fork" in multiprocessing.get_all_start_methods()
 
@@ -22,10 +22,10 @@ def can_fork(devices: str) -> bool:
 def trainer_devices(
     devices: str, ddp_strategy: str = "ddp", gpu_precision: str = "32-true"
 ) -> dict[str, Any]:
-    """Trainer arguments for the word DEVICES, with what the method wants on several devices and on a GPU.
+    """Trainer arguments for a value of DEVICES, with the method's settings for several devices and for GPUs.
 
-    Batch norms read all GPUs' batches. Those of several CPU processes read each its own, because PyTorch has
-    no other for CPUs: there Lightning would convert them all the same, and the first step fail.
+    Batch norms are synchronised across GPUs. Across CPU processes they are not: PyTorch has no synchronised
+    batch norm for CPUs, and Lightning would convert them regardless, so that the first step would fail.
     """
     if devices == "cpu":
         return {"accelerator": "cpu", "devices": 1}

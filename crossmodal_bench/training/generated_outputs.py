@@ -1,4 +1,4 @@
-"""What there is to look at of a tested model: what it retrieves, writes and draws (the latter two: GXN)."""
+"""A tested model's outputs to look at: what it retrieves, writes and draws (the latter two only for GXN)."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from crossmodal_bench.training.shown_retrieval import RetrievedItems, shown_retr
 
 @dataclass(frozen=True)
 class GeneratedOutputs:
-    """What there is to look at of a tested model.
+    """A tested model's outputs to look at.
 
     Attributes:
-        files: where pictures of it are kept.
+        files: the job's, where pictures of the outputs are kept.
         corpus, split: what was searched.
-        retrieved: what is found for a few queries of each direction; empty without pictures or captions.
-        written: a caption for each image of the split, or nothing.
-        drawn: (n, 3, H, W), -1 to 1, for the captions that ``retrieved`` has as queries, or None.
-        vocabulary, word_vectors: the words, and (V, D) what the model has learnt of them, or None.
+        retrieved: results of a few queries in each direction; empty without pictures or captions.
+        written: a caption for each image of the split, or empty.
+        drawn: (n, 3, H, W), -1 to 1, for the captions that are queries in ``retrieved``, or None.
+        vocabulary, word_vectors: the words, and their learnt embeddings (V, D), or None.
     """
 
     files: JobDirectory
@@ -49,7 +49,7 @@ class GeneratedOutputs:
 
 
 Illustrate = Callable[[GeneratedOutputs], None]
-"""Draws pictures of generated outputs and leaves them with the job's files."""
+"""Draws pictures of generated outputs and saves them with the job's files."""
 
 
 def generate(
@@ -61,13 +61,13 @@ def generate(
     protocol: Protocol,
     ranks: Ranks | None,
 ) -> GeneratedOutputs:
-    """Have a tested model retrieve, write and draw; what it has written is kept in the job's directory.
+    """Have a tested model retrieve, write and draw; its captions are saved in the job's directory.
 
     Args:
         files: the job's.
         model, data, split: what was tested.
-        retrieval: which has kept the split's encodings.
-        protocol: under which it was tested first.
+        retrieval: the callback, which holds the split's encodings.
+        protocol: the first that it was tested under.
         ranks: of the split, if it was ranked.
     """
     assert retrieval.encodings is not None
@@ -87,7 +87,7 @@ def generate(
             retrieved = shown_retrieval(model, images, texts, items_of(corpus, split), protocol, ranks)
             queries = torch.as_tensor(retrieved["t2i"].queries, device=texts.values.device)
             with torch.random.fork_rng():
-                # The same noise for every model, whatever it has drawn before.
+                # The same noise for every model, whatever was sampled before.
                 torch.manual_seed(0)
                 drawn = model.draw(texts.take(queries))
     if written:
@@ -98,7 +98,7 @@ def generate(
 
 
 def written_caption_metrics(outputs: GeneratedOutputs) -> dict[str, float]:
-    """The metrics of the captions that were written; empty for a model that writes nothing."""
+    """The metrics of the written captions; empty for a model that writes none."""
     if not outputs.written:
         return {}
     corpus = outputs.corpus

@@ -27,20 +27,20 @@ from crossmodal_bench.training.configuration import check_configuration, parser_
 from crossmodal_bench.training.named_checkpoint import named_checkpoint, requeued_checkpoint
 
 TRAINER_DEFAULTS: dict[str, Any] = {
-    # Our loaders shard themselves, and a sanity check would evaluate a part of a gallery.
+    # Our loaders shard themselves, and a sanity check would evaluate only part of a gallery.
     "use_distributed_sampler": False,
     "num_sanity_val_steps": 0,
     "logger": False,
 }
 REFUSALS = (ArgumentError, ValueError, TypeError, OverflowError, MisconfigurationException)
 PARTS = ("--model", "--data", "--trainer")
-"""Options of which the parser would take a file's name for the settings in it."""
+"""Options for which the parser would read settings from a file if given its name."""
 PATHS = ("weights", "ckpt_path")
-"""The last words of options that are given files."""
+"""Last parts of the names of options whose values are files."""
 
 
 class _ConfigFile(ActionConfigFile):
-    """``--config``: read by our own reader, and looked at before the parser does, which imports classes."""
+    """``--config``: read by our own reader and checked before the parser, which imports classes, sees it."""
 
     merged: dict[str, Any]
 
@@ -50,42 +50,42 @@ class _ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         content = config_file(Path(values))
-        # The files of several --config are parts of one configuration.
+        # Several --config files are parts of one configuration.
         self.merged = merge(self.merged, content)
         check_configuration(self.merged, complete=False)
         with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as checked:
-            # What was looked at, and not what may stand in the file by now.
+            # Pass on what was checked: the file may have changed since.
             yaml.safe_dump(content, checked)
             checked.flush()
             super().__call__(parser, cfg, checked.name, option_string)
 
 
 class _CLI(LightningCLI):
-    """Lightning's, whose complaints about a configuration become one sentence; what training raises stays."""
+    """Lightning's, with configuration errors reduced to one sentence; errors from training pass unchanged."""
 
     def __init__(self, **kwargs: Any) -> None:
         self._config_files: list[_ConfigFile] = []
         self._checkpoint: Path | None = None
-        # Also of what is given on the command line: a class there may be an argument of another.
+        # This covers the command line too, where one class may be an argument of another.
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(allowed_prefixes()))
         super().__init__(
             RetrievalMethod,
             CrossModalDataModule,
             subclass_mode_model=True,
             auto_configure_optimizers=False,
-            # It would write config.yaml into the working directory, over the very file that was given.
+            # It would write config.yaml into the working directory, possibly over the file that was given.
             save_config_callback=None,
             **kwargs,
         )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """`fit` and `test`, whose checkpoints are always read as weights, and never as code."""
+        """`fit` and `test`, which always load checkpoints as weights only, never as code."""
         known = LightningCLI.subcommands()
         return {name: known[name] | {"weights_only"} for name in ("fit", "test")}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Lightning's, with an option --config of our own."""
+        """Lightning's, with our own --config option."""
         # An abbreviation would be another way to name a file.
         parser = self.parser_class(**{**kwargs, "allow_abbrev": False})
         action = parser.add_argument(
@@ -96,7 +96,7 @@ class _CLI(LightningCLI):
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Nothing more; what may be a number of batches or a share of them is read right."""
+        """Add nothing; make arguments that take a batch count or a fraction parse correctly."""
         whole_numbers_first(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -109,20 +109,20 @@ class _CLI(LightningCLI):
             raise parser_refusal(error) from error
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: a checkpoint has weights, and what model they are of is said by the configuration.
+        """Do nothing: a checkpoint provides weights, and the configuration alone defines the model.
 
-        Lightning would take a class path and its arguments out of the checkpoint.
+        Lightning would take a class path and its arguments from the checkpoint.
         """
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Lightning's; unless given, the method's strategy on several devices, and repeatable on CPUs."""
+        """Lightning's; by default with the method's strategy on several devices, deterministic on CPUs."""
         given = self._get(self.config_init, "trainer", default={})
         model: Any = self.model
         if given.get("strategy") == "auto" and several_devices(given):
             kwargs["strategy"] = model.ddp_strategy
         trainer = super().instantiate_trainer(**kwargs)
         if given.get("deterministic") is None and trainer.strategy.root_device.type == "cpu":
-            # Several threads add up the gradients of rows that were picked twice in whatever order they come.
+            # Otherwise threads sum the gradients of rows that are indexed twice in arbitrary order.
             torch.use_deterministic_algorithms(True, warn_only=True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return trainer
@@ -160,17 +160,17 @@ class _CLI(LightningCLI):
             if self._checkpoint is None or "loading state_dict" not in str(error):
                 raise
             raise BadInput(
-                f"--ckpt_path {self._checkpoint} does not fit the configured model; give the configuration "
+                f"--ckpt_path {self._checkpoint} does not match the configured model; give the configuration "
                 "that it was trained with"
             ) from error
 
 
 def whole_numbers_first(parser: ArgumentParser) -> None:
-    """Make a parser try whole numbers before fractions: ``limit_train_batches`` 1 is one batch, 1.0 are all.
+    """Make a parser try integers before floats: ``limit_train_batches`` 1 means one batch, 1.0 all of them.
 
-    ``typing`` takes unions of the same members for equal, and ``Optional[...]`` of any of them has the order
-    that was written first in a process: Lightning's arguments are (int, float) or (float, int) depending on
-    what was imported before it.
+    ``typing`` treats unions of the same members as equal, so ``Optional[...]`` of any of them has the order
+    that came first in the process: Lightning's arguments are (int, float) or (float, int) depending on what
+    was imported before it.
     """
     actions: list[Any] = parser._actions
     for action in actions:
@@ -179,13 +179,13 @@ def whole_numbers_first(parser: ArgumentParser) -> None:
         if not isinstance(members, tuple) or not {int, float} <= set(members):
             continue
         others = [member for member in members if member not in (int, float)]
-        # Not by subscription, which would look the union up among those that were written first.
+        # Not by subscription, which would return the cached union in its first order.
         union: Any = type(hint)
         action._typehint = union(Union, (int, float, *others), name=getattr(hint, "_name", None))
 
 
 def several_devices(trainer: dict[str, Any]) -> bool:
-    """Whether a Trainer of these arguments has more than one process."""
+    """Whether a Trainer with these arguments runs more than one process."""
     devices = str(trainer.get("devices", "auto"))
     if devices in ("auto", "-1"):
         on_gpus = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
@@ -199,10 +199,10 @@ def several_devices(trainer: dict[str, Any]) -> bool:
 def instantiate(
     config: dict[str, Any], callbacks: list[pl.Callback] | None = None, **trainer: Any
 ) -> LightningCLI:
-    """Model, data module and trainer of a configuration, none of them built or started.
+    """Model, data module and trainer of a configuration; nothing is built or started yet.
 
     Raises:
-        BadInput: an unknown key, a value of the wrong type, or a value that a constructor refuses.
+        BadInput: an unknown key, a value of the wrong type, or a value that a constructor rejects.
     """
     check_configuration(config)
     return _CLI(
@@ -214,16 +214,16 @@ def instantiate(
 
 
 def command_line(arguments: list[str]) -> None:
-    """`crossmodal-bench fit|test --config FILE ...`: Lightning's own command line over our classes.
+    """`crossmodal-bench fit|test --config FILE ...`: Lightning's own command line for our classes.
 
-    ``--config`` may be given several times and the files are merged; a bench job's config.yaml is such a
-    file. Whoever has written it: what it may not say is refused before anything that it names is imported.
+    ``--config`` may be repeated, and the files are merged; a bench job's config.yaml is such a file. No file
+    is trusted: what is not allowed is rejected before anything that it names is imported.
 
-    Asked to stop (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2), it saves ``interrupted.ckpt`` in the trainer's
-    ``default_root_dir`` and prints how to go on.
+    When asked to stop (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2), it saves ``interrupted.ckpt`` in the trainer's
+    ``default_root_dir`` and prints how to resume.
 
     Raises:
-        BadInput: as ``instantiate``, and a file that cannot be read.
+        BadInput: as ``instantiate``, or a file cannot be read.
         Interrupted: the process was asked to stop.
     """
     from crossmodal_bench.training.callbacks import RetrievalEvaluation, SaveWhenAsked, exact_resumption
@@ -239,28 +239,28 @@ def command_line(arguments: list[str]) -> None:
             | {"exit_on_error": False},
         )
     except Interrupted:
-        # One that nobody asked for during the training is an earlier command's.
+        # Without a request during this training, the file is from an earlier command.
         if save.request.made and save.path is not None and save.path.is_file():
-            print(f"Saved: the same command with --ckpt_path {save.path} goes on.", file=sys.stderr)
+            print(f"Saved. To resume, add --ckpt_path {save.path} to the same command.", file=sys.stderr)
         raise
 
 
 def config_file(path: Path) -> dict[str, Any]:
-    """What a file of --config holds; BadInput where it cannot be read or holds no keys."""
+    """The content of a --config file; BadInput if it cannot be read or contains no keys."""
     try:
         content = read_yaml(path)
     except BadInput as error:
         raise BadInput(f"--config {error}") from error
     if not isinstance(content, dict):
-        raise BadInput(f"--config {path} holds no keys; write model, data and trainer there")
+        raise BadInput(f"--config {path} contains no keys; write model, data and trainer there")
     return content
 
 
 def _check_no_other_files(arguments: list[str]) -> None:
-    """Raise BadInput where the parser would read settings from a file that nobody has looked at."""
+    """Raise BadInput if the parser would read settings from a file that has not been checked."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, equals, value = argument.partition("=")
         name = value if equals else following
         is_part = any(option == part or option.startswith(f"{part}.") for part in PARTS)
         if is_part and option.rpartition(".")[2] not in PATHS and Path(name).is_file():
-            raise BadInput(f"{option} {name} names a file; give files of settings with --config")
+            raise BadInput(f"{option} {name} is a file; pass settings files with --config")

@@ -1,4 +1,4 @@
-"""Where images and texts lie in the common space, in two dimensions (ACMR, Figure 4)."""
+"""Images and texts of the common space, projected to two dimensions (ACMR, Figure 4)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.data.corpus import Corpus
 
 MOST = 1000
-"""Images, and texts, that are projected."""
+"""The largest number of images, and of texts, that are projected."""
 
 
 def save_projection(path: Path, images: Encoding, texts: Encoding, corpus: Corpus, split: str) -> None:
     """Write t-SNE coordinates of up to 1,000 images and texts each, with their labels.
 
-    Only where items have one real label and encodings are vectors: then the figure shows whether the
-    modalities mix and the labels part.
+    Only if items have a single true label and encodings are vectors: then the figure shows whether the
+    modalities mix and the labels separate.
 
     Args:
         path: of the ``.npz``: ``image`` and ``text`` (n, 2), ``image_labels`` and ``text_labels`` (n,).
-        images, texts: of the split, whole and in its order.
+        images, texts: of the whole split, in its order.
         corpus, split: whose they are.
     """
     if corpus.labels is None or corpus.labels.multi_label:

@@ -1,7 +1,7 @@
-"""Which checkpoint a job goes on from, and what becomes of those that rest on something else.
+"""Which checkpoint a job resumes from, and what happens to those with another basis.
 
-A checkpoint is set aside where it does not fit what the job rests on today, and never removed: it may be a
-day's work, and whoever knows that the change does not matter takes it up again.
+A checkpoint that does not match the job's basis today is set aside but never removed: it may be a day's work,
+and a user who knows that the change does not matter can still resume from it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WAY_OUT = "RERUN=resume-anyway"
 
 @dataclass(frozen=True)
 class Basis:
-    """What a job's checkpoints rest on.
+    """What a job's checkpoints depend on.
 
     Attributes:
         fingerprint: of its sources, settings and protocols.
@@ -43,10 +43,10 @@ class Basis:
     parents: Mapping[str, Mapping[str, str]]
 
     def noted(self, taken_up: Sequence[str] = ()) -> dict[str, Any]:
-        """What ``resume.json`` says of it, beside the checkpoints.
+        """The content of ``resume.json``, which is kept next to the checkpoints.
 
         Args:
-            taken_up: over which mismatches the checkpoints were taken up.
+            taken_up: the mismatches despite which the checkpoints were resumed.
         """
         return {
             **made_by(self.fingerprint.digest, self.data, self.parents),
@@ -57,7 +57,7 @@ class Basis:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Why checkpoints are not what a job goes on from: a word for their names, and a clause."""
+    """Why a job does not resume from its checkpoints: a word for their file names, and a clause."""
 
     word: str
     why: str
@@ -65,9 +65,9 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Start:
-    """Where training starts: from the checkpoint, or anew.
+    """Where training starts: from the checkpoint, or from scratch.
 
-    ``taken_up``: over which mismatches, in clauses.
+    ``taken_up``: the mismatches despite which it resumes, as clauses.
     """
 
     checkpoint: Path | None
@@ -75,16 +75,16 @@ class Start:
 
 
 def basis_of(planned: PlannedJob) -> Basis:
-    """What a job rests on today; BadInput where a parent has no record, or a damaged one."""
+    """A job's basis today; BadInput if a parent has no record or a damaged one."""
     return Basis(planned.fingerprint(), planned.data_fingerprint, parent_runs(planned))
 
 
 def start_of(planned: PlannedJob, basis: Basis) -> Start:
     """Where a job's training starts.
 
-    One that is damaged gives way to the one before it, with a warning; with a damaged best epoch, whose
-    weights nothing else holds, the job starts over. What does not fit is set aside. Of several processes,
-    only the first moves anything.
+    If the latest checkpoint is damaged, the previous one is used, with a warning; if the best epoch's is, the
+    job starts over, because nothing else holds those weights. Mismatching checkpoints are set aside. Of
+    several processes, only the first moves files.
     """
     files = planned.files
     if global_rank() == 0:
@@ -95,8 +95,8 @@ def start_of(planned: PlannedJob, basis: Basis) -> Start:
     mismatch = mismatch_of(noted, basis)
     taken_up = _taken_up(noted)
     if mismatch is None and taken_up and files.is_done():
-        # It runs again because it had been taken up.
-        mismatch = Mismatch("taken-up", f"they had been taken up although {taken_up[-1]}")
+        # The job runs again because its checkpoints had been resumed despite a mismatch.
+        mismatch = Mismatch("taken-up", f"they had been resumed although {taken_up[-1]}")
     elif mismatch is not None and planned.resume_anyway:
         taken_up = (*taken_up, mismatch.why)
         mismatch = None
@@ -104,7 +104,7 @@ def start_of(planned: PlannedJob, basis: Basis) -> Start:
         found = _undamaged(files)
         if isinstance(found, Path):
             if taken_up:
-                _warn(f"going on from {found.name} although {'; '.join(taken_up)}")
+                _warn(f"resuming from {found.name} although {'; '.join(taken_up)}")
             return Start(found, taken_up)
         mismatch = found
     if global_rank() == 0:
@@ -113,32 +113,32 @@ def start_of(planned: PlannedJob, basis: Basis) -> Start:
 
 
 def mismatch_of(noted: Mapping[str, Any], basis: Basis) -> Mismatch | None:
-    """Why checkpoints that ``noted`` stands beside do not rest on what a job rests on; None where they do."""
+    """How the checkpoints that ``noted`` describes differ in their basis from a job's; None if they don't."""
     if not noted:
-        return Mismatch("unknown-sources", "nothing says what they rest on")
+        return Mismatch("unknown-sources", "nothing records what they are based on")
     found = list(_mismatches(noted, basis))
     return Mismatch(found[0].word, "; ".join(each.why for each in found)) if found else None
 
 
 def coming_mismatch(planned: PlannedJob) -> Mismatch | None:
-    """The mismatch that a job's checkpoints would be set aside for, if it was started now; else None."""
+    """The mismatch for which a job's checkpoints would be set aside if it were started now, or None."""
     files = planned.files
     if not any(path.is_file() for path in _checkpoints(files)):
         return None
     try:
         return mismatch_of(read_json(files.resume), basis_of(planned))
-    # Its parents come first, and nobody knows what they will be.
+    # Its parents run first, and their results are not known yet.
     except BadInput:
         return None
 
 
 def take_back(files: JobDirectory) -> str:
-    """Put checkpoints that were set aside where they were, if they are further than those that lie there now.
+    """Restore checkpoints that were set aside if they are further along than the current ones.
 
-    Nobody may be working in the directory.
+    No process may be working in the directory.
 
     Returns:
-        What was done, in a sentence; empty where it was nothing.
+        What was done, as a sentence; empty if nothing was.
     """
     here = max(
         (_steps(path) for path in (files.last_checkpoint, files.previous_checkpoint)), default=(-1, -1)
@@ -147,13 +147,13 @@ def take_back(files: JobDirectory) -> str:
     if not found:
         return ""
     _, tag = max(found)
-    overtaken = Mismatch("overtaken", f"those of {tag} are further")
+    overtaken = Mismatch("overtaken", f"those of {tag} are further along")
     said = _set_aside(files, overtaken) if any(path.is_file() for path in _checkpoints(files)) else ""
-    # The last one last: until then, whoever is killed in between finds the tag again.
+    # The last checkpoint last: if this is killed midway, the tag is still found next time.
     for path, aside in files.aside(tag).items():
         if aside.is_file():
             aside.rename(path)
-    return f"{said + '; ' if said else ''}the checkpoints {tag} are taken up"
+    return f"{said + '; ' if said else ''}the checkpoints {tag} are restored"
 
 
 def _checkpoints(files: JobDirectory) -> tuple[Path, ...]:
@@ -165,7 +165,7 @@ def _mismatches(noted: Mapping[str, Any], basis: Basis) -> Iterator[Mismatch]:
         try:
             before = Fingerprint.model_validate(noted.get("made_from"))
         except ValidationError:
-            yield Mismatch("unknown-sources", "an earlier version wrote them, and not what they rest on")
+            yield Mismatch("unknown-sources", "an earlier version wrote them without recording their basis")
         else:
             for difference in before.differences(basis.fingerprint):
                 yield Mismatch(f"{difference.kind}-changed", difference.text)
@@ -181,7 +181,7 @@ def _taken_up(noted: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _undamaged(files: JobDirectory) -> Path | Mismatch:
-    """The newest checkpoint that can be gone on from, or why there is none."""
+    """The newest checkpoint that training can resume from, or why there is none."""
     best = files.best_checkpoint
     wrong = damage(best) if best.is_file() else ""
     if wrong:
@@ -192,12 +192,12 @@ def _undamaged(files: JobDirectory) -> Path | Mismatch:
         wrong = damage(path)
         if not wrong:
             return path
-        _warn(f"{path} is damaged ({wrong}); going on from the one before it, or from the start")
-    return Mismatch("damaged", "none that training could go on from is whole")
+        _warn(f"{path} is damaged ({wrong}); resuming from the previous one, or from scratch")
+    return Mismatch("damaged", "all that training could resume from are damaged")
 
 
 def _set_aside(files: JobDirectory, mismatch: Mismatch) -> str:
-    """Rename the checkpoints and what they rest on; what was done, in a sentence."""
+    """Rename the checkpoints and their basis; returns what was done, as a sentence."""
     name = f"{mismatch.word}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     tag = name
     number = 1
@@ -214,7 +214,7 @@ def _set_aside(files: JobDirectory, mismatch: Mismatch) -> str:
 
 
 def _steps_aside(files: JobDirectory, tag: str) -> tuple[int, int]:
-    """How far the checkpoints of a tag are; nowhere where they cannot be gone on from."""
+    """How far along the checkpoints of a tag are; (-1, -1) if training cannot resume from them."""
     aside = files.aside(tag)
     best = aside[files.best_checkpoint]
     if best.is_file() and damage(best):
@@ -223,7 +223,7 @@ def _steps_aside(files: JobDirectory, tag: str) -> tuple[int, int]:
 
 
 def _steps(checkpoint: Path) -> tuple[int, int]:
-    """The epoch and the step of a checkpoint; (-1, -1) where it is not there, or damaged."""
+    """The epoch and the step of a checkpoint; (-1, -1) if it is missing or damaged."""
     if not checkpoint.is_file() or damage(checkpoint):
         return (-1, -1)
     content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)

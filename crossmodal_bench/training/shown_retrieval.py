@@ -1,4 +1,4 @@
-"""What a tested model retrieves for a few queries of each direction, to look at: successes and failures."""
+"""What a tested model retrieves for a few queries in each direction, for display: successes and failures."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from crossmodal_bench.evaluation.ranking.query_ranks import Side
 from crossmodal_bench.methods import RetrievalMethod
 
 SHOWN = 4
-"""Queries that are shown of each direction: as many successes as failures, where there are both."""
+"""Queries shown per direction: as many successes as failures if there are enough of both."""
 TOP = 5
-"""Retrieved items of a query."""
+"""Retrieved items shown per query."""
 TRIED = 32
-"""Queries among which those are chosen where a protocol ranks classes, and no query of its own."""
+"""Queries to choose from if a protocol ranks classes rather than single queries."""
 
 
 @dataclass(frozen=True)
 class RetrievedItems:
-    """What n queries of one direction retrieve, from an image to captions or from a caption to images.
+    """What n queries in one direction retrieve: captions for images, or images for captions.
 
     Attributes:
         queries: (n,) their positions in the split; successes first.
-        top: (n, <= 5) positions of the best items of the gallery, best first.
-        right: (n, <= 5) which of these are right.
-        best: (n,) strict 1-based rank of the best right item; 1 is a success.
+        top: (n, <= 5) positions of the top-ranked gallery items, best first.
+        right: (n, <= 5) which of these are correct.
+        best: (n,) strict 1-based rank of the best correct item; 1 is a success.
     """
 
     queries: NDArray[np.int64]
@@ -48,14 +48,14 @@ def shown_retrieval(
     protocol: Protocol,
     ranks: Ranks | None,
 ) -> dict[Side, RetrievedItems]:
-    """What is retrieved for the shown queries.
+    """What is retrieved for the queries that are shown.
 
     Args:
-        model: which scores them.
+        model: scores the pairs.
         images, texts: the encodings of ``items``.
-        items: what was searched, of captions that have an image of their own.
-        protocol: which says what is right.
-        ranks: of every query; None where the protocol ranks none. Then a few are scored here.
+        items: what was searched; every caption belongs to one image.
+        protocol: decides what is correct.
+        ranks: of every query; None if the protocol does not rank queries: then a few are scored here.
     """
     assert items.owner is not None
     kinds = _kinds(items, protocol)
@@ -76,7 +76,7 @@ def shown_retrieval(
 
 
 def _kinds(items: EvaluatedItems, protocol: Protocol) -> NDArray[np.int64]:
-    """(n_images,) or (n_images, C): what an image has in common with all that is right for it."""
+    """(n_images,) or (n_images, C): what an image shares with all items that are correct for it."""
     if protocol.positives == "identity" and items.identities is not None:
         return items.identities
     if protocol.positives == "label" and items.labels is not None:
@@ -85,7 +85,7 @@ def _kinds(items: EvaluatedItems, protocol: Protocol) -> NDArray[np.int64]:
 
 
 def _right(query: NDArray[np.int64], gallery: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which items of a gallery are right for a query, by what they have in common."""
+    """Which items of a gallery are correct for a query, by what they share with it."""
     if query.ndim:
         return gallery @ query > 0
     return gallery == query
@@ -111,7 +111,7 @@ def _of_scores(
 ) -> RetrievedItems:
     right = np.array([_right(queries[query], gallery) for query in tried])
     ceiling = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-    # As ranks are elsewhere: other right items are no competitors, equal scores of wrong ones are.
+    # As ranks are computed elsewhere: other positives do not count against the best one, tied negatives do.
     best = np.where(right.any(axis=1), 1 + ((scores >= ceiling) & ~right).sum(axis=1), 0)
     chosen = _successes_and_failures(best)
     top = np.argsort(-scores[chosen], axis=1, kind="stable")[:, :TOP]
@@ -127,7 +127,7 @@ def _successes_and_failures(best: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _spread(positions: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """At most ``count`` of some positions, evenly spread."""
+    """At most ``count`` of the positions, evenly spread."""
     steps = np.linspace(0, len(positions) - 1, min(count, len(positions)))
     return positions[np.unique(steps.round().astype(np.int64))]
 

@@ -1,4 +1,4 @@
-"""A finished job's model, out of its directory, and what it makes of the split that it was tested on."""
+"""A finished job's model, loaded from its directory, and its encodings of the split it was tested on."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from crossmodal_bench.training.checkpoints import chosen_checkpoint
 from crossmodal_bench.training.lightning_cli import instantiate
 
 DATA = CrossModalDataModule.__qualname__
-"""Under which checkpoints hold the data module's state."""
+"""The key of the data module's state in checkpoints."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A model with the encodings of its record's split, on the device where it scores."""
+    """A model with its encodings of the record's split, on the device on which it scores."""
 
     member: Member
     corpus: Corpus
@@ -56,12 +56,12 @@ class Encoded:
 
 
 def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corpus]) -> Encoded:
-    """The tested model of a finished job, and what it makes of the split that it was tested on.
+    """The tested model of a finished job, and its encodings of the split that it was tested on.
 
-    ``corpora`` holds what has been read, by ``corpus_key``, and gets what is read here.
+    ``corpora`` caches the corpora read so far, by ``corpus_key``; what is read here is added to it.
 
     Raises:
-        BadInput: the data below ``data_root`` are not those of the record, or the checkpoint does not fit.
+        BadInput: the data in ``data_root`` are not those of the record, or the checkpoint does not match.
     """
     config = _config(record, data_root, cache)
     collect = RetrievalEvaluation([], record.evaluated_on)
@@ -92,23 +92,23 @@ def encode(record: Record, data_root: Path, cache: Path, corpora: dict[str, Corp
         if "loading state_dict" not in str(error):
             raise
         raise BadInput(
-            f"{checkpoint} does not fit {record.job.method} as it is built today; run that job again"
+            f"{checkpoint} does not match the current code of {record.job.method}; run that job again"
         ) from error
     assert collect.encodings is not None
     images, texts = collect.encodings
-    # Lightning has moved it to the CPU, and no other accelerator than CUDA scores in double precision.
+    # Lightning has moved the model to the CPU, and CUDA is the only accelerator with double precision.
     device = cli.trainer.strategy.root_device if torch.cuda.is_available() else torch.device("cpu")
     return Encoded(Member(images, texts, model.to(device).score), corpus, device, model)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A finished job's model, and how new items become what it reads, without its data.
+    """A finished job's model and the preprocessing for new items, without its data.
 
     Attributes:
         model: with the tested weights, in evaluation mode, on the CPU.
-        data: the job's data module, which has read nothing.
-        preprocessing: out of the checkpoint.
+        data: the job's data module, which has not read anything.
+        preprocessing: from the checkpoint.
     """
 
     model: RetrievalMethod
@@ -119,7 +119,7 @@ class LoadedModel:
 def load_model(record: Record, data_root: Path, cache: Path) -> LoadedModel:
     """The tested model of a finished job.
 
-    Its data are read only where its checkpoint was written by a version that kept no vocabulary in it.
+    Its data are read only if its checkpoint was written by a version that did not store the vocabulary.
 
     Args:
         record: of the job.
@@ -127,7 +127,7 @@ def load_model(record: Record, data_root: Path, cache: Path) -> LoadedModel:
         cache: where features of such a run's data are kept.
 
     Raises:
-        BadInput: the checkpoint is missing, damaged or of another model, or it needs data that are not there.
+        BadInput: the checkpoint is missing, damaged or of another model, or it needs data that are missing.
     """
     exported = record.files.exported_weights.is_file()
     if not exported:
@@ -150,7 +150,7 @@ def load_model(record: Record, data_root: Path, cache: Path) -> LoadedModel:
             model.load_state_dict(content["state_dict"])
         except (KeyError, RuntimeError, TypeError, AttributeError) as error:
             raise BadInput(
-                f"{path} does not fit {record.job.method} as it is built today; run that job again"
+                f"{path} does not match the current code of {record.job.method}; run that job again"
             ) from error
     kept = content.get(DATA)
     if isinstance(kept, dict) and "preprocessing" in kept:
@@ -162,9 +162,10 @@ def load_model(record: Record, data_root: Path, cache: Path) -> LoadedModel:
 
 @contextmanager
 def _unchanged_session() -> Iterator[None]:
-    """Keep what a configuration sets for a training from whoever only wants its model, in a notebook say.
+    """Keep a configuration's training settings from affecting a caller that only wants the model.
 
-    Random numbers, deterministic algorithms, and what Lightning has to say of the machine.
+    That is random states, deterministic algorithms, and Lightning's messages about the machine, for example
+    in a notebook.
     """
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -179,17 +180,18 @@ def _unchanged_session() -> Iterator[None]:
 
 
 def exported_state(record: Record) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What is handed out of a record's model: the state dictionary, and what else its checkpoint says.
+    """What is exported of a record's model: its state dictionary, and the other state in its checkpoint.
 
     Raises:
-        BadInput: as ``check_model``; or the checkpoint was written by a version that kept no vocabulary in
-        it.
+        BadInput: as ``check_model``; or the checkpoint was written by a version that did not store the
+        vocabulary.
     """
     check_model(record)
     path, content = _checkpoint(record)
     if not content.get(DATA):
         raise BadInput(
-            f"{path} was written by a version whose checkpoints bring no vocabulary along; run that job again"
+            f"{path} was written by a version whose checkpoints do not include the vocabulary; run that job "
+            "again"
         )
     return dict(content["state_dict"]), {name: content[name] for name in (DATA, "data_spec")}
 
@@ -203,10 +205,10 @@ def _exported(files: JobDirectory) -> tuple[Path, dict[str, Any]]:
     path = files.exported_weights
     content = read_file_json(files.exported_state)
     if not isinstance(content, dict):
-        raise BadInput(f"{files.exported_state} holds no keys; export that run again")
+        raise BadInput(f"{files.exported_state} contains no keys; export that run again")
     try:
         return path, {**content, "state_dict": load_file(path, device="cpu")}
-    # Its library has an exception of its own, which is no class of Python's.
+    # safetensors raises an exception class of its own, not a built-in one.
     except Exception as error:
         raise BadInput(f"{path} cannot be read ({first_line(error)}); export that run again") from error
 
@@ -218,8 +220,8 @@ def _rebuilt_preprocessing(
         _check_data(record, data.corpus, data_root)
     except MissingInput as error:
         raise BadInput(
-            f"{record.directory} was trained by a version whose checkpoints bring no vocabulary along, and "
-            f"the data that it is made from are not below {data_root} ({error}); give --data-root, or run "
+            f"{record.directory} was trained by a version whose checkpoints do not include the vocabulary, "
+            f"and the data to rebuild it from are not in {data_root} ({error}); give --data-root, or run "
             "that job again"
         ) from error
     data.build(model.requires)
@@ -229,22 +231,22 @@ def _rebuilt_preprocessing(
 def _check_data(record: Record, corpus: Corpus, data_root: Path) -> None:
     if corpus.fingerprint != record.data.fingerprint:
         raise BadInput(
-            f"the data of {record.directory} have changed below {data_root} (fingerprint "
+            f"the data of {record.directory} have changed in {data_root} (fingerprint "
             f"{corpus.fingerprint[:12]}, in its record {record.data.fingerprint[:12]}); run that job again"
         )
 
 
 def check_model(record: Record) -> None:
-    """Raise BadInput where a record's model is not there, cannot be read, or is being trained anew."""
+    """Raise BadInput if a record's model is missing, cannot be read, or is being retrained."""
     checkpoint = chosen_checkpoint(record.files, record.selection.metric)
     for path in (checkpoint, record.files.config):
         if not path.is_file():
             raise BadInput(f"{path} is missing; delete the record and run that job again")
     if is_locked(record.directory):
-        raise BadInput(f"{record.directory} is being worked on by another process; wait for it or stop it")
+        raise BadInput(f"{record.directory} is in use by another process; wait for it or stop it")
     noted = read_json(record.files.resume)
     if noted and not is_behind(noted, record):
-        raise BadInput(f"{checkpoint} is of another run than the record beside it; run that job to its end")
+        raise BadInput(f"{checkpoint} is not from the run of the record next to it; finish that job")
     wrong = damage(checkpoint)
     if wrong:
         raise BadInput(f"{checkpoint} is damaged ({wrong}); delete the record and run that job again")
@@ -261,21 +263,21 @@ def trained_weights(record: Record) -> dict[str, Tensor]:
 
 
 def protocol_labels(record: Record) -> list[str]:
-    """Every protocol that a record has numbers of, with its version, the main one first."""
+    """Every protocol that a record has results for, with its version, the main one first."""
     return [part.protocol_label for part in record.by_protocol()]
 
 
 def protocols_of(record: Record, corpus: Corpus) -> list[Protocol]:
-    """The protocols of ``protocol_labels``; BadInput where the corpus meets others by now."""
+    """The protocols of ``protocol_labels``; BadInput if the corpus now matches others."""
     then = protocol_labels(record)
-    # Which named protocol the corpus was read for stands in the name alone: "<wanted>-test".
+    # Only the name tells which named protocol the corpus was read for: "<wanted>-test".
     wanted, test, _ = record.job.protocol.rpartition("-test")
     fitting = fitting_protocols(corpus, wanted if test and wanted != corpus.name else "")
     protocols = measured_on(record.evaluated_on, fitting)
     now = [protocol.label for protocol in protocols]
     if now != then:
         raise BadInput(
-            f"{record.directory} was measured under {' + '.join(then)} and would be under "
+            f"{record.directory} was measured under {' + '.join(then)} but would be measured under "
             f"{' + '.join(now)} today; run that job again"
         )
     return protocols
@@ -287,7 +289,7 @@ def _config(record: Record, data_root: Path, cache: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         raise damaged(path, "it has no 'data'")
     config["data"] = {**config["data"], "root": str(data_root), "cache": str(cache)}
-    # One device will do, whatever it was trained on; its precision stays.
+    # One device is enough, whatever it was trained on; the precision is kept.
     chosen = config.get("trainer", {}).items()
     elsewhere = ("accelerator", "devices", "strategy", "num_nodes")
     return {**config, "trainer": {name: value for name, value in chosen if name not in elsewhere}}

@@ -1,4 +1,4 @@
-"""Training that starts from other jobs' trained weights: which runs those are, and what they hand on."""
+"""Training that starts from other jobs' trained weights: which runs those are, and what is inherited."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from crossmodal_bench.training.trained_model import trained_weights
 
 
 class Inheritance(pl.Callback):
-    """Hands the parents' weights to a model as soon as its networks are made.
+    """Hands the parents' weights to a model as soon as its networks are built.
 
-    Not for a training that goes on from a checkpoint.
+    Not for training that resumes from a checkpoint.
 
     Args:
         weights: state dictionaries by method.
@@ -27,9 +27,9 @@ class Inheritance(pl.Callback):
         self._weights = weights
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Build, inherit, and let go of the weights; BadInput where they do not fit.
+        """Build, inherit, and release the weights; BadInput if they do not match.
 
-        Before the model is moved to its device and its optimisers are made.
+        This happens before the model is moved to its device and its optimisers are created.
         """
         if stage != "fit" or not self._weights:
             return
@@ -41,15 +41,15 @@ class Inheritance(pl.Callback):
             if "loading state_dict" not in str(error):
                 raise
             raise BadInput(
-                f"the trained weights of {', '.join(self._weights)} do not fit {type(pl_module).__name__} as "
-                "it is configured; give them the same networks and the same text settings"
+                f"the trained weights of {', '.join(self._weights)} do not match {type(pl_module).__name__} "
+                "as configured; use the same networks and the same text settings in both"
             ) from error
         self._weights = {}
 
 
 def parent_weights(planned: PlannedJob) -> dict[str, dict[str, Tensor]]:
-    """By method, the state dictionaries that a job starts from: those behind the parents' records.
+    """The state dictionaries that a job starts from, by method: those that the parents' records measured.
 
-    Raises BadInput where one is not there, cannot be read, or is of another run than its record.
+    Raises BadInput if one is missing, cannot be read, or is from another run than its record.
     """
     return of_parents(planned, trained_weights)

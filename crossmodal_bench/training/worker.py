@@ -1,4 +1,4 @@
-"""One job in one process: train (or go on training), choose the checkpoint, test, write the record."""
+"""One job in one process: train (or resume), select the checkpoint, test, write the record."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ def run_job(
     illustrate: Illustrate | None = None,
     keep: Keep | None = None,
 ) -> None:
-    """Run a job to its record.
+    """Run a job until its record is written.
 
-    Goes on from its last checkpoint where that was with today's data, sources and parents, or where the job
-    is told to go on anyway.
+    Resumes from its last checkpoint if data, sources and parents are the same today, or if the job is told to
+    resume anyway.
 
     Args:
         planned: the job.
-        devices: ``auto``, ``cpu``, or how many of the accelerator's (or of CPU processes).
+        devices: ``auto``, ``cpu``, or the number of accelerators (or of CPU processes).
         request: whether the process has been asked to stop.
         illustrate: draws what the tested model generates; None draws nothing.
-        keep: told of all epochs so far, for who follows the job; None for nobody.
+        keep: receives all epochs so far, for live monitoring of the job; None if nothing monitors it.
 
     Raises:
-        BadInput: among others, the trained weights that it starts from are not there, or do not fit.
+        BadInput: among others, the trained weights that it starts from are missing or do not match.
         Interrupted: the process was asked to stop; the last checkpoint is of this moment.
     """
     started = datetime.now(UTC)
@@ -90,7 +90,7 @@ def run_job(
     data.progress = _report_extraction(files)
     data.hand_over(planned.corpus, with_grid=planned.with_grid)
     if trainer.is_global_zero:
-        # With what the method asked for here, so that `fit` on this file does the same, from fresh weights.
+        # With the method's own settings, so that `fit` on this file does the same, from fresh weights.
         asked = {
             key: on_devices[key] for key in ("strategy", "precision", "sync_batchnorm") if key in on_devices
         }
@@ -99,7 +99,7 @@ def run_job(
         write_json(files.resume, basis.noted(start.taken_up))
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if last else None, weights_only=True)
     if model.deterministic:
-        # Lightning's checkpoint callback saves nothing where no optimiser has stepped.
+        # Lightning's checkpoint callback saves nothing if no optimiser has stepped.
         trainer.save_checkpoint(files.last_checkpoint)
     files.write_progress("testing")
     selection = selected(checkpoints, planned, history, solved=model.deterministic)
@@ -144,8 +144,8 @@ def run_job(
             },
             "environment": {
                 **environment(device_name(trainer.strategy.root_device)),
-                # What decides a step beside the configuration: several processes see more pairs at the same
-                # rates.
+                # These affect a step in addition to the configuration: several processes see more pairs at
+                # the same learning rates.
                 "precision": str(trainer.precision),
                 "processes": str(trainer.world_size),
                 "batch_size_per_process": str(data.batch_size),
@@ -160,7 +160,7 @@ def run_job(
 def _described(
     data: CrossModalDataModule, model: RetrievalMethod, main: Evaluation, items: EvaluatedItems
 ) -> dict[str, Any]:
-    """The data, with what the record says beyond the data module: features made inside the model, counts."""
+    """The data, plus what the data module does not know: features computed inside the model, and counts."""
     described = data.describe()
     if model.backbone is not None:
         described["features"] = {
@@ -177,7 +177,7 @@ def _described(
 
 
 def _encoders(data: CrossModalDataModule, model: RetrievalMethod) -> Encoders:
-    """What stands for images and texts in the tested model."""
+    """The image and text encoders of the tested model."""
     return Encoders(image=_image_facts(data, model), text=_text_facts(data, model))
 
 

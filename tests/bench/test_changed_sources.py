@@ -159,9 +159,9 @@ def test_a_related_pull_sets_the_checkpoint_aside_and_resume_anyway_takes_it_up(
     new_process()
     said: list[str] = []
     runner.status(options(runs), log=said.append)
-    assert f"starts over, its checkpoint is set aside because {CHANGED}; RERUN=resume-anyway" in said[-1]
+    assert f"starts over; its checkpoint is set aside because {CHANGED}; RERUN=resume-anyway" in said[-1]
     runner.status(options(runs, rerun="resume-anyway"), log=said.append)
-    assert said[-1].endswith(f"not started: goes on from its checkpoint although {CHANGED}")
+    assert said[-1].endswith(f"not started: resumes from its checkpoint although {CHANGED}")
     # Somebody overlooks that, and stops it early.
     interrupted(runs, looks=1)
     (tag,) = files.tags_aside()
@@ -169,14 +169,14 @@ def test_a_related_pull_sets_the_checkpoint_aside_and_resume_anyway_takes_it_up(
     assert torch.load(files.last_checkpoint, weights_only=True)["global_step"] < reached
 
     assert runner.bench(options(runs, rerun="resume-anyway"), log=said.append) == 0
-    assert any("are taken up" in line for line in said)
+    assert any("are restored" in line for line in said)
     record = read_record(files.path)
     assert record.taken_up == (CHANGED,)
     assert record.made_from is not None and record.made_from.digest == record.source_fingerprint
-    assert "going on from last.ckpt although" in files.log.read_text()
-    why = f"it went on from a checkpoint although {CHANGED}"
+    assert "resuming from last.ckpt although" in files.log.read_text()
+    why = f"it was resumed from a checkpoint although {CHANGED}"
     assert state_of(job(runs)) == State("stale", why, taken_up=True)
-    assert f"taken up: training went on from a checkpoint although {CHANGED}" in noted(record)
+    assert f"taken up: training resumed from a checkpoint although {CHANGED}" in noted(record)
     # It is a row, and neither fresh nor run again unless somebody says so.
     assert runner.bench(options(runs), log=said.append) == 0
     assert read_record(files.path).finished_at == record.finished_at
@@ -204,7 +204,7 @@ def test_without_the_word_it_starts_over_and_nothing_is_removed(
     (tag,) = files.tags_aside()
     assert files.aside(tag)[files.last_checkpoint].read_bytes() == before
     told = [line for line in said if f"set aside as *.{tag}.ckpt" in line]
-    assert len(told) == 1 and "RERUN=resume-anyway takes them up" in told[0]
+    assert len(told) == 1 and "RERUN=resume-anyway resumes from them" in told[0]
     assert f"because {CHANGED}" in files.log.read_text()
     assert state_of(job(runs)) == State("done") and read_record(files.path).taken_up == ()
 

@@ -141,7 +141,7 @@ def test_the_command_makes_it_once(
     assert f"Record: {path.parent.relative_to(tmp_path)}" in first and "2 seeds)" in first
     before = path.stat().st_mtime_ns
     assert main([words[0], words[2], words[1], *words[3:]]) == 0
-    assert "is there already" in capsys.readouterr().out
+    assert "already exists" in capsys.readouterr().out
     assert path.stat().st_mtime_ns == before
     # A member that has run again makes another sum.
     content = json.loads((own[0] / "record.json").read_text())
@@ -179,7 +179,7 @@ def test_every_protocol_and_the_split_that_was_evaluated(
     assert record.also["synthetic-b"].metrics["rsum"] > record.metrics["rsum"]
     monkeypatch.undo()
     with pytest.raises(
-        BadInput, match=r"under synthetic-a@1 \+ synthetic-b@1 and would be under synthetic-test@1"
+        BadInput, match=r"under synthetic-a@1 \+ synthetic-b@1 but would be measured under synthetic-test@1"
     ):
         summed([tmp_path / "runs" / one.directory for one in record.ensemble], tmp_path / "other")
 
@@ -240,11 +240,11 @@ def test_members_must_be_whole(jobs: list[Path], tmp_path: Path) -> None:
     best.write_bytes(content)
     with (
         locked(second),
-        pytest.raises(BadInput, match="is being worked on by another process"),
+        pytest.raises(BadInput, match="is in use by another process"),
     ):
         read_members([first, second])
     (second / "resume.json").write_text(json.dumps({"sources": "newer", "data": "d"}))
-    with pytest.raises(BadInput, match="is of another run than the record beside it"):
+    with pytest.raises(BadInput, match="is not from the run of the record next to it"):
         read_members([first, second])
     (second / "config.yaml").unlink()
     with pytest.raises(BadInput, match=r"config\.yaml is missing"):
@@ -252,7 +252,7 @@ def test_members_must_be_whole(jobs: list[Path], tmp_path: Path) -> None:
 
 
 def test_what_is_no_choice_of_members_is_refused(jobs: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="at least two records, and 1 is given"):
+    with pytest.raises(BadInput, match="at least two records, but only 1 was given"):
         read_members(jobs[:1])
     with pytest.raises(BadInput, match="is named twice"):
         read_members([jobs[0], jobs[0] / "record.json"])
@@ -270,7 +270,7 @@ def test_data_that_have_changed_are_refused(tmp_path: Path, data_root: Path) -> 
     assert summed(paths, tmp_path / "runs", own).metrics["mAP"] > 0
     features = np.load(own / "pascal_sentence" / "test_images.npy")
     np.save(own / "pascal_sentence" / "test_images.npy", features + 1)
-    with pytest.raises(BadInput, match=r"the data of .* have changed below .*; run that job again"):
+    with pytest.raises(BadInput, match=r"the data of .* have changed in .*; run that job again"):
         summed(paths, tmp_path / "runs", own)
 
 
@@ -279,5 +279,5 @@ def test_a_checkpoint_of_other_networks_is_refused(jobs: list[Path], tmp_path: P
     config = (own[1] / "config.yaml").read_text()
     assert "dim: 200" in config
     (own[1] / "config.yaml").write_text(config.replace("dim: 200", "dim: 20"))
-    with pytest.raises(BadInput, match="does not fit acmr as it is built today"):
+    with pytest.raises(BadInput, match="does not match the current code of acmr"):
         summed(own[:2], tmp_path / "runs")

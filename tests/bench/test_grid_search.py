@@ -93,7 +93,7 @@ def test_the_best_mean_is_written_as_a_method_that_has_it(
         "model": {"init_args": {"triplet": {"margin": 10.0}, "alpha": 0.1, "beta": 1.0}}
     }
     text = path.read_text()
-    assert "mAP 0.600 on validation, the best of 12" in text and "Test was not looked at" in text
+    assert "mAP 0.600 on validation, the best of 12" in text and "The test split was not used" in text
     assert "data.validation = 0.2, trainer.max_epochs = 1" in text
     table = [line.split() for line in lines]
     start = table.index(["margin", "=", "10.0"])
@@ -127,7 +127,7 @@ def test_nothing_is_chosen_while_a_training_is_missing_and_a_failed_one_is_no_ca
         finish(planned, make_content(), number(planned))
     lines: list[str] = []
     assert grid_search.choose(plan, words, lines.append) == []
-    assert lines == ["some_grid on pascal_sentence: nothing is chosen yet; 1 of 24 trainings are not done"]
+    assert lines == ["some_grid on pascal_sentence: nothing is chosen yet; 1 of 24 runs are not done"]
     last.directory.mkdir(parents=True)
     last.files.write_error("error", "training has diverged")
     (path,) = grid_search.choose(plan, words, lines.append)

@@ -14,7 +14,7 @@ from crossmodal_bench.core.signals import AGAIN
 from crossmodal_bench.jobs.record import read_records
 
 DRIVER = Path(__file__).parents[1] / "interrupted.py"
-BEFORE = "Interrupted. Run the same command again to go on.\n"
+BEFORE = "Interrupted. Run the same command again to resume.\n"
 COUNT = 100
 """Benches for each of ten seeds."""
 

@@ -54,5 +54,5 @@ def test_a_clusters_options_come_word_by_word_or_from_a_file(tmp_path: Path) -> 
         "nodes": 3,
     }
     path.write_text("- partition\n")
-    with pytest.raises(BadInput, match=r"cluster\.yaml holds no keys; write for example partition: gpu"):
+    with pytest.raises(BadInput, match=r"cluster\.yaml contains no keys; write e.g. partition: gpu"):
         options(*slurm, path)

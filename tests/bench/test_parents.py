@@ -249,7 +249,7 @@ def test_a_suites_overrides_are_the_parents_too(family: Path, tmp_path: Path) ->
         (
             "last",
             "base: first\nparents: [left]\n",
-            "ACMR cannot start from their weights; implement its inherit",
+            "ACMR cannot start from their weights; implement inherit",
         ),
     ],
 )
@@ -310,7 +310,7 @@ def test_what_is_solved_has_weights_too(family: Path, tmp_path: Path) -> None:
     # CCA's are not ACMR's.
     assert guarded(child, "cpu") == 2
     message = read_json(child.files.error)["message"]
-    assert message.startswith("the trained weights of cca do not fit Heir as it is configured; give them")
+    assert message.startswith("the trained weights of cca do not match Heir as configured; use the same")
 
 
 def test_a_training_that_goes_on_does_not_inherit_again(
@@ -346,7 +346,7 @@ def test_a_record_is_stale_with_its_parents(family: Path, tmp_path: Path) -> Non
     before = (first.directory / "record.json").read_text()
     ran_again(first)
     assert state_of(first).name == "done"
-    assert state_of(left) == State("stale", "it has not started from today's first")
+    assert state_of(left) == State("stale", "it did not start from today's first")
     assert state_of(last) == State("stale", "left, which it starts from, is stale")
     (first.directory / "record.json").write_text(before)
     assert state_of(last).name == "done"
@@ -362,9 +362,9 @@ def test_a_record_is_stale_with_its_parents(family: Path, tmp_path: Path) -> Non
     del content["parents"]
     (right.directory / "record.json").write_text(json.dumps(content))
     assert read_record(right.directory).parents == {}
-    assert state_of(right) == State("stale", "it has not started from today's first")
+    assert state_of(right) == State("stale", "it did not start from today's first")
     change(right, parents={**known, "left": read_record(left.directory).run})
-    assert state_of(right) == State("stale", "it has not started from today's left")
+    assert state_of(right) == State("stale", "it did not start from today's left")
     # Where the data are away, nothing can be said against it.
     assert state_of(replace(right, missing="gone")).name == "done"
 
@@ -394,7 +394,7 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     ),
     (
         lambda folder: write_json(folder / "resume.json", {"sources": "newer", "data": "d"}),
-        r"best\.ckpt is of another run than the record beside it",
+        r"best\.ckpt is not from the run of the record next to it",
     ),
 ]
 
@@ -545,5 +545,5 @@ def test_what_needs_a_stale_parent_is_not_started_and_a_busy_one_is_waited_for(
 
 
 def test_a_method_without_parents_has_nothing_to_inherit() -> None:
-    with pytest.raises(NotImplementedError, match="ACMR has no inherit to start from first with"):
+    with pytest.raises(NotImplementedError, match="ACMR must implement inherit to start from first"):
         RetrievalMethod.inherit(ACMR(), {"first": {}})

@@ -113,8 +113,8 @@ def test_method_words() -> None:
         ({"seeds": 0}, "SEEDS is 0"),
         ({"methods": ""}, "METHODS is empty"),
         ({"methods": "cca,acmr_table22"}, "did you mean 'acmr_table2'"),
-        ({"methods": "cca,all"}, "'all' must stand alone"),
-        ({"methods": "acmr_table2,cca"}, "'acmr_table2' must stand alone"),
+        ({"methods": "cca,all"}, "'all' cannot be combined"),
+        ({"methods": "acmr_table2,cca"}, "'acmr_table2' cannot be combined"),
         ({"dataset": "flickr8"}, "did you mean 'flickr8k'"),
         ({"dataset": "synthetic-7"}, "number of training images from 20"),
         ({"preset": "smal"}, "did you mean 'small'"),
@@ -170,7 +170,7 @@ def test_a_suites_validation_share_is_for_data_sets_that_have_none(
     has_one = only(methods="acmr_grid", dataset="synthetic-20")
     assert has_one.job.overrides == {} and has_one.evaluate == "val" and has_one.counts["val"]["images"]
     # What the user says is not taken back in silence.
-    with pytest.raises(BadInput, match=r"has a validation split of its own; set data\.validation to 0"):
+    with pytest.raises(BadInput, match=r"already has a validation split; set data\.validation to 0"):
         only(methods="acmr_grid", dataset="synthetic-20", overrides={"data.validation": 0.3})
 
 
@@ -215,14 +215,14 @@ def test_each_seed_takes_a_draw_of_its_own_where_the_data_set_says_so(tmp_path: 
         == planned(**{**words, "dataset": "wikipedia"}, methods="acmr")[0].config["model"]
     )
     key = "data.dataset.init_args.draw_seed"
-    with pytest.raises(BadInput, match=rf"--set {key} has no effect where each seed takes a draw of its own"):
+    with pytest.raises(BadInput, match=rf"--set {key} has no effect because each seed uses its own draw"):
         planned(**words, methods="cca", overrides={key: 4})
 
 
 def test_there_are_as_many_seeds_as_known_draws(tmp_path: Path) -> None:
     words = {"dataset": "wikipedia-draws", "data_root": tmp_path, "methods": "cca"}
     assert len(planned(**words, seeds=10)) == 10
-    with pytest.raises(BadInput, match=r"SEEDS is 11, and wikipedia-1300-draws-map has 10 draws"):
+    with pytest.raises(BadInput, match=r"SEEDS is 11, but wikipedia-1300-draws-map has only 10 draws"):
         planned(**words, seeds=11)
 
 
@@ -306,7 +306,7 @@ def test_regions_decide_whether_a_method_is_skipped(tmp_path: Path, monkeypatch:
     words = {"dataset": "flickr8k", "methods": "cca", "data_root": tmp_path}
     assert only(**words, preset="small").missing == ""
     without = only(**words, preset="paper").missing
-    assert without.startswith("flickr8k has no regions of its images; put a folder *_precomp beside them")
+    assert without.startswith("flickr8k has no regions of its images; put a folder *_precomp next to them")
     assert only(**words, preset="paper", overrides={"data.images.regions": "detector"}).missing == ""
     auto = only(**words, preset="small", overrides={"data.images.regions": "auto"})
     assert auto.missing == without

@@ -90,8 +90,8 @@ def test_members_are_jobs_of_the_suite_and_each_once(suite: Path, tmp_path: Path
     one_seed = options(tmp_path, seeds=1, overrides={"data.batch_size": 32})
     describe(make_plan(one_seed, gpu=False), one_seed, said.append)
     assert [line.split("seed 0")[-1].strip() for line in said] == [
-        "waits for its members",
-        "acmr (ensemble of seeds): some member's seed is not among these jobs",
+        "waiting for its members",
+        "acmr (ensemble of seeds): a member's seed is not among these jobs",
     ]
 
 
@@ -113,7 +113,7 @@ def test_each_is_made_when_its_members_are_done_and_once(suite: Path, tmp_path: 
 
     said.clear()
     assert runner.bench(words, log=said.append) == 0
-    assert "4 of 4 jobs done" in said and not any("are summed" in line for line in said)
+    assert "4 of 4 jobs done" in said and not any("summing their similarities" in line for line in said)
     assert sum(line.endswith("  done") and "ensemble of" in line for line in said) == 3
     report = (tmp_path / "runs" / "report" / "leaderboard.md").read_text()
     assert "sm (ensemble of both)" in report and "acmr (ensemble of seeds)" in report
@@ -125,7 +125,7 @@ def test_each_is_made_when_its_members_are_done_and_once(suite: Path, tmp_path: 
     path.write_text(json.dumps({**json.loads(path.read_text()), "finished_at": "2030-01-01T00:00:00+00:00"}))
     said.clear()
     assert runner.bench(words, log=said.append) == 0
-    assert sum("are summed" in line for line in said) == 2
+    assert sum("summing their similarities" in line for line in said) == 2
     assert sum(line.endswith("  not made") for line in said) == 2
 
 

@@ -76,7 +76,7 @@ def test_who_interrupts_a_bench_is_told_what_is_not_sent_without_waiting(
     options = BenchOptions("synthetic-20", runs=tmp_path / "runs", wandb="offline")
     assert runner.bench(options, log=said.append) == 75
     assert said[0].startswith("Interrupted.")
-    assert said[1].startswith("W&B: 1 run not sent; crossmodal-bench sync") and "on the way" in said[2]
+    assert said[1].startswith("W&B: 1 run not sent; crossmodal-bench sync") and "being sent" in said[2]
 
 
 def test_an_ensembles_last_line_says_whether_its_run_is_sent(

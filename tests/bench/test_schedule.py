@@ -186,8 +186,10 @@ def test_another_benchs_stale_job_is_waited_for_and_not_run_here(
     from crossmodal_bench.jobs.state import State
 
     monkeypatch.setattr(module, "state_of", lambda planned: State("stale", "the data differ"))
+    shown: list[str] = []
+    monkeypatch.setattr(StatusLine, "show", lambda line, text: shown.append(text))
     place, failed, _ = schedule([job("a")], 1)
-    assert place.started == [] and failed == []
+    assert place.started == [] and failed == [] and shown == []
 
 
 def test_a_worker_that_comes_second_is_no_failure(

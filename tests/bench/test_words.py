@@ -73,12 +73,12 @@ def test_a_method_of_ones_own_is_ranked_beside_ours_and_goes_on(
     ]
     words = ["ensemble", *seeds, "--wandb", "off"]
     assert main(words) == 2
-    assert "no configuration may name" in capsys.readouterr().err
+    assert "configurations may not name" in capsys.readouterr().err
     assert main([*words, "--plugins", "my_package"]) == 0
     experiments.forget_given_files()
     words = ["reproduce", seeds[0]]
     assert main(words) == 2
-    assert "'bilinear', which is none of ours; name its file with --method" in capsys.readouterr().err
+    assert "'bilinear', which is not built in; name its file with --method" in capsys.readouterr().err
     (folder / "other.yaml").write_text("base: bilinear\n")
     assert main([*words, "--method", "other.yaml"]) == 2
     assert "other.yaml is other, and" in capsys.readouterr().err
@@ -91,7 +91,7 @@ def test_without_its_plugin_a_file_is_refused_and_nothing_is_imported(
 ) -> None:
     words = ["bench", "--methods", "./bilinear.yaml", "--dataset", "synthetic-20", "--wandb", "off"]
     assert main(words) == 2
-    assert "'my_package.Bilinear' is of a package that no configuration may name" in capsys.readouterr().err
+    assert "'my_package.Bilinear' is in a package that configurations may not name" in capsys.readouterr().err
     assert "my_package" not in sys.modules
 
 
@@ -116,13 +116,13 @@ def test_a_worker_of_its_own_is_told_of_plugins_on_its_command_line(
         text=True,
         check=False,
     )
-    assert done.returncode == 2 and "no configuration may name" in done.stderr
+    assert done.returncode == 2 and "configurations may not name" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("module", "sentence"),
     [
-        ("def broken(:\n", "my_package.py, line 1: SyntaxError: invalid syntax); mend that line"),
+        ("def broken(:\n", "my_package.py, line 1: SyntaxError: invalid syntax); fix that line"),
         (
             "import os\n\nimport no_such_library\n",
             "my_package.py, line 3: ModuleNotFoundError: No module named 'no_such_library'); install what it",
@@ -132,8 +132,12 @@ def test_a_worker_of_its_own_is_told_of_plugins_on_its_command_line(
             "my_package.py, line 1: ImportError: cannot import name 'no_such_name'",
         ),
         ("x = 1\nx.y\n", "my_package.py, line 2: AttributeError: 'int' object has no attribute 'y'"),
-        ("class Bilinear: pass\n", "'my_package.Bilinear' is no RetrievalMethod"),
+        ("class Bilinear: pass\n", "'my_package.Bilinear' is not a RetrievalMethod"),
         ("", "'my_package.Bilinear' cannot be imported"),
+        (
+            "from crossmodal_bench.methods import CCA\n\n\nclass Bilinaer(CCA):\n    pass\n",
+            "'my_package.Bilinear' cannot be imported; did you mean 'my_package.Bilinaer'?",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_plugins_module_is_a_sentence(folder: Path, module: str, sentence: str) -> None:
@@ -155,10 +159,10 @@ def test_a_misspelt_key_in_a_file_of_ones_own_is_named_before_torch_is_imported(
         (["bench", "--methods", "./bilinear.yaml"], "bilinear.yaml: field 'papers' is unknown"),
         (["status", "--methods", "cca,acmrr"], "method 'acmrr' is unknown; did you mean 'acmr'?"),
         (["bench", "--dataset", "nowhere"], "data set 'nowhere' is unknown"),
-        (["bench", "--plugins", "nowhere"], "PLUGINS 'nowhere' is not there"),
-        (["bench", "--wandb", "ofline"], "WANDB is 'ofline', which is no mode; did you mean 'offline'?"),
-        (["bench", "--wandb", "off", "--wandb-live"], "WANDB_LIVE=1 has no effect where W&B is off"),
-        (["bench", "--wandb", "off", "--wandb-media"], "WANDB_MEDIA=1 has no effect where W&B is off"),
+        (["bench", "--plugins", "nowhere"], "PLUGINS 'nowhere' is not found"),
+        (["bench", "--wandb", "ofline"], "WANDB is 'ofline', which is not a mode; did you mean 'offline'?"),
+        (["bench", "--wandb", "off", "--wandb-live"], "WANDB_LIVE=1 has no effect because W&B is off"),
+        (["bench", "--wandb", "off", "--wandb-media"], "WANDB_MEDIA=1 has no effect because W&B is off"),
         (["bench", "--reference", "nowhere"], "nowhere has no reference results"),
     ):
         done = subprocess.run(
@@ -182,14 +186,14 @@ def test_files_may_rest_on_each_other_and_on_ours(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("methods", "sentence"),
     [
-        ("a/bilinear.yaml,b/bilinear.yaml", "two of its files have one name"),
-        ("cca.yaml", "'cca' is a name of ours already"),
-        ("all.yaml", "'all' is a name of ours already"),
-        ("addr_table1.yaml", "'addr_table1' is a name of ours already"),
-        ("all,./bilinear.yaml", "'all' must stand alone"),
-        ("*.yaml", "cannot be the name of a folder of results"),
-        ("./folder.yaml", "it is no file"),
-        ("bomb.yaml", "its references stand for more than"),
+        ("a/bilinear.yaml,b/bilinear.yaml", "two of its files have the same name"),
+        ("cca.yaml", "'cca' is already taken"),
+        ("all.yaml", "'all' is already taken"),
+        ("addr_table1.yaml", "'addr_table1' is already taken"),
+        ("all,./bilinear.yaml", "'all' cannot be combined"),
+        ("*.yaml", "cannot be used as a results folder name"),
+        ("./folder.yaml", "not a regular file"),
+        ("bomb.yaml", "its references expand to more than"),
         ("large.yaml", "it is larger than 1 MB"),
     ],
 )
@@ -245,5 +249,5 @@ def test_a_data_set_of_ones_own(folder: Path) -> None:
     words = options(folder, dataset="./shop.yaml", data_root=folder / "data", methods="cca")
     (planned,) = make_plan(words, gpu=False)
     assert (planned.job.dataset, planned.counts["test"]["images"]) == ("shop", 4)
-    with pytest.raises(BadInput, match="no configuration may name"):
+    with pytest.raises(BadInput, match="configurations may not name"):
         make_plan(options(folder, dataset="./shop.yaml", methods="cca", plugins=()), gpu=False)

@@ -28,7 +28,7 @@ def gpu() -> ModuleType:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main([]) == 2
-    assert capsys.readouterr().err == "No GPU is visible to torch: run this where there is one.\n"
+    assert capsys.readouterr().err == "No GPU is visible to torch: run this on a machine with a GPU.\n"
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_a_network_that_cannot_be_compiled_is_measured_without(
     assert row["not_compiled"] == "no compiler here" and not row["compiled"]
     assert row["samples_per_second"] > 0
     said = capsys.readouterr().err
-    assert "acmr: torch.compile failed (no compiler here); it is measured without" in said
+    assert "acmr: torch.compile failed (no compiler here); measuring without it" in said
 
 
 @pytest.mark.slow

@@ -328,12 +328,12 @@ def test_the_index_follows_the_candidates() -> None:
         (torch.ones(2, 3), torch.arange(2), "candidates"),
         (torch.ones(2, 3, dtype=torch.bool), torch.arange(2), "candidates"),
         (torch.ones(3, dtype=torch.int64), torch.arange(3), "candidates"),
-        (torch.tensor([[1, -1]]), torch.tensor([0]), "candidates hold an id outside"),
-        (torch.tensor([[1, 2**31]]), torch.tensor([0]), "candidates hold an id outside"),
+        (torch.tensor([[1, -1]]), torch.tensor([0]), "candidates contain an id outside"),
+        (torch.tensor([[1, 2**31]]), torch.tensor([0]), "candidates contain an id outside"),
         (torch.ones(2, 3, dtype=torch.int64), torch.arange(3), "image_indices"),
         (torch.ones(2, 3, dtype=torch.int64), torch.ones(2), "image_indices"),
-        (torch.ones(2, 3, dtype=torch.int64), torch.tensor([0, 2]), "image_indices reach from 0 to 2"),
-        (torch.ones(2, 3, dtype=torch.int64), torch.tensor([-1, 1]), "image_indices reach from -1"),
+        (torch.ones(2, 3, dtype=torch.int64), torch.tensor([0, 2]), "image_indices range from 0 to 2"),
+        (torch.ones(2, 3, dtype=torch.int64), torch.tensor([-1, 1]), "image_indices range from -1"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(candidates: Tensor, images: Tensor, message: str) -> None:

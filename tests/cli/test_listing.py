@@ -35,11 +35,11 @@ def test_a_list_says_what_is_there_and_whose_it_is(
     assert main(["list", "datasets", "--json", "--data-root", str(tmp_path)]) == 0
     entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert {name for name, entry in entries.items() if entry["there"]} == {"synthetic", "flickr8k"}
-    assert "prepare coco says what is missing" in entries["coco"]["about"]
+    assert "prepare coco tells what is missing" in entries["coco"]["about"]
     assert all(entry["licence"] for entry in entries.values())
     assert "non-commercial" in experiments.licence_of("flickr30k")
     assert experiments.licence_of("synthetic-20") == experiments.licence_of("synthetic")
-    assert experiments.licence_of("my_shop").startswith("not known here")
+    assert experiments.licence_of("my_shop").startswith("not known; ask")
 
 
 def test_an_unknown_kind_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

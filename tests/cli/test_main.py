@@ -45,20 +45,20 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("bench --preset papers", "preset 'papers' is unknown; did you mean 'paper'?"),
         ("bench --preset equal", "preset 'equal' is unknown; choose one of auto, paper, small, smoke, tuned"),
         ("bench --methods ./lost.yaml", "lost.yaml cannot be read (No such file or directory)"),
-        ("bench --methods lost/cca.yaml", "'cca' is a name of ours already; rename the file"),
+        ("bench --methods lost/cca.yaml", "the name 'cca' is already taken; rename the file"),
         ("bench --dataset ./lost.yaml", "lost.yaml cannot be read (No such file or directory)"),
-        ("bench --plugins lost_package", "PLUGINS 'lost_package' is not there; install the package"),
-        ("bench --plugins os", "PLUGINS 'os' is no package of yours"),
-        ("bench --plugins a/b", "PLUGINS 'a/b' is no name of a Python package"),
-        ("bench --methods cca --plugins pytest", "PLUGINS 'pytest' has no effect: no class of it is named"),
-        ("fit --plugins lost_package", "PLUGINS 'lost_package' is not there"),
-        ("ensemble nowhere --plugins lost_package", "PLUGINS 'lost_package' is not there"),
+        ("bench --plugins lost_package", "PLUGINS 'lost_package' is not found; install the package"),
+        ("bench --plugins os", "PLUGINS 'os' is not one of your packages"),
+        ("bench --plugins a/b", "PLUGINS 'a/b' is not a valid Python package name"),
+        ("bench --methods cca --plugins pytest", "PLUGINS 'pytest' has no effect: neither these methods"),
+        ("fit --plugins lost_package", "PLUGINS 'lost_package' is not found"),
+        ("ensemble nowhere --plugins lost_package", "PLUGINS 'lost_package' is not found"),
         ("prepare ./lost.yaml", "lost.yaml cannot be read"),
         ("bench --methods cca --weights /nope.pth", "WEIGHTS is '/nope.pth' and has no effect: none"),
-        ("bench --methods cca --devices 999", "DEVICES is 999 and"),
-        ("bench --devices none", "DEVICES is 'none'; give auto, cpu or a number from 1"),
+        ("bench --methods cca --devices 999", "DEVICES is 999, but"),
+        ("bench --devices none", "DEVICES is 'none'; give auto, cpu or a positive number"),
         ("bench --devices 0", "DEVICES is '0'"),
-        ("bench --jobs 0", "JOBS is 0; give how many jobs run at a time, at least 1"),
+        ("bench --jobs 0", "JOBS is 0; give the number of jobs to run at a time, at least 1"),
         ("bench --slurm time=60", "SLURM has no effect with LAUNCHER=local"),
         ("bench --launcher slurm --slurm time=", "--slurm time= is not KEY=VALUE"),
         ("bench --launcher slurm --slurm lost.yaml", "--slurm lost.yaml cannot be read (No such file"),
@@ -71,10 +71,10 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("report", "runs is missing; run crossmodal-bench bench first"),
         ("ensemble nowhere", "nowhere cannot be read"),
         ("ensemble nowhere --wandb of", "did you mean 'off'"),
-        ("compare nowhere elsewhere", "nowhere is no run, neither here nor below runs"),
+        ("compare nowhere elsewhere", "nowhere is not a run, here or in runs"),
         ("compare a b --examples -1", "--examples is -1"),
-        ("submit nowhere", "nowhere is no run"),
-        ("reproduce nowhere", "nowhere is no run"),
+        ("submit nowhere", "nowhere is not a run"),
+        ("reproduce nowhere", "nowhere is not a run"),
         ("reproduce nowhere --threads 0", "--threads is 0"),
         ("reproduce nowhere --devices none", "DEVICES is 'none'"),
         ("bench --reference nowhere", "nowhere has no reference results"),
@@ -203,9 +203,9 @@ def test_prepare_describes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixt
     ("words", "sentence"),
     [
         ("", "--network is missing; name the network to run"),
-        ("--regions detector --network vgg19", "--network has no effect on a detector; leave it out"),
-        ("--regions detector --image-size 64", "--image-size has no effect on a detector"),
-        ("--regions detector --batch-size 4", "--batch-size has no effect on a detector"),
+        ("--regions detector --network vgg19", "--network has no effect with a detector; leave it out"),
+        ("--regions detector --image-size 64", "--image-size has no effect with a detector"),
+        ("--regions detector --batch-size 4", "--batch-size has no effect with a detector"),
     ],
 )
 def test_options_of_extract_that_do_not_go_together(
@@ -305,7 +305,7 @@ def test_who_is_stopped_before_a_command_has_begun_is_told_how_to_go_on(
 
     monkeypatch.setattr(cli, "_written", stopped)
     assert main(["report"]) == 75
-    assert capsys.readouterr().err == "Interrupted. Run the same command again to go on.\n"
+    assert capsys.readouterr().err == "Interrupted. Run the same command again to resume.\n"
 
 
 def test_no_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,7 +338,7 @@ def test_another_users_records_are_reported(
         html(tables, collect([table.source for table in tables]), anothers_runs)
     assert main(words) == 0
     said = capsys.readouterr()
-    assert "acmr" in said.out and "is not yours to write to" in said.err
+    assert "acmr" in said.out and "is not writable" in said.err
     assert main([*words, "--format", "html"]) == 2
     assert "index.html cannot be written (Permission denied)" in said.err + capsys.readouterr().err
 
@@ -362,4 +362,4 @@ def test_a_file_that_is_closed_to_the_user_is_a_sentence(
     monkeypatch.setattr(actions, "report", refused)
     assert main(["report"]) == 2
     said = capsys.readouterr().err
-    assert "theirs/\\x1b[2Jfile is not yours to use (Permission denied); let its owner" in said
+    assert "theirs/\\x1b[2Jfile is not yours to use (Permission denied); ask its owner" in said

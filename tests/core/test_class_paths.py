@@ -42,22 +42,22 @@ def test_a_package_is_trusted_with_all_below_it_and_nothing_beside_it(folder: Pa
     assert trusted() == ("plug",)
     assert issubclass(named("plug.inner.Mine"), Synthetic)
     for name in ("pluggable.Mine", "plugging.Mine", "plu.Mine", ".plug.Mine", "os.plug.Mine"):
-        with pytest.raises(BadInput, match=r"data\.dataset.*no configuration may name|cannot be imported"):
+        with pytest.raises(BadInput, match=r"data\.dataset.*configurations may not name|cannot be imported"):
             named(name)
     assert "pluggable" not in sys.modules
     trust(["plug.inner"])
     check_allowed("key", "plug.inner.Mine")
-    with pytest.raises(BadInput, match="no configuration may name by itself"):
+    with pytest.raises(BadInput, match="in a package that configurations may not name"):
         check_allowed("key", "plug.Mine")
     trust(())
-    with pytest.raises(BadInput, match="give --plugins plug if you trust it"):
+    with pytest.raises(BadInput, match="pass --plugins plug if you trust it"):
         named("plug.inner.Mine")
 
 
 def test_a_trusted_package_does_not_vouch_for_others(folder: Path) -> None:
     (folder / "plug" / "inner.py").write_text("from pluggable import Mine\n")
     trust(["plug"])
-    with pytest.raises(BadInput, match=r"'pluggable\.Mine' is of a package that no configuration may name"):
+    with pytest.raises(BadInput, match=r"'pluggable\.Mine' is in a package that configurations may not name"):
         named("plug.inner.Mine")
     trust(["plug", "pluggable"])
     assert named("plug.inner.Mine").__module__ == "pluggable"
@@ -76,14 +76,14 @@ def test_trusting_a_package_does_not_import_it(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("", "is no name of a Python package"),
-        ("a b", "is no name of a Python package"),
-        ("plug/inner", "is no name of a Python package"),
-        ("plug.", "is no name of a Python package"),
-        ("subprocess", "is no package of yours"),
-        ("os.path", "is no package of yours"),
-        ("crossmodal_bench.cli", "is no package of yours"),
-        ("nowhere_at_all", "is not there"),
+        ("", "is not a valid Python package name"),
+        ("a b", "is not a valid Python package name"),
+        ("plug/inner", "is not a valid Python package name"),
+        ("plug.", "is not a valid Python package name"),
+        ("subprocess", "is not one of your packages"),
+        ("os.path", "is not one of your packages"),
+        ("crossmodal_bench.cli", "is not one of your packages"),
+        ("nowhere_at_all", "is not found"),
     ],
 )
 def test_what_can_be_no_plugin_is_a_sentence(folder: Path, name: str, sentence: str) -> None:
@@ -108,7 +108,7 @@ def test_what_can_be_no_plugin_is_a_sentence(folder: Path, name: str, sentence: 
 )
 def test_what_is_no_reader_of_ours_is_a_sentence(name: str) -> None:
     with pytest.raises(
-        BadInput, match=r"'data\.dataset'.*(cannot be imported|is no DatasetReader|no config)"
+        BadInput, match=r"'data\.dataset'.*(cannot be imported|is not a DatasetReader|configurations may not)"
     ):
         named(name)
 

@@ -61,7 +61,10 @@ def test_what_a_loader_process_raised_is_the_sentence_without_the_traceback(kind
         (OSError(errno.ENOMEM, "Cannot allocate memory"), r"\[Errno 12\] Cannot allocate memory"),
         (ImportError("libtorch.so: failed to map segment from shared object"), r"\(libtorch\.so: failed"),
         (RuntimeError("can't start new thread"), "fewer JOBS at a time"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee"), "the GPU's memory"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee"),
+            "the GPU ran out",
+        ),
     ],
 )
 def test_no_memory_is_a_sentence_whoever_says_it(error: Exception, sentence: str) -> None:

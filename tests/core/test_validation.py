@@ -52,7 +52,10 @@ ROW = {"method": "scan"}
             "field 'rows[0].methud' is unknown; did you mean 'method'?",
         ),
         ({"rows": [ROW], "title": 1}, "field 'title' is 1; it must be text"),
-        ({"rows": [{"method": "a/b"}]}, "'rows[0].method' (method 'a/b') is 'a/b', which is no name"),
+        (
+            {"rows": [{"method": "a/b"}]},
+            "'rows[0].method' (method 'a/b') is 'a/b', which cannot name a folder",
+        ),
         ({"rows": [{**ROW, "seed": True}]}, "seed' (method 'scan') is True; it must be a whole number"),
         ({"rows": [{**ROW, "seed": 1.0}]}, "seed' (method 'scan') is 1.0; it must be a whole number"),
         ({"rows": [{**ROW, "seed": 2**63}]}, f"is {2**63}; it must be less than {2**63}"),

@@ -168,7 +168,7 @@ def test_a_share_of_nothing_or_of_everything() -> None:
 
 
 def test_validation_beside_one_of_the_data_sets_own(corpus: Corpus) -> None:
-    with pytest.raises(BadInput, match=r"has a validation split of its own; set data\.validation to 0"):
+    with pytest.raises(BadInput, match=r"already has a validation split; set data\.validation to 0"):
         corpus.with_validation(0.1)
 
 
@@ -185,20 +185,20 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no train": (
         {"split": np.array(["val"] * 8 + ["test"] * 3)},
-        "the split 'train' is empty; give at least",
+        "the split 'train' is empty; assign at least",
     ),
-    "no test": ({"split": np.array(["train"] * 11)}, "the split 'test' is empty; give at least"),
+    "no test": ({"split": np.array(["train"] * 11)}, "the split 'test' is empty; assign at least"),
     "overlap": (
         {"image_ids": ("i0", *(f"i{i}" for i in range(1, 10)), "i0")},
-        "image 'i0' stands in splits 'train' and 'test'; keep it once",
+        "image 'i0' is in splits 'train' and 'test'; keep it once",
     ),
     "twice": (
         {"image_ids": ("i0", "i0", *(f"i{i}" for i in range(2, 11)))},
-        "image 'i0' stands in split 'train' twice; keep it once",
+        "image 'i0' is in split 'train' twice; keep it once",
     ),
     "caption twice": (
         {"caption_ids": ("c0", "c0", *(f"c{i}" for i in range(2, 22)))},
-        "caption 'c0' stands in split 'train' twice; keep it once",
+        "caption 'c0' is in split 'train' twice; keep it once",
     ),
     "no caption": (
         {"caption_image": np.array([0, 0, 0, 0, *np.repeat(np.arange(2, 11), 2)])},
@@ -214,11 +214,11 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "owner too large": (
         {"caption_image": np.append(np.repeat(np.arange(11), 2)[:-1], 11)},
-        "caption_image names images outside 0..10; correct it",
+        "caption_image refers to images outside 0..10; correct it",
     ),
     "negative owner": (
         {"caption_image": np.append(-1, np.repeat(np.arange(11), 2)[1:])},
-        "caption_image names images outside 0..10; correct it",
+        "caption_image refers to images outside 0..10; correct it",
     ),
     "labels": (
         {"labels": Labels(np.zeros(10, np.int64))},

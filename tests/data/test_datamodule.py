@@ -175,14 +175,14 @@ IMPOSSIBLE = [
         features_only,
         "features",
         {"images": ImageSettings(network="resnet18")},
-        "fake has no images to run 'resnet18' on; leave NETWORK out to use the features that it gives",
+        "fake has no images to run 'resnet18' on; omit NETWORK to use the features that come with it",
     ),
     (fakes.corpus, "features", {}, "fake has no image features, nor images to extract them from"),
     (
         lambda: fakes.corpus(captions=("of the",) * 22),
         "labels",
         {},
-        "the training captions hold no content word; give the images labels",
+        "the training captions have no content words; label the images",
     ),
     (lambda: fakes.corpus(captions=("?!",) * 22), "bow", {}, "no bag of words can be built"),
 ]
@@ -200,7 +200,7 @@ def test_a_view_that_the_data_cannot_give(
 def test_images_without_a_network_ask_for_one(tmp_path: Path) -> None:
     fakes.write_karpathy(tmp_path)
     with pytest.raises(
-        BadInput, match=r"flickr8k gives no image features; name a network .*\(NETWORK=\.\.\.\)"
+        BadInput, match=r"flickr8k has no image features; name a network .*\(NETWORK=\.\.\.\)"
     ):
         CrossModalDataModule(Karpathy("flickr8k"), root=str(tmp_path)).build(["features"])
 
@@ -485,8 +485,8 @@ def test_images_without_regions_say_where_to_get_some(tmp_path: Path) -> None:
     with pytest.raises(MissingInput) as raised:
         CrossModalDataModule(Karpathy("flickr8k"), root=str(tmp_path)).build(["regions"])
     assert str(raised.value) == (
-        "flickr8k has no regions of its images; put a folder *_precomp beside them, as SCAN's authors "
-        "published theirs, or set data.images.regions to grid or detector (crossmodal-bench extract flickr8k "
+        "flickr8k has no regions of its images; put a folder *_precomp next to them, as published by SCAN's "
+        "authors, or set data.images.regions to grid or detector (crossmodal-bench extract flickr8k "
         "--regions grid --network mobilenet_v2 extracts them beforehand)"
     )
 
@@ -536,7 +536,7 @@ def test_a_caption_without_a_known_word_is_named(split: str) -> None:
         module(corpus, text=TextSettings(min_count=3)).build(["words"])
     assert str(raised.value) == (
         f"fake: caption '{corpus.caption_ids[rows[0]]}' has no word of the vocabulary (2 such captions in "
-        "all); lower data.text.min_count, mend the caption, or set data.text.unknown_captions to keep"
+        "all); lower data.text.min_count, fix the caption, or set data.text.unknown_captions to keep"
     )
     data = module(corpus, text=TextSettings(min_count=3, unknown_captions="keep"))
     data.build(["words"])

@@ -271,7 +271,7 @@ def test_features_that_are_not_finite_name_the_row(bench: Bench) -> None:
     state = Tiny().state_dict()
     state["convolution.bias"][0] = float("nan")
     torch.save(state, path)
-    with pytest.raises(BadInput, match="resnet18 gives non-finite features from row 0; check its weights"):
+    with pytest.raises(BadInput, match="resnet18 outputs non-finite features from row 0; check its weights"):
         bench.extract(weights=str(path))
 
 
@@ -300,7 +300,7 @@ def test_a_corpus_without_images(bench: Bench) -> None:
 
 
 def test_a_network_must_be_named_for_all_but_a_detector(bench: Bench) -> None:
-    with pytest.raises(BadInput, match=r"flickr8k: no network is named to extract with; give NETWORK or"):
+    with pytest.raises(BadInput, match=r"flickr8k: no network is named to extract with; set NETWORK or"):
         bench.extract(network=None, regions="grid")
 
 

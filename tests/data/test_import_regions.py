@@ -100,7 +100,7 @@ def test_the_first_regions_of_a_changing_number(folder: Path) -> None:
     source = folder / "a.tsv"
     source.write_bytes(b"".join(line(str(row), regions_of(row, 3 + row % 4)) for row in range(16)))
     with pytest.raises(
-        BadInput, match=r"a\.tsv, byte \d+: image '1' has 4 regions of 5 where 3 x 5 are needed"
+        BadInput, match=r"a\.tsv, byte \d+: image '1' has 4 regions of 5, but 3 x 5 are needed"
     ):
         imported(folder, source)
     corpus = imported(folder, source, count=2)
@@ -114,7 +114,7 @@ def test_several_sources_and_one_that_comes_later(folder: Path) -> None:
         write_tsv(folder / "2.tsv", list(range(7, 16))),
     )
     with pytest.raises(
-        BadInput, match=r"9 of 16 images of mine have no regions .* first '0007\.jpg'; name the oth"
+        BadInput, match=r"9 of 16 images of mine have no regions .* first '0007\.jpg'; give the oth"
     ):
         imported(folder, first)
     assert not (folder / FOLDER).exists() and (folder / UNFINISHED).is_dir()
@@ -122,20 +122,20 @@ def test_several_sources_and_one_that_comes_later(folder: Path) -> None:
     corpus = imported(folder, second)
     assert corpus.regions is not None
     assert all(np.array_equal(corpus.regions[row], regions_of(row)) for row in range(16))
-    with pytest.raises(BadInput, match=r"imported_precomp is there already; remove it to import anew"):
+    with pytest.raises(BadInput, match=r"imported_precomp already exists; remove it to import again"):
         imported(folder, first)
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"1\t2\t3\n", r"byte 0: the line has 3 columns; give 6 or 10"),
+        (b"1\t2\t3\n", r"byte 0: the line has 3 columns; use 6 or 10"),
         (b"1\t24\t20\tx\tAA==\tAA==\n", r"byte 0: the boxes or features .* \(invalid literal"),
         (b"1\t24\t20\t3\t\t!!!!\n", r"byte 0: the boxes or features .*; copy the file again"),
         (b"1\t24\t20\t2\t\tAAAAAAAAAAAAAAAA\n", r"byte 0: the boxes or features .* \(cannot reshape"),
         (b"1\t24\t20\t0\t\t\n", r"byte 0: the boxes or features .* \(no boxes\)"),
         (line("1", np.full((3, 5), np.nan, np.float32)), r"image '1' has NaN or infinite values"),
-        (line("x", regions_of(0)), r"the sources have no image of mine"),
+        (line("x", regions_of(0)), r"the sources hold no image of mine"),
     ],
 )
 def test_a_broken_line_is_named(folder: Path, content: bytes, expected: str) -> None:
@@ -149,7 +149,7 @@ def test_a_source_that_is_not_there_or_empty(folder: Path) -> None:
     with pytest.raises(MissingInput, match=r"lost\.tsv is missing; give a TSV file, or a folder"):
         imported(folder, folder / "lost.tsv")
     (folder / "empty").mkdir()
-    with pytest.raises(MissingInput, match=r"empty holds no \.npz and no \.npy file"):
+    with pytest.raises(MissingInput, match=r"empty holds no \.npz or \.npy files"):
         imported(folder, folder / "empty")
     np.savez(folder / "empty" / "0001.npz", boxes=np.zeros(3))
     with pytest.raises(BadInput, match=r"0001\.npz has no array features, x, feat"):

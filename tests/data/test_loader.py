@@ -271,7 +271,7 @@ def test_in_mid_epoch_another_number_of_processes_is_refused() -> None:
     alone = BatchLoader(Echo(20), BatchOrder(20, 4, shuffle=True))
     batches_of = iter(saved)
     next(batches_of)
-    with pytest.raises(BadInput, match="in the middle of an epoch on 2 processes, and this run has 1"):
+    with pytest.raises(BadInput, match="in the middle of an epoch on 2 processes, but this run has 1"):
         alone.load_state_dict(saved.state_dict())
     for _ in batches_of:
         pass

@@ -40,9 +40,9 @@ def test_prepare_says_what_a_folder_of_images_holds(tmp_path: Path) -> None:
         "  val   2 images, 5 captions, 2 to 3 per image",
         "  test  3 images, 7 captions, 2 to 3 per image",
         f"  vocabulary {4 + len(words)} entries (words with at least 1 occurrences, 4 special tokens)",
-        "  labels none: content words will serve",
-        "  images readable, all of them",
-        "  regions none: data.images.regions grid or detector extracts them",
+        "  labels none: content words are used instead",
+        "  images all readable",
+        "  regions none: set data.images.regions to grid or detector to extract",
         f"  fingerprint {data.corpus.fingerprint}",
     ]
 
@@ -55,8 +55,8 @@ def test_prepare_says_what_feature_arrays_hold(tmp_path: Path) -> None:
         "  train 16 images, 16 captions, 1 per image",
         "  val   4 images, 4 captions, 1 per image",
         "  test  8 images, 8 captions, 1 per image",
-        "  image features 12 wide, given by the data set",
-        "  text features 7 wide, given by the data set",
+        "  image features 12 wide, from the data set",
+        "  text features 7 wide, from the data set",
         "  labels 4 (4 classes of the label arrays)",
         "  images none: features only",
         "  regions none",
@@ -73,15 +73,15 @@ def test_prepare_says_whose_regions_there_are(tmp_path: Path) -> None:
         "  val   2 images, 10 captions, 5 per image",
         "  test  3 images, 15 captions, 5 per image",
         "  vocabulary 4 entries (words with at least 100 occurrences, 4 special tokens)",
-        "  caption 'train/0#0' and 54 more have no word of it: methods that read words cannot run, unless "
+        "  caption 'train/0#0' and 54 more have no word of it: methods that read words cannot run unless "
         "data.text.unknown_captions is keep",
-        "  labels none: content words will serve",
+        "  labels none: content words are used instead",
         "  images none: regions only",
-        "  regions 4 per image, 7 wide, of f30k_precomp",
+        "  regions 4 per image, 7 wide, from f30k_precomp",
         f"  fingerprint {data.corpus.fingerprint}",
     ]
     drawn = list(prepare(module(tmp_path, Synthetic(size=20)), 1))
-    assert "  regions 6 per image, 112 wide, given by the data set" in drawn
+    assert "  regions 6 per image, 112 wide, from the data set" in drawn
 
 
 def test_prepare_counts_the_words_that_training_will_see(tmp_path: Path) -> None:

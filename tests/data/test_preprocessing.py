@@ -75,7 +75,7 @@ def test_pictures_go_through_the_trainings_network_or_are_refused(tmp_path: Path
     torch.testing.assert_close(found.regions, expected.regions, rtol=1e-3, atol=1e-4)
     other = module.preprocessing.features.model_copy(update={"weights_sha256": "f" * 64})  # type: ignore[union-attr]
     wrong = module.preprocessing.model_copy(update={"features": other})
-    with pytest.raises(BadInput, match=r"are not those of the training .* put that file into"):
+    with pytest.raises(BadInput, match=r"are not those used in training .* put that file into"):
         PictureEncoding(wrong, Synthetic(20), "none", tmp_path, torch.device("cpu")).batch(pictures)
 
 
@@ -91,13 +91,13 @@ def test_hostile_states_are_refused(state: PreprocessingState) -> None:
             validated(PreprocessingState, {**content, **change}, "a file")
     pieces = {**content["wordpieces"], "tokenizer": "{}"}
     broken = validated(PreprocessingState, {**content, "wordpieces": pieces}, "a file")
-    with pytest.raises(BadInput, match="the tokenizer of the checkpoint cannot be read"):
+    with pytest.raises(BadInput, match="the checkpoint's tokenizer cannot be read"):
         Preprocessing(broken).texts(["a circle"])
     pieces = {**content["wordpieces"], "special": {"tokenizer_file": "/etc/passwd"}}
     broken = validated(PreprocessingState, {**content, "wordpieces": pieces}, "a file")
     with pytest.raises(BadInput, match="no special token 'tokenizer_file'"):
         Preprocessing(broken).texts(["a circle"])
-    with pytest.raises(BadInput, match="give every word once"):
+    with pytest.raises(BadInput, match="list every word once"):
         BagOfWords.restored(["a", "a"], [1.0, 1.0])
 
 

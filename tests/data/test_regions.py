@@ -102,7 +102,7 @@ def test_the_fingerprint_follows_content_and_order_and_not_the_place(
 
 def test_files_of_two_detectors(paths: list[Path]) -> None:
     np.save(paths[1], np.ones((2, 4, 9), np.float32))
-    with pytest.raises(BadInput, match=r"b\.npy has 4 regions of width 9 where a\.npy has 4 of width 7"):
+    with pytest.raises(BadInput, match=r"b\.npy has 4 regions of width 9, but a\.npy has 4 of width 7"):
         RegionFiles(paths, np.zeros(1, np.int64), np.zeros(1, np.int64))
 
 

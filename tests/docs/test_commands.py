@@ -23,7 +23,7 @@ VARIABLES = {name.upper() for name in NAMES if name != "overrides"} | {"PYTHON",
 EXTRAS = set(
     tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 )
-OF_OTHERS = {"wandb", "hf", "cp", "mkdir", "export", "docker", "pre-commit", "git"}
+OF_OTHERS = {"wandb", "hf", "cp", "mkdir", "export", "docker", "pre-commit", "git", "source"}
 """Programs that are not ours, whose words are not looked at."""
 OF_READERS = {"shoes"}
 """Data sets that a reader of the documentation makes."""

@@ -76,6 +76,21 @@ def test_the_folder_of_pictures_and_captions_is_read(
     assert json.loads(short)["images"][0] == entries[0]
 
 
+def test_the_captions_of_a_csv_become_the_json_of_the_page(folder: Path) -> None:
+    (code,) = plugins.fenced("get_started.md", "python")
+    (content,) = plugins.fenced("get_started.md", "json")
+    lines = [
+        f"{image['filename']},{image['split']},{sentence['raw']}"
+        for image in json.loads(content)["images"]
+        for sentence in image["sentences"]
+    ]
+    (folder / "captions.csv").write_text("\n".join(["filename,split,caption", *lines]))
+    (folder / "data" / "shoes").mkdir(parents=True)
+    exec(compile(code, "get_started.md", "exec"), {})
+    written = (folder / "data" / "shoes" / "dataset.json").read_text(encoding="utf-8")
+    assert json.loads(written) == json.loads(content)
+
+
 def test_the_metric_is_one_of_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = plugins.fenced("own_metric.md", "python")
     names: dict[str, Any] = {"__name__": "mrr"}

@@ -29,7 +29,7 @@ def sources() -> str:
 
 
 def messages(document: Document) -> Iterator[str]:
-    for table in re.split(r"\| the sentence says \|.*\n", document.text)[1:]:
+    for table in re.split(r"\| the message says \|.*\n", document.text)[1:]:
         for row in table.split("\n\n")[0].splitlines()[1:]:
             yield row.split("|")[1].strip().strip("`")
 

@@ -69,7 +69,7 @@ def test_a_number_in_a_sentence(tables: Sequence[ShownTable]) -> None:
     (table,) = (table for table in tables if table.source.protocol == "wikipedia-2173-map")
     value = table.lines[0].values["mAP"]
     assert f"-->{value.text} {value.margin}<!-- end value -->." in new
-    with pytest.raises(BadInput, match="3 rows of results/ fit"):
+    with pytest.raises(BadInput, match="3 rows of results/ match"):
         docs_tables.rewritten(
             f"{head.removesuffix(' methods=acmr')} -->?<!-- end value -->", tables, "page.md"
         )
@@ -79,7 +79,7 @@ def test_a_number_in_a_sentence(tables: Sequence[ShownTable]) -> None:
     ("text", "sentence"),
     [
         (f"{OFFICIAL} -->", "is not closed"),
-        (f"{OFFICIAL} colums=mAP -->{END}", "colums=mAP is no setting"),
+        (f"{OFFICIAL} colums=mAP -->{END}", "colums=mAP is not a setting"),
         (f"{OFFICIAL} columns=mAp -->{END}", "no row has a column mAp"),
         (f"<!-- table: results methods=acmr -->{END}", "name the protocol"),
     ],

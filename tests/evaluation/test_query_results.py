@@ -102,7 +102,7 @@ def test_values_outside_0_to_1_have_no_known_bounds() -> None:
                 run.text_cluster,
                 run.families,
             ),
-            "in one run and not in another",
+            "in one run but not in another",
         ),
     ],
 )
@@ -114,7 +114,7 @@ def test_runs_on_different_queries_are_refused(
 
 
 def test_a_metric_without_results_of_queries_is_refused() -> None:
-    with pytest.raises(ValueError, match="i2t/MedR has no per-query results; those that have: i2t/R@1"):
+    with pytest.raises(ValueError, match="i2t/MedR has no per-query results; metrics that have them:"):
         cluster_effects([results()], "i2t/MedR")
     with pytest.raises(ValueError, match="at least one run"):
         cluster_effects([], "rsum")

@@ -191,7 +191,7 @@ def test_queries_without_a_positive_do_not_count() -> None:
     [
         (np.zeros((0, 2), np.int64), "must be"),
         (np.zeros((3, 3), np.int64), "must be"),
-        (np.ones((2, 2)), "whole numbers"),
+        (np.ones((2, 2)), "integers"),
         (np.array([[0, 0], [2, 0]]), "pair 1 names row 2 of 2 images"),
         (np.array([[0, 0], [1, -1]]), "pair 1 names row -1 of 3 texts"),
     ],
@@ -206,13 +206,13 @@ def test_protocols_get_what_they_go_by_and_nothing_else() -> None:
     pairs = PositivePairs.of(np.array([[0, 0]]), 30, 90)
     with pytest.raises(ValueError, match="needs positive pairs"):
         evaluate(PAIRS, images, texts, dot, owner)
-    with pytest.raises(ValueError, match="goes by caption"):
+    with pytest.raises(ValueError, match="defines positives by caption"):
         evaluate(RECALL, images, texts, dot, owner, positives=pairs)
     with pytest.raises(ValueError, match="needs the image of each caption"):
         evaluate(RECALL, images, texts, dot, None)
     with pytest.raises(ValueError, match="needs the image of each caption"):
         evaluate(replace(PAIRS, folds=3), images, texts, dot, None, positives=pairs)
-    with pytest.raises(ValueError, match="positives of each other"):
+    with pytest.raises(ValueError, match="form a positive pair"):
         evaluate(replace(PAIRS, folds=3), images, texts, dot, owner, positives=pairs)
     with pytest.raises(ValueError, match="not both"):
         streamed_ranks(images, texts, dot, owner, np.arange(30), positives=pairs)

@@ -140,7 +140,7 @@ def test_a_log_is_written_to_a_plain_file_alone(tmp_path: Path, what: str, name:
         if what == "a link":
             victim.write_text("mine")
         log.symlink_to(victim)
-    with pytest.raises(BadInput, match=rf"{log.name} is no plain file; remove it"):
+    with pytest.raises(BadInput, match=rf"{log.name} is not a regular file; find out"):
         getattr(files, f"open_{name}")()
     assert not victim.exists() or victim.read_text() == "mine"
 

@@ -84,7 +84,7 @@ def test_papers_of_2018_and_2019_ask_for_the_weights_of_their_time(
 
 def test_overrides_expand_and_must_not_contradict() -> None:
     assert expand({"a.b.c": 1, "a.d": 2, "e": 3}) == {"a": {"b": {"c": 1}, "d": 2}, "e": 3}
-    with pytest.raises(BadInput, match=r"--set a\.b contradicts --set a=1"):
+    with pytest.raises(BadInput, match=r"--set a\.b conflicts with --set a=1"):
         expand({"a": 1, "a.b": 2})
 
 
@@ -167,7 +167,7 @@ def test_a_grid_has_every_combination_and_chooses_on_validation(folder: Path) ->
     assert rows[1].overrides == {"e": 0, "a.b": 1, "c": "y"}
     (folder / "suites" / "t.yaml").write_text(text.replace("evaluate: val\n", ""))
     with pytest.raises(
-        BadInput, match="'evaluate' is test; a grid chooses hyperparameters, so set it to val"
+        BadInput, match="'evaluate' is test; a grid selects hyperparameters, so set it to val"
     ):
         experiments.suite("t")
 
@@ -202,6 +202,13 @@ def test_a_folder_in_karpathys_layout_needs_no_file(tmp_path: Path) -> None:
     assert settings["data"]["dataset"]["init_args"]["folder"] == "mine"
     assert experiments.protocols_of(settings) == {"": {}}
     assert dataset_settings("flickr8k", tmp_path)["data"]["dataset"]["init_args"]["folder"] == "flickr8k"
+
+
+def test_a_folder_without_captions_says_where_to_write_them(tmp_path: Path) -> None:
+    (tmp_path / "shoes").mkdir()
+    (tmp_path / "shoes" / "captions.csv").write_text("filename,split,caption\n")
+    with pytest.raises(BadInput, match=r"holds no dataset\*\.json.*; write .* to .*shoes/dataset\.json$"):
+        dataset_settings("shoes", tmp_path)
 
 
 @pytest.mark.parametrize(

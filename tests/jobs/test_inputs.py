@@ -95,7 +95,7 @@ def test_what_a_split_is_recognised_by_is_printed_for_those_who_have_it() -> Non
     split = describe(items_of_test(birds))
     assert lines[2].startswith(f'split {{ids: "names", images: "{split.images}", order: ')
     assert "captions_per_image: 10" in lines[2]
-    assert "send this line in a pull request, as cub-ap50's 'split'" in lines[3]
+    assert "pull request with this line as cub-ap50's 'split'" in lines[3]
     # What is only numbered would pass for anything of its size.
     numbered = corpus("pascal_sentence", [f"test/{i}" for i in range(200)], 1, labelled=True)
     first, second, other = protocol_lines(numbered)

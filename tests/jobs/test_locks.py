@@ -77,7 +77,7 @@ def test_locks_that_are_off_are_neither_asked_for_nor_found(
 
     monkeypatch.setenv(SWITCH, "on")
     monkeypatch.setattr(fcntl, "flock", refuses)
-    with pytest.raises(BadInput, match=r"or say LOCKS=off \(--locks off\)"), locked(tmp_path):
+    with pytest.raises(BadInput, match=r"or pass LOCKS=off \(--locks off\)"), locked(tmp_path):
         raise AssertionError("it was locked")
     assert main(["status", "--dataset", "synthetic-20", "--methods", "cca", "--locks", "off"]) == 0
     assert os.environ[SWITCH] == "off", "for the processes that it starts"
@@ -137,5 +137,5 @@ def test_no_link_is_signed_and_no_pipe_is_waited_for(tmp_path: Path) -> None:
     JobDirectory(job).lock.unlink()
     os.mkfifo(JobDirectory(job).lock)
     assert not is_locked(job)
-    with pytest.raises(BadInput, match="no plain file"), locked(job):
+    with pytest.raises(BadInput, match="not a regular file"), locked(job):
         raise AssertionError("locked a pipe")

@@ -258,7 +258,9 @@ def test_known_facts_are_noted() -> None:
         return {row.note for row in ROWS if (row.paper, row.table) == (paper, table)}
 
     for table in ("2", "3", "5"):
-        assert all("whole list or the top 50 is not said" in note for note in notes("acmr", table))
+        assert all(
+            "whether its mAP is over the whole list or the top 50" in note for note in notes("acmr", table)
+        )
     assert all("350 labels" in row.note for row in ROWS if row.protocol == "nuswide10k-map")
     assert all("113,287" in row.note for row in ROWS if row.paper == "addr" and row.dataset == "coco")
     assert all(
@@ -280,7 +282,7 @@ def test_the_same_protocol_is_set_beside_ours() -> None:
     found = compared("acmr", WIKIPEDIA, "i2t/mAP")
     assert (found.value, found.source, found.reason) == (0.366, f"ACMR Table 2, {SIFT}", None)
     assert "Another draw of the same sizes." in found.note
-    assert "Our features are taken for the paper's by their number and width." in found.note
+    assert "Our features are assumed to be the paper's because their number and width match." in found.note
     assert found.also == ()
     apart = [(number.value, number.source, number.kind) for number in found.apart]
     assert apart == [(0.619, f"ACMR Table 2, {VGG}", "features"), (0.509, "ACMR Table 5", "features")]
@@ -473,7 +475,7 @@ def test_rows_come_in_the_order_of_the_papers_years() -> None:
             "rows[1].comparable' (table '1', method 'B') is 0; it must be true or false",
         ),
         ("note: Outer.", "comparable: false", "row 'B': field 'note' is missing; say why"),
-        ("{method: B, backbone: null,", "{method: A,", "row 'A': field 'method' stands there twice"),
+        ("{method: B, backbone: null,", "{method: A,", "row 'A': field 'method' occurs twice"),
         ("- rows:", "- lines:", "field 'tables[0].groups[0].lines' (table '1') is unknown"),
         ("tables:", "table:", "field 'table' is unknown; did you mean 'tables'"),
         ("papers: {", "papers: [", "small.yaml is not valid YAML"),

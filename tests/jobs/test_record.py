@@ -166,11 +166,14 @@ def test_an_incomplete_record_is_not_written(
             lambda text: text.replace('"seed": 0', f'"seed": {2**63}'),
             f"'job.seed' is {2**63}; it must be less",
         ),
-        (lambda text: text.replace('"acmr"', '"../acmr"'), "'job.method' is '../acmr', which is no name"),
-        (lambda text: text.replace('"acmr"', '"acm?"'), "'job.method' is 'acm?', which is no name"),
+        (
+            lambda text: text.replace('"acmr"', '"../acmr"'),
+            "'job.method' is '../acmr', which cannot name a folder",
+        ),
+        (lambda text: text.replace('"acmr"', '"acm?"'), "'job.method' is 'acm?', which cannot name a folder"),
         (lambda text: text.replace('"mAP": 0.45', '"mAP": true'), "'metrics.mAP' is True"),
         (lambda text: text.replace('"scope"', '"scopes"', 1), "'curves.i2t/precision_scope' lacks 'scope'"),
-        (lambda text: text.replace("   50,\n", "", 1), "holds lists of several lengths"),
+        (lambda text: text.replace("   50,\n", "", 1), "has lists of different lengths"),
     ],
 )
 def test_damage_names_the_file_the_fault_and_the_fix(
@@ -287,7 +290,7 @@ def test_one_damaged_record_does_not_withhold_the_others(
     said = capsys.readouterr().err
     for record, reason in (
         (damaged, "is damaged"),
-        (piped, "it is no plain file"),
+        (piped, "not a regular file"),
         (elsewhere, "it is a link out of RUNS"),
     ):
         assert re.search(rf"warning: {record.files.record} .*{reason}.*delete it", said)

@@ -20,11 +20,11 @@ def test_a_run_is_a_directory_a_record_or_a_row_of_a_folder(make_record: Make, r
 
 
 def test_what_is_no_run_is_one_sentence(make_record: Make, runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="nowhere is no run, neither here nor below"):
+    with pytest.raises(BadInput, match="nowhere is not a run, here or in"):
         row_of("nowhere", [runs])
     make_record()
     with pytest.raises(BadInput, match=r"has no record.json"):
         row_of(runs)
     make_record(preset="paper")
-    with pytest.raises(BadInput, match=r"holds 2 rows: acmr \(preset .*name one job's directory"):
+    with pytest.raises(BadInput, match=r"has 2 rows: acmr \(preset .*name one job's directory"):
         row_of("wikipedia/acmr", [runs])

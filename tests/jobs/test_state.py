@@ -100,7 +100,7 @@ def test_a_damaged_record_is_named_not_guessed_at(finished: Path) -> None:
     path.unlink()
     os.mkfifo(path)
     pipe = state_of(planned(finished))
-    assert pipe.name == "unreadable" and "no plain file" in pipe.why
+    assert pipe.name == "unreadable" and "not a regular file" in pipe.why
 
 
 def test_a_folder_that_is_closed_to_the_user_is_said(anothers_runs: Path) -> None:

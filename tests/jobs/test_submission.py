@@ -82,9 +82,9 @@ def test_ids_that_were_exchanged_are_noticed(make_record: Make, tmp_path: Path) 
     (shared,) = tmp_path.glob("mine/ids_*.npz")
     np.savez(shared, image_ids=np.array(["a"]), caption_ids=np.array(["b"]))
     (copy,) = read_records(tmp_path)
-    assert "holds other ids than" in check_record(copy)[0]
+    assert "does not have the ids that" in check_record(copy)[0]
     shared.unlink()
-    assert "is not there" in check_record(copy)[0]
+    assert "is missing" in check_record(copy)[0]
 
 
 def test_a_run_again_takes_the_place_of_the_earlier_one(make_record: Make, tmp_path: Path) -> None:
@@ -122,17 +122,17 @@ def test_stale_jobs_missing_configurations_and_broken_ranks_are_refused(
     with pytest.raises(BadInput, match="is damaged: it has no 'data'"):
         submit([record], tmp_path)
     record.files.config.unlink()
-    with pytest.raises(BadInput, match="nobody could run the job again"):
+    with pytest.raises(BadInput, match="nobody could reproduce the job"):
         submit([record], tmp_path)
     record = finished(make_record)
     write_ranks(record, np.ones(3, np.int64), np.ones(15, np.int64))
-    with pytest.raises(BadInput, match="has 3 images and the record 40"):
+    with pytest.raises(BadInput, match="has 3 images, but the record 40"):
         submit([record], tmp_path)
     record.ranks.write_bytes(b"PK no archive")
     with pytest.raises(BadInput, match=r"is not an .npz"):
         submit([record], tmp_path)
     record.ranks.unlink()
-    with pytest.raises(BadInput, match="is not there"):
+    with pytest.raises(BadInput, match="is missing"):
         submit([record], tmp_path)
 
 
@@ -166,7 +166,7 @@ def test_a_sum_of_models_needs_its_models(make_record: Make, tmp_path: Path) -> 
         for member in members
     ]
     whole = finished(make_record, label="ensemble of 2 seeds", ensemble=named)
-    with pytest.raises(BadInput, match="which is not sent in"):
+    with pytest.raises(BadInput, match="which is not submitted"):
         submit([whole], tmp_path)
     assert len(submit([*members, whole], tmp_path)) == 3
     assert len(submit([whole], tmp_path)) == 1

@@ -57,12 +57,12 @@ def test_a_wrong_interval_is_named(
 
 def test_other_queries_other_versions_and_broken_files_are_named(make_record: Make) -> None:
     record = finished(make_record)
-    assert "today's" in check_record(record.model_copy(update={"protocol_version": 0}))[0]
+    assert "is current" in check_record(record.model_copy(update={"protocol_version": 0}))[0]
     other = record.data.model_copy(update={"split_hash": "0" * 16})
-    assert "another split" in check_record(record.model_copy(update={"data": other}))[0]
+    assert "is not of the record's split" in check_record(record.model_copy(update={"data": other}))[0]
     more = record.data.model_copy(update={"counts": {"test": {"images": IMAGES + 1, "captions": 200}}})
     assert (
-        f"has {IMAGES} images and the record {IMAGES + 1}"
+        f"has {IMAGES} images, but the record {IMAGES + 1}"
         in check_record(record.model_copy(update={"data": more}))[0]
     )
     named = finished(make_record, dataset="flickr8k", protocol="flickr8k-1k")
@@ -71,14 +71,14 @@ def test_other_queries_other_versions_and_broken_files_are_named(make_record: Ma
     record.ranks.write_bytes(whole[:2000])
     assert "is not an .npz" in check_record(record)[0]
     record.ranks.unlink()
-    assert "is not there" in check_record(record)[0]
+    assert "is missing" in check_record(record)[0]
 
 
 def test_expected_ranks_that_are_not_those_of_the_ties_are_refused(make_record: Make) -> None:
     record = finished(make_record)
     ranks = Ranks.load(record.ranks)
     write_ranks(record, ranks.i2t, ranks.t2i, i2t_expected=ranks.i2t_expected + 1)
-    with pytest.raises(BadInput, match="no results of queries that fit together"):
+    with pytest.raises(BadInput, match="has inconsistent per-query results"):
         recomputed_metrics(record)
 
 

@@ -141,7 +141,7 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="form is 'printed'; use 'non_saturating' or 'minimax'"):
         picture_generator_loss(fake, "printed")  # type: ignore[arg-type]
     for shape in ((3, 3), (2,)):
-        with pytest.raises(ValueError, match=r"log_variance .* must be \(B, D\) and agree"):
+        with pytest.raises(ValueError, match=r"log_variance .* must be \(B, D\) and equal"):
             condition_kl(torch.zeros(2, 3) if len(shape) == 2 else torch.zeros(2), torch.zeros(shape))
     with pytest.raises(ValueError, match="reduction is 'none'; use 'mean' or 'sum'"):
         condition_kl(torch.zeros(2, 3), torch.zeros(2, 3), "none")  # type: ignore[arg-type]

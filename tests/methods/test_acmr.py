@@ -245,13 +245,13 @@ def test_each_forms_weight_is_its_own_and_has_its_papers_or_codes_value() -> Non
     [
         (
             {"form": "demo", "negative_weight": 0.05},
-            "negative_weight is 0.05, which triplet.form 'demo' does not",
+            "negative_weight is 0.05, but triplet.form 'demo' does not",
         ),
         (
             {"form": "demo", "margin_unit": "initial_distance"},
-            "margin_unit is 'initial_distance', which triplet",
+            "margin_unit is 'initial_distance', but triplet",
         ),
-        ({"positive_weight": 5.0}, "positive_weight is 5, which triplet.form 'paper' does not have"),
+        ({"positive_weight": 5.0}, "positive_weight is 5, but triplet.form 'paper' does not use it"),
     ],
 )
 def test_a_weight_of_the_other_form_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -386,7 +386,7 @@ def test_one_side_may_stay_a_projector() -> None:
 
 def test_the_demos_triplets_need_projectors() -> None:
     demo = TripletSettings(form="demo")
-    with pytest.raises(BadInput, match=r"triplet.form is 'demo', which looks for negatives among"):
+    with pytest.raises(BadInput, match=r"triplet.form is 'demo', which mines negatives by"):
         ACMR(triplet=demo, image_encoder=FeatureEncoder())
 
 

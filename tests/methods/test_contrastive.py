@@ -246,25 +246,28 @@ def test_the_scale_is_set_back_behind_a_step(largest: float | None, expected: fl
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TemperatureSettings(initial_scale=0.0), "initial_scale is 0; give a number above 0"),
+        (lambda: TemperatureSettings(initial_scale=0.0), "initial_scale is 0; give a positive number"),
         (
             lambda: TemperatureSettings(20.0, largest_scale=10.0),
-            "largest_scale is 10, not at least initial_scale 20",
+            "largest_scale is 10, below initial_scale 20",
         ),
-        (lambda: TemperatureSettings(largest_scale=math.nan), "largest_scale is nan, not at least"),
-        (lambda: AdamWSettings(-1), "optimizer.learning_rate is -1; give a number above 0"),
-        (lambda: AdamWSettings(pretrained_learning_rate=0), "pretrained_learning_rate is 0; give a number"),
-        (lambda: AdamWSettings(beta1=-0.1), "optimizer.beta1 is -0.1; give a number from 0 to below 1"),
-        (lambda: AdamWSettings(beta2=1), "optimizer.beta2 is 1; give a number from 0 to below 1"),
-        (lambda: AdamWSettings(epsilon=math.nan), "optimizer.epsilon is nan; give a number above 0"),
-        (lambda: AdamWSettings(weight_decay=-1), "optimizer.weight_decay is -1; give 0 or a number above"),
-        (lambda: AdamWSettings(gradient_clip=0), "optimizer.gradient_clip is 0; give a number above 0"),
-        (lambda: CosineSettings(warmup=1.0), "schedule.warmup is 1; give a share"),
-        (lambda: CosineSettings(warmup=-0.1), "schedule.warmup is -0.1; give a share"),
-        (lambda: model(InfoNCE, micro_batch_size=0), "micro_batch_size is 0; give a whole number from 1"),
+        (lambda: TemperatureSettings(largest_scale=math.nan), "largest_scale is nan, below"),
+        (lambda: AdamWSettings(-1), "optimizer.learning_rate is -1; give a positive number"),
+        (lambda: AdamWSettings(pretrained_learning_rate=0), "pretrained_learning_rate is 0; give a positive"),
+        (
+            lambda: AdamWSettings(beta1=-0.1),
+            "optimizer.beta1 is -0.1; give a number of at least 0 and below 1",
+        ),
+        (lambda: AdamWSettings(beta2=1), "optimizer.beta2 is 1; give a number of at least 0 and below 1"),
+        (lambda: AdamWSettings(epsilon=math.nan), "optimizer.epsilon is nan; give a positive number"),
+        (lambda: AdamWSettings(weight_decay=-1), "optimizer.weight_decay is -1; give 0 or a positive number"),
+        (lambda: AdamWSettings(gradient_clip=0), "optimizer.gradient_clip is 0; give a positive number"),
+        (lambda: CosineSettings(warmup=1.0), "schedule.warmup is 1; give a fraction"),
+        (lambda: CosineSettings(warmup=-0.1), "schedule.warmup is -0.1; give a fraction"),
+        (lambda: model(InfoNCE, micro_batch_size=0), "micro_batch_size is 0; give a whole number, 1"),
         (
             lambda: InfoNCE(FeatureEncoder(), LanguageModelEncoder()),
-            "text_encoder.freeze is 'until_plateau', but this method unfreezes nothing later",
+            "text_encoder.freeze is 'until_plateau', but this method never unfreezes",
         ),
     ],
 )
@@ -278,7 +281,7 @@ def test_settings_without_sense_are_refused(make: Any, message: str) -> None:
 
 def test_a_setting_that_cannot_be_used_is_one_sentence() -> None:
     config = settings("infonce", **{"model.init_args.schedule.warmup": 2})
-    with pytest.raises(BadInput, match=r"schedule.warmup is 2; give a share of all steps"):
+    with pytest.raises(BadInput, match=r"schedule.warmup is 2; give a fraction of all steps"):
         instantiate(config)
     with pytest.raises(BadInput, match=r"key 'model\.init_args\.initial_bias' is unknown"):
         instantiate(settings("infonce", **{"model.init_args.initial_bias": -1.0}))

@@ -273,7 +273,9 @@ def test_scaled_gradients_are_refused() -> None:
     model, data = built("vse", **{"data.batch_size": BATCH})
     batch = next(iter(data.train_dataloader()))
     module: Any = SimpleNamespace(trainer=SimpleNamespace(precision="16-mixed"), device=torch.device("cpu"))
-    with pytest.raises(BadInput, match=r"16-mixed, which scales gradients, and with a micro_batch_size they"):
+    with pytest.raises(
+        BadInput, match=r"16-mixed, whose gradient scaling does not work with micro_batch_size"
+    ):
         EncodedBatch(module, batch, model._encode, MICRO)
     assert len(EncodedBatch(module, batch, model._encode, BATCH).encodings) == 4, "one part is no part"
 
@@ -331,8 +333,8 @@ def test_without_a_rate_of_its_own_the_backbone_is_trained_as_all_else(
             "backbone_learning_rate is 1e-05, but no image network is trained",
         ),
         ("scan", {"freeze_batch_norm": True}, "freeze_batch_norm is True, but no image network is trained"),
-        ("vse", {"backbone_learning_rate": 0.0}, "backbone_learning_rate is 0.0; give one above 0"),
-        ("gxn", {"micro_batch_size": 0}, "micro_batch_size is 0; give a whole number from 1"),
+        ("vse", {"backbone_learning_rate": 0.0}, "backbone_learning_rate is 0.0; give a positive number"),
+        ("gxn", {"micro_batch_size": 0}, "micro_batch_size is 0; give a whole number, 1"),
     ],
 )
 def test_settings_without_effect_or_sense_are_refused(
@@ -383,16 +385,14 @@ def test_parents_of_another_host_or_several_are_refused(tiny_network: Callable[[
     for model in (child, scan, tuned):
         model.prepare(spec)
     with pytest.raises(
-        BadInput, match=r"the model to start from has weights of regions\.linear\.bias, unlike VSE"
+        BadInput, match=r"the model to start from has weights for regions\.linear\.bias, unlike VSE"
     ):
         child.inherit({"scan": scan.state_dict()})
-    with pytest.raises(
-        BadInput, match=r"has weights of network\.frozen, unlike VSE as it is configured here"
-    ):
+    with pytest.raises(BadInput, match=r"has weights for network\.frozen, unlike VSE as configured here"):
         child.inherit({"vse_finetune": tuned.state_dict()})
-    with pytest.raises(BadInput, match="has no weights of features"):
+    with pytest.raises(BadInput, match="has no weights for features"):
         child.inherit({"nothing": {}})
-    with pytest.raises(BadInput, match="a, b all have the weights of a host; keep one parent"):
+    with pytest.raises(BadInput, match="a, b all provide weights for the host; keep only one parent"):
         child.inherit({"a": child.state_dict(), "b": child.state_dict()})
 
 

@@ -66,7 +66,7 @@ def test_a_multiplier_falls_by_epochs_alone() -> None:
 )
 @pytest.mark.parametrize("interval", [0, -1])
 def test_an_interval_that_is_none_is_refused(settings: Any, name: str, interval: int) -> None:
-    with pytest.raises(ValueError, match=rf"schedule\.{name} is {interval}; give a whole number from 1"):
+    with pytest.raises(ValueError, match=rf"schedule\.{name} is {interval}; give a whole number, 1"):
         settings(**{name: interval})
 
 

@@ -136,7 +136,7 @@ def test_projected_classification_and_a_classifier_for_each_modality() -> None:
     separate = model(classifier=ClassifierSettings(shared=False))
     separate.joint_loss(batch()).backward()
     assert separate.text_classifier.weight.grad.abs().sum() > 0
-    with pytest.raises(ValueError, match="CMPC has one classifier"):
+    with pytest.raises(ValueError, match="CMPC has a single classifier"):
         ClassifierSettings(loss="cmpc", shared=False)
 
 
@@ -149,7 +149,7 @@ def test_identities_may_be_sampled() -> None:
     separate = model(classifier=ClassifierSettings(shared=False, sampled=1))
     separate.joint_loss(batch()).backward()
     assert separate.text_classifier.weight.grad.abs().sum() > 0
-    with pytest.raises(ValueError, match="sampled is for norm_softmax"):
+    with pytest.raises(ValueError, match="sampled is only for norm_softmax"):
         ClassifierSettings(loss="cmpc", sampled=4)
     with pytest.raises(ValueError, match="at least 1"):
         ClassifierSettings(sampled=0)

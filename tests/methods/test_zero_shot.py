@@ -85,7 +85,7 @@ def test_towers_are_features_under_other_methods(method: str, family: str, tmp_p
 def test_vectors_of_two_models_are_not_compared(tmp_path: Path) -> None:
     other = dual_encoders.tiny("siglip")
     with pytest.raises(
-        BadInput, match=r"ranks as it comes, but hf:\S+ encodes the images and hf:\S+ the capt"
+        BadInput, match=r"needs one dual encoder, but hf:\S+ encodes the images and hf:\S+ the capt"
     ):
         fitted(settings("clip", tmp_path, **{"data.text.network": other}), [])
     with pytest.raises(BadInput, match="no network encodes the images and no network the captions"):
@@ -113,7 +113,7 @@ def test_another_model_in_its_place_is_told(tmp_path: Path) -> None:
         update={"features": state.features.model_copy(update={"weights_sha256": "0" * 16})}
     )
     reader = PictureEncoding(other, data.dataset, "auto", Path(), torch.device("cpu"))
-    with pytest.raises(BadInput, match=r"are not those of the training .*; put that model there$"):
+    with pytest.raises(BadInput, match=r"are not those used in training .*; put that model there$"):
         reader.batch([data.corpus.images[0]])
 
 
@@ -174,15 +174,18 @@ def test_random_weights_are_those_of_both_towers(tmp_path: Path) -> None:
         slow({"methods": "cca", "network": "mobilenet_v2", "text": "same"}, "but NETWORK is 'mobilenet_v2'"),
         ({"methods": "cca", "text": "resnet18"}, "TEXT is 'resnet18'; name a dual encoder"),
         slow({"methods": "clip", "text": "bert"}, "TEXT is 'bert'; name a dual encoder"),
-        slow({"methods": "clip", "text": "tiny siglip"}, "a dual encoder ranks as it comes, but hf:"),
-        ({"methods": "clip", "weights": "IMAGENET1K_V1"}, "WEIGHTS is 'IMAGENET1K_V1', but NETWORK 'hf:"),
-        ({"methods": "clip,cca", "network": "hf:"}, "'hf:' names no dual encoder; in NETWORK, or TEXT, give"),
+        slow({"methods": "clip", "text": "tiny siglip"}, "zero-shot ranking needs one dual encoder, but hf:"),
+        (
+            {"methods": "clip", "weights": "IMAGENET1K_V1"},
+            "WEIGHTS is 'IMAGENET1K_V1', but the name of NETWORK 'hf:",
+        ),
+        ({"methods": "clip,cca", "network": "hf:"}, "'hf:' names no dual encoder; in NETWORK or TEXT, give"),
         slow(
             {"methods": "cca", "network": "hf:/no/such"}, "hf:/no/such does not exist; correct the folder in"
         ),
         (
             {"methods": "timam", "preset": "paper", "network": "tiny clip", "text": "same"},
-            "a frozen tower, but this method trains a network of pixels",
+            "a frozen tower, but this method trains an image network",
         ),
         (
             {"methods": "scan", "preset": "small", "network": "tiny clip"},
@@ -225,6 +228,6 @@ def test_a_text_encoder_of_words_makes_room_for_one_of_vectors() -> None:
     }
     chosen = {**changes, "model.init_args.text_encoder": own}
     assert configuration("timam", **chosen)["model"]["init_args"]["text_encoder"] == own
-    with pytest.raises(BadInput, match=r"embedding is of an encoder of words, in whose place vectors"):
+    with pytest.raises(BadInput, match=r"embedding configures a word encoder, but data"):
         configuration("timam", **changes, **{"model.init_args.text_encoder.init_args.embedding": 7})
     assert "text_encoder" not in configuration("scan", **{"data.text.network": "hf:x"})["model"]["init_args"]

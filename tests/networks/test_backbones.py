@@ -223,29 +223,29 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "whole model": (write_code, "cannot be read as weights; it must be a state dict"),
     "list": (
         lambda path: torch.save([1, 2], path),
-        "holds no weights of resnet18 (it holds no tensors by name)",
+        "does not hold the weights of resnet18 (it holds no named tensors)",
     ),
     "numbered": (
         lambda path: torch.save({1: torch.zeros(2)}, path),
-        "holds no weights of resnet18 (it holds no tensors by name)",
+        "does not hold the weights of resnet18 (it holds no named tensors)",
     ),
     "another network": (
         lambda path: torch.save(nn.Linear(2, 2).state_dict(), path),
-        "holds no weights of resnet18 (it lacks 'convolution.weight' and 1 more)",
+        "does not hold the weights of resnet18 (it lacks 'convolution.weight' and 1 more)",
     ),
     "a deeper network": (
         lambda path: torch.save({**Tiny().state_dict(), "convolution2.bias": torch.zeros(5)}, path),
-        "holds no weights of resnet18 (it holds 'convolution2.bias', which that network has not)",
+        "does not hold the weights of resnet18 (it holds 'convolution2.bias', which that network lacks)",
     ),
     "two networks": (
         lambda path: torch.save(
             {f"{part}.{key}": value for part in "qk" for key, value in Tiny().state_dict().items()}, path
         ),
-        "holds no weights of resnet18 (it holds several networks, under 'q.' and 'k.': keep one)",
+        "does not hold the weights of resnet18 (it holds several networks, under 'q.' and 'k.': keep one)",
     ),
     "another shape": (
         lambda path: torch.save({**Tiny().state_dict(), "convolution.bias": torch.zeros(9)}, path),
-        "holds no weights of resnet18 (its 'convolution.bias' is 9, not 5)",
+        "does not hold the weights of resnet18 (its 'convolution.bias' is 9, not 5)",
     ),
     "truncated": (lambda path: fakes.truncate(save_weights(path, 1)), "cannot be read as weights"),
 }
@@ -394,9 +394,9 @@ def test_a_grid_of_timm_has_its_channels_last_or_first(tmp_path: Path) -> None:
         (
             "timm:resnet18.nonsense",
             "none",
-            r"'timm:resnet18.nonsense' cannot be made \(Invalid pretrained tag",
+            r"'timm:resnet18.nonsense' cannot be created \(Invalid pretrained tag",
         ),
-        ("timm:resnet18", "IMAGENET1K_V1", r"are torchvision's; of timm the network's name says which"),
+        ("timm:resnet18", "IMAGENET1K_V1", r"are torchvision's; timm's are selected by the network's name"),
         ("timm:resnet18.a1_in1k", "DEFAULT", r"resnet18\.a1_in1k_\*\.pth, or pass WEIGHTS=path"),
     ],
 )

@@ -225,7 +225,7 @@ def test_a_tower_has_no_grid_and_is_not_trained() -> None:
     for load in (load_backbone, load_with_grid):
         with pytest.raises(BadInput, match="has no last feature map to take a grid of regions from"):
             load(name, "auto", Path(), 6)
-    with pytest.raises(BadInput, match="is a frozen tower, whose features methods read"):
+    with pytest.raises(BadInput, match="is a frozen tower that only provides features"):
         trained_network(DataSpec(1, 1, network=name, weights_root="."))
 
 
@@ -233,18 +233,18 @@ def test_a_tower_has_no_grid_and_is_not_trained() -> None:
 def test_what_is_no_dual_encoder_is_one_sentence(load: Any, tmp_path: Path) -> None:
     from transformers import BertConfig, BertModel
 
-    with pytest.raises(BadInput, match=r"hf:.*cannot be loaded .*; mend the folder"):
+    with pytest.raises(BadInput, match=r"hf:.*cannot be loaded .*; fix the folder"):
         load(f"hf:{tmp_path}")
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     BertModel(BertConfig(vocab_size=10, **sizes)).save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="is a BertModel, which has no towers"):
         load(f"hf:{tmp_path}")
-    with pytest.raises(BadInput, match="weights 'IMAGENET1K_V1' are given for hf:"):
+    with pytest.raises(BadInput, match="weights 'IMAGENET1K_V1' cannot be combined with hf:"):
         load(dual_encoders.tiny(), "IMAGENET1K_V1")
     for name in (f"hf:{tmp_path}/none", "hf:./none", "hf:~/none"):
-        with pytest.raises(BadInput, match=r"does not exist; correct the folder in NETWORK, or TEXT"):
+        with pytest.raises(BadInput, match=r"does not exist; correct the folder in NETWORK or TEXT"):
             load(name)
-    with pytest.raises(BadInput, match=r"'hf:' names no dual encoder; in NETWORK, or TEXT, give one"):
+    with pytest.raises(BadInput, match=r"'hf:' names no dual encoder; in NETWORK or TEXT, give a hub"):
         load("hf:")
 
 
@@ -298,9 +298,9 @@ def test_settings_without_weights_are_enough_for_random_ones(tmp_path: Path, ask
 
 
 def test_the_hub_is_asked_once_for_what_is_not_in_its_cache(asked: list[str]) -> None:
-    assert "where there is a network, hf download" in out_of_reach("hf:somebody/elsewhere")
+    assert "on a machine with network access, hf download" in out_of_reach("hf:somebody/elsewhere")
     # The first question of a process resolves the name twice; a retry would do so five times.
     assert 1 <= len(asked) <= 2
     first = list(asked)
-    assert "where there is a network, hf download" in out_of_reach("hf:somebody/elsewhere")
+    assert "on a machine with network access, hf download" in out_of_reach("hf:somebody/elsewhere")
     assert asked == first

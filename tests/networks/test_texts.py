@@ -100,7 +100,7 @@ def test_without_a_recurrent_network_the_vectors_themselves_are_pooled() -> None
     assert batch.words is not None
     means = [encoder.words(ids[:n]).mean(0) for ids, n in zip(batch.words, LENGTHS.tolist(), strict=True)]
     torch.testing.assert_close(encoder(batch), encoder.pool.projection(torch.stack(means)))
-    with pytest.raises(BadInput, match="pooling is 'last', but cell is 'none'; use 'max' or 'mean'"):
+    with pytest.raises(BadInput, match="pooling is 'last', but cell is 'none'; set it to 'max' or 'mean'"):
         WordEncoder(6, "none", pooling="last").build(SPEC, 4)
 
 
@@ -190,21 +190,21 @@ def test_a_model_that_cannot_be_loaded_is_named_in_one_sentence(
 
 
 def test_sizes_that_make_no_model_and_sizes_beside_a_name_are_refused(folder: Path) -> None:
-    with pytest.raises(BadInput, match=r"text_encoder.config makes no BERT \(.*\); correct its sizes"):
+    with pytest.raises(BadInput, match=r"text_encoder.config is not a valid BERT \(.*\); fix its sizes"):
         LanguageModelEncoder({**TINY, "num_attention_heads": 3}).build(SPEC, 4)
-    with pytest.raises(BadInput, match=r"names '.*', which has its own; give one of the two"):
+    with pytest.raises(BadInput, match=r"names '.*', which has its own; set only one of the two"):
         LanguageModelEncoder(TINY).build(named(folder), 4)
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
-    with pytest.raises(BadInput, match="knows 30 word pieces and its tokenizer makes 31; the folder mixes"):
+    with pytest.raises(BadInput, match="knows 30 word pieces, but its tokenizer has 31; the folder mixes"):
         LanguageModelEncoder().build(named(folder, wordpiece_vocabulary_size=31), 4)
 
 
 def test_a_model_too_short_for_the_captions_is_refused() -> None:
     spec = replace(SPEC, longest_wordpieces=40)
     with pytest.raises(
-        BadInput, match=r"max_position_embeddings is 16 and the longest caption has 40 word pieces"
+        BadInput, match=r"max_position_embeddings is 16, but the longest caption has 40 word pieces"
     ):
         LanguageModelEncoder({**TINY, "max_position_embeddings": 16}).build(spec, 4)
     LanguageModelEncoder({**TINY, "max_position_embeddings": 40}).build(spec, 4)

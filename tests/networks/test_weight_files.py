@@ -93,11 +93,11 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
         ),
         (
             lambda state: {**state, "norm2.bias": torch.zeros(5)},
-            "it holds 'norm2.bias', which that network has not",
+            "it holds 'norm2.bias', which that network lacks",
         ),
-        (lambda state: {}, "it holds no tensors by name"),
-        (lambda state: {"model": {"model": {"model": {"model": state}}}}, "it holds no tensors by name"),
-        (lambda state: [state], "it holds no tensors by name"),
+        (lambda state: {}, "it holds no named tensors"),
+        (lambda state: {"model": {"model": {"model": {"model": state}}}}, "it holds no named tensors"),
+        (lambda state: [state], "it holds no named tensors"),
         (
             lambda state: {f"{part}.{key}": value for part in ("q", "k") for key, value in state.items()},
             "it holds several networks, under 'q.' and 'k.': keep one",
@@ -107,7 +107,7 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named(state: Callable[[State], Any], reason: str) -> None:
     with pytest.raises(BadInput) as raised:
         fit_state(Network(), state(trained()), "w.pth", "tiny", HEAD)
-    assert str(raised.value) == f"w.pth holds no weights of tiny ({reason}); name the right file"
+    assert str(raised.value) == f"w.pth does not hold the weights of tiny ({reason}); name the right file"
 
 
 def test_a_classifier_that_is_needed_must_fit() -> None:

@@ -131,7 +131,7 @@ def test_notes_say_preset_data_features_labels_and_selection(board: list[Record]
     assert "preset small: small networks and frozen features, NOT the paper's setting" in said
     assert "train 2173 images / 2173 captions" in said and "fingerprint dddddddddddd" in said
     assert "vgg19, weights V1 (sha256 abababababab), 224 px" in said
-    assert "50 content words: the most frequent ones; they serve training only" in said
+    assert "50 content words: the most frequent ones; used in training only" in said
     assert "checkpoint: last epoch: no validation split" in said
 
 
@@ -145,21 +145,18 @@ def test_notes_say_what_margins_marks_and_ties_mean(answered: Answered, make_rec
         "other seeds; over images: of this one model on other images"
     )
     assert mark.startswith("★ marks the rows that are not significantly behind the first in rsum (paired")
-    assert "adjusted by Holm to all pairs of the table" in mark and mark.endswith("; not tested: gru")
-    ties = "R@K is the probability of a hit when ties are broken at random; MedR and MeanR go by the expected"
+    assert "adjusted by Holm for all pairs of the table" in mark and mark.endswith("; not tested: gru")
+    ties = "R@K is the probability of a hit when ties are broken at random; MedR and MeanR use the expected"
     assert f"ties: {ties} rank" in notes(table)
     (warning,) = warnings(table)
-    assert warning.startswith("± of gru is made of the intervals in the records")
+    assert warning.startswith("± of gru comes from the intervals in the records")
 
 
 def test_a_table_by_label_says_how_its_ties_count(make_record: Maker) -> None:
     records = [make_record(method=method) for method in ("acmr", "cca")]
     (table,) = tables(leaderboard(records))
-    assert "ties: mAP keeps ties against the query" in notes(table)
-    assert (
-        meaning(table)[1]
-        == "no row is marked as among the best: the first in mAP cannot be tested against another"
-    )
+    assert "ties: mAP counts ties against the query" in notes(table)
+    assert meaning(table)[1] == "no row is marked as best: the first in mAP cannot be tested against another"
 
 
 def test_the_page_shows_how_sure_the_differences_are(answered: Answered) -> None:
@@ -180,12 +177,12 @@ def test_why_a_paper_is_not_comparable_is_a_note(board: list[Record]) -> None:
 def test_seeds_on_different_data_or_features_are_warned_of(make_record: Maker) -> None:
     same = make_record(seed=0)
     (only,) = warnings(tables(leaderboard([same, make_record(seed=2)]))[0])
-    assert "what single queries gave is not known: there is no file of them" in only
+    assert "their results on single queries are unknown: there is no file of them" in only
     moved = {**same.content["data"], "fingerprint": "f" * 64}
     (table,) = tables(leaderboard([same, make_record(seed=1, data=moved)]))
     first, second, _ = warnings(table)
     assert first.startswith("acmr (small) averages seeds of different data fingerprints: dddddddddddd / ff")
-    assert second.startswith("the rows do not rest on the same data")
+    assert second.startswith("the rows do not use the same data")
     assert "**Warning: acmr" in markdown([show(table)])
     (table,) = tables(leaderboard([same, make_record(seed=1, source_fingerprint="0" * 64)]))
     assert [line for line in warnings(table) if "source fingerprints" in line]
@@ -231,8 +228,8 @@ def test_validation_and_risks_are_charts_of_the_page(make_recall_record: Maker, 
     ]
     make_recall_record(method="addr_scan", history=history)
     page, charts = (file.read_text() for file in build_report(runs, ["html", "charts"]).files)
-    assert "is right, mean over seeds (as ADDR, Figure 3(b))" in page
-    assert "each pair&#39;s domain is its own (ADDR, Eq. 4-7)" in page
+    assert "is correct, mean over seeds (as in ADDR, Figure 3(b))" in page
+    assert "each pair has a domain of its own (ADDR, Eq. 4-7)" in page
     names = {name.removeprefix("flickr8k-1k-test-") for name in json.loads(charts)}
     assert names == {"validation", "risks", "cost"}
 
@@ -314,18 +311,18 @@ def test_only_pictures_of_the_runs_are_embedded(
     assert page.count("<img") == figures + 1
     said = capsys.readouterr().err
     assert said.count("link out of RUNS") == 3
-    assert "panel_pictures.png is left out of the page (it is no PNG); delete it" in said
-    assert "it is no plain file" in said and "it is larger than" in said
+    assert "panel_pictures.png is left out of the page (it is not a PNG); delete it" in said
+    assert "not a regular file" in said and "it is larger than" in said
 
 
 def test_the_page_says_which_records_it_leaves_out(make_record: Maker, runs: Path) -> None:
     make_record()
-    assert "it is left out meanwhile" not in build_report(runs, ["html"]).files[0].read_text()
+    assert "it is left out for now" not in build_report(runs, ["html"]).files[0].read_text()
     damaged = make_record(method="cca").files.record
     damaged.write_text("{<b>")
     page = build_report(runs, ["html"]).files[0].read_text()
     assert f'<p class="warning">Warning: {damaged} is damaged' in page
-    assert "it is left out meanwhile</p>" in page
+    assert "it is left out for now</p>" in page
 
 
 def test_a_damaged_map_does_not_withhold_the_page(
@@ -356,7 +353,7 @@ def test_links_out_of_the_runs_are_not_written_through(make_record: Maker, runs:
     written.unlink()
     (runs / "report").rmdir()
     (runs / "report").symlink_to(runs.parent)
-    with pytest.raises(BadInput, match=r"report is a link out of .*; put a folder in its place"):
+    with pytest.raises(BadInput, match=r"report is a link out of .*; replace it with a folder"):
         build_report(runs, ["markdown"])
     assert not (runs.parent / FILES["markdown"]).exists()
 
@@ -369,7 +366,7 @@ def test_a_refused_write_keeps_the_report_of_before(make_record: Maker, runs: Pa
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
-        with pytest.raises(BadInput, match=r"index\.html cannot be written \(.*\): free some space"):
+        with pytest.raises(BadInput, match=r"index\.html cannot be written \(.*\): free space"):
             build_report(runs, ["html"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -20,7 +20,7 @@ def test_a_page_shows_pictures_that_are_at_hand_and_escapes_what_files_say() -> 
         Answer(2, "gone.png", 0.25, (), "gone.png"),
     ]
     page = answer_page("<dogs>", ["by & for"], answers, searched, Image.new("RGB", (10, 10)))
-    assert page.count("data:image/jpeg;base64,") == 2 and "not at hand" in page
+    assert page.count("data:image/jpeg;base64,") == 2 and "not available" in page
     assert "<script>" not in page and "&lt;script&gt;" in page and "\x1b" not in page
     assert "<h1>&lt;dogs&gt;</h1>" in page and "by &amp; for" in page and "a&lt;b&gt;.png" in page
     assert "http://" not in page and "https://" not in page

@@ -70,7 +70,7 @@ def test_new_sentences_are_in_the_space_of_the_export(trained: Trained, tmp_path
 
 @pytest.mark.slow
 def test_methods_that_compare_otherwise_are_told(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="scan does not compare one vector per image"):
+    with pytest.raises(BadInput, match="scan does not score by one vector per image"):
         export_embeddings(cb.load(trained("scan").directory), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -112,7 +112,7 @@ def test_exported_weights_answer_anywhere_and_the_card_says_what_they_are(
     sentences = ["a red circle", "a small blue box over snow"]
     assert torch.equal(again.encode_texts(sentences).values, run.encode_texts(sentences).values)
     assert dict(again.metrics) == dict(run.metrics)
-    with pytest.raises(BadInput, match=r"handed out without the split .* --gallery"):
+    with pytest.raises(BadInput, match=r"is an exported run without its test split; .* --gallery"):
         again.search("a red circle")
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: crossmodal-bench")
@@ -126,7 +126,7 @@ def test_exported_weights_answer_anywhere_and_the_card_says_what_they_are(
     ):
         assert part in card, part
     assert str(Path.cwd()) not in card + (folder / "config.yaml").read_text()
-    with pytest.raises(BadInput, match="exported already"):
+    with pytest.raises(BadInput, match="is itself an exported run"):
         export_weights(again, tmp_path / "twice")
     with pytest.raises(BadInput, match="own folder"):
         export_weights(run, record.directory)

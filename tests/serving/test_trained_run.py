@@ -91,7 +91,7 @@ def test_a_folder_is_encoded_once_and_again_where_it_has_changed(
     ]
     assert run.search(sentence, gallery=folder, progress=noted) == first and len(calls) == 1
     described = run.gallery(folder, of_pictures=True).described
-    assert described == f"the 4 pictures below {folder} (1 more cannot be read)"
+    assert described == f"the 4 pictures in {folder} (1 more are unreadable)"
     (folder / "broken.png").unlink()
     assert run.search(sentence, gallery=folder, progress=noted) == first and calls[1:] == [(4, 4)]
     assert len(list(copy.glob("gallery_pictures-*.npz"))) == 1
@@ -167,7 +167,7 @@ def test_what_is_handed_out_keeps_nobodys_pictures(
     assert len(list((tmp_path / "own cache").rglob("gallery_*.npz"))) == 2
     monkeypatch.setattr(galleries, "_encoded_pictures", lambda *_: pytest.fail("it is kept"))
     assert run.search("a red circle", gallery=folder) == first
-    with pytest.raises(BadInput, match=r"handed out without the split .* name the run itself"):
+    with pytest.raises(BadInput, match=r"exported run without its test split.* name the original run"):
         export_embeddings(run, tmp_path / "vectors")
 
 
@@ -179,7 +179,7 @@ def test_methods_to_choose_instead_compare_vectors(method: str, trained: Trained
 
 def test_a_row_of_given_vectors_is_not_offered_a_job(make_record: Callable[..., Record]) -> None:
     record = make_record(preset="given", method="theirs-exported")
-    with pytest.raises(BadInput, match="row of given vectors") as refused:
+    with pytest.raises(BadInput, match="was evaluated from vectors") as refused:
         cb.load(record.directory)
     assert "reproduce" not in str(refused.value)
 
@@ -226,15 +226,15 @@ def test_a_search_is_for_one_thing(trained: Trained, tmp_path: Path) -> None:
     for words in ({}, {"text": "a circle", "image": "a.png"}):
         with pytest.raises(BadInput, match="a sentence or a picture"):
             run.search(**words)
-    with pytest.raises(BadInput, match="holds no picture"):
+    with pytest.raises(BadInput, match="contains no pictures"):
         run.search("a circle", gallery=tmp_path)
-    with pytest.raises(BadInput, match="is no folder"):
+    with pytest.raises(BadInput, match="is not a folder"):
         run.search("a circle", gallery=tmp_path / "missing")
     with pytest.raises(BadInput, match="a list"):
         run.encode_texts("a circle")
     with pytest.raises(BadInput, match=r"missing\.png does not exist"):
         run.search(image=tmp_path / "missing.png")
-    with pytest.raises(BadInput, match="is a folder; name one picture"):
+    with pytest.raises(BadInput, match="is a folder; name a picture"):
         run.search(image=tmp_path)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(BadInput, match=r"broken\.png cannot be read[^;]*; name another picture$"):
@@ -264,7 +264,7 @@ def test_a_run_of_an_earlier_version_takes_its_vocabulary_from_the_data(
     assert cb.load(copy).preprocessing.state == today
     other = Synthetic(21).read(tmp_path)
     monkeypatch.setattr(Synthetic, "read", lambda self, root: other)
-    with pytest.raises(BadInput, match="have changed below"):
+    with pytest.raises(BadInput, match="have changed in"):
         cb.load(copy)
 
 
@@ -275,9 +275,9 @@ def test_runs_without_a_model_and_rows_of_several_seeds_are_told(trained: Traine
     with pytest.raises(BadInput, match="has no weights"):
         cb.load("d/m", runs=tmp_path / "runs")
     shutil.copytree(copy, copy.with_name("two"))
-    with pytest.raises(BadInput, match="holds 2 runs; name one of them"):
+    with pytest.raises(BadInput, match="contains 2 runs; name one of them"):
         cb.load("d/m", runs=tmp_path / "runs")
-    with pytest.raises(BadInput, match="is no run"):
+    with pytest.raises(BadInput, match="is not a run"):
         cb.load("d/n", runs=tmp_path / "runs")
 
 

@@ -115,7 +115,7 @@ def test_the_gradient_that_is_ours(
 def test_nothing_to_compare_with_and_other_directions() -> None:
     assert order_similarity(torch.rand(0, 3), torch.rand(2, 3)).shape == (0, 2)
     assert order_similarity(torch.rand(2, 3), torch.rand(0, 3), "text_minus_image").shape == (2, 0)
-    with pytest.raises(ValueError, match="direction is 'up'; give 'image_minus_text' or"):
+    with pytest.raises(ValueError, match="direction is 'up'; use 'image_minus_text' or"):
         order_similarity(torch.rand(1, 3), torch.rand(1, 3), "up")  # type: ignore[arg-type]
 
 

@@ -55,7 +55,7 @@ def test_neither_links_nor_others_files_are_taken_for_ones_own(tmp_path: Path) -
         os.chown(theirs, 12345, 12345)
         with pytest.raises(BadInput, match=r"no hpc_ckpt_\*\.ckpt of yours"):
             named("hpc", folder)
-        with pytest.raises(BadInput, match="which your training has not written"):
+        with pytest.raises(BadInput, match="which your own training did not write"):
             named(theirs, folder, in_file=True)
     # By its name, on the command line, it is the user's own decision; it is weights all the same.
     assert named(theirs, folder) == theirs
@@ -68,7 +68,7 @@ def test_a_file_names_checkpoints_of_the_trainings_own_folder_alone(tmp_path: Pa
     assert named(inside, folder, in_file=True) == inside
     (folder / "link.ckpt").symlink_to(outside)
     for path in (outside, folder / ".." / "a.ckpt", folder / "link.ckpt"):
-        with pytest.raises(BadInput, match=r"configuration key 'ckpt_path' is .*has not written"):
+        with pytest.raises(BadInput, match=r"configuration key 'ckpt_path' is .*did not write"):
             named(path, folder, in_file=True)
         assert named(path, folder) == path
 
@@ -76,7 +76,7 @@ def test_a_file_names_checkpoints_of_the_trainings_own_folder_alone(tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "lacks"),
     [
-        ([1], "it holds no keys"),
+        ([1], "it contains no keys"),
         ({}, "it has no state_dict"),
         ({"state_dict": {}}, "it has no pytorch-lightning_version"),
         (WEIGHTS, "it has no optimizer_states"),
@@ -98,13 +98,13 @@ def test_under_slurm_lightning_goes_on_by_itself_from_ones_own_alone(
     monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setenv("SLURM_JOB_NAME", "train")
     assert requeued_checkpoint(tmp_path, to_go_on=True, writes_them=True) == ours
-    with pytest.raises(BadInput, match=r"hpc_ckpt_1\.ckpt is not of your training.*remove it"):
+    with pytest.raises(BadInput, match=r"hpc_ckpt_1\.ckpt is not from your own training.*remove it"):
         requeued_checkpoint(tmp_path, to_go_on=True, writes_them=False)
     elsewhere = write(tmp_path / "elsewhere" / "x.ckpt")
     (tmp_path / "hpc_ckpt_2.ckpt").symlink_to(elsewhere)
     assert requeued_checkpoint(tmp_path, to_go_on=True, writes_them=True) == ours
     ours.unlink()
-    with pytest.raises(BadInput, match=r"hpc_ckpt_2\.ckpt is not of your training"):
+    with pytest.raises(BadInput, match=r"hpc_ckpt_2\.ckpt is not from your own training"):
         requeued_checkpoint(tmp_path, to_go_on=True, writes_them=True)
     (tmp_path / "hpc_ckpt_2.ckpt").unlink()
     assert requeued_checkpoint(tmp_path, to_go_on=True, writes_them=True) is None

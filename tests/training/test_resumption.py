@@ -119,7 +119,7 @@ def test_anyway_it_goes_on_and_says_over_what(tmp_path: Path, capsys: pytest.Cap
     write(tmp_path, last=2, best=1)
     start = start_of(job(tmp_path, resume_anyway=True), CHANGED)
     assert start == Start(tmp_path / "last.ckpt", ("pkg.ranking has changed",))
-    assert "going on from last.ckpt although pkg.ranking has changed" in capsys.readouterr().err
+    assert "resuming from last.ckpt although pkg.ranking has changed" in capsys.readouterr().err
     (tmp_path / "resume.json").write_text(json.dumps(CHANGED.noted(start.taken_up)))
     # Interrupted once more, it goes on without being told again, and what it was taken up over stays known.
     assert start_of(job(tmp_path), CHANGED) == start
@@ -193,7 +193,7 @@ def test_what_was_set_aside_is_taken_up_where_it_is_further(tmp_path: Path) -> N
     start_of(job(tmp_path), CHANGED)
     write(tmp_path, CHANGED, last=2, best=1)
     said = take_back(files)
-    assert "are taken up" in said and "last.ckpt set aside" in said
+    assert "are restored" in said and "last.ckpt set aside" in said
     assert epochs(tmp_path) == {
         "last.ckpt": 7,
         "last.previous.ckpt": 6,

@@ -11,14 +11,14 @@ from crossmodal_bench.jobs.planned import PlannedJob
 
 @dataclass(frozen=True)
 class Slot:
-    """Room for one job: DEVICES of its workers, and the variables of their environment."""
+    """Room for one job: the DEVICES of its workers, and their environment variables."""
 
     devices: str
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Launched(Protocol):
-    """A job that runs somewhere."""
+    """A job that has been started somewhere."""
 
     @property
     def exit_code(self) -> int | None:
@@ -39,13 +39,13 @@ class Launcher(Protocol):
 
     slots: list[Slot]
     allows_dry_runs: bool
-    """Whether this machine is like those that jobs run on, so that steps may be timed here."""
+    """Whether jobs run on a machine like this one, so that steps may be timed here."""
 
     def start(self, planned: PlannedJob, slot: Slot) -> Launched:
-        """Start a job, or go on following one that runs."""
+        """Start a job, or keep following one that is running."""
 
     def adopts(self, planned: PlannedJob) -> bool:
-        """Whether a job that somebody works on is followed from here."""
+        """Whether a job that is already running elsewhere can be followed from here."""
 
     def parting(self) -> str:
-        """What goes on when this bench is interrupted, as a sentence."""
+        """What keeps running when this bench is interrupted, as a sentence."""

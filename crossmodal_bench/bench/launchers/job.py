@@ -9,7 +9,7 @@ from pathlib import Path
 from crossmodal_bench.core.signals import listen_deferred
 
 if __name__ == "__main__":
-    # The libraries take seconds to import, in which the job may be asked to stop.
+    # The libraries take seconds to import, and a stop may be requested meanwhile.
     request = listen_deferred()
 
     from crossmodal_bench.bench.launchers.subprocesses import PARENT, follow, guarded
@@ -17,6 +17,6 @@ if __name__ == "__main__":
     from crossmodal_bench.jobs.planned import PlannedJob
 
     follow(int(os.environ.get(PARENT, os.getppid())))
-    # In the words of the command line, and not in those of a file that lies in a folder of records.
+    # Plugins come from the command line only, never from a file in a folder of records.
     trust(sys.argv[3:])
     sys.exit(guarded(PlannedJob.load(Path(sys.argv[1])), sys.argv[2], request=request))

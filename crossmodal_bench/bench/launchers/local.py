@@ -17,7 +17,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Local:
-    """Starts every job as processes of this machine.
+    """Starts every job as processes on this machine.
 
     Raises:
         BadInput: more devices are asked for than there are.
@@ -26,7 +26,7 @@ class Local:
     allows_dry_runs = True
 
     def __init__(self, options: BenchOptions) -> None:
-        # Counting GPUs for a bench on the CPU might start their driver, after which nothing may fork.
+        # Counting GPUs might initialise their driver, after which nothing may fork: not for a CPU bench.
         gpus = 0 if options.devices == "cpu" else torch.cuda.device_count()
         self.slots = slots(options, gpus, os.environ.get(VISIBLE))
 
@@ -35,21 +35,21 @@ class Local:
         return Worker(planned, slot.devices, slot.environment)
 
     def adopts(self, planned: PlannedJob) -> bool:
-        """Whether a job that somebody works on is followed from here: never, it is not ours."""
+        """Whether a job already running elsewhere can be followed from here: never."""
         return False
 
     def parting(self) -> str:
-        """What goes on when this bench is interrupted: nothing."""
+        """What keeps running when this bench is interrupted: nothing."""
         return ""
 
 
 def slots(options: BenchOptions, gpus: int, visible: str | None) -> list[Slot]:
-    """One for each of the jobs that run at a time.
+    """One slot for each job that runs at a time.
 
     Args:
-        options: of which ``devices`` says how many one job takes, and ``jobs`` how many run at most.
-        gpus: how many torch sees.
-        visible: CUDA_VISIBLE_DEVICES; None where it is not set.
+        options: ``devices`` is the number per job, and ``jobs`` the maximum number of jobs.
+        gpus: number of GPUs that torch sees.
+        visible: CUDA_VISIBLE_DEVICES; None if it is not set.
 
     Raises:
         BadInput: a single job asks for more GPUs than there are.
@@ -58,39 +58,39 @@ def slots(options: BenchOptions, gpus: int, visible: str | None) -> list[Slot]:
     if options.devices == "cpu" or not gpus:
         if options.devices != "cpu" and each > _cores():
             raise BadInput(
-                f"DEVICES is {each} and there is no GPU, but a CPU of {_cores()} cores; give at most as "
-                "many, or cpu"
+                f"DEVICES is {each}, but there is no GPU, only a CPU with {_cores()} cores; give at most "
+                "that number, or cpu"
             )
         at_once = options.jobs or 1
         word = "cpu" if options.devices == "cpu" else str(each)
         return [Slot(word, threads(at_once * each))] * at_once
     groups = placements(visible_gpus(gpus, visible), each, options.jobs)
     if not groups:
-        raise BadInput(f"DEVICES is {each} and {gpus} GPUs are visible; give at most {gpus}")
+        raise BadInput(f"DEVICES is {each}, but only {gpus} GPUs are visible; give at most {gpus}")
     shared = threads(len(groups) * each)
     return [Slot(str(each), {VISIBLE: group, **shared}) for group in groups]
 
 
 def visible_gpus(count: int, variable: str | None) -> list[str]:
-    """Names of ``count`` GPUs, as CUDA_VISIBLE_DEVICES takes them: numbers, or its own present entries."""
+    """Names of ``count`` GPUs for CUDA_VISIBLE_DEVICES: indices, or the variable's present entries."""
     if variable is None:
         return [str(number) for number in range(count)]
-    # CUDA reads that list up to the first entry that it does not know.
+    # CUDA reads this list up to the first invalid entry.
     return [entry.strip() for entry in variable.split(",")][:count]
 
 
 def placements(gpus: Sequence[str], each: int, jobs: int | None) -> list[str]:
-    """CUDA_VISIBLE_DEVICES of every job that runs at a time, at most ``jobs``: ``each`` neighbours."""
+    """CUDA_VISIBLE_DEVICES of each concurrent job, at most ``jobs``: ``each`` adjacent GPUs."""
     groups = [",".join(gpus[start : start + each]) for start in range(0, len(gpus) - each + 1, each)]
     return groups[:jobs]
 
 
 def threads(processes: int) -> dict[str, str]:
-    """The variable that shares the cores among that many processes; none for one, which may have them all."""
+    """The variable that divides the cores among the processes; empty for one, which may use all cores."""
     if processes == 1:
         return {}
     cores = _cores()
-    # Whoever has set OMP_NUM_THREADS to less means less.
+    # Respect a smaller OMP_NUM_THREADS set by the user.
     return {THREADS: str(max(1, min(torch.get_num_threads(), cores // processes)))}
 
 

@@ -1,4 +1,4 @@
-"""Jobs on a SLURM cluster: what a bench needs there, what it submits, and what SLURM says of it."""
+"""Jobs on a SLURM cluster: what a bench needs there, what it submits, and what SLURM reports."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.state import State
 
 MOST = 1000
-"""Jobs in the queue at a time, where JOBS does not say; the cluster may have a limit of its own."""
+"""Jobs in the queue at a time unless JOBS is set; the cluster may have its own limit."""
 
 
 class Slurm:
     """Submits jobs to the cluster of this machine.
 
     Args:
-        options: the bench's words.
+        options: the bench's options.
         log: prints a line.
 
     Raises:
-        BadInput: submitit or SLURM is not there, or the options contradict each other.
+        BadInput: submitit or SLURM is missing, or the options contradict each other.
     """
 
     allows_dry_runs = False
@@ -54,16 +54,16 @@ class Slurm:
         self._asked = float("-inf")
 
     def check(self) -> None:
-        """Raise BadInput where there is no cluster to submit to."""
+        """Raise BadInput if there is no cluster to submit to."""
         for command in ("sbatch", "srun", "squeue"):
             if shutil.which(command) is None:
                 raise BadInput(
-                    f"LAUNCHER=slurm needs {command}, which is not in PATH; "
+                    f"LAUNCHER=slurm needs {command}, which is not on PATH; "
                     "start the bench on a cluster's login node, or leave LAUNCHER out"
                 )
 
     def start(self, planned: PlannedJob, slot: Slot) -> SlurmJob:
-        """Submit the job, or follow the one that an earlier bench has submitted."""
+        """Submit the job, or follow the one an earlier bench submitted."""
         return SlurmJob(planned, self)
 
     def adopts(self, planned: PlannedJob) -> bool:
@@ -76,10 +76,10 @@ class Slurm:
         if not self.following:
             return ""
         identities = " ".join(sorted(self.following, key=int))
-        return f"SLURM goes on with what it has; to end that too: scancel {identities}"
+        return f"SLURM keeps running the submitted jobs; to cancel them: scancel {identities}"
 
     def state(self, identity: str) -> str:
-        """A job's state, as SLURM names it; seconds old."""
+        """A job's state, in SLURM's terms; may be seconds old."""
         now = time.monotonic()
         if identity not in self._states or now - self._asked >= self.ask_every:
             asked = {identity, *self.following}
@@ -87,28 +87,28 @@ class Slurm:
             if states is not None:
                 self._states |= {name: states.get(name, "GONE") for name in asked}
             self._asked = now
-        # A controller that does not answer has not lost its jobs.
+        # If the controller does not answer, its jobs are not lost.
         return self._states.get(identity, "UNKNOWN")
 
     def ask(self, identities: set[str]) -> dict[str, str] | None:
-        """The states of those jobs that SLURM remembers; None where it does not answer."""
+        """The states of those jobs that SLURM still knows; None if it does not answer."""
         return squeue(identities)
 
     def cancelled_by_hand(self, identity: str) -> bool:
-        """Whether this user, or nobody knows who, has cancelled a job."""
+        """Whether a job was cancelled by this user, or by an unknown one."""
         jobs = f"--jobs={identity}"
         command = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=State", jobs]
         user = _output(command).partition(" by ")[2].strip()
         return not user.isdigit() or int(user) == os.getuid()
 
     def ended_by_notice(self, identity: str) -> bool:
-        """Whether a signal that comes before a time limit has ended a job, which was still starting."""
+        """Whether the signal sent before a time limit ended a job that was still starting."""
         shown = _output(["scontrol", "--oneliner", "show", "job", identity])
         code = re.search(r"\bExitCode=(\d+):(\d+)", shown)
         return code is not None and not {int(code[2]), int(code[1]) - 128}.isdisjoint(ASKING)
 
     def submit(self, planned: PlannedJob) -> str:
-        """Put a job into the queue; its id there."""
+        """Submit a job; return its SLURM id."""
         from submitit.core.utils import FailedJobError
 
         planned.save()
@@ -120,13 +120,13 @@ class Slurm:
             complaints = [line for line in str(error).splitlines() if "sbatch:" in line]
             complaint = complaints[0] if complaints else str(error)
             raise BadInput(
-                f"SLURM has refused a job ({complaint.strip()}); change the --slurm options, "
+                f"SLURM rejected a job ({complaint.strip()}); change the --slurm options, "
                 "or submit fewer at a time with --jobs"
             ) from error
         return str(job.job_id)
 
     def executor(self, planned: PlannedJob) -> Any:
-        """submitit's, set up for a job."""
+        """submitit's executor, set up for a job."""
         import submitit
 
         executor = submitit.SlurmExecutor(planned.files.slurm.resolve(), max_num_timeout=0)
@@ -137,7 +137,7 @@ class Slurm:
 
 
 def squeue(identities: set[str]) -> dict[str, str] | None:
-    """The states of those jobs that SLURM remembers; None where it does not answer."""
+    """The states of those jobs that SLURM still knows; None if it does not answer."""
     jobs = f"--jobs={','.join(sorted(identities))}"
     command = ["squeue", "--noheader", "--states=all", "--format=%i %T", jobs]
     answer = _answer(command)
@@ -159,7 +159,7 @@ def _output(command: Sequence[str]) -> str:
 
 
 def queued(plan: Sequence[PlannedJob]) -> dict[str, State]:
-    """By their ids, the jobs that SLURM has, with what it says of them."""
+    """The jobs that SLURM has, by id, with their states."""
     launched = {
         planned.job.id: identity
         for planned in plan
@@ -170,7 +170,7 @@ def queued(plan: Sequence[PlannedJob]) -> dict[str, State]:
         return {}
     states = squeue(set(launched.values()))
     if states is None:
-        why = "SLURM job {}, of which squeue says nothing here"
+        why = "SLURM job {}, for which squeue gives no state here"
         return {job: State("queued", why.format(identity)) for job, identity in launched.items()}
     here = {job: identity for job, identity in launched.items() if states.get(identity, "GONE") not in FINAL}
     return {

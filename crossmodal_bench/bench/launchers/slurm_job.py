@@ -1,4 +1,4 @@
-"""One job of a bench on the cluster, which may be several jobs of SLURM's, one behind the other."""
+"""One job of a bench on the cluster, which may take several consecutive SLURM jobs."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from crossmodal_bench.jobs.directory import read_json, write_json
 from crossmodal_bench.jobs.planned import PlannedJob
 
 CUT_OFF = {"BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT", "GONE"}
-"""Final states that say nothing against the job itself; GONE is ours, for one that SLURM has forgotten."""
+"""Final states that are not the job's own fault; GONE is ours, for a job that SLURM has forgotten."""
 FINAL = CUT_OFF | {"COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY"}
-"""States that a job does not leave."""
+"""Final states."""
 MOST_IN_VAIN = 3
-"""SLURM jobs in a row that may be cut off without having come further."""
+"""Consecutive SLURM jobs that may be cut off without any progress."""
 
 
 class Cluster(Protocol):
-    """What a job asks of the cluster that it runs on."""
+    """What a job needs from the cluster it runs on."""
 
     following: set[str]
-    """Ids of the SLURM jobs that this bench follows."""
+    """Ids of the SLURM jobs followed by this bench."""
 
     def log(self, line: str) -> None:
         """Print a line."""
 
     def submit(self, planned: PlannedJob) -> str:
-        """Put a job into the queue; its id there."""
+        """Submit a job; return its SLURM id."""
 
     def state(self, identity: str) -> str:
-        """A job's state, as SLURM names it."""
+        """A job's state, in SLURM's terms."""
 
     def adopts(self, planned: PlannedJob) -> bool:
         """Whether SLURM has the job."""
@@ -40,18 +40,18 @@ class Cluster(Protocol):
         """Whether its user has cancelled a job."""
 
     def ended_by_notice(self, identity: str) -> bool:
-        """Whether a signal that comes before a time limit has ended a job."""
+        """Whether the signal sent before a time limit ended a job."""
 
 
 class SlurmJob:
-    """Submitted, or found in the queue; and again where SLURM cuts it off, until it has ended by itself.
+    """A job submitted or found in the queue, and resubmitted when SLURM cuts it off, until it ends by itself.
 
-    What a worker is on this machine, but ``terminate`` and ``stop`` end nothing: what is in the queue stays
-    there, and the next bench goes on with it.
+    The counterpart of a local worker, but ``terminate`` and ``stop`` end nothing: what is in the queue stays
+    there, and the next bench continues with it.
     """
 
     grace = 10.0
-    """Seconds in which a shared folder shows what a job has written before it ended."""
+    """Seconds until a shared folder shows what a job wrote before it ended."""
 
     def __init__(self, planned: PlannedJob, cluster: Cluster) -> None:
         self.planned = planned
@@ -63,7 +63,7 @@ class SlurmJob:
         self._submit()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended, now or after that time."""
+        """Whether it has ended, waiting up to that time."""
         if self._ended():
             return True
         if seconds:
@@ -72,7 +72,7 @@ class SlurmJob:
 
     def terminate(self) -> None:
         """Leave it in the queue."""
-        self._cluster.log(f"{self.planned.title} stays with SLURM as job {self._identity}")
+        self._cluster.log(f"{self.planned.title} stays in the SLURM queue as job {self._identity}")
 
     def stop(self) -> None:
         """See ``terminate``."""
@@ -97,17 +97,17 @@ class SlurmJob:
             cut_off = self._cluster.ended_by_notice(self._identity)
         if not cut_off or (state == "CANCELLED" and self._cluster.cancelled_by_hand(self._identity)):
             hint = "; ask for more with --slurm mem" if state == "OUT_OF_MEMORY" else ""
-            return self._fail(f"SLURM job {self._identity} has ended as {state}{hint}")
+            return self._fail(f"SLURM job {self._identity} ended as {state}{hint}")
         in_vain = self._mark() == read_json(files.slurm_launch).get("mark")
         self._in_vain = self._in_vain + 1 if in_vain else 0
         if self._in_vain == MOST_IN_VAIN:
             return self._fail(
-                f"SLURM has cut off {MOST_IN_VAIN} jobs in a row ({self._identity} as {state}) in which "
-                "nothing was finished; ask for more time with --slurm time"
+                f"SLURM cut off {MOST_IN_VAIN} jobs in a row without any progress (the last, "
+                f"{self._identity}, as {state}); ask for more time with --slurm time"
             )
         before = f"SLURM job {self._identity} was cut off ({state})"
         self._submit()
-        self._cluster.log(f"{self.planned.title}: {before}, job {self._identity} goes on")
+        self._cluster.log(f"{self.planned.title}: {before}, job {self._identity} continues")
         return False
 
     def _leave(self, status: int) -> bool:
@@ -126,7 +126,7 @@ class SlurmJob:
         files = self.planned.files
         files.slurm.mkdir(parents=True, exist_ok=True)
         self._cluster.following.discard(self._identity)
-        # Two benches that follow one job must not both submit it again.
+        # Two benches that follow the same job must not both resubmit it.
         with files.slurm_lock.open("a") as lock:
             wait_for_lock(lock, files.slurm_lock)
             queued = read_json(files.slurm_launch).get("slurm_job")
@@ -143,9 +143,9 @@ class SlurmJob:
         self._over_since = None
 
     def _mark(self) -> list[Any]:
-        """What differs once a job has come further: its checkpoints, or how much of its features there is."""
+        """A value that changes as a job makes progress: its checkpoints, or its extracted features."""
         files = self.planned.files
         saved = [(path.name, path.stat().st_mtime_ns) for path in files.checkpoints()]
         state = files.read_progress()
-        # As it comes back from JSON.
+        # In the form that JSON reads back.
         return [*map(list, saved), [state.get("done"), state.get("epoch")]]

@@ -20,7 +20,7 @@ DECIDED = {
     "array": "the bench",
     "requeue": "the bench",
 }
-"""Keys that would contradict what else is given, and what is to be given instead."""
+"""Keys that would contradict other settings, and what to set instead."""
 SUBMITITS = {
     "nodes",
     "cpus_per_task",
@@ -44,14 +44,14 @@ SUBMITITS = {
 
 
 def tasks_per_node(options: BenchOptions) -> int:
-    """Processes of a job on one node, one for each device; BadInput where there are fewer GPUs than that."""
+    """Processes of a job per node, one for each device; BadInput if there are fewer GPUs than that."""
     gpus = re.search(r"\d+$", str(options.slurm.get("gpus_per_node", "")))
     if not options.devices.isdigit():
         return int(gpus.group()) if gpus and options.devices == "auto" else 1
     if gpus and int(gpus.group()) < int(options.devices):
         raise BadInput(
-            f"DEVICES is {options.devices} and --slurm gpus_per_node is {options.slurm['gpus_per_node']}; "
-            "give a node as many GPUs as devices"
+            f"DEVICES is {options.devices}, but --slurm gpus_per_node is {options.slurm['gpus_per_node']}; "
+            "request as many GPUs per node as DEVICES"
         )
     return int(options.devices)
 
@@ -65,27 +65,27 @@ def executor_parameters(options: BenchOptions, name: str) -> dict[str, Any]:
     """Parameters of submitit's SlurmExecutor.
 
     Args:
-        options: the bench's words.
-        name: of the job in the queue.
+        options: the bench's options.
+        name: the job's name in the queue.
 
     Raises:
-        BadInput: a key is the bench's own to decide, or a number is none.
+        BadInput: a key is set by the bench itself, or a number is invalid.
     """
     given = options.slurm
     for key, instead in DECIDED.items():
         if key in given:
-            raise BadInput(f"--slurm {key} is decided by {instead}; leave it out, and set that")
+            raise BadInput(f"--slurm {key} is determined by {instead}; leave it out")
     for key in ("nodes", "cpus_per_task", "signal_delay_s"):
         if key in given and not (isinstance(given[key], int) and given[key] > 0):
             raise BadInput(f"--slurm {key} is '{given[key]}'; give a whole number from 1")
     own = {key: value for key, value in given.items() if key in SUBMITITS}
-    # One process that dies must not leave the others waiting for it; and srun does not take over what sbatch
-    # was told of the CPUs.
+    # If one process dies, the others must not wait for it forever; and srun does not inherit sbatch's number
+    # of CPUs.
     arguments = ["--kill-on-bad-exit=1"]
     if "cpus_per_task" in given:
         arguments.append(f"--cpus-per-task={given['cpus_per_task']}")
     return {
-        # submitit would ask for five minutes; without a time, the partition's own holds.
+        # submitit would request five minutes; without a time, the partition's default applies.
         "time": None,
         "wckey": None,
         **own,

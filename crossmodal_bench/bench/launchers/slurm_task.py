@@ -1,4 +1,4 @@
-"""What runs on the cluster: one process of a job, which leaves its exit status where the bench finds it."""
+"""What runs on the cluster: one process of a job, which leaves its exit status where the bench looks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.reporting.wandb.live import let_finish
 
 TIME_TO_FINISH_RUN = 60.0
-"""Seconds that who follows a job has for its W&B run: SLURM ends all processes with the job's first."""
+"""Seconds for the W&B follower to finish the run: SLURM ends all processes when the job's first ends."""
 
 
 def task(folder: str, devices: str, plugins: Sequence[str] = ()) -> int:
-    """Run one process of the job whose plan lies in ``folder``, with the packages that its user trusts.
+    """Run one process of the job whose plan is in ``folder``, with the packages its user trusts.
 
-    Leaves with the job's exit status if that is not 0, so that SLURM ends the job's other processes.
+    Exits with the job's status if that is not 0, so that SLURM ends the job's other processes.
     """
-    # In place of submitit's, which would queue the job again by itself. Training may put its own there.
+    # Replaces submitit's handler, which would requeue the job itself. Training may install its own.
     request = listen_deferred()
     os.environ[TASK] = "slurm"
     if "SLURM_CPUS_PER_TASK" in os.environ:
@@ -42,7 +42,7 @@ def task(folder: str, devices: str, plugins: Sequence[str] = ()) -> int:
     try:
         status = guarded(PlannedJob.load(directory), devices, request=request)
     except SystemExit as leaving:
-        # Lightning leaves without a status where it was told to end.
+        # Lightning exits without a status when it was asked to stop.
         status = leaving.code if isinstance(leaving.code, int) else AGAIN
     finally:
         write_json(files.slurm_exit(_identity()), {"status": status})

@@ -1,4 +1,4 @@
-"""Workers: forked from the parent that has everything imported, or fresh processes where there is no fork."""
+"""Workers: forked from the parent, which has everything imported, or fresh processes without fork."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ if TYPE_CHECKING:
     from crossmodal_bench.training.generated_outputs import GeneratedOutputs
 
 PARENT = "CROSSMODAL_BENCH_PARENT"
-"""Environment variable with the process that a fresh worker must not outlive."""
+"""Environment variable with the id of the process that a fresh worker must not outlive."""
 THREADS = "OMP_NUM_THREADS"
-"""Environment variable with the threads of a process."""
+"""Environment variable with the number of threads of a process."""
 TAKEN = 3
-"""Exit status of a worker whose job is, or was just, another's."""
+"""Exit status of a worker whose job is being run, or was just finished, by another process."""
 PATIENCE = 15.0
-"""Seconds that the other processes of a job have to notice that one has failed."""
+"""Seconds for the other processes of a job to notice that one has failed."""
 TIME_TO_SAVE = 60.0
-"""Seconds that a process has to save a checkpoint before it is killed."""
+"""Seconds for a process to save a checkpoint before it is killed."""
 Run = Callable[[PlannedJob, str, StopRequest], None]
 
 
 class Worker:
-    """A job's process, or one for each of its devices; their output goes to ``log.txt`` in its directory.
+    """A job's process, or one process per device; their output goes to ``log.txt`` in the job's directory.
 
-    Where one of several fails, the others wait for it in vain: they are ended soon after.
+    If one of several fails, the others would wait for it forever, so they are ended soon after.
 
     Args:
         planned: the job.
         devices: as for ``run_job``.
-        environment: variables of the process: the GPUs that it sees, its number of threads.
+        environment: environment variables of the processes: visible GPUs, number of threads.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Worker:
         self.planned = planned
         planned.directory.mkdir(parents=True, exist_ok=True)
         planned.files.forget_last_run()
-        # What is wrong with it can be told here alone: the process has no other place for its words.
+        # An unwritable log must be reported here: the process itself could not report it anywhere.
         planned.files.open_log().close()
         self._processes: list[Any] = []
         self._failed: tuple[int, int] | None = None
@@ -104,17 +104,17 @@ class Worker:
 
     @property
     def exit_code(self) -> int | None:
-        """Its exit status, of several the first that failed; negative for a signal, None while it runs."""
+        """Its exit status, of several the first failure's; negative for a signal, None while running."""
         if any(_status(process) is None for process in self._processes):
             return None
         return 0 if self._failed is None else self._failed[1]
 
     def terminate(self) -> None:
-        """Tell it to end, and do not wait until it has."""
+        """Ask it to end, without waiting."""
         self._signal(signal.SIGTERM)
 
     def stop(self) -> None:
-        """End it, with time to save a checkpoint."""
+        """End it, leaving it time to save a checkpoint."""
         self.terminate()
         if not self.wait(TIME_TO_SAVE):
             self._signal(signal.SIGKILL)
@@ -126,7 +126,7 @@ class Worker:
                 os.kill(process.pid, number)
 
     def _explain(self) -> None:
-        """Say which of several processes has failed: what the others complain of is that it is gone."""
+        """Report which process failed first: the others only complain that it is gone."""
         if len(self._processes) == 1 or self._failed is None:
             return
         number, status = self._failed
@@ -138,7 +138,7 @@ class Worker:
 
 
 def how_it_ended(status: int | None) -> str:
-    """How a process ended that left no word."""
+    """How a process ended that left no message."""
     if status is not None and status < 0:
         hint = "; the system may have run out of memory" if status == -signal.SIGKILL else ""
         return f"killed by {signal.Signals(-status).name}{hint}"
@@ -146,13 +146,13 @@ def how_it_ended(status: int | None) -> str:
 
 
 def _status(process: Any) -> int | None:
-    """Its exit status, None while it runs."""
+    """Its exit status, None while running."""
     status = process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
     return None if status is None else int(status)
 
 
 def _process_variables(count: int) -> list[dict[str, str]]:
-    """What Lightning reads from the environment of each of ``count`` processes on this machine."""
+    """The variables that Lightning reads in each of ``count`` processes on this machine."""
     if count == 1:
         return [{}]
     with socket.socket() as free:
@@ -175,16 +175,16 @@ def _forked(planned: PlannedJob, devices: str, parent: int, environment: Mapping
 
 
 def limit_threads(threads: int) -> None:
-    """For a process that has its libraries loaded: for it, THREADS comes too late."""
+    """Set the threads of a process whose libraries are already loaded, for which THREADS comes too late."""
     torch.set_num_threads(threads)
     threadpool_limits(threads)
 
 
 def follow(parent: int) -> None:
-    """Make this process end with its parent, and leave the terminal's Ctrl-C to it.
+    """Make this process end with its parent, and leave Ctrl-C to the parent.
 
-    Ctrl-C reaches the whole group, and the parent decides what it means. A worker that outlives a killed
-    bench would hold its job's lock against the next one: it saves what it has and ends.
+    Ctrl-C reaches the whole process group, and the parent decides what it means. A worker that outlived a
+    killed bench would keep its job locked for the next one, so it saves its state and ends.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -201,17 +201,17 @@ def _end_with(parent: int) -> None:
 def guarded(
     planned: PlannedJob, devices: str, run: Run | None = None, request: StopRequest | None = None
 ) -> int:
-    """Run the job under its lock; what goes wrong lands in ``error.json`` and in the exit status.
+    """Run the job under its lock; errors go to ``error.json`` and the exit status.
 
     Args:
         planned: the job.
         devices: as for ``run_job``.
-        run: in place of ``run_job``.
-        request: of a process that listens already; deferred until here.
+        run: used in place of ``run_job``.
+        request: that of a process that already listens for signals; deferred until here.
 
     Returns:
-        0; 1 where it failed; 2 where its input was bad; 75 where it was asked to stop and goes on next time;
-        ``TAKEN`` where it is another process's, or was.
+        0; 1 if it failed; 2 if its input was bad; 75 if it was asked to stop and can be resumed; ``TAKEN`` if
+        another process is running it or has finished it.
     """
     if request is None:
         request = listen_deferred()
@@ -228,12 +228,12 @@ def guarded(
         else:
             with locked(planned.directory):
                 if state_of(planned).name == "done":
-                    # By another bench, since this one had last looked.
+                    # Finished by another bench since this one last checked.
                     return TAKEN
                 start_following(planned.job, planned.files)
                 run(planned, devices, request)
     except Interrupted:
-        print("interrupted; what was trained is saved", file=sys.stderr)
+        print("interrupted; the training so far is saved", file=sys.stderr)
         return AGAIN
     except Taken as error:
         tell(str(error), sys.stderr)
@@ -260,7 +260,7 @@ def guarded(
 
 
 def _illustrate(outputs: GeneratedOutputs) -> None:
-    """Leave what reports show beside the numbers: panels, and the split's captions and small pictures."""
+    """Save what reports show besides the numbers: panels, and the split's captions and thumbnails."""
     from crossmodal_bench.reporting.figures.qualitative import save_panels
     from crossmodal_bench.reporting.page.gallery import keep_gallery
 
@@ -271,7 +271,7 @@ def _illustrate(outputs: GeneratedOutputs) -> None:
 def _note(directory: Path, kind: ErrorKind, message: str) -> None:
     files = JobDirectory(directory)
     if files.error.is_file():
-        # Of several processes the first to fail knows why.
+        # The first of several processes to fail knows the cause.
         return
     try:
         files.write_error(kind, message)

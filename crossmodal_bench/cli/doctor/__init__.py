@@ -1,4 +1,4 @@
-"""`crossmodal-bench doctor`: what this machine can do, what is missing for what, and how each is fixed."""
+"""`crossmodal-bench doctor`: what this machine can do, what is missing, and how to fix it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crossmodal_bench.cli.doctor.findings import Check, Finding, Target, guarded
 from crossmodal_bench.cli.doctor.listing import as_json, print_area, print_end
 
 DISK = 5.0
-"""Seconds for a check of a disk, which may be a network's and gone."""
+"""Seconds for a check of a disk, which may be an unreachable network disk."""
 
 AREAS: dict[str, tuple[str, dict[str, float | None]]] = {
     "Software": ("software", {"versions": None, "torchvision": None, "driver": None, "encoding": None}),
@@ -23,11 +23,11 @@ AREAS: dict[str, tuple[str, dict[str, float | None]]] = {
     "Weights": ("weights", {"networks": DISK, "language_models": DISK, "offline": None}),
     "Records": ("records", {"jobs": DISK, "clock": DISK, "wandb": DISK, "uploads": DISK}),
 }
-"""Each area's module and its checks, with the seconds after which one is given up."""
+"""Each area's module and its checks, with their timeouts in seconds."""
 
 
 def diagnose(target: Target) -> Iterator[tuple[str, list[Finding]]]:
-    """Every area with its findings, one after another; never raises."""
+    """Yield every area with its findings; never raises."""
     for area, (module, checks) in AREAS.items():
         findings: list[Finding] = []
         for name, seconds in checks.items():
@@ -37,7 +37,7 @@ def diagnose(target: Target) -> Iterator[tuple[str, list[Finding]]]:
 
 
 def _run(module: str, name: str, target: Target) -> Iterator[Finding]:
-    # Imported here: a library that cannot be imported is a finding too.
+    # Imported here because a failing import must become a finding, too.
     check: Check = getattr(import_module(f"{__name__}.{module}"), name)
     yield from check(target)
 
@@ -46,7 +46,7 @@ def doctor(target: Target, *, machine_readable: bool = False) -> int:
     """Print all findings, as a listing or as JSON.
 
     Returns:
-        0; 1 where there is a problem. Warnings are allowed.
+        0; 1 if there is a problem. Warnings do not count.
     """
     start = time.monotonic()
     areas = {}

@@ -1,4 +1,4 @@
-"""Whether processes can train together: gloo, NCCL, names of hosts, and who starts the processes."""
+"""Whether processes can train together: gloo, NCCL, host names, and launchers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from typing import Any
 from crossmodal_bench.cli.doctor.findings import Finding, Status, Target, resolved
 
 PATIENCE = 8.0
-"""Seconds that two processes may take to find each other."""
+"""Seconds for two processes to find each other."""
 
 
 def gloo(target: Target) -> Iterator[Finding]:
-    """Two processes that form a group over the loopback and add two numbers."""
+    """Let two processes form a group over the loopback interface and add two numbers."""
     start = time.monotonic()
     failure = loopback_failure()
     if failure:
         fix = (
-            "let processes of this machine connect over 127.0.0.1 (firewall, sandbox); "
-            "GLOO_SOCKET_IFNAME=lo chooses the interface. One device needs none of it"
+            "allow processes on this machine to connect over 127.0.0.1 (firewall, sandbox); "
+            "GLOO_SOCKET_IFNAME=lo chooses the interface. Training on one device does not need this"
         )
         yield Finding("gloo", "problem", f"two processes cannot form a group: {failure}", fix)
     else:
@@ -35,8 +35,8 @@ def gloo(target: Target) -> Iterator[Finding]:
 
 
 def loopback_failure(patience: float = PATIENCE) -> str:
-    """Why two processes could not form a group and add two numbers; empty where they could."""
-    # Torch is imported here already, and a forked process has it.
+    """Why two processes could not form a group and add two numbers; empty if they could."""
+    # A forked process inherits the torch that is already imported here.
     context: Any = multiprocessing.get_context("fork" if sys.platform.startswith("linux") else "spawn")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -52,12 +52,12 @@ def loopback_failure(patience: float = PATIENCE) -> str:
     try:
         for _ in workers:
             if not receiver.poll(max(0.0, deadline - time.monotonic())):
-                return f"nothing happened for {patience + 2:.0f} s"
+                return f"no answer within {patience + 2:.0f} s"
             failure = str(receiver.recv())
             if failure:
                 return failure
     except EOFError:
-        return "a process ended without a word"
+        return "a process ended without a message"
     finally:
         for worker in workers:
             worker.join(max(0.0, min(1.0, deadline - time.monotonic())))
@@ -79,7 +79,7 @@ def _meet(rank: int, port: int, patience: float, sender: Connection) -> None:
         dist.all_reduce(number)
         if number.item() != 3.0:
             failure = f"1 + 2 was {number.item():g}"
-        # The first process holds the store: it must not leave before the other is done.
+        # The first process hosts the store, so it must not exit before the other is done.
         dist.barrier()
         dist.destroy_process_group()
     except Exception as error:
@@ -88,7 +88,7 @@ def _meet(rank: int, port: int, patience: float, sender: Connection) -> None:
 
 
 def nccl(target: Target) -> Iterator[Finding]:
-    """NCCL, which several GPUs need."""
+    """NCCL, required for several GPUs."""
     import torch
 
     if not torch.cuda.is_available():
@@ -99,43 +99,43 @@ def nccl(target: Target) -> Iterator[Finding]:
     else:
         fix = "install a torch build with it, or train on one device (DEVICES=1)"
         status: Status = "problem" if torch.cuda.device_count() > 1 else "warning"
-        yield Finding("NCCL", status, "torch was built without it", fix)
+        yield Finding("NCCL", status, "torch was built without NCCL", fix)
 
 
 def hosts(target: Target) -> Iterator[Finding]:
-    """Whether this machine's name, and that of the first process's machine, have an address."""
+    """Whether this machine's name and that of the rank-0 machine resolve."""
     master = os.environ.get("MASTER_ADDR")
     if master is not None:
         address = resolved(master)
         if address is None:
-            fix = "set MASTER_ADDR to a name or an address that every machine of the job can reach"
-            yield Finding("MASTER_ADDR", "problem", f"'{master}' has no address", fix)
+            fix = "set MASTER_ADDR to a name or address that every machine of the job can reach"
+            yield Finding("MASTER_ADDR", "problem", f"'{master}' does not resolve", fix)
         else:
-            yield Finding("MASTER_ADDR", "ok", f"{master} is {address}")
+            yield Finding("MASTER_ADDR", "ok", f"{master} resolves to {address}")
     name = socket.gethostname()
     address = resolved(name)
     if address is None:
         fix = f"add '127.0.1.1 {name}' to /etc/hosts, or set GLOO_SOCKET_IFNAME to the interface to use"
-        yield Finding("host name", "warning", f"'{name}' has no address, which gloo looks up", fix)
+        yield Finding("host name", "warning", f"'{name}' does not resolve, but gloo looks it up", fix)
     else:
-        yield Finding("host name", "ok", f"{name} is {address}")
+        yield Finding("host name", "ok", f"{name} resolves to {address}")
 
 
 def launchers(target: Target) -> Iterator[Finding]:
-    """Who has started this process, and whether jobs can be handed to SLURM."""
+    """What launched this process, and whether jobs can be submitted to SLURM."""
     yield launched_by(os.environ)
     if shutil.which("sbatch") is None:
-        yield Finding("SLURM", "information", "no sbatch here: jobs run on this machine")
+        yield Finding("SLURM", "information", "no sbatch found: jobs run on this machine")
     elif importlib.util.find_spec("submitit") is None:
-        text = "sbatch is here and submitit is not: --launcher slurm cannot work"
+        text = "sbatch was found, but submitit is not installed: --launcher slurm cannot work"
         fix = "pip install 'crossmodal-bench[slurm]' (in a checkout: pip install -e '.[slurm]')"
         yield Finding("SLURM", "warning", text, fix)
     else:
-        yield Finding("SLURM", "ok", "sbatch and submitit are here: bench --launcher slurm hands jobs over")
+        yield Finding("SLURM", "ok", "sbatch and submitit were found: bench --launcher slurm submits jobs")
 
 
 def launched_by(environment: Mapping[str, str]) -> Finding:
-    """Which launcher's environment is seen; half of one makes a training wait for others that never come."""
+    """The launcher found in the environment; a partial one makes training wait for absent processes."""
     if "TORCHELASTIC_RUN_ID" in environment:
         rank = environment.get("RANK", "?")
         world_size = environment.get("WORLD_SIZE", "?")
@@ -144,13 +144,13 @@ def launched_by(environment: Mapping[str, str]) -> Finding:
         number = environment["SLURM_JOB_ID"]
         tasks = int(environment.get("SLURM_NTASKS", "1"))
         if tasks > 1 and "SLURM_STEP_ID" not in environment:
-            text = f"SLURM job {number} has {tasks} tasks and this process is none of them"
-            fix = "start with srun, one process for each task"
+            text = f"SLURM job {number} has {tasks} tasks, but this process is not one of them"
+            fix = "start with srun, one process per task"
             return Finding("launcher", "warning", text, fix)
         return Finding("launcher", "information", f"SLURM job {number}, {tasks} tasks")
     left = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK") if name in environment]
     if left:
-        text = f"{', '.join(left)} set, by neither torchrun nor SLURM"
-        fix = f"unset {' '.join(left)}, unless you start the others yourself"
+        text = f"{', '.join(left)} set, but by neither torchrun nor SLURM"
+        fix = f"unset {' '.join(left)}, unless you start the other processes yourself"
         return Finding("launcher", "warning", text, fix)
     return Finding("launcher", "information", "none: Lightning starts the processes")

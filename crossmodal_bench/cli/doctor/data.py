@@ -1,4 +1,4 @@
-"""Which data sets are there, which views they give, and what each method lacks; nothing large is read."""
+"""Which data sets exist, which views they provide, and what methods are missing; reads nothing large."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.training.devices import trainer_devices
 
 ROOT_SECONDS = 5.0
-"""For DATA_ROOT to answer."""
+"""Timeout for DATA_ROOT."""
 DATASET_SECONDS = 10.0
-"""For one data set, where all are examined."""
+"""Timeout for one data set when all are examined."""
 ALL_SECONDS = 8.0
-"""After which no further data set is begun."""
+"""After this time, no further data set is started."""
 REQUESTED_SECONDS = 300.0
-"""For a data set that was asked for."""
+"""Timeout for a requested data set."""
 MANUAL = "see the table of data sets in docs/datasets.md"
 SAMPLE = 16
-"""Pictures that are decoded of each data set."""
+"""Number of pictures decoded from each data set."""
 
 
 def data_sets(target: Target) -> Iterator[Finding]:
-    """Every data set that was asked for, or else every known one and every folder in a known layout."""
-    # Asked before anything forks, which CUDA does not forgive.
+    """Every requested data set, or else every known one and every folder in a known layout."""
+    # Query CUDA before anything forks: it does not survive a fork.
     several = gpu_visible() and trainer_devices("auto")["devices"] != 1
     answer = within(ROOT_SECONDS, "DATA_ROOT", partial(root, target))
     yield from answer
@@ -56,10 +56,10 @@ def data_sets(target: Target) -> Iterator[Finding]:
     absent = []
     for name in target.datasets or dataset_names(target.data_root):
         if not target.datasets and name == "synthetic":
-            yield Finding(name, "ok", "always there: made from a seed")
+            yield Finding(name, "ok", "always available: generated from a seed")
             continue
         if not target.datasets and time.monotonic() > deadline:
-            text = f"not looked at for lack of time; crossmodal-bench doctor --dataset {name} does it"
+            text = f"not checked, to save time; crossmodal-bench doctor --dataset {name} checks it"
             yield Finding(name, "information", text)
             continue
         missing = guarded(name, partial(folder_missing, name, target))
@@ -69,24 +69,24 @@ def data_sets(target: Target) -> Iterator[Finding]:
             yield from missing
         else:
             seconds = REQUESTED_SECONDS if target.datasets else DATASET_SECONDS
-            fix = f"crossmodal-bench doctor --dataset {name} has more patience"
+            fix = f"crossmodal-bench doctor --dataset {name} allows more time"
             yield from within(seconds, name, partial(examined, name, target, several=several), fix)
     yield from absent
 
 
 def root(target: Target) -> Iterator[Finding]:
-    """DATA_ROOT itself; a disk that does not answer shows here."""
+    """DATA_ROOT itself; an unresponsive disk shows up here."""
     if target.data_root.is_dir():
         count = sum(path.is_dir() for path in target.data_root.iterdir())
         yield Finding("DATA_ROOT", "ok", f"{target.data_root}: {count} folder{'s' * (count != 1)}")
         return
-    text = f"{target.data_root} is no folder: only synthetic data can be used"
-    fix = "make it and put data sets there, or name the folder that has them with --data-root (DATA_ROOT=)"
+    text = f"{target.data_root} is not a folder: only synthetic data can be used"
+    fix = "create it and put data sets there, or name the folder that has them with --data-root (DATA_ROOT=)"
     yield Finding("DATA_ROOT", "problem" if target.datasets else "warning", text, fix)
 
 
 def dataset_names(root: Path) -> list[str]:
-    """Names of the known data sets, and of folders in the layouts that need no file of their own."""
+    """Names of the known data sets, and of folders in layouts that need no YAML file."""
     names = experiments.names("datasets")
     try:
         folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name not in names)
@@ -105,7 +105,7 @@ def _looks_like_data(folder: Path) -> bool:
 
 
 def folder_missing(name: str, target: Target) -> Iterator[Finding]:
-    """What the data set's reader says where not even its folder is there."""
+    """The message of the data set's reader if not even its folder exists."""
     settings = experiments.dataset_settings(name, target.data_root)["data"]["dataset"]
     kind = imported_class(
         "data.dataset.class_path", settings["class_path"], DatasetReader, "crossmodal_bench.data.datasets"
@@ -121,14 +121,14 @@ def folder_missing(name: str, target: Target) -> Iterator[Finding]:
 
 
 def examined(name: str, target: Target, *, several: bool) -> Iterator[Finding]:
-    """Counts, views, a sample of the pictures, and what each method lacks, as the bench's planner says it.
+    """Counts, views, a sample of the pictures, and what methods are missing, in the planner's words.
 
-    ``several``: whether one training takes several devices.
+    ``several``: whether one job uses several devices.
     """
     corpora: dict[str, Inputs] = {}
     options = BenchOptions(dataset=name, data_root=target.data_root, runs=target.runs, methods="cca", seeds=1)
     try:
-        # Of one method first: where files are missing, they are missing for all.
+        # One method first: missing files are missing for all methods.
         plan = make_plan(options, gpu_visible(), corpora)
         if not plan[0].missing:
             options = replace(options, methods="all" if target.datasets else "default")
@@ -138,7 +138,7 @@ def examined(name: str, target: Target, *, several: bool) -> Iterator[Finding]:
         return
     corpus = next((planned.corpus for planned in plan if planned.corpus is not None), None)
     if corpus is None:
-        # Some data sets are other files in another one's folder, which most people do not have.
+        # Some data sets are optional extra files in another one's folder.
         own = (target.data_root / name).is_dir()
         status: Status = "problem" if target.datasets else "warning" if own else "information"
         yield told(name, status, plan[0].missing, MANUAL)
@@ -158,11 +158,11 @@ def _described(corpus: Corpus, plan: list[PlannedJob]) -> str:
     images = "/".join(f"{counts[split]['images']:,}" for split in SPLITS)
     sources = {str(planned.config["data"].get("images", {}).get("regions", "auto")) for planned in plan}
     views = [view for view in VIEWS if any(not lacking(corpus, {view}, source) for source in sources)]
-    return f"{images} images ({'/'.join(SPLITS)}); gives {', '.join(views)}"
+    return f"{images} images ({'/'.join(SPLITS)}); provides {', '.join(views)}"
 
 
 def _protocols(name: str, corpus: Corpus) -> Iterator[Finding]:
-    """What the test split is measured by, and what is wrong with one that looks like a published one."""
+    """The protocols of the test split, and why one that resembles a published split is not verified."""
     labels = ", ".join(protocol.label for protocol in fitting_protocols(corpus))
     near = [
         match
@@ -170,19 +170,19 @@ def _protocols(name: str, corpus: Corpus) -> Iterator[Finding]:
         if match.counts_agree and (not match.verified or match.obstacle)
     ]
     if not near:
-        yield Finding(f"{name}: protocols", "ok", f"what is measured on the test split is {labels}")
+        yield Finding(f"{name}: protocols", "ok", f"the test split is measured under {labels}")
     for match in near:
         if match.protocol.judged is not None:
             if match.obstacle:
-                fix = "see to it where these numbers are wanted, too; all others are measured without"
+                fix = "fix it if you want these numbers; all others are measured without it"
                 yield Finding(f"{name}: protocols", "information", match.sentence, fix)
             continue
-        text = f"{match.sentence}; what is measured is {unverified(match.protocol).label} (split unverified)"
+        text = f"{match.sentence}; the protocol is {unverified(match.protocol).label} (split unverified)"
         if match.protocol.split.verifiable:
-            fix = "put the published split there, or take the numbers for what they are: your own split's"
+            fix = "put the published split there, or report the numbers as those of your own split"
             yield Finding(f"{name}: protocols", "warning", text, fix)
         else:
-            fix = f"crossmodal-bench prepare {name} prints by what it could be recognised"
+            fix = f"crossmodal-bench prepare {name} prints what is needed to recognise it"
             yield Finding(f"{name}: protocols", "information", text, fix)
 
 
@@ -192,13 +192,11 @@ def _pictures(name: str, corpus: Corpus) -> Iterator[Finding]:
     rows = np.unique(np.linspace(0, len(corpus.images) - 1, SAMPLE).astype(np.int64))
     bad = unreadable(corpus.images.subset(rows))
     if bad:
-        text = (
-            f"{len(bad)} of {len(rows)} pictures that were tried cannot be read: {next(iter(bad.values()))}"
-        )
-        fix = f"crossmodal-bench prepare {name} tries them all; --on-bad-image skip leaves such pictures out"
+        text = f"{len(bad)} of {len(rows)} sampled pictures cannot be read: {next(iter(bad.values()))}"
+        fix = f"crossmodal-bench prepare {name} checks all of them; --on-bad-image skip skips such pictures"
         yield Finding(f"{name}: pictures", "problem", text, fix)
     else:
-        fine = f"{len(rows)} pictures were decoded; crossmodal-bench prepare {name} tries them all"
+        fine = f"{len(rows)} pictures were decoded; crossmodal-bench prepare {name} checks all of them"
         yield Finding(f"{name}: pictures", "ok", fine)
 
 
@@ -210,14 +208,14 @@ def _methods(name: str, plan: list[PlannedJob]) -> Iterator[Finding]:
         method for method in reasons.pop("", {}) if not any(method in others for others in reasons.values())
     ]
     if ready:
-        yield Finding(f"{name}: methods", "ok", f"nothing is missing for {', '.join(ready)}")
+        yield Finding(f"{name}: methods", "ok", f"everything is available for {', '.join(ready)}")
     for why, methods in reasons.items():
         finding = told(f"{name}: methods", "warning", why)
         yield replace(finding, text=f"{', '.join(methods)} cannot run: {finding.text}")
 
 
 def _discriminators_dim(config: dict[str, Any]) -> int | None:
-    """The width of ADDR's discriminators, where a configuration has one for each pair."""
+    """The width of ADDR's discriminators, if a configuration has one per pair."""
     model = config.get("model", {})
     arguments = model.get("init_args", {})
     is_addr = str(model.get("class_path", "")).endswith(".ADDR")

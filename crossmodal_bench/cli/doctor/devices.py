@@ -1,4 +1,4 @@
-"""Cores, memory and accelerators that this process may use, and what `auto` chooses with them."""
+"""Cores, memory and accelerators available to this process, and what `auto` chooses given these."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from crossmodal_bench.cli.doctor.findings import Finding, Target, size
 
 CGROUPS = Path("/sys/fs/cgroup")
 ENOUGH_MEMORY = 4 * 2**30
-"""Bytes that the default bench on synthetic data takes, with room beside it."""
+"""Bytes that the default bench on synthetic data needs, with a margin."""
 
 
 def cores(target: Target) -> Iterator[Finding]:
-    """Cores of the affinity mask and of the cgroup's quota, against the threads that torch would start."""
+    """Cores by affinity mask and cgroup quota, compared with torch's number of threads."""
     import torch
 
     usable, why = usable_cores()
@@ -27,13 +27,13 @@ def cores(target: Target) -> Iterator[Finding]:
     )
     if threads > max(1, usable):
         fix = f"export OMP_NUM_THREADS={max(1, int(usable))}"
-        yield Finding("CPU", "warning", f"{text}: more threads than cores wait for each other", fix)
+        yield Finding("CPU", "warning", f"{text}: more threads than cores slow each other down", fix)
     else:
         yield Finding("CPU", "ok", text)
 
 
 def usable_cores() -> tuple[float, str]:
-    """How many cores this process may keep busy, and what limits it, if something does."""
+    """The number of cores this process may use, and what limits it, if anything."""
     every = os.cpu_count() or 1
     # macOS has no affinity mask.
     mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else every
@@ -54,9 +54,9 @@ def usable_cores() -> tuple[float, str]:
 
 
 def cgroup_values(name: str) -> list[str]:
-    """What the files ``name`` of this process's cgroup and of those above it say.
+    """The contents of the files ``name`` of this process's cgroup and its ancestors.
 
-    ``name`` has the controller in front where it is of cgroups' first version.
+    For cgroups v1, ``name`` is prefixed by the controller.
     """
     controller, _, file = name.rpartition("/")
     try:
@@ -70,7 +70,7 @@ def cgroup_values(name: str) -> list[str]:
             continue
         base = CGROUPS / controller if controller else CGROUPS
         here = base / path.lstrip("/")
-        # In a container the path may be the host's, of which nothing but the top is mounted.
+        # In a container the path may be the host's, of which only the root is mounted.
         for folder in (here, *here.parents):
             if folder == base.parent:
                 break
@@ -82,12 +82,12 @@ def cgroup_values(name: str) -> list[str]:
 
 
 def memory(target: Target) -> Iterator[Finding]:
-    """Free memory, and the cgroup's limit where that is less."""
+    """Free memory, and the cgroup's limit if lower."""
     free = psutil.virtual_memory().available
     limit = memory_limit()
     text = f"{size(free)} free"
     if limit is not None:
-        text += f", limit of the cgroup {size(limit)}"
+        text += f", cgroup limit {size(limit)}"
     if min(free, limit or free) < ENOUGH_MEMORY:
         fix = (
             f"free memory, or raise the job's limit to {size(ENOUGH_MEMORY)} (SLURM: --mem; Docker: --memory)"
@@ -98,15 +98,15 @@ def memory(target: Target) -> Iterator[Finding]:
 
 
 def memory_limit() -> int | None:
-    """The least limit of this process's cgroups in bytes; None where there is none."""
+    """The lowest limit of this process's cgroups in bytes; None if there is none."""
     values = [*cgroup_values("memory.max"), *cgroup_values("memory/memory.limit_in_bytes")]
-    # The first version of cgroups has a number near 2**63 for no limit.
+    # cgroups v1 states a number near 2**63 for no limit.
     limits = [int(text) for text in values if text.isdigit() and int(text) < 2**60]
     return min(limits, default=None)
 
 
 def accelerators(target: Target) -> Iterator[Finding]:
-    """Every GPU with its free memory, and whether torch's build has kernels for it; Apple's MPS."""
+    """Every GPU with its free memory, and whether torch has kernels for it; also Apple's MPS."""
     import torch
 
     if torch.backends.mps.is_available():
@@ -123,13 +123,13 @@ def accelerators(target: Target) -> Iterator[Finding]:
         if not supported(capability, built):
             fix = "install torch's wheels of another CUDA version that support it, or use DEVICES=cpu"
             yield Finding(
-                name, "problem", f"{text}, which torch ({', '.join(built)}) has no kernels for", fix
+                name, "problem", f"{text}, for which torch ({', '.join(built)}) has no kernels", fix
             )
             continue
         free, total = torch.cuda.mem_get_info(index)
         text += f", {size(free)} of {size(total)} free"
         if free < total / 2:
-            fix = "see in nvidia-smi who has it; choose another with CUDA_VISIBLE_DEVICES"
+            fix = "check nvidia-smi for other processes, or choose another GPU with CUDA_VISIBLE_DEVICES"
             yield Finding(name, "warning", text, fix)
         else:
             yield Finding(name, "ok", text)
@@ -138,8 +138,8 @@ def accelerators(target: Target) -> Iterator[Finding]:
 def supported(capability: tuple[int, int], built: Sequence[str]) -> bool:
     """Whether a build for these architectures runs on a GPU of that capability.
 
-    Machine code (``sm_``) runs on the same major version from its minor on, PTX (``compute_``) on anything
-    newer; an architecture with a letter behind it on that one alone.
+    Machine code (``sm_``) runs on the same major version from its minor version on, PTX (``compute_``) on
+    anything newer; an architecture with a letter suffix only on exactly that one.
     """
     for name in built:
         kind, _, number = name.partition("_")
@@ -159,8 +159,8 @@ def supported(capability: tuple[int, int], built: Sequence[str]) -> bool:
 def gpu_visible() -> bool:
     """Whether the bench sees something faster than the CPU.
 
-    Asked once and remembered, by a check that runs in this process: CUDA tells a process that was forked from
-    one that has asked it that there is none.
+    Queried once, by a check in this process, and cached: after a fork, CUDA reports no GPU to the child of a
+    process that has already queried it.
     """
     from crossmodal_bench.training.devices import has_accelerator
 
@@ -168,12 +168,12 @@ def gpu_visible() -> bool:
 
 
 def choices(target: Target) -> Iterator[Finding]:
-    """What DEVICES=auto and PRESET=auto are here."""
+    """What DEVICES=auto and PRESET=auto mean on this machine."""
     from crossmodal_bench.bench.plan import preset_for
     from crossmodal_bench.training.devices import can_fork, trainer_devices
 
     chosen = trainer_devices("auto")
-    how = "forked from the bench" if can_fork("auto") else "each a new program"
+    how = "forked from the bench" if can_fork("auto") else "separate processes"
     arguments = ", ".join(f"{name} {value}" for name, value in chosen.items())
     yield Finding("DEVICES=auto", "information", f"{arguments}; jobs are {how}")
     real, synthetic = (preset_for("auto", name, gpu=gpu_visible()) for name in ("flickr30k", "synthetic"))

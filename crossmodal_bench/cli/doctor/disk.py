@@ -1,4 +1,4 @@
-"""Whether RUNS, its cache and TMPDIR have room, and write, rename, sync and lock as the bench needs."""
+"""Whether RUNS, its cache and TMPDIR have space and support the file operations of a bench."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import psutil
 from crossmodal_bench.cli.doctor.findings import Finding, Status, Target, existing, size
 
 ENOUGH_ROOM = 10 * 2**30
-"""Bytes; less than that is a warning (regions of 31,000 images take 9 GB)."""
+"""Bytes; less is a warning (regions of 31,000 images take 9 GB)."""
 LEAST_ROOM = 2**29
-"""Bytes; less than that is a problem."""
+"""Bytes; less is a problem."""
 FEW_FILES = 10_000
 """Inodes; a job writes a dozen files."""
 NETWORKED = (
@@ -33,11 +33,11 @@ NETWORKED = (
     "glusterfs",
 )
 LOCAL_LOCKS = ("nolock", "localflock", "local_lock=all", "local_lock=flock")
-"""Mount options under which a lock is not seen by other machines."""
+"""Mount options with which locks are invisible to other machines."""
 
 
 def runs(target: Target) -> Iterator[Finding]:
-    """RUNS: room, writing, renaming, syncing and locking."""
+    """RUNS: space, writing, renaming, syncing and locking."""
     yield from folder_findings("RUNS", target.runs)
     yield from locking("RUNS", target.runs)
 
@@ -46,24 +46,24 @@ def cache(target: Target) -> Iterator[Finding]:
     """RUNS/cache, which may be a link to another disk."""
     folder = target.runs / "cache"
     if folder.is_symlink() and not folder.exists():
-        text = f"{folder} is a link to {os.readlink(folder)}, which is not there"
-        yield Finding("cache", "problem", text, f"make that folder, or remove the link: rm '{folder}'")
+        text = f"{folder} is a link to {os.readlink(folder)}, which does not exist"
+        yield Finding("cache", "problem", text, f"create that folder, or remove the link: rm '{folder}'")
     elif not folder.exists():
-        # What is wrong with RUNS stands there.
+        # Problems with RUNS are reported under RUNS.
         if existing(folder).is_dir():
-            yield Finding("cache", "ok", "in RUNS, made on first use")
+            yield Finding("cache", "ok", "in RUNS, created on first use")
     else:
         yield from folder_findings("cache", folder)
 
 
 def temporary(target: Target) -> Iterator[Finding]:
-    """TMPDIR, which Python leaves without a word where it cannot be used."""
+    """TMPDIR, which Python silently ignores if it cannot be used."""
     named = os.environ.get("TMPDIR")
     try:
         used = Path(tempfile.gettempdir())
     except OSError as error:
         fix = "free space there, or export TMPDIR=folder"
-        yield Finding("TMPDIR", "problem", f"no temporary folder can be written ({error})", fix)
+        yield Finding("TMPDIR", "problem", f"no temporary folder is writable ({error})", fix)
         return
     if named and Path(named).absolute() != used.absolute():
         fix = f"make it writable (mkdir -p '{named}'), or export TMPDIR=folder"
@@ -72,9 +72,9 @@ def temporary(target: Target) -> Iterator[Finding]:
 
 
 def folder_findings(name: str, folder: Path) -> Iterator[Finding]:
-    """Whether files can be written, renamed and synced in a folder, and how much room it has.
+    """Whether files can be written, renamed and synced in a folder, and how much space it has.
 
-    A folder that is not there is judged by the one that it would be made in; nothing stays behind.
+    A missing folder is judged by the nearest existing one above it; nothing is left behind.
     """
     there = existing(folder)
     elsewhere = f"name another folder with {'--runs (RUNS=)' if name != 'TMPDIR' else 'export TMPDIR='}"
@@ -88,7 +88,7 @@ def folder_findings(name: str, folder: Path) -> Iterator[Finding]:
     if volume.f_files and volume.f_favail < FEW_FILES:
         fix = f"remove files there, or {elsewhere}"
         status = "problem" if volume.f_favail < 100 else "warning"
-        yield Finding(name, status, f"{folder} has room for only {volume.f_favail} more files", fix)
+        yield Finding(name, status, f"{folder} has inodes for only {volume.f_favail} more files", fix)
     try:
         probe(there)
     except OSError as error:
@@ -99,14 +99,14 @@ def folder_findings(name: str, folder: Path) -> Iterator[Finding]:
         status = "problem" if room < LEAST_ROOM else "warning"
         yield Finding(name, status, text, f"free space there, or {elsewhere}")
     else:
-        yield Finding(name, "ok", f"{text}, writing, renaming and syncing work")
+        yield Finding(name, "ok", f"{text}, writes, renames and syncs work")
 
 
 def probe(folder: Path) -> None:
-    """Write a file, sync it, and rename it over another, as records and checkpoints are; leaves nothing.
+    """Write a file, sync it, and rename it over another, as for records and checkpoints; leaves no files.
 
     Raises:
-        OSError: one of these does not work, or the file does not hold what was written.
+        OSError: one of these does not work, or the file does not contain what was written.
     """
 
     with _scratch(folder) as scratch:
@@ -119,7 +119,7 @@ def probe(folder: Path) -> None:
             os.fsync(handle.fileno())
         os.replace(new, old)
         if new.exists() or old.read_bytes() != b"x" * 4096:
-            raise OSError("a renamed file does not hold what was written")
+            raise OSError("a renamed file does not contain what was written")
 
 
 def _scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:
@@ -129,7 +129,7 @@ def _scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:
 
 
 def _check_lock(folder: Path) -> None:
-    """Raise OSError where two holders of one lock do not exclude each other."""
+    """Raise OSError if two holders of a lock do not exclude each other."""
     with _scratch(folder) as scratch:
         path = Path(scratch, "lock")
         with path.open("a+") as first, path.open("a+") as second:
@@ -138,11 +138,11 @@ def _check_lock(folder: Path) -> None:
                 fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
-        raise OSError("two holders of one lock at a time")
+        raise OSError("two processes can hold the same lock")
 
 
 def locking(name: str, folder: Path) -> Iterator[Finding]:
-    """Whether a lock keeps a second process off, on this machine and, as far as can be seen, on others."""
+    """Whether a lock excludes a second process, on this machine and, as far as one can tell, on others."""
     there = existing(folder)
     kind, options = file_system(there)
     fix = "choose a RUNS on a file system with locks (mount NFS 4, or Lustre with -o flock)"
@@ -153,11 +153,11 @@ def locking(name: str, folder: Path) -> Iterator[Finding]:
     try:
         _check_lock(there)
     except OSError as error:
-        text = f"{there} ({kind}) does not lock files ({error.strerror or error}): two benches would collide"
+        text = f"{there} ({kind}) has no locks ({error.strerror or error}): two benches would collide"
         yield Finding(title, "problem", text, fix)
         return
     if kind in NETWORKED and (local := sorted(set(options) & set(LOCAL_LOCKS))):
-        text = f"{there} is on {kind} with {', '.join(local)}: other machines do not see this one's locks"
+        text = f"{there} is on {kind} with {', '.join(local)}: other machines do not see locks of this one"
         yield Finding(title, "warning", text, f"{fix}, or run benches on one machine at a time")
     elif kind in NETWORKED:
         yield Finding(title, "ok", f"work here; {there} is on {kind}, shared with other machines")
@@ -166,13 +166,13 @@ def locking(name: str, folder: Path) -> Iterator[Finding]:
 
 
 def file_system(folder: Path) -> tuple[str, list[str]]:
-    """The type of the file system that a folder is on, and its mount options; empty where not known."""
+    """The type of a folder's file system, and its mount options; empty if unknown."""
     try:
         mounts = psutil.disk_partitions(all=True)
     except (OSError, psutil.Error):
         return "", []
     folder = folder.resolve()
     above = [mount for mount in mounts if folder.is_relative_to(mount.mountpoint)]
-    # A later one at the same mount point covers the earlier one.
+    # A later mount at the same mount point hides the earlier one.
     nearest = max(reversed(above), key=lambda mount: len(mount.mountpoint), default=None)
     return ("", []) if nearest is None else (nearest.fstype, nearest.opts.split(","))

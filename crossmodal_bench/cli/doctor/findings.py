@@ -1,4 +1,4 @@
-"""What a check returns, and how it is run: nothing that one raises, and no hang, ends the others."""
+"""What a check returns, and how it is run: neither an exception nor a hang of one check stops the others."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import Literal, TypeVar
 
 from crossmodal_bench.core.errors import BadInput
 
-IMPATIENT = "see that the disk answers (ls on the folder, dmesg), and run the doctor again"
+IMPATIENT = "check that the disk responds (ls on the folder, dmesg), and run the doctor again"
 Status = Literal["ok", "warning", "problem", "information"]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check has found.
+    """One finding of a check.
 
     Attributes:
-        name: what was looked at, in a few words.
-        status: ``problem``: something will not work; ``warning``: something may not, or will be slow.
+        name: what was checked, in a few words.
+        status: ``problem``: something will not work; ``warning``: something may not work, or will be slow.
         text: what was found.
-        fix: what to do about it; every problem and every warning has one.
+        fix: what to do about it; required for problems and warnings.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Target:
-    """What is examined: DATA_ROOT, RUNS, and the data sets that were asked for (none: all)."""
+    """What to examine: DATA_ROOT, RUNS, and the requested data sets (none: all)."""
 
     data_root: Path
     runs: Path
@@ -54,24 +54,24 @@ Check = Callable[[Target], Iterable[Finding]]
 
 
 def guarded(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """A check's findings; what it raises becomes one more that names the check."""
+    """A check's findings; an exception becomes one more finding that names the check."""
     findings: list[Finding] = []
     try:
         findings.extend(check())
     except BadInput as error:
-        findings.append(told(name, "problem", str(error), "mend what the sentence names"))
-    # A library may raise anything, and SystemExit too; only Ctrl-C ends the whole.
+        findings.append(told(name, "problem", str(error), "fix what the message names"))
+    # A library may raise anything, and SystemExit too; only Ctrl-C stops the doctor.
     except (Exception, SystemExit) as error:
         reason = (str(error).strip().splitlines() or ["no message"])[0]
-        text = f"the check '{name}' could not be made ({type(error).__name__}: {reason})"
-        findings.append(Finding(name, "problem", text, "mend what the message names, or report it as a bug"))
+        text = f"the check '{name}' could not run ({type(error).__name__}: {reason})"
+        findings.append(Finding(name, "problem", text, "fix what the message names, or report it as a bug"))
     return findings
 
 
 def told(name: str, status: Status, sentence: str, fix: str = "") -> Finding:
-    """A finding of a sentence that says what is wrong and, behind a semicolon, what to do about it.
+    """A finding from a message that says what is wrong and, after a semicolon, how to fix it.
 
-    Without either that or ``fix`` it is only information: what a data set does not have, it cannot give.
+    Without such a fix, and without ``fix``, it is only information: nothing can be done about it.
     """
     text, _, own_fix = sentence.partition("; ")
     fix = own_fix or fix
@@ -81,16 +81,16 @@ def told(name: str, status: Status, sentence: str, fix: str = "") -> Finding:
 def within(
     seconds: float, name: str, check: Callable[[], Iterable[Finding]], fix: str = IMPATIENT
 ) -> list[Finding]:
-    """``guarded`` in a process of its own, which is given up after that many seconds.
+    """``guarded`` in a process of its own, which is abandoned after that many seconds.
 
-    A read from a network file system that is gone never returns. Where there is no fork, the check runs here
-    and may take its time.
+    A read from an unreachable network file system never returns. Without fork, the check runs in this process
+    and may take any time.
 
     Args:
-        seconds: how long it may take.
-        name: of the check.
+        seconds: timeout.
+        name: the check's name.
         check: makes the findings.
-        fix: what to do where it was given up.
+        fix: what to do if it timed out.
     """
     if not sys.platform.startswith("linux"):
         return guarded(name, check)
@@ -100,23 +100,23 @@ def within(
         process = context.Process(target=_send, args=(sender, name, check), daemon=True)
         process.start()
     except OSError as error:
-        text = f"no process can be started for the check '{name}' ({error.strerror or error})"
-        fix = "raise the limits of the session: ulimit -n 4096; ulimit -u 4096"
+        text = f"cannot start a process for the check '{name}' ({error.strerror or error})"
+        fix = "raise the session's limits: ulimit -n 4096; ulimit -u 4096"
         return [Finding(name, "problem", text, fix)]
     sender.close()
     try:
         if receiver.poll(seconds):
             findings: list[Finding] = receiver.recv()
             return findings
-        text = f"the check '{name}' was given up after {seconds:.0f} s"
+        text = f"the check '{name}' timed out after {seconds:.0f} s"
         return [Finding(name, "warning", text, fix)]
     except EOFError:
         process.join(1)
-        text = f"the check '{name}' ended without a word (status {process.exitcode})"
-        fix = "see whether the system has run out of memory (dmesg), and run it again"
+        text = f"the check '{name}' ended without a message (status {process.exitcode})"
+        fix = "check whether the system ran out of memory (dmesg), and run the doctor again"
         return [Finding(name, "problem", text, fix)]
     finally:
-        # Not joined for long: a process that waits for a dead disk cannot even be killed.
+        # Do not wait long for it: a process blocked on a dead disk cannot even be killed.
         process.kill()
         process.join(0.2)
 
@@ -124,13 +124,13 @@ def within(
 def _send(sender: Connection, name: str, check: Callable[[], Iterable[Finding]]) -> None:
     warnings.simplefilter("ignore")
     if "torch" in sys.modules:
-        # The threads of its pool were not forked along: waiting for them would never end.
+        # The threads of torch's pool do not survive a fork: waiting for them would hang.
         sys.modules["torch"].set_num_threads(1)
     sender.send(guarded(name, check))
 
 
 def resolved(host: str, seconds: float = 3.0) -> str | None:
-    """The address of a host name; None where there is none within that time (resolvers wait far longer)."""
+    """The address of a host name; None if there is none within that time (resolvers wait far longer)."""
     addresses: list[str] = []
 
     def ask() -> None:
@@ -154,7 +154,7 @@ def existing(folder: Path) -> Path:
 
 
 def size(count: float) -> str:
-    """Bytes with three digits and their unit."""
+    """A number of bytes with three digits and a unit."""
     for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
         if count >= factor:
             return f"{count / factor:.3g} {unit}"

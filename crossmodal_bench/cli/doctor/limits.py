@@ -1,4 +1,4 @@
-"""Shared memory, open files and processes: what loader processes and ADDR's discriminators need of them."""
+"""Shared memory, open files and processes: what loader processes and ADDR's discriminators need."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from crossmodal_bench.cli.doctor.findings import Finding, Status, Target, size
 SHARED = Path("/dev/shm")
 MOST_LOADERS = 8
 BYTES_PER_LOADER = 2 * 64 * 3 * 224**2 * 4
-"""Two batches ahead of 64 pictures in float32, 224 pixels a side."""
+"""Two prefetched batches of 64 pictures of 224 x 224 pixels in float32."""
 FEW_FILES = 1024
 TOO_FEW_FILES = 256
 FEW_PROCESSES = 256
 
 
 def shared_memory(target: Target) -> Iterator[Finding]:
-    """/dev/shm against what loader processes hand over in it."""
+    """/dev/shm compared with what loader processes pass through it."""
     import torch
 
     if not SHARED.is_dir():
@@ -33,13 +33,13 @@ def shared_memory(target: Target) -> Iterator[Finding]:
 
 
 def judged_shared_memory(free: int, loaders: int) -> Finding:
-    """Whether so many free bytes do for that many loader processes; without a GPU there are none."""
+    """Whether the free bytes suffice for that many loader processes; without a GPU there are none."""
     need = loaders * BYTES_PER_LOADER
     text = f"{SHARED} has {size(free)} free"
     what = (
         f"{loaders} loader processes need {size(need)}"
         if need
-        else "without a GPU no loader process needs it"
+        else "without a GPU there are no loader processes that need it"
     )
     if free < need:
         fix = "enlarge it (docker run --shm-size=4g, or --ipc=host), or --set data.num_workers=0"
@@ -48,21 +48,21 @@ def judged_shared_memory(free: int, loaders: int) -> Finding:
 
 
 def discriminators(dataset: str, rows: int, dim: int, *, several: bool) -> Finding:
-    """Whether ADDR's discriminators, one for each of ``rows`` training images, find room.
+    """Whether there is memory for ADDR's discriminators, one per training image.
 
     MS-COCO's take 1.39 GB on SCAN and BFAN, and 2.79 GB on VSRN, whose fragments are twice as wide.
 
     Args:
         dataset: its name.
-        rows: training images.
-        dim: width of a region or a word.
-        several: whether several devices train, whose processes share the discriminators in /dev/shm; one has
-            them in its own memory.
+        rows: number of training images.
+        dim: dimension of a region or word vector.
+        several: whether training uses several devices, whose processes share the discriminators in /dev/shm;
+            a single process keeps them in its own memory.
     """
     from crossmodal_bench.methods.addr.discriminators import DiscriminatorBank
 
     need = DiscriminatorBank.size(rows, dim)
-    text = f"ADDR's {rows:,} discriminators of {dim} numbers take {size(need)}"
+    text = f"ADDR's {rows:,} discriminators of width {dim} take {size(need)}"
     name = f"{dataset}: ADDR, width {dim}"
     if several and SHARED.is_dir():
         free = psutil.disk_usage(str(SHARED)).free
@@ -78,7 +78,7 @@ def discriminators(dataset: str, rows: int, dim: int, *, several: bool) -> Findi
 
 
 def open_files(target: Target) -> Iterator[Finding]:
-    """How many files a process may have open; loader processes and their queues take hundreds."""
+    """The limit of open files; loader processes and their queues need hundreds."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= FEW_FILES:
         yield Finding("open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"up to {soft}")
@@ -87,13 +87,13 @@ def open_files(target: Target) -> Iterator[Finding]:
     if hard == resource.RLIM_INFINITY or hard >= FEW_FILES:
         fix = f"ulimit -n {wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)}"
     else:
-        fix = f"ask for a limit of {FEW_FILES} (limits.conf; docker run --ulimit nofile={wanted})"
+        fix = f"request a limit of {FEW_FILES} (limits.conf; docker run --ulimit nofile={wanted})"
     status: Status = "problem" if soft < TOO_FEW_FILES else "warning"
     yield Finding("open files", status, f"at most {soft}", fix)
 
 
 def processes(target: Target) -> Iterator[Finding]:
-    """How many processes and threads the user may have, and the cgroup."""
+    """The limit of processes and threads, for the user and the cgroup."""
     limits = [
         int(text) for name in ("pids.max", "pids/pids.max") for text in cgroup_values(name) if text.isdigit()
     ]
@@ -105,6 +105,6 @@ def processes(target: Target) -> Iterator[Finding]:
         yield Finding("processes", "ok", "no limit")
     elif least < FEW_PROCESSES:
         fix = "ulimit -u 4096 (limits.conf; docker run --pids-limit=-1), and export OMP_NUM_THREADS=1"
-        yield Finding("processes", "warning", f"at most {least}, of which every thread is one", fix)
+        yield Finding("processes", "warning", f"at most {least}, counting every thread", fix)
     else:
         yield Finding("processes", "ok", f"up to {least}")

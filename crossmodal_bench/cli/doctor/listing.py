@@ -1,4 +1,4 @@
-"""Findings as a listing for people, and as JSON for programs."""
+"""Findings as a listing for users, and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MARKS = {
     "information": ("·", "dim"),
 }
 PLAIN = str.maketrans({"✓": "+", "✗": "x", "·": "-", "→": ">"})
-"""For a terminal that cannot show the marks."""
+"""For a terminal that cannot display the marks."""
 WIDTH = 110
 
 
 def print_area(area: str, findings: Sequence[Finding], stream: TextIO | None = None) -> None:
-    """Print an area's findings, each with its mark, and its fix in a line of its own."""
+    """Print an area's findings, each with its mark, and its fix on a separate line."""
     lines: list[tuple[Text, int]] = [(Text(area, style="bold"), 0)]
     for finding in findings:
         name, text = printable(finding.name), printable(finding.text)

@@ -1,4 +1,4 @@
-"""What lies in RUNS: jobs that were left, damaged records, dates in the future, runs that wait for W&B."""
+"""What is in RUNS: interrupted jobs, damaged records, dates in the future, runs not yet uploaded to W&B."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.directory import JobDirectory
 
 SKEW = 5.0
-"""Seconds that a file server's clock may be off."""
+"""Tolerated clock offset of a file server, in seconds."""
 SHOWN = 3
 
 
 def jobs(target: Target) -> Iterator[Finding]:
-    """Jobs that run, that failed, that were cut off, and records that cannot be read."""
+    """Running, failed and interrupted jobs, and unreadable records."""
     from crossmodal_bench.jobs.locks import is_locked
     from crossmodal_bench.jobs.record import read_record
 
@@ -51,27 +51,27 @@ def jobs(target: Target) -> Iterator[Finding]:
     if running:
         yield Finding("running", "information", f"{_some(running)}: a process holds the lock")
     if left:
-        text = f"{_some(left)}: cut off in the middle, by a kill or a power cut"
-        yield Finding("left behind", "warning", text, f"{again}: it goes on behind the last finished epoch")
+        text = f"{_some(left)}: interrupted by a kill or a power cut"
+        yield Finding("left behind", "warning", text, f"{again}: it resumes after the last finished epoch")
     if failed:
-        yield Finding("failed", "warning", _some(failed), f"mend what the message says, and {again}")
+        yield Finding("failed", "warning", _some(failed), f"fix what the message says, and {again}")
     if foreign:
-        text = f"{_some(foreign)}: the lock of another user, which cannot be opened"
-        fix = f"let that user run chmod -R g+rwX '{target.runs}', or use other RUNS"
+        text = f"{_some(foreign)}: locked by a file of another user that cannot be opened"
+        fix = f"have that user run chmod -R g+rwX '{target.runs}', or use other RUNS"
         yield Finding("locks", "problem", text, fix)
     for sentence in damaged[:SHOWN]:
         yield Finding("damaged record", "problem", sentence, f"remove that file, and {again}")
 
 
 def clock(target: Target) -> Iterator[Finding]:
-    """This machine's clock against the disk's, and against what lies in RUNS."""
+    """Compare this machine's clock with the disk's, and with the dates in RUNS."""
     there = existing(target.runs)
     if there.is_dir() and os.access(there, os.W_OK):
         with tempfile.NamedTemporaryFile(dir=there, prefix=".crossmodal-bench-doctor-") as probe:
             off = os.stat(probe.name).st_mtime - time.time()
         if abs(off) > SKEW:
-            text = f"the clock of {there}'s server is {off:+.0f} s from this machine's"
-            yield Finding("clock", "warning", text, "let both machines set their clocks (chrony, ntpd)")
+            text = f"the clock of {there}'s server differs by {off:+.0f} s from this machine's"
+            yield Finding("clock", "warning", text, "synchronise the clocks of both machines (chrony, ntpd)")
             return
     now = time.time() + SKEW
     future = [
@@ -81,15 +81,15 @@ def clock(target: Target) -> Iterator[Finding]:
         if path.is_file() and path.stat().st_mtime > now
     ]
     if future:
-        text = f"{_some(future)}: dated after {datetime.now():%Y-%m-%d %H:%M}, this machine's now"
-        fix = "set the clock (timedatectl set-ntp true), or touch these files where the clock is right"
+        text = f"{_some(future)}: dated after {datetime.now():%Y-%m-%d %H:%M}, this machine's current time"
+        fix = "set the clock (timedatectl set-ntp true), or touch these files if the clock is right"
         yield Finding("clock", "warning", text, fix)
     else:
-        yield Finding("clock", "ok", f"{datetime.now():%Y-%m-%d %H:%M}, and nothing in RUNS is dated later")
+        yield Finding("clock", "ok", f"{datetime.now():%Y-%m-%d %H:%M}, and no file in RUNS is dated later")
 
 
 def wandb(target: Target) -> Iterator[Finding]:
-    """Whether W&B is logged in, and what WANDB=auto gives."""
+    """Whether W&B is logged in, and what WANDB=auto means."""
     from crossmodal_bench.reporting.wandb.mode import logged_in, resolve_mode
 
     known = logged_in()
@@ -100,11 +100,11 @@ def wandb(target: Target) -> Iterator[Finding]:
         yield Finding("W&B", "problem", str(error), fix)
     else:
         state = "logged in" if known else "not logged in (wandb login)"
-        yield Finding("W&B", "ok" if known else "information", f"{state}; WANDB=auto is {mode}")
+        yield Finding("W&B", "ok" if known else "information", f"{state}; WANDB=auto means {mode}")
 
 
 def uploads(target: Target) -> Iterator[Finding]:
-    """Runs that were written offline and have not been uploaded."""
+    """Offline runs that have not been uploaded."""
     waiting = [
         run
         for files in _job_directories(target.runs)
@@ -117,7 +117,7 @@ def uploads(target: Target) -> Iterator[Finding]:
 
 
 def _job_directories(runs: Path) -> list[JobDirectory]:
-    """Those that are there; features and reports lie as deep."""
+    """Existing job directories; features and reports are at the same depth."""
     return [
         files
         for files in JobDirectory.all_below(runs)

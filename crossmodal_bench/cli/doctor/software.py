@@ -1,4 +1,4 @@
-"""Versions of Python and of every dependency, torch beside torchvision and the driver, and text encoding."""
+"""Versions of Python and dependencies, whether torch, torchvision and driver match, and text encoding."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def versions(target: Target) -> Iterator[Finding]:
         asked = str(importlib.metadata.metadata(PACKAGE).json.get("requires_python", ""))
         lines = importlib.metadata.requires(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
-        text = f"{PACKAGE} is not installed, so that its lower bounds are not known"
+        text = f"{PACKAGE} is not installed, so its lower bounds are unknown"
         fix = "install it: pip install -e . in the checkout, or make setup"
         yield Finding("versions", "warning", text, fix)
         return
@@ -31,7 +31,7 @@ def versions(target: Target) -> Iterator[Finding]:
     if SpecifierSet(asked).contains(python, prereleases=True):
         yield Finding("Python", "ok", f"{python} ({asked})")
     else:
-        fix = f"make an environment with a Python {asked}: make clean, then make setup PYTHON=path"
+        fix = f"create an environment with Python {asked}: make clean, then make setup PYTHON=path"
         yield Finding("Python", "problem", f"{python} is not {asked}", fix)
     good = []
     for requirement in map(Requirement, lines):
@@ -46,14 +46,14 @@ def versions(target: Target) -> Iterator[Finding]:
         if requirement.specifier.contains(installed, prereleases=True):
             good.append(f"{requirement.name} {installed}")
         else:
-            text = f"{installed} is installed, {requirement.specifier} is needed"
+            text = f"{installed} is installed, but {requirement.specifier} is required"
             yield Finding(requirement.name, "problem", text, fix)
     if good:
         yield Finding("dependencies", "ok", ", ".join(good))
 
 
 def torchvision(target: Target) -> Iterator[Finding]:
-    """Whether torchvision's compiled operators were built for this torch: one of them is run."""
+    """Whether torchvision's compiled operators match this torch, tested by running one."""
     import torch
 
     name = "torch and torchvision"
@@ -64,33 +64,33 @@ def torchvision(target: Target) -> Iterator[Finding]:
         nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
     except Exception as error:
         text = f"torchvision does not work with torch {torch.__version__} ({str(error).splitlines()[0]})"
-        fix = "install both from one index at once: pip install --force-reinstall torch torchvision"
+        fix = "install both together from the same index: pip install --force-reinstall torch torchvision"
         yield Finding(name, "problem", text, fix)
     else:
         yield Finding(name, "ok", f"{torch.__version__} and {__version__} work together")
 
 
 def driver(target: Target) -> Iterator[Finding]:
-    """The CUDA version that torch was built with against the one that the driver can run."""
+    """Compare the CUDA version of torch with the one supported by the driver."""
     import torch
 
     built = torch.version.cuda
     known = driver_cuda()
     if built is None:
         if known is not None:
-            text = f"torch {torch.__version__} has no CUDA, while a driver for CUDA {version(known)} is here"
-            fix = "install torch's CUDA wheels (pytorch.org says which index), or use DEVICES=cpu"
+            text = f"torch {torch.__version__} has no CUDA, but there is a driver for CUDA {version(known)}"
+            fix = "install torch's CUDA wheels (see pytorch.org for the index), or use DEVICES=cpu"
             yield Finding("CUDA", "warning", text, fix)
         else:
-            yield Finding("CUDA", "information", "torch was built without it, and there is no NVIDIA driver")
+            yield Finding("CUDA", "information", "torch has no CUDA, and there is no NVIDIA driver")
     elif known is None:
-        yield Finding("CUDA", "information", f"torch was built with {built}; no NVIDIA driver was found")
+        yield Finding("CUDA", "information", f"torch was built with CUDA {built}; no NVIDIA driver was found")
     else:
         yield judged_driver(built, known, torch.cuda.is_available())
 
 
 def driver_cuda() -> tuple[int, int] | None:
-    """The newest CUDA that the driver runs, as (major, minor); None without a driver."""
+    """The newest CUDA version supported by the driver, as (major, minor); None without a driver."""
     number = ctypes.c_int(0)
     try:
         status = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
@@ -100,26 +100,24 @@ def driver_cuda() -> tuple[int, int] | None:
 
 
 def judged_driver(built: str, known: tuple[int, int], available: bool) -> Finding:
-    """A driver runs every CUDA of its own major version, and older ones."""
-    text = f"torch was built with {built}, the driver runs {version(known)}"
+    """A driver supports every CUDA release of its own major version, and older ones."""
+    text = f"torch was built with CUDA {built}, the driver supports {version(known)}"
     if int(built.split(".")[0]) > known[0]:
-        fix = (
-            f"update the NVIDIA driver to one for CUDA {built}, or install torch's wheels for CUDA {known[0]}"
-        )
+        fix = f"update the NVIDIA driver for CUDA {built}, or install torch's wheels for CUDA {known[0]}"
         return Finding("CUDA", "problem", text, fix)
     if not available:
-        fix = "see nvidia-smi and CUDA_VISIBLE_DEVICES; in a container, start it with its GPUs (--gpus all)"
-        return Finding("CUDA", "warning", f"{text}, and torch sees no GPU", fix)
+        fix = "check nvidia-smi and CUDA_VISIBLE_DEVICES; start a container with its GPUs (--gpus all)"
+        return Finding("CUDA", "warning", f"{text}, but torch sees no GPU", fix)
     return Finding("CUDA", "ok", text)
 
 
 def version(number: tuple[int, int]) -> str:
-    """As NVIDIA writes it."""
+    """In NVIDIA's notation."""
     return f"{number[0]}.{number[1]}"
 
 
 def encoding(target: Target) -> Iterator[Finding]:
-    """Whether names of files and texts are UTF-8, which captions and reports need."""
+    """Whether file names and text use UTF-8, which captions and reports need."""
     used = {
         "file names": sys.getfilesystemencoding(),
         "files": locale.getpreferredencoding(False),

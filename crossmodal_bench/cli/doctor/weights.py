@@ -1,4 +1,4 @@
-"""Weights of image networks and language models: which are here, and which would be downloaded."""
+"""Weights of image networks and language models: which are present, and which would be downloaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "WANDB_MODE")
 
 
 def networks(target: Target) -> Iterator[Finding]:
-    """The image networks that the default methods take on the known data sets, by preset."""
+    """The image networks that the default methods use on the known data sets, by preset."""
     automatic = _automatic_preset()
     for preset in dict.fromkeys((automatic, "paper")):
         for network, weights in sorted(wanted(preset)[0]):
@@ -31,8 +31,8 @@ def networks(target: Target) -> Iterator[Finding]:
                 _published(network, weights).url,
             )
             missing = url.rpartition("/")[2]
-            text = f"{missing} is neither in {folder} nor in {cache}: downloaded when it is needed"
-            fix = f"without a network, put {url} into {folder}, "
+            text = f"{missing} is neither in {folder} nor in {cache}: downloaded when needed"
+            fix = f"without internet access, put {url} into {folder}, "
             if weights == "auto":
                 fix += f"or another state dict as {network}_NAME.pth, "
             fix += "or give WEIGHTS=path"
@@ -51,13 +51,13 @@ def language_models(target: Target) -> Iterator[Finding]:
             yield Finding(model, "ok", str(folder))
             continue
         offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-        what = "and HF_HUB_OFFLINE forbids to download it" if offline else "downloaded when it is needed"
+        what = "and HF_HUB_OFFLINE forbids downloading it" if offline else "downloaded when needed"
         fix = (
-            f"hf download {model} on a machine with a network, and copy its cache (HF_HOME); "
+            f"hf download {model} on a machine with internet access, and copy its cache (HF_HOME); "
             "or --set data.text.tokenizer=folder"
         )
         status: Status = "warning" if automatic == "paper" else "information"
-        yield Finding(model, status, f"not in the cache of Hugging Face, {what}", fix)
+        yield Finding(model, status, f"not in the Hugging Face cache, {what}", fix)
 
 
 def offline(target: Target) -> Iterator[Finding]:
@@ -69,9 +69,9 @@ def offline(target: Target) -> Iterator[Finding]:
 
 @cache
 def wanted(preset: str) -> tuple[frozenset[tuple[str, str]], frozenset[str]]:
-    """Image networks with their weights, and language models, of a preset.
+    """A preset's image networks with their weights, and its language models.
 
-    Over the default methods and all real data sets.
+    Collected over the default methods and all real data sets.
     """
     from crossmodal_bench.jobs import experiments
 
@@ -91,12 +91,12 @@ def wanted(preset: str) -> tuple[frozenset[tuple[str, str]], frozenset[str]]:
 
 
 def weights_of(network: str, weights: str, data_root: Path) -> Path | None:
-    """The file that a bench would load; None where torchvision would download it.
+    """The file that a bench would load; None if torchvision would download it.
 
     Args:
         network: torchvision's name.
         weights: ``auto``, or the name of torchvision's weights; see networks.backbones.load_backbone.
-        data_root: in whose folder ``weights`` it may lie.
+        data_root: whose folder ``weights`` may contain it.
     """
     from crossmodal_bench.networks.backbones import published_file
 
@@ -108,7 +108,7 @@ def weights_of(network: str, weights: str, data_root: Path) -> Path | None:
 
 
 def _published(network: str, weights: str) -> Any:
-    """The member of torchvision's enumeration that weights by name mean, or ``auto`` without a file."""
+    """The torchvision weights enumeration member for a weights name, or for ``auto`` without a file."""
     import torchvision.models
 
     return torchvision.models.get_model_weights(network)["DEFAULT" if weights == "auto" else weights]
@@ -121,7 +121,7 @@ def _torch_cache() -> Path:
 
 
 def cached_model(name: str) -> Path | None:
-    """The folder of a language model in Hugging Face's cache, with its settings and its weights; or None."""
+    """A language model's folder in the Hugging Face cache; None if settings or weights are missing."""
     from huggingface_hub import try_to_load_from_cache
 
     config, *weights = (

@@ -1,4 +1,4 @@
-"""The part of MS-COCO that ACMR uses."""
+"""The subset of MS-COCO that ACMR uses."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from crossmodal_bench.data.datasets.karpathy import Karpathy
 
 
 class AcmrCoco(DatasetReader):
-    """The images of train2014 (82,783), drawn by a seed into 66,226 for training and 16,557 for testing.
+    """The images of train2014 (82,783), split at random into 66,226 for training and 16,557 for testing.
 
-    ACMR states the sizes (Table 1) and not the draw.
+    ACMR states the sizes (Table 1), but not the draw.
 
     Args:
-        folder: of MS-COCO in Karpathy's layout, below the data root.
-        train: images for training.
-        test: images for testing.
+        folder: MS-COCO in Karpathy's layout, below the data root.
+        train: number of training images.
+        test: number of test images.
         draw_seed: which draw.
     """
 
@@ -37,21 +37,21 @@ class AcmrCoco(DatasetReader):
         """The corpus in ``root/coco``.
 
         Raises:
-            BadInput: train2014 has another number of images than ``train`` and ``test`` together; and what
-                Karpathy's layout lacks.
+            BadInput: the number of images in train2014 is not ``train`` + ``test``; or any fault of
+                Karpathy's layout.
         """
         corpus = Karpathy(self.folder).read(root)
         in_train2014 = np.array([name.startswith("train2014/") for name in corpus.image_ids])
         rows = np.flatnonzero(in_train2014)
         if len(rows) != self.train + self.test:
             raise BadInput(
-                f"{corpus.source}: {len(rows)} images have the filepath 'train2014' where "
+                f"{corpus.source}: {len(rows)} images have the filepath 'train2014', but "
                 f"{self.train + self.test} are needed; use Karpathy's dataset_coco.json"
             )
         rows = np.random.default_rng(self.draw_seed).permutation(rows)
         split = np.full(len(in_train2014), "train", dtype="<U5")
         split[rows[self.train :]] = "test"
-        # What else is right for COCO's own test images says nothing of these.
+        # Extra positives of COCO's own test images don't apply to these.
         drawn = replace(corpus, split=split, positives=None).without_images(
             np.flatnonzero(~in_train2014).tolist()
         )

@@ -18,9 +18,9 @@ class DatasetReader(ABC):
     """Reads one data set; subclasses are found by their class path in YAML, nothing is registered.
 
     Attributes:
-        redrawn: whether every seed of a bench takes a split of its own: seed s is then given to the
-            constructor as ``draw_seed``. Otherwise all seeds share one split.
-        describes_pictures: whether ``features_of`` makes its image features of any picture.
+        redrawn: whether every seed of a bench has its own split: seed s is then passed to the constructor as
+            ``draw_seed``. Otherwise all seeds share one split.
+        describes_pictures: whether ``features_of`` can compute its image features for any picture.
     """
 
     redrawn: bool = False
@@ -31,27 +31,27 @@ class DatasetReader(ABC):
         """The corpus below the data root.
 
         Raises:
-            BadInput: a missing, damaged or inconsistent file; the message names it, the field and the fix.
+            BadInput: a missing, damaged or inconsistent file; the message names the file, field and fix.
         """
 
     def features_of(self, picture: Image.Image) -> NDArray[np.float32]:
-        """(D,) the data set's own image features of a new RGB picture, where it ``describes_pictures``."""
+        """(D,) the data set's own image features of a new RGB picture, if it ``describes_pictures``."""
         raise NotImplementedError
 
     def without_pictures(self) -> DatasetReader | None:
-        """A reader of the same items that needs no image files; None where there is no such thing."""
+        """A reader of the same items that needs no image files; None if there is no such reader."""
         return None
 
     def write_fake(self, root: Path) -> None:
-        """Write a few items in this layout below ``root``, in all three splits; the tests then read them.
+        """Write a few items in this layout below ``root``, in all three splits, for the tests to read.
 
-        Optional: a data set without it is tested where the tests have a fake of their own for it.
+        Optional: without it, a data set is tested only if the tests have a fake of their own.
         """
         raise NotImplementedError
 
 
 def folder_below(root: Path, name: str, contents: str) -> Path:
-    """``root/name``, or MissingInput that says what belongs there."""
+    """``root/name``; MissingInput says what belongs there if it is missing."""
     folder = root / name
     if not root.is_dir():
         raise MissingInput(
@@ -63,11 +63,11 @@ def folder_below(root: Path, name: str, contents: str) -> Path:
 
 
 def numbered(image_ids: Sequence[str], captions: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Names of all captions, image after image: the image's and a number from 0, as ``1000.jpg#0``.
+    """Names of all captions, image by image: the image's name and a number from 0, as ``1000.jpg#0``.
 
     Args:
         image_ids: N names.
-        captions: of each of the N images, all of its captions.
+        captions: for each of the N images, all of its captions.
     """
     return tuple(
         f"{name}#{number}"
@@ -77,9 +77,9 @@ def numbered(image_ids: Sequence[str], captions: Sequence[Sequence[str]]) -> tup
 
 
 def split_names(splits: Sequence[str], path: Path) -> NDArray[np.str_]:
-    """The splits that a file names, as an array; BadInput for a name that is none of SPLITS.
+    """The splits that a file names, as an array; BadInput for a name not in SPLITS.
 
-    Checked beforehand, as an array gives every row the width of the longest name.
+    Checked first, because an array gives every row the width of the longest name.
     """
     unknown = set(splits).difference(SPLITS)
     if unknown:

@@ -1,4 +1,4 @@
-"""Reed et al.'s captions of fine-grained classes: a folder of texts per class, each class in one split."""
+"""Reed et al.'s captions of fine-grained classes: one folder of texts per class, each class in one split."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from crossmodal_bench.data.images import ImageFiles
 
 
 class ClassFolders(DatasetReader):
-    """``text_c10/<class>/<image>.txt`` with a caption a line; ``{train,val,test}classes.txt``; JPEG pictures.
+    """``text_c10/<class>/<image>.txt``, one caption per line; ``{train,val,test}classes.txt``; JPEG pictures.
 
     The layout of Reed et al., "Learning Deep Representations of Fine-Grained Visual Descriptions" (CVPR
-    2016), in which no class stands in two splits. The class is both the label and the identity of its images;
-    folders of classes that no list names are left out.
+    2016), in which no class is in two splits. The class is both the label and the identity of its images;
+    class folders that no list names are ignored.
 
     Args:
         folder: name below the data root.
-        train_on: ``train``, or ``trainval``: the validation classes join training, as in most published
-            numbers. Then there is no validation split, and a checkpoint is that of the last epoch.
+        train_on: ``train``, or ``trainval``: validation classes are added to training, as for most published
+            numbers. There is then no validation split, and the checkpoint is that of the last epoch.
     """
 
     name: ClassVar[str]
     pictures: ClassVar[str]
     """The folder of pictures."""
     pictures_by_class: ClassVar[bool]
-    """Whether that folder has one for each class."""
+    """Whether that folder has a subfolder for each class."""
 
     def __init__(self, folder: str, train_on: Literal["train", "trainval"] = "train") -> None:
         self.folder = folder
@@ -82,7 +82,7 @@ class ClassFolders(DatasetReader):
         missing = next((path for path in paths if not path.is_file()), None)
         if missing is not None:
             raise MissingInput(
-                f"{missing} is missing, and {texts / missing.stem}.txt describes it; put the picture there"
+                f"{missing} is missing, but {texts / missing.stem}.txt describes it; put the picture there"
             )
         if self.pictures_by_class:
             undescribed = sorted(set(_stems(pictures, ".jpg")).difference(images))
@@ -100,7 +100,7 @@ def _class_lists(folder: Path) -> dict[str, str]:
     for split in SPLITS:
         path = folder / f"{split}classes.txt"
         if not path.is_file():
-            raise MissingInput(f"{path} is missing; it comes with text_c10/ (one class folder's name a line)")
+            raise MissingInput(f"{path} is missing; it comes with text_c10/ (one class folder name per line)")
         for number, line in enumerate(read_text(path).splitlines(), start=1):
             name = line.strip()
             if not name:
@@ -111,12 +111,12 @@ def _class_lists(folder: Path) -> dict[str, str]:
                 )
             if name in split_of:
                 raise BadInput(
-                    f"{path}, line {number}: class '{name}' already stands in "
+                    f"{path}, line {number}: class '{name}' is already in "
                     f"{folder / split_of[name]}classes.txt; keep each class in one list, once"
                 )
             split_of[name] = split
         if split not in split_of.values():
-            raise BadInput(f"{path} names no class; give one class folder's name a line")
+            raise BadInput(f"{path} names no classes; write one class folder name per line")
     return split_of
 
 
@@ -125,16 +125,18 @@ def _described(folder: Path, name: str, split: str) -> list[str]:
     texts = folder / "text_c10" / name
     if not texts.is_dir():
         raise MissingInput(
-            f"{texts} is missing, and {split}classes.txt names that class; put its captions there"
+            f"{texts} is missing, but {split}classes.txt names that class; put its captions there"
         )
     images = _stems(texts, ".txt")
     if not images:
-        raise BadInput(f"{texts} holds no .txt file; add captions or take the class off {split}classes.txt")
+        raise BadInput(
+            f"{texts} holds no .txt file; add captions or remove the class from {split}classes.txt"
+        )
     return images
 
 
 def _stems(folder: Path, suffix: str) -> list[str]:
-    """Names without their suffix, sorted; hidden files (those that macOS leaves, say) do not count."""
+    """Names without their suffix, sorted; hidden files (such as those that macOS leaves) are ignored."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries]
     return sorted(
@@ -145,7 +147,7 @@ def _stems(folder: Path, suffix: str) -> list[str]:
 def _captions(path: Path) -> list[str]:
     text = read_text(path).rstrip()
     if not text:
-        raise BadInput(f"{path} holds no caption; write one a line or remove it together with its picture")
+        raise BadInput(f"{path} holds no captions; write one per line, or remove it along with its picture")
     captions = [line.strip() for line in text.split("\n")]
     if "" in captions:
         raise BadInput(

@@ -1,4 +1,4 @@
-"""Data sets that people have as feature and label arrays: Pascal Sentence and NUS-WIDE-10K."""
+"""Data sets distributed as feature and label arrays: Pascal Sentence and NUS-WIDE-10K."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ HINT = "give image features, text features and labels of each split as .npy, .np
 class FeatureArrays(DatasetReader):
     """A folder with ``{train,test}_{images,texts,labels}`` arrays, and optionally the same for ``val``.
 
-    Their names may be ``{train,test}_{img,txt,img_lab}`` as well, under which DSCMR and its followers share
+    The names may also be ``{train,test}_{img,txt,img_lab}``, under which DSCMR and its successors share
     Pascal Sentence, Wikipedia and NUS-WIDE as ``.mat`` files. Images are (n, D_v), texts (n, D_t): text i
-    belongs to image i. Labels are (n,) class numbers or (n, C) multi-hot. In ``.npz`` and ``.mat`` files the
+    belongs to image i. Labels are (n,) class numbers or (n, C) multi-hot. In ``.npz`` and ``.mat`` files, the
     array has the file's name or the key ``data``.
 
     Args:
@@ -59,7 +59,7 @@ class FeatureArrays(DatasetReader):
         if joined.ndim == 2:
             n_classes = joined.shape[1]
         else:
-            # Class numbers may start anywhere, and leave some out.
+            # Class numbers may start anywhere and have gaps.
             numbers, joined = np.unique(joined, return_inverse=True)
             joined = joined.astype(np.int64)
             n_classes = len(numbers)
@@ -91,13 +91,13 @@ class NUSWide10K(FeatureArrays):
 
 
 def _names(folder: Path) -> tuple[str, str, str]:
-    """What the arrays of images, texts and labels are called; ours, where there is no file yet."""
+    """The names of the image, text and label arrays; ours if there is no file yet."""
     theirs = any(folder.glob("train_img.*")) and not any(folder.glob("train_images.*"))
     return ("img", "txt", "img_lab") if theirs else ("images", "texts", "labels")
 
 
 def _load(folder: Path, stem: str, *, ndim: int | None = None, rows: int | None = None) -> np.ndarray:
-    """The array of the file ``stem``, in an archive under that name or else under ``data``."""
+    """The array in the file ``stem``; in an archive, under that name or else ``data``."""
     path = find_array_file(folder, stem, HINT)
     if path.suffix == ".npy":
         return load_array(path, ndim=ndim, rows=rows)
@@ -122,5 +122,5 @@ def _classes(labels: np.ndarray, where: str, rows: int) -> np.ndarray:
     if len(labels) != rows:
         raise BadInput(f"{where} has {len(labels)} rows for {rows} images; the counts must agree")
     if whole.ndim == 2 and not np.isin(whole, (0, 1)).all():
-        raise BadInput(f"{where} is a matrix with values beside 0 and 1; give zeros and ones")
+        raise BadInput(f"{where} is a matrix with values other than 0 and 1; use zeros and ones")
     return whole

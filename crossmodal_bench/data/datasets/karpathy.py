@@ -1,4 +1,4 @@
-"""Karpathy's layout: ``dataset*.json`` beside ``images/``; Flickr30K, Flickr8K, MS-COCO, or any folder."""
+"""Karpathy's layout: ``dataset*.json`` next to ``images/``; Flickr30K, Flickr8K, MS-COCO, or any folder."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ FEATURES = "features.npy"
 FEATURE_IDS = "features_ids.txt"
 POSITIVES = "positives.csv"
 MOST_LABELS = 4096
-"""Different values of ``labels``: every image has a number for each of them."""
+"""Distinct values of ``labels``: every image stores a number for each of them."""
 
 
 class Karpathy(DatasetReader):
-    """A folder with ``dataset*.json`` and ``images/``, and regions where a folder ``*_precomp`` has them.
+    """A folder with ``dataset*.json`` and ``images/``, and optionally regions in a folder ``*_precomp``.
 
-    Features of the images of one's own lie beside the JSON as ``features.npy``, one row for each entry of
-    ``images``, or for each line of ``features_ids.txt``, which has their file names (with or without folder
+    Your own image features are next to the JSON in ``features.npy``, with one row for each entry of
+    ``images``, or for each line of ``features_ids.txt``, which lists their file names (with or without folder
     and suffix) in the order of the rows.
 
-    What else is right for the test images lies beside it as ``positives.csv``: lines ``image,caption``, each
-    an image's file name and a caption's ``<file name>#<number>`` or ``sentid``. A file name may do without
-    its folder where no other image has the same.
+    Further positives of the test images are next to it in ``positives.csv``: lines of ``image,caption``, each
+    with an image's file name and a caption's ``<file name>#<number>`` or ``sentid``. A file name may omit its
+    folder if it is unique without it.
 
     Each entry of ``images`` has ``filename``, ``split``, ``sentences`` (``raw``, optionally ``sentid``),
     optionally ``filepath`` (a folder below ``images/``) and ``label`` (a name or a number) or ``labels`` (a
@@ -46,8 +46,8 @@ class Karpathy(DatasetReader):
     Args:
         folder: name below the data root.
         use_restval: whether COCO's ``restval`` images belong to train (as in all four papers).
-        check_images: whether every image file must be there; feature-only runs can do without, and so can a
-            folder with regions or features and no ``images/``.
+        check_images: whether every image file must exist; not needed for runs that only use features, nor
+            for a folder with regions or features and no ``images/``.
     """
 
     def __init__(self, folder: str, use_restval: bool = True, check_images: bool = True) -> None:
@@ -60,11 +60,11 @@ class Karpathy(DatasetReader):
         return Karpathy(self.folder, use_restval=self.use_restval, check_images=False)
 
     def read(self, root: Path) -> Corpus:
-        """The corpus in ``root/folder``, with the regions of a folder ``*_precomp`` where there is one.
+        """The corpus in ``root/folder``, with the regions of a folder ``*_precomp`` if there is one.
 
         Raises:
-            BadInput: a missing or damaged file, an entry without a field that it needs, labels of some images
-                alone, or regions that cannot be matched to the images.
+            BadInput: a missing or damaged file, an entry without a required field, labels for only some
+                images, or regions that cannot be matched to the images.
         """
         folder = folder_below(root, self.folder, "dataset_*.json and images/")
         path = _json_file(folder)
@@ -130,7 +130,7 @@ def _json_file(folder: Path) -> Path:
     if not paths:
         raise MissingInput(
             f"{folder / 'dataset*.json'} is missing; put the Karpathy split's JSON there "
-            "(caption_datasets.zip of the neuraltalk2 release holds those of Flickr8K, Flickr30K and COCO)"
+            "(caption_datasets.zip of the neuraltalk2 release has those of Flickr8K, Flickr30K and COCO)"
         )
     if len(paths) > 1:
         several = ", ".join(path.name for path in paths)
@@ -141,10 +141,10 @@ def _json_file(folder: Path) -> Path:
 def _features(
     folder: Path, listed: list[dict[str, Any]], used: list[dict[str, Any]], names: list[str]
 ) -> NDArray[np.float32] | None:
-    """(N, D) in the order of ``names``, which are those of ``used``; None where there is no such file.
+    """(N, D) in the order of ``names``, which are those of ``used``; None if there is no such file.
 
     Raises:
-        BadInput: rows that do not agree with the images, an id that stands twice, or an image without a row.
+        BadInput: the number of rows does not match the images, a duplicate id, or an image without a row.
     """
     path = folder / FEATURES
     if not path.is_file():
@@ -176,7 +176,7 @@ def _positives(
     caption_image: list[int],
     caption_keys: tuple[str, ...] | None,
 ) -> tuple[tuple[str, str], ...] | None:
-    """The pairs of a file, each image and caption by its id; None where there is no such file.
+    """The pairs of a file, each image and caption by its id; None if there is no such file.
 
     Args:
         path: the file.
@@ -187,8 +187,8 @@ def _positives(
         caption_keys: further names of the captions.
 
     Raises:
-        BadInput: an unreadable file or one without pairs, a name that several images or captions have, or one
-            that the test split lacks.
+        BadInput: a file that is unreadable or lists no pairs, an ambiguous name, or one that is not in the
+            test split.
     """
     if not path.exists():
         return None
@@ -206,20 +206,20 @@ def _positives(
             meant = known.get(written, [])
             says = f"{path}: pair {number} names {what} {shown(written)}, which"
             if not meant:
-                raise BadInput(f"{says} the data set lacks; correct it")
+                raise BadInput(f"{says} is not in the data set; correct it")
             if len(meant) > 1:
-                raise BadInput(f"{says} may be {meant[0]} or {meant[1]}; write its folder too")
+                raise BadInput(f"{says} may be {meant[0]} or {meant[1]}; add its folder")
             if meant[0] not in tested[what]:
-                raise BadInput(f"{says} is not of the test split; take the pair out")
+                raise BadInput(f"{says} is not in the test split; remove the pair")
             ids += meant
         pairs.append((ids[0], ids[1]))
     if not pairs:
-        raise BadInput(f"{path} holds no pair; write image,caption on each line, or delete the file")
+        raise BadInput(f"{path} lists no pairs; write image,caption on each line, or delete the file")
     return tuple(dict.fromkeys(pairs))
 
 
 def _by_name(ids: Sequence[str], keys: Sequence[str] = ()) -> dict[str, list[str]]:
-    """The ids that a user may mean by a name: the id itself, its key, or the id without its folder."""
+    """The ids that a name in the file can refer to: the id itself, its key, or the id without its folder."""
     meant: dict[str, list[str]] = defaultdict(list)
     for key, name in zip(keys, ids, strict=False):
         meant[key].append(name)
@@ -227,7 +227,7 @@ def _by_name(ids: Sequence[str], keys: Sequence[str] = ()) -> dict[str, list[str
         base = PurePosixPath(name).name
         if base != name:
             meant[base].append(name)
-    # Whole ids are unique, and mean themselves whatever else ends like them.
+    # Full ids are unique, and take precedence over shortened ones.
     return {**meant, **{name: [name] for name in ids}}
 
 
@@ -249,7 +249,7 @@ def _name(entry: dict[str, Any], path: Path, number: int) -> str:
         name = f"{_field(entry, 'filepath', str, path, number)}/{name}"
     if not stays_below(name):
         raise BadInput(
-            f"{path}: images[{number}]: '{name}' leads out of the folder of images; give a path below it"
+            f"{path}: images[{number}]: '{name}' leads out of the image folder; give a path below it"
         )
     return name
 
@@ -264,9 +264,9 @@ def _field(entry: dict[str, Any], name: str, kind: type, path: Path, number: int
 
 
 def _labels(entries: list[dict[str, Any]], path: Path) -> Labels | None:
-    """The images' labels, whose names are sorted; None where no image has one.
+    """The images' labels, with sorted names; None if no image has any.
 
-    They are multi-hot as soon as one image has the field ``labels``.
+    They are multi-hot if any image has the field ``labels``.
     """
     unlabelled = [
         number
@@ -277,7 +277,7 @@ def _labels(entries: list[dict[str, Any]], path: Path) -> Labels | None:
         return None
     if unlabelled:
         raise BadInput(
-            f"{path}: images[{unlabelled[0]}] has no label while others do; label all images or none"
+            f"{path}: images[{unlabelled[0]}] has no label but others do; label all images or none"
         )
     names_of = [_label_names(entry, path, number) for number, entry in enumerate(entries)]
     names = tuple(sorted(set(chain.from_iterable(names_of))))
@@ -288,7 +288,7 @@ def _labels(entries: list[dict[str, Any]], path: Path) -> Labels | None:
         return Labels(indices, names, rule)
     if len(names) > MOST_LABELS:
         raise BadInput(
-            f"{path}: the field 'labels' has {len(names)} different values; give at most {MOST_LABELS}"
+            f"{path}: the field 'labels' has {len(names)} distinct values; use at most {MOST_LABELS}"
         )
     multi_hot = np.zeros((len(entries), len(names)), dtype=np.int64)
     for row, names_of_image in enumerate(names_of):
@@ -297,7 +297,7 @@ def _labels(entries: list[dict[str, Any]], path: Path) -> Labels | None:
 
 
 def _label_names(entry: dict[str, Any], path: Path, number: int) -> list[str]:
-    """The names in the field ``labels``, which may be a single one, or else that in ``label``."""
+    """The names in the field ``labels``, which may be a single one; without it, that in ``label``."""
     value = entry["label"] if entry.get("labels") is None else entry["labels"]
     values = value if isinstance(value, list) and entry.get("labels") is not None else [value]
     return [_label_name(label, path, number) for label in values]
@@ -306,5 +306,5 @@ def _label_names(entry: dict[str, Any], path: Path, number: int) -> list[str]:
 def _label_name(value: Any, path: Path, number: int) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadInput(f"{path}: images[{number}] has the label {shown(value)}; give a name or a number")
-    # Pandas writes whole numbers as floats where a column has had a gap.
+    # Pandas writes integers as floats if a column ever had gaps.
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -1,4 +1,4 @@
-"""Persons found by descriptions: CUHK-PEDES, ICFG-PEDES and RSTPReid; several images show the same person."""
+"""Person search by description: CUHK-PEDES, ICFG-PEDES and RSTPReid; several images show the same person."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, num
 from crossmodal_bench.data.images import ImageFiles
 
 WITHOUT_SPLIT = "caption_all.json"
-"""CUHK-PEDES's older file, whose persons are divided by their numbers."""
-KINDS = {"id": "an integer", "path": "a non-empty text", "captions": "a non-empty list of texts"}
+"""CUHK-PEDES's older file, in which persons are split by their numbers."""
+KINDS = {"id": "an integer", "path": "a non-empty string", "captions": "a non-empty list of strings"}
 
 
 class PersonSearch(DatasetReader):
-    """A folder with one file of annotations, there or in ``annotations/``, and ``imgs/`` or ``images/``.
+    """A folder with one annotation file, directly or in ``annotations/``, and ``imgs/`` or ``images/``.
 
     The file is a list of objects with ``id`` (the person), ``split``, ``captions`` and the path of the image
-    below the folder of images.
+    below the image folder.
 
     Args:
-        folder: name below the data root; a folder that is called as the authors call the data set will do.
+        folder: name below the data root; a folder named as the authors distribute it works, too.
 
     Attributes:
-        name: of the data set here.
-        title: as its authors call it, and the folder that they hand out.
-        files: names of the file of annotations; the first that is there is taken.
-        path_field: in which of its fields the path stands.
+        name: the data set's name here.
+        title: the authors' name for it, and of the folder that they distribute.
+        files: names of the annotation file; the first one found is used.
+        path_field: its field with the image path.
     """
 
     name: ClassVar[str]
@@ -44,10 +44,10 @@ class PersonSearch(DatasetReader):
         self.folder = folder
 
     def read(self, root: Path) -> Corpus:
-        """The corpus in ``root/folder``, or in the folder that its authors hand out.
+        """The corpus in ``root/folder``, or in the folder as its authors distribute it.
 
         Raises:
-            BadInput: a missing or damaged file, or an entry whose field is not what it must be.
+            BadInput: a missing or damaged file, or an entry with an invalid field.
         """
         own = (
             self.title if not (root / self.folder).is_dir() and (root / self.title).is_dir() else self.folder
@@ -81,8 +81,8 @@ class PersonSearch(DatasetReader):
                     return place / name
         others = "".join(f" (or {name})" for name in self.files[1:])
         raise MissingInput(
-            f"{folder / self.files[0]} is missing; put it{others} there as the authors of {self.title} "
-            "send it"
+            f"{folder / self.files[0]} is missing; put it{others} there as received from the authors of "
+            f"{self.title}"
         )
 
     def _entries(self, path: Path) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ class PersonSearch(DatasetReader):
         if not isinstance(entries, list) or not entries:
             entries = [None]
         if not all(isinstance(entry, dict) for entry in entries):
-            raise BadInput(f"{path} is no list of objects; it must be the annotation file of {self.title}")
+            raise BadInput(f"{path} is not a list of objects; it must be the annotation file of {self.title}")
         for row, entry in enumerate(entries):
             for kind, text in KINDS.items():
                 field = self.path_field if kind == "path" else kind
@@ -101,12 +101,12 @@ class PersonSearch(DatasetReader):
             if not stays_below(entry[self.path_field]):
                 raise BadInput(
                     f"{path}: entry {row}: {self.path_field} '{entry[self.path_field]}' leads out of the "
-                    "folder of images; give a path below it"
+                    "image folder; give a path below it"
                 )
         return entries
 
     def _splits(self, entries: list[dict[str, Any]], identities: list[int], path: Path) -> list[str]:
-        """The split of each image; ``identities`` are the persons' numbers in the order of their ids."""
+        """The split of each image; ``identities`` are the persons' indices in the order of their ids."""
         for row, entry in enumerate(entries):
             if not isinstance(entry.get("split"), str):
                 keep = f", or keep the file as {WITHOUT_SPLIT}" if WITHOUT_SPLIT in self.files else ""
@@ -120,14 +120,14 @@ class PersonSearch(DatasetReader):
 class CuhkPedes(PersonSearch):
     """CUHK-PEDES (Li et al., CVPR 2017): two sentences for most images.
 
-    ``reid_raw.json`` has ``split`` and is taken where both files are there. In ``caption_all.json`` the first
-    persons by ascending ``id`` are for training, the next for validation and all others for testing, which
-    gives the data set's own 11,003, 1,000 and 1,000.
+    ``reid_raw.json`` has ``split`` and is preferred if both files are there. In ``caption_all.json``, the
+    first persons by ascending ``id`` are for training, the next for validation and all others for testing,
+    which gives the official 11,003, 1,000 and 1,000.
 
     Args:
-        folder: name below the data root; ``CUHK-PEDES`` will do, too.
-        train_identities: persons for training where the file has no ``split``.
-        val_identities: persons for validation where the file has no ``split``.
+        folder: name below the data root; ``CUHK-PEDES`` works, too.
+        train_identities: number of training persons if the file has no ``split``.
+        val_identities: number of validation persons if the file has no ``split``.
     """
 
     name = "cuhk_pedes"
@@ -139,8 +139,8 @@ class CuhkPedes(PersonSearch):
     ) -> None:
         if train_identities < 1 or val_identities < 0:
             raise BadInput(
-                f"train_identities is {train_identities} and val_identities {val_identities}; give at least "
-                "1 and 0"
+                f"train_identities is {train_identities} and val_identities {val_identities}; set them to at "
+                "least 1 and 0"
             )
         super().__init__(folder)
         self.train_identities = train_identities
@@ -156,8 +156,8 @@ class CuhkPedes(PersonSearch):
         persons = max(identities) + 1
         if persons <= first_test:
             raise BadInput(
-                f"{path} has {persons} different values of 'id' where train and val take {first_test} and "
-                "test needs more; use the whole file or set train_identities and val_identities"
+                f"{path} has {persons} distinct values of 'id', but train and val take {first_test} and test "
+                "needs more; use the complete file, or set train_identities and val_identities"
             )
         return [
             "train" if identity < self.train_identities else "val" if identity < first_test else "test"
@@ -166,10 +166,10 @@ class CuhkPedes(PersonSearch):
 
 
 class IcfgPedes(PersonSearch):
-    """ICFG-PEDES (Ding et al., 2021): one long sentence for each image; it has no validation split.
+    """ICFG-PEDES (Ding et al., 2021): one long sentence per image; it has no validation split.
 
     Args:
-        folder: name below the data root; ``ICFG-PEDES`` will do, too.
+        folder: name below the data root; ``ICFG-PEDES`` works, too.
     """
 
     name = "icfg_pedes"
@@ -181,10 +181,10 @@ class IcfgPedes(PersonSearch):
 
 
 class RstpReid(PersonSearch):
-    """RSTPReid (Zhu et al., ACM MM 2021): five images of each person, two sentences for each.
+    """RSTPReid (Zhu et al., ACM MM 2021): five images per person, two sentences for each.
 
     Args:
-        folder: name below the data root; ``RSTPReid`` will do, too.
+        folder: name below the data root; ``RSTPReid`` works, too.
     """
 
     name = "rstpreid"

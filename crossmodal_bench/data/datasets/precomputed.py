@@ -1,4 +1,4 @@
-"""Folders ``*_precomp`` of regions, as SCAN's authors published them: no pictures are needed."""
+"""Folders ``*_precomp`` of regions, as published by SCAN's authors: no pictures are needed."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from crossmodal_bench.data.regions import RegionFiles, map_regions
 
 CONTENTS = "{train,dev,test}_ims.npy and {train,dev,test}_caps.txt"
 FAMILIAR = {"f30k_precomp": "flickr30k", "f30k": "flickr30k", "coco_precomp": "coco"}
-"""What SCAN's and VSE∞'s authors called their folders, and the data sets in them."""
+"""SCAN's and VSE∞'s names of their folders, and the data sets they hold."""
 MARKS = ("<pad>", "<start>", "<end>")
-"""Words of such a vocabulary that stand in no sentence."""
+"""Vocabulary entries that are not words of a sentence."""
 PARTS = {"train": ("train",), "val": ("dev", "val"), "test": ("testall", "test")}
-"""Split to the names of its files. ``testall``: COCO's 5,000 test images, of which ``test`` has 1,000."""
+"""File name stems per split. ``testall``: COCO's 5,000 test images, of which ``test`` has 1,000."""
 
 
 class Precomputed(DatasetReader):
-    """A folder with captions and regions and no pictures, or one with such a folder in it.
+    """A folder with captions and regions but no pictures, or one that contains such a folder.
 
-    The inner folder is ``*_precomp``, as SCAN's authors have it, or ``precomp``, as VSE∞'s.
+    The inner folder is ``*_precomp``, as from SCAN's authors, or ``precomp``, as from VSE∞'s.
 
     ``{split}_ims.npy`` is (n, R, D) with one row per image, or one per caption: the same row for all captions
-    of an image. ``{split}_caps.txt`` has one caption a line, those of an image one after another.
-    ``{split}_ids.txt``, if there, names the images, one line per image or one per caption. In place of the
-    captions there may be ``{split}_precaps_stan.txt``, which has numbers of words with commas between, and
-    ``*_vocab.json`` beside it or in a folder ``vocab`` (GSMN, SGRAF and their followers).
+    of an image. ``{split}_caps.txt`` has one caption per line, with an image's captions on successive lines.
+    ``{split}_ids.txt``, if present, names the images, one line per image or one per caption. Instead of the
+    captions, there may be ``{split}_precaps_stan.txt``, which has comma-separated word numbers, and
+    ``*_vocab.json`` next to it or in a folder ``vocab`` (GSMN, SGRAF and their successors).
 
     Args:
         folder: name below the data root.
-        captions_per_image: of every image, in a split without ids.
+        captions_per_image: number of captions of every image in a split without ids.
     """
 
     def __init__(self, folder: str, captions_per_image: int = 5) -> None:
@@ -47,7 +47,7 @@ class Precomputed(DatasetReader):
         self.captions_per_image = captions_per_image
 
     def read(self, root: Path) -> Corpus:
-        """The corpus in ``root/folder``; raises BadInput as ``read_precomputed`` does."""
+        """The corpus in ``root/folder``; raises BadInput as for ``read_precomputed``."""
         outer = folder_below(root, self.folder, CONTENTS)
         folder = precomputed_folder(outer)
         if folder is None:
@@ -56,7 +56,7 @@ class Precomputed(DatasetReader):
 
 
 def precomputed_folder(folder: Path) -> Path | None:
-    """The folder itself or the one ``*precomp`` in it; None where there is none. BadInput for several."""
+    """The folder itself or the one ``*precomp`` in it; None if there is none. BadInput for several."""
     if folder.name.endswith("_precomp") or (folder / "train_ims.npy").is_file():
         return folder if folder.is_dir() else None
     folders = sorted(path for path in folder.glob("*precomp") if path.is_dir())
@@ -67,19 +67,19 @@ def precomputed_folder(folder: Path) -> Path | None:
 
 
 def familiar_folder(root: Path, name: str) -> Path | None:
-    """The regions of the data set ``name`` in a folder that is called as their authors call it.
+    """The regions of the data set ``name`` in a folder named as by their authors.
 
-    As ``root/f30k_precomp`` or ``root/f30k/precomp`` for ``flickr30k``; None where there is no such folder.
+    For ``flickr30k``, that is ``root/f30k_precomp`` or ``root/f30k/precomp``; None if there is neither.
     """
     folders = (precomputed_folder(root / theirs) for theirs, ours in FAMILIAR.items() if ours == name)
     return next((folder for folder in folders if folder is not None), None)
 
 
 def read_precomputed(folder: Path, name: str, captions_per_image: int = 5) -> Corpus:
-    """The corpus ``name`` in a folder that holds the files themselves; see Precomputed.
+    """The corpus ``name`` in a folder that directly holds the files; see Precomputed.
 
     Raises:
-        BadInput: a missing, empty or damaged file, or files of a split whose counts do not agree.
+        BadInput: a missing, empty or damaged file, or files of a split with mismatched counts.
     """
     parts: dict[str, _Part] = {}
     for split, stems in PARTS.items():
@@ -115,9 +115,9 @@ class _Part:
     Attributes:
         path: the file of their regions.
         ids: n names.
-        captions: of all images, image after image.
-        counts: (n,) captions of each image.
-        rows: (n,) row of ``path`` that each image is in.
+        captions: of all images, image by image.
+        counts: (n,) number of captions of each image.
+        rows: (n,) each image's row in ``path``.
     """
 
     path: Path
@@ -139,16 +139,16 @@ def _read_part(folder: Path, stem: str, captions_per_image: int) -> _Part:
     ids, counts = _images(folder, stem, len(captions), captions_per_image)
     starts = np.cumsum(counts) - counts
     if len(regions) == len(ids):
-        # Rows in fives under ids that do not repeat would make five images out of each.
+        # Rows repeated five times under distinct ids would turn each image into five.
         if len(ids) == len(captions) > 1 and np.array_equal(regions[0], regions[1]):
             raise BadInput(
-                f"{path} repeats its rows while {stem}_ids.txt gives each an id of its own; "
+                f"{path} repeats its rows, but {stem}_ids.txt gives each of them a different id; "
                 "write the image's id on every line, or remove that file"
             )
         return _Part(path, ids, captions, counts, np.arange(len(ids)))
     if len(regions) != len(captions):
         raise BadInput(
-            f"{path} has {len(regions)} rows where {stem}_caps.txt has {len(captions)} captions of "
+            f"{path} has {len(regions)} rows, but {stem}_caps.txt has {len(captions)} captions of "
             f"{len(ids)} images; give one row per image, or one per caption"
         )
     for image in (0, len(ids) - 1):
@@ -156,7 +156,7 @@ def _read_part(folder: Path, stem: str, captions_per_image: int) -> _Part:
         last = first + int(counts[image]) - 1
         if not np.array_equal(regions[first], regions[last]):
             raise BadInput(
-                f"{path}: rows {first} and {last} differ, and both belong to image '{ids[image]}'; "
+                f"{path}: rows {first} and {last} differ, but both belong to image '{ids[image]}'; "
                 "repeat an image's row for each of its captions, or correct the captions per image"
             )
     return _Part(path, ids, captions, counts, starts)
@@ -165,7 +165,7 @@ def _read_part(folder: Path, stem: str, captions_per_image: int) -> _Part:
 def _images(
     folder: Path, stem: str, n_captions: int, captions_per_image: int
 ) -> tuple[list[str], NDArray[np.int64]]:
-    """The images' names, and how many captions each has."""
+    """The images' names, and the number of captions of each."""
     path = folder / f"{stem}_ids.txt"
     captions = folder / f"{stem}_caps.txt"
     if path.is_file():
@@ -179,7 +179,7 @@ def _images(
             counts = [n_captions // len(lines)] * len(lines)
         else:
             raise BadInput(
-                f"{path} has {len(lines)} ids where {captions.name} has {n_captions} captions; "
+                f"{path} has {len(lines)} ids, but {captions.name} has {n_captions} captions; "
                 "give one id per image, or one per caption"
             )
         if names != [str(i) for i in range(len(names))]:
@@ -187,11 +187,11 @@ def _images(
     else:
         if n_captions % captions_per_image:
             raise BadInput(
-                f"{captions} has {n_captions} captions, which are not {captions_per_image} for each image; "
+                f"{captions} has {n_captions} captions, not a multiple of {captions_per_image} per image; "
                 f"correct captions_per_image, or name the images in {path.name}"
             )
         counts = [captions_per_image] * (n_captions // captions_per_image)
-    # Bare numbers start again in every split.
+    # Bare numbers would repeat in every split.
     return [f"{stem}/{i}" for i in range(len(counts))], np.array(counts, dtype=np.int64)
 
 
@@ -207,34 +207,34 @@ def _captions(folder: Path, stem: str) -> list[str]:
             captions.append(" ".join(words[index.strip()] for index in line.split(",")))
         except KeyError as error:
             raise BadInput(
-                f"{numbered}, line {number}: {error} is no number of its vocabulary; give {path.name} "
+                f"{numbered}, line {number}: {error} is not a number of its vocabulary; provide {path.name} "
                 "with the captions themselves"
             ) from error
     return captions
 
 
 def _numbered_words(folder: Path, numbered: Path) -> dict[str, str]:
-    """The words by their numbers, without those that only mark where a sentence begins and ends."""
+    """The words by number, with the sentence markers left empty."""
     places = (folder, folder / "vocab", folder.parent / "vocab")
     paths = [path for place in places for path in sorted(place.glob("*_vocab.json"))]
     own = [path for path in paths if path.name.startswith(folder.name)] or paths
     if not own:
         raise MissingInput(
             f"{folder / numbered.name.replace('precaps_stan', 'caps')} is missing, and {numbered.name} holds "
-            "numbers of words whose vocabulary is not there; put the captions there, or "
+            "word numbers whose vocabulary is not there; put the captions there, or "
             f"{folder.name}_vocab.json"
         )
     content = read_json(own[0])
     words = content.get("idx2word") if isinstance(content, dict) else None
     if not isinstance(words, dict) or not all(isinstance(word, str) for word in words.values()):
-        raise BadInput(f"{own[0]} has no object 'idx2word' of words; give the vocabulary of {numbered.name}")
+        raise BadInput(f"{own[0]} has no object 'idx2word' of words; use the vocabulary of {numbered.name}")
     return {index: "" if word in MARKS else word for index, word in words.items()}
 
 
 def _lines(path: Path, what: str) -> list[str]:
-    """The lines of a text file, which end in newlines and nowhere else; BadInput for an empty one.
+    """The lines of a text file, split only at newlines; BadInput for an empty one.
 
-    Empty lines at the end of the file, which editors leave there, do not count.
+    Empty lines at the end of the file, which editors leave there, are ignored.
     """
     if not path.is_file():
         raise MissingInput(f"{path} is missing; give {what} per line")

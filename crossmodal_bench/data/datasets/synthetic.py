@@ -1,4 +1,4 @@
-"""Scenes of coloured, sized, placed shapes and sentences about them: from a seed, learnable, not trivial."""
+"""Scenes of coloured, sized, placed shapes and sentences about them: seeded, learnable, not trivial."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crossmodal_bench.data.datasets.base import DatasetReader
 
 Drawing = TypeVar("Drawing", NDArray[np.uint8], NDArray[np.float32])
 GENERATOR = 1
-"""Raise when the drawing or the wording changes: it is part of the fingerprint."""
+"""Increase this when the drawing or the wording changes: it is part of the fingerprint."""
 SIDE = 64
 COLOURS = {
     "red": (214, 39, 40),
@@ -54,13 +54,13 @@ SCENES = {
     "dusk": (130, 85, 120),
 }
 SIZE_NAMES = {"tiny": (160, 48, 48, 3), "small": (1000, 200, 400, 5)}
-"""Images for training, validation and test, and captions of each."""
+"""Images for training, validation and test, and captions per image."""
 REGIONS = 6
-"""Regions of every scene."""
+"""Regions per scene."""
 REGION_SIDE = 6
-"""Pixels of a side that a region is scaled to."""
+"""Pixels per side to which a region is scaled."""
 KEPT = 20_000
-"""So many scenes are kept once they are drawn, in 300 MB; the others are drawn at each access."""
+"""Number of drawn scenes to keep, in 300 MB; the others are redrawn at each access."""
 CATEGORIES = tuple(SCENES)
 KINDS = tuple(SHAPES)
 COLOUR_NAMES = tuple(COLOURS)
@@ -69,12 +69,12 @@ OPENINGS = ("there is", "a picture of", "we see", "someone drew", "")
 BEFORE_SCENE = ("over", "in front of", "on a background of")
 _ROWS_AND_COLUMNS = np.mgrid[0:SIDE, 0:SIDE]
 GRID = 4
-"""Cells on a side of what ``grid_descriptor`` describes."""
+"""Cells per side for ``grid_descriptor``."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One object of a scene; ``place`` is the row and the column of the quarter that it stands in."""
+    """One object of a scene; ``place`` is the row and the column of its quadrant."""
 
     kind: str
     colour: str
@@ -92,10 +92,10 @@ class Scene:
 
 
 class Synthetic(DatasetReader):
-    """A data set that needs no file.
+    """A data set that needs no files.
 
-    Every fourth scene is a near-duplicate of another one of its split, with one object changed: a hard
-    negative. Captions differ in wording and completeness; some leave out colour, size or whole objects, as
+    Every fourth scene is a near-duplicate of another one in its split, with one object changed: a hard
+    negative. Captions vary in wording and completeness; some leave out colour, size or whole objects, as
     people do.
 
     Args:
@@ -111,7 +111,7 @@ class Synthetic(DatasetReader):
         self.seed = seed
 
     def read(self, root: Path) -> Corpus:
-        """The corpus; ``root`` is not looked at."""
+        """The corpus; ``root`` is ignored."""
         n_train, n_val, n_test, per_image = _sizes(self.size)
         scenes: list[Scene] = []
         split: list[str] = []
@@ -143,14 +143,14 @@ class Synthetic(DatasetReader):
         )
 
     def features_of(self, picture: Image.Image) -> NDArray[np.float32]:
-        """``grid_descriptor`` of the picture at the scenes' size."""
+        """The ``grid_descriptor`` of the picture, resized to the scenes' size."""
         return grid_descriptor(np.asarray(ImageOps.fit(picture, (SIDE, SIDE), Image.Resampling.BILINEAR)))
 
 
 class Renderings:
     """An image source that draws scenes with NumPy, so that every machine gets the same pixels.
 
-    A scene is drawn when it is first asked for, and kept, as far as ``KEPT`` goes.
+    A scene is drawn on first access, and the first ``KEPT`` of them are kept.
     """
 
     def __init__(self, scenes: tuple[Scene, ...]) -> None:
@@ -159,7 +159,7 @@ class Renderings:
         self._regions: dict[int, NDArray[np.float32]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Another process draws anew what it needs; a loader's would get everything else with its scenes.
+        # Other processes draw what they need; otherwise, loader processes would receive all drawings.
         return Renderings, (self.scenes,)
 
     def __len__(self) -> int:
@@ -169,7 +169,7 @@ class Renderings:
         return Image.fromarray(self.array(row))
 
     def array(self, row: int) -> NDArray[np.uint8]:
-        """(64, 64, 3) pixels of scene ``row``; not to be written to."""
+        """(64, 64, 3) pixels of scene ``row``, read-only."""
         return _kept(self._arrays, row, self._drawn)
 
     def _drawn(self, row: int) -> NDArray[np.uint8]:
@@ -207,16 +207,16 @@ class Renderings:
 
     def fingerprint(self) -> str:
         """The scenes and the generator's version."""
-        # The scenes as they print: renaming a field of theirs would change it.
+        # Hashes the scenes' repr: renaming one of their fields would change it.
         return hashlib.sha256(f"{GENERATOR}{self.scenes}".encode()).hexdigest()
 
 
 def _kept(kept: dict[int, Drawing], row: int, draw: Callable[[int], Drawing]) -> Drawing:
-    """What was drawn of a row; drawn now where it was not yet."""
+    """The drawing of a row, drawn now if it isn't kept yet."""
     drawing = kept.get(row)
     if drawing is None:
         drawing = draw(row)
-        # Everybody gets the same one.
+        # All callers share it.
         drawing.flags.writeable = False
         if row < KEPT:
             kept[row] = drawing
@@ -224,7 +224,7 @@ def _kept(kept: dict[int, Drawing], row: int, draw: Callable[[int], Drawing]) ->
 
 
 class RenderedRegions:
-    """The regions of rendered scenes, cut out when asked for."""
+    """The regions of rendered scenes, cropped on access."""
 
     count = REGIONS
     dim = 3 * REGION_SIDE**2 + 4
@@ -248,20 +248,21 @@ class RenderedRegions:
         return RenderedRegions(self.renderings.subset(rows))
 
     def fingerprint(self) -> str:
-        """Nothing beyond the scenes'."""
+        """Nothing beyond that of the scenes."""
         return ""
 
 
 def grid_descriptor(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(192,) mean, deviation and soft histogram over six colours in a 4x4 grid: features without a network.
 
-    In double precision and rounded, so that processors with other vector instructions agree on every bit.
+    Computed in double precision and rounded, so that all processors, whatever their vector instructions,
+    agree on every bit.
     """
     half = SIDE // 2 // GRID
     cells = pixels[::2, ::2].astype(np.float64).reshape(GRID, half, GRID, half, 3) / 255
     cells = cells.transpose(0, 2, 1, 3, 4).reshape(GRID * GRID, -1, 3)
     palette = np.array(list(COLOURS.values())) / 255
-    # Channel by channel: NumPy sums an axis of three in a loop of its own for each sum.
+    # Channel by channel: over an axis of length three, NumPy runs a separate loop for each sum.
     distance = sum((cells[:, :, None, channel] - palette[:, channel]) ** 2 for channel in range(3))
     histogram = np.exp(-distance / 0.02).mean(1)
     cell_features = np.concatenate([cells.mean(1), cells.std(1), histogram], axis=1)
@@ -269,12 +270,12 @@ def grid_descriptor(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _sizes(size: str | int) -> tuple[int, int, int, int]:
-    """Images for training, validation and test, and captions of each."""
+    """Images for training, validation and test, and captions per image."""
     if isinstance(size, str) and size in SIZE_NAMES:
         return SIZE_NAMES[size]
     if not str(size).isdigit() or int(size) < 20:
         raise BadInput(
-            f"synthetic size '{size}' is unknown; use tiny, small or a number of training images from 20"
+            f"synthetic size '{size}' is unknown; use tiny, small or a number of training images from 20 up"
         )
     return int(size), max(int(size) // 5, 4), max(int(size) // 5, 4), 5
 
@@ -298,7 +299,7 @@ def _shape(place: tuple[int, int], rng: np.random.Generator) -> Shape:
 
 
 def _chosen(words: Sequence[str], rng: np.random.Generator) -> str:
-    """The word that ``rng.choice`` would draw, which makes an array of all words first, and is as slow."""
+    """The word that ``rng.choice`` would draw, without the array of all words that makes that slow."""
     return words[int(rng.integers(len(words)))]
 
 
@@ -345,7 +346,7 @@ def _centres(scene: Scene) -> list[tuple[int, int]]:
 
 
 def _mask(kind: str, dy: NDArray[np.int64], dx: NDArray[np.int64], half: int) -> NDArray[np.bool_]:
-    """Which pixels a shape covers, by their distances from its centre; ``half`` as in SIZES."""
+    """The pixels that a shape covers, given their offsets from its centre; ``half`` as in SIZES."""
     if kind == "circle":
         return dy**2 + dx**2 <= half**2
     if kind == "square":
@@ -359,7 +360,7 @@ def _mask(kind: str, dy: NDArray[np.int64], dx: NDArray[np.int64], half: int) ->
 
 
 def _region(pixels: NDArray[np.float32], top: int, left: int, side: int) -> NDArray[np.float32]:
-    """(112,) pixels of a square, scaled to 6 x 6 by their nearest neighbours, and its box in 0..1."""
+    """(112,) pixels of a square, scaled to 6 x 6 by nearest neighbour, and its box in 0..1."""
     rows = np.linspace(top, top + side - 1, REGION_SIDE).round().astype(int).clip(0, SIDE - 1)
     columns = np.linspace(left, left + side - 1, REGION_SIDE).round().astype(int).clip(0, SIDE - 1)
     crop = pixels[rows][:, columns].reshape(-1)

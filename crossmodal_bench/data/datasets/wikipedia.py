@@ -30,8 +30,8 @@ NUMBERS = {str(number): number - 1 for number in range(1, len(CATEGORIES) + 1)}
 DEEP = "deep_features"
 SHALLOW_HINT = "it comes with the Wikipedia set of SVCL, San Diego"
 DEEP_HINT = (
-    "nobody publishes deep features under that name: bring {train,test}_{img_feats,txt_vecs,labels}.pkl as "
-    "ACMR's demonstration has them, or save your own arrays as I_tr, T_tr, I_te, T_te of deep_features.npz"
+    "deep features are not distributed under that name: provide {train,test}_{img_feats,txt_vecs,labels}.pkl "
+    "as used by ACMR's demo, or save your own arrays as I_tr, T_tr, I_te, T_te of deep_features.npz"
 )
 PARTS = {
     "train": ("I_tr", "T_tr", "trainset_txt_img_cat.list"),
@@ -42,18 +42,18 @@ PARTS = {
 class Wikipedia(DatasetReader):
     """``wikipedia/``: the two category lists, and one array file with ``I_tr``, ``T_tr``, ``I_te``, ``T_te``.
 
-    In place of the array file there may be ``{train,test}_{img_feats,txt_vecs,labels}.pkl``, as ACMR's
-    demonstration reads them. Their labels must be those of the lists, item by item, however they are
-    numbered; without the lists the items have numbers for names, by which no split is recognised.
+    Instead of the array file, there may be ``{train,test}_{img_feats,txt_vecs,labels}.pkl``, as used by
+    ACMR's demo. Their labels must match those of the lists, item by item, however they are numbered; without
+    the lists, items are named by number, and their split cannot be recognised.
 
     Args:
         features: stem of the array file (``.mat`` or ``.npz``): ``raw_features`` is the distribution's own,
-            with 128-d SIFT words and 10-d LDA; ``deep_features`` is a name of ours for features of a network
-            (VGG's fc7 of 4,096 and bags of words of 3,000 or 5,000), and is what the pickles stand for.
+            with 128-d SIFT words and 10-d LDA; ``deep_features`` is our own name for features of a network
+            (VGG's fc7 of 4,096 and bags of words of 3,000 or 5,000), for which the pickles can stand in.
         split: ``official`` (2,173/693), or ``draw``: 1,300/1,566 drawn from the same 2,866 (the sizes that
-            ACMR states; its draw was never published). ``draws``: likewise, but each seed of a bench takes
-            a draw of its own, so that an interval over seeds has the draw in it, too.
-        draw_seed: which draw; under ``draws``, a bench gives each job its seed.
+            ACMR states; its draw was never published). ``draws``: likewise, but each seed of a bench has its
+            own draw, so that an interval over seeds covers the draw as well.
+        draw_seed: which draw; under ``draws``, a bench sets it to each job's seed.
         folder: name below the data root.
     """
 
@@ -103,7 +103,7 @@ class Wikipedia(DatasetReader):
         if self.split != "official":
             split = _draw(len(ids), self.draw_seed)
         return Corpus(
-            # Protocols go by the name: a draw of a seed's own is never taken for the one draw of all seeds.
+            # Protocols match by name: a seed's own draw must never pass for the draw shared by all seeds.
             name="wikipedia-draws" if self.redrawn else "wikipedia",
             image_ids=tuple(ids),
             caption_ids=tuple(ids),
@@ -123,11 +123,11 @@ class Wikipedia(DatasetReader):
 def _read_pickles(
     folder: Path, part: str, list_name: str
 ) -> tuple[list[tuple[str, int]], tuple[np.ndarray, ...]]:
-    """The items of a part as ``_read_list`` has them, and their image and text features.
+    """The items of a part, as for ``_read_list``, and their image and text features.
 
     Raises:
-        BadInput: a file that is missing or no table of numbers, counts that do not agree, or labels that are
-            not those of the list.
+        BadInput: a file that is missing or not a table of numbers, mismatched counts, or labels that don't
+            match the list.
     """
     paths = [folder / f"{part}_{name}.pkl" for name in ("img_feats", "txt_vecs", "labels")]
     for path in paths:
@@ -137,17 +137,17 @@ def _read_pickles(
     numbers = labels.argmax(axis=1) if labels.ndim == 2 and labels.shape[1] > 1 else labels.reshape(-1)
     for path, features in zip(paths, (images, texts), strict=False):
         if features.ndim != 2:
-            raise BadInput(f"{path} has shape {features.shape}; it must have a row for each item")
+            raise BadInput(f"{path} has shape {features.shape}; it must have one row per item")
         if len(features) != len(numbers):
             raise BadInput(
-                f"{path} has {len(features)} rows where {paths[2].name} has {len(numbers)}; the counts must "
+                f"{path} has {len(features)} rows, but {paths[2].name} has {len(numbers)}; the counts must "
                 "agree"
             )
         check_finite(features, str(path))
     if not (folder / list_name).is_file():
         known = {value: number for number, value in enumerate(np.unique(numbers).tolist())}
         if len(known) > len(CATEGORIES):
-            raise BadInput(f"{paths[2]} has {len(known)} different labels; Wikipedia has {len(CATEGORIES)}")
+            raise BadInput(f"{paths[2]} has {len(known)} distinct labels; Wikipedia has {len(CATEGORIES)}")
         items = [(f"{part}/{row}", known[value]) for row, value in enumerate(numbers.tolist())]
         return items, (images, texts)
     items = _read_list(folder / list_name)
@@ -155,8 +155,8 @@ def _read_pickles(
     pairs = set(zip(numbers.tolist(), categories, strict=False))
     if len(items) != len(numbers) or not len(pairs) == len(set(categories)) == len(set(numbers.tolist())):
         raise BadInput(
-            f"{paths[2]} has other labels than {list_name}, item by item; remove the list, so that the items "
-            "are numbered"
+            f"{paths[2]} has labels that don't match those of {list_name}, item by item; remove the list, so "
+            "that the items are numbered"
         )
     return items, (images, texts)
 
@@ -170,14 +170,14 @@ def _read_list(path: Path) -> list[tuple[str, int]]:
         cells = line.split()
         if len(cells) != 3 or cells[2].lstrip("0") not in NUMBERS:
             raise BadInput(
-                f"{path}, line {number}: '{line[:60]}' is not 'text id, image id, category 1..10'; mend it"
+                f"{path}, line {number}: '{line[:60]}' is not 'text id, image id, category 1..10'; fix it"
             )
         rows.append((f"{cells[0]}/{cells[1]}", NUMBERS[cells[2].lstrip("0")]))
     return rows
 
 
 def _draw(n: int, seed: int, train: int = 1300) -> list[str]:
-    """The split of each of n items, of which ``train`` are drawn for training."""
+    """The split of each of n items, with ``train`` of them drawn for training."""
     if n <= train:
         raise BadInput(f"wikipedia: {n} items are too few to draw {train} for training; use split: official")
     chosen = set(np.random.default_rng(seed).permutation(n)[:train].tolist())

@@ -1,1 +1,1 @@
-"""Arrays in files that users bring: read safely, whoever wrote them."""
+"""Arrays in users' files: read safely, whoever wrote them."""

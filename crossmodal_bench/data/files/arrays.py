@@ -1,4 +1,4 @@
-"""Arrays from files that users bring: read safely, checked before anything is trained."""
+"""Arrays from users' files: read safely, and checked before anything is trained."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SUFFIXES = (".npy", ".npz", ".mat")
 
 
 def find_array_file(folder: Path, stem: str, hint: str) -> Path:
-    """``folder/stem`` with the first suffix of .npy, .npz, .mat that is there.
+    """``folder/stem`` with the first suffix of .npy, .npz, .mat that exists.
 
     Raises:
-        MissingInput: none of them is; ``hint`` ends the message.
+        MissingInput: none of them exists; ``hint`` ends the message.
     """
     for suffix in SUFFIXES:
         path = folder / f"{stem}{suffix}"
@@ -36,8 +36,8 @@ def load_array(
     Args:
         path: the file.
         key: name of the array inside an archive.
-        ndim: number of dimensions that it must have.
-        rows: number of rows that it must have.
+        ndim: required number of dimensions.
+        rows: required number of rows.
 
     Raises:
         BadInput: missing, truncated, pickled or wrong-shaped file, unknown key, or a value that is NaN
@@ -58,20 +58,20 @@ def load_array(
     if ndim is not None and array.ndim != ndim:
         raise BadInput(f"{where} has shape {array.shape}; it must have {ndim} dimension{'s' * (ndim > 1)}")
     if rows is not None and len(array) != rows:
-        raise BadInput(f"{where} has {len(array)} rows where {rows} are needed; the counts must agree")
+        raise BadInput(f"{where} has {len(array)} rows, but {rows} are needed; the counts must agree")
     check_finite(array, where)
     return array
 
 
 def check_finite(array: NDArray[Any], where: str) -> None:
-    """Refuse NaN, infinity, and what float32 would make infinite; arrays of integers always pass.
+    """Reject NaN, infinity, and values that overflow float32; arrays of integers always pass.
 
     Args:
         array: any shape, rows first.
-        where: what the message calls it, usually its file.
+        where: its name in the message, usually the file.
 
     Raises:
-        BadInput: it names the first such row.
+        BadInput: names the first such row.
     """
     if array.dtype.kind == "f" and array.size:
         rows = array.reshape(len(array), -1)
@@ -81,7 +81,7 @@ def check_finite(array: NDArray[Any], where: str) -> None:
         ):
             good = passes(rows).all(axis=1)
             if not good.all():
-                raise BadInput(f"{where} holds {problem}, first in row {int(np.argmin(good))}; mend that row")
+                raise BadInput(f"{where} holds {problem}, first in row {int(np.argmin(good))}; fix that row")
 
 
 def _is_float32(values: NDArray[Any]) -> NDArray[np.bool_]:
@@ -91,7 +91,7 @@ def _is_float32(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _read(path: Path, key: str) -> NDArray[Any]:
     if path.suffix == ".npy":
-        # Truncation shows only when the bytes are asked for, so the memory map is not used here.
+        # Truncation only shows when the bytes are read, so the memory map is not used here.
         return load_npy(path)
     if path.suffix == ".npz":
         names = names_in_npz(path)

@@ -1,4 +1,4 @@
-"""Matrices in MATLAB files (up to version 7), by SciPy, which trusts them more than one should."""
+"""Matrices in MATLAB files (up to version 7), via SciPy, which trusts them more than it should."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from crossmodal_bench.core.npy import check_expansion
 BYTES = {"double": 8, "single": 4, "logical": 1, "sparse": 8} | {
     f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
-"""Classes of matrices, and what an element of one takes."""
+"""Matrix classes, and the bytes per element of each."""
 HEADER = 128
-"""Bytes before the first part of a file; its last two say in which order bytes stand."""
+"""Bytes before the first part of a file; the last two give the byte order."""
 BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"IM": "little", b"MI": "big"}
 COMPRESSED = 15
-"""The type of a part that zlib has compressed."""
+"""The type of a zlib-compressed part."""
 CHUNK = 2**14
-"""Compressed bytes that are unpacked at a time."""
+"""Compressed bytes to unpack at a time."""
 
 
 def load_mat(path: Path, key: str) -> NDArray[Any]:
-    """The matrix ``key``; a sparse one is made dense.
+    """The matrix ``key``; a sparse one is converted to dense.
 
     Raises:
-        BadInput: truncated or no such file, no matrix of that name, one of objects, or one that expands
-            beyond all proportion.
+        BadInput: truncated or missing, no matrix of that name, one of objects, or one that expands out of
+            all proportion.
     """
     import scipy.io
     import scipy.sparse
@@ -53,7 +53,7 @@ def load_mat(path: Path, key: str) -> NDArray[Any]:
         matrix = scipy.io.loadmat(path, variable_names=[key])[key]
         if not scipy.sparse.issparse(matrix):
             return np.asarray(matrix)
-        # Unchecked, SciPy writes wherever the file's indices point to.
+        # Unchecked, SciPy writes wherever the file's indices point.
         if matrix.format in ("csc", "csr"):
             matrix.check_format(full_check=True)
         return np.asarray(matrix.toarray())
@@ -63,7 +63,7 @@ def load_mat(path: Path, key: str) -> NDArray[Any]:
         raise BadInput(
             f"{path} is a MATLAB 7.3 file; save it again with save(..., '-v7') or as .npz"
         ) from error
-    # A damaged file can end in nearly any exception.
+    # A damaged file can raise almost any exception.
     except Exception as error:
         raise BadInput(
             f"{path} is truncated or not a .mat file ({first_line(error)}); copy it again"
@@ -71,7 +71,7 @@ def load_mat(path: Path, key: str) -> NDArray[Any]:
 
 
 def _check_compressed(path: Path) -> None:
-    """Refuse compressed parts that expand beyond all proportion, before SciPy unpacks them."""
+    """Reject compressed parts that expand out of all proportion, before SciPy unpacks them."""
     with path.open("rb") as stream:
         order = BYTE_ORDERS.get(stream.read(HEADER)[126:])
         while order is not None and len(tag := stream.read(8)) == 8:

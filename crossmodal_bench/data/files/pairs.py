@@ -1,4 +1,4 @@
-"""Pairs of an image and a caption, as users write them: a table of two columns."""
+"""Image-caption pairs as users write them: a table of two columns."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ _HEADER = ("image", "caption")
 
 
 def read_pair_table(path: Path) -> list[tuple[str, str]]:
-    """An image and a caption on each line, with a comma or a tab between them.
+    """An image and a caption on each line, separated by a comma or a tab.
 
     The first line may be "image,caption".
 
     Raises:
-        BadInput: an unreadable or empty file, or a line that is no pair.
+        BadInput: an unreadable or empty file, or a line that is not a pair.
     """
     lines = read_lines(path)
     try:
         rows = list(csv.reader(lines, delimiter="\t" if "\t" in lines[0] else ",", strict=True))
     except csv.Error as error:
-        raise BadInput(f"{path} is no table of pairs ({error}); write image,caption on each line") from error
+        raise BadInput(
+            f"{path} is not a table of pairs ({error}); write image,caption on each line"
+        ) from error
     if tuple(cell.strip().lower() for cell in rows[0]) == _HEADER:
         rows = rows[1:]
     pairs = []
@@ -44,8 +46,8 @@ def read_lines(path: Path) -> list[str]:
     if lines and not lines[-1]:
         lines.pop()
     if not lines:
-        raise BadInput(f"{path} is empty; write one entry a line")
+        raise BadInput(f"{path} is empty; write one entry per line")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
-            raise BadInput(f"{path}: line {number} is empty; write an entry, or take the line out")
+            raise BadInput(f"{path}: line {number} is empty; write an entry, or remove the line")
     return [line.strip() for line in lines]

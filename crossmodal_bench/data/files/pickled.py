@@ -1,8 +1,8 @@
-"""Arrays and lists of numbers out of pickles, of which nothing is run.
+"""Arrays and lists of numbers from pickles, without running anything in them.
 
-A pickle is a program. What a user's own laboratory pickled years ago is arrays all the same, so it is read
-here by a machine that knows lists, numbers, texts and NumPy's arrays, and builds these by itself: no name in
-the file is imported, and no function of NumPy, pickle's or anybody's is called at the file's will.
+A pickle is a program. But what a user's own lab pickled years ago is usually just arrays, so it is read here
+by an interpreter that knows lists, numbers, strings and NumPy's arrays, and builds these itself: no name in
+the file is imported, and the file cannot call any function of NumPy, pickle or other code.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from crossmodal_bench.core.files import first_line
 from crossmodal_bench.core.npy import check_expansion
 
 KIND = re.compile(r"[<>|=]?[biuf][1248]")
-"""Types of numbers, as NumPy writes them."""
+"""Number types, as NumPy writes them."""
 MEMORY = ("PUT", "BINPUT", "LONG_BINPUT")
-"""Steps that name a place of the machine's memory, which is as large as the largest of them."""
+"""Opcodes that name a memo index; the memo grows to the largest one."""
 
 
 def load_pickled(path: Path) -> NDArray[Any]:
-    """The array in a pickle: itself, or a list of rows, which are arrays or lists of numbers.
+    """The array in a pickle: itself, or a list of rows that are arrays or lists of numbers.
 
     Raises:
-        BadInput: truncated or no pickle, one that wants anything but numbers, rows of different widths, or
-            one that expands beyond all proportion. It says how to convert the file where it was made.
+        BadInput: truncated or not a pickle, one that needs anything but numbers, rows of different widths, or
+            one that expands out of all proportion. The message says how to convert the file.
     """
     content = path.read_bytes()
     try:
         _check_steps(content)
         value = _Reader(io.BytesIO(content), encoding="latin1").load()
         size = _size(value)
-    # A program for this machine can fail in any way.
+    # The pickle is a program, which can fail in any way.
     except Exception as error:
         raise _refused(path, first_line(error)) from error
     check_expansion(path, "its rows", 8 * size)
@@ -50,13 +50,13 @@ def load_pickled(path: Path) -> NDArray[Any]:
     except Exception as error:
         raise _refused(path, "its rows have different shapes") from error
     if array.dtype.kind not in "biuf" or not array.ndim:
-        raise _refused(path, f"it holds {type(value).__name__} and not rows of numbers")
+        raise _refused(path, f"it holds {type(value).__name__}, not rows of numbers")
     return array
 
 
 def _refused(path: Path, why: str) -> BadInput:
     return BadInput(
-        f"{path} cannot be read as rows of numbers ({why}); where it was made, run: "
+        f"{path} cannot be read as rows of numbers ({why}); on the machine where it was made, run: "
         "import numpy, pickle; "
         f"rows = pickle.load(open('{path.name}', 'rb'), encoding='latin1'); "
         f"numpy.save('{path.stem}.npy', numpy.asarray(rows))"
@@ -64,14 +64,14 @@ def _refused(path: Path, why: str) -> BadInput:
 
 
 def _check_steps(content: bytes) -> None:
-    """Refuse a program that wants more memory than it has bytes; genops finds what is cut off."""
+    """Reject a pickle that needs more memo entries than it has bytes; genops detects truncation."""
     for step, argument, _ in pickletools.genops(content):
         if step.name in MEMORY and isinstance(argument, int) and argument > len(content):
-            raise ValueError(f"it wants {argument:,} places of memory")
+            raise ValueError(f"it needs {argument:,} memo entries")
 
 
 def _size(value: Any) -> int:
-    """Numbers in the value once it is an array; a list may hold one row a million times."""
+    """The count of numbers once the value is an array; a list may hold the same row a million times."""
     if isinstance(value, np.ndarray):
         return int(value.size)
     if not isinstance(value, list | tuple):
@@ -80,7 +80,7 @@ def _size(value: Any) -> int:
     total = 0
     for row in value:
         if id(row) not in sizes:
-            # Rows of rows are no features: one level is all that is counted.
+            # Features are rows of numbers, so nesting is only counted one level deep.
             sizes[id(row)] = int(row.size) if isinstance(row, np.ndarray) else _length(row)
         total += sizes[id(row)]
     return total
@@ -90,12 +90,12 @@ def _length(row: Any) -> int:
     if not isinstance(row, list | tuple):
         return 1
     if any(isinstance(value, list | tuple | np.ndarray) and np.ndim(value) for value in row):
-        raise ValueError("it holds lists in lists in lists")
+        raise ValueError("its lists are nested too deeply")
     return len(row)
 
 
 class _Kind:
-    """What ``numpy.dtype`` becomes."""
+    """The stand-in for ``numpy.dtype``."""
 
     def __init__(self, code: Any, *flags: Any) -> None:
         if not isinstance(code, str) or not KIND.fullmatch(code):
@@ -113,7 +113,7 @@ class _Kind:
 
 
 class _Array:
-    """What ``numpy.ndarray`` becomes, until its bytes are known."""
+    """The stand-in for ``numpy.ndarray``, until its bytes are known."""
 
     def __init__(self, *arguments: Any) -> None:
         self.array: NDArray[Any] | None = None
@@ -131,7 +131,7 @@ def _from_bytes(content: Any, kind: Any, shape: Any, order: Any = "C") -> NDArra
     if not isinstance(shape, tuple) or not all(isinstance(size, int) and size >= 0 for size in shape):
         raise ValueError("an array without a shape")
     if math.prod(shape) * kind.dtype.itemsize != len(content):
-        raise ValueError("an array whose bytes are too many or too few")
+        raise ValueError("an array with too many or too few bytes")
     array = np.frombuffer(content, kind.dtype).reshape(shape, order="F" if order == "F" else "C")
     return array.astype(array.dtype.newbyteorder("="))
 
@@ -141,7 +141,7 @@ def _scalar(kind: Any, content: Any) -> Any:
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """Python 3 writes bytes so for Python 2."""
+    """How Python 3 writes bytes for Python 2."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise ValueError("an encoding other than Latin-1")
     return text.encode("latin1")
@@ -155,15 +155,15 @@ NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _from_bytes for core in ("core", "_core")},
 }
-"""What stands for each name that a pickle of arrays has; no other name means anything."""
+"""The stand-in for each name in a pickle of arrays; no other name is accepted."""
 
 
 class _Reader(pickle.Unpickler):
-    """Pickle's machine, for which no name of a file is anything but one of NAMES."""
+    """Pickle's interpreter, restricted to the names in NAMES."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in NAMES:
-            raise ValueError(f"it wants {module}.{name}"[:100])
+            raise ValueError(f"it asks for {module}.{name}"[:100])
         return NAMES[module, name]
 
     def persistent_load(self, pid: Any) -> NoReturn:

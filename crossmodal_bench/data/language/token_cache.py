@@ -1,4 +1,4 @@
-"""Tokens of captions on the disk, by what they depend on: split once, for every job and rank."""
+"""Tokens of captions on disk, keyed by what they depend on: tokenised once, for all jobs and ranks."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from crossmodal_bench.core.npy import load_npz
 from crossmodal_bench.data.language.tokens import NamedTokens, TokenRows
 
 WORTH_KEEPING = 20_000
-"""Captions from which on splitting them takes longer than a second."""
+"""Number of captions above which splitting them takes longer than a second."""
 _ARRAYS = ["ids", "starts", "names", "cut"]
 
 
 def cached_tokens(
     cache: Path, captions: Sequence[str], tokenizer: str, split: Callable[[], NamedTokens], size: int = 0
 ) -> NamedTokens:
-    """What ``split`` gives, from the disk where it has been called for the same captions before.
+    """The result of ``split``, read from disk if it has been called for the same captions before.
 
-    One process splits and the others wait for it. A file that is damaged, or was written by somebody who
-    means no good, is made anew; where the folder cannot be written to, nothing is kept.
+    One process splits while the others wait for it. A file that is damaged, or was tampered with, is written
+    anew; if the folder is not writable, nothing is kept.
 
     Args:
-        cache: the folder of what is kept; a folder ``tokens`` in it is used.
-        captions: what is split.
-        tokenizer: name, version and vocabulary of what splits them; empty where nothing tells them.
+        cache: the cache folder; its subfolder ``tokens`` is used.
+        captions: the captions to split.
+        tokenizer: name, version and vocabulary of what splits them; empty if they are unknown.
         split: splits them.
-        size: of the vocabulary that the ids are of, where the tokens have no names.
+        size: of the ids' vocabulary, if the tokens have no names.
     """
     if len(captions) < WORTH_KEEPING or not tokenizer:
         return split()
@@ -42,7 +42,7 @@ def cached_tokens(
     if (tokens := _read(path, len(captions), size)) is not None:
         return tokens
     with ExitStack() as locked:
-        # Where nothing can be written or locked, every process splits for itself.
+        # If nothing can be written or locked, every process splits by itself.
         with suppress(OSError, BadInput):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = path.with_suffix(".lock")
@@ -58,14 +58,14 @@ def cached_tokens(
 def _digest(tokenizer: str, captions: Iterable[str]) -> str:
     digest = hashlib.sha256(tokenizer.encode())
     for caption in captions:
-        # With its length, or else two captions could be read as one.
+        # With its length, or else two captions could be mistaken for one.
         encoded = caption.encode("utf-8", "surrogatepass")
         digest.update(b"%d:" % len(encoded) + encoded)
     return digest.hexdigest()[:32]
 
 
 def _read(path: Path, n: int, size: int) -> NamedTokens | None:
-    """The tokens of ``n`` captions; None where the file is not there or not what ``_write`` has left."""
+    """The tokens of ``n`` captions; None if the file is missing, or not as ``_write`` left it."""
     if not path.is_file():
         return None
     try:
@@ -86,14 +86,14 @@ def _read(path: Path, n: int, size: int) -> NamedTokens | None:
             and (not ids.size or bool(ids.min() >= 0 and ids.max() < limit))
             and cut.shape == (1,)
         )
-    # What is damaged can end in many ways, and is made anew in any case.
+    # Damage can raise many exceptions; the file is then written anew in any case.
     except (BadInput, OSError, ValueError, KeyError, TypeError, MemoryError):
         return None
     return NamedTokens(TokenRows(ids, starts), known, int(cut[0])) if fits else None
 
 
 def _write(path: Path, tokens: NamedTokens) -> None:
-    # No token has a line break in it: it separates words in every language.
+    # Tokens never contain a line break, which separates words in every language.
     names = np.frombuffer("\n".join(tokens.names).encode("utf-8", "surrogatepass"), dtype=np.uint8)
     ids, starts, cut = tokens.rows.ids, tokens.rows.starts, np.array([tokens.cut])
     digest = np.frombuffer(_content_digest(ids, starts, names, cut), dtype=np.uint8)

@@ -21,7 +21,7 @@ class TokenRows:
 
     @classmethod
     def of(cls, sequences: Iterable[Sequence[int] | NDArray[np.int64]]) -> TokenRows:
-        """Pack sequences, in their order; any of them may be empty."""
+        """Pack sequences in order; any of them may be empty."""
         arrays = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
         starts = np.cumsum([0, *(len(array) for array in arrays)], dtype=np.int64)
         return cls(np.concatenate(arrays) if arrays else np.zeros(0, np.int32), starts)
@@ -43,12 +43,12 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class NamedTokens:
-    """Tokens as numbers, and what the numbers stand for.
+    """Tokens as numbers, and the names of the numbers.
 
     Attributes:
         rows: of each caption, in order.
-        names: token i is called ``names[i]``; empty where the ids are a vocabulary's of somebody else.
-        cut: captions that were longer than their tokenizer allows.
+        names: token i is called ``names[i]``; empty if the ids belong to another tokenizer's vocabulary.
+        cut: number of captions that were too long for their tokenizer.
     """
 
     rows: TokenRows
@@ -57,11 +57,11 @@ class NamedTokens:
 
     @classmethod
     def split(cls, captions: Iterable[str], splitter: Callable[[str], list[str]]) -> NamedTokens:
-        """Number the words of captions as they come.
+        """Number the words of captions in order of appearance.
 
         Args:
             captions: sentences.
-            splitter: gives a sentence's words.
+            splitter: returns a sentence's words.
         """
         numbers: dict[str, int] = {}
         ids, starts = array("i"), array("q", [0])
@@ -72,7 +72,7 @@ class NamedTokens:
         return cls(rows, tuple(numbers))
 
     def counts(self, rows: NDArray[np.int64]) -> dict[str, int]:
-        """How often each token stands in the captions ``rows``; those that stand in none are left out."""
+        """How often each token occurs in the captions ``rows``; tokens that don't occur are left out."""
         chosen = np.zeros(len(self.rows), dtype=bool)
         chosen[rows] = True
         ids = self.rows.ids[np.repeat(chosen, np.diff(self.rows.starts))]

@@ -1,4 +1,4 @@
-"""Word pieces for BERT-family text encoders, by transformers; with no name given, fitted on the captions."""
+"""Word pieces for BERT-family text encoders, by transformers; without a name, fitted on the captions."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ SPECIAL = {
     "mask_token": "[MASK]",
 }
 FIRST = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-"""The ids 0 to 4, as BERT has them; padding is 0 in every view."""
+"""The ids 0 to 4, as in BERT; padding is 0 in every view."""
 
 
 def build_tokenizer(name: str | None, train_captions: Iterable[str], size: int = 8000) -> Any:
-    """A fast tokenizer with the BERT family's call.
+    """A fast tokenizer with the interface of the BERT family.
 
     Args:
         name: a Hugging Face name or a local folder, or None.
-        train_captions: what a WordPiece vocabulary is fitted on where no name is given.
+        train_captions: sentences to fit a WordPiece vocabulary on, if no name is given.
         size: of that vocabulary.
 
     Raises:
@@ -37,7 +37,7 @@ def build_tokenizer(name: str | None, train_captions: Iterable[str], size: int =
     from tokenizers import BertWordPieceTokenizer, Tokenizer, normalizers
     from transformers import PreTrainedTokenizerFast
 
-    # BERT's own rule takes accents away, and with them the vowel signs of Indian scripts.
+    # BERT's own rule strips accents, and with them the vowel signs of Indic scripts.
     composed = normalizers.Sequence(
         [normalizers.NFC(), normalizers.BertNormalizer(strip_accents=False, lowercase=True)]
     )
@@ -52,8 +52,8 @@ def build_tokenizer(name: str | None, train_captions: Iterable[str], size: int =
             if not character.isspace()
         }
     )
-    # Named beforehand, letters have fixed ids. The trainer would number them in the order of a hash table,
-    # which also decides ties between pieces: another vocabulary in every process, no checkpoint that fits.
+    # Listed in advance, letters have fixed ids. The trainer would number them in hash table order, which also
+    # breaks ties between pieces: every process would get another vocabulary, and no checkpoint would fit.
     pieces.train_from_iterator(
         captions,
         vocab_size=size,
@@ -62,7 +62,7 @@ def build_tokenizer(name: str | None, train_captions: Iterable[str], size: int =
         limit_alphabet=len(letters) + 1,
         special_tokens=[*FIRST, *letters, *(f"##{letter}" for letter in letters)],
     )
-    # Made anew from its vocabulary: only then does it put [CLS] and [SEP] around a sentence.
+    # Rebuilt from its vocabulary: only then does it put [CLS] and [SEP] around a sentence.
     whole = BertWordPieceTokenizer(vocab=pieces.get_vocab(), lowercase=True)
     whole.normalizer = composed
     backend = Tokenizer.from_str(whole.to_str())
@@ -73,26 +73,26 @@ def restored_tokenizer(written: str, special: dict[str, str], limit: int) -> Any
     """A tokenizer that was used before.
 
     Args:
-        written: as the library ``tokenizers`` writes it.
+        written: as serialised by the library ``tokenizers``.
         special: its special tokens, as ``cls_token: [CLS]``.
-        limit: word pieces of a sentence, at most.
+        limit: maximal number of word pieces in a sentence.
 
     Raises:
-        BadInput: it is no tokenizer.
+        BadInput: it is not a tokenizer.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     unknown = set(special) - {*SPECIAL, "bos_token", "eos_token"}
     if unknown:
-        raise BadInput(f"a tokenizer has no special token '{min(unknown)}'; run the job again that wrote it")
+        raise BadInput(f"a tokenizer has no special token '{min(unknown)}'; rerun the job that wrote it")
     try:
         backend = Tokenizer.from_str(written)
         return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=limit, **special)
     # The library raises a bare Exception for what it cannot read.
     except Exception as error:
         raise BadInput(
-            f"the tokenizer of the checkpoint cannot be read ({first_line(error)}); run its job again"
+            f"the checkpoint's tokenizer cannot be read ({first_line(error)}); rerun its job"
         ) from error
 
 
@@ -100,7 +100,7 @@ def _pretrained(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        # Code that a folder brings along is never run.
+        # Code that comes with a folder is never run.
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), _positions(name))
     except Exception as error:
@@ -109,7 +109,7 @@ def _pretrained(name: str) -> Any:
             f"data.text.tokenizer: '{name}' cannot be loaded ({reason}); give a local "
             "folder with tokenizer.json or vocab.txt, or a known name"
         ) from error
-    # A folder without a vocabulary loads as a tokenizer of its special tokens alone.
+    # A folder without a vocabulary loads as a tokenizer with nothing but its special tokens.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise BadInput(
             f"data.text.tokenizer: '{name}' holds no vocabulary; put its tokenizer.json or vocab.txt there"
@@ -118,18 +118,18 @@ def _pretrained(name: str) -> Any:
 
 
 def _positions(name: str) -> int:
-    """How many word pieces the language model of that name takes; without one, any number."""
+    """How many word pieces the language model of that name accepts; without a model, any number."""
     from transformers import AutoConfig
 
     try:
         return int(AutoConfig.from_pretrained(name, trust_remote_code=False).max_position_embeddings)
-    # A folder may have no configuration, or whatever a configuration can be.
+    # A folder may have no configuration, or an arbitrary one.
     except Exception:
         return 2**30
 
 
 def tokenizer_version(tokenizer: Any) -> str:
-    """Differs where captions may get other ids; empty where a tokenizer does not tell what it is made of."""
+    """Differs if captions may get other ids; empty if the tokenizer cannot be serialised."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return ""
@@ -140,16 +140,16 @@ def tokenizer_version(tokenizer: Any) -> str:
 
 
 def encode_wordpieces(tokenizer: Any, captions: Sequence[str]) -> tuple[TokenRows, int]:
-    """The captions in ids, special tokens included, and how many were cut to the tokenizer's limit.
+    """The captions as ids, including special tokens, and how many were cut to the tokenizer's limit.
 
     Raises:
-        BadInput: the tokenizer's files lack what it needs.
+        BadInput: the tokenizer's files are incomplete.
     """
     try:
         return _encoded(tokenizer, captions)
     except Exception as error:
         raise BadInput(
-            f"data.text.tokenizer cannot split the captions ({first_line(error)}); mend its files"
+            f"data.text.tokenizer cannot split the captions ({first_line(error)}); fix its files"
         ) from error
 
 
@@ -158,7 +158,7 @@ def _encoded(tokenizer: Any, captions: Sequence[str]) -> tuple[TokenRows, int]:
     limit = tokenizer.model_max_length
     too_long = [row for row, ids in enumerate(rows) if len(ids) > limit]
     if too_long:
-        # Again, because the special token at the end must survive the cut.
+        # Again, because truncation must keep the special token at the end.
         shorter = tokenizer([captions[row] for row in too_long], truncation=True)["input_ids"]
         for row, ids in zip(too_long, shorter, strict=True):
             rows[row] = ids

@@ -1,6 +1,6 @@
-"""What people have judged right on COCO's test split beyond a caption's own image: the package eccv-caption.
+"""Human judgements on COCO's test split beyond a caption's own image, from the package eccv-caption.
 
-It holds the captions of the test split that Karpathy's followers evaluate on, by COCO's annotation ids, and
+It has the captions of the test split on which Karpathy's successors evaluate, by COCO's annotation ids, and
 two sets of judgements: ECCV Caption (Chun et al., ECCV 2022) and Crisscrossed Captions (Parekh et al., EACL
 2021). Only its files are read; none of its code runs.
 """
@@ -25,7 +25,7 @@ from crossmodal_bench.evaluation.protocols.splits import IdScheme, SplitItems, c
 from crossmodal_bench.evaluation.ranking.positives import PositivePairs
 
 Judged = Literal["eccv", "cxc"]
-"""A set of judgements, as the package's files are named."""
+"""A set of judgements, named as in the package's files."""
 
 PACKAGE = "eccv_caption"
 INSTALL = "pip install 'crossmodal-bench[eccv]'"
@@ -36,13 +36,13 @@ _IMAGES: IdScheme = "coco"
 
 @dataclass(frozen=True)
 class Judgements:
-    """The gallery, the queries and their right answers, by COCO's numbers.
+    """The gallery, the queries and their correct answers, by COCO's numbers.
 
     Attributes:
-        captions: (25000,) the captions that are searched.
-        of_images: by image that is a query, the captions that are right for it; some may not be among
+        captions: (25000,) the captions of the gallery.
+        of_images: for each query image, the captions that are correct for it; some may not be among
             ``captions``.
-        of_captions: by caption that is a query, the images that are right for it.
+        of_captions: for each query caption, the images that are correct for it.
     """
 
     captions: NDArray[np.int64]
@@ -51,7 +51,7 @@ class Judgements:
 
 
 def is_installed() -> bool:
-    """Whether the package is there; it is not imported."""
+    """Whether the package is installed; it is not imported."""
     return _folder() is not None
 
 
@@ -69,7 +69,7 @@ def read_judgements(judged: Judged) -> Judgements:
 
 
 def judgements_digest(judged: Judged) -> str:
-    """16 hexadecimal digits of the judgements' files; empty where the package is not installed."""
+    """16 hexadecimal digits of the judgements' files; empty if the package is not installed."""
     folder = _folder()
     if folder is None:
         return ""
@@ -80,7 +80,7 @@ def judgements_digest(judged: Judged) -> str:
 
 
 def obstacle(judged: Judged, items: SplitItems) -> str:
-    """Why nothing can be measured by the judgements on a split, in a clause; empty where it can be.
+    """Why nothing can be measured with the judgements on a split, as a clause; empty if it can be.
 
     Args:
         judged: which judgements.
@@ -92,11 +92,11 @@ def obstacle(judged: Judged, items: SplitItems) -> str:
     if not is_installed():
         return f"the package eccv-caption is not installed ({INSTALL})"
     if items.caption_keys is None:
-        return "its captions have no ids of COCO's, which Karpathy's dataset_coco.json has (sentid)"
+        return "its captions have no COCO ids, which Karpathy's dataset_coco.json has (sentid)"
     gallery = read_judgements(judged).captions
     missing = len(set(gallery.tolist()).difference(_caption_numbers(items.caption_keys)))
     if missing:
-        return f"{missing:,} of the {len(gallery):,} captions that were judged are not among its own"
+        return f"{missing:,} of the {len(gallery):,} judged captions are not among its own"
     return ""
 
 
@@ -105,8 +105,8 @@ def judged_pairs(
 ) -> PositivePairs:
     """The judgements as pairs of rows of a split.
 
-    Captions that were not judged are no part of the gallery. An image and a caption are a pair where they are
-    right for each other by a judgement of the one or of the other; who is asked stands beside.
+    Captions that were not judged are not part of the gallery. An image and a caption form a pair if either of
+    them was judged correct for the other; the queries are listed separately.
 
     Args:
         judged: which judgements.
@@ -120,7 +120,7 @@ def judged_pairs(
     judgements = read_judgements(judged)
     if caption_keys is None:
         raise BadInput(
-            "captions have no ids of COCO's, by which they were judged; take Karpathy's dataset_coco.json"
+            "the captions have no COCO ids, by which they were judged; use Karpathy's dataset_coco.json"
         )
     row_of_image = {canonical_id(name, _IMAGES): row for row, name in enumerate(image_ids)}
     row_of_caption = {number: row for row, number in enumerate(_caption_numbers(caption_keys))}
@@ -144,7 +144,7 @@ def judged_pairs(
         left_out[[row_of_caption[caption] for caption in judgements.captions.tolist()]] = False
     except KeyError as error:
         raise BadInput(
-            f"COCO's item {error.args[0]} was judged and is not in the split; take Karpathy's test split"
+            f"COCO's item {error.args[0]} was judged but is not in the split; use Karpathy's test split"
         ) from error
     return PositivePairs.of(np.array(pairs), len(image_ids), len(caption_keys)).asking(
         asked_images, asked_texts, absent=absent, left_out=left_out
@@ -171,17 +171,17 @@ def _read(judged: Judged, folder: Path) -> Judgements:
     gallery_file, images_file, captions_file = _files(judged, folder)
     captions = load_npy(gallery_file)
     if captions.ndim != 1 or captions.dtype.kind != "i" or len(np.unique(captions)) < len(captions):
-        raise BadInput(f"{gallery_file} holds no ids of captions, each once; install eccv-caption again")
+        raise BadInput(f"{gallery_file} does not hold unique caption ids; reinstall eccv-caption")
     judgements = Judgements(captions.astype(np.int64), _answers(images_file), _answers(captions_file))
     _check_agreement(judgements, images_file)
     return judgements
 
 
 def _answers(path: Path) -> dict[int, tuple[int, ...]]:
-    """By query, its right answers, each once."""
+    """For each query, its correct answers, each once."""
     content = read_json(path)
     if not isinstance(content, dict) or not content:
-        raise BadInput(f"{path} holds no answers by query; install eccv-caption again")
+        raise BadInput(f"{path} holds no answers by query; reinstall eccv-caption")
     answers: dict[int, tuple[int, ...]] = {}
     for query, given in content.items():
         if (
@@ -191,14 +191,14 @@ def _answers(path: Path) -> dict[int, tuple[int, ...]]:
             or not all(map(_is_number, given))
         ):
             raise BadInput(
-                f"{path}: the answers to '{query}' are no list of COCO's ids; install eccv-caption again"
+                f"{path}: the answers to '{query}' are not a list of COCO ids; reinstall eccv-caption"
             )
         answers[int(query)] = tuple(dict.fromkeys(int(answer) for answer in given))
     return answers
 
 
 def _check_agreement(judgements: Judgements, path: Path) -> None:
-    """Refuse judgements of one pair that differ between the directions: they would not be pairs."""
+    """Reject judgements of a pair that differ between the directions: they would not be pairs."""
     of_images = {
         (image, caption)
         for image, captions in judgements.of_images.items()
@@ -214,8 +214,8 @@ def _check_agreement(judgements: Judgements, path: Path) -> None:
     if of_images != of_captions:
         image, caption = min(of_images ^ of_captions)
         raise BadInput(
-            f"{path}: image {image} and caption {caption} are right for each other in one direction only; "
-            "install eccv-caption again"
+            f"{path}: image {image} and caption {caption} are correct for each other in one direction only; "
+            "reinstall eccv-caption"
         )
 
 
@@ -226,6 +226,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _caption_numbers(caption_keys: Sequence[str]) -> list[int]:
-    """COCO's ids as numbers, -1 for what is none; a reader may have put a prefix before them."""
+    """COCO's ids as numbers, -1 for anything else; a reader may have added a prefix."""
     numbers = [key.rpartition(":")[2] for key in caption_keys]
     return [int(number) if _is_number(number) else -1 for number in numbers]

@@ -1,4 +1,4 @@
-"""What a number was measured on: named protocols, and which of them a test split may claim."""
+"""What a number was measured on: named protocols, and which of them a test split meets."""
 
 from __future__ import annotations
 
@@ -25,32 +25,33 @@ Pairs = Literal["", "given", "inputs", "eccv", "cxc"]
 RankedFamily = Literal["ranks", "all_positives", "label_precision", "class_level"]
 
 RULES = 1
-"""The version of ``<dataset>-test``: what the rules of ties, positives and metrics make of any split."""
+"""The version of ``<dataset>-test``, for the rules about ties, positives and metrics on any split."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """A test split, what counts as relevant on it, and what is reported.
 
-    images: how many the gallery must have, exactly; None leaves it open.
-    captions: likewise; each of several numbers is allowed, and none leaves it open.
+    images: the exact number of images in the gallery; None for any number.
+    captions: likewise; several numbers are alternatives, and an empty tuple means any number.
     positives: for the primary metric, 'caption' (the pairs themselves), 'identity' (all images and captions
         of one person, say), 'label' (any shared label) or 'pairs' (any set of pairs).
-    pairs: where the pairs come from: of 'eccv' or 'cxc' judgements, which also say what the gallery and the
-        queries are, of equal 'inputs', or 'given' by a user. Empty: it has none, or whoever evaluates under
-        it has them.
-    families: which of the families of ``metric_table`` are computed.
-    primary: the metric that sorts a table and picks a checkpoint.
-    folds: consecutive blocks of images, each with its own captions, that are evaluated apart and averaged.
-    version: rises when the rules that its numbers are made by change; two versions are never compared.
-    split: what is known of the test split.
+    pairs: where the pairs come from: 'eccv' or 'cxc' judgements, which also define the gallery and the
+        queries, equal 'inputs', or 'given' by a user. Empty: there are none, or the code that evaluates under
+        it supplies them.
+    families: the families of ``metric_table`` to compute.
+    primary: the metric that sorts a table and selects a checkpoint.
+    folds: consecutive blocks of images, each with its own captions, that are evaluated separately and
+        averaged.
+    version: increases when the rules behind its numbers change; two versions are never compared.
+    split: what is known about the test split.
     resembles: the named protocol whose numbers of images and captions the split has without being verified
         as it; empty otherwise.
     note: what a reader must know.
 
-    Raises ValueError for a primary metric that the families don't have or that is best when low, for
-    families with different metrics of the same key, for pairs of a protocol that doesn't go by them, and for
-    folds of what is not averaged over folds.
+    Raises ValueError for a primary metric that the families lack or that is best when low, for families with
+    different metrics of the same key, for pairs in a protocol that does not use them, and for folds with
+    metrics that are not averaged over folds.
     """
 
     name: str
@@ -74,14 +75,14 @@ class Protocol:
             if kinds > 1:
                 families = " or ".join(self.families)
                 raise ValueError(f"protocol '{self.name}' has {kinds} kinds of {key}; choose {families}")
-        # Checkpoints are kept by the largest value.
+        # The best checkpoint is the one with the highest value.
         rising = [metric.key for metric in metrics if not metric.lower_is_better]
         if self.primary not in rising:
             raise ValueError(
                 f"protocol '{self.name}' cannot be ranked by '{self.primary}'{nearest(self.primary, rising)}"
             )
         if self.pairs and self.positives != "pairs":
-            raise ValueError(f"protocol '{self.name}' goes by {self.positives}, not by pairs")
+            raise ValueError(f"protocol '{self.name}' defines positives by {self.positives}, not by pairs")
         if self.folds > 1 and "all_positives" in self.families:
             raise ValueError(f"protocol '{self.name}' has folds, over which all_positives are not averaged")
 
@@ -92,36 +93,36 @@ class Protocol:
 
     @property
     def judged(self) -> judgements.Judged | None:
-        """The judgements of people that it goes by, if any: they are of one test split and of no other."""
+        """The human judgements that it uses, if any: they apply to one test split and to no other."""
         if self.pairs == "eccv" or self.pairs == "cxc":
             return self.pairs
         return None
 
     @property
     def of_test_alone(self) -> bool:
-        """Whether what is right is known of the test split and of no other."""
+        """Whether the correct answers are known for the test split only."""
         return self.judged is not None or self.pairs == "given"
 
     @property
     def redrawn(self) -> bool:
-        """Whether each seed has a split of its own, so that runs of one row answer different queries."""
+        """Whether each seed has its own split, so that runs of one row answer different queries."""
         return bool(self.split.draws)
 
     def of_any_size(self) -> Protocol:
-        """The same metrics on any split: without counts, folds and what is known of the split."""
+        """The same metrics on any split: without counts, folds and knowledge about the split."""
         return replace(self, images=None, captions=(), folds=1, split=KnownSplit())
 
     @property
     def label(self) -> str:
-        """The name with the version, as tables and messages have it: ``flickr30k-1k@1``."""
+        """The name with the version, as in tables and messages: ``flickr30k-1k@1``."""
         return f"{self.name}@{self.version}"
 
     def counts_agree(self, images: int, captions: int) -> bool:
-        """Whether a split of that size may be this protocol's; that it is takes more."""
+        """Whether a split of that size could be this protocol's; verification takes more."""
         return self.images in (None, images) and (not self.captions or captions in self.captions)
 
     def measures(self, dataset: str, real_labels: bool, identities: bool) -> bool:
-        """Can its metrics be computed on any split of that data set?"""
+        """Whether its metrics can be computed on any split of that data set."""
         return (
             dataset == self.dataset
             and (real_labels or not self.needs_labels)
@@ -130,7 +131,7 @@ class Protocol:
 
 
 class _Entry(Model):
-    """A protocol as ``protocols.yaml`` has it, where the fields are explained."""
+    """A protocol as in ``protocols.yaml``, where the fields are explained."""
 
     dataset: Annotated[str, Field(min_length=1)]
     images: PositiveInt | None = None
@@ -146,13 +147,13 @@ class _Entry(Model):
 
 
 def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
-    """The protocols of a YAML text, by name; BadInput that names ``source``, the protocol and the field."""
+    """The protocols of a YAML text, by name; BadInput names ``source``, the protocol and the field."""
     try:
         content = parse_yaml(text)
     except ValueError as error:
-        raise BadInput(f"{source} is not valid YAML ({error}); mend it") from error
+        raise BadInput(f"{source} is not valid YAML ({error}); fix it") from error
     if not isinstance(content, dict):
-        raise BadInput(f"{source} is {shown(content)}; give it protocols by name")
+        raise BadInput(f"{source} is {shown(content)}; it must map names to protocols")
     protocols: dict[str, Protocol] = {}
     for name, fields in content.items():
         entry = validated(_Entry, fields, f"{source}: protocol '{name}'")
@@ -177,17 +178,17 @@ def parse_protocols(text: str, source: str) -> dict[str, Protocol]:
         if (entry.positives == "pairs") != judged:
             raise BadInput(
                 f"{source}: protocol '{name}' has positives '{entry.positives}' and pairs '{entry.pairs}'; "
-                "give pairs (eccv or cxc) exactly where positives are pairs"
+                "give pairs (eccv or cxc) if, and only if, positives are pairs"
             )
         if entry.images is not None and entry.images % entry.folds:
             raise BadInput(
                 f"{source}: protocol '{name}' cuts {entry.images} images into {entry.folds} folds; "
-                "give a number of folds that divides them"
+                "choose a number of folds that divides them"
             )
         if entry.folds > 1 and entry.split.images and not entry.split.order:
             raise BadInput(
                 f"{source}: protocol '{name}' has folds, which are blocks of the images' order; "
-                "give split.order"
+                "set split.order"
             )
     return protocols
 
@@ -204,17 +205,17 @@ PROTOCOLS: dict[str, Protocol] = _named()
 def get_protocol(name: str) -> Protocol:
     """The named protocol; BadInput with the nearest name if there is none."""
     if name not in PROTOCOLS:
-        raise BadInput(f"protocol '{name}' is not known{nearest(name, PROTOCOLS)}")
+        raise BadInput(f"protocol '{name}' is unknown{nearest(name, PROTOCOLS)}")
     return PROTOCOLS[name]
 
 
 def is_redrawn(name: str) -> bool:
-    """Whether each seed has a split of its own under the protocol of that name."""
+    """Whether each seed has its own split under the protocol of that name."""
     return name in PROTOCOLS and PROTOCOLS[name].redrawn
 
 
 def primary_metric(name: str, dataset: str) -> str | None:
-    """The primary metric of a protocol, or of the data set's named ones for ``<dataset>-test``, if known."""
+    """The primary metric of a protocol; for ``<dataset>-test``, of the data set's named ones, if known."""
     known = PROTOCOLS.get(name) or next(
         (protocol for protocol in PROTOCOLS.values() if protocol.dataset == dataset), None
     )
@@ -223,14 +224,14 @@ def primary_metric(name: str, dataset: str) -> str | None:
 
 @dataclass(frozen=True)
 class Match:
-    """How far a test split is that of a named protocol.
+    """How closely a test split matches that of a named protocol.
 
     protocol: the named one.
     images, captions: how many the split has.
-    faults: what is wrong with the split although its numbers agree, in clauses; empty where it is verified,
-        and where the numbers don't agree.
-    obstacle: why nothing can be measured although it is the protocol's split, in a clause; empty where
-        nothing stands in the way.
+    faults: what is wrong with the split although its counts match, as clauses; empty if it is verified, and
+        if the counts don't match.
+    obstacle: why nothing can be measured although it is the protocol's split, as a clause; empty if there is
+        no obstacle.
     """
 
     protocol: Protocol
@@ -251,14 +252,14 @@ class Match:
 
     @property
     def measurable(self) -> bool:
-        """Whether its metrics are computed; of a split that only resembles it, under another name."""
+        """Whether its metrics are computed; for a split that only resembles it, under another name."""
         if self.protocol.judged is None:
             return self.counts_agree
         return self.verified and not self.obstacle
 
     @property
     def sentence(self) -> str:
-        """What a user is told about it."""
+        """The message about it for users."""
         name = self.protocol.name
         if self.obstacle:
             return f"{self.protocol.label} is not measured: {self.obstacle}"
@@ -281,7 +282,7 @@ class Match:
 def matches(
     dataset: str, items: SplitItems, *, real_labels: bool = False, identities: bool = False
 ) -> list[Match]:
-    """How far a test split is that of each named protocol whose metrics it can be given.
+    """How closely a test split matches that of each named protocol whose metrics can be computed on it.
 
     ``real_labels``: the items have labels of their own, not words of their captions. ``identities``: several
     images may show the same person or species, and the data say which. Raises BadInput for an empty split or
@@ -295,7 +296,7 @@ def matches(
             "give it at least one of each"
         )
     if len(set(items.image_ids)) != images:
-        raise BadInput(f"the test split of '{dataset}' repeats an image id; give each image an id of its own")
+        raise BadInput(f"the test split of '{dataset}' repeats an image id; give each image its own id")
     alike = [
         protocol for protocol in PROTOCOLS.values() if protocol.measures(dataset, real_labels, identities)
     ]
@@ -316,13 +317,13 @@ def _match(protocol: Protocol, items: SplitItems) -> Match:
 def resolve_protocols(
     dataset: str, items: SplitItems, *, real_labels: bool = False, identities: bool = False
 ) -> list[Protocol]:
-    """What is measured on a test split: each named protocol whose split it is verified to be.
+    """What is measured on a test split: each named protocol whose split it verifiably is.
 
-    Where only the numbers of images and captions are a named protocol's, ``unverified`` of it takes its
-    place: the same metrics under ``<dataset>-test``, beside which no published number may stand; but none of
-    a protocol of judgements, which hold for its own split alone. Any other split has ``<dataset>-test``
-    alone, which reports what the data set's first named protocol does; where there is none, what
-    ``own_protocol`` does. Arguments and errors are those of ``matches``.
+    If only the numbers of images and captions are a named protocol's, ``unverified`` of it takes its place:
+    the same metrics under ``<dataset>-test``, next to which no published number may appear; but there is none
+    for a protocol with judgements, which only apply to its own split. Any other split only has
+    ``<dataset>-test``, which reports the same as the data set's first named protocol or, if there is none,
+    ``own_protocol``. Arguments and errors are those of ``matches``.
     """
     compared = matches(dataset, items, real_labels=real_labels, identities=identities)
     captions = len(items.caption_image)
@@ -343,7 +344,7 @@ def resolve_protocols(
             folds=1,
             version=RULES,
             split=KnownSplit(),
-            note="Not a published split: no published number is comparable.",
+            note="Not a published split: published numbers are not comparable.",
         )
     ]
 
@@ -351,7 +352,7 @@ def resolve_protocols(
 def unverified(protocol: Protocol) -> Protocol:
     """The same metrics for a split of the same size that is not verified to be the protocol's.
 
-    Its name is ``<dataset>-test``; with folds, which stand beside the whole, ``<dataset>-test-5fold``.
+    Its name is ``<dataset>-test``; with folds, in addition to the whole, ``<dataset>-test-5fold``.
     """
     folds = f"-{protocol.folds}fold" if protocol.folds > 1 else ""
     return replace(
@@ -360,17 +361,17 @@ def unverified(protocol: Protocol) -> Protocol:
         version=RULES,
         split=KnownSplit(),
         resembles=protocol.name,
-        note=f"Split unverified: as many images and captions as {protocol.name}, but no published number is "
-        "comparable.",
+        note=f"Split unverified: as many images and captions as {protocol.name}, but published numbers are "
+        "not comparable.",
     )
 
 
 def with_equal_inputs(protocol: Protocol) -> Protocol:
-    """``<name>-equal``: the recalls of a protocol by captions where equal inputs are equal answers.
+    """``<name>-equal``: the recalls of a protocol by captions, with equal inputs as equal answers.
 
-    Its positives are pairs: an image and a caption are right for each other where an image of the same bytes
-    and a caption of the same words belong together. A protocol of its own beside the plain one, never in its
-    place, because no paper counts so.
+    Its positives are pairs: an image and a caption are correct for each other if an image with the same bytes
+    and a caption with the same words belong together. It is a protocol in addition to the plain one, never a
+    replacement, because no paper counts this way.
     """
     return replace(
         protocol,
@@ -381,20 +382,20 @@ def with_equal_inputs(protocol: Protocol) -> Protocol:
         primary=metric_table.summary_of("ranks").key,
         version=RULES,
         resembles="",
-        note=f"As {protocol.name}, but captions of the same words and pictures of the same bytes are equal "
-        "answers: no published number is comparable.",
+        note=f"As {protocol.name}, but captions with the same words and pictures with the same bytes are "
+        "equal answers: published numbers are not comparable.",
     )
 
 
 def with_given_pairs(
     protocol: Protocol, pairs: PositivePairs, image_ids: Sequence[str], caption_ids: Sequence[str]
 ) -> Protocol:
-    """``<name>-pairs-<digits>``: what a user's pairs say is right, on the split of ``protocol``.
+    """``<name>-pairs-<digits>``: the split of ``protocol``, with the positives defined by a user's pairs.
 
-    Its name says which pairs: two sets of them never share a table.
+    The name identifies the pairs: two sets of them never share a table.
 
     Args:
-        protocol: which the split meets; its folds don't apply.
+        protocol: the one that the split meets; its folds don't apply.
         pairs: rows of the split's images and captions.
         image_ids, caption_ids: of the split.
     """
@@ -414,20 +415,20 @@ def with_given_pairs(
         primary=metric_table.summary_of("ranks").key,
         version=RULES,
         split=KnownSplit(),
-        note=f"As {protocol.name}, but {len(pairs):,} given pairs say what is right: no published number is "
-        "comparable.",
+        note=f"As {protocol.name}, but {len(pairs):,} given pairs define what is correct: published numbers "
+        "are not comparable.",
     )
 
 
 def measured_on(split: str, protocols: Sequence[Protocol]) -> list[Protocol]:
-    """What of ``protocols`` is measured on a split: judged and given pairs are of the test split alone."""
+    """Those of ``protocols`` that a split is measured under: judged and given pairs are for test only."""
     return [protocol for protocol in protocols if split == "test" or not protocol.of_test_alone]
 
 
 def expected_protocols(dataset: str, wanted: str = "") -> list[Protocol]:
-    """What will be measured once a data set's files are there and are the published ones.
+    """What will be measured once a data set's files are there, if they are the published ones.
 
-    ``wanted`` is the named protocol that they are read for; empty for all of the data set's.
+    ``wanted`` is the named protocol for which they are read; empty for all of the data set's.
     """
     named = [
         protocol
@@ -441,14 +442,14 @@ def expected_protocols(dataset: str, wanted: str = "") -> list[Protocol]:
 
 
 def id_scheme(dataset: str) -> IdScheme:
-    """How the image ids of a data set are spelled alike."""
+    """The scheme that brings the data set's image ids to one spelling."""
     return next((known.split.ids for known in PROTOCOLS.values() if known.dataset == dataset), "names")
 
 
 def own_protocol(dataset: str, real_labels: bool = False, one_text_per_image: bool = False) -> Protocol:
-    """``<dataset>-test`` of a data set without named protocols, on a test split of any size.
+    """``<dataset>-test`` of a data set without named protocols, for a test split of any size.
 
-    It has recalls, and average precision with real labels; where each image then has one text (as
+    It has recalls, and with real labels also average precision; if each image then has one text (as in
     Wikipedia), it is sorted by the latter.
     """
     by_label = real_labels and one_text_per_image

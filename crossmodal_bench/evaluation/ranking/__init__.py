@@ -1,1 +1,1 @@
-"""Where positives stand in a ranking: score tiles, streamed ranks, precision, the best of a gallery."""
+"""Rankings and the positions of positives: score tiles, streamed ranks, precision, the top of a gallery."""

@@ -16,8 +16,8 @@ from crossmodal_bench.core.encoding import Encoding
 class RetrievalBank(Metric):
     """Holds the encodings of ``expected`` items, on the CPU, until all of them can be ranked together.
 
-    Ids ride with the encodings because a distributed sampler pads by repeating items; ``gathered`` drops the
-    repetitions and refuses a gallery that is not whole (a sanity check, ``limit_val_batches``).
+    Ids are stored with the encodings because a distributed sampler pads by repeating items; ``gathered``
+    drops the duplicates and rejects an incomplete gallery (a sanity check, ``limit_val_batches``).
     """
 
     full_state_update = False
@@ -38,7 +38,7 @@ class RetrievalBank(Metric):
     def update(self, indices: Tensor, encoding: Encoding) -> None:
         """Add items: ``indices`` (B,) in range(expected) and their encodings.
 
-        Raises ValueError for counts that don't agree, an index out of range, or ragged beside fixed size.
+        Raises ValueError for mismatched counts, an index out of range, or a mix of ragged and fixed size.
         """
         indices = indices.detach().cpu().long().flatten()
         if len(indices) != len(encoding):
@@ -52,13 +52,13 @@ class RetrievalBank(Metric):
         if self.indices and bool(self.lengths) != (encoding.lengths is not None):
             raise ValueError("a bank holds either ragged or fixed-size encodings, not both")
         self.indices.append(indices)
-        # A clone: the batch may be a view of something larger or of memory that the next batch reuses.
+        # A clone: the batch may be a view of something larger, or of memory that the next batch reuses.
         self.values.append(encoding.values.detach().cpu().clone())
         if encoding.lengths is not None:
             self.lengths.append(encoding.lengths.detach().cpu().long())
 
     def compute(self) -> Tensor:
-        """How many different items have arrived, over all processes."""
+        """The number of distinct items that have arrived, over all processes."""
         return torch.tensor(len(torch.unique(_joined(self.indices))) if len(self.indices) else 0)
 
     def gathered(self) -> tuple[Tensor, Encoding]:
@@ -80,7 +80,7 @@ class RetrievalBank(Metric):
             present[unique] = True
             gap = int(torch.nonzero(~present)[0])
             raise ValueError(
-                f"the gallery is not whole: {len(unique)} of {self.expected} items were encoded, "
+                f"the gallery is incomplete: {len(unique)} of {self.expected} items were encoded, "
                 f"item {gap} is the first missing"
             )
         encoding = Encoding(values, lengths.long() if len(lengths) else None)
@@ -88,7 +88,7 @@ class RetrievalBank(Metric):
 
 
 def _joined(state: list[Tensor] | Tensor) -> Tensor:
-    """A state as one CPU tensor, whether it is still a list or has been synchronised into a tensor."""
+    """A state as one CPU tensor, whether it is still a list or already synchronised into a tensor."""
     if isinstance(state, Tensor):
         return state.cpu()
     return torch.cat([part.cpu() for part in state]) if state else torch.zeros(0)
@@ -97,8 +97,8 @@ def _joined(state: list[Tensor] | Tensor) -> Tensor:
 def _gather(tensor: Tensor, group: Any = None) -> list[Tensor]:
     """Every process's tensor, on the CPU.
 
-    Two cases that torchmetrics' own gathering doesn't cover: a process without items (its empty stand-in has
-    the wrong shape and type), and CPU states under NCCL, which moves GPU memory only.
+    Covers two cases that torchmetrics' own gathering doesn't: a process without items (its empty placeholder
+    has the wrong shape and type), and CPU states under NCCL, which only moves GPU memory.
     """
     group = group if group is not None else torch.distributed.group.WORLD
     kinds: list[Any] = [None] * torch.distributed.get_world_size(group)

@@ -1,4 +1,4 @@
-"""Retrieval between images and classes, a class being the mean of its texts (fine-grained species)."""
+"""Retrieval between images and classes, where a class is the mean of its texts (fine-grained species)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ClassRetrieval:
     """Per-query results between images and classes.
 
     classes: (n_classes,) int64, ascending; the labels that the images have.
-    per_class: by measure, (n_classes,) float64 of each class's ranking of the images.
+    per_class: by measure, (n_classes,) float64 for each class's ranking of the images.
     first: (n_images,) bool; whether an image's own class scores above every other.
     """
 
@@ -39,7 +39,7 @@ class ClassRetrieval:
 
 
 def own_class_first(first: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(n_images,) hits: all that is kept of an image's ranking of the classes is whether its own leads it."""
+    """(n_images,) hits: all that is kept of an image's ranking of the classes is whether its own is first."""
     return first
 
 
@@ -60,26 +60,26 @@ def class_retrieval(
     """Class-level retrieval (Reed et al., CVPR 2016, section 4; TIMAM, ICCV 2019, Table 3).
 
     A class is the mean of the encodings of all texts whose image has that label. Text to image, a class is
-    the query and all images are the gallery, and ``measures`` are taken of each class's ranking: AP@50 of the
-    papers is ``precision_at`` of the 50 best-scored images. Image to text, an image is the query and the
-    classes are the gallery. Ties count against the query, and scores are compared in fp32 at least.
+    the query and all images are the gallery, and ``measures`` are applied to each class's ranking: the
+    papers' AP@50 is ``precision_at`` of the 50 best-scored images. Image to text, an image is the query and
+    the classes are the gallery. Ties count against the query, and scores are compared in fp32 at least.
 
-    caption_image: (n_texts,) row of each text's image. image_labels: (n_images,) whole numbers. ``block``
-    classes are scored at once against all images (default: by memory); process ``rank`` takes each
-    world_size-th block, and all processes return the same.
+    caption_image: (n_texts,) row of each text's image. image_labels: (n_images,) integers. ``block`` classes
+    at a time are scored against all images (default: by memory); process ``rank`` takes each world_size-th
+    block, and all processes return the same.
 
-    Raises ValueError for texts that are not one vector each, labels that are not one class an image, and a
+    Raises ValueError for texts that are not one vector each, labels that are not one class per image, and a
     non-finite score (its column is the class's, in ascending order).
     """
     if texts.lengths is not None or texts.values.ndim != 2:
         raise ValueError(
-            "class-level retrieval averages the texts of a class, so that each text must be one vector; "
-            "the method encodes texts as fragments"
+            "class-level retrieval averages the texts of a class, so each text must be one vector, but the "
+            "method encodes texts as fragments"
         )
     labels = torch.as_tensor(image_labels).cpu()
     if labels.shape != (len(images),) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
-            f"class-level retrieval needs one whole number for each of {len(images)} images as its label, "
+            f"class-level retrieval needs one integer label for each of {len(images)} images, "
             f"got {labels.dtype} {tuple(labels.shape)}"
         )
     owner = torch.from_numpy(caption_owners(caption_image, len(images), len(texts)))
@@ -112,13 +112,13 @@ def _rank_classes(
     world_size: int,
     total: Reduce | None,
 ) -> tuple[Tensor, Tensor]:
-    """(measures, n_classes) of each class's ranking, and (n_images,) whether the own class comes first."""
+    """(measures, n_classes) for each class's ranking, and (n_images,) whether the own class comes first."""
     n_images = len(own)
     query = torch.arange(n_images, device=own.device)
     measured = torch.zeros(len(measures), n_classes, dtype=torch.float64, device=own.device)
     right = torch.full((n_images,), -torch.inf, dtype=tiles.dtype, device=own.device)
     wrong = right.clone()
-    # One row a process carries a failure to the others, which would otherwise wait in the sum for ever.
+    # One row per process reports a failure to the others, which would otherwise wait in the sum forever.
     failed = torch.zeros(world_size, 2, dtype=torch.int64, device=own.device)
     for column in range(rank, len(tiles.columns), world_size):
         try:

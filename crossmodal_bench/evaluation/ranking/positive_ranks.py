@@ -1,4 +1,4 @@
-"""Where every positive of a query stands, and not its best alone: what is counted, and what follows."""
+"""The ranks of all positives of a query, not just of the best one: their counting, and their metrics."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PositiveRanks:
-    """The ranks of all positives of the queries of one direction; ties are against the query.
+    """The ranks of all positives of the queries of one direction; ties count against the query.
 
-    A positive's rank counts all items above it, other positives included. Competitors with its own score
-    stand above it, and of several positives with one score each has a rank of its own.
+    A positive's rank counts all items above it, including other positives. Competitors with the same score
+    are placed above it, and positives that share a score get successive ranks.
 
     Attributes:
         query: (n,) int64, the query of each positive, ascending.
         rank: (n,) int64, its 1-based rank, ascending within a query.
-        relevant: (n_queries,) int64, R: how many items are right, those that the gallery lacks included; 0
-            for a query that is not asked, which counts in no metric.
+        relevant: (n_queries,) int64, R: the number of correct items, including those missing from the
+            gallery; 0 for an item that is not a query, which counts in no metric.
 
     Raises:
-        ValueError: arrays that don't agree, or ranks that cannot be.
+        ValueError: mismatched arrays, or impossible ranks.
     """
 
     query: NDArray[np.int64]
@@ -36,7 +36,7 @@ class PositiveRanks:
         if self.query.ndim != 1 or self.query.shape != self.rank.shape:
             raise ValueError("each positive must have a query and a rank")
         if (self.rank < self.place).any():
-            raise ValueError("a positive cannot stand above the positives that stand above it")
+            raise ValueError("a positive's rank must not be smaller than its place among the positives")
 
     @property
     def place(self) -> NDArray[np.int64]:
@@ -47,7 +47,7 @@ class PositiveRanks:
     def per_query(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n_queries,) the sum of ``values`` (n,) over the positives at rank R or above, divided by R.
 
-        NaN for a query that is not asked.
+        NaN for an item that is not a query.
         """
         found = self.rank <= self.relevant[self.query]
         sums = np.bincount(self.query[found], values[found], len(self.relevant))
@@ -56,7 +56,7 @@ class PositiveRanks:
 
 
 def r_precision(ranks: PositiveRanks) -> NDArray[np.float64]:
-    """(n_queries,) share of positives among the first R items of a query with R right ones; NaN without any.
+    """(n_queries,) share of positives in the top R for a query with R correct items; NaN without any.
 
     Chun et al., "ECCV Caption: Correcting False Negatives by Collecting Machine-and-Human-verified
     Image-Caption Associations for MS-COCO", ECCV 2022.
@@ -65,39 +65,39 @@ def r_precision(ranks: PositiveRanks) -> NDArray[np.float64]:
 
 
 def average_precision_at_r(ranks: PositiveRanks) -> NDArray[np.float64]:
-    """(n_queries,) AP@R: 1/R times the sum, over the positives among the first R, of the precision there.
+    """(n_queries,) AP@R: 1/R times the sum, over the positives in the top R, of the precision there.
 
     Musgrave et al., "A Metric Learning Reality Check", ECCV 2020; NaN for a query without any. It divides by
-    R, where ``precision.average_precision`` at a cutoff divides by what was found.
+    R, whereas ``precision.average_precision`` at a cutoff divides by the number of hits.
     """
     return ranks.per_query(ranks.place / ranks.rank)
 
 
 class PositiveCounts:
-    """Counts, tile by tile, how many items score at least like each positive of one direction's queries.
+    """Counts, tile by tile, the items that score at least as high as each positive in one direction.
 
-    Each item of a query's row is put at its place among the scores of the query's positives, and the places
-    are counted: that is exact for any number of positives, and no list of items is kept.
+    Each item in a query's row is sorted into its place among the scores of the query's positives, and the
+    places are counted: this is exact for any number of positives, and no list of items is kept.
     """
 
     def __init__(self, query: Tensor, scores: Tensor) -> None:
-        """Of (n_pairs,) positives in any order: their queries, and their scores out of the tiles."""
+        """For (n_pairs,) positives in any order: their queries, and their scores from the tiles."""
         order = torch.argsort(scores, stable=True)
         order = order[torch.argsort(query[order], stable=True)]
         self._queries, self._sizes = torch.unique_consecutive(query[order], return_counts=True)
-        # Which queries a tile holds is looked up on the host.
+        # The queries in a tile are looked up on the host.
         self._on_host = self._queries.cpu().numpy()
         width = int(self._sizes.max()) if len(self._sizes) else 0
         lines = torch.arange(len(self._sizes), device=query.device).repeat_interleave(self._sizes)
         firsts = (self._sizes.cumsum(0) - self._sizes).repeat_interleave(self._sizes)
         places = torch.arange(len(query), device=query.device) - firsts
-        # (queries, most positives), ascending; no score reaches what stands behind a query's last positive.
+        # (queries, most positives), ascending; no score reaches the padding after a query's last positive.
         self._thresholds = scores.new_full((len(self._sizes), width), torch.inf)
         self._thresholds[lines, places] = scores[order]
         self._counts = torch.zeros(len(self._sizes), width + 1, dtype=torch.int64, device=query.device)
 
     def count(self, start: int, tile: Tensor) -> None:
-        """Take a tile (queries, gallery) whose first query is ``start``."""
+        """Count a tile (queries, gallery) whose first query is ``start``."""
         first, last = np.searchsorted(self._on_host, (start, start + len(tile)))
         if first == last:
             return
@@ -112,17 +112,17 @@ class PositiveCounts:
         """(n_pairs,) queries, ascending, and ranks, ascending within a query; on every process.
 
         Args:
-            total: the sum of a tensor over all processes.
+            total: sums a tensor over all processes.
         """
         counts = total(self._counts)
         if not len(counts):
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        # An item that has reached a place scores at least like the positives below that place.
+        # An item that has reached a place scores at least as high as the positives below that place.
         at_least = counts.flip(1).cumsum(1).flip(1)[:, 1:]
         thresholds, sizes = self._thresholds, self._sizes[:, None]
         place = torch.arange(thresholds.shape[1], device=thresholds.device)
         positives_at_least = sizes - torch.searchsorted(thresholds, thresholds)
-        # Competitors first, and then the positives, the best one first.
+        # Competitors first, then the positives, starting with the best one.
         ranks = at_least - positives_at_least + sizes - place
         known = (place < sizes).flip(1)
         queries = self._queries[:, None].expand_as(ranks)

@@ -1,4 +1,4 @@
-"""Which texts and images belong together, and in which order the two galleries are ranked."""
+"""Which texts and images belong together, and the order in which the two galleries are ranked."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ CaptionImage = NDArray[Any] | Tensor | Sequence[int]
 """(n_texts,): the row of the image that each caption describes."""
 
 Identities = NDArray[Any] | Tensor | Sequence[int]
-"""(n_images,): a whole number for whom or what each image shows; images of one number belong together."""
+"""(n_images,): an integer for whom or what each image shows; images with the same number belong together."""
 
 
 @dataclass(frozen=True)
 class PositivePairs:
-    """Which texts are right for which images, pair by pair: any set of pairs.
+    """Which texts are correct for which images, pair by pair: any set of pairs.
 
     Attributes:
         image, text: (n_pairs,) int64 rows of the two galleries, by image and then by text, each pair once.
-        asked_images, asked_texts: (n_images,), (n_texts,) whether an item is a query. None: all are that are
-            in a pair. An item that is not asked is still an answer to others, right or wrong.
-        absent: (n_images,) int64, how many more texts are right for an image that no gallery holds: they
-            count among what there is to find. None: there are none.
-        left_out: (n_texts,) whether a text is no part of the gallery that images search; None: none is.
+        asked_images, asked_texts: (n_images,), (n_texts,) whether an item is a query. None: all that are in a
+            pair. An item that is not a query is still an answer to others, right or wrong.
+        absent: (n_images,) int64, the number of further texts that are correct for an image but missing from
+            the gallery: they count among what there is to find. None: there are none.
+        left_out: (n_texts,) whether a text is excluded from the gallery that images search; None: none is.
     """
 
     image: NDArray[np.int64]
@@ -39,24 +39,24 @@ class PositivePairs:
 
     @classmethod
     def of(cls, pairs: NDArray[Any], n_images: int, n_texts: int) -> PositivePairs:
-        """From (n_pairs, 2) whole numbers (image row, text row), in any order; repetitions count once.
+        """From (n_pairs, 2) integers (image row, text row), in any order; duplicates count once.
 
-        A query without a pair is not asked: it counts in no metric of its direction.
+        An item without a pair is not a query: it counts in no metric of its direction.
 
         Raises:
-            ValueError: another shape or type, no pair, or a row that the gallery doesn't have.
+            ValueError: another shape or type, no pairs, or a row that is not in the gallery.
         """
         given = np.asarray(pairs)
         if given.ndim != 2 or given.shape[1] != 2 or not len(given):
             raise ValueError(f"positives must be (n_pairs, 2) rows of images and texts, got {given.shape}")
         if not np.issubdtype(given.dtype, np.integer):
-            raise ValueError(f"positives must hold whole numbers, got {given.dtype}")
+            raise ValueError(f"positives must hold integers, got {given.dtype}")
         for column, (items, count) in enumerate((("images", n_images), ("texts", n_texts))):
             outside = np.flatnonzero((given[:, column] < 0) | (given[:, column] >= count))
             if len(outside):
                 row = int(outside[0])
                 raise ValueError(
-                    f"positive pair {row} names row {given[row, column]} of {count} {items}, numbered from 0"
+                    f"positive pair {row} names row {given[row, column]} of {count} {items}, counted from 0"
                 )
         image, text = np.unique(given.astype(np.int64), axis=0).T
         return cls(image, text)
@@ -69,18 +69,18 @@ class PositivePairs:
         absent: NDArray[np.int64] | None = None,
         left_out: NDArray[np.bool_] | None = None,
     ) -> PositivePairs:
-        """The same pairs with these queries alone; arguments are the attributes.
+        """The same pairs with only these queries; arguments are the attributes.
 
         Raises:
-            ValueError: a query that is asked and has no pair, or a text in a pair that is left out.
+            ValueError: a query without a pair, or a text in a pair that is excluded.
         """
         for items, asked, paired in (("image", images, self.image), ("text", texts, self.text)):
             unanswerable = np.setdiff1d(np.flatnonzero(asked), paired)
             if len(unanswerable):
-                raise ValueError(f"{items} {unanswerable[0]} is a query and no positive pair has it")
+                raise ValueError(f"{items} {unanswerable[0]} is a query but is in no positive pair")
         if left_out is not None and left_out[self.text].any():
             text = self.text[left_out[self.text]][0]
-            raise ValueError(f"text {text} is right for an image and left out of the gallery")
+            raise ValueError(f"text {text} is correct for an image but excluded from the gallery")
         return PositivePairs(self.image, self.text, images, texts, absent, left_out)
 
     def __len__(self) -> int:
@@ -100,9 +100,9 @@ class PositivePairs:
         )
 
     def counts(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(queries, positives) of both directions, of images as queries and of texts.
+        """(queries, positives) in both directions, with images as queries and with texts.
 
-        Positives are what the queries can find in their gallery, summed over them.
+        Positives are those that the queries can find in their gallery, summed over the queries.
         """
         sides = []
         for rows, asked in ((self.image, self.asked_images), (self.text, self.asked_texts)):
@@ -113,16 +113,16 @@ class PositivePairs:
 
 @dataclass(frozen=True)
 class Galleries:
-    """Both galleries in an order in which positives lie close to the diagonal, and their positive pairs.
+    """Both galleries in an order that puts positives close to the diagonal, and their positive pairs.
 
     image_order, text_order: (n_images,), (n_texts,); the caller's row of each position. Images are in the
         caller's order within an identity, and texts in the order of their images.
     positive_image, positive_text: (n_pairs,) positions of each positive pair.
     asked_images, asked_texts: (n_images,), (n_texts,) whether the item at each position is a query; None: all
-        are that are in a pair.
-    absent: (n_images,) int64, how many more texts are right for the image at each position than there are;
-        None: none.
-    left_out: (n_texts,) whether the text at each position is no part of the gallery; None: none is.
+        that are in a pair.
+    absent: (n_images,) int64, the number of further texts that are correct for the image at each position but
+        missing; None: there are none.
+    left_out: (n_texts,) whether the text at each position is excluded from the gallery; None: none is.
     """
 
     image_order: NDArray[np.int64]
@@ -142,13 +142,13 @@ def galleries(
     n_texts: int,
     positives: PositivePairs | None = None,
 ) -> Galleries:
-    """The galleries' order and positives; without ``image_identity`` every image is an identity of its own.
+    """The galleries' order and positives; without ``image_identity``, every image is its own identity.
 
-    With ``positives`` these pairs are the right ones, and nothing else; ``caption_image`` may be None then,
-    and texts are taken in the order of their first positive image.
+    With ``positives``, exactly these pairs are correct; ``caption_image`` may then be None, and texts are
+    taken in the order of their first positive image.
 
-    Raises ValueError for an image without a caption, a caption of no image, entries that are not one whole
-    number for each item, and identities beside pairs.
+    Raises ValueError for an image without a caption, a caption of no image, entries that are not one integer
+    per item, and identities in addition to pairs.
     """
     if positives is not None:
         return _galleries_of_pairs(positives, caption_image, image_identity, n_images, n_texts)
@@ -161,7 +161,7 @@ def galleries(
         identity = np.unique(given, return_inverse=True)[1].astype(np.int64)
     image_order = np.argsort(identity, kind="stable")
     text_order = np.argsort(_positions(image_order)[owner], kind="stable")
-    # An identity's images stand together, so that a text's positives are one run of positions.
+    # An identity's images are adjacent, so that a text's positives are a contiguous range of positions.
     text_identity = identity[owner[text_order]]
     counts = np.bincount(identity)
     runs = counts[text_identity]
@@ -185,9 +185,9 @@ def _galleries_of_pairs(
     if image_identity is not None:
         raise ValueError("positives are either pairs or by identity, not both")
     if not len(positives):
-        raise ValueError("no image and text of the galleries are positives of each other")
+        raise ValueError("no image and text in the galleries form a positive pair")
     if caption_image is None:
-        # Texts that are right for no image come last.
+        # Texts that are correct for no image come last.
         owner = np.full(n_texts, n_images)
         np.minimum.at(owner, positives.text, positives.image)
     else:
@@ -213,7 +213,7 @@ def _positions(order: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def caption_owners(caption_image: CaptionImage, n_images: int, n_texts: int) -> NDArray[np.int64]:
-    """``caption_image`` as (n_texts,) int64, checked: each caption has an image and each image a caption."""
+    """``caption_image`` as (n_texts,) int64, checked: each caption has an image, and each image a caption."""
     owner = _whole_numbers("caption_image", caption_image, n_texts, "texts")
     outside = np.flatnonzero((owner < 0) | (owner >= n_images))
     if len(outside):
@@ -232,5 +232,5 @@ def _whole_numbers(
     if given.shape != (count,):
         raise ValueError(f"{name} must have one entry for each of {count} {items}, got {given.shape}")
     if not np.issubdtype(given.dtype, np.integer):
-        raise ValueError(f"{name} must hold whole numbers, got {given.dtype}")
+        raise ValueError(f"{name} must hold integers, got {given.dtype}")
     return given.astype(np.int64)

@@ -17,30 +17,30 @@ from crossmodal_bench.evaluation.ranking.streaming import Reduce, all_reduce_sum
 from crossmodal_bench.evaluation.ranking.tiles import NonFiniteScore, ScoreTiles
 
 Labels = NDArray[Any] | Tensor | Sequence[int]
-"""(N,) integer classes, or (N, C) multi-hot: two items share a label where both have a non-zero."""
+"""(N,) integer classes, or (N, C) multi-hot: two items share a label if both have a non-zero in a column."""
 
 DEFAULT_SCOPES = (1, 10, 20, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)
-_BLOCK = 2_000_000  # query x gallery pairs in one block: some 100 MB with all temporaries
+_BLOCK = 2_000_000  # query x gallery pairs per block: about 100 MB with all temporaries
 _SIDES = ("i2t", "t2i")
 
 
 @dataclass(frozen=True)
 class RankedRelevance:
-    """Which items are relevant, rank by rank, for a block of queries: what measures of rankings are given.
+    """Which items are relevant, rank by rank, for a block of queries: the input of ranking measures.
 
-    relevant: (queries, gallery) fp32, 1 where the item at this rank is relevant to the query, else 0.
+    relevant: (queries, gallery) fp32, 1 if the item at this rank is relevant to the query, else 0.
     """
 
     relevant: Tensor
 
     @cached_property
     def hits(self) -> Tensor:
-        """(queries, gallery) how many relevant items there are down to each rank."""
+        """(queries, gallery) number of relevant items down to each rank."""
         return self.relevant.cumsum(1)
 
     @cached_property
     def precision_at_hits(self) -> Tensor:
-        """(queries, gallery) float64 precision down to each rank with a relevant item, 0 at the others."""
+        """(queries, gallery) float64 precision down to each rank with a relevant item, 0 at other ranks."""
         ranks = torch.arange(1, self.relevant.shape[1] + 1, dtype=torch.float64, device=self.relevant.device)
         return self.relevant * (self.hits / ranks)
 
@@ -53,9 +53,9 @@ def average_precision(ranking: RankedRelevance, cutoff: int | None = None) -> Te
     """(queries,) AP of the first ``cutoff`` items, of the whole list by default.
 
     AP over the whole list is the mean, over a query's relevant items, of the precision at their rank. AP at k
-    is the mean precision at the hits among the first k, 0 without a hit: what the authors' demo of ACMR (Wang
-    et al., ACM MM 2017) computes and calls mAP; it divides by the hits, not by min(k, relevant). A cutoff
-    beyond the gallery means the whole gallery.
+    is the mean precision at the hits among the first k, 0 without a hit, as ACMR's demo code (Wang et al.,
+    ACM MM 2017) computes it and calls it mAP; it divides by the number of hits, not by min(k, relevant). A
+    cutoff beyond the gallery means the whole gallery.
     """
     gallery = ranking.relevant.shape[1]
     last = gallery if cutoff is None else min(cutoff, gallery)
@@ -63,7 +63,7 @@ def average_precision(ranking: RankedRelevance, cutoff: int | None = None) -> Te
 
 
 def precision_at(ranking: RankedRelevance, cutoff: int) -> Tensor:
-    """(queries,) float64 share of relevant items among the first ``cutoff``, or among all of fewer."""
+    """(queries,) float64 share of relevant items in the top ``cutoff``, or in all of a smaller gallery."""
     return ranking.relevant[:, :cutoff].double().mean(1)
 
 
@@ -73,7 +73,7 @@ class LabelPrecision:
 
     per_query[side][measure]: (n_queries,) float64, NaN for a query without a relevant item.
     scopes[side], precision[side]: mean precision of the first ``scope`` items, for each scope.
-    dropped[side]: how many queries have no relevant item and count in no mean.
+    dropped[side]: number of queries without any relevant item, which count in no mean.
     """
 
     per_query: dict[str, dict[str, NDArray[np.float64]]]
@@ -97,11 +97,11 @@ def label_precision(
     reduce: Reduce | None = None,
     device: torch.device | str | None = None,
 ) -> LabelPrecision:
-    """Measures of each query's ranking, and precision-scope curves, of both directions.
+    """Measures of each query's ranking, and precision-scope curves, in both directions.
 
     Tied items are ordered against the query, irrelevant first. Scores are compared in fp32.
 
-    ``measures`` by name, such as ``average_precision``. ``block`` queries are ranked at once against the
+    ``measures`` by name, such as ``average_precision``. ``block`` queries at a time are ranked against the
     whole gallery (default: by memory). Process ``rank`` takes each world_size-th block. Scopes beyond the
     gallery mean the whole gallery.
 
@@ -147,7 +147,7 @@ def _direction(
     queries, gallery = labels if forward else labels[::-1]
     columns = len(measures) + len(scopes) + 1
     table = torch.zeros(len(queries), columns, dtype=torch.float64, device=tiles.device)
-    # One more row carries a failure to the other processes, which would otherwise wait in the sum for ever.
+    # One more row reports a failure to the other processes, which would otherwise wait in the sum forever.
     failed = torch.zeros(world_size, 2, dtype=torch.int64, device=tiles.device)
     for number in range(rank, len(blocks), world_size):
         try:
@@ -178,15 +178,15 @@ def _block_results(scores: Tensor, relevant: Tensor, measures: list[Measure], sc
 def relevance_in_rank_order(scores: Tensor, relevant: Tensor) -> Tensor:
     """(queries, gallery) fp32 ones and zeros: is the item at this rank relevant? Ties: irrelevant first.
 
-    Score and relevance become one integer, so that a single sort of plain values orders both and no index has
-    to be carried: a float's bits, read as an integer, are in the float's order once those of negative numbers
-    are flipped.
+    Score and relevance become one integer, so that a single sort of plain values orders both and no index
+    needs to be carried: a float's bits, read as an integer, sort like the float once those of negative
+    numbers are flipped.
     """
     bits = (scores.float() + 0.0).contiguous().view(torch.int32)  # adding zero makes -0.0 equal to 0.0
     falling = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits).bitwise_not_()
     keys = falling.long().mul_(2).add_(relevant)
     if keys.device.type == "cpu":
-        keys.numpy().sort(axis=1)  # NumPy sorts integers some ten times faster than torch on a CPU
+        keys.numpy().sort(axis=1)  # NumPy sorts integers about ten times faster than torch on a CPU
     else:
         keys = keys.sort(dim=1).values
     return keys.bitwise_and_(1).float()
@@ -210,11 +210,11 @@ def _label_pair(
                 f"got {tuple(labels.shape)}"
             )
         if labels.ndim == 1 and (labels.is_floating_point() or labels.dtype == torch.bool):
-            raise ValueError(f"{name}_labels must be whole numbers, got {labels.dtype}")
+            raise ValueError(f"{name}_labels must be integers, got {labels.dtype}")
         pair.append((labels if labels.ndim == 1 else (labels != 0).float()).to(device))
     if pair[0].shape[1:] != pair[1].shape[1:]:
         raise ValueError(
-            "image and text labels must be of one kind, "
+            "image and text labels must be of the same kind, "
             f"got {tuple(pair[0].shape)} and {tuple(pair[1].shape)}"
         )
     return pair[0], pair[1]

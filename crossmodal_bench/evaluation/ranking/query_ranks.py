@@ -1,4 +1,4 @@
-"""Where each query's best positive stands, with what shares its score."""
+"""The rank of each query's best positive, and the items tied with it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Side = Literal["i2t", "t2i"]
-"""A direction: images are the queries and texts the gallery, or the other way round."""
+"""A direction: images are the queries and texts the gallery, or vice versa."""
 
 
 @dataclass(frozen=True)
 class QueryRanks:
     """The best positive of each query of one direction; all arrays are (n_queries,) int64.
 
-    A query may have several positives and its best one may share its score with competitors, with other
-    positives, or with both. How often the query is answered then depends on the order of the ties, and the
-    three numbers say all that it depends on. Positives are never counted as competitors of each other.
+    A query may have several positives, and its best one may be tied with competitors, with other positives,
+    or with both. How often the query is answered then depends on the order of the ties, and these three
+    numbers determine the outcome completely. Positives never count as competitors of each other.
 
     Attributes:
         strict: 1-based rank of the best positive with all ties against the query; 0 for a query without a
             positive, which counts in no metric.
-        tied: how many competitors have the best positive's score.
-        tied_positives: how many positives have it, the best one included; 0 for a query without a positive.
+        tied: number of competitors with the best positive's score.
+        tied_positives: number of positives with that score, including the best one; 0 for a query without a
+            positive.
 
     Raises:
-        ValueError: arrays that are empty or of several shapes, or counts that cannot be.
+        ValueError: arrays that are empty or differ in shape, or impossible counts.
     """
 
     strict: NDArray[np.int64]
@@ -39,13 +40,13 @@ class QueryRanks:
         if len(shape) != 1 or not shape[0] or self.tied.shape != shape or self.tied_positives.shape != shape:
             raise ValueError("ranks and tie counts must be non-empty (n,) arrays of one length")
         if self.strict.min() < 0 or self.tied.min() < 0 or (self.strict <= self.tied)[self.strict > 0].any():
-            raise ValueError("ranks must be 1-based, and ties can't be more than the places above them")
+            raise ValueError("ranks must be 1-based, and there can't be more ties than places above them")
         if ((self.strict > 0) != (self.tied_positives > 0)).any():
-            raise ValueError("a query has a rank exactly where it has a positive")
+            raise ValueError("a query must have a rank if, and only if, it has a positive")
 
     @classmethod
     def untied(cls, ranks: ArrayLike) -> QueryRanks:
-        """From (n,) 1-based ranks, where no competitor has the best positive's score."""
+        """From (n,) 1-based ranks, with no competitor tied with the best positive."""
         strict = np.asarray(ranks)
         if strict.ndim != 1 or not len(strict) or strict.min() < 1:
             raise ValueError("ranks must be a non-empty (n,) array of 1-based ranks")
@@ -68,7 +69,8 @@ class QueryRanks:
     def expected(self) -> NDArray[np.float64]:
         """(n,) mean rank of the best positive over all orders of the ties; NaN without a positive.
 
-        Of t competitors and p positives in random order, t / (p + 1) competitors precede the first positive.
+        With t competitors and p positives in random order, on average t / (p + 1) competitors precede the
+        first positive.
         """
         ranks = 1 + self.above + self.tied / (self.tied_positives + 1)
         return np.where(self.has_positive, ranks, np.nan)
@@ -77,15 +79,15 @@ class QueryRanks:
         """(n,) probability that a positive is among the first k items when ties are broken at random.
 
         With a competitors above, t tied ones and p tied positives, s = k - a places are left for the tied
-        items: 0 for s <= 0, 1 for s > t, and else 1 - C(t, s) / C(t + p, s), one minus the probability that
-        competitors take all of them. NaN for a query without a positive. Exactly 0 or 1 where nothing is
-        tied; K / gallery for one positive where everything is.
+        items. The probability is 0 for s <= 0, 1 for s > t, and otherwise 1 - C(t, s) / C(t + p, s), one
+        minus the probability that competitors take all of these places. NaN for a query without a positive.
+        Exactly 0 or 1 if nothing is tied; K / gallery for one positive if everything is.
 
         Raises:
             ValueError: k is below 1.
         """
         if k < 1:
-            raise ValueError(f"recall is at one item at least, got {k}")
+            raise ValueError(f"k must be at least 1, got {k}")
         places = k - self.above
         missed = np.ones(len(self))
         for taken in range(k):

@@ -1,4 +1,4 @@
-"""Ranks of the best positive in both directions, and how they are kept on disk."""
+"""Ranks of the best positive in both directions, and how they are stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks, Side
 from crossmodal_bench.evaluation.ranking.tiles import NonFiniteScore
 from crossmodal_bench.evaluation.ranking.top import ordered_top
 
-_BLOCK = 4_000_000  # scores looked at together
+_BLOCK = 4_000_000  # scores processed together
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class Ranks:
     """Per-query results of image-to-text (i2t) and text-to-image (t2i) retrieval, in the caller's order.
 
     i2t, t2i: (n_images,), (n_texts,) int64; strict 1-based rank of the query's best positive. Other positives
-        are not counted as competitors; a competitor with the positive's own score is counted as better. 0
-        where the query has no positive, or is not asked.
+        don't count as competitors; a competitor with the positive's own score counts as better. 0 for a query
+        without a positive, and for an item that is not a query.
     i2t_expected, t2i_expected: float64; the mean of that rank if ties were broken at random; NaN without a
         positive.
-    i2t_tied, t2i_tied: int64; how many competitors have the best positive's score.
-    i2t_tied_positives, t2i_tied_positives: int64; how many positives have it, the best one included.
+    i2t_tied, t2i_tied: int64; number of competitors with the best positive's score.
+    i2t_tied_positives, t2i_tied_positives: int64; number of positives with it, including the best one.
     i2t_top, t2i_top: (n_queries, min(10, gallery)) int64; gallery rows by descending score. Equal scores are
-        in gallery order, where captions are taken in the order of their images, and images in the order of
-        their identities if positives go by identity.
-    i2t_top_scores, t2i_top_scores: the scores of those.
+        in gallery order, in which captions follow the order of their images, and images that of their
+        identities if positives are by identity.
+    i2t_top_scores, t2i_top_scores: their scores.
     """
 
     i2t: NDArray[np.int64]
@@ -64,7 +64,7 @@ class Ranks:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def save(self, path: Path | str, image_ids: Sequence[str], caption_ids: Sequence[str]) -> None:
-        """Write everything and the queries' ids to an ``.npz``, whole or not at all."""
+        """Write everything, including the queries' ids, to an ``.npz``, atomically."""
         write_results(path, self.arrays(), image_ids, caption_ids, (len(self.i2t), len(self.t2i)))
 
     @classmethod
@@ -82,7 +82,7 @@ class Ranks:
         """(image_ids, caption_ids) of a file that ``save`` wrote."""
         stored = stored_arrays(path, ["image_ids", "caption_ids"])
         if len(stored) < 2:
-            raise BadInput(f"{path} has no ids of its queries; delete it and run the job again")
+            raise BadInput(f"{path} has no query ids; delete it and run the job again")
         return stored["image_ids"].tolist(), stored["caption_ids"].tolist()
 
 
@@ -93,15 +93,15 @@ def retrieval_ranks(
     image_identity: Identities | None = None,
     positives: PositivePairs | None = None,
 ) -> Ranks:
-    """Ranks from a score matrix that is already there.
+    """Ranks from an existing score matrix.
 
     scores: (n_images, n_texts), higher is better. caption_image: (n_texts,). image_identity: (n_images,); a
     caption's positives are then all images of its image's identity, and an image's positives all captions of
-    all of these (Li et al., "Person Search with Natural Language Description", CVPR 2017). Without it an
-    image's own captions are its only positives. positives: these pairs instead; ``caption_image`` may be None
-    then.
+    all of these (Li et al., "Person Search with Natural Language Description", CVPR 2017). Without it, an
+    image's own captions are its only positives. positives: these pairs instead; ``caption_image`` may then be
+    None.
     Raises ValueError for a non-finite score (naming the first row and column), an image without a caption, a
-    caption of no image, or shapes that don't agree.
+    caption of no image, or mismatched shapes.
     """
     matrix = torch.as_tensor(scores).detach()
     if matrix.ndim != 2:
@@ -131,7 +131,7 @@ def retrieval_ranks(
 
 
 def _asked(asked: NDArray[np.bool_] | None, query: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which of the positive pairs (n,) belong to a query that is asked."""
+    """Which of the positive pairs (n,) belong to a query."""
     return np.arange(len(query)) if asked is None else np.flatnonzero(asked[query])
 
 
@@ -140,8 +140,8 @@ def make_ranks(
 ) -> Ranks:
     """Ranks from counts.
 
-    i2t_counts, t2i_counts: (3, n_queries); competitors scored at least like, and strictly above, the best
-    positive, and positives that share the best positive's score. tops: (scores, indices).
+    i2t_counts, t2i_counts: (3, n_queries); competitors scored at least as high as, and strictly above, the
+    best positive, and positives that share its score. tops: (scores, indices).
     """
     i2t, t2i = (_query_ranks(counts) for counts in (i2t_counts, t2i_counts))
     return Ranks(
@@ -162,7 +162,7 @@ def make_ranks(
 
 def _query_ranks(counts: Tensor) -> QueryRanks:
     at_least, above, positives = counts.cpu().numpy()
-    # A query without a positive has no score to compare with.
+    # A query without a positive has no score for comparison.
     answerable = positives > 0
     return QueryRanks(
         strict=np.where(answerable, at_least + 1, 0),
@@ -178,7 +178,7 @@ def write_results(
     caption_ids: Sequence[str],
     counts: tuple[int, int],
 ) -> None:
-    """Write arrays and ids to an ``.npz`` by way of a temporary file; ``counts`` = (images, texts)."""
+    """Write arrays and ids to an ``.npz`` via a temporary file; ``counts`` = (images, texts)."""
     if (len(image_ids), len(caption_ids)) != counts:
         raise ValueError(
             f"{counts[0]} images and {counts[1]} texts need as many ids, "
@@ -193,10 +193,10 @@ def write_results(
 
 
 def stored_arrays(path: Path | str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Those of the arrays ``names`` that are there; MissingInput or BadInput where the file is unusable."""
+    """Those of the arrays ``names`` that exist; MissingInput or BadInput if the file is unusable."""
     path = Path(path)
     if not path.is_file():
-        raise MissingInput(f"{path} is not there; the job that writes it has not finished")
+        raise MissingInput(f"{path} is missing; the job that writes it has not finished")
     try:
         there = names_in_npz(path)
         return load_npz(path, [name for name in names if name in there])
@@ -213,7 +213,7 @@ def _direction(
     gallery_order: NDArray[np.int64],
     top_k: int,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Counts and top list of one direction, queries in the caller's order.
+    """Counts and top list of one direction, with queries in the caller's order.
 
     Args:
         matrix: (queries, gallery) scores.

@@ -26,10 +26,10 @@ from crossmodal_bench.evaluation.ranking.tiles import NonFiniteScore, ScoreTiles
 from crossmodal_bench.evaluation.ranking.top import Places, RunningTop
 
 Reduce = Callable[[Tensor], Tensor]
-"""The sum of one tensor over all processes, on every process."""
+"""Sums a tensor over all processes, on every process."""
 
-_SPARSE = 16  # where more than one score of so many counts, they are counted without being listed
-_KEPT_BYTES = 64 * 2**20  # tiles with positives that are kept from the first pass for the second
+_SPARSE = 16  # if more than one in this many scores counts, they are counted without being listed
+_KEPT_BYTES = 64 * 2**20  # tiles with positives that the first pass keeps for the second
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
@@ -41,9 +41,9 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def maximum(total: Reduce, values: Tensor, rank: int, world_size: int) -> Tensor:
-    """The element-wise maximum of ``values`` (n,) over all processes, by way of their sum ``total``.
+    """The element-wise maximum of ``values`` (n,) over all processes, computed with their sum ``total``.
 
-    Each process fills a row of its own; -inf stands for a process without a value.
+    Each process fills its own row; -inf stands for a process without a value.
     """
     rows = values.new_zeros(world_size, *values.shape)
     rows[rank] = values
@@ -52,12 +52,12 @@ def maximum(total: Reduce, values: Tensor, rank: int, world_size: int) -> Tensor
 
 @dataclass(frozen=True)
 class Question:
-    """What is right for what, and what is wanted to be known of it; one sweep may answer several.
+    """What is correct for what, and which results are required; one sweep may answer several questions.
 
     Attributes:
-        image_identity: (n_images,) where all images and captions of one identity are right for each other.
+        image_identity: (n_images,) if all images and captions of one identity are correct for each other.
         positives: any set of pairs instead.
-        every_positive: whether the ranks of all positives are wanted, and not of the best ones alone.
+        every_positive: whether the ranks of all positives are required, rather than just of the best ones.
     """
 
     image_identity: Identities | None = None
@@ -71,7 +71,7 @@ class Sweep:
 
     Attributes:
         ranks: of each query's best positive.
-        positives: the ranks of every positive, by direction; empty where they were not wanted.
+        positives: the ranks of every positive, by direction; empty if they are not required.
     """
 
     ranks: Ranks
@@ -94,7 +94,7 @@ def streamed_ranks(
     reduce: Reduce | None = None,
     device: torch.device | str | None = None,
 ) -> Ranks:
-    """The ranks of one question, whose fields are given here; all else as for ``streamed_sweeps``."""
+    """The ranks for one question, whose fields are given here; otherwise as for ``streamed_sweeps``."""
     (sweep,) = streamed_sweeps(
         images,
         texts,
@@ -130,21 +130,20 @@ def streamed_sweeps(
     """Ranks of ``images`` against ``texts`` under any scorer, as ``retrieval_ranks`` of the full matrix.
 
     Positives are an image and its own captions, unless a question says otherwise; with pairs,
-    ``caption_image`` may be None. A query without a positive, or one that is not asked, has rank 0 and counts
-    in no metric. All questions are answered in one sweep: with fragments, scores are what takes the time.
-
-    Every process holds both galleries whole and calls this with its ``rank``; process r scores rows r,
-    r + world_size, ... of a grid of tiles that is the same for every world size, and only positives' scores,
-    counts and top-k candidates are summed with ``reduce`` (default: ``torch.distributed.all_reduce``). All
-    processes return the same, and the same as one process alone.
+    ``caption_image`` may be None. A query without a positive, or an item that is not a query, has rank 0 and
+    counts in no metric. All questions are answered in one sweep: with fragments, scoring takes most of the
+    time. Every process holds both complete galleries and calls this with its ``rank``; process r scores rows
+    r, r + world_size, ... of a grid of tiles that is the same for every world size, and only positives'
+    scores, counts and top-k candidates are summed with ``reduce`` (default:
+    ``torch.distributed.all_reduce``). All processes return the same, and the same as a single process.
 
     Captions are taken in the order of their images, and images in the order of their identities, so that
-    positives lie in blocks along the diagonal. The tiles with positives come first and give the thresholds; a
-    positive's score is therefore a number out of the very tile in which its competitors are counted. Memory:
-    a few tiles beside the encodings.
+    positives are in blocks along the diagonal. The tiles with positives come first and give the thresholds;
+    so a positive's score comes from the very tile in which its competitors are counted. Memory: a few tiles
+    in addition to the encodings.
 
-    Raises ValueError (on all processes) for a non-finite score, for an image without a caption, a caption
-    of no image or counts that don't agree, and for questions that take the items in different orders.
+    Raises ValueError (on all processes) for a non-finite score, an image without a caption, a caption of no
+    image, mismatched counts, and questions that take the items in different orders.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} is not one of {world_size} processes")
@@ -192,11 +191,11 @@ def streamed_sweeps(
 
 
 class _Direction:
-    """What one sweep finds for the queries of one direction, in the galleries' order.
+    """The results of one sweep for the queries of one direction, in the galleries' order.
 
     Attributes:
         best: (n_queries,) the best positive's score, -inf before any was seen.
-        counts: (3, n_queries) as ``make_ranks`` takes them.
+        counts: (3, n_queries) as for ``make_ranks``.
         top: the best gallery items.
     """
 
@@ -205,17 +204,17 @@ class _Direction:
         self.counts = torch.zeros(3, queries, dtype=torch.int64, device=like.device)
         self.top = RunningTop(queries, min(top_k, gallery), self.best)
         self._flags = torch.empty(0, device=like.device)
-        # Models near chance have many scores above the best positive in each tile.
+        # A model near chance has many scores above the best positive in each tile.
         self._few_count = True
 
     def find_best(self, start: int, query: Tensor, scores: Tensor) -> None:
-        """Take positives' ``scores`` (n,), of the queries ``query`` (n,) counted from ``start``."""
+        """Process positives' ``scores`` (n,) of the queries ``query`` (n,), counted from ``start``."""
         self.best[start:].scatter_reduce_(0, query, scores, "amax")
 
     def count(
         self, start: int, tile: Tensor, gallery_start: int, positives: tuple[Tensor, Tensor] | None
     ) -> None:
-        """Take a tile (queries, gallery), with the queries and the scores of the positives inside it."""
+        """Process a tile (queries, gallery), with the queries and the scores of the positives inside it."""
         stop = start + len(tile)
         best, counts = self.best[start:stop], self.counts[:, start:stop]
         floor = self.top.floor(start, tile)
@@ -234,7 +233,7 @@ class _Direction:
             for row, flags in ((0, places.score >= threshold), (1, places.score > threshold)):
                 counts[row] += torch.bincount(places.query, flags, len(tile)).long()
         if positives is not None:
-            # They have been counted with their competitors.
+            # They have been counted along with their competitors.
             query, scores = positives
             threshold = best[query]
             counts[0].scatter_add_(0, query, -(scores >= threshold).long())
@@ -242,19 +241,19 @@ class _Direction:
             counts[2].scatter_add_(0, query, (scores == threshold).long())
 
     def _count(self, compare: Callable[..., Tensor], tile: Tensor, threshold: Tensor) -> Tensor:
-        # Comparing into fp32 and summing that is several times faster than summing booleans, and exact up to
-        # 2**24 a tile. The buffer is reused: fresh pages cost more than the comparison.
+        # Comparing into fp32 and summing is several times faster than summing booleans, and exact up to
+        # 2**24 per tile. The buffer is reused: fresh pages cost more than the comparison.
         if self._flags.numel() < tile.numel():
             self._flags = torch.empty(tile.numel(), device=tile.device)
         flags = self._flags[: tile.numel()]
-        # In the order of the tile's own memory.
+        # In the memory order of the tile.
         flags = flags.view(tile.shape) if tile.is_contiguous() else flags.view(tile.T.shape).T
         compare(tile, threshold[:, None], out=flags)
         return flags.sum(1).long()
 
 
 class _Answer:
-    """What one sweep finds for one question on one process; items are numbered in the galleries' order."""
+    """The results of one sweep for one question on one process; items numbered in the galleries' order."""
 
     def __init__(self, ordered: Galleries, tiles: ScoreTiles, top_k: int, *, every_positive: bool) -> None:
         n_images, n_texts = len(ordered.image_order), len(ordered.text_order)
@@ -267,14 +266,14 @@ class _Answer:
         self.i2t = _Direction(n_images, n_searched, top_k, like)
         self.t2i = _Direction(n_texts, n_images, top_k, like)
         self._find_tiles()
-        # Each positive pair's score, in the order of the tiles; None where only the best ones are wanted.
+        # Each positive pair's score, in the order of the tiles; None if only the best ones are required.
         self._pair_scores = (
             like.new_full((len(ordered.positive_image),), -torch.inf) if every_positive else None
         )
         self._every: dict[Side, PositiveCounts] = {}
 
     def _find_tiles(self) -> None:
-        """Sort the positive pairs, and the texts that are left out, by the tiles in which they lie."""
+        """Sort the positive pairs, and the excluded texts, by the tiles that contain them."""
         ordered = self._ordered
         tops = np.array([top for top, _ in self._tiles.rows])
         lefts = np.array([left for left, _ in self._tiles.columns])
@@ -283,7 +282,7 @@ class _Answer:
         tile = row * len(lefts) + column
         by_tile = np.argsort(tile, kind="stable")
         self._by_tile = by_tile
-        # Where each tile's pairs begin, and behind the last tile, where they end.
+        # The start of each tile's pairs and, after the last tile, their end.
         self._first_pair = np.searchsorted(tile[by_tile], np.arange(len(tops) * len(lefts) + 1))
         device = self._tiles.device
         self._pair_image = torch.from_numpy((ordered.positive_image - tops[row])[by_tile]).to(device)
@@ -296,17 +295,17 @@ class _Answer:
                     self._left_out[number] = torch.from_numpy(within).to(device)
 
     def _pairs(self, row: int, column: int) -> slice:
-        """Which of the positive pairs, in the order of the tiles, lie in a tile."""
+        """The positive pairs in a tile, as a slice of the order of the tiles."""
         tile = row * len(self._tiles.columns) + column
         return slice(int(self._first_pair[tile]), int(self._first_pair[tile + 1]))
 
     def has_positives(self, row: int, column: int) -> bool:
-        """Whether any positive pair lies in a tile."""
+        """Whether a tile contains any positive pair."""
         pairs = self._pairs(row, column)
         return pairs.start < pairs.stop
 
     def find_positives(self, row: int, column: int, tile: Tensor) -> None:
-        """First pass: take the positives' scores, out of the tile they share with their competitors."""
+        """First pass: take the positives' scores from the tile they share with their competitors."""
         pairs = self._pairs(row, column)
         image, text = self._pair_image[pairs], self._pair_text[pairs]
         scores = tile[image, text]
@@ -316,16 +315,16 @@ class _Answer:
             self._pair_scores[pairs] = scores
 
     def agree(self, largest: Callable[[Tensor], Tensor]) -> None:
-        """Between the passes: let every process know the thresholds that any has found.
+        """Between the passes: share the thresholds that each process has found.
 
         Args:
-            largest: the element-wise maximum of a tensor (n,) over all processes.
+            largest: returns the element-wise maximum of a tensor (n,) over all processes.
         """
         ordered = self._ordered
         for direction, asked in ((self.i2t, ordered.asked_images), (self.t2i, ordered.asked_texts)):
             direction.best = largest(direction.best)
             if asked is not None:
-                # Without a threshold nothing is counted.
+                # Without a threshold, nothing is counted.
                 unasked = torch.from_numpy(~asked).to(direction.best.device)
                 direction.best = direction.best.masked_fill(unasked, -torch.inf)
         if self._pair_scores is None:
@@ -352,7 +351,7 @@ class _Answer:
             image, text = self._pair_image[pairs], self._pair_text[pairs]
             scores = tile[image, text]
             of_images, of_texts = (image, scores), (text, scores)
-        # No image finds a text that is left out.
+        # Images never find an excluded text.
         searched = tile
         if column in self._left_out:
             searched = tile.index_fill(1, self._left_out[column], -torch.inf)
@@ -363,7 +362,7 @@ class _Answer:
             self._every["t2i"].count(left, tile.T)
 
     def positive_ranks(self, total: Reduce) -> dict[Side, PositiveRanks]:
-        """The ranks of every positive, in the caller's order; empty where they were not wanted."""
+        """The ranks of every positive, in the caller's order; empty if they are not required."""
         absent = self._ordered.absent
         orders: dict[Side, NDArray[np.int64]] = {
             "i2t": self._ordered.image_order,
@@ -381,7 +380,7 @@ class _Answer:
         return found
 
     def ranks(self, total: Reduce, rows: range, rank: int, world_size: int) -> Ranks:
-        """Sum what the processes have found and put it into the caller's order."""
+        """Sum the results of all processes and put them into the caller's order."""
         mine = torch.zeros(len(self._image_order), dtype=torch.bool, device=self._tiles.device)
         for row in rows:
             mine[slice(*self._tiles.rows[row])] = True
@@ -412,7 +411,7 @@ class _Answer:
 
 
 class _Sweeping:
-    """The tiles of one sweep on one process, and what they say on each question."""
+    """The tiles of one sweep on one process, and the answers to each question."""
 
     def __init__(
         self,
@@ -432,7 +431,7 @@ class _Sweeping:
             if not np.array_equal(other.image_order, first.image_order) or not np.array_equal(
                 other.text_order, first.text_order
             ):
-                raise ValueError("the questions of one sweep must take the items in one order")
+                raise ValueError("the questions of one sweep must take the items in the same order")
         self.tiles = ScoreTiles(
             images,
             texts,
@@ -479,5 +478,5 @@ def _alone(tensor: Tensor) -> Tensor:
 
 
 def _unless_ascending(order: NDArray[np.int64]) -> Tensor | None:
-    """The order as a tensor, or None for the one that things are in anyway: slices cost no copy."""
+    """The order as a tensor, or None if it changes nothing: slices avoid a copy."""
     return None if (order[1:] > order[:-1]).all() else torch.from_numpy(order)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from crossmodal_bench.core.encoding import Encoding, Scorer
 
-_ALIGNMENT = 64  # bytes; a vector kernel may round differently on data that starts elsewhere
-_GRAIN = 16  # items; tile sizes are multiples of it, so that no item meets a kernel's remainder loop
+_ALIGNMENT = 64  # bytes; a vector kernel may round differently for other alignments
+_GRAIN = 16  # items; tile sizes are multiples of this, so that no item ends up in a kernel's remainder loop
 _VECTOR_TILE = (512, 2048)
 _FRAGMENT_TILE = (128, 128)  # a cross-attention scorer holds regions x words values per pair
 
 
 class NonFiniteScore(ValueError):
-    """A scorer returned NaN or infinity for the pair (``image``, ``text``): rows in the caller's order."""
+    """A scorer returned NaN or infinity for the pair (``image``, ``text``), rows in the caller's order."""
 
     def __init__(self, image: int, text: int) -> None:
         super().__init__(f"the score of (row {image}, column {text}), image x text, is not finite")
@@ -27,17 +27,17 @@ class NonFiniteScore(ValueError):
 
 
 class ScoreTiles:
-    """The (n_images, n_texts) score matrix as a grid of tiles that are computed when asked for.
+    """The (n_images, n_texts) score matrix as a grid of tiles that are computed on demand.
 
-    The grid depends on the two lengths only, never on who asks: whichever process computes a tile gets the
-    same operands in the same shapes, hence the same digits. Vectors at the edge are padded to the full tile
-    by repeating the last item, so that equal items also get equal scores in different tiles.
+    The grid depends only on the two lengths, never on the caller: whichever process computes a tile has the
+    same operands in the same shapes, and so gets the same digits. Vectors at the edge are padded to the full
+    tile by repeating the last item, so that equal items also get equal scores in different tiles.
 
-    Scores are fp32 whatever surrounds the call (float64 encodings stay float64): half-precision encodings are
-    widened, autocast and reduced-precision matrix products are switched off.
+    Scores are always fp32 (float64 encodings stay float64): half-precision encodings are widened, and
+    autocast and reduced-precision matrix products are switched off.
 
-    ``image_order`` (n_images,) lets row i of the grid be image ``image_order[i]``, and ``text_order``
-    (n_texts,) column j text ``text_order[j]``.
+    With ``image_order`` (n_images,), row i of the grid is image ``image_order[i]``; with ``text_order``
+    (n_texts,), column j is text ``text_order[j]``.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ScoreTiles:
             )
         (top, bottom), (left, right) = self.rows[row], self.columns[column]
         scores = scores.detach().to(self.dtype)[: bottom - top, : right - left]
-        # A sum with a NaN or an infinity is never finite; only then is it worth looking where.
+        # A sum that includes NaN or infinity is never finite; only then search for the pair.
         if not torch.isfinite(scores.sum()):
             bad = torch.nonzero(~torch.isfinite(scores))
             if len(bad):
@@ -120,7 +120,7 @@ class ScoreTiles:
 
 @contextmanager
 def full_precision(device_type: str) -> Iterator[None]:
-    """No gradient, no autocast, no TF32 or bf16 inside fp32 matrix products; restored afterwards."""
+    """No gradients, no autocast, no TF32 or bf16 inside fp32 matrix products; restored afterwards."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -135,9 +135,9 @@ def _is_vectors(encoding: Encoding) -> bool:
 
 
 def _bounds(length: int, tile: int) -> tuple[int, list[tuple[int, int]]]:
-    """(size, tiles): tiles of one size (the last may be short), as even as the grain allows."""
+    """(size, tiles): tiles of equal size (the last may be shorter), as even as the grain allows."""
     if tile < 1:
-        raise ValueError(f"a tile holds at least one item, got {tile}")
+        raise ValueError(f"a tile must hold at least one item, got {tile}")
     grain = math.gcd(tile, _GRAIN)
     size = math.ceil(length / math.ceil(length / tile))
     size = math.ceil(size / grain) * grain

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_GROUP = 16  # columns of which the best is taken
+_GROUP = 16  # columns per maximum
 
 
 def ordered_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best columns of each row, (rows, min(k, columns)) scores and indices; ties in column order.
 
-    ``torch.topk`` picks any of the tied columns at the cut, which would depend on how a gallery is split.
+    ``torch.topk`` picks any of the columns tied at the cut, which would depend on how a gallery is split.
     """
     k = min(k, scores.shape[1])
     indices = scores.topk(k, dim=1).indices.sort(dim=1).values
@@ -26,7 +26,7 @@ def ordered_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 class Places:
-    """Where a tile (queries, gallery) holds a score of at least its query's ``floor`` (queries,).
+    """The places in a tile (queries, gallery) with a score of at least its query's ``floor`` (queries,).
 
     Attributes:
         query, item: (n,) rows and columns, by row and then by column.
@@ -35,18 +35,18 @@ class Places:
 
     def __init__(self, tile: Tensor, query: Tensor, item: Tensor) -> None:
         self.query, self.item = query, item
-        # Flat indices are gathered several times faster than pairs of them.
+        # Gathering by flat indices is several times faster than by pairs of them.
         down, along = tile.stride()
         extent = (tile.shape[0] - 1) * down + (tile.shape[1] - 1) * along + 1
         self.score = tile.as_strided((extent,), (1,)).index_select(0, query * down + item * along)
 
     @classmethod
     def find(cls, tile: Tensor, floor: Tensor, most: int) -> Places | None:
-        """Look through a tile; None where it has more than ``most``."""
+        """Search a tile; None if it has more than ``most``."""
         if tile.device.type != "cpu":
             query, item = torch.nonzero(tile >= floor[:, None], as_tuple=True)
             return None if len(query) > most else cls(tile, query, item)
-        # NumPy compares several times faster than torch on a CPU, and finds what is true ten times faster.
+        # On a CPU, NumPy compares several times faster than torch, and finds the hits ten times faster.
         lies_across = tile.stride(0) < tile.stride(1)
         in_memory, floors = (tile.T, floor) if lies_across else (tile, floor[:, None])
         flags = in_memory.numpy() >= floors.numpy()
@@ -60,7 +60,7 @@ class Places:
         return cls(tile, torch.from_numpy(rows), torch.from_numpy(columns))
 
     def of_at_least(self, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, items and scores of those that are at least another floor, a higher one."""
+        """The queries, items and scores of those that reach a higher floor."""
         kept = torch.nonzero(self.score >= floor.index_select(0, self.query))[:, 0]
         query, item, score = (part.index_select(0, kept) for part in (self.query, self.item, self.score))
         return query, item, score
@@ -74,15 +74,15 @@ class RunningTop:
         self.indices = torch.zeros(queries, k, dtype=torch.int64, device=like.device)
 
     def floor(self, start: int, tile: Tensor) -> Tensor:
-        """(queries,) the least score with which an item of ``tile`` (queries from ``start``) may get in."""
+        """(queries,) the lowest score with which an item of ``tile`` (queries from ``start``) may enter."""
         k = self.scores.shape[1]
-        # A later item that only equals the k-th best comes after it, so strictly better ones are enough.
+        # A later item that only equals the k-th best ranks after it, so strictly better ones are enough.
         worst = self.scores[start : start + len(tile), -1]
         floor = torch.nextafter(worst, worst.new_tensor(torch.inf))
         groups = tile.shape[1] // _GROUP
         if groups >= k and worst.min() == -torch.inf:
-            # Of the maxima of groups of items, the k largest are k of the scores. Members of a group lie
-            # apart: each pass then runs along the memory of a tile, and of its transpose.
+            # Of the maxima over groups of items, the k largest are k of the scores. The members of a group
+            # are spread out, so that each pass runs along the memory of a tile, and of its transpose.
             members = tile[:, : groups * _GROUP].unflatten(1, (_GROUP, groups))
             floor = torch.maximum(floor, members.amax(1).topk(k, dim=1).values[:, -1])
         return floor
@@ -96,8 +96,8 @@ class RunningTop:
             start: its first query.
             tile: (queries, gallery) scores.
             gallery_start: its first item.
-            floor: what ``floor`` says of it.
-            places: where it holds a score of at least that, and perhaps lower ones; None if that is unknown.
+            floor: the result of ``floor`` for it.
+            places: where it holds scores of at least that, and perhaps lower ones; None if unknown.
         """
         queries, k = len(tile), self.scores.shape[1]
         if places is None:
@@ -124,7 +124,7 @@ class RunningTop:
 
 
 def _padded(query: Tensor, item: Tensor, score: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores and items as a line for each query, (queries, most); -inf where a line is shorter than others.
+    """Scores and items as one row per query, (queries, most); -inf where a row is shorter than others.
 
     Args:
         query, item, score: (n,) each, by query.

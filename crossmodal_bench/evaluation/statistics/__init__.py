@@ -1,1 +1,1 @@
-"""How sure numbers are: the interval of one, and the difference between two or among a table's."""
+"""The uncertainty of numbers: the interval of one, and the difference between two or among a table's."""

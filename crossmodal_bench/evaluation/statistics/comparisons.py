@@ -1,4 +1,4 @@
-"""How sure a difference is: between two methods on the same queries, and among all methods of a table."""
+"""The uncertainty of differences: between two methods on the same queries, and among a table's methods."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from crossmodal_bench.evaluation.statistics.intervals import LEVEL, Target, seed
 from crossmodal_bench.evaluation.statistics.student_t import t_quantile
 
 SIGNIFICANT = 0.05
-"""An adjusted p below it tells two rows apart."""
+"""Two rows differ significantly if their adjusted p is below this."""
 
 _SWAPS = 10_000
-_SWAPS_PER_PAIR = 100  # the least p, times the number of pairs, stays well below 5 %
+_SWAPS_PER_PAIR = 100  # keeps the smallest p, times the number of pairs, well below 5 %
 _LEAST_P = 1e-15
 _CELLS = 4_000_000  # swaps x clusters held together
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What separates two rows of a table in one metric, on the same queries.
+    """The difference between two rows of a table in one metric, on the same queries.
 
     Attributes:
         value: the first row's mean over its runs minus the second's, in the metric's unit.
         low: lower bound of the 95 % interval of the difference.
         high: its upper bound.
         p: two-sided p of no difference.
-        items_error: the standard error that the choice of test images makes.
-        seeds_error: the one that the choice of seeds makes beside it; 0 where neither row has several.
-        targets: what each side is: a method, of which there are several seeds, or a single model.
+        items_error: the standard error due to the choice of test images.
+        seeds_error: that due to the choice of seeds, in addition; 0 if neither row has several.
+        targets: what each side is: a method, with several seeds, or a single model.
         n: number of runs of each side.
     """
 
@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Two rows of a table by their positions, their difference, and its p adjusted to all pairs of rows."""
+    """Two rows of a table by position, their difference, and its p adjusted for all pairs of rows."""
 
     first: int
     second: int
@@ -58,33 +58,33 @@ class PairedDifference:
 
 
 def compare(a: Sequence[QueryResults], b: Sequence[QueryResults], key: str) -> Difference:
-    """The difference of two rows (``a`` minus ``b``), each of which has one run or several.
+    """The difference between two rows (``a`` minus ``b``), each with one or several runs.
 
     Raises:
-        ValueError: where the runs didn't all answer the same queries (or those of the same seed, where each
-            seed has a draw of its own), one side has no run, or the metric is
-            no mean over queries nor a combination of such means.
+        ValueError: the runs didn't all answer the same queries (or those of the same seed, if each seed has
+            its own draw), one side has no runs, or the metric is not a mean over queries or a combination of
+            such means.
     """
     return compare_all([a, b], key)[0].difference
 
 
 def compare_all(rows: Sequence[Sequence[QueryResults]], key: str, *, seed: int = 0) -> list[PairedDifference]:
-    """The differences of all pairs of rows of one table, their p adjusted to one another by Holm.
+    """The differences of all pairs of rows of one table, with p jointly adjusted by Holm's method.
 
-    Where each seed has a draw of its own, the rows' runs of one seed answer the same queries. Their images
-    are paired; the variance over seeds, which has the draws in it, counts on both sides as if each had
-    drawn for itself, so that no difference is called surer than it is.
+    If each seed has its own draw, the rows' runs of one seed answer the same queries. Their images are
+    paired; the variance over seeds, which includes that of the draws, counts on both sides as if each had
+    drawn independently, so that no difference appears more certain than it is.
 
     Args:
-        rows: of each row, its runs.
+        rows: the runs of each row.
         key: the metric.
         seed: of the random swaps.
 
     Raises:
-        ValueError: as of ``compare``.
+        ValueError: as for ``compare``.
     """
     if not all(rows):
-        raise ValueError("a row without any run cannot be compared")
+        raise ValueError("a row without any runs cannot be compared")
     if len(rows) < 2:
         return []
     check_paired(rows, key)
@@ -98,8 +98,8 @@ def compare_all(rows: Sequence[Sequence[QueryResults]], key: str, *, seed: int =
         n=max(_SWAPS, _SWAPS_PER_PAIR * len(first)),
         seed=seed,
     )
-    # Swaps are exact between two models. Where seeds count too, they still guard against Student's
-    # distribution where so few images tell the methods apart that it doesn't hold.
+    # Swaps are exact between two models. With several seeds, they still guard against Student's distribution
+    # when so few images separate the methods that it doesn't hold.
     single = np.array([len(runs) == 1 for runs in rows])
     models = single[first] & single[second]
     p = np.where(models, swapped, np.maximum(swapped, tests.p()))
@@ -134,12 +134,12 @@ def compare_all(rows: Sequence[Sequence[QueryResults]], key: str, *, seed: int =
 def not_behind_first(first: int, pairs: Sequence[PairedDifference]) -> frozenset[int]:
     """The positions of the rows that are not significantly behind the first one, itself included.
 
-    Each p is adjusted to all pairs of the table, so that it doesn't matter that the first one was picked for
-    coming first: in 95 of 100 tables at least, the best of the methods is in the set.
+    Each p is adjusted for all pairs of the table, so it doesn't matter that the first row was selected for
+    coming first: in at least 95 of 100 tables, the best of the methods is in the set.
 
     Args:
         first: the position of the row with the best mean.
-        pairs: all pairs of the table's rows, as of ``compare_all``.
+        pairs: all pairs of the table's rows, as from ``compare_all``.
     """
     members = {first}
     for pair in pairs:
@@ -150,14 +150,15 @@ def not_behind_first(first: int, pairs: Sequence[PairedDifference]) -> frozenset
 
 @dataclass(frozen=True)
 class TableSummary:
-    """What comparing rows needs of a table, or of many tables at once (...).
+    """The statistics of a table, or of many tables at once (...), that comparisons of rows need.
 
     Attributes:
         means: (..., rows) the metric's mean over each row's runs.
-        products: (..., rows, rows) of the rows' effects of clusters (``ClusterEffects``), the mean over runs.
-        seeds: (..., rows) the variance of the mean that comes from the seeds.
-        seeds_df: its degrees of freedom; 0 where no row has several runs.
-        clusters: how many were drawn.
+        products: (..., rows, rows) inner products of the rows' cluster effects (``ClusterEffects``), each
+            averaged over runs.
+        seeds: (..., rows) the variance of the mean due to the seeds.
+        seeds_df: its degrees of freedom; 0 if no row has several runs.
+        clusters: number of clusters drawn.
     """
 
     means: NDArray[np.float64]
@@ -172,9 +173,9 @@ class TableSummary:
     ) -> TableSummary:
         """From each row's (..., runs) values and (..., runs, clusters) effects.
 
-        A variance over three seeds is known badly, and among many pairs those would stand out whose seeds
-        happen to agree. So a row's seeds count with what they show, or, where that is more, with what those
-        of all rows do on average.
+        A variance estimated from three seeds is unreliable, and among many pairs, those would stand out whose
+        seeds happen to agree. So a row's seeds count with their own variance or, if that is larger, with the
+        average over all rows.
         """
         mean_effects = np.stack([row.mean(-2) for row in effects], -2)
         runs = np.array([row.shape[-1] for row in values])
@@ -196,10 +197,10 @@ class PairedT:
 
     Attributes:
         centre: of the interval of the difference.
-        items: the variance that the choice of images makes.
-        seeds: the variance that the choice of seeds makes, of both sides.
-        items_df: its degrees of freedom.
-        seeds_df: likewise.
+        items: the variance due to the choice of images.
+        seeds: the variance due to the choice of seeds, on both sides.
+        items_df: the former's degrees of freedom.
+        seeds_df: the latter's.
     """
 
     centre: NDArray[np.float64]
@@ -209,7 +210,7 @@ class PairedT:
     seeds_df: int
 
     def half_width(self, alpha: float | NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of the interval with an error of ``alpha``: the two errors' squares, each with a t of its own."""
+        """Half width of the interval with error ``alpha``: both errors as squares, each with its own t."""
         tail = np.asarray(alpha) / 2
         of_images = t_quantile(tail, self.items_df) ** 2 * self.items
         of_seeds = t_quantile(tail, self.seeds_df) ** 2 * self.seeds
@@ -230,9 +231,9 @@ def paired_t(
 ) -> PairedT:
     """Test and interval of the ``first`` rows minus the ``second``, pair by pair.
 
-    Two images are added on which the methods differ by one ``step`` to either side, as Bonett and Price
-    (2012) do for proportions: so no error is 0, and the sparse differences of few images, or of recalls near
-    0 or 100 %, keep their level. Images are paired; seeds are each side's own.
+    Two images are added on which the methods differ by one ``step`` in either direction, as Bonett and Price
+    (2012) do for proportions: so no error is 0, and sparse differences, on few images or for recalls near 0
+    or 100 %, keep their level. Images are paired; seeds are each side's own.
     """
     diagonal = np.diagonal(table.products, axis1=-2, axis2=-1)
     squares = diagonal[..., first] + diagonal[..., second] - 2 * table.products[..., first, second]
@@ -258,12 +259,12 @@ def paired_randomisation(
     n + 1, so p is never 0.
 
     Args:
-        differences: (pairs, clusters) the parts that the clusters have in the difference of two models.
-        n: number of random assignments, the same ones for all pairs.
+        differences: (pairs, clusters) the clusters' shares in the difference between two models.
+        n: number of random assignments, the same for all pairs.
         seed: of the assignments.
     """
     pairs, clusters = differences.shape
-    # Sums of the same terms in another order differ in the last digits and must still count as equal.
+    # Sums of the same terms in another order differ in their last digits, but must still count as equal.
     reach = np.abs(differences.sum(1)) - 1e-9 * np.abs(differences).sum(1)
     generator = np.random.default_rng(seed)
     step = max(1, _CELLS // max(clusters, pairs))
@@ -276,10 +277,10 @@ def paired_randomisation(
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment of several p-values (Holm, 1979), in the order they came."""
+    """Holm's step-down adjustment of several p-values (Holm, 1979), in the given order."""
     raw = np.asarray(pvalues, dtype=np.float64)
     if raw.ndim != 1 or ((raw < 0) | (raw > 1) | np.isnan(raw)).any():
-        raise ValueError("p-values must lie between 0 and 1")
+        raise ValueError("p-values must be between 0 and 1")
     order = np.argsort(raw, kind="stable")
     stepped = np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1))
     adjusted = np.empty_like(raw)

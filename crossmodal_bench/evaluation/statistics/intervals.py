@@ -1,4 +1,4 @@
-"""How sure one number is: a single ± whose target is stated."""
+"""The uncertainty of a single number: one ± with a stated target."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ TARGETS: Mapping[Target, str] = {
     "method": "this method on other images and with other seeds",
     "model": "this model on other images",
 }
-"""What an interval is about: of several seeds, and of a single one (or of a method without any chance)."""
+"""What an interval refers to: with several seeds, and with a single one (or for a deterministic method)."""
 
 LEVEL = 0.95
-_NOTHING = 1e-12  # of a share, or of a number of items
-_ONE_THAT_VARIES = 0.5  # by simulation: benchmarks/interval_coverage.py
+_NOTHING = 1e-12  # as a share, or as a number of items
+_ONE_THAT_VARIES = 0.5  # from simulations: benchmarks/interval_coverage.py
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric, and the 95 % interval of what it would be over all images that there are (and all seeds).
+    """A metric, and the 95 % interval of its value over the whole population of images (and seeds).
 
     Attributes:
         value: the mean over the runs, in the metric's unit.
-        low: never below what the metric can be.
-        high: never above it.
-        items_error: the standard error that the choice of test images makes.
-        seeds_error: the standard error that the choice of seeds makes beside it; 0 for a model.
-        clusters: how many images (or identities, or classes) were drawn.
+        low: never below the metric's minimum.
+        high: never above its maximum.
+        items_error: the standard error due to the choice of test images.
+        seeds_error: that due to the choice of seeds, in addition; 0 for a model.
+        clusters: number of images (or identities, or classes) drawn.
         n: number of runs.
-        target: what the interval is about; see ``TARGETS``.
+        target: what the interval refers to; see ``TARGETS``.
     """
 
     value: float
@@ -61,8 +61,8 @@ def interval(runs: Sequence[QueryResults], key: str) -> Interval:
     """The interval of one metric over the runs (seeds) of one row of a table.
 
     Raises:
-        ValueError: without any run, where the runs didn't answer the same queries, or where the metric is
-            no mean over queries nor a combination of such means (median rank, BLEU).
+        ValueError: there are no runs, they didn't answer the same queries, or the metric is not a mean over
+            queries or a combination of such means (median rank, BLEU).
     """
     if not runs:
         raise ValueError("an interval needs at least one run")
@@ -70,10 +70,10 @@ def interval(runs: Sequence[QueryResults], key: str) -> Interval:
 
 
 def intervals(runs: Sequence[QueryResults]) -> dict[str, Interval]:
-    """By key, the interval of each metric that all runs have per-query results of, combinations included.
+    """By key, the interval of each metric for which all runs have per-query results, with combinations.
 
     Raises:
-        ValueError: without any run, or where the runs didn't answer the same queries.
+        ValueError: there are no runs, or they didn't answer the same queries.
     """
     if not runs:
         raise ValueError("an interval needs at least one run")
@@ -81,7 +81,7 @@ def intervals(runs: Sequence[QueryResults]) -> dict[str, Interval]:
 
 
 def model_intervals(evaluation: Evaluation) -> dict[str, list[float]]:
-    """By key, [low, high] of this model on other images, of each mean over queries and their combinations."""
+    """By key, [low, high] of this model on other images, for each mean over queries and combination."""
     measured = intervals([evaluation.query_results])
     return {key: [each.low, each.high] for key, each in measured.items()}
 
@@ -119,26 +119,26 @@ def _bounds(measured: ClusterEffects) -> tuple[float, float]:
 
 
 def items_variance(effects: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(...) the variance that the choice of images makes in a mean over runs.
+    """(...) the variance of a mean over runs due to the choice of images.
 
     Args:
-        effects: (..., runs, clusters) as of ``ClusterEffects``.
+        effects: (..., runs, clusters) as in ``ClusterEffects``.
     """
     clusters = effects.shape[-1]
     return clusters / max(1, clusters - 1) * (effects.mean(-2) ** 2).sum(-1)
 
 
 def seeds_variance(values: NDArray[np.float64], effects: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(...) the variance that the choice of seeds makes in a mean over runs.
+    """(...) the variance of a mean over runs due to the choice of seeds.
 
-    Images and seeds are crossed: all runs answer the same queries. Where images affect each run differently,
-    this shows in the runs' variance, but the images' variance has it already, and it is taken off here. The
-    same holds where each run has a draw of its own and lacks some images: that other images are tested is
-    taken off, and what remains of the runs' variance is that of seeds and of what they were trained on.
+    Images and seeds are crossed: all runs answer the same queries. Images that affect each run differently
+    contribute to the runs' variance, but the images' variance already includes this, so it is subtracted
+    here. The same applies if each run has its own draw and lacks some images: the effect of testing on other
+    images is subtracted, and what remains of the runs' variance is that of seeds and of their training data.
 
     Args:
         values: (..., runs) the runs' metrics.
-        effects: (..., runs, clusters) as of ``ClusterEffects``.
+        effects: (..., runs, clusters) as in ``ClusterEffects``.
     """
     runs, clusters = effects.shape[-2:]
     if runs == 1:
@@ -152,20 +152,20 @@ def seeds_variance(values: NDArray[np.float64], effects: NDArray[np.float64]) ->
 def bounded_interval(
     values: NDArray[np.float64], effects: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(...) 95 % interval of a mean over runs of means of values between 0 and 1; it always has a width.
+    """(...) 95 % interval of a mean over runs of means of values between 0 and 1; its width is never 0.
 
-    It is the binomial's (mid-P) for as many independent items as make the same error (after Korn and
-    Graubard, 1998): exactly the binomial's for hits or misses of one run, one for each cluster; asymmetric
-    near 0 and 1; and with enough items what mean ± t x error is. The errors of images and of seeds are added
-    as squares, each with the t of its own degrees of freedom (after Graybill and Wang, 1980).
+    It is the binomial's (mid-P) for the number of independent items with the same error (after Korn and
+    Graubard, 1998): exactly the binomial's for hits or misses of one run, one per cluster; asymmetric near 0
+    and 1; and with enough items the same as mean ± t x error. The errors of images and of seeds are added as
+    squares, each with the t of its own degrees of freedom (after Graybill and Wang, 1980).
 
-    How much less the clusters' means vary than hits and misses would is known from those clusters only that
-    are on the rarer side of the mean. Where these are few, it counts little (as if half a cluster more had
-    been seen that varied as hits do), and where nothing is on it (all hits, say), not at all.
+    How much less the clusters' means vary than hits and misses would is known only from the clusters on the
+    rarer side of the mean. If these are few, it counts little (as if half a cluster more had been seen that
+    varied as hits do), and if there are none (all hits, say), not at all.
 
     Args:
         values: (..., runs) the runs' metrics.
-        effects: (..., runs, clusters) as of ``ClusterEffects``.
+        effects: (..., runs, clusters) as in ``ClusterEffects``.
     """
     runs, clusters = effects.shape[-2:]
     share = np.clip(values.mean(-1), 0.0, 1.0)
@@ -187,20 +187,20 @@ def bounded_interval(
 
 
 def _quantile(number: int) -> float:
-    """Student's, for a mean over that many; a single one's variance is 0 or unknown, and not scaled."""
+    """Student's quantile for a mean over that many; a single one's variance is 0 or unknown: not scaled."""
     return float(t_quantile((1 + LEVEL) / 2, number - 1)) if number > 1 else 1.0
 
 
 def _least_share(hits: NDArray[np.float64], items: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The lower mid-P bound: the share of hits with which at least so many among the items are 2.5 % likely.
+    """The lower mid-P bound: the share of hits for which at least as many hits are 2.5 % likely.
 
-    Neither number need be whole: the incomplete beta function goes through the binomial's probabilities.
+    The numbers need not be integers: the incomplete beta function interpolates the binomial's probabilities.
     """
     misses = np.maximum(items - hits, 0.0)
     likely = (1 - LEVEL) / 2
     some, any_miss = hits > _NOTHING, misses > _NOTHING
     positive_hits, positive_misses = np.where(some, hits, 1.0), np.where(any_miss, misses, 1.0)
-    # Mid-P lies between the exact bounds of these hits and of one hit more.
+    # Mid-P is between the exact bounds for these hits and for one hit more.
     below = special.betaincinv(positive_hits, misses + 1, likely)
     above = np.where(any_miss, special.betaincinv(hits + 1, positive_misses, likely), 1.0)
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""Student's t, and how far values are apart over seeds alone."""
+"""Student's t, and the spread of values over seeds alone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from scipy import special
 
 
 def t_quantile(probability: ArrayLike, df: float) -> NDArray[np.float64]:
-    """The value that Student's t with ``df`` degrees of freedom stays below with that probability.
+    """The quantile of Student's t with ``df`` degrees of freedom at that probability.
 
-    What ``scipy.stats.t.ppf`` computes; importing ``scipy.stats`` takes seconds.
+    Equal to ``scipy.stats.t.ppf``, but importing ``scipy.stats`` takes seconds.
     """
     return np.asarray(special.stdtrit(df, probability))
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float, int]:
-    """(mean, half width, n) of the 95 % Student interval over seeds; a single value has half width NaN.
+    """(mean, half width, n) of the 95 % Student interval over seeds; the half width of a single value is NaN.
 
-    Raises ValueError for no value at all or one that is not finite: a failed run must be left out knowingly.
+    Raises ValueError for no values or a non-finite one: failed runs must be left out deliberately.
     """
     data = np.asarray(values, dtype=np.float64)
     if data.ndim != 1 or not len(data) or not np.isfinite(data).all():

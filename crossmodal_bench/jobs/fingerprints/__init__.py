@@ -1,1 +1,1 @@
-"""What a number rests on, by digests: the sources that are run, settings, protocols and libraries."""
+"""What a number depends on, as digests: the sources that are run, settings, protocols and libraries."""

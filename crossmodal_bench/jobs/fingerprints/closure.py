@@ -1,8 +1,8 @@
-"""Which modules a number rests on: what classes import, followed through source files that are never run.
+"""Which modules a number depends on: what classes import, followed through source files without running them.
 
-A module is known by its syntax tree, so that neither comments, docstrings nor formatting change it. Names
-that a package's ``__init__`` passes on are followed to the modules that define them: the ``__init__`` itself
-is no member, or a new method that is listed there would make every record stale.
+A module is identified by its syntax tree, so comments, docstrings and formatting do not matter. Names that a
+package's ``__init__`` re-exports are followed to the modules that define them; the ``__init__`` itself is not
+a member, or a new method listed there would make every record stale.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from typing import TypeGuard
 from crossmodal_bench.core.files import stays_below
 
 DIGITS = 12
-"""Hexadecimal digits of a digest: no attack is to be withstood, and a record holds a hundred of them."""
+"""Hexadecimal digits of a digest: it need not resist attacks, and a record has a hundred of them."""
 
 _FORMATTING = frozenset({"ctx", "kind", "type_comment"})
-"""Fields of a syntax tree that follow from the others, or from how a constant is spelled."""
+"""Fields of a syntax tree that follow from the others or from the spelling of a constant."""
 _SOURCES = frozenset({".py", ".pyc", ".pyi"})
 
 
 @dataclass(frozen=True)
 class Closure:
-    """What some classes rest on.
+    """What some classes depend on.
 
     Attributes:
         modules: digests of modules' syntax trees, by dotted name.
-        files: digests of other files that these modules name and that lie beside them, by their paths from
-            the folder of the package.
-        libraries: top-level names of all other modules that they import, without those of Python.
+        files: digests of other files next to these modules that they name, by their paths relative to the
+            package's folder.
+        libraries: top-level names of all other modules that they import, without the standard library.
     """
 
     modules: Mapping[str, str]
@@ -54,7 +54,7 @@ class _Import:
 
 @dataclass
 class _Module:
-    """What is read of one file; ``uses`` are names with the attributes that are asked of them."""
+    """What is extracted from one file; ``uses`` are names with the attributes accessed on them."""
 
     digest: str
     imports: list[_Import] = field(default_factory=list)
@@ -65,14 +65,14 @@ class _Module:
 
 
 class SourceTree:
-    """Packages whose sources are looked at, as they were when each file was looked at first.
+    """The sources of some packages, as they were when each file was first read.
 
-    What a process runs is what lay there when it started. So a file is read once, and what changes later
-    belongs to later processes.
+    A process runs the files as they were when it started. So each file is read once, and later changes belong
+    to later processes.
 
     Args:
-        packages: folder of each package, or file of each module, by top-level name.
-        aside: modules, and packages with all that is in them, that are no members and lead to none.
+        packages: the folder of each package, or the file of each module, by top-level name.
+        aside: modules, and packages with everything in them, that are neither members nor followed.
     """
 
     def __init__(self, packages: Mapping[str, Path], aside: Collection[str] = ()) -> None:
@@ -85,11 +85,11 @@ class SourceTree:
         self._closures: dict[frozenset[str], Closure] = {}
 
     def closure(self, roots: Iterable[str]) -> Closure:
-        """What ``roots`` rest on, themselves included.
+        """What ``roots`` depend on, including themselves.
 
         Args:
-            roots: dotted names of modules, or of classes in modules or passed on by packages. One that is of
-                another package is a library; one that is nowhere is left to whoever imports it.
+            roots: dotted names of modules, or of classes in modules or re-exported by packages. One from
+                another package is a library; one that does not exist is left for the import to report.
         """
         wanted = frozenset(roots)
         if wanted not in self._closures:
@@ -97,7 +97,7 @@ class SourceTree:
         return self._closures[wanted]
 
     def exports(self, package: str, symbol: str) -> bool:
-        """Whether a package's ``__init__`` has a name, as far as can be seen there."""
+        """Whether a package's ``__init__`` has a name, as far as its source shows."""
         return self._defines(package, symbol, frozenset())
 
     def _closure(self, roots: Iterable[str]) -> Closure:
@@ -134,7 +134,7 @@ class SourceTree:
     # ---- from names to modules ------------------------------------------------------------------------
 
     def _file(self, module: str) -> Path | None:
-        """The source of a module, or of a package's ``__init__``; None where there is none."""
+        """The source of a module, or of a package's ``__init__``; None if there is none."""
         if module not in self._files:
             self._files[module] = self._find(module)
         return self._files[module]
@@ -156,7 +156,7 @@ class SourceTree:
         path = self._file(module)
         if path is not None:
             return path.name == "__init__.py"
-        # Without an __init__, a folder is a package, too.
+        # A folder without an __init__ is a package too.
         top, *rest = module.split(".")
         return top in self._packages and self._packages[top].joinpath(*rest).is_dir()
 
@@ -170,14 +170,14 @@ class SourceTree:
         return self._resolve(module, symbol) if module else set()
 
     def _resolve(self, module: str, symbol: str, seen: frozenset[tuple[str, str]] = frozenset()) -> set[str]:
-        """The modules that ``from module import symbol`` gets something from."""
+        """The modules that provide what ``from module import symbol`` imports."""
         if (module, symbol) in seen:
             return set()
         seen |= {(module, symbol)}
         if not self._is_package(module):
             if self._file(module) is not None:
                 return {module}
-            # A class within a class, say.
+            # For example a nested class.
             parent, _, name = module.rpartition(".")
             return self._resolve(parent, name, seen) if parent else set()
         if self._file(module) is not None:
@@ -196,14 +196,14 @@ class SourceTree:
         if self._file(submodule) is not None and not self._is_package(submodule):
             return {submodule}
         if self._is_package(submodule):
-            # What is asked of it is looked at where it is asked.
+            # Its attributes are resolved where they are accessed.
             return set()
         if self._file(module) is None:
             return set()
         for passed_on in self._read(module).imports:
             if passed_on.symbol == "*" and self._defines(passed_on.module, symbol, seen):
                 return self._resolve(passed_on.module, symbol, seen)
-        # Made while it is imported, in a way that cannot be seen here.
+        # Defined at import time, in a way that the source does not show.
         return {module}
 
     def _defines(self, module: str, symbol: str, seen: frozenset[tuple[str, str]]) -> bool:
@@ -244,7 +244,7 @@ class SourceTree:
         return {module} if self._file(module) is not None else set()
 
     def _asked_of(self, local: str, module: str, content: _Module) -> set[str]:
-        """The modules behind ``losses.ranking.x`` and ``losses.y``, where ``losses`` is a package."""
+        """The modules behind ``losses.ranking.x`` and ``losses.y`` if ``losses`` is a package."""
         if not self._is_package(module):
             return set()
         modules: set[str] = set()
@@ -254,7 +254,7 @@ class SourceTree:
             package, rest = module, list(attributes)
             while rest and self._is_package(f"{package}.{rest[0]}"):
                 package = f"{package}.{rest.pop(0)}"
-            # A package that is handed on whole may be asked for anything.
+            # If the package object itself is passed on, anything in it may be accessed.
             modules |= self._resolve(package, rest[0]) if rest else self._all_of(package)
         return modules
 
@@ -269,7 +269,7 @@ class SourceTree:
         return self._modules[path]
 
     def _files_beside(self, module: str) -> dict[str, str]:
-        """Digests of the files that a module's source names and that lie in its folder, such as lists."""
+        """Digests of the files in a module's folder that its source names, such as lists."""
         path = self._file(module)
         assert path is not None, module
         if path not in self._beside:
@@ -288,16 +288,16 @@ class SourceTree:
 
 
 def file_digest(path: Path) -> str:
-    """Of a file's bytes."""
+    """The digest of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
 
 
 @cache
 def package_location(name: str) -> Path | None:
-    """The folder of a top-level package, or the file of a module, without importing it; None: nowhere."""
+    """The folder of a top-level package, or the file of a module, without importing it; None if not found."""
     try:
         spec = importlib.util.find_spec(name)
-    # What is no name at all; a module that was put there by hand.
+    # An invalid name, or a module that was inserted into sys.modules without a spec.
     except (ImportError, ValueError, AttributeError):
         return None
     if spec is None:
@@ -313,18 +313,18 @@ def package_location(name: str) -> Path | None:
 
 @lru_cache(maxsize=1024)
 def _read(source: bytes, package: str) -> _Module:
-    """The digest of a source and what it imports; of the same bytes the same, and nobody changes it.
+    """The digest of a source and what it imports; cached by content, so the result must not be modified.
 
     Args:
-        source: of the file.
-        package: the package that it is in, which relative imports start from.
+        source: the file's bytes.
+        package: the package that it is in, from which relative imports start.
     """
     try:
         tree = ast.parse(source)
         text: list[str] = []
         reader = _Reader(package, text)
         reader.statements(tree.body)
-    # Nobody can import it either; whoever tries says why.
+    # It cannot be imported either, and the import will report why.
     except (SyntaxError, ValueError, RecursionError):
         return _Module(digest=hashlib.sha256(source).hexdigest()[:DIGITS])
     module = reader.module
@@ -334,9 +334,9 @@ def _read(source: bytes, package: str) -> _Module:
 
 
 class _Reader:
-    """Walks a syntax tree once: writes what is hashed and collects what is imported.
+    """Walks a syntax tree once, writing what is hashed and collecting what is imported.
 
-    ``ast.dump`` is not used, because what it writes of the same source differs between versions of Python.
+    ``ast.dump`` is not used because its output for the same source differs between Python versions.
     """
 
     def __init__(self, package: str, text: list[str]) -> None:
@@ -345,7 +345,7 @@ class _Reader:
         self._text = text
 
     def statements(self, body: list[ast.stmt]) -> None:
-        """Those that do something: no docstrings, and nothing that is there for the type checker alone."""
+        """Statements that do something: no docstrings, and nothing that only the type checker sees."""
         self._text.append("[")
         for statement in _effective(body, self._for_types):
             self._node(statement)
@@ -370,7 +370,7 @@ class _Reader:
             if name in _FORMATTING:
                 continue
             value = getattr(node, name, None)
-            # Fields that a later Python adds are empty for what an earlier one can say.
+            # Fields added by a later Python are empty for anything that an earlier one can express.
             if value is None or value == []:
                 if isinstance(node, ast.Constant):
                     self._text.append("None")
@@ -390,7 +390,7 @@ class _Reader:
                 self._value(item)
             self._text.append("]")
         elif isinstance(value, int) and not isinstance(value, bool):
-            # Python writes no decimal number of more than 4,300 digits.
+            # Python refuses to print integers of more than 4,300 decimal digits.
             self._text.append(f"{value:#x},")
         else:
             self._text.append(f"{value!r},")
@@ -414,7 +414,7 @@ class _Reader:
 
 
 def _effective(body: list[ast.stmt], for_types: Callable[[list[ast.stmt]], None]) -> Iterator[ast.stmt]:
-    """The statements that do something; what is there for the type checker goes to ``for_types``."""
+    """The statements that do something; those for the type checker go to ``for_types``."""
     for statement in body:
         if isinstance(statement, ast.Pass):
             continue
@@ -428,20 +428,20 @@ def _effective(body: list[ast.stmt], for_types: Callable[[list[ast.stmt]], None]
 
 
 def _may_name_a_file(text: object) -> TypeGuard[str]:
-    """Whether a constant could be a path below the folder of the module that holds it."""
+    """Whether a constant could be a path inside its module's folder."""
     if not isinstance(text, str):
         return False
     return 0 < len(text) < 100 and "." in text and text.isprintable() and stays_below(text)
 
 
 def _is_for_types(test: ast.expr) -> bool:
-    """Whether a condition is ``TYPE_CHECKING``, which is never true where a module is run."""
+    """Whether a condition is ``TYPE_CHECKING``, which is never true at run time."""
     name = test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", "")
     return name == "TYPE_CHECKING"
 
 
 def _chain(node: ast.AST) -> tuple[str, ...] | None:
-    """``a.b.c`` as its three names; None where something else than a name is asked for an attribute."""
+    """``a.b.c`` as its three names; None if the chain does not start with a name."""
     names: list[str] = []
     while isinstance(node, ast.Attribute):
         names.append(node.attr)
@@ -450,7 +450,7 @@ def _chain(node: ast.AST) -> tuple[str, ...] | None:
 
 
 def _defined(body: Iterable[ast.stmt]) -> Iterator[str]:
-    """The names that a module's own statements give to something, those of its conditions included."""
+    """The names that a module's own statements define, including those inside conditions."""
     for statement in body:
         if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield statement.name

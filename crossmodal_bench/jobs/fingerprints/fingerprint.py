@@ -1,4 +1,4 @@
-"""A fingerprint: what decides a job's numbers, as digests by name; and in what two of them differ."""
+"""A fingerprint: what determines a job's numbers, as digests by name, and how two fingerprints differ."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from crossmodal_bench.core.validation import Model, WholeNumber
 Kind = Literal["sources", "settings", "protocols", "libraries"]
 
 _SHOWN = 3
-"""How many names a phrase lists."""
+"""How many names a clause lists."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One way in which two fingerprints differ, and a clause that says it: "torch 2.9 → 2.10"."""
+    """One way in which two fingerprints differ, and a clause that describes it: "torch 2.9 → 2.10"."""
 
     kind: Kind
     text: str
 
 
 class Fingerprint(Model):
-    """Digests by name, so that two of them do not only differ but say in what.
+    """Digests by name, so that a comparison of two shows where they differ.
 
     Attributes:
         scheme: of the digests.
         modules: the import closure of the classes that a configuration names and of the worker.
-        files: what these modules read that is no Python.
-        libraries: versions of what they import, as major.minor.
+        files: the non-Python files that these modules read.
+        libraries: the versions of libraries that they import, as major.minor.
         settings: the resolved configuration, by dotted key.
         protocols: by name.
     """
@@ -49,12 +49,12 @@ class Fingerprint(Model):
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:16]
 
     def differences(self, today: Fingerprint) -> list[Difference]:
-        """What is different today, what was there before named first; none where nothing that counts is.
+        """What is different today, old versions named first; empty if nothing relevant is.
 
-        A protocol that only one of them has says nothing about the numbers under the others.
+        A protocol that only one of them has does not affect the numbers under the others.
         """
         if self.scheme != today.scheme:
-            return [Difference("sources", "the sources cannot be compared: another version looked at them")]
+            return [Difference("sources", "the sources cannot be compared: another version hashed them")]
         found = [
             *(Difference("sources", text) for text in _changes(self.modules, today.modules)),
             *(Difference("sources", text) for text in _changes(self.files, today.files)),
@@ -84,7 +84,7 @@ def _differing(before: Mapping[str, str], today: Mapping[str, str]) -> list[str]
 
 
 def _changes(before: Mapping[str, str], today: Mapping[str, str]) -> Iterator[str]:
-    """Clauses for what has changed, is new, and is gone."""
+    """Clauses for what has changed, what is new, and what is gone."""
     changed = [name for name in _differing(before, today) if name in before and name in today]
     if changed:
         yield f"{_listed(changed)} {'has' if len(changed) == 1 else 'have'} changed"
@@ -94,7 +94,7 @@ def _changes(before: Mapping[str, str], today: Mapping[str, str]) -> Iterator[st
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
+    """The first few names, and how many more there are."""
     first = list(names[:_SHOWN])
     more = len(names) - len(first)
     if more:

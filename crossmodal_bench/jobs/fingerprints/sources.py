@@ -18,25 +18,25 @@ from crossmodal_bench.jobs.fingerprints.closure import DIGITS, SourceTree, packa
 from crossmodal_bench.jobs.fingerprints.fingerprint import Fingerprint
 
 SCHEME = 1
-"""Raise it when the digests of the same sources and settings change: they are not compared across schemes."""
+"""Increment it when the digests of unchanged sources or settings change; schemes are never compared."""
 
 OURS = "crossmodal_bench"
 
 WORKER = (f"{OURS}.training.worker", f"{OURS}.jobs.results")
-"""What every job runs: training, the choice of the checkpoint, evaluation, and what the record says of it."""
+"""What every job runs: training, checkpoint selection, evaluation, and the record's fields about it."""
 EVALUATOR = (f"{OURS}.evaluation.evaluate", f"{OURS}.evaluation.numbers")
-"""What a model from elsewhere is evaluated by."""
+"""What evaluates a model from elsewhere."""
 
 ASIDE = (
-    # What a job is called, where its files lie and what is read of them. The configuration that comes out of
-    # it is looked at itself.
+    # What a job is called, and where its files are and how they are read. The resulting configuration is
+    # hashed itself.
     f"{OURS}.jobs",
-    # What people see.
+    # What users see.
     f"{OURS}.reporting",
     f"{OURS}.bench",
     f"{OURS}.cli",
     f"{OURS}.training.projection",
-    # What refuses, tells, waits and writes.
+    # What validates, reports, waits and writes.
     f"{OURS}.core.errors",
     f"{OURS}.core.validation",
     f"{OURS}.core.atomic_files",
@@ -45,18 +45,18 @@ ASIDE = (
     f"{OURS}.training.configuration",
     f"{OURS}.training.resumption",
 )
-"""Modules that the worker imports and that decide no number: they change, and records stay fresh."""
+"""Modules that the worker imports but that do not affect any number: changing them leaves records fresh."""
 
 _HOMES = tuple(f"{OURS}.{package}" for package in ("methods", "methods.hosts", "data.datasets", "networks"))
-"""Where a class is looked up whose path is a name alone."""
+"""Where a class given by its bare name is looked up."""
 
 _AROUND = ("data.root", "data.cache", "data.seed", "seed_everything")
-"""Settings that are no part of what a row measures: where files lie on this machine; and the seed, so that
-the seeds of a row can be seen to belong together."""
+"""Settings that do not affect what a row measures: paths on this machine; and the seed, so that the seeds of
+a row are recognised as belonging together."""
 
 DRAW = "data.dataset.init_args.draw_seed"
-"""The setting that says which draw a split is. Where every seed has a draw of its own, it is the seed; the
-data's own fingerprint has the draw in it."""
+"""The setting that selects the draw of a split. If every seed has its own draw, it equals the seed; the
+data's own fingerprint includes the draw."""
 
 _DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -64,11 +64,11 @@ _DISTRIBUTIONS = {
     "pytorch_lightning": "pytorch-lightning",
     "sklearn": "scikit-learn",
 }
-"""What top-level modules are called where they are installed from, where that is another name."""
+"""The distributions of top-level modules whose names differ."""
 _WITHOUT_NUMBERS = frozenset(
     {"jsonargparse", "matplotlib", "pydantic", "pydantic_core", "threadpoolctl", "tqdm", "yaml"}
 )
-"""Libraries whose versions move no digit: what they read of a file is looked at itself."""
+"""Libraries whose versions do not affect any number: what they read from a file is hashed itself."""
 
 SPOKEN_FOR = frozenset(
     {
@@ -83,10 +83,10 @@ SPOKEN_FOR = frozenset(
         "transformers",
     }
 )
-"""Libraries whose classes a configuration may name, and whose sources their versions speak for."""
+"""Libraries whose classes a configuration may name, and whose sources are represented by their versions."""
 
 _RESOLVED = frozenset({"protocols.yaml"})
-"""Files of which those values are looked at that a job uses."""
+"""Files of which only the values that a job uses are hashed."""
 
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -97,14 +97,14 @@ def fingerprint_of(
     roots: Sequence[str] = WORKER,
     packages: Collection[str] | None = None,
 ) -> Fingerprint:
-    """The fingerprint of a job that is run by this process.
+    """The fingerprint of a job that this process runs.
 
     Args:
-        config: resolved: ``model``, ``data``, ``trainer``.
-        protocols: that it is measured under.
-        roots: what runs it, beside the classes of the configuration.
-        packages: top-level packages whose sources count; of all others the version does. None: this package,
-            and those of the configuration's classes that are none of ``SPOKEN_FOR``.
+        config: the resolved configuration: ``model``, ``data``, ``trainer``.
+        protocols: those that it is measured under.
+        roots: what runs it, in addition to the classes of the configuration.
+        packages: top-level packages whose sources count; for all others the version does. None: this package,
+            and those of the configuration's classes that are not in ``SPOKEN_FOR``.
     """
     if packages is None:
         named = {name.partition(".")[0] for name in class_paths(config) if "." in name}
@@ -118,7 +118,7 @@ def fingerprint_in(
     protocols: Iterable[Protocol] = (),
     roots: Iterable[str] = WORKER,
 ) -> Fingerprint:
-    """Likewise, with the sources of ``tree``."""
+    """The same with the sources of ``tree``."""
     protocols = list(protocols)
     closure = tree.closure([*roots, *_roots(tree, class_paths(config))])
     around = {*_AROUND, DRAW} if any(protocol.redrawn for protocol in protocols) else {*_AROUND}
@@ -139,13 +139,13 @@ def fingerprint_in(
 
 @cache
 def source_tree(packages: frozenset[str]) -> SourceTree:
-    """This process's sources of those packages, of which only what is found counts."""
+    """This process's sources of those packages; packages that are not found are skipped."""
     locations = {name: package_location(name) for name in packages}
     return SourceTree({name: path for name, path in locations.items() if path is not None}, ASIDE)
 
 
 def class_paths(config: Any, key: str = "") -> Iterator[str]:
-    """The classes that a configuration names: each ``class_path``, and each text that is spelled like one."""
+    """The classes that a configuration names: each ``class_path``, and each string that looks like one."""
     if isinstance(config, Mapping):
         for name, value in config.items():
             yield from class_paths(value, str(name))
@@ -154,13 +154,13 @@ def class_paths(config: Any, key: str = "") -> Iterator[str]:
             yield from class_paths(value)
     elif isinstance(config, str) and _CLASS_PATH.fullmatch(config):
         last = config.rpartition(".")[2]
-        # For `model: my_package.MyMethod`, and not for `weights: resnet18.pth`.
+        # Matches `model: my_package.MyMethod` but not `weights: resnet18.pth`.
         if key == "class_path" or last[0].isupper():
             yield config
 
 
 def _roots(tree: SourceTree, classes: Iterable[str]) -> Iterator[str]:
-    """Classes with their packages; a name alone is one of this package's, or none at all."""
+    """Classes with their packages; a bare name is one of this package's classes, or not a class at all."""
     for name in classes:
         if "." in name:
             yield name
@@ -169,7 +169,7 @@ def _roots(tree: SourceTree, classes: Iterable[str]) -> Iterator[str]:
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Every value that is no mapping, by its dotted key; a section with nothing in it is none."""
+    """Every value that is not a mapping, by its dotted key; an empty section yields nothing."""
     if isinstance(value, Mapping) and (value or "." not in path):
         for name, below in value.items():
             yield from _flat(f"{path}.{name}" if path else str(name), below)
@@ -183,10 +183,10 @@ def _digest(value: Any) -> str:
 
 
 def _protocol_digest(protocol: Protocol) -> str:
-    """Of its values, and of the list of photos or the judgements that it names; its note does not count."""
+    """The digest of its values and of the photo list or judgements that it names; its note does not count."""
     content = {name: value for name, value in asdict(protocol).items() if name != "note"}
     if protocol.judged is None:
-        # Digests stand in records from before there were any.
+        # Keeps digests equal to those in records from before this field existed.
         del content["pairs"]
     if protocol.split.members:
         content["listed"] = members_digest(protocol.split.members)
@@ -197,7 +197,7 @@ def _protocol_digest(protocol: Protocol) -> str:
 
 @cache
 def _version(library: str) -> str:
-    """major.minor; empty where it is not installed, or no version is known."""
+    """The version as major.minor; empty if the library is not installed or its version is unknown."""
     try:
         full = metadata.version(_DISTRIBUTIONS.get(library, library))
     except (metadata.PackageNotFoundError, ValueError):

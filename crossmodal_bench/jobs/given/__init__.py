@@ -1,1 +1,1 @@
-"""Models from elsewhere: vectors or scores that a user gives, evaluated and recorded like the bench's own."""
+"""Models from elsewhere: a user's vectors or scores, evaluated and recorded like the bench's own methods."""

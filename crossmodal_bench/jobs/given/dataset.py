@@ -1,4 +1,4 @@
-"""The data set that a user's vectors are of: by its name, or by a protocol's, and its files."""
+"""The data set of a user's vectors, found by its name or by a protocol's, and its files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _DEFAULT_ROOT = Path("data")
 
 @dataclass(frozen=True)
 class NamedDataset:
-    """What a user has named.
+    """The data set and protocol that a user has named.
 
     Attributes:
-        folder: the data set as the bench's records call it: ``wikipedia_deep``.
-        wanted: the named protocol that was asked for; empty for whichever the split meets.
+        folder: the data set's name in the bench's records: ``wikipedia_deep``.
+        wanted: the requested named protocol; empty for whichever the split matches.
     """
 
     folder: str
@@ -33,7 +33,7 @@ class NamedDataset:
 
     @property
     def own_name(self) -> str:
-        """As protocols call it: that of the wanted protocol, and else the folder's."""
+        """The data set's name in protocols: that of the wanted protocol, else the folder's."""
         if self.wanted:
             return PROTOCOLS[self.wanted].dataset
         return self.folder.partition("-")[0] if self.folder.startswith("synthetic-") else self.folder
@@ -43,21 +43,22 @@ def named_dataset(protocol: str, dataset: str) -> NamedDataset:
     """What ``--protocol`` and ``--dataset`` name.
 
     Raises:
-        BadInput: neither, an unknown protocol that is no data set either, or two that don't belong together.
+        BadInput: both are empty, the protocol is neither a known protocol nor a data set, or the two do not
+            belong together.
     """
     if not protocol and not dataset:
         raise BadInput(
-            "--protocol is missing; name the protocol, as flickr30k-1k, or the data set (--dataset)"
+            "--protocol is missing; name a protocol such as flickr30k-1k, or a data set (--dataset)"
         )
     if dataset and not is_folder_name(dataset):
-        raise BadInput(f"data set '{dataset}' cannot be the name of a folder of results; choose another")
+        raise BadInput(f"data set '{dataset}' cannot be used as a results folder name; choose another")
     if protocol in PROTOCOLS:
         theirs = PROTOCOLS[protocol].dataset
         if dataset and dataset.partition("-")[0] != theirs and not dataset.startswith(f"{theirs}_"):
             raise BadInput(
-                f"protocol '{protocol}' is of the data set {theirs}, not of {dataset}; leave one out"
+                f"protocol '{protocol}' belongs to the data set {theirs}, not {dataset}; leave one out"
             )
-        # The bench's default size of synthetic data is known by the data set's bare name.
+        # The bench's default size of synthetic data goes by the data set's bare name.
         own = theirs if theirs != "synthetic" or protocol == "synthetic-small" else protocol
         return NamedDataset(dataset or own, protocol)
     folder = protocol.removesuffix("-test")
@@ -67,32 +68,32 @@ def named_dataset(protocol: str, dataset: str) -> NamedDataset:
     if not dataset and (folder in known or folder.startswith("synthetic-")):
         return NamedDataset(folder, "")
     raise BadInput(
-        f"protocol '{protocol}' is not known{nearest(protocol, [*PROTOCOLS, *known])} For data of your own "
-        "leave it out and give their name with --dataset."
+        f"protocol '{protocol}' is unknown{nearest(protocol, [*PROTOCOLS, *known])} For your own data, "
+        "leave it out and name the data with --dataset."
     )
 
 
 @dataclass(frozen=True)
 class ReadDataset:
-    """A data set's corpus, and the protocol that its settings are meant for; empty for a single one."""
+    """A data set's corpus, and the protocol that its settings are for; empty if there is only one."""
 
     corpus: Corpus
     variant: str
 
 
 def read_dataset(named: NamedDataset, data_root: Path | None, counts: tuple[int, int]) -> ReadDataset | None:
-    """The data set's files, if they are there.
+    """Read the data set's files, if they exist.
 
-    Of a data set with several splits (Wikipedia) it is the wanted protocol's, or the first whose test split
-    has as many images and captions.
+    For a data set with several splits (Wikipedia), this is the wanted protocol's, or the first whose test
+    split has as many images and captions as were given.
 
     Args:
         named: which data set.
-        data_root: where its files must be; None: they may be below ``data``.
+        data_root: where its files must be; None: they may be in ``data``.
         counts: how many images and captions were given.
 
     Raises:
-        BadInput: files are damaged or, below a data root that was named, missing.
+        BadInput: files are damaged, or missing from a data root that was named.
     """
     root = _DEFAULT_ROOT if data_root is None else data_root
     first: ReadDataset | None = None
@@ -108,7 +109,7 @@ def read_dataset(named: NamedDataset, data_root: Path | None, counts: tuple[int,
         return None
     if first is None and data_root is not None:
         raise MissingInput(
-            f"data set '{named.folder}' is not below {data_root}; put it there, or leave --data-root out"
+            f"data set '{named.folder}' is not in {data_root}; put it there, or leave --data-root out"
         )
     return first
 
@@ -128,7 +129,7 @@ def _corpora(named: NamedDataset, root: Path) -> Iterator[ReadDataset]:
         try:
             corpus = read_corpus(reader, root, validation=validation)
         except MissingInput:
-            # Ids and captions are enough: the pictures have become vectors elsewhere.
+            # Ids and captions are enough: the pictures were encoded elsewhere.
             bare = reader.without_pictures()
             if bare is None:
                 raise

@@ -1,4 +1,4 @@
-"""What a user gives to be scored: vectors, encodings with a scorer, or a matrix of scores."""
+"""A user's input to be scored: vectors, encodings with a scorer, or a matrix of scores."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ SIMILARITIES: Mapping[VectorSimilarity, Callable[[Tensor, Tensor], Tensor]] = {
     "dot": dot_product,
     "euclidean": negative_euclidean,
 }
-"""By name; ``euclidean`` is minus the distance."""
+"""Similarities by name; ``euclidean`` is the negative distance."""
 
-_BLOCK = 2**22  # values looked at together
-_SHORTEST = 1e-12  # below it, torch's normalisation doesn't make unit vectors
-_EXACT = 2**24  # whole numbers that single precision can tell apart
+_BLOCK = 2**22  # values processed at a time
+_SHORTEST = 1e-12  # below this norm, torch's normalisation does not yield unit vectors
+_EXACT = 2**24  # integers up to here are exact in single precision
 
 
 @dataclass(frozen=True)
 class GivenGalleries:
-    """N images and M texts with what scores them, in the order in which they are evaluated.
+    """N images and M texts with their scorer, in the order of evaluation.
 
     Attributes:
-        images: N encodings; of a matrix, the numbers of its rows.
-        texts: M likewise; of a matrix, the numbers of its columns.
+        images: N encodings; for a matrix, its row numbers.
+        texts: M encodings; for a matrix, its column numbers.
         score: the scorer.
-        how: what is scored by what, as records and tables say it.
-        scores: the matrix, where one was given.
-        custom: whether the scorer is a program, which has no checksum.
+        how: what is scored and how, as stated in records and tables.
+        scores: the matrix, if one was given.
+        custom: whether the scorer is code, which has no checksum.
     """
 
     images: Encoding
@@ -54,7 +54,7 @@ class GivenGalleries:
     custom: bool = False
 
     def reordered(self, images: NDArray[np.int64], texts: NDArray[np.int64]) -> GivenGalleries:
-        """The galleries with these rows, in that order."""
+        """The galleries with only these rows, in this order."""
 
         def taken(encoding: Encoding, rows: NDArray[np.int64]) -> Encoding:
             if np.array_equal(rows, np.arange(len(encoding))):
@@ -71,7 +71,7 @@ class GivenGalleries:
         )
 
     def checksum(self) -> str:
-        """SHA-256 of the vectors, or of the matrix, in the order in which they are evaluated."""
+        """SHA-256 of the vectors or of the matrix, in the order of evaluation."""
         digest = hashlib.sha256()
         if self.scores is not None:
             rows, columns = (_numbers_of(side) for side in (self.images, self.texts))
@@ -92,16 +92,16 @@ class GivenGalleries:
 def galleries_of_vectors(
     images: Array | Path, texts: Array | Path, similarity: str = "cosine"
 ) -> GivenGalleries:
-    """Vectors of one width, compared by a similarity.
+    """Vectors of equal width, compared by a similarity.
 
     Args:
-        images: (N, D) in float16, float32 or float64, or the ``.npy`` that holds them.
-        texts: (M, D) likewise.
+        images: (N, D) in float16, float32 or float64, or a ``.npy`` file with them.
+        texts: (M, D), likewise.
         similarity: one of SIMILARITIES.
 
     Raises:
-        BadInput: another shape or type, different widths, a value that is not finite, or under cosine a
-            vector of no length; the sentence names the file and the row.
+        BadInput: another shape or type, different widths, a non-finite value or, for cosine, a zero vector;
+            the message names the file and the row.
     """
     if similarity not in SIMILARITIES:
         raise BadInput(f"similarity '{similarity}' is unknown{nearest(similarity, SIMILARITIES)}")
@@ -110,8 +110,8 @@ def galleries_of_vectors(
     widths = {side: values.shape[1] for side, values in sides.items()}
     if widths["images"] != widths["texts"]:
         raise BadInput(
-            f"{names['images']} has vectors of width {widths['images']} and {names['texts']} of width "
-            f"{widths['texts']}; give both from one space"
+            f"{names['images']} has vectors of width {widths['images']}, but {names['texts']} of width "
+            f"{widths['texts']}; give vectors from one common space"
         )
     for side, values in sides.items():
         _check_vectors(values, names[side], cosine=similarity == "cosine")
@@ -127,7 +127,7 @@ def galleries_of_vectors(
 def galleries_of_encodings(
     images: Array | Encoding, texts: Array | Encoding, scorer: Scorer
 ) -> GivenGalleries:
-    """Encodings of any kind with their own scorer; BadInput for values that are not finite."""
+    """Encodings of any kind with their own scorer; BadInput for non-finite values."""
     sides = []
     for name, given in (("images", images), ("texts", texts)):
         if not isinstance(given, Encoding):
@@ -135,21 +135,21 @@ def galleries_of_encodings(
         if not len(given):
             raise BadInput(f"{name} has no items; give at least one")
         if given.values.is_floating_point() and not torch.isfinite(given.values).all():
-            raise BadInput(f"{name} has values that are not finite; mend the encoder")
+            raise BadInput(f"{name} has non-finite values; fix the encoder")
         sides.append(Encoding(given.values.detach(), given.lengths))
     kind = getattr(scorer, "__qualname__", type(scorer).__name__)
     return GivenGalleries(sides[0], sides[1], scorer, f"given encodings under the scorer {kind}", custom=True)
 
 
 def galleries_of_scores(scores: Array | Path) -> GivenGalleries:
-    """A matrix of scores, of which a tile at a time is read.
+    """A matrix of scores, read one tile at a time.
 
     Args:
-        scores: (N, M), higher is better, in float16, float32 or float64; or the ``.npy`` that holds them,
-            which is mapped and never read whole.
+        scores: (N, M), higher is better, in float16, float32 or float64; or a ``.npy`` file with them, which
+            is memory-mapped and never read as a whole.
 
     Raises:
-        BadInput: another shape or type. What is not finite is found when its tile is read.
+        BadInput: another shape or type. Non-finite values are found when their tile is read.
     """
     name = _name(scores, "scores")
     matrix = map_npy(scores) if isinstance(scores, Path) else scores
@@ -158,8 +158,7 @@ def galleries_of_scores(scores: Array | Path) -> GivenGalleries:
     _check_type(matrix, name)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise BadInput(
-            f"{name} has shape {tuple(matrix.shape)}; give (N, M): a row for each image and a column "
-            "for each text"
+            f"{name} has shape {tuple(matrix.shape)}; give (N, M): one row per image and one column per text"
         )
     if max(matrix.shape) >= _EXACT:
         raise BadInput(f"{name} has {max(matrix.shape):,} rows or columns; give fewer than {_EXACT:,}")
@@ -183,13 +182,13 @@ def _name(given: Any, otherwise: str) -> str:
 def _vectors(given: Array | Path, name: str) -> Tensor:
     array = load_npy(given) if isinstance(given, Path) else given
     if isinstance(array, Encoding):
-        raise BadInput(f"{name} is an Encoding; give a scorer with it, or vectors")
+        raise BadInput(f"{name} is an Encoding; give a scorer too, or vectors instead")
     _check_type(array, name)
     if array.ndim != 2 or 0 in array.shape:
-        raise BadInput(f"{name} has shape {tuple(array.shape)}; give (N, D): a row for each item's vector")
+        raise BadInput(f"{name} has shape {tuple(array.shape)}; give (N, D): one row per item")
     if isinstance(array, Tensor):
         return array.detach()
-    # Torch takes neither another machine's byte order nor memory that runs backwards.
+    # Torch accepts neither foreign byte order nor negative strides.
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     return torch.from_numpy(native if native.flags.writeable else native.copy())
 
@@ -203,20 +202,20 @@ def _check_type(array: Any, name: str) -> None:
         raise BadInput(f"{name} is a {type(array).__name__}; give a NumPy array or a tensor")
     if not usable:
         raise BadInput(
-            f"{name} holds {array.dtype}; give float32 (or float16, float64): array.astype('float32')"
+            f"{name} is {array.dtype}; give float32 (or float16, float64): array.astype('float32')"
         )
 
 
 def _check_vectors(values: Tensor, name: str, *, cosine: bool) -> None:
-    """Refuse the first row that has a value which is not finite, or no direction where that is needed."""
+    """Raise BadInput for the first row with a non-finite value or, for cosine, without a direction."""
     first = 0
     for block in _blocks(values):
         finite = torch.isfinite(block).all(1)
         if not finite.all():
             row = first + int((~finite).int().argmax())
-            raise BadInput(f"{name}: row {row} has a value that is not finite; mend what made it")
+            raise BadInput(f"{name}: row {row} has a non-finite value; fix whatever produced it")
         if cosine:
-            # As precise as the similarity itself: what overflows or vanishes there has no direction there.
+            # In the similarity's own precision: what overflows or vanishes there has no direction.
             precise = block if block.dtype == torch.float64 else block.float()
             length = precise.norm(dim=1)
             wrong = ~torch.isfinite(length) | (length < _SHORTEST)
@@ -224,8 +223,8 @@ def _check_vectors(values: Tensor, name: str, *, cosine: bool) -> None:
                 row = int(wrong.int().argmax())
                 what = "all zeros" if not block[row].any() else f"of length {float(length[row]):.1e}"
                 raise BadInput(
-                    f"{name}: row {first + row} is {what}, and its cosine with anything is undefined; "
-                    "mend what made it, or choose another similarity"
+                    f"{name}: row {first + row} is {what}, so its cosine with anything is undefined; "
+                    "fix whatever produced it, or choose another similarity"
                 )
         first += len(block)
 
@@ -244,8 +243,8 @@ def _numbers_of(items: Encoding) -> NDArray[np.int64]:
 
 
 def _part(matrix: Array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[Any]:
-    """(rows, columns) of the matrix, copied; neighbours are read as they lie there."""
-    # Slices first: they cost nothing, and what is gathered afterwards is small.
+    """(rows, columns) of the matrix, copied; consecutive ones are read as slices."""
+    # Slice first: slices cost nothing, and what is gathered afterwards is small.
     across, down = _run(columns), _run(rows)
     part = matrix if across is None else matrix[:, across]
     part = part[_index(matrix, rows)] if down is None else part[down]
@@ -259,6 +258,6 @@ def _index(matrix: Array, rows: NDArray[np.int64]) -> Any:
 
 
 def _run(numbers: NDArray[np.int64]) -> slice | None:
-    """The numbers as a slice, where each follows the one before it."""
+    """The numbers as a slice if they are consecutive."""
     first = int(numbers[0])
     return slice(first, first + len(numbers)) if (np.diff(numbers) == 1).all() else None

@@ -1,4 +1,4 @@
-"""Which images and captions the rows of a user's vectors are, as far as ids and the data set can tell."""
+"""Which images and captions the rows of a user's vectors are, as far as ids and the data set tell."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Identified:
-    """The items of N and M given rows, in the order in which they are evaluated.
+    """The items of N and M given rows, in the order of evaluation.
 
     Attributes:
-        items: what is known of them.
+        items: what is known about them.
         image_rows: (N,) the given row of each evaluated image.
-        text_rows: (M,) likewise of each caption.
+        text_rows: (M,) the given row of each evaluated caption.
         images_known: whether ids say which images these are.
         owners_known: whether ids, or the user, say which image each caption describes.
         captions_known: whether ids say which captions of the data set these are.
-        corpus: the data set, with the captions that were given, where it is at hand.
-        remarks: what was taken for granted, in sentences.
+        corpus: the data set, with the captions that were given, if it is available.
+        remarks: what was assumed, in sentences.
     """
 
     items: EvaluatedItems
@@ -53,7 +53,7 @@ class Identified:
 
     @property
     def split_items(self) -> SplitItems:
-        """What the split is recognised by."""
+        """What identifies the split."""
         assert self.items.owner is not None
         if self.corpus is not None and self.captions_known:
             return items_of_test(self.corpus)
@@ -78,15 +78,15 @@ def identify(
 
     Args:
         counts: how many images and captions were given.
-        dataset: the data set's own name, which says how its ids are spelled alike.
-        corpus: the data set, where it is at hand.
+        dataset: the data set's own name, which determines how its ids are normalised.
+        corpus: the data set, if it is available.
         image_ids: a name for each given image.
-        caption_ids: likewise for each caption.
-        caption_image: for each caption the row or the id of its image.
-        needs_owners: whether captions must belong to images; not where pairs say what is right.
+        caption_ids: a name for each given caption.
+        caption_image: the row or the id of each caption's image.
+        needs_owners: whether captions must belong to images; false if pairs define the positives.
 
     Raises:
-        BadInput: counts that don't agree, or ids that are missing, unknown or contradictory.
+        BadInput: counts do not match, or ids are missing, unknown or contradictory.
     """
     for column, count, what in (
         (image_ids, counts[0], "images"),
@@ -94,7 +94,9 @@ def identify(
         (caption_image, counts[1], "captions"),
     ):
         if column is not None and (len(column) != count or column.values.ndim != 1):
-            raise BadInput(f"{column.name} has shape {column.values.shape} for {count} {what}; give one each")
+            raise BadInput(
+                f"{column.name} has shape {column.values.shape} for {count} {what}; give one entry for each"
+            )
     scheme = id_scheme(dataset)
     if corpus is not None:
         return _among(corpus, scheme, counts, image_ids, caption_ids, caption_image)
@@ -104,17 +106,17 @@ def identify(
 def rows_of(
     values: NDArray[Any], ids: Sequence[str] | None, count: int, name: str, what: str
 ) -> NDArray[np.int64]:
-    """The rows that entries name, by number or by id.
+    """The rows that entries name by number or by id.
 
     Args:
-        values: (n,) whole numbers or texts.
-        ids: the names of the ``count`` rows, where they have any.
+        values: (n,) whole numbers or strings.
+        ids: the names of the ``count`` rows, if they have any.
         count: how many rows there are.
-        name: the file, or the argument.
+        name: the file or the argument, for messages.
         what: what the rows are: "image".
 
     Raises:
-        BadInput: an entry that is neither, or entries that could be both and would mean different rows.
+        BadInput: an entry is neither, or the entries are ambiguous between the two.
     """
     texts = [str(value) for value in values.tolist()]
     position = {known: row for row, known in enumerate(ids or ())}
@@ -124,7 +126,7 @@ def rows_of(
     named = all(row is not None for row in by_id)
     if named and numbered and by_id != by_number:
         raise BadInput(
-            f"{name} could name the {what}s' rows as well as their ids; give ids that are more than numbers"
+            f"{name} is ambiguous: its entries could be rows or ids; use {what} ids that are not numbers"
         )
     if named:
         return np.array(by_id, dtype=np.int64)
@@ -136,7 +138,7 @@ def rows_of(
         if row is None and (ids is not None or not 0 <= by_number[at] < count)
     )
     raise BadInput(
-        f"{name}: entry {wrong} is {shown(texts[wrong])}, which is no {what} given; give rows from 0 to "
+        f"{name}: entry {wrong} is {shown(texts[wrong])}, which is not a given {what}; give rows from 0 to "
         f"{count - 1}" + (f", or the {what}s' ids" if ids is not None else "")
     )
 
@@ -149,13 +151,15 @@ def _among(
     caption_ids: Column | None,
     caption_image: Column | None,
 ) -> Identified:
-    """The given rows among the items of the data set's test split, in its order."""
+    """Match the given rows to the items of the data set's test split, in its order."""
     remarks: list[str] = []
     items = items_of(corpus, "test")
     if image_ids is None:
         _check_count(counts[0], len(items.image_ids), "images", "--image-ids", corpus)
         image_rows = np.arange(counts[0])
-        remarks.append(f"without image ids, rows are taken in the order of {corpus.name}'s test images")
+        remarks.append(
+            f"without image ids, rows are assumed to be in the order of {corpus.name}'s test images"
+        )
     else:
         image_rows = _rows_of_known(image_ids, _spellings(items.image_ids, scheme), "image", corpus)
     if caption_ids is not None:
@@ -172,7 +176,9 @@ def _among(
                 "(--caption-image)"
             )
         text_rows = np.arange(counts[1])
-        remarks.append(f"without caption ids, rows are taken in the order of {corpus.name}'s test captions")
+        remarks.append(
+            f"without caption ids, rows are assumed to be in the order of {corpus.name}'s test captions"
+        )
     assert items.owner is not None
     if caption_image is not None:
         names = None if image_ids is None else image_ids.texts
@@ -185,11 +191,11 @@ def _among(
         elif not np.array_equal(owner[text_rows], items.owner):
             row = int(text_rows[np.flatnonzero(owner[text_rows] != items.owner)[0]])
             raise BadInput(
-                f"{caption_image.name}: caption {shown(caption_ids.texts[row])} is given to another image "
-                f"than in {corpus.name}; leave it out, as the ids say it"
+                f"{caption_image.name}: caption {shown(caption_ids.texts[row])} has another image than in "
+                f"{corpus.name}; leave the file out, since the ids already give the images"
             )
     if caption_ids is None:
-        # Which of an image's captions is which would be a guess, and their words decide some metrics.
+        # Which of an image's captions is which would be a guess, and some metrics depend on their words.
         items = replace(items, captions=None)
     return Identified(
         items,
@@ -212,7 +218,7 @@ def _by_themselves(
     *,
     needs_owners: bool,
 ) -> Identified:
-    """The given rows in the order in which they were given."""
+    """Identify the given rows without the data set, in the order given."""
     remarks: list[str] = []
     images = [str(row) for row in range(counts[0])] if image_ids is None else image_ids.texts
     owner: NDArray[np.int64] | None = None
@@ -228,8 +234,8 @@ def _by_themselves(
         if named is not None and caption_ids is not None and not np.array_equal(named, owner):
             row = int(np.flatnonzero(named != owner)[0])
             raise BadInput(
-                f"{caption_image.name}: caption {shown(caption_ids.texts[row])} is given to image "
-                f"{shown(images[owner[row]])}; correct the one or the other"
+                f"{caption_image.name}: caption {shown(caption_ids.texts[row])} is assigned to image "
+                f"{shown(images[owner[row]])}, but its id names another; correct one of the two"
             )
     elif named is not None:
         owner = named
@@ -237,19 +243,19 @@ def _by_themselves(
         each = counts[1] // counts[0]
         owner = np.repeat(np.arange(counts[0]), each)
         remarks.append(
-            f"captions are taken to be in the images' order, {each} for each image, as nothing says "
-            "otherwise (--caption-image)"
+            f"captions are assumed to be in the images' order, {each} per image; if they are not, give "
+            "--caption-image"
         )
     elif needs_owners:
         raise BadInput(
-            f"{counts[1]} captions are no whole number for each of {counts[0]} images; say with "
-            "--caption-image which image each describes, or with --positives what is right"
+            f"{counts[1]} captions cannot be divided evenly among {counts[0]} images; give each caption's "
+            "image with --caption-image, or the positive pairs with --positives"
         )
     if owner is not None and image_ids is None and caption_ids is not None:
         place = "by its place" if caption_image is None else f"by {caption_image.name}"
         _check_names(caption_ids, owner, scheme, place)
     if owner is not None and not needs_owners and len(np.unique(owner)) < counts[0]:
-        # Pairs say what is right, and owners only which queries belong together.
+        # Pairs define the positives; owners only say which queries belong together.
         owner = None
     if owner is not None and len(np.unique(owner)) < counts[0]:
         lonely = int(np.setdiff1d(np.arange(counts[0]), owner)[0])
@@ -257,7 +263,7 @@ def _by_themselves(
     if caption_ids is not None:
         captions = caption_ids.texts
     elif owner is not None:
-        # The how-manieth caption of its image each is.
+        # The index of each caption among those of its image.
         order = np.argsort(owner, kind="stable")
         firsts = np.searchsorted(owner[order], owner[order])
         within = np.empty(counts[1], dtype=np.int64)
@@ -279,7 +285,7 @@ def _by_themselves(
 def _images_of_captions(
     caption_ids: Column, images: Sequence[str], scheme: IdScheme, image_ids: Column | None
 ) -> NDArray[np.int64] | None:
-    """(M,) the images that all captions' ids name; None where they name none."""
+    """(M,) the images that the caption ids name; None if not all of them name one."""
     names = [image_named_by(name) for name in caption_ids.texts]
     if image_ids is None or not all(names):
         return None
@@ -290,7 +296,8 @@ def _images_of_captions(
             return np.array(rows, dtype=np.int64)
     stranger = next(name for name, row in zip(caption_ids.texts, rows, strict=True) if row is None)
     raise BadInput(
-        f"{caption_ids.name}: caption {shown(stranger)} names an image that {image_ids.name} lacks"
+        f"{caption_ids.name}: caption {shown(stranger)} names an image that is not in {image_ids.name}; "
+        "correct one of the two"
     )
 
 
@@ -337,7 +344,7 @@ def _check_images_in_order(
 
 
 def _spellings(names: Sequence[str], scheme: IdScheme) -> list[tuple[list[str], Any]]:
-    """The known names as they are, and spelled alike, with what spells a given one so."""
+    """The known names, as they are and normalised, each with the function that normalises a given name."""
     canonical = [canonical_id(name, scheme) for name in names]
     spellings: list[tuple[list[str], Any]] = [(list(names), str)]
     if len(set(canonical)) == len(canonical):
@@ -348,10 +355,10 @@ def _spellings(names: Sequence[str], scheme: IdScheme) -> list[tuple[list[str], 
 def _captions_among(
     corpus: Corpus, scheme: IdScheme, caption_ids: Column
 ) -> tuple[Corpus, NDArray[np.int64]]:
-    """The data set with the given captions alone, and (M,) the given row of each of these.
+    """The data set with only the given captions, and (M,) the given row of each of these.
 
-    All of the test captions must be there; fewer are allowed where these alone are a named protocol's split,
-    as COCO's 25,000 of 25,010.
+    All test captions must be given; fewer are allowed if they form a named protocol's split, such as COCO's
+    25,000 of 25,010.
     """
     rows = corpus.caption_rows("test")
     names = [corpus.caption_ids[row] for row in rows]
@@ -373,7 +380,7 @@ def _captions_among(
 
 
 def _with_test_captions(corpus: Corpus, rows: NDArray[np.int64]) -> Corpus | None:
-    """The data set with these test captions alone, if they make a named protocol's split."""
+    """The data set with only these test captions, if they form a named protocol's split."""
     keep = corpus.split[corpus.caption_image] != "test"
     keep[rows] = True
     if len(np.unique(corpus.caption_image[keep])) < len(corpus.image_ids):
@@ -389,14 +396,14 @@ def _with_test_captions(corpus: Corpus, rows: NDArray[np.int64]) -> Corpus | Non
 
 
 def _spelling(given: Column, spellings: list[tuple[list[str], Any]]) -> tuple[list[str], Any]:
-    """The spelling in which the most of the given names are known; the first of equals."""
+    """The spelling in which most of the given names are known; the first if tied."""
     return max(spellings, key=lambda each: len({each[1](name) for name in given.texts}.intersection(each[0])))
 
 
 def _rows_of_known(
     given: Column, spellings: list[tuple[list[str], Any]], what: str, corpus: Corpus
 ) -> NDArray[np.int64]:
-    """(n_known,) the given row of each known item; BadInput unless each is given once and nothing else."""
+    """(n_known,) the given row of each known item; BadInput unless exactly these are given, once each."""
     known, spell = _spelling(given, spellings)
     row_of: dict[str, int] = {}
     for row, name in enumerate(given.texts):
@@ -425,7 +432,7 @@ def _rows_of_known(
 def _grouped(
     owner: NDArray[np.int64], items: EvaluatedItems, caption_image: Column, corpus: Corpus
 ) -> NDArray[np.int64]:
-    """(M,) the given row for each caption of the data set: those of an image in the order given."""
+    """(M,) the given row for each caption of the data set; an image's captions in the order given."""
     assert items.owner is not None
     counts = [np.bincount(rows, minlength=len(items.image_ids)) for rows in (owner, items.owner)]
     different = np.flatnonzero(counts[0] != counts[1])
@@ -433,7 +440,7 @@ def _grouped(
         image = int(different[0])
         raise BadInput(
             f"{caption_image.name}: image {shown(items.image_ids[image])} has {counts[0][image]} captions, "
-            f"and {counts[1][image]} in {corpus.name}; give its own captions"
+            f"but {counts[1][image]} in {corpus.name}; give exactly those"
         )
     text_rows = np.empty(len(owner), dtype=np.int64)
     text_rows[np.argsort(items.owner, kind="stable")] = np.argsort(owner, kind="stable")
@@ -443,7 +450,7 @@ def _grouped(
 def _check_count(given: int, known: int, what: str, option: str, corpus: Corpus) -> None:
     if given != known:
         raise BadInput(
-            f"{given:,} {what} are given, and the test split of {corpus.name} has {known:,}; give these, "
+            f"{given:,} {what} were given, but the test split of {corpus.name} has {known:,}; give those, "
             f"with their ids ({option})"
         )
 

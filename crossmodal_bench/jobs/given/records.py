@@ -1,4 +1,4 @@
-"""The records of models from elsewhere, among all others."""
+"""Find the records of models from elsewhere among all others."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Record, read_record
 
 PRESET = "given"
-"""The preset of such records: nothing here has trained the model."""
+"""The preset of such records: the model was not trained here."""
 
 
 def given_records(runs: Path, datasets: Sequence[str]) -> list[Record]:
-    """The records below RUNS that ``evaluate_embeddings`` has written of these data sets."""
+    """The records in RUNS that ``evaluate_embeddings`` wrote for these data sets."""
     found = []
     for dataset in dict.fromkeys(datasets):
         for directory in map(JobDirectory, sorted((runs / dataset).glob("*/*"))):
             try:
                 record = read_record(directory.path) if directory.is_done() else None
-            # A report of all records will name the file; it is no reason to stop a bench.
+            # A report of all records names the file; it is not a reason to stop a bench.
             except BadInput:
                 continue
             if record is not None and record.job.preset == PRESET:

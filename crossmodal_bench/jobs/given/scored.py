@@ -1,4 +1,4 @@
-"""Score anything: vectors, encodings with a scorer, or a matrix of scores, to a record like others."""
+"""Score anything (vectors, encodings with a scorer, or a matrix of scores) into a record like any other."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ from crossmodal_bench.jobs.query_ids import spelled_alike
 from crossmodal_bench.jobs.record import Record, read_record, write_record
 from crossmodal_bench.jobs.results import device_name, peak_memory_mb, results
 
-_SELECTION = "the user's own: what was given is evaluated as it is"
+_SELECTION = "the user's own; evaluated as given"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What the evaluation of a given model has found; each mapping is by protocol, the main one first.
+    """The results of evaluating a given model; each mapping is by protocol, the main one first.
 
     Attributes:
-        protocols: what it was measured under.
+        protocols: those that it was measured under.
         metrics: by key: recalls in percent, 1-based ranks, mAP as a fraction.
         intervals: by key, the 95 % interval (low, high) of this model on other images.
         query_results: per-query results, for comparisons.
-        remarks: what was taken for granted and what does not apply, in sentences.
-        record: what was written below RUNS; None where nothing was to be written.
-        already_there: whether the record was there before, of the same inputs.
+        remarks: what was assumed and what does not apply, in sentences.
+        record: what was written to RUNS; None if nothing was to be written.
+        already_there: whether a record of the same inputs already existed.
     """
 
     protocols: tuple[Protocol, ...]
@@ -84,7 +84,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything but the numbers: galleries and items in the order of evaluation, and what is measured."""
+    """Everything but the numbers: galleries and items in the order of evaluation, and the protocols."""
 
     named: NamedDataset
     galleries: GivenGalleries
@@ -94,7 +94,7 @@ class _Plan:
     remarks: tuple[str, ...]
 
     def positives(self, protocol: Protocol) -> PositivePairs | None:
-        """The pairs that a protocol of pairs goes by: the user's, as judged, or those of equal inputs."""
+        """The positive pairs of a pair-based protocol: the user's, judged ones, or those of equal inputs."""
         if self.pairs is not None or self.identified.corpus is None:
             return self.pairs
         return positives_of(self.identified.corpus, "test", protocol)
@@ -120,34 +120,34 @@ def evaluate_embeddings(
     seed: int = 0,
     runs: Path | str | None = None,
 ) -> Scored:
-    """Evaluate a model of one's own exactly as the bench evaluates its methods.
+    """Evaluate your own model exactly as the bench evaluates its methods.
 
-    Every argument that takes an array or a list takes the path of a file as well.
+    Every argument that accepts an array or a list also accepts the path of a file.
 
     Args:
-        images: (N, D) vectors; or, with a ``scorer``, whatever an Encoding holds.
-        texts: (M, D) likewise.
-        scores: (N, M) instead, higher is better.
+        images: (N, D) vectors; or, with a ``scorer``, anything that an Encoding can hold.
+        texts: (M, D), likewise.
+        scores: an (N, M) matrix instead, higher is better.
         scorer: compares two Encodings, instead of ``similarity``; (n, m), higher is better.
-        similarity: ``cosine``, ``dot`` or ``euclidean`` (minus the distance).
-        image_ids: N names. Without them nobody can tell which split it is, and the row is unverified.
+        similarity: ``cosine``, ``dot`` or ``euclidean`` (the negative distance).
+        image_ids: N names. Without them the split cannot be recognised, and the row is unverified.
         caption_ids: M names; ``x#k`` is caption k of image x.
-        caption_image: for each caption its image's row or id. Else the data set's files say it, or the
-            captions' ids, or N captions are taken to be in the images' order, equally many for each.
-        positives: (P, 2) an image and a caption in each row, by rows or ids: what is right, in place of the
+        caption_image: the row or id of each caption's image. By default it is taken from the data set's files
+            or the caption ids; otherwise captions are assumed to be in the images' order, equally many each.
+        positives: (P, 2), an image and a caption per row, by row or id: the positive pairs, instead of the
             captions' images.
-        labels: N classes, or an (N, C) multi-hot, for protocols by label.
-        identities: N persons or species, for protocols by identity.
-        protocol: a named protocol; or the data set's name, for whichever its split meets.
-        dataset: the data set, where the protocol doesn't say it; any name for data of one's own.
-        data_root: the folder of the data sets. Where the data set is in it, vectors are matched to it by
-            their ids, and captions, labels and identities come from there. None: ``data``, if it is there.
-        name: of the model, as tables show it.
-        seed: several of one name are averaged into one row.
+        labels: N classes, or (N, C) multi-hot, for label-based protocols.
+        identities: N persons or species, for identity-based protocols.
+        protocol: a named protocol; or the data set's name, for whichever its split matches.
+        dataset: the data set, if the protocol does not determine it; any name for your own data.
+        data_root: the folder of the data sets. If the data set is in it, vectors are matched to it by their
+            ids, and captions, labels and identities are taken from there. None: ``data``, if it exists.
+        name: of the model, as shown in tables.
+        seed: runs of one name with several seeds are averaged into one row.
         runs: the folder of the records; None writes nothing.
 
     Raises:
-        BadInput: anything unusable, contradictory or missing, in one sentence.
+        BadInput: anything is unusable, contradictory or missing.
     """
     _check_name(name, seed)
     galleries = _galleries(_file(images), _file(texts), _file(scores), scorer, similarity)
@@ -167,7 +167,7 @@ def evaluate_embeddings(
     )
     if runs is None:
         return _measured(plan, _evaluations(plan))
-    # A scorer is a program, which only its results can tell from another one.
+    # A scorer is code, which can be told from another only by its results.
     evaluations = _evaluations(plan) if galleries.custom else None
     identity = _identity(plan, name, seed, evaluations)
     directory = JobDirectory.of(Path(runs), plan.named.folder, name, identity)
@@ -182,7 +182,7 @@ def evaluate_embeddings(
             measured = results(directory.path, plan.identified.items, evaluations)
         except OSError as error:
             raise BadInput(
-                f"{directory.path} cannot be written ({error.strerror}); free space there or choose another "
+                f"{directory.path} cannot be written ({error.strerror}); free some space or choose another "
                 "RUNS folder"
             ) from error
         content = _content(plan, name, seed, identity, evaluations[0], seconds)
@@ -201,11 +201,11 @@ def _file(given: Any) -> Any:
 
 def _check_name(name: str, seed: int) -> None:
     if not is_folder_name(name) or name.strip() != name:
-        raise BadInput(f"--name '{name}' cannot be the name of a folder of results; choose another")
+        raise BadInput(f"--name '{name}' cannot be used as a results folder name; choose another")
     if name in experiments.names("methods"):
-        raise BadInput(f"--name '{name}' is a method of the bench; call your model otherwise")
+        raise BadInput(f"--name '{name}' is a method of the bench; choose another name for your model")
     if not 0 <= seed < 2**63:
-        raise BadInput(f"--seed is {seed}; give a whole number from 0")
+        raise BadInput(f"--seed is {seed}; give a whole number, 0 or greater")
 
 
 def _galleries(
@@ -213,7 +213,7 @@ def _galleries(
 ) -> GivenGalleries:
     if scores is not None:
         if images is not None or texts is not None or scorer is not None:
-            raise BadInput("--scores stands for --images and --texts; give the one or the others")
+            raise BadInput("--scores replaces --images and --texts; give one or the other")
         if similarity != "cosine":
             raise BadInput("--similarity has no effect on --scores; leave it out")
         return galleries_of_scores(scores)
@@ -223,9 +223,9 @@ def _galleries(
     if scorer is None:
         return galleries_of_vectors(images, texts, similarity)
     if similarity != "cosine":
-        raise BadInput("similarity has no effect beside a scorer; leave it out")
+        raise BadInput("similarity has no effect with a scorer; leave it out")
     if isinstance(images, Path) or isinstance(texts, Path):
-        raise BadInput("a scorer is given arrays or Encodings, not files; load them")
+        raise BadInput("a scorer needs arrays or Encodings, not files; load them first")
     return galleries_of_encodings(images, texts, scorer)
 
 
@@ -262,8 +262,8 @@ def _plan(
         remarks += doubts
     if galleries.scores is not None and any("class_level" in each.families for each in protocols):
         raise BadInput(
-            f"protocol '{protocols[0].name}' compares images with the mean vector of a class; give --images "
-            "and --texts instead of --scores"
+            f"protocol '{protocols[0].name}' compares images with a class's mean vector; give --images and "
+            "--texts instead of --scores"
         )
     return _Plan(
         named,
@@ -283,10 +283,10 @@ def _with_labels(identified: Identified, labels: Any, identities: Any) -> Identi
     ):
         if given is not None and len(given) != len(items.image_ids):
             raise BadInput(
-                f"{option} has {len(given)} entries for {len(items.image_ids)} images; give one each"
+                f"{option} has {len(given)} entries for {len(items.image_ids)} images; give one per image"
             )
         if given is not None and known is not None:
-            raise BadInput(f"the data set's files have what {option} gives; leave it out")
+            raise BadInput(f"{option} is already in the data set's files; leave it out")
     rows = identified.image_rows
     return replace(
         identified,
@@ -301,7 +301,7 @@ def _with_labels(identified: Identified, labels: Any, identities: Any) -> Identi
 def _protocols(
     named: NamedDataset, identified: Identified, at_hand: ReadDataset | None, *, has_pairs: bool
 ) -> tuple[list[Protocol], list[str]]:
-    """What is measured, the main protocol first, and what there is to say of it."""
+    """The protocols to measure, the main one first, and remarks about them."""
     items = identified.items
     if items.owner is None:
         return [own_protocol(named.own_name)], []
@@ -329,24 +329,23 @@ def _protocols(
 def _wanted(
     named: NamedDataset, compared: Sequence[Match], *, known: bool, facts: Mapping[str, bool]
 ) -> list[str]:
-    """Whether it is the wanted protocol's split, in a sentence; BadInput where it cannot be."""
+    """Remarks on whether this is the wanted protocol's split; BadInput if it cannot be."""
     near = [match for match in compared if match.counts_agree]
     if named.wanted:
         near = [match for match in compared if match.protocol.name == named.wanted]
         wanted = PROTOCOLS[named.wanted]
         if not near:
             lacks = "--labels" if wanted.needs_labels and not facts["real_labels"] else "--identities"
-            raise BadInput(f"protocol '{named.wanted}' goes by {wanted.positives}; give {lacks}")
+            raise BadInput(f"protocol '{named.wanted}' defines positives by {wanted.positives}; give {lacks}")
         if wanted.judged is not None and near[0].counts_agree and not (known and near[0].measurable):
             raise BadInput(
-                f"protocol '{named.wanted}' cannot be measured ({near[0].sentence}); give the images' and "
-                "the captions' ids (--image-ids, --caption-ids), and Karpathy's dataset_coco.json below "
-                "--data-root"
+                f"protocol '{named.wanted}' cannot be measured ({near[0].sentence}); give image and caption "
+                "ids (--image-ids, --caption-ids), and put Karpathy's dataset_coco.json into --data-root"
             )
         if not near[0].counts_agree:
             raise BadInput(
                 f"this is {near[0].sentence}; give that split, or --dataset {named.folder} without "
-                "--protocol for one of your own"
+                "--protocol for your own split"
             )
     lines = []
     for match in near:
@@ -355,15 +354,15 @@ def _wanted(
                 lines.append(match.sentence)
             continue
         if not known and match.protocol.split.verifiable:
-            what = "the images' ids (--image-ids) and the captions', or their images (--caption-image)"
-            lines.append(f"{match.protocol.name}: split unverified, as it is recognised by {what}")
+            what = "image ids (--image-ids) and caption ids or the captions' images (--caption-image)"
+            lines.append(f"{match.protocol.name}: split unverified; recognising it takes {what}")
         elif not match.verified:
             lines.append(match.sentence)
     return lines
 
 
 def _check_use(protocols: Sequence[Protocol], labels: Any, identities: Any) -> None:
-    """Refuse what nothing is computed from."""
+    """Raise BadInput for labels or identities that no protocol uses."""
     if labels is not None and not any(each.needs_labels for each in protocols):
         raise BadInput(f"--labels has no effect under {protocols[0].label}; leave it out")
     if identities is not None and not any(each.positives == "identity" for each in protocols):
@@ -373,7 +372,7 @@ def _check_use(protocols: Sequence[Protocol], labels: Any, identities: Any) -> N
 def _pairs(
     positives: Column, identified: Identified, image_ids: Column | None, caption_ids: Column | None
 ) -> PositivePairs:
-    """The user's pairs as rows of evaluated items."""
+    """The user's pairs as positions of the evaluated items."""
     sides = []
     for column, ids, rows, what in (
         (0, image_ids, identified.image_rows, "image"),
@@ -390,16 +389,16 @@ def _pairs(
 def _by_pairs(
     base: Protocol, pairs: PositivePairs, identified: Identified, named: NamedDataset
 ) -> tuple[list[Protocol], list[str]]:
-    """The protocol of a set of pairs, whose name says which: two sets never share a table."""
+    """The protocol of a set of pairs; its name identifies the set, so that two sets never share a table."""
     items = identified.items
     protocol = with_given_pairs(base, pairs, items.image_ids, items.caption_ids)
-    instead = f"{named.wanted or base.name} does not apply to given pairs: they make {protocol.name}"
+    instead = f"{named.wanted or base.name} does not apply to given pairs, which define {protocol.name}"
     unasked = len(items.image_ids) - len(np.unique(pairs.image))
     unsought = len(items.caption_ids) - len(np.unique(pairs.text))
     remarks = [instead]
     if unasked or unsought:
         remarks.append(
-            f"{unasked:,} images and {unsought:,} captions are in no pair: as queries they count in no metric"
+            f"{unasked:,} images and {unsought:,} captions are in no pair, so they do not count as queries"
         )
     return [protocol], remarks
 
@@ -417,7 +416,7 @@ def _evaluations(plan: _Plan) -> list[Evaluation]:
             items.identities,
             positives=[plan.positives(protocol) for protocol in plan.protocols],
         )
-    # A score that is not finite, a scorer of another shape, labels that no two items share.
+    # A non-finite score, a scorer with the wrong output shape, labels that no two items share.
     except ValueError as error:
         raise BadInput(f"{plan.galleries.how} cannot be evaluated: {error}") from error
 
@@ -451,7 +450,7 @@ def _recorded(plan: _Plan, record: Record, *, already_there: bool) -> Scored:
 
 
 def _data(plan: _Plan) -> dict[str, Any]:
-    """What a record says of the data, but for what depends on the evaluation."""
+    """The record's field on the data, except for what depends on the evaluation."""
     items = plan.identified.items
     corpus = plan.identified.corpus
     n_images, n_texts = len(items.image_ids), len(items.caption_ids)
@@ -478,7 +477,10 @@ def _data(plan: _Plan) -> dict[str, Any]:
 
 
 def _fingerprint(plan: _Plan) -> str:
-    """Of the data set, or of everything that is known of the items in any order, as 16 hexadecimal digits."""
+    """The fingerprint of the data set, or 16 hexadecimal digits over all that is known of the items.
+
+    The order of the items does not matter.
+    """
     if plan.identified.corpus is not None:
         return plan.identified.corpus.fingerprint
     items = plan.identified.items
@@ -494,7 +496,7 @@ def _fingerprint(plan: _Plan) -> str:
 
 
 def _identity(plan: _Plan, name: str, seed: int, evaluations: Sequence[Evaluation] | None) -> str:
-    """16 hex digits over exactly what was given; the same for rows in another order with their ids."""
+    """16 hexadecimal digits over exactly what was given, independent of row order if there are ids."""
     if evaluations is None:
         content = plan.galleries.checksum()
     else:
@@ -519,14 +521,14 @@ def _identity(plan: _Plan, name: str, seed: int, evaluations: Sequence[Evaluatio
 
 
 def _refuse_another(directory: JobDirectory, plan: _Plan, seed: int) -> None:
-    """Raise BadInput where the name and the seed stand for other inputs already, under the same protocol."""
+    """Raise BadInput if name and seed are already used for other inputs under the same protocol."""
     for other in map(JobDirectory, sorted(directory.path.parent.glob("*"))):
         if not other.is_done():
             continue
         job = read_record(other.path).job
         if (job.preset, job.seed, job.protocol) == (PRESET, seed, plan.protocols[0].name):
             raise BadInput(
-                f"{other.path} has this name and seed, and was made from other inputs; give another --name "
+                f"{other.path} already has this name and seed, from other inputs; give another --name "
                 "(or --seed, for another run of the same model), or delete that folder"
             )
 
@@ -556,7 +558,7 @@ def _content(
         "made_from": fingerprint.model_dump(),
         "selection": {"metric": None, "epoch": None, "rule": _SELECTION},
         "history": [],
-        # Empty, so that no published number stands beside it: nobody here knows what made the vectors.
+        # Empty, so that no published number is shown for comparison: what produced the vectors is unknown.
         "encoders": [],
         "cost": {"evaluation_seconds": seconds, "peak_memory_mb": peak_memory_mb()},
         "environment": {

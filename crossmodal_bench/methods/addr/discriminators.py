@@ -1,4 +1,4 @@
-"""ADDR's discriminators: a logistic regression per training pair, in CPU memory, with its Adam moments."""
+"""ADDR's discriminators: one logistic regression per training pair, in CPU memory, with Adam moments."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.host import sent
 
 _EXCHANGED = 2**24
-"""Numbers that are summed over the machines at a time: 64 MiB."""
+"""How many numbers are summed across machines at a time: 64 MiB."""
 
 
 class DiscriminatorBank:
-    """N discriminators of D weights and a bias, each trained by an Adam of its own.
+    """N discriminators of D weights and a bias, each trained by its own Adam.
 
-    The rows of a batch are gathered, and after a step scattered back: the accelerator never holds the whole
-    bank, and nothing holds a dense gradient of it. It takes 3 (D + 1) + 1 numbers of single precision per
+    A batch's rows are gathered, and scattered back after a step: the accelerator never holds the whole bank,
+    and there is never a dense gradient of it. It takes 3 (D + 1) + 1 single-precision numbers per
     discriminator: for MS-COCO's 113,287 discriminators 1.39 GB at 1,024 weights (SCAN, BFAN), 2.79 GB at
-    2,048 (VSRN). ADDR keeps a dense gradient as well and reports 1.8 GB.
+    2,048 (VSRN). ADDR also keeps a dense gradient and reports 1.8 GB.
 
-    Discriminators start at zero, where they know nothing. Unlike a network's layers they may: a logistic
-    regression is a convex problem, and there is no symmetry to be broken. Moments are those of
-    ``torch.optim.Adam`` with a step count for each row.
+    Discriminators start at zero, that is, at chance. Unlike a network's layers, they can: logistic regression
+    is a convex problem, and there is no symmetry to break. Moments are those of ``torch.optim.Adam``, with a
+    step count for each row.
 
     Args:
         rows: N.
         dim: D.
         betas, epsilon: of Adam.
-        name: whose rows they are, as the data's fingerprint; the state of a bank of another name is refused.
-        shared: a file that the processes of one machine map together, or None for memory of its own.
+        name: identifies the rows' data by its fingerprint; the state of a bank with another name is rejected.
+        shared: a file that the processes of one machine map together, or None for private memory.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class DiscriminatorBank:
         self.betas, self.epsilon = betas, epsilon
         self.name = name
         numbers = self.size(rows, dim) // 4
-        # A fresh file is zero, as fresh memory is.
+        # A new file is filled with zeros, just like new memory.
         self._memory = (
             torch.zeros(numbers)
             if shared is None
@@ -75,38 +75,38 @@ class DiscriminatorBank:
     def gather(self, index: Tensor, device: torch.device | str = "cpu") -> Tensor:
         """(B, D + 1) weights and biases of the rows ``index`` (B,), copied to ``device``.
 
-        Rows that ``prefetch`` was told of are there already. On their way to an accelerator they pass through
-        page-locked memory; the bank itself is not locked, only its rows in transit are.
+        Prefetched rows are there already. On their way to an accelerator, rows pass through page-locked
+        memory; the bank itself is not page-locked.
         """
         index, device = index.cpu(), torch.device(device)
         for position, (expected, wanted, rows) in enumerate(self._coming):
             if wanted == device and torch.equal(expected, index):
-                # Batches come in the order in which they were announced: those before this one were skipped.
+                # Batches come in the order in which they were announced, so those before this were skipped.
                 del self._coming[: position + 1]
                 return rows.result()
         return self._copied(index, device)
 
     def prefetch(self, index: Tensor, device: torch.device | str = "cpu") -> None:
-        """Start to gather a later batch's rows in the background; they must not change before their use."""
+        """Start gathering a later batch's rows in the background; they must not change until their use."""
         index, device = index.cpu(), torch.device(device)
         self._coming.append((index, device, self._worker.submit(self._copied, index, device)))
 
     def _copied(self, index: Tensor, device: torch.device) -> Tensor:
         rows = self.parameters[index]
         if device.type == "cuda":
-            # From page-locked memory the copy overlaps what the accelerator computes.
+            # From page-locked memory, the copy overlaps with the accelerator's computation.
             rows = rows.pin_memory()
         return sent(rows, device)
 
     def step(self, index: Tensor, gradient: Tensor, learning_rate: float) -> None:
-        """One step of Adam on the rows ``index`` (B,), each once, with ``gradient`` (B, D + 1).
+        """One Adam step on the unique rows ``index`` (B,) with ``gradient`` (B, D + 1).
 
         Raises:
-            ValueError: ``index`` has a row twice, which would lose one of its gradients.
+            ValueError: ``index`` contains a row twice, which would lose one of its gradients.
         """
         index, gradient = index.cpu(), gradient.detach().to(self.first)
         if len(index.unique()) < len(index):
-            raise ValueError("one step has a discriminator twice; add up its gradients first")
+            raise ValueError("index contains a discriminator twice; sum its gradients first")
         beta1, beta2 = self.betas
         steps = self.steps[index] + 1
         first = self.first[index].lerp_(gradient, 1 - beta1)
@@ -122,13 +122,13 @@ class DiscriminatorBank:
         self.touched[index] = True
 
     def exchange(self, total: Callable[[Tensor], Tensor], keep: bool = True) -> None:
-        """Bring the rows that each process has changed to all, where machines have banks of their own.
+        """Send the rows that each process has changed to all others, if each machine has its own bank.
 
-        Each row must have been changed by one process at most since the last exchange.
+        Each row must have been changed by at most one process since the last exchange.
 
         Args:
-            total: the sum of a tensor over all processes, on every process.
-            keep: whether this process writes what it receives; of those that share a bank, one must.
+            total: returns the sum of a tensor over all processes, on every process.
+            keep: whether this process writes what it receives; exactly one of those sharing a bank must.
         """
         mine = self.touched.float()
         everywhere = total(mine.clone()) > 0
@@ -144,7 +144,7 @@ class DiscriminatorBank:
         self.touched.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, without a copy: views of the bank's memory."""
+        """The complete state without copying: views of the bank's memory."""
         return {
             "parameters": self.parameters,
             "first": self.first,
@@ -155,19 +155,19 @@ class DiscriminatorBank:
 
     @staticmethod
     def check(state: dict[str, Any], rows: int, dim: int, name: str) -> None:
-        """Refuse a state that a bank of ``rows``, ``dim`` and ``name`` cannot take.
+        """Check that a bank of ``rows``, ``dim`` and ``name`` can load a state.
 
         Raises:
-            BadInput: the state of another data set, or of another size.
+            BadInput: the state is of another data set or of another size.
         """
         if state["name"] != name:
             raise BadInput(
-                f"the checkpoint's discriminators belong to the data with fingerprint {state['name']}, this "
-                f"data set has {name}; resume on the data that they were trained on, or start anew"
+                f"the checkpoint's discriminators belong to data with fingerprint {state['name']}, but this "
+                f"data set has {name}; resume on the data that they were trained on, or start over"
             )
         if state["parameters"].shape != (rows, dim + 1):
             raise BadInput(
-                f"the checkpoint has {tuple(state['parameters'].shape)} discriminators, this model "
+                f"the checkpoint has {tuple(state['parameters'].shape)} discriminators, but this model "
                 f"{(rows, dim + 1)}; resume with the configuration that they were trained with"
             )
 
@@ -175,7 +175,7 @@ class DiscriminatorBank:
         """Copy a state into the bank.
 
         Raises:
-            BadInput: the state of another data set, or of another size.
+            BadInput: the state is of another data set or of another size.
         """
         self.check(state, self.rows, self.dim, self.name)
         for name in ("parameters", "first", "second", "steps"):
@@ -183,15 +183,15 @@ class DiscriminatorBank:
 
 
 def shared_file(token: str, create: bool, size: int) -> Path:
-    """The file that the processes of a machine map; in memory where the system has a file system for that.
+    """The file that the processes of a machine map, in a memory file system if there is one.
 
     Args:
-        token: the same on all of them, and on no others.
-        create: whether this process makes it; the others must wait until it has.
+        token: the same for exactly these processes.
+        create: whether this process creates it; the others must wait until it has.
         size: in bytes.
 
     Raises:
-        BadInput: no room for it.
+        BadInput: there is not enough space for it.
     """
     memory = Path("/dev/shm")
     folder = memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
@@ -200,24 +200,24 @@ def shared_file(token: str, create: bool, size: int) -> Path:
         try:
             with path.open("wb") as handle:
                 if hasattr(os, "posix_fallocate"):
-                    # Not a hole: a full memory file system would end the process at the first write.
+                    # Not sparse: a full memory file system would kill the process on the first write.
                     os.posix_fallocate(handle.fileno(), 0, size)
                 else:
                     handle.truncate(size)
         except OSError as error:
             path.unlink(missing_ok=True)
             raise BadInput(
-                f"{path.parent} has no room for {size / 2**20:.0f} MiB of discriminators ({error.strerror}); "
-                "enlarge it (docker run --shm-size), or train on one device"
+                f"{path.parent} has no space for {size / 2**20:.0f} MiB of discriminators "
+                f"({error.strerror}); enlarge it (docker run --shm-size), or train on one device"
             ) from error
     return path
 
 
 def agreed_file(token: str, size: int, local_rank: int, world_size: int) -> Path:
-    """``shared_file`` on every process; each machine's first has made it when this returns.
+    """``shared_file`` on every process; when this returns, each machine's first process has created it.
 
     Raises:
-        BadInput: on all processes, if any machine has no room for it.
+        BadInput: on all processes, if any machine lacks the space for it.
     """
     path: Path | None = None
     refusal: str | None = None
@@ -225,7 +225,7 @@ def agreed_file(token: str, size: int, local_rank: int, world_size: int) -> Path
         path = shared_file(token, create=local_rank == 0, size=size)
     except BadInput as error:
         refusal = str(error)
-    # Every process waits here until all have tried, and hears of every machine that has no room.
+    # Every process waits here until all have tried, and learns of every machine without enough space.
     refusals: list[str | None] = [None] * world_size
     torch.distributed.all_gather_object(refusals, refusal)
     for refusal in refusals:
@@ -245,19 +245,19 @@ def machine_bank(
     name: str,
     state: dict[str, Any] | None,
 ) -> DiscriminatorBank:
-    """A bank; if it has more than one row, the processes of a machine share it.
+    """Create a bank; if it has more than one row, the processes of a machine share it.
 
     Args:
         trainer: of the run.
         rows, dim, betas, name: see DiscriminatorBank.
-        state: what it starts from, as ``state_dict`` returned it, or None.
+        state: the state to start from, as returned by ``state_dict``, or None.
 
     Raises:
-        BadInput: a machine has no room for it, or the state is of other data or another size.
+        BadInput: a machine lacks the space for it, or the state is of other data or another size.
     """
     path = None
     if rows > 1 and trainer.world_size > 1:
-        # With the node's number in its name: two containers of one machine may share its memory.
+        # The node's rank is in the name, because two containers on one machine may share its memory.
         token = f"{trainer.strategy.broadcast(uuid.uuid4().hex)}-{trainer.node_rank}"
         path = agreed_file(token, DiscriminatorBank.size(rows, dim), trainer.local_rank, trainer.world_size)
     bank = DiscriminatorBank(rows, dim, betas, name=name, shared=path)
@@ -266,7 +266,7 @@ def machine_bank(
     if path is not None:
         trainer.strategy.barrier()
         if trainer.local_rank == 0:
-            # The processes' mappings keep the memory; without a name, it goes with the last of them, however
-            # that one ends.
+            # The processes' mappings keep the memory alive; without a name, it is freed with the last of
+            # them, however that one ends.
             path.unlink()
     return bank

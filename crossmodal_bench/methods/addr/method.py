@@ -30,16 +30,16 @@ from crossmodal_bench.methods.optimization import AdamSettings, DecaySettings
 class PairDiscriminatorSettings:
     """The logistic discriminators of regions and words.
 
-    Read literally, the paper's settings hardly let a pair's discriminator learn: it takes one step an epoch,
-    at a rate that falls by the encoders' thousands of steps. ``passes`` and ``schedule`` are ours; their
-    defaults are the literal reading. ``benchmarks/discriminator_learning.py`` shows what becomes of each.
+    Taken literally, the paper's settings hardly let a pair's discriminator learn: it takes one step per
+    epoch, at a learning rate that decays with the encoders' thousands of steps. ``passes`` and ``schedule``
+    are ours; their defaults are the literal reading. ``benchmarks/discriminator_learning.py`` compares them.
 
     Attributes:
-        shared: whether all pairs have one discriminator together; else each pair has its own.
-        learning_rate: of the discriminators' Adam, or None for that of the encoders'.
+        shared: whether all pairs share one discriminator; otherwise each pair has its own.
+        learning_rate: of the discriminators' Adam, or None for the encoders'.
         beta1: of the discriminators' Adam.
-        passes: steps that a batch's discriminators take in a row in their phase, on the same features.
-        schedule: how their rate falls, by epochs and by the encoders' steps; None: as the encoders' does.
+        passes: consecutive steps of a batch's discriminators in their phase, on the same features.
+        schedule: decay of their learning rate, by epochs and by the encoders' steps; None: the encoders'.
 
     Raises:
         ValueError: ``passes`` is below 1.
@@ -53,22 +53,22 @@ class PairDiscriminatorSettings:
 
     def __post_init__(self) -> None:
         if self.passes < 1:
-            raise ValueError(f"discriminator.passes is {self.passes}; give a whole number from 1")
+            raise ValueError(f"discriminator.passes is {self.passes}; give a whole number, 1 or greater")
 
     @property
     def betas(self) -> tuple[float, float]:
-        """Both decays of Adam's running means."""
+        """Adam's two decay rates."""
         return self.beta1, 0.999
 
 
 class ADDR(Matching):
-    """A host, and a logistic discriminator of regions and words for each training image with its captions.
+    """A host, plus a logistic discriminator of regions and words for each training image and its captions.
 
-    Each epoch has two phases (Algorithm 1). In the first the discriminators are trained, each on its image
-    and all of that image's captions, and the encoders stay as they are: L_adv + gamma L_reg (Eq. 10). In the
-    second the encoders are trained on pairs, and the discriminators stay: ranking - beta L_adv (Eq. 11). So
-    epochs and steps are counted as the host's own are. L_adv is a mean over a pair's regions and words, and a
-    sum over pairs, as the hosts' ranking loss is.
+    Each epoch has two phases (Algorithm 1). In the first, the discriminators are trained, each on its image
+    and all of that image's captions, with fixed encoders: L_adv + gamma L_reg (Eq. 10). In the second, the
+    encoders are trained on pairs, with fixed discriminators: ranking - beta L_adv (Eq. 11). Epochs and steps
+    are therefore counted like the host's own. L_adv is averaged over a pair's regions and words and summed
+    over pairs, like the hosts' ranking loss.
 
     Table I's rows: "Base" is the host under ``Matching``; "United" one discriminator for all pairs
     (``discriminator.shared``); "Multiple" gamma = 0.
@@ -79,13 +79,13 @@ class ADDR(Matching):
         gamma: weight of L_reg in the discriminators' loss.
         alpha: margin of L_reg.
         reduction: of a risk over regions and words; see crossmodal_bench.losses.domain_risks.
-        regularise_encoders: whether the encoders minimise gamma L_reg as well, as the paper's text says;
-            its Eq. 11 and Algorithm 1 do not.
+        regularise_encoders: whether the encoders also minimise gamma L_reg, as in the paper's text but not in
+            its Eq. 11 and Algorithm 1.
         discriminator: the discriminators.
         ranking: the host's triplet ranking loss.
         optimizer: Adam over the host.
-        schedule: how the encoders' learning rate falls, and the discriminators' if they have no schedule.
-        gather_negatives: see Matching; the discriminators' q and r come from all devices then, too.
+        schedule: decay of the encoders' learning rate, and of the discriminators' if they have no schedule.
+        gather_negatives: see Matching; then the discriminators' q and r come from all devices too.
     """
 
     phases = ("groups", "pairs")
@@ -111,12 +111,12 @@ class ADDR(Matching):
             schedule=schedule,
             gather_negatives=gather_negatives,
         )
-        # Not among its own arguments; a checkpoint holds those alone.
+        # A checkpoint stores only this class's own arguments, which do not include this one.
         self.hparams.pop("fine_tuning", None)
         if discriminator.shared and gamma:
-            raise ValueError(f"gamma is {gamma}, but one discriminator has no others to compare with; set 0")
+            raise ValueError(f"gamma is {gamma}, but a shared discriminator has no others; set it to 0")
         if regularise_encoders and not gamma:
-            raise ValueError("regularise_encoders is true, but gamma is 0; give gamma, or set it false")
+            raise ValueError("regularise_encoders is true, but gamma is 0; give gamma, or set it to false")
         self.beta, self.gamma = beta, gamma
         self.alpha = alpha
         self.reduction: Reduction = reduction
@@ -129,7 +129,7 @@ class ADDR(Matching):
     # ---- the bank -------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Make the discriminators; those of a checkpoint, if training resumes from one."""
+        """Create the discriminators, or restore a checkpoint's if training resumes from one."""
         corpus = self.trainer.datamodule.corpus  # type: ignore[attr-defined]
         rows = torch.from_numpy(corpus.image_rows("train"))
         self._position = torch.full((len(corpus.image_ids),), -1)
@@ -149,23 +149,24 @@ class ADDR(Matching):
         return 1 if self.discriminator_settings.shared else spec.n_train_images
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The whole bank, in checkpoints that training can resume from."""
+        """Save the whole bank in checkpoints that training can resume from."""
         super().on_save_checkpoint(checkpoint)
         if self.discriminators is not None and "optimizer_states" in checkpoint:
             self._settle()
             checkpoint["discriminators"] = self.discriminators.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the bank's state until there is a bank.
+        """Keep the bank's state until the bank exists.
 
         Raises:
-            BadInput: training would go on with another data set's discriminators.
+            BadInput: training would resume with another data set's discriminators.
         """
         super().on_load_checkpoint(checkpoint)
         fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if fitting and "discriminators" in checkpoint and self.data_spec is not None:
             self._restored = checkpoint["discriminators"]
-            # Here, because other data have other words: the host's weights would not fit, and not say why.
+            # Checked here, because other data have another vocabulary: loading the host's weights would fail
+            # without saying why.
             DiscriminatorBank.check(
                 checkpoint["discriminators"],
                 rows=self._bank_size(self.data_spec),
@@ -183,7 +184,7 @@ class ADDR(Matching):
             self.trainer.strategy.barrier()
 
     def _total(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, wherever the tensor is: NCCL moves the accelerator's memory only."""
+        """The sum over all processes, wherever the tensor is: NCCL only moves accelerator memory."""
         summed: Tensor = self.trainer.strategy.reduce(tensor.to(self.device), reduce_op="sum")
         return summed.to(tensor.device)
 
@@ -193,17 +194,17 @@ class ADDR(Matching):
             loader.ahead = self._prefetch
 
     def on_train_start(self) -> None:
-        """Look ahead; Lightning skips the start of an epoch that it resumes."""
+        """Enable prefetching; Lightning skips the start of an epoch that it resumes."""
         super().on_train_start()
         self._announce_batches()
 
     def on_train_epoch_start(self) -> None:
-        """Start the means, and look ahead in new loaders too."""
+        """Reset the means, and enable prefetching for new loaders too."""
         super().on_train_epoch_start()
         self._announce_batches()
 
     def _prefetch(self, batch: PairBatch | GroupBatch, following: PairBatch | GroupBatch) -> None:
-        # Rows change between the phases until all processes' steps are in the bank; a single one always.
+        # Between the phases, rows change until all processes' steps are in the bank; a shared one always.
         stays = isinstance(batch, GroupBatch) or not self._exchange_due
         if (
             self.discriminators is not None
@@ -214,7 +215,7 @@ class ADDR(Matching):
             self.discriminators.prefetch(self._rows(following), self.device)
 
     def _rows(self, batch: PairBatch | GroupBatch) -> Tensor:
-        """(B,) rows of the batch's discriminators in the bank, (1,) where they share one; on the CPU."""
+        """(B,) rows of the batch's discriminators in the bank, (1,) if they share one; on the CPU."""
         if self.discriminator_settings.shared:
             return torch.zeros(1, dtype=torch.int64)
         return self._position[batch.images.index]
@@ -233,9 +234,9 @@ class ADDR(Matching):
         super().training_step(batch, batch_idx)
 
     def train_discriminators(self, batch: GroupBatch) -> None:
-        """The steps of the batch's discriminators, Eq. 10, given the features as they are.
+        """The steps of the batch's discriminators, Eq. 10, on fixed features.
 
-        What is logged is from before the first of them.
+        The logged values are from before the first step.
         """
         assert self.discriminators is not None
         images, texts, q, r = self._seen(batch)
@@ -244,8 +245,8 @@ class ADDR(Matching):
             rows = self.discriminators.gather(index, self.device).to(texts.values.dtype).requires_grad_()
             loss, logged = self.discriminators_loss(images.fragments, texts, rows, q, r)
             (gradient,) = torch.autograd.grad(loss, rows)
-            # DDP knows nothing of the discriminators: what it does for parameters is done here. Each process
-            # has rows of its own, whose gradient is whole, or W times that where they have been gathered.
+            # DDP does not know the discriminators, so their gradients are handled here. Each process has its
+            # own rows, whose gradient is complete, or W times that if rows have been gathered.
             if self.discriminator_settings.shared and self.trainer.world_size > 1:
                 gradient = self._total(gradient) / self.trainer.world_size
             elif self.gather_negatives:
@@ -263,10 +264,10 @@ class ADDR(Matching):
 
     @torch.no_grad()
     def _seen(self, batch: GroupBatch) -> tuple[Encoded, Encoding, Tensor, Tensor]:
-        """Encoded images, each image's words of all captions, and the hard negatives that matter, q and r.
+        """Encoded images, the words of all captions of each image, and the required hard negatives q and r.
 
-        A pair without one is its own; gathered ones are of all processes' pairs. Without dropout and new
-        batch statistics: nothing of the encoders changes in this phase.
+        A pair without one is its own; gathered ones are over all processes' pairs. Runs in evaluation mode,
+        because nothing about the encoders may change in this phase.
         """
         training = self.host.training
         self.host.eval()
@@ -276,7 +277,7 @@ class ADDR(Matching):
             chosen = texts.scored.take(batch.chosen)
             scores = pair_scores(self.host.score, images.scored, chosen, self.gather_negatives)
             q, hardest_images = hardest_negatives(scores)
-            # Without L_reg, q alone is looked at, to say how well a pair's own discriminator knows it.
+            # Without L_reg only q is needed, to log how well a pair's own discriminator recognises it.
             r = hardest_images if self.gamma else torch.arange(len(q), device=self.device)
         self.host.train(training)
         words = texts.fragments
@@ -288,13 +289,13 @@ class ADDR(Matching):
     def discriminators_loss(
         self, regions: Encoding, words: Encoding, rows: Tensor, q: Tensor, r: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 10 summed over the pairs (a mean, for one discriminator), and what is logged.
+        """Eq. 10 summed over the pairs (averaged for a shared discriminator), and the values to log.
 
         Args:
             regions: (B, R, D).
-            words: each pair's words packed.
+            words: each pair's words, packed.
             rows: (B, D + 1) the pairs' discriminators, or (1, D + 1).
-            q, r: (B,) hard negatives.
+            q, r: (B,) hardest negatives.
         """
         if self.discriminator_settings.shared:
             own = self._own_risks(regions, words, rows.expand(len(regions), -1))
@@ -311,7 +312,7 @@ class ADDR(Matching):
         }
 
     def loss(self, images: Encoded, texts: Encoded, batch: PairBatch) -> Tensor:
-        """Eq. 11: the host's loss minus beta L_adv, the discriminators held fixed."""
+        """Eq. 11: the host's loss minus beta L_adv, with fixed discriminators."""
         assert self.discriminators is not None
         total = super().loss(images, texts, batch)
         regions, words = images.fragments, texts.fragments
@@ -343,10 +344,11 @@ class ADDR(Matching):
         return risks[:, 0]
 
     def _risks(self, regions: Encoding, words: Encoding, rows: Tensor, q: Tensor, r: Tensor) -> Tensor:
-        """(B, B) risks, as ``negatives_risks``, of ``rows`` (B, D + 1); of all processes', where gathered.
+        """(B, B) risks of ``rows`` (B, D + 1), as in ``negatives_risks``; over all processes if gathered.
 
-        Own pairs are looked at by everyone's discriminators, and these rows are gathered: the factor is W for
-        encoders and discriminators, as for scores (crossmodal_bench.core.distributed.pair_scores).
+        All processes' discriminators are applied to this process's pairs, and these rows are gathered: the
+        factor is W for encoders and discriminators, as for scores
+        (crossmodal_bench.core.distributed.pair_scores).
         """
         assert words.lengths is not None
         own_pairs = slice(None)

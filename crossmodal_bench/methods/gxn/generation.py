@@ -38,20 +38,21 @@ WRITTEN_AT_A_TIME = 256
 
 
 class CaptionPath(nn.Module):
-    """Image to text (section 3.3): cross entropy, and from some epoch on its mixture with a reward.
+    """Image to text (section 3.3): cross entropy, and from some epoch on a mixture with a reward.
 
-    Words below the vocabulary's cut-off are one word to the reward, as in self-critical training's code.
+    The reward treats all words below the vocabulary's cut-off as the same word, as in the code of
+    self-critical training.
 
     Args:
         hidden: units of the decoder.
         embedding: width of its word vectors.
         dropout: of word vectors and states.
-        sampling: scheduled sampling's share of own words in the last epoch; it grows from 0.
-        reinforce_from: the epoch from which Eq. 7 is minimised, Eq. 4 before; None: never.
-        gamma_first, gamma_last: gamma of Eq. 7 in that epoch and in the last one, growing evenly between.
-        reward: ``cider`` (CIDEr-D, the paper's) or ``bleu`` (BLEU-4), of the training captions.
-        samples: captions that are drawn per image and step.
-        max_words: of a drawn caption, its end counted.
+        sampling: the fraction of own words in scheduled sampling in the last epoch, growing from 0.
+        reinforce_from: the epoch from which Eq. 7 is minimised instead of Eq. 4; None: never.
+        gamma_first, gamma_last: gamma of Eq. 7 in that epoch and in the last one, increasing linearly.
+        reward: ``cider`` (CIDEr-D, the paper's) or ``bleu`` (BLEU-4), against the training captions.
+        samples: captions sampled per image and step.
+        max_words: of a sampled caption, including its end token.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class CaptionPath(nn.Module):
         super().__init__()
         for name, share in (("sampling", sampling), ("gamma_first", gamma_first), ("gamma_last", gamma_last)):
             if not 0 <= share <= 1:
-                raise ValueError(f"captions.{name} is {share}; it must be from 0 to 1")
+                raise ValueError(f"captions.{name} is {share}; it must be between 0 and 1")
         least = (
             ("samples", samples, 1),
             ("max_words", max_words, 1),
@@ -88,23 +89,23 @@ class CaptionPath(nn.Module):
         self._images = torch.zeros(0, dtype=torch.int64)
 
     def build(self, spec: DataSpec, dim: int) -> None:
-        """The decoder of vectors of ``dim`` numbers."""
+        """Build the decoder for ``dim``-dimensional vectors."""
         self.decoder = CaptionDecoder(
             spec.vocabulary_size, dim, self.hidden, self.embedding, dropout=self.dropout
         )
 
     def learn_from(self, images: Tensor, references: Sequence[Sequence[Sequence[int]]]) -> None:
-        """Take the training captions for the reward.
+        """Set the training captions for the reward.
 
         Args:
             images: (N,) the images' rows in the corpus, ascending.
-            references: the captions of each, ids without start.
+            references: the captions of each image, as ids without the start token.
         """
         self._images = images
         self._reward = (CiderD if self.reward_name == "cider" else Bleu)(references, eos_id=self.decoder.end)
 
     def gamma(self, epoch: int, epochs: int) -> float:
-        """The reward's share of the loss in an epoch; 0 while cross entropy is alone."""
+        """The reward's share of the loss in an epoch; 0 while only cross entropy is used."""
         if self.reinforce_from is None or epoch < self.reinforce_from:
             return 0.0
         first, last = self.gammas
@@ -113,12 +114,12 @@ class CaptionPath(nn.Module):
     def loss(
         self, vectors: Tensor, texts: TextBatch, epoch: int, epochs: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 7 (Eq. 4 where gamma is 0), and what is to be logged.
+        """Eq. 7 (Eq. 4 if gamma is 0), and the values to log.
 
         Args:
             vectors: (B, dim) grounded image vectors.
             texts: their captions.
-            epoch, epochs: where training is.
+            epoch, epochs: the current epoch, and how many there are.
         """
         words, lengths = require(texts.words, "words")[:, 1:], require(texts.lengths, "lengths") - 1
         mask = torch.arange(words.shape[1]) < lengths[:, None]
@@ -136,7 +137,7 @@ class CaptionPath(nn.Module):
 
     @torch.no_grad()
     def write(self, vectors: Tensor, beam: int = 1) -> Tensor:
-        """(N, dim) to (N, n) ids of captions, padded, on the CPU; ``beam`` hypotheses each, 1: greedy."""
+        """(N, dim) to (N, n) caption ids, padded, on the CPU; ``beam`` is the beam width, 1 is greedy."""
         decoder, most = self.decoder, self.max_words
         written = torch.zeros(len(vectors), most, dtype=torch.int64)
         for part, lines in zip(
@@ -150,8 +151,8 @@ class CaptionPath(nn.Module):
     def _reinforced(self, vectors: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 6 and the samples' mean reward; ``images`` (B,) are rows of the corpus, on the host.
 
-        The baseline reads the same vectors as the samples; dropout acts on neither. Captions are rewarded on
-        the host, to which they come in one copy: how long they are decides all shapes there.
+        The baseline uses the same vectors as the samples, both without dropout. Rewards are computed on the
+        host, to which captions are moved in one copy: their lengths determine all shapes there.
         """
         assert self._reward is not None, "learn_from has not been called"
         images, device = torch.searchsorted(self._images, images), vectors.device
@@ -170,7 +171,7 @@ class CaptionPath(nn.Module):
 
 
 def _on_host(*captions: Tensor) -> list[Tensor]:
-    """(n, L) ids of several kinds of captions on the host, by one copy."""
+    """(n, L) ids of several sets of captions on the host, moved in one copy."""
     if captions[0].device.type == "cpu":
         return list(captions)
     widths = [ids.shape[1] for ids in captions]
@@ -180,7 +181,7 @@ def _on_host(*captions: Tensor) -> list[Tensor]:
 
 
 def training_references(corpus: Corpus, words: Any) -> tuple[Tensor, list[list[list[int]]]]:
-    """The training images' rows (N,), ascending, and the captions of each, as ids without start."""
+    """The training images' rows (N,), ascending, and the captions of each, as ids without the start token."""
     rows, captions = corpus.image_rows("train"), corpus.caption_rows("train")
     references: list[list[list[int]]] = [[] for _ in rows]
     owners = np.searchsorted(rows, corpus.caption_image[captions])
@@ -190,7 +191,7 @@ def training_references(corpus: Corpus, words: Any) -> tuple[Tensor, list[list[l
 
 
 class PicturePath(nn.Module):
-    """Text to image (section 3.4): StackGAN's first stage, on the grounded vector of a caption.
+    """Text to image (section 3.4): StackGAN's first stage on the grounded vector of a caption.
 
     Args:
         noise_dim: width of z; not in the paper.
@@ -198,10 +199,11 @@ class PicturePath(nn.Module):
         generator_channels, discriminator_channels: StackGAN's GF and DF; not in the paper.
         beta_fake, beta_wrong: of Eq. 11.
         beta_condition: beta_s of Eq. 12.
-        form: ``non_saturating``, as StackGAN's code, or ``minimax``, as Eq. 12 prints it.
-        condition_reduction: ``mean`` over batch and dimensions, as StackGAN's code; ``sum`` over dimensions.
-        optimizer: Adam of the generator, and another of the discriminator; the paper says momentum 0.9 where
-            StackGAN has beta1 0.5.
+        form: ``non_saturating``, as in StackGAN's code, or ``minimax``, as printed in Eq. 12.
+        condition_reduction: ``mean`` over batch and dimensions, as in StackGAN's code; or ``sum`` over
+            dimensions.
+        optimizer: Adam for the generator and, separately, for the discriminator; the paper says momentum 0.9
+            where StackGAN has beta1 0.5.
     """
 
     def __init__(
@@ -227,13 +229,13 @@ class PicturePath(nn.Module):
         self.optimizer_settings = optimizer
 
     def build(self, dim: int) -> None:
-        """The three networks, for vectors of ``dim`` numbers."""
+        """Build the three networks for ``dim``-dimensional vectors."""
         self.augmentation = ConditionAugmentation(dim, self.condition_dim)
         self.generator = PictureGenerator(self.condition_dim, self.noise_dim, self.generator_channels)
         self.discriminator = PictureDiscriminator(self.condition_dim, self.discriminator_channels)
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
-        """Of the generator with its condition, and of the discriminator."""
+        """The optimisers of the generator with its condition and of the discriminator."""
         generator = [*self.augmentation.parameters(), *self.generator.parameters()]
         return [
             self.optimizer_settings.build(generator),
@@ -241,7 +243,7 @@ class PicturePath(nn.Module):
         ]
 
     def draw(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, dim) to (B, 3, 64, 64) pictures and mean and log variance of their conditions."""
+        """(B, dim) to (B, 3, 64, 64) pictures, and the mean and log variance of their conditions."""
         mean, log_variance = self.augmentation(vectors)
         condition = self.augmentation.sample(mean, log_variance, torch.randn_like(mean))
         noise = torch.randn(len(mean), self.noise_dim, device=mean.device, dtype=mean.dtype)
@@ -250,11 +252,11 @@ class PicturePath(nn.Module):
     def discriminator_loss(
         self, pictures: Tensor, drawn: Tensor, condition: Tensor, images: Tensor, everywhere: bool = False
     ) -> Tensor:
-        """Eq. 11, to be minimised; of it, only the discriminator has a gradient.
+        """Eq. 11, to be minimised; its gradient only reaches the discriminator.
 
         Args:
-            pictures: (B, 3, 64, 64) real ones.
-            drawn: (B, 3, 64, 64) what the generator made of their captions.
+            pictures: (B, 3, 64, 64) real pictures.
+            drawn: (B, 3, 64, 64) the generator's pictures for their captions.
             condition: (B, condition_dim) the captions' mean conditions.
             images: (B,) which image each is, on the host; another image's caption is a wrong one.
             everywhere: whether a wrong caption may be another process's; pictures and captions are then
@@ -271,18 +273,18 @@ class PicturePath(nn.Module):
             own = of_pictures % world_size() == rank()
             of_pictures, of_captions = of_pictures[own] // world_size(), of_captions[own]
         of_pictures, of_captions = sent(of_pictures, seen.device), sent(of_captions, seen.device)
-        # Each kind with batch statistics of its own, in the order of StackGAN's code.
+        # Each kind with its own batch statistics, in the order of StackGAN's code.
         real = self.discriminator.logits(seen, condition)
         wrong = self.discriminator.logits(seen[of_pictures], wrong_conditions[of_captions])
         fake = self.discriminator.logits(fakes, condition)
-        # Not all processes have as many wrong pairs.
+        # Processes may have different numbers of wrong pairs.
         beta_wrong = mean_over_all(real.new_full((), self.beta_wrong), len(wrong))
         return picture_discriminator_loss(real, fake, wrong, self.beta_fake, beta_wrong)
 
     def generator_loss(
         self, drawn: Tensor, mean: Tensor, log_variance: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 12, and what is to be logged; the discriminator has no gradient of it."""
+        """Eq. 12, and the values to log; its gradient does not reach the discriminator."""
         fixed = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         logits = functional_call(self.discriminator, fixed, (drawn, mean.detach()))
         generator = picture_generator_loss(logits, self.form)

@@ -31,12 +31,12 @@ IMAGE_SIDE, TEXT_SIDE = ("image_encoder", "captions"), ("words", "abstract", "gr
 
 @dataclass(frozen=True)
 class TextEncoderSettings:
-    """Both text encoders, of the abstract and of the grounded vectors.
+    """The two text encoders, of the abstract and of the grounded vectors.
 
     Attributes:
         embedding: width of the word vectors, which both share.
         hidden: units of each, per direction.
-        bidirectional: whether the abstract encoder also reads backwards; the grounded one does not.
+        bidirectional: whether the abstract encoder is bidirectional; the grounded one never is.
         dropout: of word vectors and of states.
     """
 
@@ -62,41 +62,42 @@ class OrderRankingSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.balance <= 1:
-            raise ValueError(f"ranking.balance is {self.balance}; it must be from 0 to 1")
+            raise ValueError(f"ranking.balance is {self.balance}; it must be between 0 and 1")
 
 
 class GXN(RetrievalMethod):
-    """Ranking on abstract and grounded vectors; the grounded ones must also write captions and draw pictures.
+    """Ranking by abstract and grounded vectors; the grounded ones also generate captions and pictures.
 
-    Images and captions have an abstract vector each, and a grounded one (Eq. 1). Pairs rank by the order
-    violation of both (Eq. 3). With ``captions`` the image's grounded vector is trained to write the caption,
-    with ``pictures`` the caption's to draw the image; without either this is the paper's GXN (fine-tune).
+    Images and captions each have an abstract and a grounded vector (Eq. 1). Pairs are ranked by the order
+    violation of both (Eq. 3). With ``captions``, the image's grounded vector is trained to generate the
+    caption; with ``pictures``, the caption's to generate the image; without either, this is the paper's GXN
+    (fine-tune).
 
-    Training is Algorithm 1: on each batch a step of the image-to-text path, then one of the text-to-image
-    path, which its discriminator's step precedes. A path's generation loss and the ranking loss share one
-    backward pass and one step, where the algorithm takes two: an image network would run twice for the same
-    vectors.
+    Training is Algorithm 1: on each batch, a step of the image-to-text path, then one of the text-to-image
+    path, preceded by its discriminator's step. A path's generation loss and the ranking loss share one
+    backward pass and one step, where the algorithm has two: an image network would otherwise run twice for
+    the same vectors.
 
-    Not in the paper: vectors are of unit length and absolute value, as in order embeddings, and the two paths
-    read them, scaled to numbers of order one.
+    Not in the paper: vectors have unit length and non-negative entries, as in order embeddings, and the two
+    paths read them scaled to entries of order one.
 
     Args:
-        image_encoder: pixels or features to vectors; one network, and P_v of both vectors as one layer.
+        image_encoder: maps pixels or features to vectors; one network, with P_v of both vectors as one layer.
         dim: width of a vector.
-        text_encoders: words to vectors.
-        grounded: whether there are grounded vectors; without, this is the paper's GRU baselines (Eq. 2).
-        captions: image to text, or None.
-        pictures: text to image, or None.
+        text_encoders: map words to vectors.
+        grounded: whether there are grounded vectors; without them, this is the paper's GRU baseline (Eq. 2).
+        captions: the image-to-text path, or None.
+        pictures: the text-to-image path, or None.
         ranking: the triplet ranking loss.
-        optimizer: Adam for all but the generator and the discriminator of ``pictures``.
-        schedule: how all learning rates fall, those of ``pictures`` too.
+        optimizer: Adam for everything except the generator and discriminator of ``pictures``.
+        schedule: decay of all learning rates, including those of ``pictures``.
         gather_negatives: on several devices, whether negatives and wrong captions come from all of their
-            batches, as if one had the whole batch; else each has its own.
-        fine_tuning: how the image network is trained, and how many pairs are encoded at a time; None: as all
-            else, and the whole batch. The generation paths always read the whole batch's vectors.
+            batches, as if one device had the whole batch; otherwise from each device's own.
+        fine_tuning: how the image network is trained, and how many pairs are encoded at a time; None: like
+            everything else, and the whole batch. The generation paths always read the whole batch's vectors.
 
     Raises:
-        ValueError: settings that contradict each other.
+        ValueError: settings contradict each other.
     """
 
     def __init__(
@@ -115,9 +116,11 @@ class GXN(RetrievalMethod):
     ) -> None:
         super().__init__()
         if not grounded and (captions is not None or pictures is not None):
-            raise ValueError("grounded is false, but captions and pictures are made of grounded vectors")
+            raise ValueError(
+                "grounded is false, but captions and pictures need grounded vectors; set it to true"
+            )
         if image_encoder.freeze == "until_plateau":
-            raise ValueError("image_encoder.freeze is until_plateau; GXN has never or always")
+            raise ValueError("image_encoder.freeze is until_plateau; GXN supports never or always")
         self.automatic_optimization = False
         self.save_hyperparameters()
         self.keep_hyperparameters_plain()
@@ -134,11 +137,11 @@ class GXN(RetrievalMethod):
         self.requires = image_encoder.requires | {"words"} | drawn
         self.parts = 2 if grounded else 1
         if pictures is not None or (grounded and ranking.balance in (0, 1)):
-            # Some backward passes are of the pictures alone, or one of the two vectors counts for nothing.
+            # Some backward passes only cover the pictures, or one of the two vectors has no weight.
             self.ddp_strategy = "ddp_find_unused_parameters_true"
 
     def build(self, spec: DataSpec) -> None:
-        """One mapping of the image's network for both vectors, two text encoders, the generation paths."""
+        """Build one image mapping for both vectors, two text encoders, and the generation paths."""
         settings = self.text_encoder_settings
         self.image_encoder.build(spec, self.parts * self.dim)
         self.fine_tuning_settings.prepare(self.image_encoder)
@@ -164,14 +167,15 @@ class GXN(RetrievalMethod):
         )
 
     def inherit(self, parents: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Start from GXN models that were trained without one of the paths, or without both (section 4.2).
+        """Start from GXN models that were trained without one or both of the paths (section 4.2).
 
-        Of a model that draws pictures, the text side and the pictures' networks; of any other, the image side
-        and the decoder, where both have one. Which of two models' shared weights win is not in the paper; nor
-        is that P_v comes with the image network, which with frozen features is all there is to take.
+        A model that draws pictures provides the text side and the pictures' networks; any other provides the
+        image side and the decoder, if both have one. The paper does not say which of two models' shared
+        weights are used, nor that P_v comes with the image network; with frozen features, P_v is all that the
+        image side has.
 
         Raises:
-            BadInput: a parent that is no such model, or two that have the same to give.
+            BadInput: a parent is not such a model, or two provide the same weights.
         """
         taken: dict[str, str] = {}
         for parent, weights in parents.items():
@@ -182,11 +186,11 @@ class GXN(RetrievalMethod):
                 if not state or module is None:
                     continue
                 if part in taken:
-                    raise BadInput(f"{taken[part]} and {parent} both have weights of {part}; drop a parent")
+                    raise BadInput(f"{taken[part]} and {parent} both provide {part}; remove one parent")
                 module.load_state_dict(state)
                 taken[part] = parent
             if parent not in taken.values():
-                raise BadInput(f"{parent} has no weights that GXN can start from; drop it from the parents")
+                raise BadInput(f"{parent} has no weights that GXN can start from; remove it from the parents")
 
     @property
     def backbone(self) -> BackboneSource | None:
@@ -195,18 +199,18 @@ class GXN(RetrievalMethod):
 
     @property
     def fine_tunes_backbone(self) -> bool:
-        """As the image encoder does."""
+        """Whether the image encoder does."""
         return self.image_encoder.fine_tuned
 
     @property
     def text_source(self) -> TextSource:
-        """The encoder of the abstract vectors; that of the grounded ones reads in one direction always."""
+        """The encoder of the abstract vectors; that of the grounded ones is always unidirectional."""
         return TextSource("bigru" if self.text_encoder_settings.bidirectional else "gru")
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam over encoders and decoder.
 
-        With pictures, one for their generator and one for their discriminator.
+        With pictures, also one for the generator and one for the discriminator.
         """
         of_pictures = () if self.pictures is None else self.pictures.parameters()
         elsewhere = {id(parameter) for parameter in of_pictures}
@@ -215,7 +219,7 @@ class GXN(RetrievalMethod):
             for parameter in self.parameters()
             if parameter.requires_grad and id(parameter) not in elsewhere
         ]
-        # Not fused: Lightning clips no gradients of a fused optimiser in mixed precision.
+        # Not fused: Lightning cannot clip gradients of a fused optimiser in mixed precision.
         main = self.fine_tuning_settings.optimiser(self.optimizer_settings, trained, self.image_encoder)
         return [main, *([] if self.pictures is None else self.pictures.optimisers())]
 
@@ -226,12 +230,12 @@ class GXN(RetrievalMethod):
         if self.captions is None or first is None:
             return
         if first >= (self.trainer.max_epochs or 1):
-            rank_zero_warn(f"captions.reinforce_from is {first}, behind the last epoch: nothing is rewarded")
+            rank_zero_warn(f"captions.reinforce_from is {first}, after the last epoch: no reward is used")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.captions.learn_from(*training_references(data.corpus, data.views.words))
 
     def on_train_epoch_start(self) -> None:
-        """Start the means; set the rates of this epoch."""
+        """Reset the means; set this epoch's learning rates."""
         super().on_train_epoch_start()
         factor = self.schedule_settings.multiplier(self.current_epoch)
         optimisers: Any = self.optimizers()
@@ -281,14 +285,14 @@ class GXN(RetrievalMethod):
         self._step(main, generator)
 
     def _encoded(self, batch: PairBatch) -> EncodedBatch:
-        """Its images and its texts."""
+        """A batch's encoded images and texts."""
         return EncodedBatch(self, batch, self._encode, self.fine_tuning_settings.micro_batch_size)
 
     def _encode(self, batch: PairBatch) -> tuple[Encoding, Encoding]:
         return self.encode_images(batch.images), self.encode_texts(batch.texts)
 
     def _step(self, main: Any, of_pictures: Any = None) -> None:
-        """A step of one or both optimisers, with their own clipping of gradients."""
+        """A step of one or both optimisers, each with its own gradient clipping."""
         pictures = None if self.pictures is None else self.pictures.optimizer_settings
         for optimiser, settings in ((main, self.optimizer_settings), (of_pictures, pictures)):
             if optimiser is None:
@@ -299,12 +303,12 @@ class GXN(RetrievalMethod):
             optimiser.zero_grad()
 
     def _ranking(self, images: Encoding, texts: Encoding) -> Tensor:
-        """Eq. 3 over all negatives of the batch, as a mean over its pairs."""
+        """Eq. 3 over all negatives of the batch, averaged over its pairs."""
         scores = pair_scores(self.score, images, texts, self.gather_negatives)
         return triplet_ranking_loss(scores, self.ranking_settings.margin, hardest=False) / len(scores)
 
     def _grounded(self, encoding: Encoding) -> Tensor:
-        """(B, dim) grounded vectors as the paths read them, numbers of order one."""
+        """(B, dim) grounded vectors as the paths read them, with entries of order one."""
         vectors = encoding.values[:, 1]
         return vectors * vectors.shape[1] ** 0.5
 
@@ -326,7 +330,7 @@ class GXN(RetrievalMethod):
         """s* of Eq. 3; s of Eq. 2 without grounded vectors."""
         balance, direction = self.ranking_settings.balance, self.ranking_settings.direction
         shares = (1.0,) if self.parts == 1 else (balance, 1 - balance)
-        # In single precision whatever surrounds the call: what is ranked differs in the third digit.
+        # Always in single precision: scores often differ only in the third digit.
         with torch.autocast(images.values.device.type, enabled=False):
             weighted = [
                 share * order_similarity(images.values[:, part], texts.values[:, part], direction)
@@ -337,7 +341,7 @@ class GXN(RetrievalMethod):
 
     @torch.no_grad()
     def write(self, images: Encoding, beam: int = 1) -> list[str]:
-        """The captions that images' grounded vectors write, by ``beam`` hypotheses each; 1 is greedy."""
+        """Captions generated from the images' grounded vectors; ``beam`` is the beam width, 1 is greedy."""
         if self.captions is None:
             return []
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -346,7 +350,7 @@ class GXN(RetrievalMethod):
 
     @torch.no_grad()
     def draw(self, texts: Encoding) -> Tensor | None:
-        """(N, 3, 64, 64), -1 to 1, drawn from captions' grounded vectors."""
+        """(N, 3, 64, 64) pictures, -1 to 1, generated from the captions' grounded vectors."""
         if self.pictures is None:
             return None
         return self.pictures.draw(self._grounded(texts.to(self.device)))[0].cpu()
@@ -354,11 +358,11 @@ class GXN(RetrievalMethod):
     def validation_losses(
         self, images: Encoding, texts: Encoding, caption_image: Tensor, identities: Tensor
     ) -> dict[str, Tensor]:
-        """CIDEr of the captions that are written for the validation images, whose own are the references."""
+        """CIDEr of the captions generated for the validation images, against the images' own captions."""
         if self.captions is None:
             return {}
         if self._references is None:
-            # The same at each validation.
+            # Cached, since they are the same in each validation.
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             references: list[list[str]] = [[] for _ in range(len(images))]
             for owner, caption in zip(caption_image.tolist(), data.corpus.caption_rows("val"), strict=True):

@@ -1,4 +1,4 @@
-"""Hosts: the matching networks that ADDR is added to."""
+"""Hosts: the matching networks to which ADDR is added."""
 
 from crossmodal_bench.methods.hosts.attention import BFAN, SCAN
 from crossmodal_bench.methods.hosts.base import Encoded, Host

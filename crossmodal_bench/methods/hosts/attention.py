@@ -15,7 +15,7 @@ from crossmodal_bench.similarity.scan import Aggregation, Direction
 
 
 class RegionWordHost(Host):
-    """A linear layer on regions and a bidirectional GRU over words, both to unit length.
+    """A linear layer on regions and a bidirectional GRU over words, both normalised to unit length.
 
     Args:
         dim: width of both.
@@ -29,7 +29,7 @@ class RegionWordHost(Host):
         self.fragment_dim, self.embedding = dim, embedding
 
     def build(self, spec: DataSpec) -> None:
-        """Layers from the regions' width and the vocabulary."""
+        """Build the layers from the regions' width and the vocabulary."""
         self.regions = UnitEmbedding(spec.region_dim, self.fragment_dim)
         self.words = WordStates(spec.vocabulary_size, self.embedding, self.fragment_dim, bidirectional=True)
 

@@ -1,4 +1,4 @@
-"""The contract of a host: the matching network that ADDR is added to, or that is trained on its own."""
+"""The contract of a host: a matching network that ADDR extends or that is trained on its own."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from crossmodal_bench.networks.backbones import BackboneSource
 class Encoded(NamedTuple):
     """B encoded items.
 
-    ``scored`` is what the similarity compares, ``fragments`` what ADDR's discriminators look at: (B, R, D)
-    regions, or words packed one after another with their lengths. Both of one width D in both modalities.
+    ``scored`` is what the similarity compares, ``fragments`` what ADDR's discriminators see: (B, R, D)
+    regions, or packed words with their lengths. Fragments have the same width D in both modalities.
     """
 
     scored: Encoding
@@ -31,9 +31,8 @@ class Host(nn.Module, ABC):
 
     Attributes:
         fragment_dim: width of the fragments; known once it is built.
-        text_source: what reads the captions; None where a host does not say.
-        source: the pre-trained image network that the host runs and trains itself; None where it reads
-            features.
+        text_source: what encodes the captions; None if a host does not say.
+        source: the pre-trained image network that the host runs and trains itself; None if it reads features.
     """
 
     requires: frozenset[str] = frozenset({"regions", "words"})
@@ -43,7 +42,7 @@ class Host(nn.Module, ABC):
 
     @abstractmethod
     def build(self, spec: DataSpec) -> None:
-        """Make the networks, from the sizes of the data; sets ``fragment_dim``."""
+        """Build the networks from the sizes of the data; sets ``fragment_dim``."""
 
     @abstractmethod
     def images(self, batch: ImageBatch) -> Encoded:
@@ -55,7 +54,7 @@ class Host(nn.Module, ABC):
 
     @abstractmethod
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
-        """(n_images, n_texts) similarities of what is ``scored``; higher is better."""
+        """(n_images, n_texts) similarities of ``scored`` encodings; higher is better."""
 
     @property
     def vector_similarity(self) -> VectorSimilarity | None:
@@ -64,18 +63,18 @@ class Host(nn.Module, ABC):
 
     @property
     def fine_tuned(self) -> bool:
-        """Whether an image network is trained with all else."""
+        """Whether an image network is trained too."""
         return False
 
     def inherit(self, weights: Mapping[str, Tensor]) -> None:
-        """Start from the trained weights of a host of the same layers, with or without its image network.
+        """Start from the trained weights of a host with the same layers, with or without its image network.
 
         Args:
             weights: its state dictionary.
 
         Raises:
-            BadInput: weights that this host has no layers for, or layers without weights.
-            RuntimeError: weights of another shape.
+            BadInput: there are weights for layers that this host lacks, or layers without weights.
+            RuntimeError: weights have another shape.
         """
         own = set(self.state_dict())
         pretrained = {
@@ -86,13 +85,13 @@ class Host(nn.Module, ABC):
         }
         unknown, missing = set(weights) - own, own - pretrained - set(weights)
         if unknown or missing:
-            what = f"has weights of {min(unknown)}" if unknown else f"has no weights of {min(missing)}"
+            what = f"has weights for {min(unknown)}" if unknown else f"has no weights for {min(missing)}"
             raise BadInput(
-                f"the model to start from {what}, unlike {type(self).__name__} as it is configured here; "
-                "name a parent of the same host"
+                f"the model to start from {what}, unlike {type(self).__name__} as configured here; name a "
+                "parent with the same host"
             )
         self.load_state_dict(weights, strict=False)
 
     def auxiliary_loss(self, images: Encoded, texts: TextBatch) -> Tensor | None:
-        """What the host minimises beside ranking, over B pairs (row b of both); None for nothing."""
+        """What the host minimises in addition to ranking, over B pairs (row b of both); None for nothing."""
         return None

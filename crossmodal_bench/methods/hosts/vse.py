@@ -17,12 +17,12 @@ from crossmodal_bench.similarity import cosine_similarity, order_similarity
 
 
 class VSE(Host):
-    """A linear layer on image features, the last state of a GRU over the words, both to unit length.
+    """A linear layer on image features and the last state of a GRU over words, both of unit length.
 
-    The features are the data module's, or those of the same network on pixels, which is then trained with all
-    else. Between network and linear layer VSE++'s code has another normalisation; here there is none, as for
-    features that were extracted beforehand. It changes the bias's share alone, because the vectors are
-    normalised behind that layer, and so a network can go on from a model that was trained on its features.
+    The features are the data module's, or those of the same network applied to pixels, which is then trained
+    too. VSE++'s code has another normalisation between network and linear layer; here there is none, as for
+    features extracted beforehand. It would only change the bias's share, because the vectors are normalised
+    after that layer; so a network can continue from a model that was trained on its features.
 
     Args:
         dim: width of the vectors.
@@ -48,7 +48,7 @@ class VSE(Host):
         self.network: Freezable | None = None
 
     def build(self, spec: DataSpec) -> None:
-        """Layers from the features' width and the vocabulary; the network, where it is trained.
+        """Build the layers from the features' width and the vocabulary, and the network if it is trained.
 
         Raises:
             BadInput: no network is named, or its weights cannot be loaded.
@@ -79,15 +79,15 @@ class VSE(Host):
 
     @property
     def fine_tuned(self) -> bool:
-        """Whether the image network is trained with all else."""
+        """Whether the image network is trained too."""
         return self.fine_tune
 
     def _measured(self, vectors: Tensor) -> Tensor:
         return vectors.abs() if self.measure == "order" else vectors
 
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
-        """The cosine, or minus the order violation."""
-        # In single precision whatever surrounds the call: what is ranked differs in the third digit.
+        """The cosine, or the negative order violation."""
+        # Always in single precision: scores often differ only in the third digit.
         with torch.autocast(images.values.device.type, enabled=False):
             if self.measure == "cosine":
                 return cosine_similarity(images.values, texts.values)
@@ -95,5 +95,5 @@ class VSE(Host):
 
     @property
     def vector_similarity(self) -> VectorSimilarity | None:
-        """The cosine; an order violation is no similarity of two directions."""
+        """The cosine; None for the order violation, which is not symmetric."""
         return "cosine" if self.measure == "cosine" else None

@@ -18,16 +18,17 @@ from crossmodal_bench.networks.words import WordStates
 class VSRN(Host):
     """One vector per image by reasoning over its regions, one per caption by a GRU, compared by the cosine.
 
-    A second task generates the caption from the reasoned regions. The authors' code hands the caption
+    A second task generates the caption from the reasoned regions. The authors' code passes the caption
     branch's parameters to its optimiser twice; ours does not. The defaults are those for Flickr30K.
 
     Args:
         dim: width of vectors and fragments.
         embedding: width of the word vectors.
         blocks: graph blocks.
-        normalise_regions: whether regions are normalised before the graph; the authors' code does on MS-COCO.
-        standardise: whether image vectors pass a batch norm; the authors' code has it on Flickr30K.
-        caption_weight: of the generation loss beside the ranking loss; 0: no caption branch is built.
+        normalise_regions: whether regions are normalised before the graph, as in the authors' code on
+            MS-COCO.
+        standardise: whether image vectors pass a batch norm, as in the authors' code on Flickr30K.
+        caption_weight: of the generation loss relative to the ranking loss; 0: no caption branch is built.
         caption_hidden: units of the caption branch.
         caption_embedding: width of the caption branch's own word vectors.
         dropout: of the caption branch's inputs.
@@ -56,7 +57,7 @@ class VSRN(Host):
         self.captions: CaptionGenerator | None = None
 
     def build(self, spec: DataSpec) -> None:
-        """Region reasoning, the words' GRU and, where it has a weight, the caption branch."""
+        """Build region reasoning, the word GRU and, unless its weight is 0, the caption branch."""
         dim = self.fragment_dim
         self.reasoning = RegionReasoning(
             spec.region_dim, dim, self.blocks, self.normalise_regions, self.standardise
@@ -79,7 +80,7 @@ class VSRN(Host):
         return Encoded(Encoding(unit(last)), Encoding(states, lengths))
 
     def score(self, images: Encoding, texts: Encoding) -> Tensor:
-        """(n_images, n_texts) cosines: products of unit vectors, in the precision that they have."""
+        """(n_images, n_texts) cosines: products of unit vectors, in the vectors' own precision."""
         with torch.autocast(images.values.device.type, enabled=False):
             return images.values @ texts.values.T
 

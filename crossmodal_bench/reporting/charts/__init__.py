@@ -1,1 +1,1 @@
-"""Charts of records as Vega-Lite specifications: a browser draws them, and vl-convert without one."""
+"""Charts of records as Vega-Lite specifications: drawn by a browser, or by vl-convert without one."""

@@ -1,7 +1,7 @@
-"""What a chart is, what all of them look like, and how one becomes a picture without a browser.
+"""What a chart is, how all charts look, and how one becomes a picture without a browser.
 
-Each kind of chart is made by Vega-Altair once, as a template; a chart is a template with its data. Colours,
-dashes and shapes stand in the data, so that a template knows no method.
+Each kind of chart is created once by Vega-Altair as a template; a chart is a template with data. Colours,
+dashes and shapes are part of the data, so templates are independent of methods.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from crossmodal_bench.core.errors import printable
 from crossmodal_bench.reporting.charts.looks import Series
 
 Specification = dict[str, Any]
-"""A chart in Vega-Lite's JSON."""
+"""A chart as Vega-Lite JSON."""
 Values = Sequence[Mapping[str, Any]]
-"""A chart's data, one mapping a mark."""
+"""A chart's data, one mapping per mark."""
 
 WIDTH = 340
 HEIGHT = 220
 LONGEST_TEXT = 120
-"""Characters of a text in a chart."""
+"""Maximum number of characters of a text in a chart."""
 
-_INK = "currentColor"  # of the page around it, dark or light; black in a file of its own
+_INK = "currentColor"  # the colour of the surrounding page, dark or light; black in a separate file
 _FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif"
 CONFIG: Specification = {
     "background": "transparent",
-    # Each chart has a caption and its numbers; a name for every mark would be read out one by one.
+    # A chart has a caption and its numbers; screen readers would read labelled marks out one by one.
     "aria": False,
     "font": _FONT,
     "view": {"stroke": None},
@@ -64,13 +64,13 @@ CONFIG: Specification = {
 
 @dataclass(frozen=True)
 class Entry:
-    """What one look stands for.
+    """One entry of a legend.
 
     Attributes:
         label: the name.
         colour: as ``#rrggbb``.
-        dash: of a line.
-        shape: of a point; empty where there is only the line.
+        dash: of the line.
+        shape: of the point; empty if there is only a line.
     """
 
     label: str
@@ -81,14 +81,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with what is said of it.
+    """A chart with its texts.
 
     Attributes:
-        id: names it within the page, and in the file of all charts.
+        id: its name within the page, and in the file of all charts.
         title: what it shows, in a few words.
-        caption: what must be known to read it.
-        specification: with its data.
-        entries: what stands for what.
+        caption: what one needs to know to read it.
+        specification: the specification with its data.
+        entries: the legend.
     """
 
     id: str
@@ -104,12 +104,12 @@ class Chart:
 
 
 def filled(template: Mapping[str, Any], values: Values) -> Specification:
-    """A template with data, all texts of which are printable and not too long."""
+    """A template with data, in which all texts are made printable and shortened."""
     return {**template, "data": {"values": [_plain(value) for value in values]}}
 
 
 def entries(series: Sequence[Series], *, points: bool = False) -> tuple[Entry, ...]:
-    """A legend of rows; ``points``: they are drawn as points and not as lines."""
+    """A legend of rows; ``points``: drawn as points rather than lines."""
     return tuple(
         Entry(
             each.label,
@@ -122,7 +122,7 @@ def entries(series: Sequence[Series], *, points: bool = False) -> tuple[Entry, .
 
 
 def drawn_as(series: Series) -> dict[str, Any]:
-    """What a mark of a row has in its data beside its place."""
+    """The data of a row's mark besides its position."""
     return {
         "row": series.id,
         "series": series.label,
@@ -133,19 +133,19 @@ def drawn_as(series: Series) -> dict[str, Any]:
 
 
 def svg(chart: Chart) -> str:
-    """The chart as an SVG element to stand within a page; needs neither a browser nor a network."""
+    """The chart as an SVG element for use in a page; needs neither a browser nor a network."""
     import vl_convert
 
     drawn = vl_convert.vegalite_to_svg(chart.specification)
-    # Several of them in one page must not share names.
+    # Several of them in one page must not share ids.
     drawn = re.sub(r'(\bid="|url\(#)', rf"\1{chart.id}-", drawn)
     drawn = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"', "", drawn, count=3)
-    # The whole is one picture with a text of its own; parts without one would be read out as "graphics".
+    # The whole is one picture with its own text; unlabelled parts would be read out as "graphics".
     return re.sub(r'(<[^>]*?) role="graphics-[a-z]+"( aria-roledescription="[^"]*")?', r"\1", drawn)
 
 
 def png(chart: Chart, scale: float = 2.0) -> bytes:
-    """The chart as a PNG on white, with its legend where several rows are in it."""
+    """The chart as a PNG on white, with a legend if it shows several rows."""
     import vl_convert
 
     specification = {**chart.specification, "background": "white", "title": printable(chart.title)}
@@ -159,7 +159,7 @@ def png(chart: Chart, scale: float = 2.0) -> bytes:
 
 
 def _legend(shown: Sequence[Entry]) -> Specification:
-    """The legend as rows of text, which a page sets itself."""
+    """The legend as rows of text; in a page, HTML replaces it."""
     values = [
         {"label": entry.label, "colour": entry.colour, "line": number}
         for number, entry in enumerate(shown[:60])

@@ -1,4 +1,4 @@
-"""Every chart of a report, in the order in which it is read."""
+"""Every chart of a report, in reading order."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class TableCharts:
 
     Attributes:
         table: its id within the page.
-        series: its rows as they are drawn, in its order.
-        forest: what each adversary adds, or how far rows are behind the first; None where nothing is tested.
-        comparisons: the charts that hold several rows.
-        by_row: the charts of single rows, in their order.
+        series: its rows with their looks, in table order.
+        forest: what each adversary adds, or how far rows are behind the first; None if nothing was tested.
+        comparisons: the charts of several rows.
+        by_row: the charts of single rows, in table order.
     """
 
     table: str
@@ -37,13 +37,13 @@ class TableCharts:
 
     @property
     def all(self) -> list[Chart]:
-        """Those of several rows first."""
+        """All charts, those of several rows first."""
         shared = [self.forest, *self.comparisons] if self.forest else list(self.comparisons)
         return [*shared, *(chart for charts in self.by_row for chart in charts)]
 
 
 def collect(tables: Sequence[Table]) -> list[TableCharts]:
-    """The charts of each table; figures of damaged files are left out with a warning."""
+    """The charts of each table; figures of damaged files are skipped with a warning."""
     looks = Looks(row for table in tables for row in table.rows)
     names = distinct_ids([_name(table) for table in tables])
     return [_of_table(table, looks, name) for table, name in zip(tables, names, strict=True)]
@@ -56,16 +56,16 @@ def _name(table: Table) -> str:
 
 
 def charts_json(collections: Sequence[TableCharts]) -> str:
-    """All charts by id: Vega-Lite specifications with the data in them."""
+    """All charts by id: Vega-Lite specifications with their data."""
     charts = {chart.id: chart.specification for each in collections for chart in each.all}
     return json.dumps(charts, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def _of_table(table: Table, looks: Looks, name: str) -> TableCharts:
     series = looks.series(table.rows, name)
-    # A sweep has a chart of its own; its many settings would bury the methods in the others.
+    # A sweep has its own chart; its many settings would bury the methods in the others.
     methods = [each for each in series if not each.row.overrides] or series
-    # What does not depend on the protocol is shown once, with the protocol that the job is named by.
+    # Charts that do not depend on the protocol are shown once, under the job's main protocol.
     mains = [each for each in methods if each.row.records[0].is_main]
     comparisons = [
         *result_charts.recall_at_k(methods, name),
@@ -95,7 +95,7 @@ def _of_table(table: Table, looks: Looks, name: str) -> TableCharts:
 def _of_row(series: Series, primary: str) -> tuple[Chart, ...]:
     if not series.row.records[0].is_main:
         return ()
-    # One seed's map is enough: t-SNE coordinates of different runs cannot be compared or averaged.
+    # One seed's projection is enough: t-SNE coordinates of different runs cannot be compared or averaged.
     maps = (_projection(record, series.id) for record in series.row.records)
     charts = (training_charts.training_curves(series, primary), next(filter(None, maps), None))
     return tuple(chart for chart in charts if chart is not None)
@@ -107,7 +107,7 @@ def _projection(record: Record, name: str) -> Chart | None:
         check_own(path)
         return result_charts.projection(record, name)
     except BadInput as error:
-        warn_once(f"{error}; its figure is left out meanwhile")
+        warn_once(f"{error}; its figure is left out until then")
     except OSError as error:
-        warn_once(f"{path} is left out of the page ({error.strerror}); delete it or copy it again")
+        warn_once(f"{path} is left out of the page ({error.strerror}); delete it, or copy it again")
     return None

@@ -1,7 +1,7 @@
-"""How a row looks wherever it is drawn: one colour for its method, and a dash and a point's shape beside it.
+"""How a row looks in every chart: a colour for its method, plus a dash and a point shape.
 
-The colours are told apart on white and on near-black (each has at least 3:1 against both, by WCAG's formula)
-and never carry a meaning alone: a line also has its dash, and a point its shape.
+All colours are distinguishable on white and on near-black (contrast at least 3:1 against both, by WCAG's
+formula) and never carry meaning alone: a line also has its dash, and a point its shape.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 
 @dataclass(frozen=True)
 class Look:
-    """Of one row.
+    """The look of one row.
 
     Attributes:
-        colour: that of the row's method, as ``#rrggbb``.
-        number: of that colour.
+        colour: the colour of the row's method, as ``#rrggbb``.
+        number: the index of that colour.
         dash: lengths of strokes and gaps in pixels.
-        shape: of a point, as Vega names it.
+        shape: shape of a point, by Vega's name.
     """
 
     colour: str
@@ -51,13 +51,13 @@ class Look:
 
 @dataclass(frozen=True)
 class Series:
-    """A row as it is drawn.
+    """A row with its look.
 
     Attributes:
-        id: names the row within the page.
-        label: names it to a reader.
+        id: its name within the page.
+        label: its name for readers.
         look: how it is drawn.
-        row: its numbers.
+        row: the row itself.
     """
 
     id: str
@@ -67,7 +67,7 @@ class Series:
 
 
 class Looks:
-    """Colours for the methods of a page, dealt out in the order of its rows.
+    """Colours for the methods of a page, assigned in the order of its rows.
 
     Args:
         rows: every row of the page.
@@ -83,7 +83,7 @@ class Looks:
         self._looks = {}
         for number, (method, variants) in enumerate(methods.items()):
             for variant, key in enumerate(variants):
-                # Methods beyond the last colour begin again with the first, in another dash.
+                # Methods beyond the last colour start over with the first, with another dash.
                 step = number + number // len(COLOURS) + variant
                 self._looks[method, *key] = Look(
                     colour=COLOURS[number % len(COLOURS)],
@@ -97,11 +97,11 @@ class Looks:
         return self._looks[row.method, row.name, row.preset]
 
     def series(self, rows: Sequence[Row], table: str) -> list[Series]:
-        """The rows as they are drawn.
+        """The rows with their looks.
 
         Args:
-            rows: of one table.
-            table: its id, with which theirs begin.
+            rows: the rows of one table.
+            table: its id, the prefix of the rows' ids.
         """
         names = distinct_ids([f"{table} {row.name} {row.preset}" for row in rows])
         return [
@@ -116,7 +116,7 @@ class Looks:
 
 
 def distinct_ids(texts: Sequence[str]) -> list[str]:
-    """An id of letters, digits and hyphens for each text; texts that give the same one are numbered."""
+    """An id of letters, digits and hyphens for each text; equal ids are numbered."""
     seen: dict[str, int] = {}
     ids = []
     for text in texts:

@@ -1,4 +1,4 @@
-"""Charts of what rows have reached; a function gives None, or nothing, where records have nothing to draw."""
+"""Charts of results; a function returns None, or yields nothing, if the records have nothing to draw."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from crossmodal_bench.reporting.comparison.parameter_sweeps import ParameterSwee
 from crossmodal_bench.reporting.rows.leaderboard import Row, Table
 
 SHOWN_LABELS = 16
-"""Labels with a look of their own in a projection, most frequent first; more cannot be told apart."""
+"""Number of labels with their own look in a projection, by frequency; more cannot be told apart."""
 MOST_POINTS = 400
-"""Points of a projection, of both modalities."""
+"""Maximum number of points of a projection, over both modalities."""
 CUTOFFS = (1, 2, 3, 5, 10, 20, 50, 100)
-"""The K at which recall is drawn."""
+"""Values of K at which recall is drawn."""
 SUMMED = (1, 5, 10)
-"""Those whose recalls are added."""
+"""Values of K whose recalls are added."""
 COST_PANELS: Mapping[str, str] = {
     "train_seconds": "training (s)",
     "evaluation_seconds": "evaluation (s)",
@@ -40,12 +40,12 @@ COST_PANELS: Mapping[str, str] = {
 
 
 def forest(measured: Sequence[Effect], series: Sequence[Series], table: str) -> Chart | None:
-    """What each adversary adds to its twin without one, with its 95 % interval.
+    """What each adversary adds over its ablation without one, with its 95 % interval.
 
     Args:
         measured: the effects of a table.
-        series: its rows.
-        table: names it within the page.
+        series: the table's rows.
+        table: the table's name within the page.
     """
     if not measured:
         return None
@@ -62,14 +62,14 @@ def forest(measured: Sequence[Effect], series: Sequence[Series], table: str) -> 
                 "x": effect.difference,
                 "low": effect.difference if effect.low is None else effect.low,
                 "high": effect.difference if effect.high is None else effect.high,
-                "p": "not known" if effect.p is None else f"{effect.p:.2g}",
+                "p": "unknown" if effect.p is None else f"{effect.p:.2g}",
             }
         )
     return Chart(
         id=f"{table}-forest",
         title="What each adversary adds",
-        caption=f"Each method minus its twin without an adversary, in {metric}, with the 95 % interval of "
-        "each by itself. Where several are tested, one that excludes 0 may still be chance: p is adjusted.",
+        caption=f"Each method minus its ablation without an adversary, in {metric}, with separate 95 % "
+        "intervals. Among several tests, an interval that excludes 0 may be chance: see the adjusted p.",
         specification=filled(
             templates.forest(f"difference in {lookup(metric).axis_label}", len(values)), values
         ),
@@ -77,7 +77,7 @@ def forest(measured: Sequence[Effect], series: Sequence[Series], table: str) -> 
 
 
 def against_the_first(table: Table, series: Sequence[Series], name: str) -> Chart | None:
-    """Each tested row minus the table's first, for tables that have no adversary beside its twin."""
+    """Each tested row minus the table's first, for tables without an adversary and its ablation."""
     if table.first is None or table.first not in table.tested or len(table.tested) < 2:
         return None
     values = []
@@ -101,7 +101,7 @@ def against_the_first(table: Table, series: Sequence[Series], name: str) -> Char
         id=f"{name}-forest",
         title=f"How far behind {series[table.first].label}",
         caption=f"Each row minus the first in {table.primary}, with the 95 % interval of this pair alone: "
-        "where it crosses 0, the two cannot be told apart. No adversary stands beside its twin here.",
+        "if it crosses 0, the two cannot be told apart. This table has no adversary with its ablation.",
         specification=filled(
             templates.forest(f"difference in {lookup(table.primary).axis_label}", len(values)), values
         ),
@@ -109,7 +109,7 @@ def against_the_first(table: Table, series: Sequence[Series], name: str) -> Char
 
 
 def recall_at_k(series: Sequence[Series], table: str) -> Iterator[Chart]:
-    """How often a right item is among the first K, over K, a chart for each direction; seeds averaged."""
+    """How often a correct item is among the first K, over K, one chart per direction; averaged over seeds."""
     recalls = [(each, _recalls(each.row)) for each in series]
     for side, title in SIDES.items():
         values = [
@@ -122,7 +122,7 @@ def recall_at_k(series: Sequence[Series], table: str) -> Iterator[Chart]:
             yield Chart(
                 id=f"{table}-recall-{side}",
                 title=f"Recall at K, {title}",
-                caption="The share of queries with a right item among the first K, mean over seeds; ties in "
+                caption="Queries with a correct item among the first K, mean over seeds; ties in "
                 "random order, as in the table.",
                 specification=filled(template, values),
                 entries=entries([each for each, by_side in recalls if side in by_side]),
@@ -130,7 +130,7 @@ def recall_at_k(series: Sequence[Series], table: str) -> Iterator[Chart]:
 
 
 def recall_sums(series: Sequence[Series], table: str) -> Chart | None:
-    """Each direction's recalls added, seeds averaged (ADDR, Figure 3(a)); None where nothing is ranked."""
+    """The recall sum of each direction, averaged over seeds (ADDR, Figure 3(a)); None without ranks."""
     sums = {}
     for each in series:
         by_side = _recalls(each.row)
@@ -147,7 +147,7 @@ def recall_sums(series: Sequence[Series], table: str) -> Chart | None:
     return Chart(
         id=f"{table}-sums",
         title="Sums of recalls by direction",
-        caption="The recalls at 1, 5 and 10 of each direction, added; mean over seeds (as ADDR, "
+        caption="The sum of the recalls at 1, 5 and 10 in each direction, mean over seeds (as in ADDR, "
         "Figure 3(a)).",
         specification=filled(templates.lines("direction", "sum of three recalls (%)", discrete=True), values),
         entries=entries(drawn),
@@ -155,7 +155,7 @@ def recall_sums(series: Sequence[Series], table: str) -> Chart | None:
 
 
 def precision_scope(series: Sequence[Series], table: str) -> Iterator[Chart]:
-    """Precision against scope K, a chart for each direction; seeds averaged (ACMR, Figure 3)."""
+    """Precision against scope K, one chart per direction; averaged over seeds (ACMR, Figure 3)."""
     for side, title in SIDES.items():
         name = f"{side}/precision_scope"
         drawn = [each for each in series if any(name in record.curves for record in each.row.records)]
@@ -171,14 +171,14 @@ def precision_scope(series: Sequence[Series], table: str) -> Iterator[Chart]:
             yield Chart(
                 id=f"{table}-precision-{side}",
                 title=f"Precision against scope, {title}",
-                caption="The share of right items among the first K, mean over seeds (as ACMR, Figure 3).",
+                caption="Fraction of correct items in the first K, mean over seeds (as in ACMR, Figure 3).",
                 specification=filled(template, values),
                 entries=entries(drawn),
             )
 
 
 def cost_and_quality(series: Sequence[Series], primary: str, table: str) -> Chart | None:
-    """The table's metric against what each row costs."""
+    """The table's primary metric against each row's cost."""
     values = []
     for order, (name, title) in enumerate(COST_PANELS.items()):
         for each in series:
@@ -195,7 +195,7 @@ def cost_and_quality(series: Sequence[Series], primary: str, table: str) -> Char
     return Chart(
         id=f"{table}-cost",
         title=f"{primary} against cost",
-        caption="Means over seeds on the machine of each record; the bar is the 95 % interval.",
+        caption="Means over seeds, on the machine of each record; bars are 95 % intervals.",
         specification=filled(templates.points(lookup(primary).axis_label), values),
         entries=entries([each for each in series if each.id in drawn], points=True),
     )
@@ -204,12 +204,12 @@ def cost_and_quality(series: Sequence[Series], primary: str, table: str) -> Char
 def projection(record: Record, name: str) -> Chart | None:
     """The record's t-SNE coordinates by modality and by label (ACMR, Figure 4).
 
-    Reads the coordinates beside the record: ``image`` and ``text`` (n, 2), ``image_labels`` and
-    ``text_labels`` (n,); None when there is no such file.
+    Reads the coordinates stored with the record: ``image`` and ``text`` (n, 2), ``image_labels`` and
+    ``text_labels`` (n,); None if there is no such file.
 
     Args:
-        record: whose.
-        name: of its row within the page.
+        record: the record.
+        name: the name of its row within the page.
 
     Raises:
         BadInput: the file is damaged.
@@ -224,7 +224,7 @@ def projection(record: Record, name: str) -> Chart | None:
     step = max(1, -(-count // MOST_POINTS))
     for modality, colour, shape in (("image", COLOURS[1], "circle"), ("text", COLOURS[0], "cross")):
         labels = arrays[f"{modality}_labels"]
-        # A file of many points is thinned out evenly, to the same points in every run.
+        # Many points are thinned out evenly, so that every call draws the same points.
         for position in range(0, len(arrays[modality]), step):
             x, y = arrays[modality][position]
             value = {"x": round(float(x), 2), "y": round(float(y), 2), "modality": modality}
@@ -238,8 +238,8 @@ def projection(record: Record, name: str) -> Chart | None:
     return Chart(
         id=f"{name}-projection",
         title="t-SNE of image and text representations",
-        caption=f"Seed {record.job.seed} (as ACMR, Figure 4): the better images and texts mix, the smaller "
-        f"the gap between the modalities{shown}.",
+        caption=f"Seed {record.job.seed} (as in ACMR, Figure 4): the better images and texts mix, the "
+        f"smaller the gap between the modalities{shown}.",
         specification=filled(templates.projection(labelled=bool(looks)), values),
         entries=modalities,
     )
@@ -248,9 +248,9 @@ def projection(record: Record, name: str) -> Chart | None:
 def parameter_sweep(sweep: ParameterSweep, name: str) -> Chart:
     """Precision by label against the override that a sweep varies (ACMR, Figure 6).
 
-    Where there is none, it is the table's primary metric. Bars are 95 % t-intervals over seeds. One line per
-    setting of the other overrides; where there is only one such setting, and the metric is the mean of both
-    directions, one for each direction and one for the mean. The axis is logarithmic where the values span a
+    Without precision by label, it is the table's primary metric. Bars are 95 % t-intervals over seeds. One
+    line per setting of the other overrides; if there is only one such setting, and the metric is the mean of
+    both directions, one line per direction and one for the mean. The axis is logarithmic if the values span a
     factor of ten or more.
     """
     metric = summary_of("label_precision")
@@ -278,7 +278,7 @@ def parameter_sweep(sweep: ParameterSweep, name: str) -> Chart:
     return Chart(
         id=name,
         title=f"{sweep.method}: sweep of {short(sweep.key)}",
-        caption=f"{sweep.suite}, preset {sweep.preset}; bars are 95 % t-intervals over seeds (as ACMR, "
+        caption=f"{sweep.suite}, preset {sweep.preset}; bars are 95 % t-intervals over seeds (as in ACMR, "
         "Figure 6).",
         specification=filled(template, values),
         entries=tuple(legend),
@@ -290,7 +290,7 @@ def _series_of(row: Row, series: Sequence[Series]) -> Series:
 
 
 def _recalls(row: Row) -> dict[Side, dict[int, float]]:
-    """R@K of each direction in percent, mean over seeds, as far as galleries go; none where ranks are not
+    """R@K of each direction in percent, mean over seeds, up to the gallery size; empty if the ranks are not
     those of the records.
     """
     if not row.results.runs or not all("ranks" in run.families for run in row.results.runs):
@@ -306,7 +306,7 @@ def _recalls(row: Row) -> dict[Side, dict[int, float]]:
         return {}
     curves: dict[Side, dict[int, float]] = {}
     for side in SIDES:
-        # The queries of one direction are what the other searches.
+        # The queries of one direction are the gallery of the other.
         gallery = min(len(each) for each in ranks["t2i" if side == "i2t" else "i2t"])
         curves[side] = {
             k: round(float(np.mean([100 * _hit_rate(each, k) for each in ranks[side]])), 3)
@@ -319,7 +319,7 @@ def _recalls(row: Row) -> dict[Side, dict[int, float]]:
 def _hit_rate(ranks: QueryRanks, k: int) -> float:
     if ranks.tied.any():
         return float(np.nanmean(ranks.hit_probability(k)))
-    # Without ties the same number, many times faster.
+    # Without ties this is the same number, many times faster.
     return float(np.mean(ranks.strict[ranks.has_positive] <= k))
 
 
@@ -337,8 +337,8 @@ def _sweep_lines(sweep: ParameterSweep, metric: Metric) -> Iterator[tuple[str, s
 
 
 def _sweep_points(sweep: ParameterSweep, key: str, rows: Sequence[Row]) -> Iterator[tuple[Any, float, float]]:
-    """(value, mean, half width) in the order of the values; two labels of one setting are one point, their
-    seeds pooled.
+    """(value, mean, half width) in the order of the values; two labels of the same setting are one point,
+    with their seeds pooled.
     """
     pooled: dict[str, list[float]] = {json.dumps(value): [] for value in sweep.values}
     for row in rows:
@@ -355,7 +355,7 @@ def _spans_decades(values: Sequence[float]) -> bool:
 
 
 def _mean_curve(curves: Sequence[Mapping[str, Sequence[float]]]) -> tuple[list[float], list[float]]:
-    """The mean precision at each scope that every curve has (seeds may differ in the gallery's length)."""
+    """The mean precision at each scope that every curve has (seeds may differ in gallery size)."""
     by_scope = [dict(zip(curve["scope"], curve["precision"], strict=True)) for curve in curves]
     shared = sorted(set.intersection(*(set(curve) for curve in by_scope))) if by_scope else []
     return shared, [float(np.mean([curve[scope] for curve in by_scope])) for scope in shared]
@@ -368,13 +368,13 @@ def _read_projection(path: Path) -> dict[str, np.ndarray]:
         for name in names:
             check_finite(points[name], f"{path}:{name}")
     except BadInput as error:
-        raise BadInput(f"{error}; or delete it and run the bench again") from error
+        raise BadInput(f"{error}; or delete it, and run the bench again") from error
     shaped = all(points[name].shape[1:] == (2,) for name in names[:2])
     shaped &= all(points[name].ndim == 1 for name in names[2:])
     if not shaped or any(points[name].dtype.kind not in "fiu" for name in names):
         raise BadInput(
-            f"{path}: 'image' and 'text' must be numbers of the shape (n, 2), and their labels (n,); "
-            "delete it and run the bench again"
+            f"{path}: 'image' and 'text' must be numbers of shape (n, 2), and their labels of shape (n,); "
+            "delete it, and run the bench again"
         )
     return points
 

@@ -1,4 +1,4 @@
-"""One template for each kind of chart, by Vega-Altair; what a chart draws is put in by ``chart.filled``."""
+"""One Vega-Altair template for each kind of chart; ``chart.filled`` adds the data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import altair as alt
 from crossmodal_bench.reporting.charts.chart import CONFIG, HEIGHT, WIDTH, Specification
 
 ROW_HEIGHT = 26
-"""Pixels of a line of a chart that has one for each row."""
+"""Pixels per line in a chart with one line per row."""
 
 _COLOUR = alt.Color("colour:N", scale=None)
 _DASH = alt.StrokeDash("dash:N", scale=None)
@@ -22,7 +22,7 @@ _SHORT_NUMBER = (
     f"indexof([1, 2, 5], {_LEADING_DIGIT}) < 0 ? '' : "
     "datum.value < 1 ? format(datum.value, '~g') : format(datum.value, '~s')"
 )
-"""Of a logarithmic axis: all of its labels would stand in each other's way."""
+"""Label expression of a logarithmic axis: all of its labels would overlap."""
 
 
 @functools.cache
@@ -41,12 +41,12 @@ def lines(
 
     Args:
         x, y: titles of the axes, with units.
-        logarithmic: the horizontal axis.
-        epochs: whether ``x`` counts them, so that ticks are whole numbers.
-        reference: a level to mark, as that of chance.
-        fraction: whether ``y`` goes from 0 to 1.
-        discrete: whether ``x`` has names in the order of the data.
-        errors: whether data have ``low`` and ``high``.
+        logarithmic: whether the horizontal axis is logarithmic.
+        epochs: whether ``x`` counts epochs, so that ticks are whole numbers.
+        reference: a level to mark, e.g. chance.
+        fraction: whether ``y`` ranges from 0 to 1.
+        discrete: whether ``x`` consists of names, in data order.
+        errors: whether the data have ``low`` and ``high``.
     """
     axis = (
         alt.Axis(tickMinStep=1, format="d")
@@ -126,7 +126,7 @@ def forest(x: str, rows: int) -> Specification:
 
     Args:
         x: title of the axis.
-        rows: how many lines there are.
+        rows: the number of lines.
     """
     label = alt.Y("label:N", title=None, sort=None, axis=alt.Axis(domain=False, ticks=False, grid=False))
     zero = (
@@ -200,7 +200,7 @@ def projection(*, labelled: bool) -> Specification:
 
 
 def _finished(chart: Any) -> Specification:
-    """The chart's JSON with our configuration, without the place-holders of its data."""
+    """The chart's JSON with our configuration, without the data placeholders."""
     specification: Specification = chart.to_dict(context={"consolidate_datasets": False})
     for key in ("$schema", "datasets", "data"):
         specification.pop(key, None)
@@ -208,7 +208,7 @@ def _finished(chart: Any) -> Specification:
 
 
 def _without_placeholders(node: Any) -> Any:
-    """Without the names of data that Altair gives charts which have none of their own."""
+    """Remove the data names that Altair gives to charts without data of their own."""
     if isinstance(node, list):
         return [_without_placeholders(part) for part in node]
     if not isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""Charts of what happens from epoch to epoch, from records' histories; the first epoch is epoch 1 in all."""
+"""Charts over epochs, from the records' histories; the first epoch is epoch 1 everywhere."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PANELS: Mapping[str, str] = {
 }
 RISKS: Mapping[str, str] = {"train/risk_own": "own discriminator", "train/risk_other": "another pair's"}
 MOST_EPOCHS = 200
-"""Points of a line; of a longer training every n-th epoch is drawn."""
+"""Maximum number of points per line; longer histories are drawn at every n-th epoch."""
 
 
 def training_curves(series: Series, primary: str) -> Chart | None:
     """The method's losses, its discriminator's accuracy and its metric over the epochs (ACMR, Figure 5).
 
-    One panel for each of PANELS that the row's histories have, and one for validation where there is any, a
-    line per seed; None without any.
+    One panel for each of PANELS in the row's histories, and one for validation if there is any, one line per
+    seed; None if there are no panels.
 
     Args:
         series: the row.
@@ -53,8 +53,8 @@ def training_curves(series: Series, primary: str) -> Chart | None:
     return Chart(
         id=f"{series.id}-training",
         title="Losses, discriminator accuracy and validation",
-        caption="Over the epochs, a line per seed (as ACMR, Figure 5). Losses have no unit; accuracy is the "
-        "fraction right, 0.5 by chance.",
+        caption="Over epochs, one line per seed (as in ACMR, Figure 5). Losses have no unit; accuracy is the "
+        "fraction correct, 0.5 by chance.",
         specification=filled(templates.small_multiples("epoch"), values),
         entries=tuple(
             Entry(f"seed {seed}", series.look.colour, DASHES[number % len(DASHES)])
@@ -64,9 +64,9 @@ def training_curves(series: Series, primary: str) -> Chart | None:
 
 
 def discriminator_accuracy(series: Sequence[Series], table: str) -> Chart | None:
-    """How well each row's discriminator tells the modalities apart, seeds averaged; None without any.
+    """How well each row's discriminator tells the modalities apart, over seeds; None without any.
 
-    A row beside its ablation without adversary says whether the encoders have learnt to hide the modality.
+    Next to its ablation, a row shows whether the encoders have learned to hide the modality.
     """
     return _over_epochs(
         series,
@@ -74,18 +74,18 @@ def discriminator_accuracy(series: Sequence[Series], table: str) -> Chart | None
         Chart(
             id=f"{table}-discriminator",
             title="Discriminator accuracy",
-            caption="The fraction of items whose modality it tells right, mean over seeds; dotted: chance.",
+            caption="Fraction of items classified by modality correctly, mean over seeds; dotted: chance.",
             specification=templates.lines(
-                "epoch", "accuracy (fraction right)", epochs=True, reference=0.5, fraction=True
+                "epoch", "accuracy (fraction correct)", epochs=True, reference=0.5, fraction=True
             ),
         ),
     )
 
 
 def validation_curves(series: Sequence[Series], table: str) -> Chart | None:
-    """R@1 of image to text on validation for each row, its seeds averaged (ADDR, Figure 3(b)).
+    """R@1 of image to text on validation for each row, averaged over seeds (ADDR, Figure 3(b)).
 
-    None where no row has two epochs of it.
+    None if no row has it for two epochs.
     """
     metric = lookup(VALIDATION_CURVE)
     assert metric.side is not None
@@ -97,8 +97,8 @@ def validation_curves(series: Sequence[Series], table: str) -> Chart | None:
         Chart(
             id=f"{table}-validation",
             title="Validation",
-            caption="How often the best-scored caption of a validation image is right, mean over seeds (as "
-            "ADDR, Figure 3(b)).",
+            caption="How often the best-scored caption of a validation image is correct, mean over seeds (as "
+            "in ADDR, Figure 3(b)).",
             specification=templates.lines(
                 "epoch", f"{metric.name}, {SIDES[metric.side]} ({metric.unit.text})", epochs=True
             ),
@@ -107,27 +107,27 @@ def validation_curves(series: Sequence[Series], table: str) -> Chart | None:
 
 
 def pair_risks(series: Sequence[Series], table: str) -> Chart | None:
-    """What a pair's own discriminator and another pair's make of the pair, seeds averaged (ADDR, Eq. 4-7).
+    """The risk of a pair under its own and another pair's discriminator, over seeds (ADDR, Eq. 4-7).
 
-    Two lines for each row: the mean risk of f_p on its own pair, and of f_q on that pair. None where no row
-    has discriminators of pairs.
+    Two lines for each row: the mean risk of f_p on its own pair, and of f_q on that pair. None if no row
+    has pair discriminators.
     """
     return _over_epochs(
         series,
         RISKS,
         Chart(
             id=f"{table}-risks",
-            title="Risks of the pairs' discriminators",
+            title="Risks of the pair discriminators",
             caption="How far a pair's own discriminator and another pair's are from accepting the pair, mean "
-            "over seeds: where the lines part, each pair's domain is its own (ADDR, Eq. 4-7).",
+            "over seeds: where the lines diverge, each pair has a domain of its own (ADDR, Eq. 4-7).",
             specification=templates.lines("epoch", "mean risk on a pair (no unit)", epochs=True),
         ),
     )
 
 
 def by_epoch(records: Sequence[Record], key: str) -> dict[int, float]:
-    """By number of the epoch, from 1, the mean over those seeds that have the key at all, as far as all of
-    these go.
+    """By epoch number, from 1, the mean over those seeds that have the key, up to the last epoch that all of
+    them have.
     """
     seeds = []
     for record in records:
@@ -148,11 +148,11 @@ def by_epoch(records: Sequence[Record], key: str) -> dict[int, float]:
 
 
 def _over_epochs(series: Sequence[Series], keys: Mapping[str, str], empty: Chart) -> Chart | None:
-    """A chart with a line for each row and key; None where no line has a value.
+    """A chart with a line for each row and key; None if no line has a value.
 
     Args:
         series: the rows.
-        keys: of histories, with what is added to a row's label.
+        keys: keys of histories, with the suffix of a row's label.
         empty: the chart without its data.
     """
     values = []

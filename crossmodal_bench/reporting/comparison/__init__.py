@@ -1,1 +1,1 @@
-"""What separates runs, rows and settings from each other, and a model from random scores."""
+"""Comparisons of runs, rows and settings with each other, and of models with chance."""

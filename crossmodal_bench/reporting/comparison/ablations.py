@@ -18,15 +18,15 @@ class Effect:
 
     Attributes:
         row: the method.
-        ablation: its twin without an adversary.
+        ablation: its counterpart without an adversary.
         metric: the primary metric.
         difference: the row's number minus the ablation's.
-        low: lower end of the 95 % interval; None where there is one seed and what its queries gave is not
-            known.
+        low: lower end of the 95 % interval; None for a single seed if its results on single queries are
+            unknown.
         high: its upper end.
-        p: two-sided p of no difference, adjusted by Holm to all of the table's effects; None where what
-            single queries gave is not known.
-        n: seeds of the row and of the ablation; where single queries are not known, those that both have.
+        p: two-sided p of no difference, adjusted by Holm for all of the table's effects; None if the results
+            on single queries are unknown.
+        n: seeds of the row and of the ablation; if single queries are unknown, those both have.
     """
 
     row: Row
@@ -58,10 +58,10 @@ class Effect:
 
 
 def effects(table: Table) -> list[Effect]:
-    """An effect for each row of the table whose method names an ``ablation`` in its YAML, if that is there.
+    """An effect for each row whose method names an ``ablation`` in its YAML, if the table has that, too.
 
-    The ablation has the same preset and overrides; or, in a suite, the label "base": the ablation in that
-    training.
+    The ablation has the same preset and overrides, or, in a suite, the label "base", which marks the ablation
+    trained in the same way.
     """
     measured = [
         effect
@@ -74,7 +74,7 @@ def effects(table: Table) -> list[Effect]:
 
 
 def _twins(table: Table) -> Iterator[tuple[int, int]]:
-    """The positions of each row with an adversary, and of its ablation."""
+    """The positions of each row with an adversary and of its ablation."""
     known = experiments.names("methods")
     for position, row in enumerate(table.rows):
         if row.reference:
@@ -89,14 +89,14 @@ def _twins(table: Table) -> Iterator[tuple[int, int]]:
             and not other.reference
             and (other.overrides == row.overrides or other.label == "base")
         ]
-        # Where a suite has trained the ablation alike, that one is meant.
+        # If a suite has trained the ablation in the same way, use that one.
         counterparts.sort(key=lambda twin: table.rows[twin].label != "base")
         if counterparts:
             yield position, counterparts[0]
 
 
 def _effect(table: Table, position: int, twin: int) -> Effect | None:
-    """On the same queries, clustered by image, over the seeds of both; None where queries are not known."""
+    """The effect on the same queries, clustered by image, over all seeds; None if queries are unknown."""
     difference = table.difference(position, twin)
     if difference is None:
         return None
@@ -113,7 +113,7 @@ def _effect(table: Table, position: int, twin: int) -> Effect | None:
 
 
 def _effect_by_seed(table: Table, position: int, twin: int) -> Effect | None:
-    """From the records' numbers, paired by the seeds that both rows have; None where there is none."""
+    """The effect from the records' numbers, paired by the seeds both rows have; None without any."""
     row, ablation = table.rows[position], table.rows[twin]
     metric = table.primary
     theirs = {record.job.seed: record.metrics.get(metric) for record in ablation.records}

@@ -1,4 +1,4 @@
-"""Does a run that was made again agree with the one that it repeats? To the digit, within chance, or not."""
+"""Whether a rerun agrees with the original run: to the digit, within chance, or not."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ Verdict = Literal["equal to the digit", "agrees", "differs"]
 LEVEL = 0.95
 _NO_CHANCE = "more than chance explains"
 _FEWEST = 3
-"""Seeds from which a spread is known."""
+"""Minimum number of seeds to estimate a spread."""
 _IDS = ("image_ids", "caption_ids", SHARED)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What became of a run that was made again.
+    """The comparison of a rerun with the original.
 
     Attributes:
         verdict: ``equal to the digit``: every metric and every rank. ``agrees``: no metric differs by more
-            than other images would let it (the 95 % interval of the paired difference, adjusted by Holm to
+            than other images would explain (the 95 % interval of the paired difference, adjusted by Holm for
             all metrics), or else by more than other seeds did. ``differs``: one does. A metric that is no
-            mean over queries has its seeds alone, and without them does not count.
-        lines: each metric that is not the same, and by how much, as text.
-        environment: what is different in sources, versions, threads and device, as text.
+            mean over queries is judged by the seeds alone, and without them not at all.
+        lines: each metric that differs, and by how much, as text.
+        environment: differences in sources, versions, threads and device, as text.
     """
 
     verdict: Verdict
@@ -46,16 +46,16 @@ class Agreement:
 
 
 def agreement(reference: Record, again: Record, seeds: Sequence[Record] = ()) -> Agreement:
-    """Judge ``again``.
+    """Compare ``again`` with ``reference``.
 
     Args:
-        reference: the record that it repeats.
+        reference: the original record.
         again: the new record.
-        seeds: the records of all seeds of the reference's row, itself included; their spread counts where
-            there are three.
+        seeds: the records of all seeds of the reference's row, including itself; their spread counts if there
+            are at least three.
 
     Raises:
-        BadInput: the two rest on different data, or a file of single queries is missing or damaged.
+        BadInput: the two used different data, or a file of single queries is missing or damaged.
     """
     differing = environment_differences(reference, again)
     if _equal(reference, again):
@@ -81,7 +81,7 @@ def agreement(reference: Record, again: Record, seeds: Sequence[Record] = ()) ->
 
 
 def environment_differences(reference: Record, again: Record) -> tuple[str, ...]:
-    """What is different in what the two were made by, as text."""
+    """Differences in the environments of the two, as text."""
     names = dict.fromkeys([*reference.environment, *again.environment])
     lines = [
         f"{name} {reference.environment.get(name, 'unknown')} → {again.environment.get(name, 'unknown')}"
@@ -90,19 +90,19 @@ def environment_differences(reference: Record, again: Record) -> tuple[str, ...]
     ]
     if reference.source_fingerprint != again.source_fingerprint:
         lines.append(_sources(reference, again))
-    lines += [f"the reference went on from a checkpoint although {clause}" for clause in reference.taken_up]
+    lines += [f"the reference resumed from a checkpoint although {clause}" for clause in reference.taken_up]
     return tuple(lines)
 
 
 def _sources(reference: Record, again: Record) -> str:
-    """In what they differ, as far as both say what they were made from."""
+    """How their sources differ, as far as both records state them."""
     if again.made_from is not None and again.made_from.digest == again.source_fingerprint:
         return f"sources or settings: {reference.stale_because(again.made_from)}"
     return f"sources or settings {reference.source_fingerprint[:12]} → {again.source_fingerprint[:12]}"
 
 
 def _equal(reference: Record, again: Record) -> bool:
-    """Whether all metrics and all that is kept of single queries are the same, under every protocol."""
+    """Whether all metrics and all stored results of single queries are equal, under every protocol."""
     parts, parts_again = reference.by_protocol(), again.by_protocol()
     if [part.protocol_label for part in parts] != [part.protocol_label for part in parts_again]:
         return False
@@ -128,7 +128,7 @@ def _same_ranks(reference: Record, again: Record) -> bool:
 
 
 def _spread(metric: str, seeds: Sequence[Record]) -> float:
-    """How far two seeds of the row may be apart, 95 times in 100; 0 where that is not known."""
+    """How far two seeds of the row may be apart in 95 % of cases; 0 if unknown."""
     values = [record.metrics[metric] for record in seeds if metric in record.metrics]
     if len(values) < _FEWEST:
         return 0.0
@@ -141,7 +141,7 @@ def _line(metric: MetricDifference, p: float | None, spread: float, verdict: str
     change = metric.second - metric.first
     text = f"{key} {formatted(key, metric.first)} → {formatted(key, metric.second)} ({change:+.3g})"
     if metric.difference is not None:
-        # The comparison is first minus second; here the new run is minuend.
+        # The comparison is first minus second; here it is new minus old.
         low, high = -metric.difference.high, -metric.difference.low
         text += f", other images would move the difference from {low:+.3g} to {high:+.3g}, p = {p:.2g}"
     if spread:

@@ -14,24 +14,24 @@ from crossmodal_bench.evaluation.ranking.query_ranks import Side
 from crossmodal_bench.jobs.record import Record
 
 FACTOR = 1.5
-"""How many times chance a smoke run must reach."""
+"""The multiple of chance that a smoke run must reach."""
 
 _DECIDING: tuple[Family, ...] = ("class_level", "ranks", "label_precision")
-"""The families whose metrics are held against chance: the first one that a record has."""
+"""The families of metrics compared with chance; the first one that a record has is used."""
 
 
 def searched(record: Record, side: Side) -> Search:
-    """What the queries of one direction have searched, from the counts and curves in a record.
+    """What the queries of one direction searched, from the counts and curves in a record.
 
-    Where positives go by identity, as many images and captions for each identity are assumed; where they are
-    pairs, as many for each query.
+    If positives are defined by identity, equally many images and captions per identity are assumed; if they
+    are pairs, equally many per query.
     """
     counts = record.data.counts[record.evaluated_on]
     asked = record.asked.get(side, {})
     gallery = asked.get("gallery", counts["captions" if side == "i2t" else "images"])
     relevant: float | None = None
     curve = record.curves.get(f"{side}/precision_scope")
-    # A curve that ends before the gallery does leaves the share of relevant items open.
+    # A curve that ends before the gallery does not give the fraction of relevant items.
     if curve is not None and gallery in curve["scope"]:
         relevant = curve["precision"][curve["scope"].index(gallery)]
     return Search(
@@ -44,10 +44,10 @@ def searched(record: Record, side: Side) -> Search:
 
 
 def below_chance(record: Record) -> list[str]:
-    """One sentence for each direction in which a record is not clearly better than chance.
+    """One sentence for each direction in which a record is not clearly above chance.
 
-    What decides are the metrics that show learning, of one family: of the classes' where there are any, else
-    of the ranks', and else of the precision by label.
+    The metrics that decide are those of one family that show learning: class-based ones if there are any,
+    else ranks, else precision by label.
     """
     sentences = []
     for metric in _deciding_metrics(record):
@@ -63,7 +63,7 @@ def below_chance(record: Record) -> list[str]:
 
 
 def _deciding_metrics(record: Record) -> list[Metric]:
-    """One metric for each direction, that of images first."""
+    """One metric per direction, that of image queries first."""
     families = [family for family in _DECIDING if _was_measured(record, family)]
     family = families[0] if families else _DECIDING[-1]
     showing = [metric for metric in of_family(family) if metric.shows_learning]
@@ -71,7 +71,7 @@ def _deciding_metrics(record: Record) -> list[Metric]:
 
 
 def _was_measured(record: Record, family: Family) -> bool:
-    """Whether the record has a metric that shows learning and that is no other family's too."""
+    """Whether the record has a metric that shows learning and belongs to this family only."""
     elsewhere = {metric.key for other in _DECIDING if other != family for metric in of_family(other)}
     own = {metric.key for metric in of_family(family) if metric.shows_learning}
     return any(key in record.metrics for key in own - elsewhere)

@@ -1,4 +1,4 @@
-"""What a leaderboard says in a few sentences: who is ahead, what adversaries add, whether papers agree."""
+"""A leaderboard in a few sentences: who is ahead, what adversaries add, whether papers agree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_NAMES = 4
 
 
 def findings(table: Table) -> list[str]:
-    """Sentences, each of which follows from numbers of the table: nothing in them is anyone's opinion."""
+    """Sentences that follow from the table's numbers alone."""
     return [*_ahead(table), *_adversaries(effects(table)), *_papers(table)]
 
 
@@ -29,9 +29,9 @@ def _ahead(table: Table) -> Iterator[str]:
     ]
     if not best:
         reason = (
-            "no other row stands beside it"
+            "there is no other row to compare it with"
             if len(table.own) < 2
-            else "no test says whether by more than chance"
+            else "no test could tell whether by more than chance"
         )
         yield f"{_named(first, table)} has the highest number, {metric} {_number(first, metric)}; {reason}."
     elif len(best) == 1:
@@ -71,7 +71,7 @@ def _adversaries(measured: Sequence[Effect]) -> Iterator[str]:
 
 
 def _ends(effect: Effect, digits: int) -> str:
-    """The ends of an effect's interval, in the direction in which the sentence counts."""
+    """The ends of an effect's interval, signed as in the sentence."""
     assert effect.low is not None and effect.high is not None
     ends = (effect.low, effect.high) if effect.difference > 0 else (-effect.high, -effect.low)
     return f"{ends[0]:.{digits}f}, {ends[1]:.{digits}f}"
@@ -81,7 +81,7 @@ def _papers(table: Table) -> Iterator[str]:
     compared = [row for row in table.own if row.published.value is not None]
     if not compared:
         if any(row.published.apart for row in table.own):
-            yield "No published number may stand beside these rows; each row says why."
+            yield "No published number is comparable with these rows; each row says why."
         return
     agreeing, differing = [], []
     for row in compared:

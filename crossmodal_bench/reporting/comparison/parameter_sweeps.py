@@ -1,4 +1,4 @@
-"""Parameter sweeps: the rows of a suite that differ in one override and in nothing else."""
+"""Parameter sweeps: rows of a suite that differ in a single override."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class ParameterSweep:
 
 
 def sweeps(rows: Sequence[Row]) -> list[ParameterSweep]:
-    """The sweeps among one table's rows: at least two values of one override, all else equal.
+    """The sweeps among one table's rows: at least two values of one override, all else being equal.
 
-    Only single models that a suite made count, and only rows that state the override: a row without it stands
-    for a default whose value is not in the record.
+    Only single models of a suite count, and only rows that state the override: a row without it has a default
+    whose value is not in the record.
     """
     groups: dict[tuple[str, str, str, str], dict[str, list[Row]]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""What separates two runs, or two rows: every metric on the same queries, and queries that changed sides."""
+"""Comparison of two runs or rows: every metric on the same queries, and queries whose winner differs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LONGEST = 70  # characters of a caption in an example
 
 @dataclass(frozen=True)
 class MetricDifference:
-    """One metric of both sides, as means over seeds; no ``difference`` where it is no mean over queries."""
+    """One metric of both sides, as means over seeds; no ``difference`` unless it averages over queries."""
 
     metric: str
     first: float
@@ -41,14 +41,14 @@ class MetricDifference:
 
 @dataclass(frozen=True)
 class Example:
-    """A query that one side answers and the other does not.
+    """A query that only one side answers correctly.
 
     Attributes:
         query: its id.
-        text: its caption, or a caption of its image; empty where the data are not at hand.
-        ranks: of its best positive on each side, the mean over seeds of the expected rank.
-        answers: the id of what stands first on each side, of the first seed.
-        answer_texts: the captions of these, likewise.
+        text: its caption, or a caption of its image; empty if the data are not available.
+        ranks: of its best positive on each side, the expected rank averaged over seeds.
+        answers: the id of the top item on each side, from the first seed.
+        answer_texts: their captions, likewise.
     """
 
     query: str
@@ -60,9 +60,9 @@ class Example:
 
 @dataclass(frozen=True)
 class ChangedSides:
-    """How many queries of one direction each side answers right; with seeds, most of them.
+    """How many queries of one direction each side answers correctly, in most seeds if there are several.
 
-    ``examples`` are of those that one side alone answers, first those where the ranks are the farthest apart.
+    ``examples`` are queries that only one side answers, largest difference in rank first.
     """
 
     side: Side
@@ -87,24 +87,24 @@ class RunComparison:
     sides: tuple[ChangedSides, ...]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON."""
+        """In the form for JSON."""
         return asdict(self)
 
 
 def compare_rows(
     first: Sequence[Record], second: Sequence[Record], *, examples: int = 3, data_root: Path | None = None
 ) -> list[RunComparison]:
-    """Every protocol that both rows were measured under.
+    """Compare two rows under every protocol they share.
 
     Args:
         first: the records of one row.
-        second: of the other.
-        examples: how many queries of each direction to name.
-        data_root: where captions are read from; None leaves them out, and so do data that are not there.
+        second: the records of the other.
+        examples: number of example queries per direction.
+        data_root: where to read captions; None, or missing data, leaves them out.
 
     Raises:
-        BadInput: the rows have no protocol of one version in common, rest on different data, or a file of
-            single queries is missing, damaged, or of another run than its record.
+        BadInput: the rows have no protocol of the same version in common, used different data, or a file of
+            single queries is missing, damaged, or from another run than its record.
     """
     ours, theirs = _by_protocol(first), _by_protocol(second)
     shared = [key for key in ours if key in theirs]
@@ -132,13 +132,13 @@ def report_lines(comparison: RunComparison) -> list[str]:
     lines += [_metric_line(metric) for metric in comparison.metrics]
     lines.append(
         "  first minus second, paired on the same queries, clustered by image"
-        f"{_covers(comparison)}; each p is of its metric alone"
+        f"{_covers(comparison)}; p values are per metric, unadjusted"
     )
     for sides in comparison.sides:
         hits = metric_table.lookup(metric_table.first_place(sides.side)).name
         lines.append(
-            f"  {SIDES[sides.side]}, right at {hits}: both {sides.both:,}, first only {sides.only_first:,}, "
-            f"second only {sides.only_second:,}, neither {sides.neither:,}"
+            f"  {SIDES[sides.side]}, correct at {hits}: both {sides.both:,}, "
+            f"first only {sides.only_first:,}, second only {sides.only_second:,}, neither {sides.neither:,}"
         )
         lines += [line for example in sides.examples for line in _example_lines(example)]
     return [printable(line) for line in lines]
@@ -146,7 +146,7 @@ def report_lines(comparison: RunComparison) -> list[str]:
 
 def _covers(comparison: RunComparison) -> str:
     several = any(len(seeds) > 1 for seeds in comparison.seeds)
-    return ", on other images and with other seeds" if several else "; these models on other images"
+    return ", over images and seeds" if several else "; these models, over images"
 
 
 def _metric_line(metric: MetricDifference) -> str:
@@ -240,11 +240,11 @@ def _seeds(records: Sequence[Record]) -> tuple[int, ...]:
 
 
 def _results(record: Record) -> QueryResults:
-    """The record's single queries, if they give the record's numbers: else they are of another run."""
+    """The record's single queries; they must give the record's numbers, or else are from another run."""
     for key, value in recomputed_metrics(record).items():
         if key in record.metrics and abs(record.metrics[key] - value) > 1e-6 * max(1.0, abs(value)):
             raise BadInput(
-                f"{record.ranks} gives {key} {value:g} and the record has {record.metrics[key]:g}; run its "
+                f"{record.ranks} gives {key} {value:g}, but the record has {record.metrics[key]:g}; run its "
                 "job again"
             )
     return load_query_results(record.ranks)
@@ -268,7 +268,7 @@ class _Run:
 
 
 def _side_by_side(records: Sequence[Record]) -> list[_Run]:
-    """The runs, the first as it is; BadInput where they are not about the same data and queries."""
+    """The runs, the first unchanged; BadInput if they differ in data or queries."""
     one = records[0]
     for other in records[1:]:
         _check_same_data(one, other)
@@ -281,7 +281,7 @@ def _side_by_side(records: Sequence[Record]) -> list[_Run]:
         results = None if rows is None else in_order_of(_results(other), own, runs[0].results, order)
         if rows is None or results is None:
             raise BadInput(
-                f"{one.ranks} and {other.ranks} are about other queries; compare runs of the same data"
+                f"{one.ranks} and {other.ranks} have different queries; compare runs of the same data"
             )
         runs.append(_Run(other, results, *rows))
     return runs
@@ -386,13 +386,13 @@ def _first_answers(run: _Run, side: Side) -> list[int]:
 
 
 def _mostly_right(runs: Sequence[QueryResults], key: str) -> NDArray[np.bool_]:
-    """(n_queries,) whether a query is answered more often than not, over seeds and orders of ties."""
+    """(n_queries,) whether a query is answered correctly more often than not, over seeds and tie orders."""
     right: NDArray[np.bool_] = np.mean([run.per_query[key] for run in runs], axis=0) > 0.5
     return right
 
 
 def _captions(record: Record, data_root: Path) -> dict[str, str]:
-    """The captions of the record's split by their ids; none where the data are not there or others."""
+    """The captions of the record's split by id; empty if the data are missing or different."""
     from crossmodal_bench.training.lightning_cli import instantiate
 
     if not record.files.config.is_file():

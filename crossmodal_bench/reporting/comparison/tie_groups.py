@@ -1,4 +1,4 @@
-"""Which rows of a table cannot be told apart, as letters beside them (Piepho, JCGS 2004)."""
+"""Which rows of a table cannot be told apart, as letters (Piepho, JCGS 2004)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _MOST_GROUPS = len(string.ascii_lowercase)
 
 
 def tie_groups(table: Table) -> dict[int, str]:
-    """By position, the letters of each tested row: two rows that share one cannot be told apart.
+    """The letters of each tested row, by position: two rows that share one cannot be told apart.
 
-    Every two rows whose adjusted p is not below 5 % share a letter, and no others do. There are none where
-    fewer than two rows are tested, or where it would take more letters than there are.
+    Two rows share a letter if and only if their adjusted p is not below 5 %. The result is empty if fewer
+    than two rows are tested, or if there are not enough letters.
     """
     if len(table.tested) < 2:
         return {}

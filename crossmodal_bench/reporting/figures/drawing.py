@@ -1,8 +1,8 @@
-"""How every figure looks.
+"""The style of all figures.
 
-Colours are Okabe and Ito's, told apart under every common colour blindness, and never carry a meaning alone:
-a line also has its dash and a point its marker. matplotlib is imported when a figure is drawn, with its Agg
-canvas and without pyplot, so that no display and no global state is needed.
+Colours are Okabe and Ito's, distinguishable under all common colour vision deficiencies, and never carry
+meaning alone: a line also has its dash, and a point its marker. matplotlib is imported only to draw a figure,
+with its Agg canvas and without pyplot, so that it needs no display and no global state.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#B8A900")
 LONGEST_LINE = 300
-"""Characters of a line of text."""
+"""Characters per line of text."""
 MOST_LINES = 60
-"""Lines of one text."""
+"""Maximum number of lines of a text."""
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def line(index: int) -> dict[str, Any]:
-    """How the ``index``-th line of a figure looks; the first few dozen all look different."""
+    """The style of the ``index``-th line of a figure; the first few dozen are all different."""
     cycle = index // len(PALETTE)
     return {
         "color": PALETTE[index % len(PALETTE)],
@@ -52,7 +52,7 @@ def figure(panels: int, width: float, height: float, sharey: bool = False) -> tu
 
 
 def legend(figure: Figure, axis: Axes, below: bool = True) -> None:
-    """What ``axis`` shows, named below the whole figure or inside the panel."""
+    """A legend of ``axis``, below the whole figure or inside the panel."""
     if below:
         figure.legend(
             *axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
@@ -64,14 +64,14 @@ def legend(figure: Figure, axis: Axes, below: bool = True) -> None:
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file.
 
-    What was written on it comes from files: a dollar sign is one, and no formula; long texts are cut.
+    Its texts come from files, so a dollar sign does not start a formula, and long texts are cut.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         if written := text.get_text():
-            # The ticks of a logarithmic axis, which are formulas, are not written yet.
+            # The tick labels of a logarithmic axis, which are formulas, do not exist yet.
             text.set_parse_math(False)
             text.set_text(
                 "\n".join(printable(line[:LONGEST_LINE]) for line in written.split("\n")[:MOST_LINES])

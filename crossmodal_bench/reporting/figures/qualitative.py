@@ -1,6 +1,6 @@
-"""What a model retrieves and generates for a few queries, successes and failures, to look at.
+"""What a model retrieves and generates for a few queries, both successes and failures.
 
-As TIMAM's Figures 4 and 5, ADDR's Figure 4 and GXN's Figures 3 to 6.
+As in TIMAM's Figures 4 and 5, ADDR's Figure 4 and GXN's Figures 3 to 6.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.reporting.figures import drawing
 
-# A report says which panels there may be and draws none: it does not wait for Lightning and scikit-learn.
+# A report lists panels but draws none, so it must not wait for Lightning and scikit-learn.
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
     from crossmodal_bench.training.shown_retrieval import RetrievedItems
 
 MAPPED_WORDS = 40
-"""Words of the map."""
+"""Number of words in the map."""
 DPI = 100
 CELL, GAP, HEADING = 148, 5, 26
-"""Pixels of a picture's cell, of the space inside it, and of the line of text above it."""
+"""Pixels of a picture's cell, its padding, and the line of text above it."""
 CAPTIONS_WIDTH = 760
-"""Pixels of a picture beside its captions."""
+"""Pixels of a picture next to its captions."""
 
 
 def panels(files: JobDirectory) -> dict[Path, str]:
-    """The panels of a job that a page shows: of what is generated. What is retrieved it lets one browse."""
+    """The panels of a job that a page shows: generated outputs. Retrieved items can be browsed there."""
     return {
-        files.captions_panel: "the best captions of some test images, successes and failures (✓: right), and "
-        "what the model writes, if it does (as GXN, Figure 3)",
+        files.captions_panel: "the best captions of some test images, successes and failures (✓: correct), "
+        "and the caption the model writes, if it does (as in GXN, Figure 3)",
         files.pictures_panel: "the image of some test captions, successes and failures, the best images "
-        "(framed: right), and what the model draws, if it does (as GXN, Figures 4 and 5)",
-        files.words_panel: "vectors of the most frequent content words, two principal components (as GXN, "
+        "(framed: correct), and the image the model draws, if it does (as in GXN, Figures 4 and 5)",
+        files.words_panel: "vectors of the most frequent content words, two principal components (as in GXN, "
         "Figure 6)",
     }
 
 
 def save_panels(outputs: GeneratedOutputs) -> None:
-    """Draw what a tested model retrieves and generates, and leave the panels with the job's files."""
+    """Draw what a tested model retrieves and generates, and save the panels with the job's files."""
     files = outputs.files
     if outputs.vocabulary is not None and outputs.word_vectors is not None:
         panel = words_panel(outputs.vocabulary, outputs.word_vectors)
@@ -69,12 +69,12 @@ def save_panels(outputs: GeneratedOutputs) -> None:
 
 
 def _save(path: Path, panel: bytes) -> None:
-    # A link that lies there is replaced, not written through.
+    # An existing link is replaced, not followed.
     replace_file(path, lambda stream: stream.write(panel), durable=False)
 
 
 def captions_panel(corpus: Corpus, split: str, found: RetrievedItems, written: Sequence[str]) -> bytes:
-    """Some images with their best captions and, below, those that the model writes.
+    """Some images with their best captions and, below, those the model writes.
 
     Args:
         corpus, split: what was searched.
@@ -99,7 +99,7 @@ def captions_panel(corpus: Corpus, split: str, found: RetrievedItems, written: S
 
 
 def pictures_panel(corpus: Corpus, split: str, found: RetrievedItems, drawn: Tensor | None) -> bytes:
-    """Some captions with their own image, their best images and, last, those that the model draws.
+    """Some captions with their own image, their best images and, last, those the model draws.
 
     Args:
         corpus, split: what was searched.
@@ -134,12 +134,12 @@ def _small(png: bytes) -> bytes:
 
 
 def _verdict(best: int) -> str:
-    """What became of a query, by the rank of its best right item."""
+    """The outcome of a query, by the rank of its best correct item."""
     return "found" if best == 1 else f"missed: rank {best:,}"
 
 
 def words_panel(vocabulary: Vocabulary, vectors: NDArray[np.floating]) -> bytes | None:
-    """The most frequent content words by their vectors (V, D); None where there are fewer than three."""
+    """The most frequent content words by their vectors (V, D); None if there are fewer than three."""
     from sklearn.decomposition import PCA
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
@@ -160,7 +160,7 @@ def words_panel(vocabulary: Vocabulary, vectors: NDArray[np.floating]) -> bytes 
 
 
 class _Sheet:
-    """Lines of pictures and texts at fixed places: axes, and fitting them, cost more than what they show."""
+    """Lines of pictures and texts at fixed positions: axes with automatic layout would be slow."""
 
     def __init__(self, lines: int, width: int) -> None:
         from matplotlib.figure import Figure
@@ -169,11 +169,11 @@ class _Sheet:
         self.figure = Figure(figsize=(width / DPI, self.height / DPI), dpi=DPI)
 
     def _top(self, line: int) -> int:
-        """Where a line of pictures begins, in pixels from below."""
+        """The position of a line of pictures, in pixels from the bottom."""
         return self.height - line * (HEADING + CELL) - HEADING
 
     def picture(self, line: int, column: int, picture: Image.Image, framed: bool = False) -> None:
-        """A picture, as large as its cell allows; with a frame if it is right."""
+        """A picture, as large as its cell allows; framed if it is correct."""
         from matplotlib.patches import Rectangle
 
         fitted = ImageOps.contain(picture, (CELL - 2 * GAP, CELL - 2 * GAP))

@@ -1,1 +1,1 @@
-"""The report's page: one file that opens from disk, asks for nothing, and says what its numbers rest on."""
+"""The report's page: one file that opens from disk, fetches nothing, and documents its numbers."""

@@ -1,4 +1,4 @@
-"""What the page says, ready to be set: tables with their rows, cells, seeds, differences and charts."""
+"""The contents of the page for its templates: tables with rows, cells, seeds, differences and charts."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from crossmodal_bench.reporting.tables.layout import OVER
 from crossmodal_bench.reporting.tables.shown import ABSENT, Line, ShownTable
 
 LARGEST_PICTURE = 16 * 2**20
-"""Bytes of a picture that the page takes in."""
+"""Maximum size of a picture in the page, in bytes."""
 PNG = b"\x89PNG\r\n\x1a\n"
-"""What every PNG begins with."""
+"""The signature of a PNG file."""
 STRIP = (104, 18)
-"""Width and height of the drawing of a row's seeds."""
+"""Width and height of the drawing of a row's seeds, in pixels."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """The seeds of a row as dots on its interval, in pixels of ``STRIP``; one scale for all of a table.
+    """The seeds of a row as dots on its interval, in pixels of ``STRIP``; one scale per table.
 
     Attributes:
-        low: where the interval begins; None without one.
-        high: where it ends.
-        mean: where the row's number is.
-        seeds: where the seeds' are.
+        low: start of the interval; None without one.
+        high: end of the interval.
+        mean: position of the row's number.
+        seeds: positions of the seeds' numbers.
         text: the same in words.
     """
 
@@ -53,7 +53,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Column:
-    """A metric's column: its key, its direction in words, its name without it, and its unit."""
+    """A metric's column: its key, its direction in words, its name without the direction, and its unit."""
 
     key: str
     side: str
@@ -63,14 +63,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Paper:
-    """What is published of a row's primary metric.
+    """What is published for a row's primary metric.
 
     Attributes:
-        value: the number as it is printed; empty where none may stand beside ours.
-        difference: ours minus it, with its sign.
-        within: whether it lies within our interval.
+        value: the printed number; empty if no published number is comparable.
+        difference: ours minus the published number, with its sign.
+        within: whether the published number is within our interval.
         source: the paper's row.
-        reason: why there is none.
+        reason: why there is no comparable number.
         apart: what is published in other settings.
     """
 
@@ -99,7 +99,7 @@ class MetricLine:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG as a ``data:`` URL and what it shows; the caption is also the text for who cannot see it."""
+    """A PNG as a ``data:`` URL and what it shows; the caption is also the alternative text."""
 
     source: str
     caption: str
@@ -110,20 +110,20 @@ class PageRow:
     """One row of a leaderboard.
 
     Attributes:
-        id: names it within the page.
+        id: its id within the page.
         line: its cells.
-        look: of its method.
-        letters: rows that share one cannot be told apart; empty where it was not tested.
-        strip: its seeds; None where it lacks the primary metric.
-        paper: what is published of the primary metric.
-        numbers: by metric, what a column is sorted by.
-        costs: by cost, likewise.
+        look: the look of its method.
+        letters: rows that share one cannot be told apart; empty if not tested.
+        strip: its seeds; None if it lacks the primary metric.
+        paper: what is published for the primary metric.
+        numbers: sort key of each metric's column.
+        costs: sort key of each cost's column.
         kind: single model or ensemble.
-        features: what made the images' features.
+        features: the source of the image features.
         reference: whether it was made by others.
         metrics: every number.
-        details: what it takes to get it again.
-        charts: of this row alone.
+        details: how to reproduce the row.
+        charts: the charts of this row alone.
         pictures: what it retrieves and generates.
     """
 
@@ -146,9 +146,9 @@ class PageRow:
 
 @dataclass(frozen=True)
 class MatrixCell:
-    """What separates two rows: row minus column; empty on the diagonal.
+    """The difference between two rows: row minus column; empty on the diagonal.
 
-    ``kind`` is ``ahead``, ``behind`` or ``tied``, at 5 % of the adjusted p.
+    ``kind`` is ``ahead``, ``behind`` or ``tied``, by the adjusted p at 5 %.
     """
 
     difference: str = ""
@@ -158,7 +158,7 @@ class MatrixCell:
 
 @dataclass(frozen=True)
 class PageTable:
-    """One leaderboard with all that belongs to it."""
+    """One leaderboard with everything that belongs to it."""
 
     id: str
     shown: ShownTable
@@ -175,7 +175,7 @@ class PageTable:
 def page_tables(
     tables: Sequence[ShownTable], collections: Sequence[TableCharts], runs: str | Path
 ) -> list[PageTable]:
-    """What the page shows of each leaderboard.
+    """The page's contents for each leaderboard.
 
     Args:
         tables: the leaderboards.
@@ -218,7 +218,7 @@ def _page_table(shown: ShownTable, charts: TableCharts, runs: str | Path) -> Pag
         shown=shown,
         dataset=table.dataset,
         findings=tuple(findings(table)),
-        # What ranks the rows stands beside their names, also where a screen is narrow.
+        # The metric that ranks the rows stays next to their names, even on a narrow screen.
         columns=tuple(
             _column(metric) for metric in sorted(shown.metrics, key=lambda metric: metric != shown.primary)
         ),
@@ -237,7 +237,7 @@ def _column(key: str) -> Column:
 
 
 def _scale(table: Table) -> tuple[float, float]:
-    """The least and the largest number that a strip of the table shows."""
+    """The smallest and the largest number shown in the table's strips."""
     shown = []
     for row in table.rows:
         cell = row.cells.get(table.primary)
@@ -320,7 +320,7 @@ def _metric_line(metric: str, cell: Cell) -> MetricLine:
 
 
 def _matrix(table: Table, rows: Sequence[PageRow]) -> Iterable[tuple[PageRow, tuple[MatrixCell, ...]]]:
-    """Each tested row against each other."""
+    """Each tested row compared with each other tested row."""
     pairs = {(pair.first, pair.second): pair for pair in table.pairs}
     lower_is_better = lookup(table.primary).lower_is_better
     for position in table.tested if table.pairs else ():
@@ -339,7 +339,7 @@ def _matrix(table: Table, rows: Sequence[PageRow]) -> Iterable[tuple[PageRow, tu
 
 
 def _pictures(row: Row) -> Iterable[Picture]:
-    """What the first seed retrieves and generates, as pictures of its directory."""
+    """What the first seed retrieves and generates, as pictures from its directory."""
     if not row.records[0].is_main:
         return
     for path, caption in panels(row.records[0].files).items():
@@ -349,7 +349,7 @@ def _pictures(row: Row) -> Iterable[Picture]:
 
 
 def _picture(path: Path) -> bytes | None:
-    """A picture of a job's directory; None where there is none, or something else."""
+    """A picture from a job's directory; None if there is none, or if it is not a PNG."""
     if not os.path.lexists(path):
         return None
     try:
@@ -359,6 +359,6 @@ def _picture(path: Path) -> bytes | None:
     else:
         if content.startswith(PNG):
             return content
-        reason = "it is no PNG"
-    warn_once(f"{path} is left out of the page ({reason}); delete it or copy it again")
+        reason = "it is not a PNG"
+    warn_once(f"{path} is left out of the page ({reason}); delete it, or copy it again")
     return None

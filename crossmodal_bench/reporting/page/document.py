@@ -1,7 +1,7 @@
-"""The page's HTML from its contents, by templates that escape everything.
+"""The page's HTML from its contents, with templates that escape everything.
 
-The page enforces by itself that nothing is fetched: its policy allows its own scripts and style by their
-hashes, pictures that stand within it, and nothing else. Vega's expressions are interpreted, not compiled.
+The page itself ensures that nothing is fetched: its content security policy only allows its own scripts and
+styles, by their hashes, and embedded pictures. Vega's expressions are interpreted, not compiled.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ STYLES = ("page.css",)
 SCRIPTS = ("state.js", "page.js", "vega.min.js", "charts.js")
 """Files of ``assets/``, in the order in which they run."""
 MOST_DRAWINGS = 24
-"""Charts that also stand in the page as drawings, for print and for who has no script."""
+"""Number of charts also embedded as drawings, for print and for readers without scripts."""
 
 
 QUERIES_STYLES = ("queries.css",)
-"""Beside ``STYLES`` where the page has queries to browse."""
+"""In addition to ``STYLES``, if the page has queries to browse."""
 QUERIES_SCRIPTS = ("queries.js", "queries_mount.js")
-"""Likewise beside ``SCRIPTS``."""
+"""Likewise, in addition to ``SCRIPTS``."""
+_MARK = '\nperformance.mark("interactive");\n'
+"""Set once the last script has run: from then on everything responds."""
 
 
 def document(
     title: str,
     summary: str,
     tables: Sequence[PageTable],
-    runs: str,
+    options: str,
     warnings: Sequence[str] = (),
     queries: Any = None,
     *,
@@ -51,17 +53,18 @@ def document(
 
     Args:
         title: its heading.
-        summary: what it is of.
+        summary: what it covers.
         tables: its leaderboards.
-        runs: the folder of runs, as the user names it.
+        options: of ``report``, which make the same page again.
         warnings: about the page as a whole, above everything else.
-        queries: what single queries retrieved, as ``page.queries`` gives it for ``queries.html``; None leaves
-            that part out.
-        most_drawings: how many charts also stand in the page as drawings.
+        queries: what single queries retrieved, as ``page.queries`` returns it for ``queries.html``; None
+            omits that part.
+        most_drawings: how many charts are also embedded as drawings.
     """
     more_styles, more_scripts = (QUERIES_STYLES, QUERIES_SCRIPTS) if queries else ((), ())
     style = "\n".join([*(_asset(name) for name in (*STYLES, *more_styles)), *_colour_rules()])
     scripts = [_asset(name) for name in (*SCRIPTS, *more_scripts)]
+    scripts[-1] += _MARK
     drawings = _drawings(tables, most_drawings)
     return (
         _environment()
@@ -70,7 +73,7 @@ def document(
             title=title,
             summary=summary,
             tables=tables,
-            runs=runs,
+            options=options,
             warnings=warnings,
             queries=queries,
             costs=COSTS,
@@ -86,7 +89,7 @@ def document(
 
 
 def json_text(content: Any) -> Markup:
-    """JSON that may stand in a ``script`` element: no ``<`` and no ``&`` is left in it."""
+    """JSON that is safe in a ``script`` element: contains neither ``<`` nor ``&``."""
     text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
@@ -94,12 +97,12 @@ def json_text(content: Any) -> Markup:
 
 
 def lines(text: str) -> Markup:
-    """A text of several lines, escaped, with its line ends."""
+    """A text of several lines, escaped, with its line breaks."""
     return Markup("\n".join(escape(printable(line)) for line in text.split("\n")))
 
 
 def specification(chart: Chart) -> Specification:
-    """A chart's specification without the configuration that all charts share."""
+    """A chart's specification without the configuration shared by all charts."""
     return {key: value for key, value in chart.specification.items() if key != "config"}
 
 
@@ -111,7 +114,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # A text of anybody's is one line, and obeyed by nothing that shows it.
+        # Text from files becomes one line, without control characters.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters |= {"json_text": json_text, "lines": lines, "specification": specification}
@@ -146,15 +149,15 @@ def _hash(text: str) -> str:
 
 
 def _drawings(tables: Sequence[PageTable], most: int) -> dict[str, Markup]:
-    """Of the charts that hold several rows first, and then of single rows."""
+    """Drawings of charts, first those of several rows, then those of single rows."""
     shared = [chart for table in tables for chart in (table.forest, *table.comparisons) if chart is not None]
     single = [chart for table in tables for row in table.rows for chart in row.charts]
-    # What vl-convert draws is escaped by Vega, and holds neither script nor style.
+    # vl-convert's drawings are escaped by Vega, and contain neither scripts nor styles.
     return {chart.id: Markup(svg(chart)) for chart in [*shared, *single][:most]}
 
 
 def _filters(tables: Sequence[PageTable]) -> dict[str, list[str]]:
-    """By name, the values that rows can be filtered by; only what tells rows apart."""
+    """The values rows can be filtered by, by name; only those that distinguish rows."""
     rows = [(table, row) for table in tables for row in table.rows]
     values = {
         "dataset": [table.dataset for table, _ in rows],

@@ -1,9 +1,9 @@
-"""What a test split shows a reader: its captions and small pictures, kept once for all runs of a data set.
+"""What a page shows of a test split: its captions and thumbnails, stored once for all runs on a data set.
 
-A report is made later than its runs, and often on another machine, where the data set is not. So the first
-job that is tested on a split leaves this beside the records, in ``RUNS/<data set>/``, named by the data's
-fingerprint and by the split; what an earlier version ran gets it from the data set, wherever a report finds
-that. Nothing of it counts in any number.
+A report is made later than its runs, and often on another machine that does not have the data set. So the
+first job tested on a split stores these with the records, in ``RUNS/<data set>/``, named by the data's
+fingerprint and the split; for runs of earlier versions, a report reads them from the data set if it can find
+it. No number depends on any of it.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from crossmodal_bench.jobs.given.dataset import NamedDataset, read_dataset
 from crossmodal_bench.jobs.record import Record
 
 SIDE = 112
-"""Pixels of a small picture's longer side."""
+"""Longer side of a thumbnail, in pixels."""
 LARGEST_THUMBNAIL = 3 * 1024
-"""Bytes of a small picture, before base64."""
+"""Maximum size of a thumbnail in bytes, before base64."""
 SAME_WORDS = 0.8
-"""Captions of two images are near-duplicates from this share of common words on (Jaccard's index)."""
+"""Captions of two images are near-duplicates from this Jaccard index of their words."""
 SAME_LOOK = 24.0
-"""Pictures are near-duplicates whose grids of 16 x 16 colours differ by at most this, as a root mean square
-of the 0 to 255 of each channel. Saved again or scaled, a picture differs from itself by about 2; two photos
-of one moment, or one object changed among several, by about 20."""
+"""Pictures are near-duplicates if their 16 x 16 grids of colours differ by at most this root mean square, on
+a scale of 0 to 255 per channel. A picture differs from a resaved or rescaled copy by about 2; two photos of
+one moment, or of several objects of which one changed, by about 20."""
 
 _QUALITIES = (60, 45, 30, 15)
 _FINGERPRINT = re.compile("[0-9a-f]{16,64}")
 _GRID = 16
-_BLOCK = 1024  # pictures that are compared with all others together
+_BLOCK = 1024  # pictures compared with all others at a time
 _NUMBERS = ("owner", "picture", "sentence", "words", "rarest", "image_twin", "caption_twin")
 _TEXTS = ("image_ids", "caption_ids", "captions")
 _STORED = (*_TEXTS, *_NUMBERS, "thumbnails", "thumbnail_ends")
@@ -64,15 +64,15 @@ class Gallery:
     Attributes:
         image_ids: N names.
         caption_ids: M names.
-        captions: M sentences; empty where the data set gives none.
-        thumbnails: N small pictures as WebP, each empty where there is none; empty where there are none.
+        captions: M sentences; empty if the data set gives none.
+        thumbnails: N thumbnails as WebP, empty for missing pictures; an empty tuple if there are none.
         owner: (M,) row of each caption's image.
-        picture: (N,) numbers, equal for pictures of the same bytes.
-        sentence: (M,) numbers, equal for captions of the same words.
-        words: (M,) how many words each caption has.
-        rarest: (M,) how many training captions have the rarest of its words; -1 for a caption without words.
+        picture: (N,) numbers, equal for byte-identical pictures.
+        sentence: (M,) numbers, equal for captions with the same words.
+        words: (M,) number of words of each caption.
+        rarest: (M,) number of training captions with the caption's rarest word; -1 without words.
         image_twin: (N,) whether another image of the split is a near-duplicate.
-        caption_twin: (M,) whether a caption of another image is one.
+        caption_twin: (M,) whether a caption of another image is a near-duplicate.
     """
 
     image_ids: tuple[str, ...]
@@ -89,25 +89,25 @@ class Gallery:
 
     @cached_property
     def equal_pairs(self) -> NDArray[np.int64]:
-        """Ascending, a number for each pair of picture and sentence that are right when equal inputs are."""
+        """Sorted numbers of the picture-sentence pairs that are correct if equal inputs count as one."""
         return np.unique(self.pair_numbers(self.owner, np.arange(len(self.sentence))))
 
     def pair_numbers(self, images: NDArray[np.int64], captions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """One number for each pair of rows, the same for equal inputs."""
+        """One number per pair of rows, the same for equal inputs."""
         size = int(self.sentence.max(initial=0)) + 1
         return self.picture[images] * size + self.sentence[captions]
 
 
 def keep_gallery(files: JobDirectory, corpus: Corpus, split: str) -> None:
-    """Leave a split's captions and small pictures beside the records, if they are not there yet.
+    """Store a split's captions and thumbnails with the records, if they are not there yet.
 
-    A job is worth more than what a page shows of it: where the pictures cannot be read or the file cannot be
-    written, a warning says so and no more.
+    This must never fail the job: if pictures cannot be read or the file cannot be written, it only warns.
+
 
     Args:
-        files: a job's that was tested on the split.
+        files: those of a job that was tested on the split.
         corpus: the data.
-        split: of them.
+        split: the split of the data.
     """
     if corpus.captions is None and corpus.images is None:
         return
@@ -118,22 +118,22 @@ def keep_gallery(files: JobDirectory, corpus: Corpus, split: str) -> None:
         save_gallery(path, make_gallery(corpus, split))
     except (OSError, BadInput) as error:
         reason = error if isinstance(error, BadInput) else error.strerror
-        warn_once(f"{path} is not kept ({reason}), so a report will show its queries by their ids")
+        warn_once(f"{path} is not saved ({reason}), so reports will show its queries by their ids")
 
 
 def gallery_of(record: Record, runs: Path, data_root: Path | None) -> Gallery | None:
-    """What a record's split shows.
+    """The gallery of a record's split.
 
     Args:
-        record: of any folder.
-        runs: the folder that a report is made of, where it is looked for too, and kept.
-        data_root: where it is read from if it is not kept anywhere; None: nowhere.
+        record: a record from any folder.
+        runs: the folder of the report, where the gallery is also looked for, and saved.
+        data_root: where to read it from if it is not stored anywhere; None: nowhere.
 
     Returns:
-        None where neither it nor the data set is there, or the data set has neither captions nor pictures.
+        None if neither it nor the data set exists, or the data set has neither captions nor pictures.
     """
     fingerprint, split = record.data.fingerprint, record.evaluated_on
-    # They become a part of a file's name, and a record may be anybody's.
+    # They become part of a file name, and the record may come from anyone.
     if not _FINGERPRINT.fullmatch(fingerprint) or split not in SPLITS:
         return None
     here = JobDirectory.of(runs, record.job.dataset, record.job.method, record.job.id)
@@ -144,7 +144,7 @@ def gallery_of(record: Record, runs: Path, data_root: Path | None) -> Gallery | 
             try:
                 return load_gallery(path)
             except BadInput as error:
-                warn_once(f"{error}; queries are shown by their ids meanwhile")
+                warn_once(f"{error}; queries are shown by their ids until then")
                 return None
     corpus = None if data_root is None else _corpus_of(record, data_root)
     if corpus is None or (corpus.captions is None and corpus.images is None):
@@ -156,23 +156,23 @@ def gallery_of(record: Record, runs: Path, data_root: Path | None) -> Gallery | 
         path.parent.mkdir(parents=True, exist_ok=True)
         save_gallery(path, gallery)
     except OSError as error:
-        warn_once(f"{path} cannot be kept ({error.strerror}), so the next report reads the data set again")
+        warn_once(f"{path} cannot be saved ({error.strerror}), so the next report reads the data set again")
     return gallery
 
 
 def _corpus_of(record: Record, data_root: Path) -> Corpus | None:
-    """The data that a record was measured on; None where they are not there, or others."""
+    """The data a record was measured on; None if they are missing or different."""
     try:
         read = _configured if record.files.config.is_file() else _named
         corpus = read(record, data_root)
-    # A configuration may be anybody's, and be refused in any library's words.
+    # The configuration may come from anyone, and fail with any library's exception.
     except (OSError, BadInput, ValueError, TypeError):
         return None
     return corpus if corpus is not None and corpus.fingerprint == record.data.fingerprint else None
 
 
 def _configured(record: Record, data_root: Path) -> Corpus | None:
-    """The data of a record's configuration."""
+    """The data that a record's configuration reads."""
     from crossmodal_bench.training.lightning_cli import instantiate
 
     check_own(record.files.config)
@@ -189,7 +189,7 @@ def _configured(record: Record, data_root: Path) -> Corpus | None:
 
 
 def _named(record: Record, data_root: Path) -> Corpus | None:
-    """The data that a model from elsewhere was evaluated on, which has no configuration."""
+    """The data that a user's own model, which has no configuration, was evaluated on."""
     protocol = record.job.protocol
     named = NamedDataset(record.job.dataset, protocol if protocol in PROTOCOLS else "")
     counts = record.data.counts.get(record.evaluated_on, {})
@@ -198,10 +198,10 @@ def _named(record: Record, data_root: Path) -> Corpus | None:
 
 
 def make_gallery(corpus: Corpus, split: str) -> Gallery:
-    """What a split shows; every one of its pictures is read, which takes some milliseconds each.
+    """The gallery of a split; reads all of its pictures, which takes a few milliseconds each.
 
     Raises:
-        BadInput: a picture's file cannot be opened to be compared with others.
+        BadInput: a picture's file cannot be opened for comparison with others.
     """
     images, texts = corpus.image_rows(split), corpus.caption_rows(split)
     owner = owners(corpus, split)
@@ -233,7 +233,7 @@ def make_gallery(corpus: Corpus, split: str) -> Gallery:
 
 
 def _pictures(images: ImageSource) -> tuple[list[bytes], NDArray[np.float32]]:
-    """Small pictures, and (N, 768) grids of colours; of one that cannot be read nothing, and no numbers."""
+    """Thumbnails and (N, 768) colour grids; empty and NaN for unreadable pictures."""
     thumbnails, grids = [], np.full((len(images), _GRID * _GRID * 3), np.nan, np.float32)
     for row in range(len(images)):
         try:
@@ -249,7 +249,7 @@ def _pictures(images: ImageSource) -> tuple[list[bytes], NDArray[np.float32]]:
 def thumbnail(picture: Image.Image) -> bytes:
     """A picture of at most ``SIDE`` pixels a side as WebP of at most ``LARGEST_THUMBNAIL`` bytes.
 
-    The same picture gives the same bytes. Empty where even the least quality needs more.
+    The same picture gives the same bytes. Empty if even the lowest quality needs more.
     """
     small = picture.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -268,44 +268,44 @@ def colour_grid(picture: Image.Image) -> NDArray[np.float32]:
 
 
 def near_pictures(grids: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
-    """(count,) which pictures have another that differs by ``SAME_LOOK`` at most.
+    """(count,) whether another picture differs by at most ``SAME_LOOK``.
 
     Args:
-        grids: (count, 768) colours, NaN where there is no picture; (0, 768) where there are none at all.
-        count: of the pictures.
+        grids: (count, 768) colours, NaN for missing pictures; (0, 768) if there are none at all.
+        count: number of pictures.
     """
     near = np.zeros(count, np.bool_)
     if not len(grids):
         return near
-    # Around 0, so that float32 is exact enough for the difference of two large sums.
+    # Centred at 0, so that float32 is precise enough for the difference of two large sums.
     centred = grids - 127.5
     squares = np.square(centred).sum(1)
     for start in range(0, count, _BLOCK):
         block = slice(start, start + _BLOCK)
         squared = squares[block, None] + squares[None] - 2 * centred[block] @ centred.T
-        # Each is like itself; what is no number is like nothing.
+        # Every picture matches itself; NaN matches nothing.
         alike = squared <= SAME_LOOK**2 * grids.shape[1]
         near[block] = alike.sum(1) > 1
     return near
 
 
 def near_captions(words: Sequence[Sequence[str]], owner: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(M,) which captions share ``SAME_WORDS`` of their words with a caption of another image.
+    """(M,) whether a caption shares ``SAME_WORDS`` of its words with one of another image.
 
-    Two sets of that much in common share one of the rarest words of each, so that only those captions are
-    compared which do (prefix filtering: Chaudhuri et al., "A Primitive Operator for Similarity Joins in Data
+    Two sets with that much in common share one of the rarest words of each, so only captions that do are
+    compared (prefix filtering: Chaudhuri et al., "A Primitive Operator for Similarity Joins in Data
     Cleaning", ICDE 2006).
 
     Args:
-        words: of each caption.
-        owner: (M,) row of its image.
+        words: the words of each caption.
+        owner: (M,) row of the caption's image.
     """
     near = np.zeros(len(words), np.bool_)
     frequency = Counter(word for caption in words for word in set(caption))
     sets = [sorted(set(caption), key=lambda word: (frequency[word], word)) for caption in words]
     earlier: dict[str, list[int]] = defaultdict(list)
     for row, ordered in enumerate(sets):
-        # What floating point makes of 0.8 * 5 must not count as more than 4.
+        # Floating-point error must not make 0.8 * 5 exceed 4.
         prefix = ordered[: len(ordered) - math.ceil(SAME_WORDS * len(ordered) - 1e-9) + 1]
         others = {other for word in prefix for other in earlier[word] if owner[other] != owner[row]}
         for other in others:
@@ -320,7 +320,7 @@ def near_captions(words: Sequence[Sequence[str]], owner: NDArray[np.int64]) -> N
 
 
 def _rarest(corpus: Corpus, words: Sequence[Sequence[str]]) -> NDArray[np.int64]:
-    """(M,) in how many training captions the rarest word of each caption stands; -1 without words."""
+    """(M,) number of training captions with each caption's rarest word; -1 without words."""
     frequency: Counter[str] = Counter()
     if corpus.captions is not None:
         for row in corpus.caption_rows("train"):
@@ -330,20 +330,20 @@ def _rarest(corpus: Corpus, words: Sequence[Sequence[str]]) -> NDArray[np.int64]
 
 
 def _repeated(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n,) which entries stand there more than once."""
+    """(n,) which entries occur more than once."""
     _, index, counts = np.unique(numbers, return_inverse=True, return_counts=True)
     return np.asarray(counts[index] > 1)
 
 
 def save_gallery(path: Path, gallery: Gallery) -> None:
-    """Write it, whole or not at all; the same gallery gives the same bytes.
+    """Write it atomically; the same gallery gives the same bytes.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: the file cannot be written.
     """
     ends = np.cumsum([len(picture) for picture in gallery.thumbnails], dtype=np.int64)
     arrays = {
-        # NumPy's arrays of text would be as wide as the longest caption, four bytes a character.
+        # NumPy text arrays would be as wide as the longest caption, at four bytes per character.
         **{name: _packed(getattr(gallery, name)) for name in _TEXTS},
         **{name: getattr(gallery, name) for name in _NUMBERS},
         "thumbnails": np.frombuffer(b"".join(gallery.thumbnails), np.uint8),
@@ -353,12 +353,12 @@ def save_gallery(path: Path, gallery: Gallery) -> None:
 
 
 def load_gallery(path: Path) -> Gallery:
-    """What ``save_gallery`` wrote.
+    """Read a file written by ``save_gallery``.
 
     Raises:
         BadInput: it is damaged, or a link out of RUNS.
     """
-    # As any file of a job's directory, which lies a folder deeper (``check_own``).
+    # As for files of a job's directory, which is one folder deeper (``check_own``).
     if path.is_symlink() and not path.resolve().is_relative_to(path.parent.parent.resolve()):
         raise _damaged(path, "it is a link out of RUNS")
     stored = load_npz(path, list(_STORED))
@@ -368,17 +368,17 @@ def load_gallery(path: Path) -> Gallery:
         kind = "b" if name.endswith("_twin") else "i"
         size = images if name in ("picture", "image_twin") else count
         if stored[name].dtype.kind != kind or stored[name].shape != (size,):
-            raise _damaged(path, f"its {name} are not one of each item")
+            raise _damaged(path, f"{name} must have one entry per item")
     if len(texts["captions"]) not in (0, count):
-        raise _damaged(path, "its captions are not one of each caption's id")
+        raise _damaged(path, "captions must have one entry per caption id")
     if count and not 0 <= stored["owner"].min() <= stored["owner"].max() < images:
-        raise _damaged(path, "a caption is of no image")
+        raise _damaged(path, "a caption has no image")
     for name in ("picture", "sentence"):
         if stored[name].min(initial=0) < 0 or stored[name].max(initial=0) > max(images, count):
-            raise _damaged(path, f"its {name} are no numbers of items")
+            raise _damaged(path, f"{name} must be item numbers")
     thumbnails = tuple(_cut(path, stored["thumbnails"], stored["thumbnail_ends"]))
     if len(thumbnails) not in (0, images):
-        raise _damaged(path, "its pictures are not one of each image")
+        raise _damaged(path, "it must have one picture per image")
     return Gallery(
         image_ids=texts["image_ids"],
         caption_ids=texts["caption_ids"],
@@ -402,19 +402,19 @@ def _unpacked(path: Path, name: str, packed: NDArray[np.uint8]) -> tuple[str, ..
     try:
         texts = parse_json(packed.astype(np.uint8).tobytes().decode())
     except ValueError as error:
-        raise _damaged(path, f"its {name} are no JSON") from error
+        raise _damaged(path, f"{name} is not JSON") from error
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise _damaged(path, f"its {name} are no texts")
+        raise _damaged(path, f"{name} is not a list of strings")
     return tuple(texts)
 
 
 def _cut(path: Path, joined: NDArray[np.uint8], ends: NDArray[np.int64]) -> Iterator[bytes]:
-    """The single pictures; what is no small WebP is none."""
+    """The single pictures; anything that is not a small WebP counts as missing."""
     content = joined.astype(np.uint8).tobytes()
     if ends.ndim != 1 or ends.dtype.kind != "i" or (np.diff(ends, prepend=0) < 0).any():
         raise _damaged(path, "its pictures overlap")
     if len(ends) and ends[-1] != len(content):
-        raise _damaged(path, "its pictures are cut off")
+        raise _damaged(path, "its pictures are truncated")
     for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=len(ends) > 0):
         picture = content[start:end]
         whole = len(picture) <= LARGEST_THUMBNAIL and picture[:4] == b"RIFF" and picture[8:12] == b"WEBP"

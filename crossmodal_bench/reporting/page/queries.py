@@ -1,25 +1,25 @@
-"""Queries to browse: what each method answers to single images and captions, from the records' ranks.
+"""The query browser: each method's answers to single images and captions, from the records' ranks.
 
 For the page, one call::
 
     queries = queries_context([table.source for table in shown], runs, data_root)
 
-gives None where no record keeps rankings, and else what ``templates/queries.html`` needs, to be included as
+returns None if no record keeps rankings, or else what ``templates/queries.html`` needs, included as
 ``{% if queries %}{% include "queries.html" %}{% endif %}``:
 
 - ``queries.json``: the text of a ``<script type="application/json">``, in which no character ends the script
-  or means anything to HTML, so the template takes it as ``| safe``;
-- ``queries.sections``: for readers without script, each protocol's title, methods and sentences on what was
+  or has a meaning in HTML, so the template uses it as ``| safe``;
+- ``queries.sections``: for readers without scripts, each protocol's title, methods and sentences on what was
   left out.
 
 ``assets/queries.js`` then draws it: ``mountQueries(element, data)`` with the template's
-``#queries-browser`` and the parsed text of its ``#queries-data``. Pictures are ``data:`` addresses, which a
+``#queries-browser`` and the parsed text of its ``#queries-data``. Pictures are ``data:`` URLs, which the
 content security policy must allow (``img-src data:``). The state is kept by the page's ``getState(key)``,
 ``setState(key, value)`` and the event ``statechange``, under keys that begin with ``query``.
 
-A page holds, of each protocol, ``MOST_ROWS`` rows by their first seed and ``MOST_QUERIES`` queries of each
-direction, the same for all rows; it says what it leaves out, and ``write_queries`` writes everything. No
-model is run and no data set is needed: see ``reporting.page.gallery`` for captions and pictures.
+For each protocol, a page has ``MOST_ROWS`` rows by their first seed and ``MOST_QUERIES`` queries per
+direction, the same for all rows; it says what it leaves out, and ``write_queries`` writes everything. This
+needs no model and no data set: see ``reporting.page.gallery`` for captions and pictures.
 """
 
 from __future__ import annotations
@@ -48,37 +48,37 @@ from crossmodal_bench.reporting.rows.leaderboard import Row, Table
 from crossmodal_bench.reporting.rows.row_results import read_query_results, read_results
 
 MOST_ROWS = 20
-"""Rows of a protocol that a page holds."""
+"""Maximum number of rows per protocol in a page."""
 MOST_QUERIES = 1000
-"""Queries of each direction that a page holds."""
+"""Maximum number of queries per direction in a page."""
 TOP = 5
-"""Answers of a query that a page shows."""
+"""Number of answers per query in a page."""
 LARGEST_PICTURES = 4 * 2**20
-"""Bytes of all small pictures of a page together, in base64."""
+"""Total size of a page's thumbnails, in bytes of base64."""
 LONGEST = 300
-"""Characters of a caption on the page."""
+"""Maximum number of characters of a caption on the page."""
 OWN_CAPTIONS = 5
-"""Captions of an image that stand beside it when it is the query."""
+"""Number of captions shown with an image that is the query."""
 RARE = 5
-"""A word is rare that fewer training captions have."""
+"""A word is rare if fewer training captions contain it."""
 
 SLICES: Mapping[str, int] = {"short": 1, "long": 2, "rare": 4, "near": 8, "hubs": 16, "ties": 32}
-"""The bit of each slice in the flags of a query; the last two depend on the method."""
+"""The bit of each slice in a query's flags; the last two depend on the method."""
 
 _ALL = "`crossmodal-bench report --queries all` writes every query of every row and seed to report/queries/"
 _OTHERS = re.compile(r"[^\u200c\u200d]+")
-"""All but the joiners of Persian and of Indian scripts, which are no tricks of a terminal."""
+"""Format characters other than the joiners of Persian and Indian scripts, which are legitimate."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rankings:
-    """What one run answers to every query of its protocol.
+    """One run's answers to every query of its protocol.
 
     Attributes:
-        record: of the run, under the protocol.
-        ids: of its images and captions.
-        ranks: of all queries.
-        clusters: (n_images,), (n_texts,) as of ``QueryResults``.
+        record: the run's record, under the protocol.
+        ids: the ids of its images and captions.
+        ranks: the ranks of all queries.
+        clusters: (n_images,), (n_texts,) as in ``QueryResults``.
     """
 
     record: Record
@@ -87,15 +87,15 @@ class Rankings:
     clusters: tuple[NDArray[np.int64], NDArray[np.int64]]
 
     def top(self, side: Side) -> NDArray[np.int64]:
-        """(n_queries, at most 10) rows of the gallery, the best first."""
+        """(n_queries, at most 10) gallery rows, best first."""
         return self.ranks.i2t_top if side == "i2t" else self.ranks.t2i_top
 
     def scores(self, side: Side) -> NDArray[np.floating[Any]]:
-        """The scores of those."""
+        """The scores of the top rows."""
         return self.ranks.i2t_top_scores if side == "i2t" else self.ranks.t2i_top_scores
 
     def owner(self, gallery: Gallery | None) -> NDArray[np.int64]:
-        """(n_texts,) row of each caption's image; -1 where nothing says it."""
+        """(n_texts,) row of each caption's image; -1 if unknown."""
         if gallery is not None:
             return gallery.owner
         images, texts = self.clusters
@@ -109,12 +109,12 @@ class Answers:
     """One row's answers to the chosen queries of one direction.
 
     Attributes:
-        expected: (n,) expected rank of the best right answer; NaN where there is none.
-        tied: (n,) how many wrong answers have its score.
-        top: (n, at most 5) rows of the gallery, the best first.
+        expected: (n,) expected rank of the best correct answer; NaN if there is none.
+        tied: (n,) number of wrong answers with the same score.
+        top: (n, at most 5) gallery rows, best first.
         scores: their scores.
-        right: (n, at most 5) which of them are right.
-        hubs: (n,) whether the query is a hub, or the first answer is a wrong one.
+        right: (n, at most 5) which of them are correct.
+        hubs: (n,) whether the query is a hub, or its first answer is a wrong hub.
     """
 
     expected: NDArray[np.float64]
@@ -127,7 +127,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class RowQueries:
-    """One row's answers, by direction; ``partly``: of the right ones only the best is known as such."""
+    """One row's answers, by direction; ``partly``: only the best correct answer is known to be correct."""
 
     name: str
     preset: str
@@ -142,10 +142,10 @@ class SideQueries:
 
     Attributes:
         chosen: (n,) their rows, ascending.
-        of: how many there are.
-        flags: (n,) sums of ``SLICES``, of those slices that depend on no method.
-        short: at most so many words make a short caption; None where captions are not known.
-        long: from so many words on it is a long one; likewise.
+        of: total number of queries.
+        flags: (n,) sums of ``SLICES``, for the slices that do not depend on the method.
+        short: maximum number of words of a short caption; None if captions are unknown.
+        long: minimum number of words of a long caption, likewise.
     """
 
     chosen: NDArray[np.int64]
@@ -157,16 +157,16 @@ class SideQueries:
 
 @dataclass(frozen=True, eq=False)
 class ProtocolQueries:
-    """The rows of one table that have answered the same queries.
+    """The rows of one table that answered the same queries.
 
     Attributes:
         title: data set, protocol and split.
-        ids: of images and captions.
-        gallery: what they show, if that is known.
-        owner: (n_texts,) row of each caption's image; -1 where nothing says it.
+        ids: the ids of images and captions.
+        gallery: their captions and pictures, if known.
+        owner: (n_texts,) row of each caption's image; -1 if unknown.
         sides: the queries by direction.
         rows: the methods, best first.
-        left_out: sentences.
+        left_out: sentences on what is left out.
     """
 
     title: str
@@ -181,16 +181,16 @@ class ProtocolQueries:
 def queries_context(
     tables: Sequence[Table], runs: Path, data_root: Path | None = None
 ) -> dict[str, Any] | None:
-    """What the template ``queries.html`` needs, see the head of this module.
+    """What the template ``queries.html`` needs; see the module's docstring.
 
     Args:
         tables: the leaderboards.
-        runs: the folder that the report is made of.
-        data_root: where captions and pictures are read from that are not kept beside the records; None:
-            nowhere.
+        runs: the folder of the report.
+        data_root: where to read captions and pictures that are not stored with the records; None: nowhere.
+
 
     Returns:
-        None where no record of the tables keeps rankings.
+        None if no record of the tables keeps rankings.
     """
     galleries = Galleries(runs, data_root)
     protocols = [part for table in tables for part in protocol_queries(table, galleries)]
@@ -209,7 +209,7 @@ def queries_context(
 
 
 def script_text(data: Any) -> str:
-    """JSON as the text of a script element: no character ends it, or means anything to HTML."""
+    """JSON as the text of a script element: no character ends it or has a meaning in HTML."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -217,7 +217,7 @@ def script_text(data: Any) -> str:
 
 
 class Galleries:
-    """Reads what splits show, each once."""
+    """Reads the galleries of splits, each once."""
 
     def __init__(self, runs: Path, data_root: Path | None) -> None:
         self.runs = runs
@@ -225,7 +225,7 @@ class Galleries:
         self._known: dict[tuple[str, str, str], Gallery | None] = {}
 
     def of(self, records: Iterable[Record], ids: Ids) -> Gallery | None:
-        """The first of the records' that has these ids in this order."""
+        """The first of the records' galleries that has these ids in this order."""
         for record in records:
             key = (record.job.dataset, record.data.fingerprint, record.evaluated_on)
             if key not in self._known:
@@ -237,9 +237,9 @@ class Galleries:
 
 
 def protocol_queries(table: Table, galleries: Galleries) -> list[ProtocolQueries]:
-    """What a page holds of one table: a part for each set of queries that rows have answered.
+    """The queries of one table for a page: one part for each set of queries that rows answered.
 
-    A table none of whose runs keeps rankings has no part, for there is nothing to browse.
+    A table whose runs keep no rankings has no part, as there is nothing to browse.
     """
     groups: dict[str, list[tuple[Row, Rankings]]] = {}
     unread: dict[str, list[str]] = {}
@@ -265,7 +265,7 @@ def protocol_queries(table: Table, galleries: Galleries) -> list[ProtocolQueries
 
 
 def _in_order(rows: Sequence[Row]) -> list[Row]:
-    """Own rows before references; sweeps last, whose many settings would take the methods' places."""
+    """Own rows before references; sweeps last, as their many settings would crowd out the methods."""
     return sorted(rows, key=lambda row: (row.reference, bool(row.overrides)))
 
 
@@ -294,7 +294,7 @@ def _listed(names: Sequence[str], most: int = 6) -> str:
 
 
 def _first_rankings(row: Row) -> Rankings:
-    """Those of the first seed that has some; BadInput, of the first seed, where none has."""
+    """The rankings of the first seed that has some; the first seed's BadInput if none has."""
     errors = []
     for record in row.records:
         try:
@@ -305,30 +305,30 @@ def _first_rankings(row: Row) -> Rankings:
 
 
 def read_rankings(record: Record, *, verified: bool = False) -> Rankings:
-    """What a run answers to its queries.
+    """A run's answers to its queries.
 
     Args:
-        record: of the run.
-        verified: whether its file is known to give the record's numbers.
+        record: the run's record.
+        verified: whether its file is already known to match the record's numbers.
 
     Raises:
-        BadInput: its file of them is missing, damaged or of another run, or its protocol keeps no rankings.
+        BadInput: the file of ranks is missing, damaged or from another run, or the protocol has no ranking.
     """
     results = read_query_results(record)
     if "ranks" not in results.families:
-        raise BadInput(f"{record.protocol_label} keeps a number for each query and no ranking")
+        raise BadInput(f"{record.protocol_label} keeps one number per query, but no ranking")
     if not verified and (reason := read_results([record], read_query_results).missing):
-        raise BadInput(f"{record.ranks} is of another run than the record ({reason}); run its job again")
+        raise BadInput(f"{record.ranks} is from another run than the record ({reason}); run its job again")
     ids = load_query_ids(record.files, record.ranks)
     ranks = Ranks.load(record.ranks)
     clusters = (results.image_cluster, results.text_cluster)
     if not _fit(ranks, ids, clusters):
-        raise BadInput(f"{record.ranks} holds rankings that do not fit together; run its job again")
+        raise BadInput(f"{record.ranks} has inconsistent rankings; run its job again")
     return Rankings(record, ids, ranks, clusters)
 
 
 def _fit(ranks: Ranks, ids: Ids, clusters: tuple[NDArray[np.int64], NDArray[np.int64]]) -> bool:
-    """Whether all arrays are of these items."""
+    """Whether all arrays match these items."""
     arrays = ranks.arrays()
     for side, queries, items in (("i2t", *map(len, ids)), ("t2i", *map(len, reversed(ids)))):
         top, scores = arrays[f"{side}_top"], arrays[f"{side}_top_scores"]
@@ -345,19 +345,19 @@ def _fit(ranks: Ranks, ids: Ids, clusters: tuple[NDArray[np.int64], NDArray[np.i
 
 
 def right_answers(rankings: Rankings, side: Side, gallery: Gallery | None) -> tuple[NDArray[np.bool_], bool]:
-    """Which of the best answers are right.
+    """Which of the best answers are correct.
 
-    A file of ranks has each query's best right answer and the images (or persons) that queries belong to. By
-    these, or by equal inputs where a protocol goes by them, the others are known; what does not agree with
-    the ranks is not believed.
+    A file of ranks has each query's best correct answer, and the images (or persons) to which queries belong.
+    These, or equal inputs if a protocol counts them, determine the other correct answers; anything that
+    contradicts the ranks is discarded.
 
     Args:
-        rankings: of a run.
+        rankings: those of a run.
         side: a direction.
-        gallery: which knows equal inputs; None: nothing does.
+        gallery: used to find equal inputs; None if unavailable.
 
     Returns:
-        (n_queries, at most 10), and whether of each query only the best right answer is known.
+        (n_queries, at most 10), and whether only the best correct answer of each query is known.
     """
     top = rankings.top(side)
     images, texts = rankings.clusters if side == "i2t" else rankings.clusters[::-1]
@@ -369,7 +369,7 @@ def right_answers(rankings: Rankings, side: Side, gallery: Gallery | None) -> tu
         by_equal_inputs = rankings.record.job.protocol.endswith("-equal")
         candidates.insert(0 if by_equal_inputs else 1, equal)
     query_ranks = rankings.ranks.of(side)
-    # Where ties are broken is not in the file.
+    # How ties were broken is not in the file.
     known = query_ranks.has_positive & (query_ranks.tied == 0)
     place = np.where(known, query_ranks.strict, 0)
     length = top.shape[1]
@@ -381,10 +381,10 @@ def right_answers(rankings: Rankings, side: Side, gallery: Gallery | None) -> tu
 
 
 def hub_images(rankings: Rankings) -> NDArray[np.bool_]:
-    """(n_images,) which images stand among the first ten of far more captions than others do.
+    """(n_images,) which images are among the top ten of far more captions than others.
 
-    More than two standard deviations above the mean, as Radovanović et al. call hubs ("Hubs in Space", JMLR
-    2010).
+    More than two standard deviations above the mean, as Radovanović et al. define hubs ("Hubs in Space",
+    JMLR 2010).
     """
     counts = np.bincount(rankings.ranks.t2i_top.ravel(), minlength=len(rankings.ids[0]))
     hubs: NDArray[np.bool_] = counts > counts.mean() + 2 * counts.std()
@@ -408,8 +408,8 @@ def _protocol_part(
     left_out = [*_sentences_on_queries(sides, rows), *_sentences_on_seeds(members), *sentences]
     if gallery is None:
         left_out.append(
-            "Captions and pictures are not kept beside these records, so items are shown by their ids; "
-            "`crossmodal-bench report --data-root FOLDER` takes them from the data set where it is at hand."
+            "Captions and pictures are not stored with these records, so items are shown by their ids; "
+            "`crossmodal-bench report --data-root FOLDER` reads them from the data set if it is available."
         )
     return ProtocolQueries(title, first.ids, gallery, owner, sides, tuple(rows), tuple(left_out))
 
@@ -418,7 +418,7 @@ def _chosen_queries(side: Side, ids: Ids, owner: NDArray[np.int64], gallery: Gal
     count = len(ids[0] if side == "i2t" else ids[1])
     chosen = np.arange(count)
     if count > MOST_QUERIES:
-        # The same of the same queries, whatever the methods and whenever the report is made.
+        # The choice depends on the queries alone, not on the methods or the time of the report.
         seed = int(digest(*ids), 16)
         chosen = np.sort(np.random.default_rng([seed, count]).choice(count, MOST_QUERIES, replace=False))
     if gallery is None or not gallery.captions:
@@ -445,7 +445,7 @@ def _chosen_queries(side: Side, ids: Ids, owner: NDArray[np.int64], gallery: Gal
 def _answers(
     rankings: Rankings, side: Side, chosen: NDArray[np.int64], gallery: Gallery | None
 ) -> tuple[Answers, bool]:
-    """A row's answers to some queries, and whether only the best right answer of each is known."""
+    """A row's answers to some queries, and whether only the best correct answer of each is known."""
     right, only_best = right_answers(rankings, side, gallery)
     top = rankings.top(side)[:, :TOP]
     hubs = hub_images(rankings)
@@ -468,14 +468,14 @@ def _sentences_on_queries(sides: Mapping[Side, SideQueries], rows: Sequence[RowQ
         if len(queries.chosen) < queries.of:
             items = "images" if side == "i2t" else "captions"
             sentences.append(
-                f"{len(queries.chosen):,} of {queries.of:,} {items} stand here as queries, drawn at random "
+                f"{len(queries.chosen):,} of {queries.of:,} {items} are included as queries, drawn at random "
                 "and the same for all methods."
             )
     partly = [f"{row.name} ({row.preset})" for row in rows if row.partly]
     if partly:
         sentences.append(
-            f"Of several right answers only the best is marked for {_listed(partly)}: the file of ranks does "
-            "not say which others are right."
+            f"For {_listed(partly)}, only the best of several correct answers is marked: the file of ranks "
+            "does not say which others are correct."
         )
     return sentences
 
@@ -490,14 +490,14 @@ def _sentences_on_seeds(members: Sequence[tuple[Row, Rankings]]) -> list[str]:
 def plain(protocols: Sequence[ProtocolQueries]) -> dict[str, Any]:
     """Everything as JSON for ``assets/queries.js``.
 
-    Items stand once for all parts that rest on the same ids, and whatever refers to them does so by a
-    position in these lists; numbers of queries are typed arrays in base64, little-endian.
+    Items are listed once for all parts with the same ids, and referred to by their position in these lists;
+    numbers of queries are typed arrays in base64, little-endian.
     """
     by_ids: dict[str, list[ProtocolQueries]] = {}
     for part in protocols:
         by_ids.setdefault(digest(*part.ids), []).append(part)
     lists = {key: _Items(parts) for key, parts in by_ids.items()}
-    # Those that need the least come first, and leave what they don't need to the others.
+    # Parts that need least come first, and leave the rest of the budget to the others.
     budget = LARGEST_PICTURES
     for number, items in enumerate(sorted(lists.values(), key=lambda items: items.wanted)):
         budget -= items.take_pictures(budget // (len(lists) - number))
@@ -511,7 +511,7 @@ def plain(protocols: Sequence[ProtocolQueries]) -> dict[str, Any]:
 
 
 class _Items:
-    """The images and captions that a page refers to, and their new positions."""
+    """The images and captions a page refers to, and their new positions."""
 
     def __init__(self, parts: Sequence[ProtocolQueries]) -> None:
         self.ids = parts[0].ids
@@ -528,7 +528,7 @@ class _Items:
             texts += [captions, self._captions_of(images), *answered]
         self.captions = np.unique(np.concatenate(texts))
         owners = self._owners(self.captions)
-        # Queries first, then what is most often an answer, then the images of captions that are answers.
+        # Queries first, then the most frequent answers, then the images of captions that are answers.
         answers = np.concatenate(answers_of_images) if answers_of_images else np.zeros(0, np.int64)
         times = np.bincount(answers, minlength=len(self.ids[0]))
         often = np.lexsort((np.arange(len(times)), -times))[: np.count_nonzero(times)]
@@ -554,13 +554,13 @@ class _Items:
 
     @property
     def wanted(self) -> int:
-        """Characters of all its pictures in base64."""
+        """Number of base64 characters of all pictures."""
         if self.gallery is None or not self.gallery.thumbnails:
             return 0
         return sum(_base64_size(self.gallery.thumbnails[row]) for row in self.images.tolist())
 
     def take_pictures(self, budget: int) -> int:
-        """Take the most needed pictures that fit; how many characters they have."""
+        """Take the most needed pictures that fit; return their number of characters."""
         taken = 0
         if self.gallery is None or not self.gallery.thumbnails:
             return taken
@@ -575,7 +575,7 @@ class _Items:
         return taken
 
     def image_positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions in the list of images; one behind its end for -1."""
+        """Positions in the list of images; one past its end for -1."""
         return np.where(rows < 0, len(self.images), np.searchsorted(self.images, rows))
 
     def caption_positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -643,21 +643,23 @@ def _plain_side(part: ProtocolQueries, side: Side, items: _Items) -> dict[str, A
 
 
 def _slices(side: Side, queries: SideQueries) -> Iterator[tuple[str, str, str]]:
-    """Key, name and meaning of each slice; the meaning goes on behind "only"."""
+    """Key, name and meaning of each slice; the meaning continues a sentence after "only"."""
     length = "captions of" if side == "t2i" else "images whose captions have, on average,"
     yield "short", "short captions", f"{length} at most {queries.short} words"
     yield "long", "long captions", f"{length} {queries.long} words or more"
     whose = "captions" if side == "t2i" else "images with a caption"
-    yield "rare", "rare words", f"{whose} that has a word which fewer than {RARE} training captions have"
+    yield "rare", "rare words", f"{whose} containing a word that fewer than {RARE} training captions have"
     if side == "t2i":
-        near = "captions that another image's caption nearly repeats, or whose image nearly repeats another"
-        hubs = "captions whose first answer is wrong and a hub: an image that answers far more than others"
+        near = "captions with a near-duplicate caption of another image, or with a near-duplicate image"
+        hubs = (
+            "captions whose first answer is a wrong hub: an image returned for far more captions than others"
+        )
     else:
-        near = "images that nearly repeat another"
-        hubs = "images that are hubs: that answer far more captions than others"
+        near = "images with a near-duplicate"
+        hubs = "images that are hubs: returned for far more captions than others"
     yield "near", "near-duplicates", near
     yield "hubs", "hub images", hubs
-    yield "ties", "ties", "queries whose first right answer shares its score with wrong ones"
+    yield "ties", "ties", "queries whose first correct answer is tied with wrong ones"
 
 
 def _plain_answers(answers: Answers, side: Side, items: _Items) -> dict[str, Any]:
@@ -676,7 +678,7 @@ def _plain_answers(answers: Answers, side: Side, items: _Items) -> dict[str, Any
 
 
 def _packed(values: NDArray[Any]) -> dict[str, str]:
-    """A typed array in base64; whole numbers from 0 in as few bytes as the largest one takes."""
+    """A typed array in base64; non-negative integers in as few bytes as the largest one needs."""
     if values.dtype.kind != "f":
         largest = int(values.max(initial=0))
         values = values.astype("<u1" if largest < 2**8 else "<u2" if largest < 2**16 else "<u4")
@@ -685,7 +687,7 @@ def _packed(values: NDArray[Any]) -> dict[str, str]:
 
 
 def _shown(text: str) -> str:
-    """A text from anybody's files as the page holds it: on one line, of bounded length, without tricks."""
+    """Text from untrusted files for the page: one line, of bounded length, without control characters."""
     cut = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
     return _OTHERS.sub(lambda part: printable(part[0]), cut)
 
@@ -693,27 +695,27 @@ def _shown(text: str) -> str:
 def write_queries(
     tables: Sequence[Table], folder: Path, runs: Path, data_root: Path | None = None
 ) -> list[Path]:
-    """Write every query of every row and seed, one file of JSON lines for each protocol and row.
+    """Write every query of every row and seed, one JSON Lines file per protocol and row.
 
     A line has ``dataset``, ``protocol``, ``method`` (the row's name), ``preset`` and ``seed``; ``direction``,
-    ``query`` (its id) and, where it is known, ``caption``; ``rank`` of the best right answer with all ties
-    against the query, ``expected_rank`` over all orders of the ties, and how many wrong answers are ``tied``
-    (all null without a right answer); and the first ten ``answers``, each with ``id``, ``score``, ``right``
-    (null where that is not known) and, where it is known, ``caption``. All but ASCII is escaped.
+    ``query`` (its id) and, if known, ``caption``; ``rank`` of the best correct answer with all ties against
+    the query, ``expected_rank`` over all orders of the ties, and the number of wrong answers ``tied`` with it
+    (all null without a correct answer); and the first ten ``answers``, each with ``id``, ``score``, ``right``
+    (null if unknown) and, if known, ``caption``. Everything but ASCII is escaped.
 
-    What an earlier report has left there and this one does not write is removed.
+    Files that an earlier report left there and that this one does not write are removed.
 
     Args:
         tables: the leaderboards.
-        folder: where to.
-        runs, data_root: as of ``queries_context``.
+        folder: the target folder.
+        runs, data_root: as for ``queries_context``.
 
     Raises:
         BadInput: a file cannot be written, or the folder is a link out of ``runs``.
     """
     galleries = Galleries(runs, data_root)
     if not folder.resolve().is_relative_to(runs.resolve()):
-        raise BadInput(f"{folder} is a link out of {runs}; put a folder in its place, or remove it")
+        raise BadInput(f"{folder} is a link out of {runs}; replace it with a folder, or remove it")
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -729,13 +731,13 @@ def write_queries(
                 path.unlink()
     except OSError as error:
         raise BadInput(
-            f"{folder} cannot be written ({error.strerror or error}): free some space or make it writable"
+            f"{folder} cannot be written ({error.strerror or error}): free space or make it writable"
         ) from error
     return written
 
 
 def _file_name(row: Row) -> str:
-    """Readable as far as names of files go, and unique by a digest of what the row is."""
+    """A readable file name, made unique by a digest of the row's key."""
     names = (f"{row.protocol}@{row.version}", row.method, row.label, row.preset)
     readable = "-".join(re.sub(r"[^A-Za-z0-9@_.]+", "_", name).strip("._")[:40] for name in names if name)
     kind = ("ensemble" if row.ensemble else "single", "reference" if row.reference else "own")
@@ -749,7 +751,7 @@ def _lines(row: Row, galleries: Galleries) -> Iterator[str]:
         try:
             rankings = read_rankings(record, verified=bool(row.results.runs))
         except BadInput:
-            # The page says so.
+            # Reported on the page.
             continue
         gallery = galleries.of([record], rankings.ids)
         head = {

@@ -1,4 +1,4 @@
-"""What it takes to get one row of a leaderboard again, and to cite it."""
+"""How to reproduce one row of a leaderboard, and to cite it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from crossmodal_bench.reporting.tables.latex import row_lines
 from crossmodal_bench.reporting.tables.shown import Line
 
 LARGEST_CONFIGURATION = 256 * 2**10
-"""Bytes of a resolved configuration that the page takes in."""
+"""Maximum size of a resolved configuration in the page, in bytes."""
 _PAPERS: Mapping[str, str] = {"united": "addr", "multiple": "addr"}
-"""Beginnings of methods' names that are not their paper's."""
+"""Prefixes of methods' names that are not part of the paper's name."""
 
 
 @dataclass(frozen=True)
 class RowDetails:
-    """Of one row; every text may be of several lines.
+    """The details of one row; every text may have several lines.
 
     Attributes:
-        command: makes the row, or one like it from today's sources.
-        reproduce: runs its jobs again as their records say, and judges what comes out.
-        configuration: the resolved one of the first seed, as YAML; empty where it is not there.
+        command: creates the row, or one like it from the current sources.
+        reproduce: reruns its jobs as their records say, and compares the results.
+        configuration: the resolved one of the first seed, as YAML; empty if missing.
         latex: the row of a booktabs table.
-        citation: of the method's paper; empty for methods that are of none of the four.
-        facts: name and text of what it rests on.
-        environment: name and text of what it was made by.
+        citation: of the method's paper; empty for methods of none of the four papers.
+        facts: names and texts of data, split, selection and the like.
+        environment: names and texts of versions and hardware.
     """
 
     command: str
@@ -46,11 +46,11 @@ class RowDetails:
 
 
 def row_details(row: Row, line: Line, metrics: Sequence[str], runs: str | Path) -> RowDetails:
-    """What is known of a row.
+    """The details of a row.
 
     Args:
         row: the row.
-        line: the same as it is shown.
+        line: the row as displayed.
         metrics: the columns of its table.
         runs: the folder of runs, as the user names it.
     """
@@ -68,18 +68,18 @@ def row_details(row: Row, line: Line, metrics: Sequence[str], runs: str | Path) 
 
 
 def command_of(row: Row, folder: str) -> str:
-    """Makes a row, or one like it from today's sources; ``folder``: of runs, as the user names it."""
+    """The command that creates a row, or one like it from the current sources; ``folder`` is that of runs."""
     record = row.records[0]
     job = record.job
     if record.ensemble:
         members = dict.fromkeys(f"{folder}/{member.directory}" for member in record.ensemble)
         return shlex.join(["crossmodal-bench", "ensemble", *members])
     if job.preset == "given":
-        return "crossmodal-bench evaluate --help  # the vectors of a model from elsewhere"
+        return "crossmodal-bench evaluate --help  # the vectors of your own model"
     suite = job.suite if job.suite and job.label else None
     command = ["crossmodal-bench", "bench", "--dataset", job.dataset, "--methods", suite or job.method]
     command += ["--preset", job.preset, "--seeds", str(max(row.seeds) + 1)]
-    # A suite brings its own overrides.
+    # A suite has its own overrides.
     for key, value in () if suite else job.overrides.items():
         command += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join(command)
@@ -100,7 +100,7 @@ def _configuration(record: Record) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not text"
         warn_once(f"{record.files.config} is left out of the page ({reason}); run its job again")
         return ""
 
@@ -134,7 +134,7 @@ def _facts(row: Row) -> Iterable[tuple[str, str]]:
 
 def _selection(record: Record) -> str:
     epoch = record.selection.epoch
-    # Records count epochs from 0, and the page from 1 everywhere.
+    # Records count epochs from 0, but the page always from 1.
     return record.selection.rule if epoch is None else f"{record.selection.rule}, epoch {epoch + 1}"
 
 
@@ -144,5 +144,5 @@ def _environment(records: Sequence[Record]) -> Iterable[tuple[str, str]]:
 
 
 def _each(texts: Iterable[str]) -> str:
-    """What the seeds have in common, or what each of them has."""
+    """The common value of all seeds, or the value of each."""
     return " / ".join(dict.fromkeys(printable(text) for text in texts))

@@ -1,4 +1,4 @@
-"""From records to leaderboards: seeds become one row, and only numbers of one protocol share a table."""
+"""From records to leaderboards: the seeds of a method become one row, and each protocol has its own table."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Cell:
     """One metric of one row, in the metric's unit.
 
     Attributes:
-        mean: over the ``n`` seeds that have the metric.
+        mean: mean over the ``n`` seeds that have the metric.
         n: number of these seeds.
-        low: lower end of the 95 % interval; None where there is no interval.
+        low: lower end of the 95 % interval; None if there is no interval.
         high: its upper end.
-        target: what the interval is about; None where there is none.
-        items_error: standard error of the mean that stems from the choice of test images; None if unknown.
-        seeds_error: likewise from the choice of seeds; None for one seed.
-        published: the published number that may stand beside it, or why there is none.
+        target: what the interval covers; None if there is none.
+        items_error: standard error of the mean due to the choice of test images; None if unknown.
+        seeds_error: likewise due to the choice of seeds; None for one seed.
+        published: the comparable published number, or why there is none.
     """
 
     mean: float
@@ -58,7 +58,7 @@ class Cell:
 
     @property
     def half_width(self) -> float | None:
-        """What is printed behind ±: the longer side of the interval; None where there is none."""
+        """The number printed after ±: the longer side of the interval; None if there is none."""
         if self.low is None or self.high is None:
             return None
         return max(self.mean - self.low, self.high - self.mean)
@@ -83,16 +83,19 @@ class Row:
     records: tuple[Record, ...] = field(repr=False)
     results: RowResults = field(repr=False)
     primary: str = ""
+    shared: dict[str, Any] = field(default_factory=dict)
+    """Those overrides that all rows of its table have, and that distinguish none."""
 
     @property
     def name(self) -> str:
-        """The method, with what distinguishes this row from the method's others."""
-        name = row_name(self.method, self.label, self.overrides)
+        """The method, plus what distinguishes this row from the method's others."""
+        own = {key: value for key, value in self.overrides.items() if key not in self.shared}
+        name = row_name(self.method, self.label, own)
         return f"{name} [reference]" if self.reference else name
 
     @property
     def reference(self) -> bool:
-        """Whether it is one of ``results/``, which stands beside the user's own rows."""
+        """Whether it is from ``results/``, shown alongside the user's own rows."""
         return self.records[-1].reference
 
     @property
@@ -102,7 +105,7 @@ class Row:
 
     @property
     def target(self) -> Target | None:
-        """What the row's intervals are about: the primary metric's, else the first that has one."""
+        """What the row's intervals cover: that of the primary metric, else the first one."""
         cells = [self.cells[self.primary]] if self.primary in self.cells else []
         return next((cell.target for cell in (*cells, *self.cells.values()) if cell.target), None)
 
@@ -115,24 +118,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows that may be compared: one data set, one version of one protocol, one split.
+    """Rows that are comparable: one data set, one version of one protocol, one split.
 
     Attributes:
         dataset: the data set.
-        protocol: the protocol. Under some of them each seed has a draw of the split of its own (``redrawn``).
-        version: that of the protocol.
-        unverified: whether the test split has a named protocol's numbers of images and captions without being
-            verified as its split.
+        protocol: the protocol. Under some, each seed has its own draw of the split (``redrawn``).
+        version: the version of the protocol.
+        unverified: whether the test split only matches a named protocol's numbers of images and captions,
+            without being verified as its split.
         evaluated_on: the split.
         primary: the metric that ranks the rows.
-        rows: by preset, and best first.
-        first: the position of the row with the best number of all presets; None where no row has one.
-            Reference rows do not count: a user's own are marked and tested among themselves, for each row
-            more would make their differences less sure.
-        tested: the positions of the rows that are compared with one another: they have answered the same
-            queries as the first, and what each query gave is known.
-        pairs: what separates each two of them in the primary metric, by position; the p-values are adjusted
-            to all of the table's pairs.
+        rows: sorted by preset, then best first.
+        first: the position of the row with the best number of all presets; None if no row has one. Reference
+            rows do not count: users' own rows are marked and tested among themselves, since every further row
+            would reduce the power of the tests.
+        tested: the positions of the rows that are compared with each other: they answered the same queries as
+            the first, and their results on single queries are known.
+        pairs: the differences between any two of them in the primary metric, by position; the p values are
+            adjusted for all of the table's pairs.
     """
 
     dataset: str
@@ -148,15 +151,15 @@ class Table:
 
     @property
     def redrawn(self) -> bool:
-        """Whether each seed has a draw of the split of its own."""
+        """Whether each seed has its own draw of the split."""
         return is_redrawn(self.protocol)
 
     @property
     def best_set(self) -> frozenset[int]:
-        """The positions of the rows that are not significantly behind the first, which is one of them.
+        """The positions of the rows that are not significantly behind the first, including the first.
 
-        There are none where the first can't be tested, or against nothing: the highest number alone says
-        nothing.
+        Empty if the first row cannot be tested, or there is nothing to test it against: the highest number
+        alone says nothing.
         """
         if self.first is None or self.first not in self.tested or len(self.tested) < 2:
             return frozenset()
@@ -164,23 +167,23 @@ class Table:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that any row has, in the order of the table of metrics."""
+        """The metrics that any row has, in the order of the metric table."""
         return metric_table.in_order({metric for row in self.rows for metric in row.cells})
 
     @property
     def own(self) -> tuple[Row, ...]:
-        """The rows that are no references."""
+        """The rows other than references."""
         return tuple(row for row in self.rows if not row.reference)
 
     @property
     def records(self) -> list[Record]:
-        """Every record behind the table's own rows, row by row."""
+        """All records of the table's own rows, row by row."""
         return [record for row in self.own for record in row.records]
 
     def difference(self, position: int, other: int) -> Difference | None:
-        """The first named row minus the other in the primary metric; None where they are not both tested.
+        """The row at ``position`` minus the other in the primary metric; None unless both are tested.
 
-        The p is not adjusted.
+        The p value is not adjusted.
         """
         for pair in self.pairs:
             if (pair.first, pair.second) == (position, other):
@@ -191,7 +194,7 @@ class Table:
 
 
 def _reversed(difference: Difference) -> Difference:
-    """The other row minus the one."""
+    """The difference with its rows swapped."""
     return replace(
         difference,
         value=-difference.value,
@@ -205,17 +208,17 @@ def _reversed(difference: Difference) -> Difference:
 def leaderboard(records: Iterable[Record], read: Reader = read_query_results) -> list[Row]:
     """One row per (data set, protocol, split, preset, method, overrides, label), averaged over seeds.
 
-    Single models and ensembles never share a row, two versions of a protocol never a table. Rows are sorted
-    by table (data set, protocol, version, split), then by preset (``PRESETS``), then best first by the
-    protocol's primary metric. A record counts under every protocol that it was measured under (COCO's 5K and
-    1K tests), a seed once per row: of several records of it (one job in two suites) the last finished one is
-    taken, or n would claim more than was measured.
+    Single models and ensembles never share a row, and versions of a protocol never share a table. Rows are
+    sorted by table (data set, protocol, version, split), then by preset (``PRESETS``), then best first by the
+    protocol's primary metric. A record counts under every protocol it was measured under (COCO's 5K and 1K
+    tests), a seed once per row: of several records of one seed (one job in two suites) the last finished one
+    is used, or n would claim more than was measured.
 
-    References are rows of their own, only beside others of the same data set, protocol, version and split.
+    References get their own rows, only next to others of the same data set, protocol, version and split.
 
     Args:
-        records: of finished jobs, and references.
-        read: gives what a record's single queries gave, on which intervals and comparisons rest.
+        records: those of finished jobs, and references.
+        read: reads a record's results on single queries, from which intervals and comparisons are computed.
     """
     rows = []
     measured = [part for record in records for part in record.by_protocol()]
@@ -232,7 +235,7 @@ def leaderboard(records: Iterable[Record], read: Reader = read_query_results) ->
 
 
 def tables(rows: Iterable[Row]) -> list[Table]:
-    """The rows of a leaderboard as its tables, in order, and what separates the rows of each."""
+    """The tables of a leaderboard, in order, with the differences between the rows of each."""
     split = []
     for (dataset, protocol, version, unverified, evaluated_on), together in itertools.groupby(
         rows, key=lambda row: (row.dataset, row.protocol, row.version, row.unverified, row.evaluated_on)
@@ -259,9 +262,9 @@ def tables(rows: Iterable[Row]) -> list[Table]:
 
 
 def have_same_queries(row: Row, other: Row, metric: str) -> bool:
-    """Whether all runs of both rows have answered the same queries, and it is known how, for a metric.
+    """Whether all runs of both rows answered the same queries, with known results, for a metric.
 
-    Where each seed has a draw of its own: whether both have the same seeds, and those of one seed have.
+    If each seed has its own draw: whether both rows have the same seeds, with the same queries per seed.
     """
     if metric not in row.results.intervals or metric not in other.results.intervals:
         return False
@@ -297,7 +300,7 @@ def runs_in_order_of(row: Row, other: Row) -> tuple[QueryResults, ...] | None:
 
 
 def differences(records: Sequence[Record], names: Sequence[str] = ()) -> list[str]:
-    """What differs, of ``names`` (default: everything), between records that are averaged or compared."""
+    """The differences in ``names`` (default: all) between records that are averaged or compared."""
     sentences = []
     for name in names or _PROVENANCE:
         distinct = dict.fromkeys(_PROVENANCE[name](record) for record in records)
@@ -307,7 +310,7 @@ def differences(records: Sequence[Record], names: Sequence[str] = ()) -> list[st
 
 
 def features_text(record: Record) -> str:
-    """Kind of regions, network, weights with their checksum, and image size, in one phrase."""
+    """Kind of regions, network, weights with checksum, and image size, in one phrase."""
     features = record.data.features or {}
     members = (_features_text(source) for source in features.get("members", [record.data.features]))
     return " + ".join(dict.fromkeys(members))
@@ -336,13 +339,13 @@ def _made_by(features: dict[str, Any]) -> str:
 
 
 def labels_text(record: Record) -> str:
-    """The kind, number and rule of the labels, and what they are good for."""
+    """The kind, number, rule and use of the labels."""
     labels = record.data.labels
     kind = labels.get("kind", "none")
     if kind == "none":
         return "none"
     rule = f": {labels['rule']}" if labels.get("rule") else ""
-    purpose = "" if kind == "real" else "; they serve training only, no metric rests on them"
+    purpose = "" if kind == "real" else "; used in training only, by no metric"
     return f"{labels.get('count')} {kind}{rule}{purpose}"
 
 
@@ -405,7 +408,7 @@ def _row(records: Sequence[Record], read: Reader) -> Row:
 
 
 def _cell(metric: str, records: Sequence[Record], interval: Interval | None, published: Comparison) -> Cell:
-    """One number with ``interval``, that of its queries; without one, with what the records state."""
+    """One number with ``interval``, from its queries, or else with the interval that the records state."""
     measured = [record for record in records if metric in record.metrics]
     values = [record.metrics[metric] for record in measured]
     if interval is None:
@@ -427,16 +430,28 @@ def _cell(metric: str, records: Sequence[Record], interval: Interval | None, pub
 
 def _ranked(rows: Sequence[Row], protocol: str) -> list[Row]:
     primary = _primary(protocol, rows[0].dataset, {metric for row in rows for metric in row.cells})
+    shared = _shared_overrides(rows)
 
     def position(row: Row) -> tuple[int, str, float, str]:
         preset = PRESETS.index(row.preset) if row.preset in PRESETS else len(PRESETS)
         return (preset, row.preset, _cost(row, primary), row.name)
 
-    return [replace(row, primary=primary) for row in sorted(rows, key=position)]
+    named = [replace(row, primary=primary, shared=shared) for row in rows]
+    return sorted(named, key=position)
+
+
+def _shared_overrides(rows: Sequence[Row]) -> dict[str, Any]:
+    """What every row of a table was run with; nothing for a single row, which has no others to share with."""
+    first, *others = rows
+    return {
+        key: value
+        for key, value in first.overrides.items()
+        if others and all(key in row.overrides and row.overrides[key] == value for row in others)
+    }
 
 
 def _cost(row: Row, metric: str) -> float:
-    """The row's number, lower where it is better; infinite where it has none."""
+    """The row's number, negated if higher is better; infinite if missing."""
     if metric not in row.cells:
         return math.inf
     return row.cells[metric].mean * (1 if metric_table.lookup(metric).lower_is_better else -1)
@@ -448,7 +463,7 @@ def _first(rows: Sequence[Row], primary: str) -> int | None:
 
 
 def _tested(rows: Sequence[Row], first: int | None, primary: str) -> tuple[int, ...]:
-    """The rows whose queries are known and are those of the first row."""
+    """The rows whose queries are known and the same as those of the first row."""
     if first is None:
         return ()
     return tuple(
@@ -469,7 +484,7 @@ def _pairs(
 
 
 def _primary(protocol: str, dataset: str, present: set[str]) -> str:
-    """The protocol's own metric; for one's own data, or where it was not measured, the first there is."""
+    """The protocol's own metric; for users' own data, or if it was not measured, the first available."""
     summaries = [metric.key for metric in metric_table.summaries()]
     own = primary_metric(protocol, dataset) or summaries[0]
     preferred = [own, *summaries, *metric_table.in_order(present)]

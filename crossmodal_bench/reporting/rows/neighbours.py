@@ -1,4 +1,4 @@
-"""Which published number may stand beside ours, and which are listed apart, by what our records say."""
+"""Which published numbers are comparable with ours, and which are listed apart, by our records."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.jobs.suite_ensembles import is_a_suites
 
 _KNOWN_OTHERWISE = ("data.images.network", "data.images.weights")
-"""Overrides that say what made the image features, which the record itself says."""
+"""Overrides of the source of image features, which the record states itself."""
 
 
 def published_beside(records: Sequence[Record], metrics: Iterable[str]) -> dict[str, Comparison]:
-    """The published number for each metric of one row's records, which differ in nothing but their seeds."""
+    """The published number for each metric of one row's records, which differ only in their seeds."""
     record = records[-1]
     job = record.job
     if record.evaluated_on != "test":
         reason = f"not comparable: evaluated on {record.evaluated_on}, not on test"
         return dict.fromkeys(metrics, Comparison(None, reason=reason))
     if record.ensemble and not is_a_suites(record):
-        reason = "not comparable: no suite sums these models for a paper's ensemble"
+        reason = "not comparable: no suite defines this ensemble for a paper's"
         return dict.fromkeys(metrics, Comparison(None, reason=reason))
     label = "" if record.ensemble else job.label
-    # Files of experiments are merged for it: once a row, and not for each of its numbers.
+    # Merges experiment files, so do it once per row, not for each of its numbers.
     setting = _setting(records)
     return {metric: comparison(job.method, job.protocol, metric, setting, label=label) for metric in metrics}
 
@@ -37,7 +37,7 @@ def _setting(records: Sequence[Record]) -> Setting:
         if all(seed.encoders for seed in records)
         else ()
     )
-    # What a row's label says, and which models a sum has, holds for the paper's settings alone.
+    # A row's label, and the members of an ensemble, only apply to the paper's settings.
     own_settings = not (job.label or record.ensemble)
     papers_settings = job.preset == "paper" or (
         own_settings and experiments.has_papers_settings(job.method, job.dataset, job.preset)
@@ -52,7 +52,7 @@ def _setting(records: Sequence[Record]) -> Setting:
 
 
 def _changed(record: Record) -> tuple[str, ...]:
-    """The overrides that are not those of the suite's row that the record is of."""
+    """The overrides that differ from those of the record's row in its suite."""
     job = record.job
     own = experiments.overrides_of(job.suite, job.method, job.label)
     absent = object()

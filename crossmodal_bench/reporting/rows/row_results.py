@@ -1,4 +1,4 @@
-"""What single queries gave in the runs behind a row, on which its intervals and comparisons rest."""
+"""Results on single queries of a row's runs, from which its intervals and comparisons are computed."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.reporting.rows.query_order import QueryOrder, in_order_of, query_order, surely_alike
 
 Reader = Callable[[Record], QueryResults]
-"""Reads the results of a record's queries under the record's protocol; BadInput where there are none."""
+"""Reads the results of a record's queries under the record's protocol; BadInput if there are none."""
 
 _OTHER_QUERIES = "the seeds did not answer the same queries"
 _TOLERANCE = 1e-3
-"""By how much, in units of a function's value, a mean over queries may miss the record's number.
+"""Tolerance between a mean over queries and the record's number, in units of the metric function's value.
 
-Folds of unequal numbers of captions weigh their queries a little differently; another run differs by more.
+Folds with unequal numbers of captions weigh queries slightly differently; another run differs by more.
 """
 
 
 @dataclass(frozen=True)
 class RowResults:
-    """The runs of one row, in the order of its seeds; or why they are not known.
+    """The runs of one row, in the order of its seeds; or why they are unknown.
 
     Attributes:
-        runs: of each seed; empty where they are not known for all.
-        intervals: by metric, of the mean over the runs; of each that is a mean over queries, or a sum or mean
-            of such.
-        missing: why they are not known, as the end of a sentence; empty where they are.
+        runs: one per seed; empty unless known for all seeds.
+        intervals: the interval of the mean over the runs, by metric; for each metric that is a mean over
+            queries, or a sum or mean of such metrics.
+        missing: why they are unknown, as the end of a sentence; empty if they are known.
     """
 
     runs: tuple[QueryResults, ...] = ()
@@ -47,18 +47,18 @@ class RowResults:
 
 
 def read_query_results(record: Record) -> QueryResults:
-    """What the queries of a record gave under its protocol, from its directory; kept until the file changes.
+    """A record's results on single queries under its protocol; cached until the file changes.
 
     Raises:
         MissingInput: there is no file of them.
-        BadInput: the file is damaged, or an earlier version wrote it.
+        BadInput: the file is damaged, or was written by an earlier version.
     """
     path = record.ranks
     try:
         state = path.stat()
-    # A protocol's name is part of the file's, and may be any text in a record that others wrote.
+    # The protocol's name is part of the file name, and may be any text in a record from others.
     except (OSError, ValueError) as error:
-        raise MissingInput(f"{path} is not there; run its job again") from error
+        raise MissingInput(f"{path} is missing; run its job again") from error
     try:
         check_own(path)
     except OSError as error:
@@ -68,11 +68,11 @@ def read_query_results(record: Record) -> QueryResults:
 
 @functools.lru_cache(maxsize=512)
 def _load(path: Path, modified: int, size: int) -> QueryResults:
-    """The results in a file of that time and size."""
-    damaged = BadInput(f"{path} holds no results of queries that fit together; run its job again")
+    """The results in a file with that time and size."""
+    damaged = BadInput(f"{path} has inconsistent per-query results; run its job again")
     try:
         results = load_query_results(path)
-    # Numbers that cannot be, or text where numbers must stand.
+    # Impossible numbers, or text instead of numbers.
     except (ValueError, TypeError) as error:
         raise damaged from error
     clusters = {"images": results.image_cluster, "texts": results.text_cluster}
@@ -90,11 +90,11 @@ def _load(path: Path, modified: int, size: int) -> QueryResults:
 def read_results(records: Sequence[Record], read: Reader) -> RowResults:
     """The results of all runs of one row.
 
-    They count only where they give the numbers of the records: a file of another run, or one that was written
-    under other rules, says nothing about these.
+    They count only if they give the numbers of the records: a file from another run, or one written under
+    other rules, says nothing about these.
 
     Args:
-        records: the row's, of one protocol.
+        records: the records of the row, under one protocol.
         read: reads one record's results.
     """
     runs = []
@@ -115,7 +115,7 @@ def read_results(records: Sequence[Record], read: Reader) -> RowResults:
         except BadInput as error:
             return RowResults(missing=str(error))
     elif len({record.data.split_hash for record in records}) > 1:
-        # Queries are numbered from 0 in every split: other queries could pass for the same.
+        # Queries are numbered from 0 in every split, so different queries could look the same.
         return RowResults(missing=_OTHER_QUERIES)
     elif not surely_alike(records):
         try:
@@ -138,9 +138,9 @@ def _ordered_alike(runs: Sequence[QueryResults], orders: Sequence[QueryOrder]) -
 
 
 def _numbered_alike(runs: Sequence[QueryResults], ids: Sequence[Ids]) -> list[QueryResults]:
-    """Runs on draws of their own, with the number of each image's cluster following from its id.
+    """Runs on different draws, with cluster numbers of images derived from their ids.
 
-    Raises BadInput where queries are not grouped by image, whose ids say which are the same in two draws.
+    Raises BadInput if queries are not grouped by image, whose ids identify the same image in two draws.
     """
     known = sorted({name for image_ids, _ in ids for name in image_ids})
     number = {name: position for position, name in enumerate(known)}
@@ -149,7 +149,7 @@ def _numbered_alike(runs: Sequence[QueryResults], ids: Sequence[Ids]) -> list[Qu
         owner = run.text_cluster
         by_image = np.array_equal(run.image_cluster, np.arange(len(image_ids)))
         if not by_image or owner.min(initial=0) < 0 or owner.max(initial=0) >= len(image_ids):
-            raise BadInput("their queries are not grouped by image, as those of several draws must be")
+            raise BadInput("their queries are not grouped by image, as several draws require")
         of_image = np.array([number[name] for name in image_ids], dtype=np.int64)
         numbered.append(
             replace(run, image_cluster=of_image, text_cluster=of_image[owner], redrawn=True),
@@ -158,7 +158,7 @@ def _numbered_alike(runs: Sequence[QueryResults], ids: Sequence[Ids]) -> list[Qu
 
 
 def _intervals(runs: Sequence[QueryResults], keys: Sequence[str]) -> dict[str, Interval]:
-    """Of these metrics alone: whether the others' results are fit for an interval, nobody has looked."""
+    """Intervals of these metrics only: the results of the others were not checked."""
     needed = {term for key in keys for term in (runs[0].metric(key).terms or (key,))}
     if any(not needed <= set(run.per_query) for run in runs):
         raise ValueError("a run lacks results that others have")
@@ -170,7 +170,7 @@ def _intervals(runs: Sequence[QueryResults], keys: Sequence[str]) -> dict[str, I
 
 
 def _gives(results: QueryResults, key: str, number: float) -> bool:
-    """Whether the results have the record's number as their mean."""
+    """Whether the mean of the results is the record's number."""
     metric = results.metric(key)
     terms = [results.metric(term) for term in metric.terms] or [metric]
     if any(np.isnan(results.per_query[term.key]).all() for term in terms):

@@ -1,4 +1,4 @@
-"""The one interval of a number in a leaderboard, from single queries or from what its records hold."""
+"""The interval of a number in a leaderboard, from single queries or from its records."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from scipy import special
 from crossmodal_bench.evaluation.statistics import intervals
 
 Target = Literal["method", "model", "seeds"]
-"""What an interval is about.
+"""What an interval covers.
 
 ``method``: this method on other images and with other seeds. ``model``: one seed; this model on other images.
-``seeds``: this method with other seeds on these very images, where nothing is known about other images.
+``seeds``: this method with other seeds on the same images, if nothing is known about other images.
 """
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval with its parts, in the metric's unit; all None where nothing is known.
+    """A 95 % interval with its parts, in the metric's unit; all None if nothing is known.
 
     Attributes:
         low: lower end.
         high: upper end.
         target: what it covers.
-        items_error: standard error that stems from the choice of test images.
-        seeds_error: standard error that stems from the choice of seeds.
+        items_error: standard error due to the choice of test images.
+        seeds_error: standard error due to the choice of seeds.
     """
 
     low: float | None = None
@@ -40,7 +40,7 @@ class Interval:
 
 
 def from_queries(measured: intervals.Interval) -> Interval:
-    """From what single queries gave; one seed says nothing of the choice of seeds."""
+    """The interval from single queries; one seed says nothing about the choice of seeds."""
     return Interval(
         low=measured.low,
         high=measured.high,
@@ -51,11 +51,11 @@ def from_queries(measured: intervals.Interval) -> Interval:
 
 
 def from_records(values: Sequence[float], bounds: Sequence[tuple[float, float]]) -> Interval:
-    """From what records hold, where the results of single queries are not at hand.
+    """The interval from the records, if results on single queries are unavailable.
 
-    The variance over images is that of a typical run, the mean over the seeds that state an interval, and is
-    not made smaller by their number: the seeds answer the same queries. The variance over seeds is divided by
-    it, and the degrees of freedom are Satterthwaite's (1946), infinitely many for the images.
+    The variance over images is that of a typical run, the mean over the seeds that state an interval; it is
+    not divided by their number, as the seeds answer the same queries. The variance over seeds is divided by
+    it, and the degrees of freedom are Satterthwaite's (1946), infinite for the images.
 
     Args:
         values: the metric of each seed.
@@ -65,7 +65,7 @@ def from_records(values: Sequence[float], bounds: Sequence[tuple[float, float]])
     items = None
     if bounds:
         normal = float(special.ndtri(0.975))
-        # A root mean square that also takes the largest numbers which a record may hold.
+        # A root mean square that does not overflow for the largest numbers a record may have.
         items = math.hypot(*((high - low) / 2 / normal / math.sqrt(len(bounds)) for low, high in bounds))
     if n == 1:
         if items is None:

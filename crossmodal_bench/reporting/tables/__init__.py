@@ -1,1 +1,1 @@
-"""A leaderboard in every form that is read: terminal, Markdown, LaTeX, page, and what all forms share."""
+"""A leaderboard in every format: terminal, Markdown, LaTeX, and what all formats share."""

@@ -1,4 +1,4 @@
-"""Leaderboards as LaTeX tables with booktabs' rules, for a paper to \\input."""
+"""Leaderboards as LaTeX tables with booktabs rules, for \\input into a paper."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crossmodal_bench.core.errors import printable
 from crossmodal_bench.evaluation.metric_table import SIDES, lookup
 from crossmodal_bench.reporting.tables.shown import Line, ShownTable, Value
 
-_PREAMBLE = r"""% Needs \usepackage{booktabs}; pdfLaTeX, XeLaTeX and LuaLaTeX set it, in any font encoding.
+_PREAMBLE = r"""% Needs \usepackage{booktabs}; for pdfLaTeX, XeLaTeX and LuaLaTeX, in any font encoding.
 """
 
 _SIGNS: Mapping[str, str] = {
@@ -28,13 +28,13 @@ _SIGNS: Mapping[str, str] = {
     "<": r"{\textless}",
     ">": r"{\textgreater}",
     "|": r"{\textbar}",
-    # German packages make a quotation mark a command.
+    # German language packages make the quotation mark a command.
     '"': r"{\char34}",
-    # Behind the end of a row these would be its options.
+    # After the end of a row, LaTeX would read these as options.
     "*": "{*}",
     "[": "{[}",
     "]": "{]}",
-    # An inverted mark would come from ?` and !`.
+    # ?` and !` would become inverted marks.
     "`": "{`}",
     "±": r"$\pm$",
     "→": r"$\rightarrow$",
@@ -63,18 +63,18 @@ _ACCENTS: Mapping[str, str] = {
     "\u030c": "v",
     "\u0327": "c",
 }
-"""The accents that LaTeX has commands for, by their combining characters."""
+"""Accents with a LaTeX command, by their combining characters."""
 
 
 def latex(tables: Iterable[ShownTable]) -> str:
-    """Every table as a ``table`` environment: numbers with ±, those of rows that are not significantly behind
-    the first in bold; the caption says what both mean. Costs are left out; notes are comments.
+    """Every table as a ``table`` environment: numbers with ±, in bold for rows that are not significantly
+    behind the first; the caption explains both. Costs are left out; notes are comments.
     """
     return "\n".join([_PREAMBLE, *map(_environment, tables)])
 
 
 def escaped(text: str) -> str:
-    """Plain text as LaTeX that sets it as it is; a sign that LaTeX's own fonts lack becomes its number."""
+    """Plain text as LaTeX source; a character missing in LaTeX's own fonts becomes its code point."""
     signs = "".join(map(_sign, " ".join(printable(text).split())))
     # Two hyphens in a row would become a dash.
     return re.sub("-(?=-)", "-{}", signs)
@@ -102,16 +102,16 @@ def _environment(table: ShownTable) -> str:
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\footnotesize\textbf{{Warning: {escaped(text)}.}}" for text in table.warnings]
     lines.append(r"\end{table}")
-    # A comment ends with its line, and escaped text is one line.
+    # A comment ends at the end of its line, and escaped text is a single line.
     return "\n".join([*lines, *(f"% {escaped(note)}" for note in table.notes), ""])
 
 
 def _directions(metrics: Sequence[str], first: int) -> tuple[list[str], str]:
-    """What stands above the metrics of one direction each, and the rules below that; no rule: neither.
+    """The headings above metrics of the same direction, and the rules below them; without rules, neither.
 
     Args:
         metrics: the columns.
-        first: number of the first of them, from 1.
+        first: number of the first of these columns, from 1.
     """
     cells = []
     rules = []
@@ -128,7 +128,7 @@ def _directions(metrics: Sequence[str], first: int) -> tuple[list[str], str]:
 
 
 def row_lines(line: Line, metrics: Sequence[str]) -> Iterable[str]:
-    """One row of the ``tabular``, followed by the published ones that may stand beneath it."""
+    """One row of the ``tabular``, followed by the comparable published ones."""
     head = [line.marked_name, line.preset, str(line.n), line.over]
     yield _row([*map(escaped, head), *(_value(line.values[metric]) for metric in metrics)])
     for published in line.published:

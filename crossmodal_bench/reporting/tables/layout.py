@@ -1,4 +1,4 @@
-"""What every form of a leaderboard shows: which metrics, how printed, what must stand beside them."""
+"""What every format of a leaderboard shows: which metrics, how formatted, and with which notes."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from crossmodal_bench.reporting.rows.stored_intervals import Target
 from crossmodal_bench.reporting.tables.published_notes import published_notes
 
 OVER: Mapping[Target, str] = {"method": "images, seeds", "model": "images", "seeds": "seeds"}
-"""What ± covers, as a column says it."""
+"""What ± covers, in the words of a column."""
 
 TARGETS: Mapping[Target, str] = {
     "method": "of this method on other images with other seeds",
     "model": "of this one model on other images",
-    "seeds": "of this method with other seeds on these very images",
+    "seeds": "of this method with other seeds on the same images",
 }
 """The same in a sentence."""
 
 MARK = "★"
-"""Stands before the name of each row that is not significantly behind the first."""
+"""Precedes the name of each row that is not significantly behind the first."""
 
 PRESET_NOTES = {
-    "paper": "preset paper: the paper's own settings; what it leaves out, or searches for each data set, "
-    "is in the method's file with its source",
+    "paper": "preset paper: the paper's own settings; values that it omits, or tunes per data set, are in "
+    "the method's file with their source",
     "tuned": "preset tuned: what we chose on validation beyond the paper, NOT the paper's setting",
     "small": "preset small: small networks and frozen features, NOT the paper's setting",
-    "smoke": "preset smoke: minutes of training to show that everything runs, NOT a result",
-    "given": "preset given: a model from elsewhere, evaluated by its vectors or scores; how it was trained "
-    "is its author's to say",
+    "smoke": "preset smoke: minutes of training to check that everything runs, NOT a result",
+    "given": "preset given: a model from elsewhere, evaluated by its vectors or scores; its training is "
+    "known to its author only",
 }
 
 
 _BESIDE_THE_DRAW = ("features", "labels", "source fingerprints")
-"""What seeds have in common although each has a draw of its own; see ``differences``."""
+"""What seeds share although each has its own draw; see ``differences``."""
 
 
 def meaning(table: Table) -> list[str]:
-    """What ± and the mark mean in this table: without this, its numbers are not read right."""
+    """What ± and the mark mean in this table; its numbers could be misread without this."""
     lines = []
     shown = main_metrics(table)
     covered = {row.cells[metric].target for row in table.rows for metric in shown if metric in row.cells}
@@ -54,15 +54,17 @@ def meaning(table: Table) -> list[str]:
 
 
 def notes(table: Table) -> list[str]:
-    """What a reader must know beside ``meaning``: presets, how ties count, data, features, labels, queries
-    that do not count, selection, what training went on from although something had changed, which weights it
-    started from, the papers' numbers; and what each adversary adds.
+    """The other notes: presets, how ties count, data, features, labels, ignored queries, checkpoint
+    selection, what had changed when training was resumed, the weights it started from, the papers' numbers,
+    and what each adversary adds.
     """
     presets = dict.fromkeys(row.preset for row in table.rows)
     lines = [*_reference_note(table), *(PRESET_NOTES.get(preset, f"preset {preset}") for preset in presets)]
+    if shared := table.rows[0].shared:
+        lines.append(f"all rows: {', '.join(f'{key}={value}' for key, value in shared.items())}")
     lines += _ties_note(table)
     if table.redrawn:
-        lines.append("draws: seed s has draw s of the split; ± over several seeds has the draw in it, too")
+        lines.append("draws: seed s uses draw s of the split; ± over several seeds includes the draws")
     lines += _distinct(table, "data", _counts_text if table.redrawn else _data_text)
     lines += _distinct(table, "features", features_text)
     lines += _distinct(table, "labels", labels_text)
@@ -77,7 +79,7 @@ def notes(table: Table) -> list[str]:
         if parents:
             started[", ".join(parents)].append(row.name)
     lines += [
-        f"start ({_names(names)}): from the trained weights of {parents}, whose training comes on top"
+        f"start ({_names(names)}): from the trained weights of {parents}, whose training is not included"
         for parents, names in started.items()
     ]
     lines += [
@@ -87,13 +89,13 @@ def notes(table: Table) -> list[str]:
     measured = effects(table)
     lines += [f"adversary: {effect}" for effect in measured]
     if sum(effect.p is not None for effect in measured) > 1:
-        lines.append("adversaries: each p is adjusted to the table's other adversaries by Holm")
+        lines.append("adversaries: each p is adjusted by Holm for all adversaries of the table")
     return lines
 
 
 def warnings(table: Table) -> list[str]:
-    """Where seeds of one row, or rows of the table, rest on different measurements; and where intervals are
-    less than they should be.
+    """Warnings where the seeds of one row, or the rows of the table, come from different measurements, and
+    where intervals cover less than they should.
     """
     lines = [
         f"{row.name} ({row.preset}) averages seeds of {text}"
@@ -107,21 +109,21 @@ def warnings(table: Table) -> list[str]:
     across = dict.fromkeys(
         text for records in same_data for text in differences(records, ("data fingerprints", "split hashes"))
     )
-    lines += [f"the rows do not rest on the same data, {text}" for text in across]
+    lines += [f"the rows do not use the same data: {text}" for text in across]
     unknown = defaultdict(list)
     for row in table.rows:
         if row.results.missing:
             unknown[row.results.missing].append(row.name)
     lines += [
-        f"± of {_names(names)} is made of the intervals in the records and the spread over seeds, and these "
-        f"rows are in no test, because what single queries gave is not known: {reason}"
+        f"± of {_names(names)} comes from the intervals in the records and the spread over seeds, and these "
+        f"rows are not tested, because their results on single queries are unknown: {reason}"
         for reason, names in unknown.items()
     ]
     return lines
 
 
 def main_metrics(table: Table) -> list[str]:
-    """The metrics that a table shows, as far as any row has them."""
+    """The metrics that a table shows, if any row has them."""
     measured = set(table.metrics)
     return [metric for metric in metric_table.main_columns(table.primary) if metric in measured]
 
@@ -133,7 +135,7 @@ def title(table: Table) -> str:
 
 
 def _drawn(table: Table) -> str:
-    """What is drawn anew where it is not single images."""
+    """What is resampled, if not single images."""
     over_classes = [
         metric.name for metric in map(metric_table.lookup, table.metrics) if metric.queries == "classes"
     ]
@@ -141,18 +143,15 @@ def _drawn(table: Table) -> str:
 
 
 def _mark_note(table: Table) -> str:
-    """What the mark means, and which rows could not be tested."""
+    """The meaning of the mark, and the rows that could not be tested."""
     if table.best_set:
         text = (
             f"{MARK} marks the rows that are not significantly behind the first in {table.primary} (paired "
-            "on the same queries, clustered by image, over seeds; two-sided at 5 %, adjusted by Holm to all "
+            "on the same queries, clustered by image, over seeds; two-sided at 5 %, adjusted by Holm for all "
             "pairs of the table)"
         )
     else:
-        text = (
-            f"no row is marked as among the best: the first in {table.primary} cannot be tested against "
-            "another"
-        )
+        text = f"no row is marked as best: the first in {table.primary} cannot be tested against another"
     untested = [
         row.name
         for position, row in enumerate(table.rows)
@@ -162,19 +161,19 @@ def _mark_note(table: Table) -> str:
 
 
 def _reference_note(table: Table) -> list[str]:
-    """What reference rows are, and what they were made by."""
+    """What reference rows are, and the environment they were made in."""
     rows = [row for row in table.rows if row.reference]
     if not rows:
         return []
     made = dict.fromkeys(_made_on(record) for row in rows for record in row.records)
     return [
-        "[reference]: rows of results/, made by others and neither averaged with yours, tested nor marked "
-        f"(`compare` tests two rows; --reference off leaves them out); made with {' / '.join(made)}"
+        "[reference]: rows of results/, made by others; they are not averaged with yours, tested or marked "
+        f"(`compare` tests two rows; --reference off hides them); made with {' / '.join(made)}"
     ]
 
 
 def _made_on(record: Record) -> str:
-    """The versions and threads behind a record, in one phrase."""
+    """The versions and threads of a record, in one phrase."""
     known = record.environment
     threads = known.get("threads", "an unknown number of")
     plural = "" if threads == "1" else "s"
@@ -183,15 +182,15 @@ def _made_on(record: Record) -> str:
 
 
 def _ties_note(table: Table) -> list[str]:
-    """How equal scores count, for the families of metrics that the table has."""
+    """How ties count, for the families of metrics in the table."""
     rules = [metric_table.TIES[family] for family in metric_table.families_among(table.metrics)]
     return [f"ties: {'; '.join(rules)}"] if rules else []
 
 
 def _distinct(table: Table, what: str, read: Callable[[Record], str]) -> list[str]:
-    """One line for what all rows share, else one for each variant with the methods that have it.
+    """One line if all rows agree, else one for each variant, with its methods.
 
-    Nothing is said of records for which ``read`` gives no text.
+    Records for which ``read`` returns no text are left out.
     """
     variants = defaultdict(list)
     for row in table.own:
@@ -203,34 +202,33 @@ def _distinct(table: Table, what: str, read: Callable[[Record], str]) -> list[st
 
 
 def _repeats_text(record: Record) -> str:
-    """How many of the captions that were searched say what a caption of another image says."""
+    """How many captions of the gallery are identical to a caption of another image."""
     counts = record.data.counts.get(record.evaluated_on, {})
     repeats, captions = counts.get("repeated_captions", 0), counts.get("captions", 0)
     if not repeats or not captions:
         return ""
     return (
-        f"{repeats} of {captions} captions ({100 * repeats / captions:.1f} %) say word for word what a "
-        "caption of another image says; only an image's own captions are right, except under an -equal "
-        "protocol"
+        f"{repeats} of {captions} captions ({100 * repeats / captions:.1f} %) are identical to a caption of "
+        "another image; only an image's own captions are correct, except under an -equal protocol"
     )
 
 
 def _asked_text(record: Record) -> str:
-    """Who is asked where positives are pairs, and how much there is to find."""
+    """The queries if positives are pairs, and their number of correct answers."""
     parts = []
     for side, kind, items in (("i2t", "images", "captions"), ("t2i", "captions", "images")):
         asked = record.asked.get(side)
         if asked and asked["queries"]:
             each = asked["positives"] / asked["queries"]
             parts.append(
-                f"{asked['queries']:,} {kind} ({each:.1f} right answers each, on average, among "
+                f"{asked['queries']:,} {kind} ({each:.1f} correct answers each, on average, among "
                 f"{asked['gallery']:,} {items})"
             )
     return " and ".join(parts)
 
 
 def _dropped_text(record: Record) -> str:
-    """How many queries no metric by label counts; nothing where all count."""
+    """How many queries metrics by label ignore; empty if none."""
     counts = record.data.counts.get(record.evaluated_on, {})
     parts = [
         f"{record.dropped[side]} of {counts.get(items, 'all')} {kind} queries"
@@ -238,14 +236,14 @@ def _dropped_text(record: Record) -> str:
         if record.dropped.get(side)
     ]
     by_label = metric_table.summary_of("label_precision").name
-    return f"{' and '.join(parts)}, which do not count for {by_label}" if parts else ""
+    return f"{' and '.join(parts)}, which are ignored by {by_label}" if parts else ""
 
 
 def _taken_up_text(record: Record) -> str:
-    """That a row is of two minds, where training went on although something had changed."""
+    """A note if training was resumed although something had changed."""
     if not record.taken_up:
         return ""
-    return f"training went on from a checkpoint although {'; '.join(record.taken_up)}"
+    return f"training resumed from a checkpoint although {'; '.join(record.taken_up)}"
 
 
 def _names(names: Iterable[str]) -> str:

@@ -24,8 +24,8 @@ def leaderboard_grid(table: ShownTable, letters: Mapping[int, str] | None = None
 
     Args:
         table: the table.
-        letters: by position, those of rows that cannot be told apart, see ``comparison.tie_groups``; None
-            for a table without them.
+        letters: by position, those of rows that cannot be told apart, see ``comparison.tie_groups``; None for
+            a table without them.
     """
     rows = []
     blank = [""] * len(COSTS)
@@ -45,8 +45,8 @@ def leaderboard_grid(table: ShownTable, letters: Mapping[int, str] | None = None
 
 
 def readme(tables: Iterable[ShownTable]) -> str:
-    """Every table as a block for a README: ± at the metric that ranks alone, no costs, and only those notes
-    without which the numbers are not understood.
+    """Every table as a block for a README: ± only for the metric that ranks, no costs, and only the notes
+    needed to understand the numbers.
     """
     blocks = []
     for table in tables:
@@ -70,7 +70,7 @@ def readme(tables: Iterable[ShownTable]) -> str:
 
 
 def _grid(headers: Sequence[str], rows: Iterable[Sequence[str]], names: int) -> str:
-    """Escaped rows below their headers; the first ``names`` columns are set left, all others right."""
+    """Escaped rows below their headers; the first ``names`` columns are left-aligned, the others right."""
     rules = ["---" if column < names else "---:" for column in range(len(headers))]
     lines = [[escaped(header) for header in headers], rules, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -90,5 +90,5 @@ def _value(value: Value) -> str:
 
 
 def escaped(text: str) -> str:
-    """Plain text that Markdown leaves alone, in a table's cell and elsewhere."""
+    """Plain text escaped for Markdown, in table cells and elsewhere."""
     return re.sub(r"([\\`*_|<>\[\]$&~])", r"\\\1", " ".join(printable(text).split()))

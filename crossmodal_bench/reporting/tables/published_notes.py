@@ -1,4 +1,4 @@
-"""The papers' numbers in the notes of a leaderboard: which stand in the table, and which only here, apart."""
+"""The papers' numbers in the notes of a leaderboard: those in the table, and those only listed here."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from crossmodal_bench.jobs.published import Comparison
 from crossmodal_bench.reporting.rows.leaderboard import Table
 
 NotesOfRows = dict[tuple[str, str], list[str]]
-"""By heading and text, the names of the rows that it is said of."""
+"""The names of the rows that a note applies to, by heading and text."""
 
 
 def published_notes(table: Table, metrics: Sequence[str]) -> NotesOfRows:
-    """What the papers print for each row's method, and where it is not shown beside ours, why.
+    """What the papers report for each row's method, and why it is not shown next to ours if it is not.
 
     Args:
-        table: whose rows have their published numbers.
-        metrics: those that the table shows.
+        table: the table, whose rows have their published numbers.
+        metrics: the metrics that the table shows.
     """
     rows: NotesOfRows = defaultdict(list)
     for row in table.own:
@@ -29,7 +29,7 @@ def published_notes(table: Table, metrics: Sequence[str]) -> NotesOfRows:
 
 
 def _beside(published: dict[str, Comparison]) -> list[tuple[str, str]]:
-    """The numbers that stand in the table, by their sources, or why there are none."""
+    """The numbers in the table, by source, or why there are none."""
     own: dict[tuple[str, str], list[str]] = defaultdict(list)
     others: dict[str, list[str]] = defaultdict(list)
     reasons: dict[str, None] = {}
@@ -50,7 +50,7 @@ def _beside(published: dict[str, Comparison]) -> list[tuple[str, str]]:
 
 
 def _apart(published: dict[str, Comparison]) -> list[tuple[str, str]]:
-    """The numbers that do not stand in the table, by their sources, with what differs."""
+    """The numbers that are not in the table, by source, with what differs."""
     lines: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for metric, comparison in published.items():
         for number in comparison.apart:

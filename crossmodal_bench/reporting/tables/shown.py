@@ -1,7 +1,7 @@
-"""A leaderboard as it is shown: the one place where columns, cells, marks and published lines are made.
+"""A leaderboard as displayed: the single place where columns, cells, marks and published lines are decided.
 
-Terminal, Markdown, README block, LaTeX and page set a ``ShownTable`` in type and decide nothing else; the
-data frame of ``reporting.table`` and the CSV are its ``cells``.
+Terminal, Markdown, README block, LaTeX and page only render a ``ShownTable``; the data frame of
+``reporting.table`` and the CSV are its ``cells``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COSTS: Mapping[str, str] = {
     "evaluation_seconds": "evaluation s",
     "peak_memory_mb": "peak memory MB",
 }
-"""The costs that are columns, with their units."""
+"""The costs shown as columns, with their units."""
 
 DIFFERENCE_COLUMNS = (
     "dataset",
@@ -51,12 +51,12 @@ ABSENT = "–"
 
 @dataclass(frozen=True)
 class Value:
-    """A number as it is printed.
+    """A printed number.
 
     Attributes:
         text: the number.
-        margin: the interval's, with its ±; empty where there is none.
-        marked: whether it is the primary metric's of a row that is not significantly behind the first.
+        margin: its interval, with ±; empty if there is none.
+        marked: whether it is the primary metric of a row that is not significantly behind the first.
     """
 
     text: str
@@ -66,11 +66,11 @@ class Value:
 
 @dataclass(frozen=True)
 class PublishedLine:
-    """Numbers of one row of a paper that may stand beneath ours.
+    """Numbers of one row of a paper that are comparable with ours.
 
     Attributes:
-        source: names the row.
-        values: by metric, the number as it is printed; a metric that the paper lacks is absent.
+        source: the name of the paper's row.
+        values: the printed numbers by metric; metrics that the paper lacks are absent.
     """
 
     source: str
@@ -82,15 +82,15 @@ class Line:
     """One row of the leaderboard.
 
     Attributes:
-        name: the method, with what tells this row from the method's others.
-        preset: as of the row.
+        name: the method, plus what distinguishes this row from the method's others.
+        preset: the row's preset.
         n: number of seeds.
-        over: what ± covers, see ``layout.OVER``; empty where no number of the row has one.
+        over: what ± covers, see ``layout.OVER``; empty if no number of the row has one.
         marked: whether the row is not significantly behind the first.
-        values: by metric, of ``ShownTable.metrics``.
-        costs: by the keys of ``COSTS``, as they are printed.
+        values: by metric, for ``ShownTable.metrics``.
+        costs: printed costs, by the keys of ``COSTS``.
         paper: the published number of the primary metric, or a dash.
-        published: the papers' lines that may stand beneath.
+        published: the comparable lines of papers.
     """
 
     name: str
@@ -105,24 +105,24 @@ class Line:
 
     @property
     def marked_name(self) -> str:
-        """The name behind the mark, if the row has it."""
+        """The name, preceded by the mark if the row has it."""
         return f"{layout.MARK} {self.name}" if self.marked else self.name
 
 
 @dataclass(frozen=True)
 class ShownTable:
-    """All that a reader is shown of one leaderboard, as plain text that no form has escaped yet.
+    """Everything shown of one leaderboard, as plain text that is not yet escaped.
 
     Attributes:
         title: data set, protocol, split and the metric that ranks.
         primary: that metric.
-        metrics: the columns; other metrics are in ``cells`` alone.
+        metrics: the columns; other metrics are only in ``cells``.
         lines: the rows, best first.
-        meaning: the notes without which no number is read right: what ± and the mark mean.
-        notes: what else must be known.
-        warnings: where numbers rest on different measurements.
+        meaning: the notes needed to read any number: what ± and the mark mean.
+        notes: all other notes.
+        warnings: where numbers come from different measurements.
         cells: every number of every row, costs included, as lines of the data frame.
-        differences: what separates each two rows in the primary metric, as lines of another data frame.
+        differences: the differences between rows in the primary metric, as lines of another data frame.
         source: what it was made from, for figures.
     """
 
@@ -139,7 +139,7 @@ class ShownTable:
 
 
 def show(table: Table) -> ShownTable:
-    """The table as it is shown."""
+    """The table as displayed."""
     metrics = tuple(layout.main_metrics(table))
     return ShownTable(
         title=layout.title(table),
@@ -159,7 +159,7 @@ def show(table: Table) -> ShownTable:
 
 
 def quantity(value: float | None) -> str:
-    """A cost with three digits and k, M or G; a dash where it was not measured."""
+    """A cost with three digits and k, M or G; a dash if it was not measured."""
     if value is None:
         return ABSENT
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -235,7 +235,7 @@ def _table_columns(table: Table) -> dict[str, Any]:
 
 
 def _against_the_first(table: Table, position: int) -> dict[str, Any]:
-    """Whether the row is in the set of the best, None where it was not tested; and its adjusted p."""
+    """Whether the row is in the best set, None if it was not tested; and its adjusted p."""
     tested = position in table.tested and table.first in table.tested
     p = next(
         (pair.adjusted_p for pair in table.pairs if {pair.first, pair.second} == {table.first, position}),

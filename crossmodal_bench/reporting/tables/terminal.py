@@ -1,4 +1,4 @@
-"""Leaderboards in a terminal, or as plain text where there is none."""
+"""Leaderboards in a terminal, or as plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN_WIDTH = 100
 def print_tables(
     tables: Sequence[ShownTable], stream: TextIO | None = None, *, with_notes: bool = True
 ) -> None:
-    """Print tables with rich; without a terminal as plain text of at most ``PLAIN_WIDTH`` columns.
+    """Print tables with rich; without a terminal, as plain text of at most ``PLAIN_WIDTH`` columns.
 
     Warnings are always printed; ``with_notes=False`` leaves out the notes, for the tables between two jobs.
     """
@@ -44,7 +44,7 @@ def print_tables(
         if not tables:
             console.print("no finished job yet")
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    # A table must never be the reason why a bench stops: what the terminal cannot show becomes '?'.
+    # A table must never stop a bench: characters that the terminal cannot show become '?'.
     stream.write(capture.get().encode(encoding, "replace").decode(encoding))
     stream.flush()
 
@@ -54,7 +54,7 @@ def _wrapped(text: str, width: int) -> str:
 
 
 def _terminal_table(table: ShownTable, *, stacked: bool) -> RichTable:
-    """The table; ``stacked``: what ± covers has a line of its own, which is narrower."""
+    """The table; ``stacked``: what ± covers is on a separate line, which is narrower."""
     shown = RichTable(
         title=printable(table.title), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0)
     )
@@ -72,7 +72,7 @@ def _terminal_table(table: ShownTable, *, stacked: bool) -> RichTable:
 
 
 def _name(line: Line, *, stacked: bool) -> str:
-    """The row's name above its preset, its seeds and what its ± covers."""
+    """The row's name, above its preset, number of seeds and what its ± covers."""
     name = f"{printable(line.marked_name)}\n  {printable(line.preset)}, n={line.n}"
     if not line.over:
         return name

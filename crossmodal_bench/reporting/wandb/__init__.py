@@ -1,5 +1,5 @@
-"""Weights & Biases: a run for each job, sent, followed and compared there.
+"""Weights & Biases: a run for each job: uploading, live logging and comparison.
 
-No module here is called without ``wandb`` being asked for, and each imports it inside its functions: a bench
-with ``WANDB=off`` never loads it.
+No module here is called unless ``wandb`` is requested, and each imports it inside its functions: a bench with
+``WANDB=off`` never loads it.
 """

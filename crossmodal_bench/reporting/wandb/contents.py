@@ -1,4 +1,4 @@
-"""What a job's W&B run holds: its configuration, its summary, its tables and its pictures."""
+"""The contents of a job's W&B run: configuration, summary, tables and pictures."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from crossmodal_bench.reporting.page.gallery import Gallery
 
 QUERIES = 1000
-"""Queries of one direction in the table of queries, evenly spaced where there are more."""
+"""Maximum number of queries per direction in the table of queries, evenly spaced if there are more."""
 ANSWERS = 5
-"""Answers of each query in that table."""
+"""Number of answers per query in that table."""
 LARGEST_PICTURE = 32 * 2**20
-"""Bytes of a panel."""
+"""Maximum size of a panel, in bytes."""
 SHOWN = (
     "job",
     "data",
@@ -47,17 +47,17 @@ SHOWN = (
     "started_at",
     "finished_at",
 )
-"""The fields of a record that are part of its run's configuration as they are."""
+"""The fields of a record that are copied to its run's configuration."""
 
 
 def configuration(record: Record, rows: Sequence[Row]) -> dict[str, Any]:
     """The configuration of a record's run.
 
-    Beside what ``described`` says: the command that makes the row, the commit that it was made by (empty
-    where that is unknown), data, environment, and what else the record says of how it was made.
+    In addition to ``described``: the command that creates the row, the commit it was run with (empty if
+    unknown), data, environment, and what else the record says about how it was made.
 
     Args:
-        record: of a job.
+        record: a job's record.
         rows: the leaderboard of this record alone.
     """
     made = {
@@ -66,18 +66,18 @@ def configuration(record: Record, rows: Sequence[Row]) -> dict[str, Any]:
         "command": command_of(rows[0], str(record.directory.parents[2])),
         "commit": record.environment.get("commit", ""),
     }
-    # The job's names are in both.
+    # The job's names are in both, and those of ``described`` win.
     return {**without_own_folders(made, record.files), **described(record.job, record.files)}
 
 
 def summary(record: Record, rows: Sequence[Row]) -> dict[str, float | str]:
     """Metrics, intervals, costs, and what they mean.
 
-    ``primary`` is the metric that ranks the protocol's rows, and ``primary_metric`` its name. Where the same
-    run was measured under other protocols, too, their metrics stand under the protocols' names.
+    ``primary`` is the metric that ranks the protocol's rows, and ``primary_metric`` its name. If the same run
+    was also measured under other protocols, their metrics are prefixed with the protocols' names.
 
     Args:
-        record: of a job.
+        record: a job's record.
         rows: the leaderboard of this record alone.
     """
     numbers: dict[str, float | str] = {**record.metrics, **_bounds(record.intervals)}
@@ -93,18 +93,18 @@ def summary(record: Record, rows: Sequence[Row]) -> dict[str, float | str]:
         "protocol_label": record.protocol_label,
         "protocol_version": record.protocol_version,
         "tie_rule": "; ".join(TIES[family] for family in families if family in TIES),
-        "interval_rule": f"95 % intervals {TARGETS['model']}; over seeds they stand in the leaderboard",
+        "interval_rule": f"95 % intervals {TARGETS['model']}; those over seeds are in the leaderboard",
     }
 
 
 def media(record: Record, rows: Sequence[Row]) -> tuple[dict[str, wandb.Table | wandb.Image], dict[str, str]]:
-    """Tables and pictures by name; and what must be said of them, for the summary.
+    """Tables and pictures by name, and notes on them for the summary.
 
     ``leaderboard`` has a line per protocol and ``queries`` one per query: W&B joins the same table of
-    several runs. ``written_captions`` is there for a model that writes.
+    several runs. ``written_captions`` exists for a model that generates captions.
 
     Args:
-        record: of a job.
+        record: a job's record.
         rows: the leaderboard of this record alone.
     """
     import wandb
@@ -131,14 +131,14 @@ def media(record: Record, rows: Sequence[Row]) -> tuple[dict[str, wandb.Table | 
 
 
 def shows_data(record: Record) -> bool:
-    """Whether a run may hold its data's sentences and pictures: all may see them, or the user says so."""
+    """Whether a run may include sentences and pictures of its data, by licence or by the user's choice."""
     return is_free(record.job.dataset) or are_media_allowed()
 
 
 def query_table(record: Record) -> tuple[list[str | int], list[Iterable[Any]], str] | None:
-    """What single queries retrieve: columns, lines, and a sentence on how many of the queries these are.
+    """The answers to single queries: columns, lines, and a sentence on how many of the queries these are.
 
-    None where the record's protocol ranks no single positives, or the file of its ranks is not there.
+    None if the record's protocol does not rank single positives, or the file of ranks is missing.
     """
     try:
         ranks = Ranks.load(record.ranks)
@@ -172,7 +172,7 @@ def query_table(record: Record) -> tuple[list[str | int], list[Iterable[Any]], s
 
 
 def _leaderboard(record: Record, rows: Sequence[Row]) -> wandb.Table:
-    """The job's line of each leaderboard that it is in, with intervals."""
+    """The job's line in each leaderboard it is part of, with intervals."""
     import wandb
 
     metrics = list(dict.fromkeys(metric for table in tables(rows) for metric in main_metrics(table)))
@@ -190,8 +190,8 @@ def _leaderboard(record: Record, rows: Sequence[Row]) -> wandb.Table:
 
 
 def _figures(record: Record, rows: Sequence[Row]) -> Iterator[tuple[str, bytes]]:
-    """Charts of the record, as far as it has what they show."""
-    # Altair takes a second to import, and only this needs it.
+    """Charts of the record that its contents allow."""
+    # Altair takes a second to import, and is only needed here.
     from crossmodal_bench.reporting.charts import result_charts
     from crossmodal_bench.reporting.charts.chart import png
     from crossmodal_bench.reporting.charts.looks import Looks
@@ -204,7 +204,7 @@ def _figures(record: Record, rows: Sequence[Row]) -> Iterator[tuple[str, bytes]]
 
 
 def _panels(record: Record) -> Iterator[tuple[str, bytes]]:
-    """Pictures of what the model retrieves and generates, as its job has left them."""
+    """Pictures of what the model retrieves and generates, as saved by its job."""
     files = record.files
     named = {"words": files.words_panel}
     if shows_data(record):
@@ -217,7 +217,7 @@ def _panels(record: Record) -> Iterator[tuple[str, bytes]]:
     for name, path in named.items():
         try:
             yield f"panels/{name}", read_own(path, LARGEST_PICTURE)
-        # Most jobs have two of them. One that cannot be used is no reason to lose the run.
+        # Most jobs have two of them. An unusable one is no reason to lose the run.
         except OSError:
             continue
 
@@ -230,7 +230,7 @@ def _image(png: bytes) -> wandb.Image:
 
 
 def _gallery(record: Record) -> Gallery | None:
-    """The captions of the split that was tested, if a job has kept them."""
+    """The captions of the tested split, if a job has stored them."""
     from crossmodal_bench.reporting.page.gallery import gallery_of
 
     return gallery_of(record, record.directory.parents[2], None)
@@ -244,7 +244,7 @@ def _bounds(intervals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
 
 
 def _evenly(count: int) -> list[int]:
-    """At most ``QUERIES`` of so many positions, evenly spaced: the first ones may be unlike the others."""
+    """At most ``QUERIES`` positions out of ``count``, evenly spaced: the first ones may not be typical."""
     return [int(row) for row in np.linspace(0, count - 1, min(count, QUERIES)).round()] if count else []
 
 
@@ -257,5 +257,5 @@ def _padded(values: list[Any]) -> list[Any]:
 
 
 def _number(value: float) -> float | None:
-    """A number that JSON has; None for a query without a positive."""
+    """A number for JSON; None for a query without a positive."""
     return float(value) if np.isfinite(value) else None

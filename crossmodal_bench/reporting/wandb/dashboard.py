@@ -1,8 +1,8 @@
-"""`crossmodal-bench wandb-report`: a W&B report and a workspace, made from the records.
+"""`crossmodal-bench wandb-report`: a W&B report and a workspace, created from the records.
 
-Numbers over several seeds, their intervals and what cannot be told apart come from the records, as text: W&B
-averages runs without knowing their queries. Curves, costs and pictures are panels over the runs themselves,
-which one can filter by data set, protocol and preset.
+Numbers over several seeds, their intervals and ties come from the records, as text: W&B averages runs
+without knowing their queries. Curves, costs and pictures are panels over the runs themselves, which can be
+filtered by data set, protocol and preset.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from crossmodal_bench.reporting.wandb.run import complaint
 from crossmodal_bench.reporting.wandb.sync import Project
 
 SAVED = "wandb_dashboard.json"
-"""The file in the report's folder that remembers which report and workspace are brought up to date."""
+"""The file in the report's folder that records which report and workspace to update."""
 CURVES = 12
-"""Training quantities that are drawn, in the order in which the records name them."""
+"""Maximum number of training quantities drawn, in the records' order."""
 WIDE, HIGH = 24, 8
-"""Of a grid of panels, and of a panel."""
+"""Widths of a grid of panels, and of a panel."""
 PANELS = ("retrieved_captions", "retrieved_pictures", "captions", "pictures", "words")
-"""The pictures of a run, see ``contents``."""
+"""The pictures of a run; see ``contents``."""
 LETTERS = (
     "Rows that share a letter under “not told apart” do not differ significantly in the metric that ranks "
-    "the table: paired on the same queries, clustered by image, two-sided at 5 %, adjusted by Holm to "
+    "the table: paired on the same queries, clustered by image, two-sided at 5 %, adjusted by Holm for "
     "all pairs."
 )
 READING = (
     "Numbers of different protocols are never in one table, and rows of different presets never averaged. "
-    "The tables are made from the records, over all seeds; the panels below each of them show its single "
-    "runs (seeds), which W&B may average but has no intervals for. Each run's own 95 % intervals over test "
-    "images are in its summary, as intervals/METRIC/low and intervals/METRIC/high."
+    "The tables come from the records, over all seeds; the panels below each of them show its single runs "
+    "(seeds), which W&B may average but has no intervals for. Each run's own 95 % intervals over test images "
+    "are in its summary, as intervals/METRIC/low and intervals/METRIC/high."
 )
 
 
@@ -55,9 +55,9 @@ class Selection:
     """The runs of one preset in one table, by their configuration.
 
     Attributes:
-        dataset: as of the table.
-        protocol: the one that the runs are named by: under another one they were measured, too.
-        preset: of its rows.
+        dataset: the table's data set.
+        protocol: the runs' main protocol, even if the table is of another one they were measured under.
+        preset: the preset of its rows.
     """
 
     dataset: str
@@ -66,14 +66,14 @@ class Selection:
 
     @property
     def name(self) -> str:
-        """As a tab of a grid of panels is called."""
+        """The title of a tab in a grid of panels."""
         return f"{self.dataset} · {self.protocol} · {self.preset}"
 
 
 def write(runs: Path, project: Project, title: str, path: Path) -> None:
-    """Write the specification of report and workspace as JSON; no account is needed, and nothing is sent.
+    """Write the specification of report and workspace as JSON; needs no account, and sends nothing.
 
-    Its sets of runs name no project, and so show those of the report's own.
+    Its run sets name no project, and so show the runs of the report's own project.
 
     Raises:
         BadInput: wandb-workspaces is missing, there is no record, or the file cannot be written.
@@ -91,14 +91,14 @@ def write(runs: Path, project: Project, title: str, path: Path) -> None:
 
 
 def save(runs: Path, project: Project, title: str) -> list[str]:
-    """Save report and workspace in the account, or bring those of before up to date; their addresses.
+    """Save report and workspace in the account, or update the earlier ones; return their URLs.
 
     Raises:
-        BadInput: wandb-workspaces is missing, nobody is logged in, there is no record, or the server refuses.
+        BadInput: wandb-workspaces is missing, there is no login, there is no record, or the server refuses.
     """
     if not logged_in():
         raise BadInput(
-            "no W&B key is known: run `wandb login`, or write the specification, which needs none: --out FILE"
+            "no W&B key found: run `wandb login`, or write the specification without a login: --out FILE"
         )
     report, workspace = build(runs, project, title, with_account=True)
     kept = report_folder(runs) / SAVED
@@ -114,11 +114,11 @@ def save(runs: Path, project: Project, title: str) -> list[str]:
             part.save()
         except Exception as error:
             raise BadInput(
-                f"W&B has not taken the dashboard of {where} ({complaint(error)}); look at project, entity "
-                f"and network, delete {kept} if report or workspace was deleted there, or write the "
+                f"W&B rejected the dashboard of {where} ({complaint(error)}); check project, entity and "
+                f"network, delete {kept} if report or workspace was deleted there, or write the "
                 "specification with --out FILE"
             ) from error
-        # What is saved already must be known next time, whatever becomes of the other.
+        # Remember what is saved so far, whatever happens to the other.
         saved[where] = {
             "report": report.id,
             "workspace_id": workspace._internal_id,
@@ -129,29 +129,29 @@ def save(runs: Path, project: Project, title: str) -> list[str]:
 
 
 def _keep(path: Path, saved: dict[str, Any]) -> None:
-    """Remember report and workspace of each project."""
+    """Store the report and workspace of each project."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, saved)
     except OSError as error:
         raise BadInput(
-            f"{path} cannot be written ({error.strerror or error}), so the next wandb-report would make a "
+            f"{path} cannot be written ({error.strerror or error}), so the next wandb-report would create a "
             "second dashboard; make it writable and run the same command again"
         ) from error
 
 
 def build(runs: Path, project: Project, title: str, *, with_account: bool) -> tuple[Any, Any]:
-    """The report and the workspace, as ``wandb_workspaces`` has them.
+    """The report and the workspace, as ``wandb_workspaces`` objects.
 
     Args:
         runs: the folder of the records.
-        project: where the runs are.
-        title: of both.
-        with_account: whether the user is logged in, so that sets of runs can name their project, and an
-            entity that nobody has named be asked for.
+        project: the project of the runs.
+        title: the title of both.
+        with_account: whether the user is logged in, so that run sets can name their project, and a missing
+            entity can be looked up.
 
     Raises:
-        BadInput: wandb-workspaces is missing, there is no record, or the title cannot be one.
+        BadInput: wandb-workspaces is missing, there is no record, or the title is invalid.
     """
     _check_installed()
     import wandb_workspaces.reports.v2 as reports
@@ -183,11 +183,11 @@ def build(runs: Path, project: Project, title: str, *, with_account: bool) -> tu
 
 @dataclass(frozen=True)
 class _Key:
-    """A metric in the summary of a run.
+    """A metric in a run's summary.
 
     Attributes:
-        prefix: the protocol with a slash, for runs that are named by another one; empty for its own.
-        metric: its name.
+        prefix: the protocol with a slash, for runs whose main protocol is another one; empty otherwise.
+        metric: the metric's name.
     """
 
     prefix: str
@@ -195,21 +195,21 @@ class _Key:
 
     @property
     def name(self) -> str:
-        """Its value's."""
+        """The key of its value."""
         return f"{self.prefix}{self.metric}"
 
     def bound(self, side: Literal["low", "high"]) -> str:
-        """An end's of its interval."""
+        """The key of one end of its interval."""
         return f"{self.prefix}intervals/{self.metric}/{side}"
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """Makes panels and sets of runs.
+    """Builds panels and run sets.
 
     Attributes:
         reports: ``wandb_workspaces.reports.v2``.
-        entity, project: that sets of runs name; empty for the report's own.
+        entity, project: named by run sets; empty for the report's own.
     """
 
     reports: Any
@@ -217,14 +217,14 @@ class _Parts:
     project: str
 
     def runset(self, selection: Selection, rows: Sequence[str] = ()) -> Any:
-        """The finished runs of a selection; of some rows alone, where those are named."""
+        """The finished runs of a selection; only of ``rows``, if given."""
         from wandb_workspaces import expr
 
         filters = [
             expr.Config("dataset") == selection.dataset,
             expr.Config("protocol") == selection.protocol,
             expr.Config("preset") == selection.preset,
-            # A job that has stopped has a run, too.
+            # A stopped job has a run, too.
             expr.Metric("State") == "finished",
         ]
         if rows:
@@ -239,7 +239,7 @@ class _Parts:
         )
 
     def best(self, key: str) -> Any:
-        """Bars of a metric, one a row."""
+        """Bars of a metric, one per row."""
         return self.reports.BarPlot(
             title=f"{key}, mean of the seeds (lines: lowest to highest seed)",
             metrics=[self.reports.SummaryMetric(key)],
@@ -250,11 +250,11 @@ class _Parts:
         )
 
     def validation(self) -> Any:
-        """The course of the metric that ranks, on validation."""
-        return self.curve("val/primary", "the metric that ranks, on validation")
+        """The curve of the primary metric on validation."""
+        return self.curve("val/primary", "the primary metric, on validation")
 
     def curve(self, key: str, title: str = "") -> Any:
-        """The course of a quantity over the epochs."""
+        """The curve of a quantity over epochs."""
         return self.reports.LinePlot(
             title=title or key,
             x="epoch",
@@ -266,7 +266,7 @@ class _Parts:
         )
 
     def cost(self, key: str, cost: str, title: str, *, log: bool = True) -> Any:
-        """A metric against what it has cost, one point a run; ``log`` only where nothing costs 0."""
+        """A metric against its cost, one point per run; ``log`` only if no cost is 0."""
         return self.reports.ScatterPlot(
             title=title,
             x=self.reports.SummaryMetric(f"cost/{cost}"),
@@ -276,10 +276,10 @@ class _Parts:
         )
 
     def costs(self, key: str) -> list[Any]:
-        """A metric against all that is paid for it."""
+        """A metric against each cost."""
         return [
             self.cost(key, "train_seconds", f"{key} against seconds of training"),
-            # CCA trains none.
+            # CCA has none.
             self.cost(key, "parameters", f"{key} against parameters", log=False),
             self.cost(key, "peak_memory_mb", f"{key} against peak memory (MB)"),
         ]
@@ -294,7 +294,7 @@ class _Parts:
         )
 
     def table(self, name: str) -> Any:
-        """A table that each run has, all runs' lines together."""
+        """A table that each run has, with the lines of all runs."""
         return self.reports.WeavePanelSummaryTable(
             table_name=name, layout=self.reports.Layout(w=WIDE, h=2 * HIGH)
         )
@@ -309,7 +309,7 @@ def _head(reports: Any) -> list[Any]:
 
 
 def _blocks(reports: Any, parts: _Parts, table: ShownTable) -> Iterator[Any]:
-    """One leaderboard, and what its runs show."""
+    """One leaderboard, with the panels of its runs."""
     letters = tie_groups(table.source)
     selections = _selections(table)
     runsets = [parts.runset(selection) for selection in selections]
@@ -335,7 +335,7 @@ def _blocks(reports: Any, parts: _Parts, table: ShownTable) -> Iterator[Any]:
     if single := _tables_of_items([table]):
         yield reports.H2("Single queries")
         yield reports.PanelGrid(runsets=runsets, panels=[parts.table(name) for name in single])
-    yield reports.H2("What else must be known")
+    yield reports.H2("Further notes")
     yield reports.MarkdownBlock(_list(table.notes))
 
 
@@ -370,7 +370,7 @@ def _sections(workspaces: Any, parts: _Parts, tables: Sequence[ShownTable]) -> l
 
 
 def _runset_settings(workspaces: Any, tables: Sequence[ShownTable]) -> Any:
-    """All runs, with a filter for each of data set, protocol and preset, from which one takes values away."""
+    """All runs, with filters on data set, protocol and preset, from which one can remove values."""
     from wandb_workspaces import expr
 
     selections = [selection for table in tables for selection in _selections(table)]
@@ -408,7 +408,7 @@ def _pair(pair: Effect) -> list[str]:
 
 
 def _keys(table: ShownTable) -> list[_Key]:
-    """The metric that ranks a table; twice, where some of its runs are named by another protocol."""
+    """The primary metric of a table; twice, if some of its runs have another main protocol."""
     prefixes = ("" if record.is_main else f"{table.source.protocol}/" for record in table.source.records)
     return [_Key(prefix, table.primary) for prefix in dict.fromkeys(prefixes)]
 
@@ -425,7 +425,7 @@ def _tables_of_items(tables: Sequence[ShownTable]) -> list[str]:
 
 
 def _trained_quantities(table: ShownTable) -> list[str]:
-    """What the runs of a table note of training and validation, beside the metric that ranks."""
+    """The training and validation quantities of a table's runs, besides the primary metric."""
     names = {
         name: None
         for record in table.source.records
@@ -433,7 +433,7 @@ def _trained_quantities(table: ShownTable) -> list[str]:
         for name in epoch
         if name not in ("epoch", "val/primary")
     }
-    # Losses before recalls, of which validation notes a dozen.
+    # Losses before recalls, of which validation logs a dozen.
     return sorted(names, key=lambda name: name.startswith("val/"))[:CURVES]
 
 
@@ -447,12 +447,12 @@ def _counted(tables: Sequence[ShownTable]) -> str:
 
 
 def _specification(built: Any) -> Any:
-    """As JSON has it; there is no public way to ask for it."""
+    """As JSON; there is no public API for it."""
     return built._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def _check_title(title: str) -> None:
-    """Raise BadInput where W&B refuses a title: it is too long, or has a symbol."""
+    """Raise BadInput for a title that W&B refuses: it is too long, or contains a symbol."""
     import wandb_workspaces.reports.v2 as reports
     import wandb_workspaces.workspaces as workspaces
     from pydantic import ValidationError
@@ -462,7 +462,7 @@ def _check_title(title: str) -> None:
         workspaces.Workspace(entity="e", project="p", name=title)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise BadInput(f"--title '{title}' cannot be a title of W&B's ({reason}); choose another") from error
+        raise BadInput(f"--title '{title}' is not accepted by W&B ({reason}); choose another") from error
 
 
 def _default_entity() -> str:
@@ -472,7 +472,7 @@ def _default_entity() -> str:
         entity = wandb.Api().default_entity
     except Exception as error:
         raise BadInput(
-            f"W&B's server does not say who you are ({complaint(error)}); name the team or user with --entity"
+            f"W&B's server does not identify you ({complaint(error)}); name the team or user with --entity"
         ) from error
     if not entity:
         raise BadInput("your W&B account has no default entity; name the team or user with --entity")

@@ -1,8 +1,8 @@
 """`python -m crossmodal_bench.reporting.wandb.live DIRECTORY`: a job's W&B run while it runs.
 
-A process beside the job's worker, which it only watches: it reads what the worker leaves of each epoch, and
-nothing that befalls it, or a server, reaches the worker. The run that it begins is the one that is finished
-from the record.
+A separate process next to the job's worker, which it only watches: it reads what the worker saves after each
+epoch, and no failure of this process or of a server affects the worker. The run that it starts is later
+finished from the record.
 """
 
 from __future__ import annotations
@@ -48,32 +48,32 @@ if TYPE_CHECKING:
     import wandb
 
 SWITCH = "CROSSMODAL_BENCH_WANDB_LIVE"
-"""Environment variable with W&B's mode where jobs are followed; workers and a cluster's jobs inherit it."""
+"""Environment variable with W&B's mode if jobs are followed; workers and cluster jobs inherit it."""
 MODULE = "crossmodal_bench.reporting.wandb.live"
-"""This one, as a process."""
+"""This module, run as a process."""
 POLL = 1.0
-"""Seconds between two looks at the job."""
+"""Seconds between checks of the job."""
 INTERRUPTED = 75
-"""Exit status of a run whose job was stopped and goes on later."""
+"""Exit status of a run whose job was stopped and will be resumed."""
 TIME_TO_PART = 60
-"""Seconds to send what there is of a job that was stopped: it may go on soon, and is followed anew then."""
+"""Seconds to send a stopped job's data: it may soon be resumed, and followed again."""
 _followers: list[subprocess.Popen[bytes]] = []
-"""Who follows the job of this process: at most one."""
+"""The follower of this process's job: at most one."""
 
 
 class Assignment(Model):
-    """What a follower is told, on its standard input.
+    """What a follower is told on standard input.
 
     Attributes:
-        job: to follow.
-        mode: W&B's.
-        worker: the job's process, whose child the follower is.
-        earlier: when the job that an earlier run's record is of had finished, which this run shall replace;
-            empty where there is none. Who follows starts a second later, when there may be a new one.
-        resumes: whether this very training was begun online, and the server's run is gone on with if training
-            goes on; any other run of the job's is replaced.
-        lock: the descriptor of the lock that the follower holds from its start; None where another process
-            holds it still.
+        job: the job to follow.
+        mode: W&B's mode.
+        worker: the job's process, the follower's parent.
+        earlier: the finishing time of the earlier record, whose run this one will replace; empty if there is
+            none. The follower only looks a second later, when there may be a new record.
+        resumes: whether this very training was started online, so that the server's run is continued if
+            training resumes; any other run of the job is replaced.
+        lock: the descriptor of the lock that the follower holds from its start; None if another process still
+            holds it.
     """
 
     job: Job
@@ -85,7 +85,7 @@ class Assignment(Model):
 
 
 def switch(mode: str) -> None:
-    """Have the jobs that are started from now on followed in W&B's mode, or not at all (``off``)."""
+    """Follow the jobs started from now on in W&B's mode, or not at all (``off``)."""
     if mode == "off":
         os.environ.pop(SWITCH, None)
     else:
@@ -98,32 +98,32 @@ def is_switched_on() -> bool:
 
 
 def is_followed(record: Record) -> bool:
-    """Whether the run of a finished job is, or was, written by who has followed it."""
+    """Whether the run of a finished job is being written, or was written, by its follower."""
     state = read_state(record.files) if is_switched_on() else None
     if state is None or state.name == "failed":
         return False
     if state.name == "live":
-        # A follower that was killed leaves its note behind, and no run.
+        # A follower that was killed leaves its note behind, but no run.
         return is_held(record.files)
     return state.finished_at == record.finished_at
 
 
 def start_following(job: Job, files: JobDirectory) -> bool:
-    """Follow a job that this process is about to run, if jobs are to be; whether it is followed.
+    """Follow the job that this process is about to run, if enabled; return whether it is followed.
 
-    Where that cannot be, a line says why, and the job runs as any other.
+    If that fails, a line says why, and the job runs like any other.
     """
     earlier = read_state(files)
     was_live = earlier is not None and earlier.name == "live"
     if not is_switched_on():
         if was_live:
-            # What the server has is behind from here on, and no later attempt may go on with it.
+            # From here on the server's run is out of date, and no later attempt may continue it.
             with suppress(OSError):
                 files.wandb_state.unlink()
         return False
     resumes = earlier is not None and was_live and earlier.mode == "online"
     try:
-        # An earlier attempt's would be taken for what training goes on from.
+        # An earlier attempt's epochs would be taken for those that training resumes from.
         files.epochs.unlink(missing_ok=True)
         with files.open_wandb_lock() as lock:
             assignment = Assignment(
@@ -141,7 +141,7 @@ def start_following(job: Job, files: JobDirectory) -> bool:
         follower.stdin.flush()
         _followers[:] = [follower]
     except (OSError, BadInput) as error:
-        why = f"W&B does not follow job {job.id} ({error})"
+        why = f"job {job.id} is not followed in W&B ({error})"
         print(why, file=sys.stderr)
         write_state(files, RunState("failed", "", why))
         return False
@@ -149,10 +149,10 @@ def start_following(job: Job, files: JobDirectory) -> bool:
 
 
 def let_finish(seconds: float) -> None:
-    """Have the run of this process's job finished while this process waits: for one that must not end before.
+    """Wait for the follower to finish the run, in a process that must not exit before.
 
     Args:
-        seconds: after which it is waited for no more.
+        seconds: maximum time to wait.
     """
     for follower in _followers:
         assert follower.stdin is not None
@@ -166,12 +166,12 @@ def let_finish(seconds: float) -> None:
 class Follower:
     """Follows one job to its end.
 
-    Where the server does not take the run, it is kept on this disk.
+    If the server does not accept the run, it is written to this disk.
 
     Args:
-        assignment: the job, and how it is followed.
-        files: the job's.
-        has_parted: whether the worker waits for this process to finish the run.
+        assignment: the job, and how to follow it.
+        files: the job's files.
+        has_parted: whether the worker is waiting for this process to finish the run.
     """
 
     def __init__(
@@ -194,25 +194,25 @@ class Follower:
         self._earlier = assignment.earlier
 
     def follow(self) -> int:
-        """Log what the job gives until it ends, and finish its run; the exit status."""
+        """Log the job's data until it ends, and finish its run; return the exit status."""
         while self.is_running():
             self._log_epochs()
             time.sleep(POLL)
         try:
             if self._files.is_done() and _finished_at(self._files) != self._earlier:
                 return self._finish(read_record(self._files.path))
-            # The last epoch may have come within the last moment.
+            # The last epoch may have just arrived.
             self._log_epochs()
             return self._part()
         finally:
             teardown()
 
     def is_running(self) -> bool:
-        """Whether the worker is at work."""
+        """Whether the worker is still working."""
         return os.getppid() == self._worker and not self._has_parted()
 
     def _log_epochs(self) -> None:
-        """Begin the run as soon as it is known whether training starts anew; then log what is new."""
+        """Start the run as soon as it is known whether training starts over; then log what is new."""
         if not self._files.epochs.is_file():
             return
         epochs = self._files.read_epochs()
@@ -229,11 +229,11 @@ class Follower:
             self._give_up(error)
 
     def _begin(self, *, goes_on: bool) -> None:
-        """Begin the run in the first mode in which that can be."""
+        """Start the run in the first mode that works."""
         config = described(self._job, self._files)
         while self._run is None and self._modes:
-            # W&B resumes nothing offline: the history is logged whole there, in place of what an earlier
-            # attempt has left. So it is where the server's run is of another training, or an older one.
+            # W&B cannot resume offline: there the history is logged in full, replacing what an earlier
+            # attempt left. The same if the server's run is of another training, or an older one.
             is_same = goes_on and self._resumes and self._modes[0] == "online"
             resume: Literal["allow"] | None = "allow" if is_same else None
             try:
@@ -246,7 +246,7 @@ class Follower:
                 self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        """Use the mode no more."""
+        """Stop using the mode."""
         mode = self._modes.pop(0)
         why = f"W&B has no {mode} run of job {self._job.id} ({complaint(error)})"
         print(why, flush=True)
@@ -257,19 +257,19 @@ class Follower:
         teardown()
 
     def _part(self) -> int:
-        """Leave the run of a job that has failed, or that was stopped and goes on later."""
+        """Leave the run of a job that failed, or that was stopped and will be resumed."""
         failed = self._files.error.is_file()
         if self._run is not None:
             signal.alarm(TIME_TO_PART)
             if not failed:
                 self._run.mark_preempting()
             self._run.finish(exit_code=1 if failed else INTERRUPTED)
-        print("the job has failed" if failed else "the job was stopped; its run goes on with it")
+        print("the job has failed" if failed else "the job was stopped; its run continues when it is resumed")
         return 1 if failed else INTERRUPTED
 
     def _finish(self, record: Record) -> int:
         """Finish the run from the record."""
-        # The record has them, too.
+        # The record has these epochs, too.
         self._files.epochs.unlink(missing_ok=True)
         is_online = self._modes[:1] == ["online"]
         try:
@@ -284,7 +284,7 @@ class Follower:
         return int(bool(self._why))
 
     def _write(self, record: Record) -> bool:
-        """Finish the run, or have the server take it whole where none was begun; whether it is written."""
+        """Finish the run, or send it whole if none was started; return whether it is written."""
         if self._run is not None:
             complete(self._run, record, self._next_step)
             self._run.finish()
@@ -298,7 +298,7 @@ class Follower:
         return warning is None
 
     def _note(self, record: Record) -> int:
-        """Say where the finished run is."""
+        """Report where the finished run is."""
         if self._modes[0] == "online":
             write_state(record.files, RunState("sent", record.finished_at, mode="online"))
             print(f"sent run {record.job.id}")
@@ -309,7 +309,7 @@ class Follower:
 
 
 def _finished_at(files: JobDirectory) -> str:
-    """When the job that has left a record there had finished; empty where there is none that can be read."""
+    """The finishing time in the job's record; empty if there is no readable one."""
     if not files.is_done():
         return ""
     try:
@@ -319,25 +319,25 @@ def _finished_at(files: JobDirectory) -> str:
 
 
 def _is_input_closed() -> bool:
-    """Whether the worker has closed its end of the pipe: nothing else comes behind the assignment."""
+    """Whether the worker has closed its end of the pipe: nothing else follows the assignment."""
     return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
 def main() -> int:
-    """Follow the job that the command line and the standard input name."""
+    """Follow the job named by the command line and standard input."""
     os.nice(NICENESS)
     files = JobDirectory(Path(sys.argv[1]))
     assignment = Assignment.model_validate_json(sys.stdin.readline())
-    # Whoever ends a job of a cluster tells all of its processes; this one ends behind the worker.
+    # Ending a cluster job signals all of its processes; this one must end after the worker.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     follower = Follower(assignment, files, _is_input_closed)
     if assignment.lock is not None:
-        # Held by this process alone, whatever it starts, to its end.
+        # Held until exit by this process alone, not by its children.
         os.set_inheritable(assignment.lock, False)
         return follower.follow()
     while True:
-        # Who has followed an earlier attempt may still send what there was of it.
+        # The follower of an earlier attempt may still be sending its data.
         with sending(files) as held:
             if held or not follower.is_running():
                 return follower.follow()

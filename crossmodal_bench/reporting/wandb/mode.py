@@ -1,4 +1,4 @@
-"""Whether runs go to Weights & Biases: what ``WANDB``, the environment and a login say together."""
+"""Whether runs go to Weights & Biases, from ``WANDB``, the environment and the login."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _ENVIRONMENT_MODES: Mapping[str, Mode] = {
 }
 
 MEDIA = "CROSSMODAL_BENCH_WANDB_MEDIA"
-"""Environment variable that is there where W&B gets captions and pictures of any data set; processes beside a
-bench, and a cluster's jobs, inherit it."""
+"""Environment variable that is set if W&B gets captions and pictures of any data set; helper processes of a
+bench and cluster jobs inherit it."""
 
 
 def allow_media(*, allowed: bool) -> None:
-    """Have the runs that are written from now on hold captions and pictures whatever the data's licence."""
+    """Let runs written from now on include captions and pictures whatever the data's licence."""
     if allowed:
         os.environ[MEDIA] = "1"
     else:
@@ -34,15 +34,15 @@ def allow_media(*, allowed: bool) -> None:
 
 
 def are_media_allowed() -> bool:
-    """Whether they do."""
+    """Whether runs may include captions and pictures of any data."""
     return MEDIA in os.environ
 
 
 def resolve_mode(setting: str) -> Mode:
-    """What the ``WANDB`` setting means here: ``online``, ``offline`` or ``off``.
+    """The meaning of the ``WANDB`` setting: ``online``, ``offline`` or ``off``.
 
-    ``auto`` follows the environment's ``WANDB_MODE``; without it, it is ``online`` for who is logged in and
-    ``offline`` for everyone else (``wandb sync`` uploads later). A setting that is spelled out wins over the
+    ``auto`` follows ``WANDB_MODE`` in the environment; without it, it means ``online`` if logged in and
+    ``offline`` otherwise (``wandb sync`` uploads later). An explicit setting takes precedence over the
     environment. Raises ``BadInput`` for an unknown setting, and for ``online`` without a login: W&B would
     otherwise stop the bench after its first job to ask for a key.
     """
@@ -50,30 +50,30 @@ def resolve_mode(setting: str) -> Mode:
     if named is None:
         return "online" if logged_in() else "offline"
     if named == "online" and not logged_in():
-        raise BadInput("W&B is to be online but no key is known: run `wandb login`, or set WANDB=offline")
+        raise BadInput("W&B is set to online but no key was found: run `wandb login`, or set WANDB=offline")
     return named
 
 
 def named_mode(setting: str) -> Mode | None:
-    """The mode that the setting, or else the environment's ``WANDB_MODE``, spells out; None if neither does.
+    """The explicit mode of the setting, or else of ``WANDB_MODE``; None if neither has one.
 
-    Takes no time, unlike the question who is logged in. Raises ``BadInput`` for a word that is no mode.
+    Fast, unlike checking the login. Raises ``BadInput`` for an unknown mode.
     """
     settings = ("auto", *get_args(Mode))
     if setting not in settings:
-        raise BadInput(f"WANDB is '{setting}', which is no mode{nearest(setting, settings)}")
+        raise BadInput(f"WANDB is '{setting}', which is not a mode{nearest(setting, settings)}")
     if setting != "auto":
         return cast(Mode, setting)
     named = os.environ.get("WANDB_MODE", "").strip().lower()
     if named and named not in _ENVIRONMENT_MODES:
-        raise BadInput(f"WANDB_MODE is '{named}', which is no mode{nearest(named, _ENVIRONMENT_MODES)}")
+        raise BadInput(f"WANDB_MODE is '{named}', which is not a mode{nearest(named, _ENVIRONMENT_MODES)}")
     return _ENVIRONMENT_MODES.get(named)
 
 
 def logged_in() -> bool:
     """Whether W&B has a key for its server: in the environment, in its settings, or in the netrc file.
 
-    The server is the one that W&B's own settings name; nothing is asked, printed or sent.
+    The server is the one in W&B's own settings; asks, prints and sends nothing.
     """
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
@@ -88,7 +88,7 @@ def logged_in() -> bool:
             return True
         path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
         entry = netrc.netrc(path).authenticators(host)
-    # Whatever is wrong with W&B or with the netrc file, offline always works.
+    # Whatever is wrong with W&B or the netrc file, offline always works.
     except Exception:
         return False
     return bool(entry and entry[2])

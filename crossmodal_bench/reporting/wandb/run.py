@@ -1,4 +1,4 @@
-"""One W&B run per finished job, written from its record and from nothing else."""
+"""One W&B run per finished job, written from its record alone."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     import wandb
 
 PROJECT = "crossmodal-bench"
-"""Where runs go unless WANDB_PROJECT says."""
+"""The project of runs unless WANDB_PROJECT is set."""
 INIT_TIMEOUT = 10
-"""Seconds that a server has to take a run."""
+"""Seconds for a server to accept a run."""
 LONGEST_TAG = 64
-"""Characters of a tag: W&B refuses longer ones."""
+"""Maximum length of a tag in characters: W&B refuses longer ones."""
 
 
 class OutOfTime(Exception):
-    """A run has not been taken in the time that it had."""
+    """A run was not accepted in time."""
 
 
 def project() -> str:
-    """The project that runs go to."""
+    """The project for runs."""
     return os.environ.get("WANDB_PROJECT") or PROJECT
 
 
 def log_record(record: Record, directory: str | Path, mode: str) -> str | None:
     """Write ``record`` as one finished W&B run; None, or a sentence on why there is no run.
 
-    The run's id is the job's, so a job that was run again replaces its run (``resume`` is unset: resuming
-    would keep the old points and drop the new ones). What is in it, ``reporting.wandb.contents`` says.
-    ``directory`` gets the local files. Nothing that goes wrong with W&B is raised: the job is done, its
-    record is on disk, and its W&B run can be made again from that.
+    The run's id is the job's, so that rerunning a job replaces its run (``resume`` is unset: resuming would
+    keep the old points and drop the new ones). Its contents are defined in ``reporting.wandb.contents``.
+    ``directory`` gets the local files. W&B's errors are never raised: the job is done, its record is on disk,
+    and its W&B run can be created from that later.
     """
     if mode == "off":
         return None
@@ -65,19 +65,19 @@ def begin(
     resume: Literal["allow"] | None = None,
     watched: int | None = None,
 ) -> wandb.Run:
-    """A run of a job, to which nothing has been logged yet.
+    """Start a job's run, to which nothing has been logged yet.
 
-    Offline runs of the job that lie there are removed: one that was never synced would be uploaded beside
-    the one that replaces it.
+    The job's existing offline runs are removed: one that was never synced would be uploaded in addition to
+    its replacement.
 
     Args:
         job: the job.
         directory: gets the local files.
         mode: ``online`` or ``offline``.
-        config: of the run.
+        config: the run's configuration.
         ensemble: whether several models' similarities were summed.
-        resume: ``allow`` goes on with the server's run of this job; None replaces it.
-        watched: the process whose use of processor, memory and GPU is followed; None follows none.
+        resume: ``allow`` continues the server's run of this job; None replaces it.
+        watched: the process whose use of CPU, memory and GPU is logged; None for none.
     """
     import wandb
 
@@ -106,8 +106,8 @@ def begin(
             console="off",
             silent=True,
             init_timeout=INIT_TIMEOUT,
-            # Paths, the machine's name and its packages are nobody's business who looks at a curve; what a
-            # number rests on, the record's environment says.
+            # Paths, machine name and packages do not concern viewers of a curve; the record's environment
+            # has what a number depends on.
             x_disable_meta=True,
             x_save_requirements=False,
             host="-",
@@ -120,25 +120,25 @@ def begin(
 
 
 def complete(run: wandb.Run, record: Record, first_step: int = 0) -> None:
-    """Log what a record says and a run does not have yet.
+    """Log what the record has and the run does not.
 
     Args:
         run: the run of its job.
-        record: of the job.
-        first_step: of the epochs that the run does not have yet.
+        record: the job's record.
+        first_step: the first epoch that the run does not have yet.
     """
-    # What decides a leaderboard imports torch, which a process that only follows a job never needs.
+    # Leaderboards import torch, which a process that only follows a job does not need.
     from crossmodal_bench.reporting.rows.leaderboard import leaderboard
     from crossmodal_bench.reporting.wandb.contents import configuration, media, summary
 
     rows = leaderboard([record])
     config = configuration(record, rows)
-    # By this the server's run is known to be of this record: it is sent last, when all else is there.
+    # Marks the server's run as complete for this record, so it is sent last.
     whole = {"finished_at": config.pop("finished_at")}
     run.config.update(config, allow_val_change=True)
     for epoch, step in numbered(record.history):
         if step >= first_step:
-            # As they are logged while a job runs: what follows has a step of its own.
+            # Logged as in a running job: later data get a step of their own.
             run.log({"epoch": step, **epoch}, step=step, commit=True)
     pictures_and_tables, said = media(record, rows)
     run.summary.update({**summary(record, rows), **said})
@@ -147,15 +147,15 @@ def complete(run: wandb.Run, record: Record, first_step: int = 0) -> None:
 
 
 def numbered(epochs: Iterable[Mapping[str, float]]) -> Iterable[tuple[Mapping[str, float], int]]:
-    """Epochs with their numbers, which are the run's steps."""
+    """Epochs with their numbers, used as the run's steps."""
     for position, epoch in enumerate(epochs):
         yield epoch, int(epoch.get("epoch", position))
 
 
 def complaint(error: Exception) -> str:
-    """What an exception of W&B's says, on one line."""
+    """The message of a W&B exception, on one line."""
     lines = str(error).strip().splitlines() or [""]
-    # What W&B says of a server ends with advice to its own developers.
+    # W&B's server errors end with advice for its own developers.
     reason = lines[0] if type(error).__name__ == "CommError" else lines[-1]
     if isinstance(error, OutOfTime):
         return reason
@@ -163,9 +163,9 @@ def complaint(error: Exception) -> str:
 
 
 def abandon() -> None:
-    """Kill W&B's own process: whoever ends it otherwise waits for what it still has to send.
+    """Kill W&B's own process: a regular shutdown would wait for what it still has to send.
 
-    There is no public way to it; where this one is gone, ``teardown`` waits.
+    This uses a private API; if it is gone, ``teardown`` waits.
     """
     with contextlib.suppress(Exception):
         from wandb.sdk import wandb_setup
@@ -175,12 +175,12 @@ def abandon() -> None:
 
 
 def teardown() -> None:
-    """End W&B's threads and sockets, whatever state they are in.
+    """Shut down W&B's threads and sockets, whatever state they are in.
 
-    The bench forks its workers, which must not inherit them; and a run that could not be begun would keep
+    The bench forks its workers, which must not inherit them; and a run that failed to start would keep
     its name.
     """
-    # It leaves with the status of W&B's own process where that has been killed.
+    # It exits with the status of W&B's own process if that was killed.
     with contextlib.suppress(Exception, SystemExit):
         import wandb
 
@@ -193,7 +193,7 @@ def _write_run(record: Record, directory: Path, mode: str) -> None:
     try:
         complete(run, record)
     except OutOfTime:
-        # Finishing it would wait for the server once more.
+        # Finishing the run would wait for the server again.
         raise
     except BaseException:
         run.finish(exit_code=1)

@@ -1,4 +1,4 @@
-"""`python -m crossmodal_bench.reporting.wandb.sender DIRECTORY`: a job's W&B run, sent beside the bench."""
+"""`python -m crossmodal_bench.reporting.wandb.sender DIRECTORY`: a job's W&B run, sent in the background."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from crossmodal_bench.reporting.wandb import run
 from crossmodal_bench.reporting.wandb.state import Name, RunState, sending, write_state
 
 NICENESS = 10
-"""By which processes beside a bench stand back for its jobs."""
+"""Niceness of background processes, so that jobs take precedence."""
 TIMEOUT = 900
-"""Seconds after which a server that does not take a run is given up."""
+"""Seconds for the server to accept a run."""
 TIME_TO_KEEP = 180
-"""Seconds that writing it on this disk may take then."""
+"""Seconds for writing the run to this disk if the server did not accept it."""
 AT_ONCE = 2
-"""Processes that send runs of one folder at once: more would take processor and memory from its jobs."""
+"""Processes that send runs of one folder at once: more would take CPU and memory from its jobs."""
 TIME_TO_WAIT = 300.0
-"""Seconds that others wait for one of them to end; then they write their runs on this disk."""
+"""Seconds that others wait for one of them to end; then they write their runs to this disk."""
 AGAIN_AFTER = 20.0
-"""Seconds from one interruption of what waits for a server to the next."""
+"""Seconds between interruptions of a call that waits for the server."""
 POLL = 0.5
-"""Seconds between two looks at them."""
+"""Seconds between checks."""
 
 
 def tell_wandb(record: Record, directory: Path, mode: str) -> str | None:
-    """Write the job's run, or leave that to a process of its own where a server takes part in it.
+    """Write the job's run, in a separate process if a server is involved.
 
-    A server that cannot be reached may keep a client waiting for minutes; a bench does not wait for it, and
-    goes on whatever comes of it.
+    An unreachable server may block a client for minutes; a bench does not wait for it, and continues whatever
+    happens.
 
     Returns:
         None, or a sentence on why there is no run.
@@ -71,19 +71,19 @@ def tell_wandb(record: Record, directory: Path, mode: str) -> str | None:
 def start_beside(
     files: JobDirectory, module: str, words: Sequence[str], inherits: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Start a module as a process that outlives this one, and whose words go to the log of W&B's run.
+    """Start a module as a process that outlives this one, and whose output goes to the W&B run's log.
 
-    Its standard input is a pipe, whose end tells it that this process has closed it or is gone.
+    Its standard input is a pipe; end of file tells it that this process closed it or is gone.
 
     Args:
-        files: of the job that it is about.
-        module: its name.
-        words: its command line.
-        inherits: descriptors of open files that it has, too, under the same numbers.
+        files: those of the job.
+        module: the module's name.
+        words: command-line arguments.
+        inherits: descriptors of open files that it inherits, under the same numbers.
 
     Raises:
         OSError: it cannot be started.
-        BadInput: something else has the name of its log.
+        BadInput: the path of its log is not a regular file.
     """
     with files.open_wandb_log() as log:
         return subprocess.Popen(
@@ -91,14 +91,14 @@ def start_beside(
             stdout=log,
             stderr=log,
             stdin=subprocess.PIPE,
-            # A session of its own: Ctrl-C is meant for the bench.
+            # A separate session: Ctrl-C is meant for the bench.
             start_new_session=True,
             pass_fds=inherits,
         )
 
 
 def send(directory: Path) -> int:
-    """Send a job's run; where that fails, write it for later. The exit status."""
+    """Send a job's run; if that fails, write it for later. Return the exit status."""
     record = read_record(directory)
     with sending(record.files) as held:
         if not held:
@@ -119,7 +119,7 @@ def send(directory: Path) -> int:
 
 
 def keep_for_later(record: Record, why: str) -> None:
-    """Write a run that the server has not taken on this disk, and say how it is sent."""
+    """Write a run that the server did not accept to this disk, and say how to send it."""
     with _ended_after(TIME_TO_KEEP, record):
         warning = run.log_record(record, record.directory, "offline")
     name: Name = "failed" if warning else "offline"
@@ -130,10 +130,10 @@ def keep_for_later(record: Record, why: str) -> None:
 
 @contextmanager
 def one_of_few(files: JobDirectory) -> Iterator[None]:
-    """Be one of ``AT_ONCE`` processes that send runs of a folder of runs; any, where it cannot be locked.
+    """Be one of ``AT_ONCE`` processes that send runs of a folder; without limit if it has no locks.
 
     Raises:
-        OutOfTime: none of the others has ended within ``TIME_TO_WAIT``.
+        OutOfTime: none of the others ended within ``TIME_TO_WAIT``.
     """
     deadline = time.monotonic() + TIME_TO_WAIT
     with ExitStack() as opened:
@@ -148,15 +148,15 @@ def one_of_few(files: JobDirectory) -> Iterator[None]:
 
 @contextmanager
 def given_up_after(seconds: float) -> Iterator[None]:
-    """Have OutOfTime raised where the server is still waited for then.
+    """Raise OutOfTime if the server has not answered by then.
 
-    And every few seconds from then on, as W&B may have caught it.
+    Raise it again every few seconds from then on, as W&B may have caught it.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise run.OutOfTime(f"the server did not take the run within {seconds:.0f} s")
+        raise run.OutOfTime(f"the server did not accept the run within {seconds:.0f} s")
 
-    # Never within the import: half of a package would stay, and no run could be kept with that.
+    # Never during the import: a half-imported package could not even write runs to disk.
     with suppress(Exception):
         import wandb  # noqa: F401
     signal.signal(signal.SIGALRM, end)
@@ -169,14 +169,14 @@ def given_up_after(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _ended_after(seconds: float, record: Record) -> Iterator[None]:
-    """End this process then, whatever it does."""
+    """Exit this process then, whatever it is doing."""
 
     def end(number: int, frame: FrameType | None) -> None:
         why = f"W&B did not write the run within {seconds:.0f} s"
         print(f"given up: {why}")
         write_state(record.files, RunState("failed", record.finished_at, why))
         sys.stdout.flush()
-        # W&B's own end would wait for the server once more.
+        # W&B's own shutdown would wait for the server again.
         os._exit(1)
 
     signal.signal(signal.SIGALRM, end)

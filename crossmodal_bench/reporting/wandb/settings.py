@@ -1,4 +1,4 @@
-"""What is known of a job's W&B configuration before it has a record."""
+"""The part of a job's W&B configuration known before it has a record."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from crossmodal_bench.jobs.portable_paths import without_folders
 from crossmodal_bench.jobs.record import Job, row_name
 
 LARGEST_CONFIGURATION = 2**20
-"""Bytes of a resolved configuration."""
+"""Maximum size of a resolved configuration, in bytes."""
 
 
 def described(job: Job, files: JobDirectory) -> dict[str, Any]:
     """Names to filter by, and all settings.
 
     ``row`` is equal for the seeds of one row of a leaderboard; ``settings`` is the resolved configuration,
-    empty where it is not there. No folder of this machine is in them.
+    empty if missing. Neither contains folders of this machine.
     """
     content = {
         "method": job.method,
@@ -33,14 +33,14 @@ def described(job: Job, files: JobDirectory) -> dict[str, Any]:
 
 
 def without_own_folders(content: dict[str, Any], files: JobDirectory) -> dict[str, Any]:
-    """What is known of a job's run without the folders of this machine: who may see the run needs none."""
+    """The contents without this machine's folders, which do not concern viewers of the run."""
     data = _settings(files).get("data")
     root = data.get("root") if isinstance(data, dict) else None
     return without_folders(content, root if isinstance(root, str) else "", files.path.parents[2])
 
 
 def _settings(files: JobDirectory) -> dict[str, Any]:
-    """The resolved configuration; empty where it is not there, or no configuration."""
+    """The resolved configuration; empty if missing or invalid."""
     try:
         settings = parse_yaml(read_own(files.config, LARGEST_CONFIGURATION).decode("utf-8"))
     except (OSError, ValueError):

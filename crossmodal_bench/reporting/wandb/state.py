@@ -1,4 +1,4 @@
-"""What has become of a job's W&B run: noted beside its record, and told at the end of a bench."""
+"""The state of a job's W&B run: stored with its record, and reported at the end of a bench."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from crossmodal_bench.jobs.record import Record
 Name = Literal["live", "sending", "sent", "offline", "failed"]
 Mode = Literal["", "online", "offline"]
 PATIENCE = 15.0
-"""Seconds that a bench waits in all, when its jobs are done, for runs that are still being sent."""
+"""Total seconds that a bench waits, after its jobs, for runs that are still being sent."""
 POLL = 0.1
-"""Seconds between two looks at them."""
+"""Seconds between checks."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class RunState:
     """Where a run is.
 
     Attributes:
-        name: ``live`` while its job runs and is followed; ``sending``; ``sent``, the server has it;
-            ``offline``, it lies whole on this disk; ``failed``, it is nowhere.
-        finished_at: of the record that it was written from; empty while its job runs.
-        why: why the server does not have it, if somebody has tried.
-        mode: W&B's, in which the run was begun; empty where it has not been, or nobody knows.
+        name: ``live`` while its job runs and is followed; ``sending``; ``sent``: the server has it;
+            ``offline``: it is complete on this disk; ``failed``: it is nowhere.
+        finished_at: that of the record it was written from; empty while its job runs.
+        why: why the server does not have it, if sending was tried.
+        mode: W&B's mode in which the run was started; empty if it was not, or if unknown.
     """
 
     name: Name
@@ -40,14 +40,14 @@ class RunState:
     mode: Mode = ""
 
     def lies_here_whole(self, record: Record) -> bool:
-        """Whether the record's run lies on this disk, with all that it holds."""
+        """Whether the record's complete run is on this disk."""
         is_kept = self.name == "offline" or (self.name == "sent" and self.mode == "offline")
         runs = record.files.offline_wandb_runs(record.job.id)
         return is_kept and self.finished_at == record.finished_at and bool(runs)
 
 
 def read_state(files: JobDirectory) -> RunState | None:
-    """What has been noted; None where nothing has."""
+    """The stored state; None if there is none."""
     noted = read_json(files.wandb_state)
     if noted.get("name") not in get_args(Name):
         return None
@@ -61,7 +61,7 @@ def read_state(files: JobDirectory) -> RunState | None:
 
 
 def write_state(files: JobDirectory, state: RunState) -> None:
-    """Note it. Where that cannot be written, less is told at the end, and nothing else is lost."""
+    """Store the state. If that fails, only the report at the end is less complete."""
     try:
         write_json(files.wandb_state, asdict(state))
     except OSError:
@@ -70,7 +70,7 @@ def write_state(files: JobDirectory, state: RunState) -> None:
 
 @contextmanager
 def sending(files: JobDirectory) -> Iterator[bool]:
-    """Hold a run, so that no two processes send it at once; whether it could be held."""
+    """Lock a run, so that no two processes send it at once; yields whether that succeeded."""
     try:
         with files.open_wandb_lock() as handle:
             yield try_lock(handle, files.wandb_lock)
@@ -79,7 +79,7 @@ def sending(files: JobDirectory) -> Iterator[bool]:
 
 
 def is_held(files: JobDirectory) -> bool:
-    """Whether a process holds a run; where nothing is locked nobody can tell, and one is taken to."""
+    """Whether a process holds a run; without locks this is unknown, and True is assumed."""
     if is_off():
         return True
     try:
@@ -92,13 +92,13 @@ def is_held(files: JobDirectory) -> bool:
 def conclusion(
     records: Sequence[Record], runs: Path, began: float, *, patience: float | None = None
 ) -> list[str]:
-    """What a bench's last lines say of W&B; waits a while for runs that are on their way.
+    """The last lines of a bench on W&B; waits a while for runs that are being sent.
 
     Args:
-        records: of the bench's finished jobs and ensembles.
+        records: those of the bench's finished jobs and ensembles.
         runs: the folder of runs, as the user names it.
-        began: the time when the bench began: what an earlier one has left unfinished is not waited for.
-        patience: seconds to wait, None for ``PATIENCE``.
+        began: start time of the bench: what an earlier one left unfinished is not waited for.
+        patience: seconds to wait; None for ``PATIENCE``.
     """
     if not records:
         return []
@@ -118,7 +118,7 @@ def conclusion(
     still = sum(state is not None and state.name in ("live", "sending") for _, state in waiting)
     if still:
         lines.append(
-            f"  {_counted(still)} still on the way; wandb.txt beside each record says what became of it"
+            f"  {_counted(still)} still being sent; see wandb.txt next to each record for the result"
         )
     return lines + [f"  {reason}" for reason in reasons]
 

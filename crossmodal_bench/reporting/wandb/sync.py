@@ -1,8 +1,8 @@
-"""`crossmodal-bench sync`: every finished job whose W&B run is missing, or older than its record, is sent.
+"""`crossmodal-bench sync`: send every finished job whose W&B run is missing, or older than its record.
 
-What is there, the server says. What is not is written whole on this disk, unless it lies there already (a job
-that was followed has what its processor and GPU did in it), and sent by W&B's own `wandb sync`. A run's id is
-its job's, so that sending it again replaces it.
+The server is asked which runs it has. Missing ones are written in full to this disk, unless they already are
+(those of followed jobs include CPU and GPU usage), and sent by W&B's own `wandb sync`. A run's id is its
+job's, so that sending it again replaces it.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from crossmodal_bench.reporting.wandb.mode import logged_in
 from crossmodal_bench.reporting.wandb.state import RunState, read_state, sending, write_state
 
 TIMEOUT = 60
-"""Seconds that the server has for an answer."""
+"""Seconds for the server to answer."""
 SECONDS_PER_RUN = 120
-"""Seconds that sending one run may take at most."""
+"""Maximum seconds for sending one run."""
 TOGETHER = 50
-"""Runs that one call of `wandb sync` sends."""
+"""Runs per call of `wandb sync`."""
 DELETED = "previously created and deleted"
-"""What the server says to an id that it has had."""
+"""The server's answer to an id that was deleted."""
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Project:
-    """Where runs go.
+    """The destination of runs.
 
     Attributes:
-        name: of the project.
-        entity: the team or user that it belongs to; empty for the user's own default.
+        name: the project's name.
+        entity: the team or user that owns it; empty for the user's default.
     """
 
     name: str
@@ -45,44 +45,42 @@ class Project:
 
     @property
     def path(self) -> str:
-        """As W&B's interface names it."""
+        """Its path in W&B's API."""
         return f"{self.entity}/{self.name}" if self.entity else self.name
 
 
 def named_project(name: str | None, entity: str | None) -> Project:
-    """The project that the words of a command mean, or else W&B's own variables.
+    """The project of a command's options, or else of W&B's own variables.
 
     Raises:
         BadInput: an entity within the project's name.
     """
     if name is not None and "/" in name:
         team, _, project = name.partition("/")
-        raise BadInput(f"--project is '{name}'; name the project alone: --project {project} --entity {team}")
+        raise BadInput(f"--project is '{name}'; name the project only: --project {project} --entity {team}")
     return Project(name or run.project(), entity or os.environ.get("WANDB_ENTITY", ""))
 
 
 def sync(runs: Path, project: Project, log: Log, *, dry_run: bool = False) -> int:
-    """Send what the server lacks.
+    """Send the runs that the server lacks.
 
     Args:
         runs: the folder of the records.
-        project: where to.
+        project: the destination.
         log: prints a line.
-        dry_run: say what would be sent, and send nothing.
+        dry_run: report what would be sent, and send nothing.
 
     Returns:
-        0; 1 where the server still lacks a run afterwards.
+        0; 1 if the server still lacks a run afterwards.
 
     Raises:
-        BadInput: nobody is logged in, the server cannot be asked, or there is no record.
+        BadInput: there is no login, the server cannot be reached, or there is no record.
     """
     records = read_records(runs)
     if not records:
         raise BadInput(f"{runs} has no finished job: run `crossmodal-bench bench --runs {runs}` first")
     if not logged_in():
-        raise BadInput(
-            "no W&B key is known, so that the server cannot be asked what it has: run `wandb login`"
-        )
+        raise BadInput("no W&B key found, so the server's runs cannot be listed: run `wandb login`")
     reasons = lacking(records, known_runs(project, records))
     if not dry_run:
         _note_sent(record for record in records if record.job.id not in reasons)
@@ -109,12 +107,12 @@ def sync(runs: Path, project: Project, log: Log, *, dry_run: bool = False) -> in
 
 
 def lacking(records: Sequence[Record], there: Mapping[str, str]) -> dict[str, str]:
-    """Why each run is to be sent, by the job's id, for those that are.
+    """The reasons to send runs, by job id.
 
     Args:
-        records: of finished jobs.
-        there: by the job's id, when the record that the server's run was written from had finished; empty
-            where the run is not complete.
+        records: those of finished jobs.
+        there: the finishing time of the record from which the server's run was written, by job id; empty for
+            an incomplete run.
     """
     reasons = {}
     for record in records:
@@ -128,12 +126,12 @@ def lacking(records: Sequence[Record], there: Mapping[str, str]) -> dict[str, st
 
 
 def known_runs(project: Project, records: Sequence[Record]) -> dict[str, str]:
-    """When the records of those runs had finished that the server has, by their ids.
+    """The runs on the server, by id, with the finishing times of the records they were written from.
 
-    Empty for a run that is not complete: it is still being written, or who wrote it was killed.
+    Empty for an incomplete run: it is still being written, or its writer was killed.
 
     Raises:
-        BadInput: the server cannot be asked.
+        BadInput: the server cannot be reached.
     """
     import wandb
 
@@ -147,24 +145,24 @@ def known_runs(project: Project, records: Sequence[Record]) -> dict[str, str]:
             for there in runs
         }
     except Exception as error:
-        # A project comes into being with its first run.
+        # A project is created with its first run.
         if "could not find project" in str(error).lower():
             return {}
         raise BadInput(
-            f"W&B's server cannot be asked what {project.path} has ({run.complaint(error)}); look at the "
-            "name of the project, at WANDB_BASE_URL and at the network"
+            f"W&B's server cannot list the runs of {project.path} ({run.complaint(error)}); check "
+            "the project name, WANDB_BASE_URL and the network"
         ) from error
 
 
 def _is_whole(record: Record, log: Log) -> bool:
-    """Have the record's run on this disk; whether it may be sent from there."""
+    """Write the record's run to this disk; return whether it may be sent from there."""
     with sending(record.files) as held:
         if not held:
             log(f"  {_title(record)} is being sent by another process, or its folder cannot be written")
             return False
         state = read_state(record.files)
-        # Sent before, perhaps to another project: it is not written anew, which would lose what a process
-        # beside the job has measured.
+        # Sent before, perhaps to another project: do not write it again, which would lose the follower's
+        # measurements.
         if state is not None and state.lies_here_whole(record):
             return True
         warning = run.log_record(record, record.directory, "offline")
@@ -176,7 +174,7 @@ def _is_whole(record: Record, log: Log) -> bool:
 
 
 def _note_sent(records: Iterable[Record]) -> None:
-    """Note that the server has the runs of those records."""
+    """Store that the server has the runs of these records."""
     for record in records:
         state = read_state(record.files)
         is_kept = state is not None and state.lies_here_whole(record)
@@ -186,12 +184,12 @@ def _note_sent(records: Iterable[Record]) -> None:
 
 
 def _send(records: Sequence[Record], project: Project, log: Log) -> None:
-    """Hand runs that lie on this disk to W&B's own uploader; what has arrived, the server is asked later."""
+    """Pass runs on this disk to W&B's own uploader; the server is asked later which have arrived."""
     folders = [str(path) for record in records for path in record.files.offline_wandb_runs(record.job.id)]
     command = [sys.executable, "-m", "wandb", "sync", "--include-synced", "--project", project.name]
     if project.entity:
         command += ["--entity", project.entity]
-    # WANDB_MODE is about runs that are written, and would keep these here.
+    # WANDB_MODE is meant for new runs, and would prevent this upload.
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
     try:
         answer = subprocess.run(
@@ -208,11 +206,11 @@ def _send(records: Sequence[Record], project: Project, log: Log) -> None:
         return
     if DELETED in (answer.stdout + answer.stderr).lower():
         log(
-            "  W&B has deleted runs of these ids, and refuses such ids for some days: restore them there, or "
-            "send to another project with --project"
+            "  W&B has deleted runs with these ids, and refuses the ids for some days: restore them there, "
+            "or send to another project with --project"
         )
     elif answer.returncode:
-        said = (answer.stderr or answer.stdout).strip().splitlines() or ["no word"]
+        said = (answer.stderr or answer.stdout).strip().splitlines() or ["no message"]
         log(f"  wandb sync ended with status {answer.returncode}: {said[-1]}")
 
 

@@ -13,5 +13,5 @@ __all__ = ["History", "RandomState", "RetrievalEvaluation", "SaveWhenAsked", "ex
 
 
 def exact_resumption() -> list[pl.Callback]:
-    """What makes a run that goes on from a checkpoint the run that was left; before callbacks that save."""
+    """Callbacks that make a resumed run equal to an uninterrupted one; list them before those that save."""
     return [RandomState(), BatchStatistics(), GradientOrder()]

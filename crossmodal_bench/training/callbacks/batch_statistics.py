@@ -1,4 +1,4 @@
-"""Running statistics of batch norms, the same in all processes."""
+"""Running statistics of batch norms, kept equal in all processes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from crossmodal_bench.core.distributed import world_size
 
 
 class BatchStatistics(pl.Callback):
-    """Averages the running means and variances of batch norms over all processes, behind every batch.
+    """Averages the running means and variances of batch norms over all processes after every batch.
 
-    Where batch norms are not synchronised, each process has those of its own batches. A checkpoint holds the
-    first's, so that a split whose items are shared out would be encoded with other statistics than the saved
-    ones, and a run that goes on would not be the one that was left. DDP would overwrite them all with the
-    first's, but Lightning keeps it from that where a method steps its optimisers itself.
+    Without synchronised batch norms, each process has the statistics of its own batches. A checkpoint holds
+    only the first process's, so a split sharded over processes would be encoded with statistics other than
+    the saved ones, and a resumed run would differ from an uninterrupted one. DDP would broadcast the first
+    process's to all, but Lightning disables that for methods with manual optimisation.
 
     The averaged mean is that of all processes' batches; the averaged variance is that within each of their
-    batches, as a batch norm of one process has it. It must come before the callbacks that save.
+    batches, as in a batch norm of a single process. This must come before the callbacks that save.
     """
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
-        """Average them."""
+        """Average the statistics."""
         if world_size() == 1:
             return
         statistics = [
             tensor
             for module in pl_module.modules()
-            # A frozen network has the statistics that it came with, to the last bit.
+            # A frozen network keeps its pre-trained statistics to the last bit.
             if isinstance(module, _BatchNorm) and module.training
             if not isinstance(module, torch.nn.SyncBatchNorm)
             for tensor in (module.running_mean, module.running_var)

@@ -1,6 +1,6 @@
-"""Gradients of several CPU processes, added up in one order."""
+"""Gradients of several CPU processes, summed in a fixed order."""
 
-# No postponed annotations: DDP looks at those of the function below.
+# No postponed annotations: DDP inspects those of the function below.
 
 from typing import Any
 
@@ -14,16 +14,16 @@ from crossmodal_bench.core.distributed import world_size
 
 
 class GradientOrder(pl.Callback):
-    """Adds gradients in the order of the processes, so that training goes on to the same last bit.
+    """Sums gradients in rank order, so that a resumed run is bit-identical to an uninterrupted one.
 
-    DDP packs gradients into buckets, and packs them anew behind its first step; gloo adds each part of a
-    bucket in another order. The first step of a run that goes on would so round otherwise than the same step
-    of an unbroken run, from three processes on: two numbers have but one sum. GPUs keep their own way, whose
-    sums need not be repeatable anyhow.
+    DDP packs gradients into buckets and rebuilds the buckets after its first step; gloo sums each part of a
+    bucket in a different order. With three or more processes, the first step of a resumed run would therefore
+    round differently from the same step of an uninterrupted run; two numbers have only one sum. GPUs keep
+    their own reduction, which need not be reproducible anyway.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take DDP's sums over."""
+        """Replace DDP's reduction."""
         model: Any = trainer.strategy.model
         on_cpu = trainer.strategy.root_device.type == "cpu"
         if isinstance(model, DistributedDataParallel) and on_cpu and world_size() > 2:

@@ -1,4 +1,4 @@
-"""What happened in each epoch, kept across kills."""
+"""What happened in each epoch; survives a kill."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Keep = Callable[[Sequence[dict[str, float]], int], None]
 
 
 class History(pl.Callback):
-    """Metrics per epoch, the seconds and samples that training took, its learning rates; kept in checkpoints.
+    """Metrics per epoch, training time, samples and learning rates, all saved in checkpoints.
 
-    A sample is a pair that encoders were trained on: a phase that trains discriminators alone costs seconds
-    and counts none.
+    A sample is a pair that the encoders were trained on: a phase that trains only discriminators takes time
+    but counts none.
 
     Args:
-        report: told {"epoch", "epochs", "batch", "batches", "seconds_per_epoch"} a few times a second, the
-            last being what the latest epoch took with its validation, 0 in the first.
-        keep: told of all epochs when training starts and behind each one, by the first process; and how many
-            of them were there when it started.
+        report: called a few times a second with {"epoch", "epochs", "batch", "batches", "seconds_per_epoch"};
+            the last is the duration of the latest epoch including validation, 0 during the first.
+        keep: called by the first process when training starts and after each epoch, with all epochs and how
+            many of them there were at the start.
     """
 
     def __init__(self, report: Report | None = None, keep: Keep | None = None) -> None:
@@ -42,7 +42,7 @@ class History(pl.Callback):
         self._reported = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it."""
+        """The whole history."""
         return {
             "epochs": self.epochs,
             "train_seconds": self.train_seconds,
@@ -52,7 +52,7 @@ class History(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """All of it."""
+        """Restore the whole history."""
         self.epochs = list(state_dict["epochs"])
         self.train_seconds = state_dict["train_seconds"]
         self.samples = state_dict["samples"]
@@ -60,10 +60,10 @@ class History(pl.Callback):
         self.learning_rates = list(state_dict["learning_rates"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock here too: Lightning skips the start of an epoch that it resumes.
+        """Start the clock here too: Lightning skips the start hook of an epoch that it resumes.
 
-        Notes the learning rates before any schedule touches them. Those of the parameter groups, as an
-        optimiser's defaults may be none of theirs.
+        Records the learning rates before any schedule changes them, from the parameter groups, because an
+        optimiser's defaults need not apply to any of them.
         """
         self._start_clock()
         if not self.learning_rates:
@@ -88,7 +88,7 @@ class History(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count samples over all ranks; report now and then."""
+        """Count samples over all ranks; report from time to time."""
         if not isinstance(batch, GroupBatch):
             self.samples += len(batch) * trainer.world_size
         now = time.perf_counter()
@@ -107,7 +107,7 @@ class History(pl.Callback):
             )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the epoch. Lightning runs validation before this hook, so its metrics are there."""
+        """Record the epoch. Lightning runs validation before this hook, so its metrics are available."""
         self.seconds_per_epoch = time.perf_counter() - self._start
         row: dict[str, float] = {"epoch": trainer.current_epoch}
         for name, value in trainer.callback_metrics.items():

@@ -1,4 +1,4 @@
-"""Saves a checkpoint when the process is asked to stop, and now and then; training goes on right there."""
+"""Saves a checkpoint when the process is asked to stop, and periodically; training resumes right there."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ STOP = 2
 
 
 class SaveWhenAsked(pl.Callback):
-    """Saves after a batch when a signal asks to stop, and stops; saves every so often besides.
+    """Saves and stops after a batch when a signal asks to stop; also saves periodically.
 
-    A request during an epoch's last batch, or during the validation behind it, is answered at a batch of
-    that validation, which starts over when training goes on; one behind it, at the next epoch's first batch.
-    All processes save and stop together, whichever was asked.
+    A request during an epoch's last batch or the validation after it is handled at a batch of that
+    validation, which starts over on resuming; a later one is handled at the next epoch's first batch. All
+    processes save and stop together, whichever of them was asked.
 
-    It must be the last of the callbacks, so that what others note of a batch is in the checkpoint; Lightning
-    puts its own checkpoint callbacks behind it, which note nothing there.
+    This must be the last callback, so that the checkpoint includes what the others record of a batch;
+    Lightning's own checkpoint callbacks, which come after it, record nothing there.
 
     Args:
         path: the checkpoint, whose predecessor is kept; None: ``interrupted.ckpt`` in the trainer's folder.
         request: of this process.
-        every_seconds: between two checkpoints within an epoch; None for none.
+        every_seconds: interval between checkpoints within an epoch; None for none.
     """
 
     def __init__(self, path: Path | None, request: StopRequest, every_seconds: float | None = 600.0) -> None:
@@ -41,23 +41,23 @@ class SaveWhenAsked(pl.Callback):
         self._saved = time.monotonic()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Have all checkpoints written whole, and the one before this one's kept."""
+        """Have all checkpoints written atomically, and the predecessor of this one kept."""
         self.path = self.path or Path(trainer.default_root_dir) / "interrupted.ckpt"
         trainer.strategy.checkpoint_io = CheckpointFiles((self.path.name,))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen, in place of Lightning, whose handlers wait for other processes in the middle of a step."""
+        """Handle signals instead of Lightning, whose handlers wait for other processes in mid-step."""
         self.request.listen()
         self.request.deferred = True
         self._saved = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
-        """Save between two batches. Lightning takes an epoch whose last batch is done for validated."""
+        """Save between two batches; Lightning treats an epoch whose last batch is done as validated."""
         if not trainer.is_last_batch:
             self._answer(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the random states that this validation starts from: it may start over."""
+        """Record the random states at the start of this validation, which may have to start over."""
         for state in _random_states(trainer):
             state.hold()
 
@@ -67,22 +67,22 @@ class SaveWhenAsked(pl.Callback):
             self._answer(trainer, validating=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """It will not start over."""
+        """Release them: this validation will not start over."""
         for state in _random_states(trainer):
             state.release()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Everything is saved."""
+        """Answer a pending request: everything is saved."""
         self._end()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Nothing more will be saved."""
+        """Stop deferring requests: nothing more will be saved."""
         self.request.deferred = False
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen: a test starts over, and has nothing to save."""
+        """Stop at once from now on: a test simply starts over and has nothing to save."""
         self.request.listen()
         self._end()
 
@@ -98,7 +98,7 @@ class SaveWhenAsked(pl.Callback):
         progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
         seen = progress.state_dict()
         if validating:
-            # What Lightning takes for a validation to be finished, here from its first batch.
+            # Make Lightning believe that validation still has to run, from its first batch.
             progress.total.reset()
             progress.increment_ready()
             progress.increment_started()
@@ -111,7 +111,7 @@ class SaveWhenAsked(pl.Callback):
             self.request.answer()
 
     def _agreed(self, trainer: pl.Trainer) -> int:
-        """What the processes do now: stop where one was asked to, save when the first's clock says so."""
+        """What all processes do now: stop if any was asked to, save when the first one's clock says so."""
         mine = NOTHING
         if self.request.made:
             mine = STOP

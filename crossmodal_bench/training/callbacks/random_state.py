@@ -1,4 +1,4 @@
-"""Random states in checkpoints: without them, a resumed run draws other dropout masks than a whole one."""
+"""Random states in checkpoints: without them, a resumed run would draw different dropout masks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from crossmodal_bench.core.distributed import gather_objects
 class RandomState(pl.Callback):
     """Saves the generators of Python, NumPy and torch (CPU, and every CUDA device) of every process.
 
-    Restores them right before training goes on. A process of several starts with a state of its own, or all
-    would draw the same noise. A checkpoint of another number of processes leaves the generators as they are.
+    Restores them right before training resumes. Each of several processes starts with its own state;
+    otherwise all would draw the same noise. A checkpoint from another number of processes leaves the
+    generators alone.
 
-    Order and augmentation derive from (seed, epoch, index), not from a state.
+    Order and augmentation derive from (seed, epoch, index), not from these states.
     """
 
     def __init__(self) -> None:
@@ -27,28 +28,28 @@ class RandomState(pl.Callback):
         self._held: dict[str, Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """(processes, ...) tensors, which load without running code; a collective call of all processes."""
+        """(processes, ...) tensors, which load without running code. All processes must call this."""
         mine = self._held or _current()
         everyone = gather_objects(mine)
         return {name: torch.stack([state[name] for state in everyone]) for name in mine}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the states until training starts: what lies between would draw from them."""
+        """Keep the states until training starts: anything in between would draw from them."""
         self._restored = state_dict
 
     def hold(self) -> None:
-        """Save the states of this moment until ``release``."""
+        """Save the current states in checkpoints until ``release``."""
         self._held = _current()
 
     def release(self) -> None:
-        """Save the states of the moment again."""
+        """Save the states at the time of saving again."""
         self._held = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restore, or start with a state of one's own."""
+        """Restore the states, or start each process with its own."""
         restored, self._restored = self._restored, None
         if restored is not None and len(restored["torch"]) == trainer.world_size:
-            # A copy: torch reads a state from the start of its memory, wherever the view begins.
+            # A copy: torch reads a state from the start of its storage, ignoring a view's offset.
             _restore({name: states[trainer.global_rank].clone() for name, states in restored.items()})
         elif trainer.global_rank > 0:
             seed = (torch.initial_seed() + trainer.global_rank) % 2**32
@@ -64,7 +65,7 @@ def _current() -> dict[str, Tensor]:
     states = {
         "torch": torch.random.get_rng_state(),
         "python": torch.tensor(python_state),
-        # The second of two normal numbers, which both keep for later.
+        # The second of a pair of normal samples, which both generators keep for later.
         "python_gauss": torch.tensor([gauss is not None, gauss or 0.0], dtype=torch.float64),
         "numpy": torch.tensor([*keys.tolist(), position, has_gauss]),
         "numpy_gauss": torch.tensor([cached], dtype=torch.float64),

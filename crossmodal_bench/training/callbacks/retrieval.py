@@ -1,4 +1,4 @@
-"""Exact retrieval evaluation on validation and on test: every image and every caption is encoded once."""
+"""Exact retrieval evaluation on validation and test: every image and every caption is encoded once."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from crossmodal_bench.methods.base import RetrievalMethod
 class RetrievalEvaluation(pl.Callback):
     """Collects what ``validation_step`` and ``test_step`` return and evaluates complete galleries only.
 
-    Logs ``val/<metric>`` after each validation epoch, and as ``val/primary`` the one that picks the
-    checkpoint; keeps the test's evaluations.
+    Logs ``val/<metric>`` after each validation epoch, and the one that selects the checkpoint as
+    ``val/primary``; keeps the evaluations on test.
 
     Args:
         protocols: what to compute; by default every protocol that the test split matches. On validation,
-            whose size is another, their counts and folds do not apply; the first one's metrics are computed
-            there. With none, the test's encodings are collected and not evaluated.
-        test_split: the split that ``test`` runs on; ``val`` for tuning, where test must not be looked at.
+            which has another size, only the first one's metrics are computed, without its counts and folds.
+            If empty, the test encodings are collected but not evaluated.
+        test_split: the split that ``test`` runs on; ``val`` for tuning, when test must not be used.
     """
 
     def __init__(self, protocols: list[Protocol] | None = None, test_split: str = "test") -> None:
@@ -45,7 +45,7 @@ class RetrievalEvaluation(pl.Callback):
         self._start = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find the protocols; have the test loaders read the split."""
+        """Find the protocols; point the test loaders at the split."""
         _data(trainer).test_split = self.test_split
         if self.protocols is None:
             self.protocols = measured_on(self.test_split, fitting_protocols(_data(trainer).corpus))
@@ -74,7 +74,7 @@ class RetrievalEvaluation(pl.Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the first protocol's metrics, on validation."""
+        """Log the first protocol's metrics on validation."""
         if trainer.sanity_checking:
             return
         assert self.protocols is not None
@@ -96,7 +96,7 @@ class RetrievalEvaluation(pl.Callback):
             pl_module.log_dict({f"test/{name}": value for name, value in first.items()}, sync_dist=False)
 
     def _losses(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
-        """The method's losses on validation; every process holds all of it and computes the same."""
+        """The method's losses on validation; every process holds the whole split and computes the same."""
         assert isinstance(module, RetrievalMethod) and self.encodings is not None
         images, texts = self.encodings
         corpus = _data(trainer).corpus
@@ -134,7 +134,7 @@ class RetrievalEvaluation(pl.Callback):
             positives=[positives_of(corpus, self._split, protocol) for protocol in protocols],
             rank=trainer.global_rank,
             world_size=trainer.world_size,
-            # Others than CUDA do not count in double precision.
+            # Accelerators other than CUDA lack double precision.
             device=module.device if module.device.type == "cuda" else None,
         )
         return {evaluation.protocol.name: evaluation for evaluation in evaluations}

@@ -60,7 +60,7 @@ def test_by_default_every_gpu_has_a_job_of_its_own() -> None:
     assert {one.environment["OMP_NUM_THREADS"] for one in found} == {"4"}
     (one,) = slots(BenchOptions(devices="2", jobs=3), 3, None)
     assert one == Slot("2", {"CUDA_VISIBLE_DEVICES": "0,1", "OMP_NUM_THREADS": "4"})
-    with pytest.raises(BadInput, match="DEVICES is 4 and 2 GPUs are visible; give at most 2"):
+    with pytest.raises(BadInput, match="DEVICES is 4, but only 2 GPUs are visible; give at most 2"):
         slots(BenchOptions(devices="4"), 2, None)
 
 

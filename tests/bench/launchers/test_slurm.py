@@ -111,13 +111,16 @@ def test_a_job_that_slurm_cuts_off_is_submitted_again_as_long_as_it_comes_furthe
         end(planned, queue, str(turn), state or "GONE", status)
         assert not job.wait(0) and queue.submitted == turn + 1
     assert queue.said[-1].startswith("acmr on wikipedia seed 0: SLURM job 5 was cut off (")
-    assert queue.parting() == "SLURM goes on with what it has; to end that too: scancel 6"
+    assert queue.parting() == "SLURM keeps running the submitted jobs; to cancel them: scancel 6"
     for turn in range(6, 9):
         end(planned, queue, str(turn), state or "GONE", status)
         over = job.wait(0)
     assert over and job.exit_code == 1 and queue.submitted == 8
     message = read_json(planned.files.error)["message"]
-    assert message.startswith("SLURM has cut off 3 jobs in a row (8 as ") and "--slurm time" in message
+    assert (
+        message.startswith("SLURM cut off 3 jobs in a row without any progress (the last, 8, as ")
+        and "--slurm time" in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,7 @@ def test_a_job_that_was_cancelled_or_broke_is_not(
     end(planned, queue, "1", state, status)
     assert job.wait(0) and job.exit_code == 1 and queue.submitted == 1
     message = read_json(planned.files.error)["message"]
-    assert message.startswith(f"SLURM job 1 has ended as {state}") and hint in message
+    assert message.startswith(f"SLURM job 1 ended as {state}") and hint in message
     # The administrators' cancelling is another matter.
     again = SlurmJob(planned, queue)
     queue.by_hand = False
@@ -222,7 +225,7 @@ def test_status_says_what_is_queued(planned: PlannedJob, monkeypatch: pytest.Mon
 
 def test_without_a_cluster_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(BadInput, match="needs sbatch, which is not in PATH; start the bench on"):
+    with pytest.raises(BadInput, match="needs sbatch, which is not on PATH; start the bench on"):
         Slurm(BenchOptions(launcher="slurm"))
     monkeypatch.setattr(slurm.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"needs submitit; pip install 'crossmodal-bench\[slurm\]'"):
@@ -235,7 +238,7 @@ def test_devices_are_tasks_of_a_node() -> None:
 
     assert (tasks("auto"), tasks("cpu"), tasks("2"), tasks("2", gpus_per_node="a100:4")) == (1, 1, 2, 2)
     assert (tasks("auto", gpus_per_node=4), tasks("auto", gpus_per_node="h100:2")) == (4, 2)
-    with pytest.raises(BadInput, match="DEVICES is 4 and --slurm gpus_per_node is 2"):
+    with pytest.raises(BadInput, match="DEVICES is 4, but --slurm gpus_per_node is 2"):
         tasks("4", gpus_per_node=2)
     assert asks_for_gpus({"gres": "gpu:1"}) and asks_for_gpus({"gpus_per_node": 1}) and not asks_for_gpus({})
 
@@ -260,7 +263,7 @@ def test_options_reach_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"ntasks_per_node": 2}, "--slurm ntasks_per_node is decided by DEVICES; leave it out"),
+        ({"ntasks_per_node": 2}, "--slurm ntasks_per_node is determined by DEVICES; leave it out"),
         ({"nodes": "two"}, "--slurm nodes is 'two'; give a whole number from 1"),
     ],
 )

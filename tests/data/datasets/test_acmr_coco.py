@@ -57,6 +57,6 @@ def test_another_number_of_images_is_refused(root: Path) -> None:
     with pytest.raises(BadInput) as raised:
         AcmrCoco().read(root)
     assert str(raised.value) == (
-        f"{root / 'coco' / 'dataset_coco.json'}: 12 images have the filepath 'train2014' where 82783 "
+        f"{root / 'coco' / 'dataset_coco.json'}: 12 images have the filepath 'train2014', but 82783 "
         "are needed; use Karpathy's dataset_coco.json"
     )

@@ -95,8 +95,8 @@ def test_parts_of_it_keep_their_regions(tmp_path: Path) -> None:
 def test_images_without_regions_are_counted_and_the_first_named(tmp_path: Path) -> None:
     folder = write(tmp_path, {**ROWS, "train": [5, 2, 0, 6, 3]})
     assert complaint(tmp_path) == (
-        f"{folder} has no regions for 2 of 12 images of {folder.parent / 'dataset_mine.json'}, first "
-        "'0001.jpg'; remove x_precomp/, or dataset_mine.json so that the precomputed split alone is used"
+        f"{folder} has no regions for 2 of 12 images of {folder.parent / 'dataset_mine.json'}; the first "
+        "is '0001.jpg'; remove x_precomp/, or dataset_mine.json to use the precomputed split alone"
     )
 
 
@@ -114,11 +114,9 @@ def test_regions_that_belong_to_no_image(tmp_path: Path, rows: dict[str, Sequenc
     message = complaint(tmp_path)
     n = 2 if first == "dev/1" else 1
     total = sum(map(len, rows.values()))
-    assert message.startswith(f"{folder}: the captions of {n} of {total} images name no image of ")
-    assert f"first those of '{first}'" in message
-    assert message.endswith(
-        "remove x_precomp/, or dataset_mine.json so that the precomputed split alone is used"
-    )
+    assert message.startswith(f"{folder}: the captions of {n} of {total} images match no image of ")
+    assert f"the first is '{first}'" in message
+    assert message.endswith("remove x_precomp/, or dataset_mine.json to use the precomputed split alone")
 
 
 def test_an_image_that_two_are_named_by_equally_is_unclear(tmp_path: Path) -> None:
@@ -126,4 +124,4 @@ def test_an_image_that_two_are_named_by_equally_is_unclear(tmp_path: Path) -> No
     lines = (folder / "test_caps.txt").read_text().splitlines()
     lines[2:5] = [fakes.caption(9, 0), fakes.caption(9, 1), "nobody says so"]
     (folder / "test_caps.txt").write_text("\n".join(lines))
-    assert "1 of 12 images name no image" in complaint(tmp_path) and "'test/0'" in complaint(tmp_path)
+    assert "1 of 12 images match no image" in complaint(tmp_path) and "'test/0'" in complaint(tmp_path)

@@ -105,10 +105,10 @@ def test_missing_folders_say_what_belongs_there(folder: Path, tmp_path: Path) ->
         f"{tmp_path / 'empty' / 'cub'} is missing; put text_c10/, images/ and the three *classes.txt there"
     )
     (folder / "images").rename(folder / "pictures")
-    assert missing(folder).startswith(f"{folder / 'images' / ALBATROSS / 'image_00007.jpg'} is missing, and ")
+    assert missing(folder).startswith(f"{folder / 'images' / ALBATROSS / 'image_00007.jpg'} is missing, but ")
     (folder / "text_c10").rename(folder / "text")
     assert missing(folder) == (
-        f"{folder / 'text_c10' / ALBATROSS} is missing, and valclasses.txt names that class; put its "
+        f"{folder / 'text_c10' / ALBATROSS} is missing, but valclasses.txt names that class; put its "
         "captions there"
     )
 
@@ -117,9 +117,9 @@ def test_missing_folders_say_what_belongs_there(folder: Path, tmp_path: Path) ->
 def test_a_missing_or_empty_list(folder: Path, split: str) -> None:
     path = folder / f"{split}classes.txt"
     path.write_text("\n \n")
-    assert complaint(folder) == f"{path} names no class; give one class folder's name a line"
+    assert complaint(folder) == f"{path} names no classes; write one class folder name per line"
     path.unlink()
-    assert missing(folder) == (f"{path} is missing; it comes with text_c10/ (one class folder's name a line)")
+    assert missing(folder) == (f"{path} is missing; it comes with text_c10/ (one class folder name per line)")
 
 
 @pytest.mark.parametrize(("split", "line"), [("val", 5), ("test", 5), ("train", 5)])
@@ -127,7 +127,7 @@ def test_a_class_in_two_lists_or_twice_in_one(folder: Path, split: str, line: in
     path = folder / f"{split}classes.txt"
     path.write_text(path.read_text() + f"\n{ANI}\n")
     assert complaint(folder) == (
-        f"{path}, line {line}: class '{ANI}' already stands in {folder / 'trainclasses.txt'}; keep each "
+        f"{path}, line {line}: class '{ANI}' is already in {folder / 'trainclasses.txt'}; keep each "
         "class in one list, once"
     )
 
@@ -145,7 +145,8 @@ def test_a_class_without_captions(folder: Path) -> None:
     for path in (folder / "text_c10" / ANI).iterdir():
         path.unlink()
     assert complaint(folder) == (
-        f"{folder / 'text_c10' / ANI} holds no .txt file; add captions or take the class off trainclasses.txt"
+        f"{folder / 'text_c10' / ANI} holds no .txt file; add captions or remove the class from "
+        "trainclasses.txt"
     )
 
 
@@ -154,7 +155,7 @@ def test_a_file_without_a_caption(folder: Path, content: bytes) -> None:
     path = folder / "text_c10" / ANI / "image_00002.txt"
     path.write_bytes(content)
     assert complaint(folder) == (
-        f"{path} holds no caption; write one a line or remove it together with its picture"
+        f"{path} holds no captions; write one per line, or remove it along with its picture"
     )
 
 
@@ -179,7 +180,7 @@ def test_a_picture_without_captions_and_captions_without_a_picture(folder: Path)
     )
     text.with_suffix(".txt").write_bytes(captions)
     picture.with_suffix(".jpg").unlink()
-    assert missing(folder) == f"{picture}.jpg is missing, and {text}.txt describes it; put the picture there"
+    assert missing(folder) == f"{picture}.jpg is missing, but {text}.txt describes it; put the picture there"
 
 
 def test_the_same_name_in_two_classes_is_two_images(folder: Path) -> None:

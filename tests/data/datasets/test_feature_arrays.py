@@ -123,7 +123,7 @@ NAN[5, 2] = np.inf
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "captions for other images": (
         {"train_texts": ARRAYS["train_texts"][:-1]},
-        "train_texts.npy has 11 rows where 12 are needed; the counts must agree",
+        "train_texts.npy has 11 rows, but 12 are needed; the counts must agree",
     ),
     "too few labels": (
         {"test_labels": np.zeros(7, int)},
@@ -131,7 +131,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "infinite": (
         {"test_texts": NAN},
-        "test_texts.npy holds NaN or infinite values, first in row 5; mend that row",
+        "test_texts.npy holds NaN or infinite values, first in row 5; fix that row",
     ),
     "one dimension": (
         {"train_images": np.zeros(12)},
@@ -155,7 +155,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a matrix of counts": (
         {"train_labels": np.arange(24).reshape(12, 2)},
-        ": train_labels is a matrix with values beside 0 and 1; give zeros and ones",
+        ": train_labels is a matrix with values other than 0 and 1; use zeros and ones",
     ),
     "names": (
         {"train_labels": np.array(["cat"] * 12)},
@@ -167,7 +167,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an empty split": (
         {name: array[:0] for name, array in ARRAYS.items() if name.startswith("test")},
-        ": the split 'test' is empty; give at least one image the split 'test'",
+        ": the split 'test' is empty; assign at least one image to 'test'",
     ),
 }
 

@@ -51,7 +51,7 @@ def test_captions_without_a_picture(folder: Path) -> None:
         Flowers().read(folder.parent)
     text = folder / "text_c10" / "class_00001" / "image_00003.txt"
     assert str(raised.value) == (
-        f"{folder / 'jpg' / 'image_00003.jpg'} is missing, and {text} describes it; put the picture there"
+        f"{folder / 'jpg' / 'image_00003.jpg'} is missing, but {text} describes it; put the picture there"
     )
 
 

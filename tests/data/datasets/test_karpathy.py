@@ -131,7 +131,7 @@ def test_labels_on_some_images_only(tmp_path: Path, field: str, missing: str) ->
         entries[5][field] = None
     folder = fakes.write_karpathy(tmp_path, "mine", entries)
     assert complaint(tmp_path) == (
-        f"{folder / 'dataset_mine.json'}: images[5] has no label while others do; label all images or none"
+        f"{folder / 'dataset_mine.json'}: images[5] has no label but others do; label all images or none"
     )
 
 
@@ -191,11 +191,11 @@ BROKEN: dict[str, tuple[Callable[[Entries], None], str]] = {
     "half a character": (sentence(5, 0, {"raw": "x \ud83c"}), "caption '0005.jpg#0' is not valid Unicode"),
     "image in two splits": (
         field(8, "filename", "0001.jpg"),
-        "image '0001.jpg' stands in splits 'train' and 'test'; keep it once",
+        "image '0001.jpg' is in splits 'train' and 'test'; keep it once",
     ),
     "image twice": (
         field(2, "filename", "0001.jpg"),
-        "image '0001.jpg' stands in split 'train' twice; keep it once",
+        "image '0001.jpg' is in split 'train' twice; keep it once",
     ),
     "missing image": (
         field(6, "filename", "gone.jpg"),
@@ -217,7 +217,7 @@ def test_a_bad_entry_is_named(tmp_path: Path, change: Callable[[Entries], None],
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_an_empty_split(tmp_path: Path, split: str) -> None:
     fakes.write_karpathy(tmp_path, "mine", fakes.karpathy_entries({**COUNTS, split: 0}))
-    assert f"the split '{split}' is empty; give at least one image the split '{split}'" in complaint(tmp_path)
+    assert f"the split '{split}' is empty; assign at least one image to '{split}'" in complaint(tmp_path)
 
 
 def test_nothing_but_restval(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_features_of_ones_own_stand_beside_the_json(tmp_path: Path, ids: str) ->
 def test_features_that_do_not_belong_to_the_images_are_refused(tmp_path: Path) -> None:
     folder = fakes.write_karpathy(tmp_path, "mine")
     np.save(folder / "features.npy", np.ones((20, 6), np.float32))
-    with pytest.raises(BadInput, match=r"features\.npy has 20 rows where 21 are needed"):
+    with pytest.raises(BadInput, match=r"features\.npy has 20 rows, but 21 are needed"):
         Karpathy("mine").read(tmp_path)
     ids = folder / "features_ids.txt"
     ids.write_text("\n".join(f"{row:04d}.jpg" for row in range(20)))
@@ -309,14 +309,14 @@ def test_positives_are_named_with_or_without_their_folder(tmp_path: Path) -> Non
     assert read("a/2.png,3.png#0").positives == (("a/2.png", "b/3.png#0"),)
     train = entries[0]["filename"]
     for line, fault in {
-        "2.png,3.png#0": "image '2.png', which may be a/2.png or b/2.png; write its folder too",
-        "3.png,2.png#0": "caption '2.png#0', which may be a/2.png#0 or b/2.png#0; write its folder too",
-        "4.png,3.png#0": "image '4.png', which the data set lacks; correct it",
-        f"{train},3.png#0": f"image '{train}', which is not of the test split; take the pair out",
-        f"3.png,{train}#0": f"caption '{train}#0', which is not of the test split; take the pair out",
+        "2.png,3.png#0": "image '2.png', which may be a/2.png or b/2.png; add its folder",
+        "3.png,2.png#0": "caption '2.png#0', which may be a/2.png#0 or b/2.png#0; add its folder",
+        "4.png,3.png#0": "image '4.png', which is not in the data set; correct it",
+        f"{train},3.png#0": f"image '{train}', which is not in the test split; remove the pair",
+        f"3.png,{train}#0": f"caption '{train}#0', which is not in the test split; remove the pair",
     }.items():
         with pytest.raises(BadInput) as raised:
             read(line)
         assert str(raised.value) == f"{folder}/positives.csv: pair 0 names {fault}"
-    with pytest.raises(BadInput, match=r"positives\.csv holds no pair"):
+    with pytest.raises(BadInput, match=r"positives\.csv lists no pairs"):
         read("")

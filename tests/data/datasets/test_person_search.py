@@ -72,12 +72,12 @@ def test_without_a_split_persons_are_divided_by_number(tmp_path: Path) -> None:
 def test_too_few_persons_to_divide(tmp_path: Path) -> None:
     folder = fakes.write_cuhk_pedes(tmp_path, fakes.cuhk_pedes_entries(COUNTS), "caption_all.json")
     said = (
-        f"{folder / 'caption_all.json'} has 7 different values of 'id' where train and val take {{}} and "
-        "test needs more; use the whole file or set train_identities and val_identities"
+        f"{folder / 'caption_all.json'} has 7 distinct values of 'id', but train and val take {{}} and "
+        "test needs more; use the complete file, or set train_identities and val_identities"
     )
     assert complaint(tmp_path) == said.format(12003)
     assert complaint(tmp_path, train_identities=4, val_identities=3) == said.format(7)
-    with pytest.raises(BadInput, match="train_identities is 0 and val_identities 3; give at least 1 and 0"):
+    with pytest.raises(BadInput, match="train_identities is 0 and val_identities 3; set them to"):
         CuhkPedes(train_identities=0, val_identities=3)
     with pytest.raises(BadInput, match="train_identities is 2 and val_identities -1"):
         CuhkPedes(train_identities=2, val_identities=-1)
@@ -138,17 +138,20 @@ def without(row: int, name: str) -> Callable[[Entries], None]:
 
 
 TEXTS, OUTSIDE = (
-    "it must be a non-empty list of texts",
-    "leads out of the folder of images; give a path below",
+    "it must be a non-empty list of strings",
+    "leads out of the image folder; give a path below",
 )
 BROKEN: dict[str, tuple[Callable[[Entries], None], str]] = {
     "no id": (without(3, "id"), "entry 3: 'id' is missing; it must be an integer"),
     "id is a text": (field(3, "id", "4"), "entry 3: 'id' is '4'; it must be an integer"),
     "id is a fraction": (field(3, "id", 4.5), "entry 3: 'id' is 4.5; it must be an integer"),
     "id is a truth": (field(3, "id", True), "entry 3: 'id' is True; it must be an integer"),
-    "no path": (without(2, "file_path"), "entry 2: 'file_path' is missing; it must be a non-empty text"),
-    "path is a number": (field(2, "file_path", 7), "entry 2: 'file_path' is 7; it must be a non-empty text"),
-    "path is empty": (field(2, "file_path", ""), "entry 2: 'file_path' is ''; it must be a non-empty text"),
+    "no path": (without(2, "file_path"), "entry 2: 'file_path' is missing; it must be a non-empty string"),
+    "path is a number": (
+        field(2, "file_path", 7),
+        "entry 2: 'file_path' is 7; it must be a non-empty string",
+    ),
+    "path is empty": (field(2, "file_path", ""), "entry 2: 'file_path' is ''; it must be a non-empty string"),
     "path is absolute": (
         field(2, "file_path", "/etc/motd.png"),
         f"entry 2: file_path '/etc/motd.png' {OUTSIDE}",
@@ -171,11 +174,11 @@ BROKEN: dict[str, tuple[Callable[[Entries], None], str]] = {
     "unknown split": (field(6, "split", "dev"), "unknown split 'dev'; use train, val or test"),
     "image twice": (
         field(2, "file_path", "cam_a/001_0.png"),
-        "image 'cam_a/001_0.png' stands in split 'train' twice; keep it once",
+        "image 'cam_a/001_0.png' is in split 'train' twice; keep it once",
     ),
     "image in two splits": (
         field(6, "file_path", "cam_a/001_0.png"),
-        "image 'cam_a/001_0.png' stands in splits 'train' and 'test'; keep it once",
+        "image 'cam_a/001_0.png' is in splits 'train' and 'test'; keep it once",
     ),
     "person in two splits": (
         field(7, "split", "test"),
@@ -201,9 +204,9 @@ def test_a_bad_entry_is_named(tmp_path: Path, change: Callable[[Entries], None],
         (b'[{"id": 1', "is not valid JSON (line 1: "),
         ('[{"captions": ["Zürich"]}]'.encode("latin-1"), "is not UTF-8 (byte 17); save it as UTF-8"),
         (b"\xef\xbb\xbf[\xe9]", "is not UTF-8 (byte 4); save it as UTF-8"),
-        (b"{}", "is no list of objects; it must be the annotation file of CUHK-PEDES"),
-        (b"[]", "is no list of objects"),
-        (b"[1, 2]", "is no list of objects"),
+        (b"{}", "is not a list of objects; it must be the annotation file of CUHK-PEDES"),
+        (b"[]", "is not a list of objects"),
+        (b"[1, 2]", "is not a list of objects"),
     ],
 )
 def test_a_file_that_holds_no_annotations(tmp_path: Path, content: bytes, expected: str) -> None:
@@ -240,10 +243,11 @@ def test_rstpreid_names_its_images_in_a_field_of_its_own(tmp_path: Path, folder:
     path.rename(written / "annotations" / path.name)
     assert RstpReid().read(tmp_path).fingerprint == corpus.fingerprint
     (written / "annotations" / path.name).write_text('[{"id": 1, "file_path": "a.png"}]')
-    with pytest.raises(BadInput, match="'img_path' is missing; it must be a non-empty text"):
+    with pytest.raises(BadInput, match="'img_path' is missing; it must be a non-empty string"):
         RstpReid().read(tmp_path)
     (written / "annotations" / path.name).unlink()
     with pytest.raises(
-        MissingInput, match=r"data_captions\.json is missing; put it there as the authors of RSTPR"
+        MissingInput,
+        match=r"data_captions\.json is missing; put it there as received from the authors",
     ):
         RstpReid().read(tmp_path)

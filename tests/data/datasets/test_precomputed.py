@@ -73,7 +73,7 @@ def test_ids_that_only_count_may_start_again_in_every_split(tmp_path: Path) -> N
 
 def test_an_image_in_two_splits_is_found_by_its_id(tmp_path: Path) -> None:
     fakes.write_precomputed(tmp_path, rows={"train": [0, 1], "test": [1, 2]}, ids="image")
-    assert "image '0001.jpg' stands in splits 'train' and 'test'" in complaint(tmp_path)
+    assert "image '0001.jpg' is in splits 'train' and 'test'" in complaint(tmp_path)
 
 
 def test_coco_is_tested_on_all_five_thousand(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_blank_lines_at_the_end_and_bytes_as_python_prints_them_are_read(tmp_pat
         path.write_text("\n".join(lines) + "\n\n \n")
     assert Precomputed("f30k_precomp").read(tmp_path).captions == plain
     (folder / "dev_caps.txt").write_text("\n".join([r"b'a dog \xff'"] * 10))
-    with pytest.raises(BadInput, match=r"written as Python's bytes .* cannot be decoded \('utf-8' codec"):
+    with pytest.raises(BadInput, match=r"written as Python bytes .* cannot be decoded \('utf-8' codec"):
         Precomputed("f30k_precomp").read(tmp_path)
 
 
@@ -136,7 +136,7 @@ def test_captions_may_be_numbers_of_words(tmp_path: Path, place: str) -> None:
         (folder / path.name.replace("caps", "precaps_stan")).write_text(text)
         path.unlink()
     with pytest.raises(
-        MissingInput, match=r"_caps\.txt is missing, and .*_precaps_stan\.txt holds numbers of words"
+        MissingInput, match=r"_caps\.txt is missing, and .*_precaps_stan\.txt holds word numbers"
     ):
         Precomputed("f30k_precomp").read(tmp_path)
     vocabulary = tmp_path / place
@@ -145,7 +145,7 @@ def test_captions_may_be_numbers_of_words(tmp_path: Path, place: str) -> None:
     captions = Precomputed("f30k_precomp").read(tmp_path).captions
     assert captions is not None and [caption.strip() for caption in captions] == list(plain)
     vocabulary.write_text(json.dumps({"idx2word": {"1": "<start>"}}))
-    with pytest.raises(BadInput, match=r"precaps_stan\.txt, line 1: '\d+' is no number of its vocabulary"):
+    with pytest.raises(BadInput, match=r"precaps_stan\.txt, line 1: '\d+' is not a number of its vocabulary"):
         Precomputed("f30k_precomp").read(tmp_path)
     vocabulary.write_text("[]")
     with pytest.raises(BadInput, match="has no object 'idx2word' of words"):
@@ -228,7 +228,7 @@ def both_names(folder: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "rows": (
         save("train_ims.npy", np.ones((7, 4, 7), np.float32)),
-        "train_ims.npy has 7 rows where train_caps.txt has 30 captions of 6 images; give one row per image",
+        "train_ims.npy has 7 rows, but train_caps.txt has 30 captions of 6 images; give one row per image",
     ),
     "width": (save("dev_ims.npy", np.ones((2, 4, 9), np.float32)), "dev_ims.npy has 4 regions of width 9"),
     "no regions": (save("dev_ims.npy", np.ones((2, 0, 7), np.float32)), "dev_ims.npy has shape (2, 0, 7)"),
@@ -245,14 +245,17 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "not UTF-8": (write("dev_caps.txt", "a café\n".encode("latin-1") * 10), "dev_caps.txt is not UTF-8"),
     "not fives": (
         write("dev_caps.txt", "a dog\n" * 9),
-        "dev_caps.txt has 9 captions, which are not 5 for each image; correct captions_per_image",
+        "dev_caps.txt has 9 captions, not a multiple of 5 per image; correct captions_per_image",
     ),
     "ids": (
         write("dev_ids.txt", "a\nb\nc\n"),
-        "dev_ids.txt has 3 ids where dev_caps.txt has 10 captions; give one id per image, or one per caption",
+        "dev_ids.txt has 3 ids, but dev_caps.txt has 10 captions; give one id per image, or one per caption",
     ),
-    "rows of one image": (uneven_rows, "train_ims.npy: rows 25 and 29 differ, and both belong to image"),
-    "ids of captions": (own_ids, "train_ims.npy repeats its rows while train_ids.txt gives each an id"),
+    "rows of one image": (uneven_rows, "train_ims.npy: rows 25 and 29 differ, but both belong to image"),
+    "ids of captions": (
+        own_ids,
+        "train_ims.npy repeats its rows, but train_ids.txt gives each of them",
+    ),
     "two names": (both_names, "holds both dev_* and val_*; keep one"),
 }
 

@@ -93,7 +93,7 @@ def test_missing_files_say_where_they_come_from(tmp_path: Path) -> None:
     assert complaint(tmp_path).startswith(f"{tmp_path / 'wikipedia'} is missing; put raw_features.mat and")
     folder = fakes.write_wikipedia(tmp_path)
     assert complaint(tmp_path, features="deep_features").startswith(
-        f"{folder / 'deep_features'}.npy (or .npz, .mat) is missing; nobody publishes deep features"
+        f"{folder / 'deep_features'}.npy (or .npz, .mat) is missing; deep features are not distributed"
     )
     (folder / "testset_txt_img_cat.list").unlink()
     with pytest.raises(
@@ -111,7 +111,7 @@ def test_a_line_of_a_list_that_is_none(tmp_path: Path, line: str) -> None:
     lines[6] = line
     path.write_text("\n".join(lines), encoding="utf-8")
     assert complaint(tmp_path) == (
-        f"{path}, line 7: '{line}' is not 'text id, image id, category 1..10'; mend it"
+        f"{path}, line 7: '{line}' is not 'text id, image id, category 1..10'; fix it"
     )
 
 
@@ -130,12 +130,12 @@ def test_arrays_that_do_not_fit_the_lists_or_are_damaged(tmp_path: Path, name: s
 
     fakes.write_archive(path, {**arrays, name: arrays[name][:-1]})
     assert complaint(tmp_path) == (
-        f"{path}:{name} has {rows - 1} rows where {rows} are needed; the counts must agree"
+        f"{path}:{name} has {rows - 1} rows, but {rows} are needed; the counts must agree"
     )
     spoilt = arrays[name].copy()
     spoilt[3, 1] = np.nan
     fakes.write_archive(path, {**arrays, name: spoilt})
-    assert complaint(tmp_path) == f"{path}:{name} holds NaN or infinite values, first in row 3; mend that row"
+    assert complaint(tmp_path) == f"{path}:{name} holds NaN or infinite values, first in row 3; fix that row"
     fakes.write_archive(path, {key: value for key, value in arrays.items() if key != name})
     assert complaint(tmp_path).startswith(f"{path} has no array '{name}'; did you mean '")
     fakes.write_archive(path, {**arrays, name: arrays[name][..., None].repeat(2, -1)})
@@ -158,7 +158,7 @@ def test_an_item_of_both_lists(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     lines[0] = "text-00004 image000004 5"
     path.write_text("\n".join(lines))
-    assert "image 'text-00004/image000004' stands in splits 'train' and 'test'" in complaint(tmp_path)
+    assert "image 'text-00004/image000004' is in splits 'train' and 'test'" in complaint(tmp_path)
 
 
 def test_a_matlab_7_3_file(tmp_path: Path) -> None:
@@ -207,16 +207,20 @@ def test_the_pickles_of_acmrs_demonstration_are_read(tmp_path: Path, lists: bool
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("train_img_feats", None, r"train_img_feats\.pkl is missing; nobody publishes deep features"),
-        ("test_txt_vecs", np.ones((10, 6)), r"test_txt_vecs\.pkl has 10 rows where test_labels\.pkl has 11"),
-        ("train_txt_vecs", np.ones(22), r"train_txt_vecs\.pkl has shape \(22,\); it must have a row"),
+        ("train_img_feats", None, r"train_img_feats\.pkl is missing; deep features are not distributed"),
+        ("test_txt_vecs", np.ones((10, 6)), r"test_txt_vecs\.pkl has 10 rows, but test_labels\.pkl has 11"),
+        ("train_txt_vecs", np.ones(22), r"train_txt_vecs\.pkl has shape \(22,\); it must have one row"),
         ("train_img_feats", np.full((22, 16), np.nan), r"train_img_feats\.pkl holds NaN"),
         (
             "train_labels",
             [1] * 22,
-            r"train_labels\.pkl has other labels than trainset_txt_img_cat\.list, item",
+            r"train_labels\.pkl has labels that don't match those of trainset_txt_img_cat\.list, item",
         ),
-        ("train_labels", [0, *range(2, 11), *range(1, 11), 1, 2], r"has other labels than trainset_txt"),
+        (
+            "train_labels",
+            [0, *range(2, 11), *range(1, 11), 1, 2],
+            r"has labels that don't match",
+        ),
     ],
 )
 def test_pickles_that_do_not_fit_are_refused(tmp_path: Path, name: str, value: Any, expected: str) -> None:

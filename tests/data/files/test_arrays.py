@@ -131,7 +131,7 @@ def test_shapes_and_counts_that_disagree(tmp_path: Path) -> None:
     np.save(path, ROWS)
     assert sentence(path, ndim=1) == " has shape (4, 3); it must have 1 dimension"
     assert sentence(path, ndim=3) == " has shape (4, 3); it must have 3 dimensions"
-    assert sentence(path, rows=5) == " has 4 rows where 5 are needed; the counts must agree"
+    assert sentence(path, rows=5) == " has 4 rows, but 5 are needed; the counts must agree"
     np.save(path, np.float32(3))
     assert sentence(path) == " is a single value, not an array; save one row per item"
 
@@ -146,7 +146,7 @@ def test_the_first_row_that_is_not_finite_is_named(
     array[4].fill(value) if len(shape) > 1 else array.__setitem__(4, value)
     array[5] = np.nan
     np.save(tmp_path / "a.npy", array)
-    assert sentence(tmp_path / "a.npy") == (" holds NaN or infinite values, first in row 4; mend that row")
+    assert sentence(tmp_path / "a.npy") == (" holds NaN or infinite values, first in row 4; fix that row")
 
 
 @pytest.mark.parametrize("array", [np.array(["cat", "dog"]), np.array([1j]), np.array(["2020"], "M8[Y]")])

@@ -63,7 +63,7 @@ def test_nothing_is_run(tmp_path: Path) -> None:
     for value in (Payload(trace), [ROWS, Payload(trace)], hidden):
         path.write_bytes(pickle.dumps(value))
         with pytest.raises(
-            BadInput, match=r"a\.pkl cannot be read as rows of numbers \((it wants|values of type)"
+            BadInput, match=r"a\.pkl cannot be read as rows of numbers \((it asks for|values of type)"
         ):
             load_pickled(path)
     assert not trace.exists()
@@ -81,9 +81,9 @@ def test_nothing_is_run(tmp_path: Path) -> None:
         (pickle.dumps(ROWS)[:-40], ""),
         (b"", ""),
         (b"<html>", ""),
-        (b"\x80\x02]r\xff\xff\xff\x7f.", "places of memory"),
+        (b"\x80\x02]r\xff\xff\xff\x7f.", "memo entries"),
         (b"\x80\x02X\xff\xff\xff\x7fab.", ""),
-        (b"\x80\x02cos\nsystem\n.", "it wants os.system"),
+        (b"\x80\x02cos\nsystem\n.", "it asks for os.system"),
         (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n)R.", "an array without content"),
         (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00hex\x86R.", "an encoding other"),
     ],
@@ -107,5 +107,5 @@ def test_a_row_that_is_meant_a_million_times_is_no_table(tmp_path: Path) -> None
     with pytest.raises(BadInput, match=r"its rows takes .* bytes in memory"):
         load_pickled(path)
     path.write_bytes(pickle.dumps([[row] * 1000] * 1000))
-    with pytest.raises(BadInput, match="lists in lists in lists"):
+    with pytest.raises(BadInput, match="nested too deeply"):
         load_pickled(path)

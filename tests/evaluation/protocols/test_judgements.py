@@ -253,7 +253,7 @@ def test_the_split_is_measured_by_them_where_captions_have_ids(coco: Coco) -> No
     assert [protocol.name for protocol in resolve_protocols("coco", bare)] == names[:2]
     sentences = [match.sentence for match in matches("coco", bare) if match.protocol.judged]
     assert sentences[0] == (
-        "coco-5k-eccv@1 is not measured: its captions have no ids of COCO's, which Karpathy's "
+        "coco-5k-eccv@1 is not measured: its captions have no COCO ids, which Karpathy's "
         "dataset_coco.json has (sentid)"
     )
     # Of another split of that size nothing is known, not even under another name.
@@ -278,7 +278,7 @@ def test_without_the_package_a_sentence_says_how_to_get_it(
 
 def test_judgements_of_another_split_are_refused(coco: Coco) -> None:
     keys = list(coco.items.caption_keys or ())
-    with pytest.raises(BadInput, match="was judged and is not in the split"):
+    with pytest.raises(BadInput, match="was judged but is not in the split"):
         judged_pairs("eccv", coco.items.image_ids[:10], keys)
     with pytest.raises(BadInput, match="by which they were judged"):
         judged_pairs("eccv", coco.items.image_ids, None)
@@ -291,7 +291,7 @@ def test_judgements_of_another_split_are_refused(coco: Coco) -> None:
         ({"7": []}, {"5": [7]}, "the answers to '7'"),
         ({"7": ["x"]}, {"5": [7]}, "the answers to '7'"),
         ({"seven": [5]}, {"5": [7]}, "the answers to 'seven'"),
-        ({"7": [5, 6]}, {"5": [7], "6": [8]}, "image 7 and caption 6 are right for each other in one"),
+        ({"7": [5, 6]}, {"5": [7], "6": [8]}, "image 7 and caption 6 are correct for each other in one"),
     ],
 )
 def test_damaged_judgements_are_refused(

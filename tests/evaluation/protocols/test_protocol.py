@@ -80,7 +80,7 @@ def test_numbers_alone_prove_nothing(
         assert (protocol.images, protocol.captions) == (images, (captions,))
         for field in ("positives", "families", "primary", "folds"):
             assert getattr(protocol, field) == getattr(original, field), field
-        assert "no published number" in protocol.note
+        assert "published numbers are not comparable" in protocol.note
 
 
 def test_each_protocol_of_a_known_split_applies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_folds_alone_depend_on_the_order(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (folds.name, folds.resembles, folds.folds) == ("coco-test-5fold", "coco-1k-5fold", 5)
     match = next(each for each in matches("coco", turned) if each.protocol.folds > 1)
     assert match.sentence == (
-        "images 5,000 and captions 25,000 agree with coco-1k-5fold, but its images stand in another order, "
+        "images 5,000 and captions 25,000 agree with coco-1k-5fold, but its images are in another order, "
         "and folds are blocks of that order: this is another split"
     )
 
@@ -127,8 +127,8 @@ def test_the_match_says_what_is_wrong() -> None:
     )
     (match,) = matches("cuhk_pedes", items(3074, 6156, start=1), identities=True)
     assert match.counts_agree and match.sentence == (
-        "images 3,074 and captions 6,156 agree with cuhk-pedes, but nothing is known yet by which its split "
-        "could be verified"
+        "images 3,074 and captions 6,156 agree with cuhk-pedes, but nothing is known yet by which to verify "
+        "its split"
     )
 
 
@@ -174,7 +174,7 @@ def test_another_split_reports_what_the_named_protocol_does(dataset: str, name: 
     assert (found.folds, found.version, found.split.verifiable) == (1, RULES, False)
     for field in ("positives", "families", "primary"):
         assert getattr(found, field) == getattr(original, field), field
-    assert "no published number" in found.note
+    assert "published numbers are not comparable" in found.note
     assert primary_metric(found.name, dataset) == primary_metric(name, dataset) == original.primary
 
 
@@ -287,7 +287,7 @@ def test_a_protocol_of_the_file_has_all_of_its_fields() -> None:
         ({"split": {"images": "0123"}}, "field 'split.images' is '0123'"),
         ({"split": {"ids": "isbn"}}, "field 'split.ids' is 'isbn'"),
         ({"split": {"hash": "0123456789abcdef"}}, "field 'split.hash' is unknown"),
-        ({"split": {"images": "0123456789abcdef"}}, "blocks of the images' order; give split.order"),
+        ({"split": {"images": "0123456789abcdef"}}, "blocks of the images' order; set split.order"),
         ({"note": ""}, "field 'note' is ''"),
     ],
 )
@@ -301,8 +301,8 @@ def test_a_bad_protocol_of_the_file_is_one_sentence(change: dict[str, object], s
     ("text", "sentence"),
     [
         ("a: [", "not valid YAML"),
-        ("a: {}\na: {}", "the key 'a' stands twice"),
-        ("[1, 2]", r"is \[1, 2\]; give it protocols by name"),
+        ("a: {}\na: {}", "duplicate key 'a'"),
+        ("[1, 2]", r"is \[1, 2\]; it must map names to protocols"),
         ("a: 5", "protocol 'a': its content is 5; it must be keys and values"),
         ("a: {dataset: x}", "protocol 'a': field 'positives' is missing; add it"),
     ],

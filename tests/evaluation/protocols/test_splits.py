@@ -121,7 +121,7 @@ def test_one_image_swapped_is_another_split() -> None:
     other = in_fives([*split.image_ids[:-1], "99.jpg"])
     assert described(split).faults(split, ordered=False) == []
     (fault,) = described(split).faults(other, ordered=False)
-    assert fault.startswith("its images are others (hash ")
+    assert fault.startswith("its images are different (hash ")
 
 
 def test_captions_of_flickr30k_that_describe_other_images_are_seen() -> None:
@@ -129,7 +129,7 @@ def test_captions_of_flickr30k_that_describe_other_images_are_seen() -> None:
     captions = [f"sentence {number}" for number in range(5000)]
     split = dataclasses.replace(in_fives(names), captions=captions)
     (fault,) = FLICKR30K.faults(split, ordered=False)
-    assert fault == "the captions of 243 known test images are others or describe other images"
+    assert fault == "the captions of 243 known test images are different or describe other images"
 
 
 def test_other_numbers_of_captions_are_another_split() -> None:
@@ -137,12 +137,12 @@ def test_other_numbers_of_captions_are_another_split() -> None:
     owner = np.repeat(np.arange(1000), 5)
     owner[0] = 1
     (fault,) = FLICKR30K.faults(SplitItems(names, np.sort(owner)), ordered=False)
-    assert fault == f"image '{names[0]}' has 4 captions, where every image of the split has 5"
+    assert fault == f"image '{names[0]}' has 4 captions, but every image of the split has 5"
     uneven = SplitItems(["5.jpg", "6.jpg"], np.array([0, 0, 1]))
     known = describe(uneven, "flickr")
     assert not known.captions_per_image and known.faults(uneven, ordered=True) == []
     moved = SplitItems(["5.jpg", "6.jpg"], np.array([0, 1, 1]))
-    assert known.faults(moved, ordered=True) == ["its images have other numbers of captions"]
+    assert known.faults(moved, ordered=True) == ["its images have different numbers of captions"]
 
 
 SENTENCES = ["A dog runs.", "Dogs!", "A red car", "Cars", "Snow falls", "It is snowing"]
@@ -166,7 +166,7 @@ def test_captions_are_recognised_in_every_tokenisation_and_order() -> None:
 def test_permuted_captions_are_another_split(order: list[int]) -> None:
     known = describe(described_by(SENTENCES), "flickr")
     permuted = described_by([SENTENCES[row] for row in order])
-    assert known.faults(permuted, ordered=False) == ["its captions are others or describe other images"]
+    assert known.faults(permuted, ordered=False) == ["its captions are different or describe other images"]
 
 
 def test_captions_that_name_their_image_must_be_given_to_it() -> None:
@@ -175,7 +175,7 @@ def test_captions_that_name_their_image_must_be_given_to_it() -> None:
     assert known.faults(described_by(SENTENCES, ids=names), ordered=True) == []
     swapped = [names[row] for row in (0, 2, 1, 3, 4, 5)]
     faults = known.faults(described_by(SENTENCES, ids=swapped), ordered=True)
-    assert faults == ["caption 'x/6#0' is given to image '5.jpg'"]
+    assert faults == ["caption 'x/6#0' is assigned to image '5.jpg'"]
     # Numbers of rows, or of annotations, are not images, even where one is spelled the same.
     numbers = [str(number) for number in range(6)]
     assert known.faults(described_by(SENTENCES, ids=numbers), ordered=True) == []
@@ -188,7 +188,7 @@ def test_captions_with_ids_of_their_own_are_recognised_by_them() -> None:
     assert known.faults(prefixed, ordered=True) == []
     swapped = described_by(SENTENCES, keys=["31", "12", "30", "13", "90", "91"])
     faults = known.faults(swapped, ordered=True)
-    assert faults == ["its captions, by their ids, are others or describe other images"]
+    assert faults == ["its captions, by their ids, are different or describe other images"]
 
 
 def coco() -> list[str]:
@@ -210,14 +210,14 @@ def test_cocos_folds_in_another_order_are_others() -> None:
     for order in (sorted(ids), [*ids[1000:], *ids[:1000]], [ids[1000], *ids[1:1000], ids[0], *ids[1001:]]):
         assert PROTOCOLS["coco-5k"].split.faults(in_fives(order), ordered=False) == []
         (fault,) = PROTOCOLS["coco-1k-5fold"].split.faults(in_fives(order), ordered=True)
-        assert fault == "its images stand in another order, and folds are blocks of that order"
+        assert fault == "its images are in another order, and folds are blocks of that order"
 
 
 def test_numbers_of_rows_are_no_ids() -> None:
     for prefix in ("", "testall/"):
         split = in_fives([f"{prefix}{number}" for number in range(5000)])
         (fault,) = PROTOCOLS["coco-5k"].split.faults(split, ordered=False)
-        assert fault == "its images are only numbered, and have no ids by which they could be recognised"
+        assert fault == "its images are only numbered, and have no ids by which to recognise them"
         # Nor do they become any where somebody has described such a split.
         assert describe(split, "coco").faults(split, ordered=False) == [fault]
 
@@ -225,7 +225,7 @@ def test_numbers_of_rows_are_no_ids() -> None:
 def test_one_image_of_coco_swapped_is_another_split() -> None:
     ids = coco()
     (fault,) = PROTOCOLS["coco-5k"].split.faults(in_fives([*ids[:-1], "1"]), ordered=False)
-    assert fault.startswith("its images are others (hash ")
+    assert fault.startswith("its images are different (hash ")
 
 
 def test_ids_of_captions_name_their_images_in_one_spelling() -> None:
@@ -241,7 +241,7 @@ def test_where_each_seed_has_a_split_of_its_own_any_of_them_is_verified() -> Non
     assert known.verifiable
     assert [known.faults(split, ordered=False) for split in splits[:2]] == [[], []]
     (fault,) = known.faults(splits[2], ordered=False)
-    assert fault.startswith("its images are those of none of the 2 draws (hash ")
+    assert fault.startswith("its images match none of the 2 draws (hash ")
 
 
 def test_the_draws_of_wikipedia_begin_with_the_one_that_all_seeds_may_share() -> None:

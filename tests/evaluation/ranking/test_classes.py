@@ -177,5 +177,5 @@ def test_wrong_calls_raise() -> None:
     with pytest.raises(ValueError, match="each text must be one vector"):
         class_retrieval(images, Encoding(texts.values[:, None]), dot, owner, labels, measures=MEASURES)
     for wrong in (labels[:-1], np.eye(90, 4, dtype=np.int64), labels.astype(np.float32)):
-        with pytest.raises(ValueError, match="one whole number for each of 90 images"):
+        with pytest.raises(ValueError, match="one integer label for each of 90 images"):
             class_retrieval(images, texts, dot, owner, wrong, measures=MEASURES)

@@ -155,7 +155,7 @@ def test_questions_of_one_sweep_are_answered_as_alone() -> None:
         for side, expected in alone.positives.items():
             np.testing.assert_array_equal(found.positives[side].rank, expected.rank)
     persons = Question(image_identity=np.arange(N_IMAGES)[::-1] // 2)
-    with pytest.raises(ValueError, match="in one order"):
+    with pytest.raises(ValueError, match="in the same order"):
         streamed_sweeps(images, texts, dot, owner, [Question(), persons])
 
 
@@ -182,8 +182,8 @@ def test_precision_at_r_of_hand_made_lists() -> None:
     ("query", "rank", "message"),
     [
         ([0, 0], [1], "each positive"),
-        ([0, 0], [1, 1], "cannot stand above"),
-        ([1], [0], "cannot stand above"),
+        ([0, 0], [1, 1], "must not be smaller than its place"),
+        ([1], [0], "must not be smaller than its place"),
     ],
 )
 def test_ranks_that_cannot_be_raise(query: list[int], rank: list[int], message: str) -> None:
@@ -194,7 +194,7 @@ def test_ranks_that_cannot_be_raise(query: list[int], rank: list[int], message: 
 def test_queries_must_have_an_answer_in_the_gallery() -> None:
     pairs = PositivePairs.of(np.array([[0, 0], [1, 2]]), 2, 3)
     nobody = np.zeros(2, bool)
-    with pytest.raises(ValueError, match="text 1 is a query and no positive pair has it"):
+    with pytest.raises(ValueError, match="text 1 is a query but is in no positive pair"):
         pairs.asking(nobody, np.array([True, True, False]))
-    with pytest.raises(ValueError, match="text 2 is right for an image and left out of the gallery"):
+    with pytest.raises(ValueError, match="text 2 is correct for an image but excluded from the gallery"):
         pairs.asking(nobody, np.zeros(3, bool), left_out=np.array([False, False, True]))

@@ -140,9 +140,9 @@ def test_bad_labels_and_scores_raise() -> None:
     images, texts, image_labels, text_labels = problem(2, False)
     with pytest.raises(ValueError, match="image_labels must be"):
         label_precision(images, texts, dot, image_labels[:-1], text_labels, measures=at(None))
-    with pytest.raises(ValueError, match="whole numbers"):
+    with pytest.raises(ValueError, match="must be integers"):
         label_precision(images, texts, dot, image_labels.astype(np.float32), text_labels, measures=at(None))
-    with pytest.raises(ValueError, match="of one kind"):
+    with pytest.raises(ValueError, match="of the same kind"):
         label_precision(images, texts, dot, image_labels, np.eye(57), measures=at(None))
     with pytest.raises(ValueError, match="no i2t query shares"):
         label_precision(images, texts, dot, image_labels, text_labels + 1000, measures=at(None))

@@ -66,9 +66,9 @@ def test_a_query_without_a_positive_counts_nowhere() -> None:
         ([], [], [], "non-empty"),
         ([1, 2], [0], [1], "one length"),
         ([-1], [0], [1], "1-based"),
-        ([2], [2], [1], "ties can't be more"),
-        ([0], [0], [1], "exactly where"),
-        ([1], [0], [0], "exactly where"),
+        ([2], [2], [1], "can't be more ties"),
+        ([0], [0], [1], "if, and only if"),
+        ([1], [0], [0], "if, and only if"),
     ],
 )
 def test_counts_that_cannot_be_raise(
@@ -84,5 +84,5 @@ def test_counts_that_cannot_be_raise(
 def test_ranks_below_one_and_recall_at_nothing_raise() -> None:
     with pytest.raises(ValueError, match="1-based"):
         QueryRanks.untied([0, 1])
-    with pytest.raises(ValueError, match="at one item"):
+    with pytest.raises(ValueError, match="k must be at least 1"):
         QueryRanks.untied([1]).hit_probability(0)

@@ -170,7 +170,7 @@ def test_non_finite_scores_raise_with_their_place(bad: float) -> None:
         ([0, 1, 2], "one entry for each of 4"),
         ([0, 1, 2, 3], "caption 3 describes image 3"),
         ([0, 1, 2, -1], "caption 3 describes image -1"),
-        ([0.0, 1.0, 2.0, 2.0], "whole numbers"),
+        ([0.0, 1.0, 2.0, 2.0], "integers"),
     ],
 )
 def test_a_caption_map_that_does_not_fit_raises(owner: list[int], message: str) -> None:
@@ -181,7 +181,7 @@ def test_a_caption_map_that_does_not_fit_raises(owner: list[int], message: str) 
 def test_identities_that_do_not_fit_raise() -> None:
     with pytest.raises(ValueError, match="image_identity must have one entry for each of 3 images"):
         retrieval_ranks(np.eye(3), [0, 1, 2], image_identity=[0, 1])
-    with pytest.raises(ValueError, match="image_identity must hold whole numbers"):
+    with pytest.raises(ValueError, match="image_identity must hold integers"):
         retrieval_ranks(np.eye(3), [0, 1, 2], image_identity=np.array([0.0, 1.0, 1.0]))
 
 

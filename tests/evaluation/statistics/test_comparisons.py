@@ -162,7 +162,7 @@ def test_the_set_is_of_those_that_are_not_told_from_the_first() -> None:
 def test_different_queries_and_rows_without_a_run_are_refused() -> None:
     with pytest.raises(ValueError, match="same queries"):
         compare([run_of(np.zeros(3))], [run_of(np.zeros(4))], "i2t/R@1")
-    with pytest.raises(ValueError, match="in one run and not in another"):
+    with pytest.raises(ValueError, match="in one run but not in another"):
         compare([run_of(np.array([np.nan, 1.0, 0.0]))], [run_of(np.zeros(3))], "i2t/R@1")
     with pytest.raises(ValueError, match="without any run"):
         compare([run_of(np.zeros(3))], [], "i2t/R@1")

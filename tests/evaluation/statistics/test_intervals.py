@@ -269,7 +269,7 @@ def test_that_interval_covers_what_all_draws_would_give() -> None:
 
 def test_runs_on_one_split_and_on_draws_of_their_own_are_not_averaged() -> None:
     results = np.ones(10)
-    with pytest.raises(ValueError, match="some runs have draws of their own and others share one"):
+    with pytest.raises(ValueError, match="some runs have their own draws, but others share one"):
         interval([drawn_run(results, np.arange(10)), run_of(results)], "i2t/R@1")
     with pytest.raises(ValueError, match="the runs must answer the same queries"):
         interval([run_of(results), drawn_run(results, np.arange(1, 10))], "i2t/R@1")

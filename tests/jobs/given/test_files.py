@@ -51,12 +51,12 @@ def test_numbers_are_names_too() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ([1.5, 2.5], "holds float64; give whole numbers, or texts"),
-        (["a", 1], "mixes texts with other entries"),
-        ([["a"], ["b", "c"]], "holds no plain list"),
-        ([], "holds nothing"),
-        ([["a", "b"]], "has shape (1, 2); give one id for each item"),
-        (["a", "\ud800"], "which is no name"),
+        ([1.5, 2.5], "contains float64; give whole numbers or strings"),
+        (["a", 1], "mixes strings with other entries"),
+        ([["a"], ["b", "c"]], "is not a plain list"),
+        ([], "contains nothing"),
+        ([["a", "b"]], "has shape (1, 2); give one id per item"),
+        (["a", "\ud800"], "which is not a name"),
     ],
 )
 def test_what_are_no_ids(given: Any, sentence: str) -> None:
@@ -83,7 +83,7 @@ def test_labels_are_numbered_and_multi_hot_rows_kept() -> None:
     np.testing.assert_array_equal(read_labels(["b", "a", "b"], "labels", several=True), [1, 0, 1])
     multi_hot = read_labels([[2, 0], [0, 1]], "labels", several=True)
     np.testing.assert_array_equal(multi_hot, [[1, 0], [0, 1]])
-    with pytest.raises(BadInput, match="one whole number for each image"):
+    with pytest.raises(BadInput, match="one whole number per image"):
         read_labels([[1, 0]], "identities", several=False)
 
 
@@ -91,7 +91,7 @@ def test_rows_are_named_by_number_or_by_id_and_never_by_either() -> None:
     np.testing.assert_array_equal(rows_of(np.array(["b", "a"]), ["a", "b"], 2, "x", "image"), [1, 0])
     np.testing.assert_array_equal(rows_of(np.array([1, 0]), ["a", "b"], 2, "x", "image"), [1, 0])
     np.testing.assert_array_equal(rows_of(np.array([391895]), ["5", "391895"], 2, "x", "image"), [1])
-    with pytest.raises(BadInput, match="could name the images' rows as well as their ids"):
+    with pytest.raises(BadInput, match="is ambiguous: its entries could be rows or ids"):
         rows_of(np.array(["0", "1"]), ["1", "0"], 2, "x", "image")
-    with pytest.raises(BadInput, match="entry 1 is '-1', which is no image given; give rows from 0 to 1"):
+    with pytest.raises(BadInput, match="entry 1 is '-1', which is not a given image; give rows from 0 to 1"):
         rows_of(np.array([0, -1]), None, 2, "x", "image")

@@ -155,11 +155,11 @@ def test_pairs_in_the_data_sets_folder_are_measured_beside_it(tiny_coco: Path) -
     assert fewer.fingerprint == corpus.fingerprint, "features and other protocols stay as they are"
     assert fitting_protocols(fewer)[-1].name != protocol.name
     (tiny_coco / "coco" / "positives.csv").write_text("x.jpg,1000", encoding="utf-8")
-    with pytest.raises(BadInput, match=r"positives\.csv: pair 0 names image 'x.jpg', which the data set"):
+    with pytest.raises(BadInput, match=r"positives\.csv: pair 0 names image 'x.jpg', which is not in"):
         Karpathy("coco").read(tiny_coco)
     other = "COCO_val2014_000000000106.jpg,1000"
     (tiny_coco / "coco" / "positives.csv").write_text(other, encoding="utf-8")
-    with pytest.raises(BadInput, match=r"positives\.csv: pair 0 names image .* is not of the test split"):
+    with pytest.raises(BadInput, match=r"positives\.csv: pair 0 names image .* is not in the test split"):
         Karpathy("coco").read(tiny_coco)
 
 

@@ -324,16 +324,16 @@ def test_it_can_be_sent_in_and_says_why_it_cannot_be_run_again(tmp_path: Path) -
     [
         (lambda ids: ids["image_ids"].__setitem__(3, "scene9"), "1 of 48 images are not in the test split"),
         (lambda ids: ids["caption_ids"].__setitem__(3, "x#0"), "1 of 144 captions are not in the test split"),
-        (lambda ids: ids["image_ids"].__setitem__(3, ids["image_ids"][7]), "stands twice (items 3 and 7)"),
+        (lambda ids: ids["image_ids"].__setitem__(3, ids["image_ids"][7]), "occurs twice (items 3 and 7)"),
         (
             lambda ids: ids["image_ids"].__setitem__(3, f"images/{ids['image_ids'][7]}.png"),
             "are not in the test split",
         ),
         (lambda ids: ids["image_ids"].pop(), "has shape (47,) for 48 images"),
-        (lambda ids: ids["caption_ids"].__setitem__(3, " "), "caption_ids: id 3 is ' ', which is no name"),
+        (lambda ids: ids["caption_ids"].__setitem__(3, " "), "caption_ids: id 3 is ' ', which is not a name"),
         (
             lambda ids: ids.update(caption_image=[0] * 144),
-            "is given to another image than in synthetic",
+            "has another image than in synthetic",
         ),
     ],
 )
@@ -451,9 +451,9 @@ def test_pairs_need_no_images_of_captions() -> None:
     pairs = [[0, 0], [0, 1], [3, 6]]
     scored = evaluate_embeddings(images, texts[:-1], dataset="mine", positives=pairs)
     assert "2 images" not in str(scored.remarks) and "10 images and 20 captions" in str(scored.remarks)
-    with pytest.raises(BadInput, match="23 captions are no whole number for each of 12 images"):
+    with pytest.raises(BadInput, match="23 captions cannot be divided evenly among 12 images"):
         evaluate_embeddings(images, texts[:-1], dataset="mine")
-    with pytest.raises(BadInput, match="entry 2 is '12', which is no image given"):
+    with pytest.raises(BadInput, match="entry 2 is '12', which is not a given image"):
         evaluate_embeddings(images, texts, dataset="mine", positives=[[0, 0], [1, 1], [12, 2]])
 
 
@@ -499,7 +499,7 @@ def test_identities_widen_the_positives() -> None:
     scored = evaluate_embeddings(centres[persons], centres[persons[owner]], identities=persons, **words)
     assert scored.protocols[0].resembles == "cuhk-pedes"
     assert scored.metrics["cuhk_pedes-test"]["t2i/R@1"] == 100.0
-    with pytest.raises(BadInput, match="'cuhk-pedes' goes by identity; give --identities"):
+    with pytest.raises(BadInput, match="'cuhk-pedes' defines positives by identity; give --identities"):
         evaluate_embeddings(centres[persons], centres[persons[owner]], **words)
 
 
@@ -512,19 +512,22 @@ def test_identities_widen_the_positives() -> None:
             {"protocol": "flickr30k-1k"},
             "not the split of flickr30k-1k, which has 1,000 images and 5,000 captions",
         ),
-        ({"protocol": "flickr30k-1k", "dataset": "coco"}, "is of the data set flickr30k, not of coco"),
-        ({"dataset": "a/b"}, "cannot be the name of a folder"),
+        ({"protocol": "flickr30k-1k", "dataset": "coco"}, "belongs to the data set flickr30k, not coco"),
+        ({"dataset": "a/b"}, "cannot be used as a results folder name"),
         ({"dataset": "mine", "name": "scan"}, "--name 'scan' is a method of the bench"),
-        ({"dataset": "mine", "name": "../x"}, "--name '../x' cannot be the name"),
+        ({"dataset": "mine", "name": "../x"}, "--name '../x' cannot be used"),
         ({"dataset": "mine", "seed": -1}, "--seed is -1"),
-        ({"dataset": "mine", "scores": np.ones((2, 2))}, "give the one or the others"),
+        ({"dataset": "mine", "scores": np.ones((2, 2))}, "give one or the other"),
         ({"dataset": "mine", "texts": None}, "--texts is missing"),
         ({"dataset": "flickr8k", "labels": [0] * N}, "--labels has no effect"),
         ({"dataset": "mine", "identities": [0] * N}, "--identities has no effect"),
         ({"dataset": "flickr30k", "data_root": "nowhere"}, "nowhere is missing"),
-        ({"dataset": "mine", "data_root": "nowhere"}, "data set 'mine' is not below nowhere"),
-        ({"protocol": "wikipedia-2173-map"}, "goes by label; give --labels"),
-        ({"dataset": "mine", "caption_image": ["x"] * N * EACH}, "entry 0 is 'x', which is no image given"),
+        ({"dataset": "mine", "data_root": "nowhere"}, "data set 'mine' is not in nowhere"),
+        ({"protocol": "wikipedia-2173-map"}, "defines positives by label; give --labels"),
+        (
+            {"dataset": "mine", "caption_image": ["x"] * N * EACH},
+            "entry 0 is 'x', which is not a given image",
+        ),
         ({"dataset": "mine", "caption_image": [0] * N * EACH}, "image '1' has no caption"),
         (
             {
@@ -532,7 +535,7 @@ def test_identities_widen_the_positives() -> None:
                 "image_ids": [str(N - 1 - row) for row in range(N)],
                 "caption_image": [0, 1] * N,
             },
-            "could name the images' rows as well as their ids",
+            "is ambiguous: its entries could be rows or ids",
         ),
     ],
 )
@@ -559,20 +562,20 @@ def _with_row(row: int, value: float) -> NDArray[np.float32]:
     [
         (lambda path: _write(path, np.ones((N, 5, 4), np.float32)), "has shape (12, 5, 4); give (N, D)"),
         (lambda path: _write(path, np.ones(N, np.float32)), "has shape (12,); give (N, D)"),
-        (lambda path: _write(path, np.ones((N, WIDTH), np.int64)), "holds int64; give float32"),
-        (lambda path: _write(path, np.ones((N, WIDTH), np.complex64)), "holds complex64; give float32"),
+        (lambda path: _write(path, np.ones((N, WIDTH), np.int64)), "is int64; give float32"),
+        (lambda path: _write(path, np.ones((N, WIDTH), np.complex64)), "is complex64; give float32"),
         (lambda path: _write(path, np.ones((0, WIDTH), np.float32)), "has shape (0, 6); give (N, D)"),
-        (lambda path: _write(path, np.ones((N, 7), np.float32)), "of width 7 and"),
-        (lambda path: _write(path, _with_row(5, np.nan)), "a.npy: row 5 has a value that is not finite"),
-        (lambda path: _write(path, _with_row(4, np.inf)), "a.npy: row 4 has a value that is not finite"),
+        (lambda path: _write(path, np.ones((N, 7), np.float32)), "of width 7, but"),
+        (lambda path: _write(path, _with_row(5, np.nan)), "a.npy: row 5 has a non-finite value"),
+        (lambda path: _write(path, _with_row(4, np.inf)), "a.npy: row 4 has a non-finite value"),
         (lambda path: _write(path, _with_row(3, 0)), "a.npy: row 3 is all zeros"),
         (lambda path: _write(path, _with_row(2, 1e30)), "a.npy: row 2 is of length inf"),
         (lambda path: np.save(path, np.array([{}] * N), allow_pickle=True), "is a pickle or an object array"),
         (lambda path: path.write_bytes(pickle.dumps([1.0])), "is a pickle or an object array"),
         (lambda path: path.write_bytes(b""), "is truncated or not a .npy file"),
         (lambda path: path.write_text("0.1 0.2\n"), "is truncated or not a .npy file"),
-        (lambda path: path.mkdir(), "cannot be read (it is no file)"),
-        (lambda path: os.mkfifo(path), "cannot be read (it is no file)"),
+        (lambda path: path.mkdir(), "cannot be read (it is not a regular file)"),
+        (lambda path: os.mkfifo(path), "cannot be read (it is not a regular file)"),
         (lambda path: None, "No such file"),
     ],
 )
@@ -641,9 +644,7 @@ def test_seeds_of_one_name_are_one_row_and_other_inputs_are_refused(tmp_path: Pa
     words: dict[str, Any] = {"dataset": "mine", "name": "model", "runs": tmp_path}
     for seed in (0, 1):
         evaluate_embeddings(*vectors(np.random.default_rng(seed)), seed=seed, **words)
-    with pytest.raises(
-        BadInput, match="has this name and seed, and was made from other inputs; give another"
-    ):
+    with pytest.raises(BadInput, match="already has this name and seed, from other inputs; give another"):
         evaluate_embeddings(*vectors(np.random.default_rng(2)), seed=1, **words)
     records = [read_record(path) for path in tmp_path.glob("*/*/*/record.json")]
     (row,) = leaderboard(records)
@@ -778,7 +779,7 @@ def test_splits_of_wikipedia_are_told_apart_by_their_sizes(tmp_path: Path) -> No
     scored = evaluate_embeddings(images, texts, dataset="wikipedia", data_root=tmp_path)
     assert [each.label for each in scored.protocols] == ["wikipedia-2173-map-test@1"]
     assert "mAP" in scored.metrics["wikipedia-2173-map-test"]
-    with pytest.raises(BadInput, match="the data set's files have what --labels gives; leave it out"):
+    with pytest.raises(BadInput, match="--labels is already in the data set's files; leave it out"):
         evaluate_embeddings(images, texts, dataset="wikipedia", data_root=tmp_path, labels=[0] * 11)
 
 
@@ -788,5 +789,5 @@ def test_classes_are_means_of_vectors_and_not_of_scores(tmp_path: Path) -> None:
     images, texts = rng.normal(size=(6, 4)), rng.normal(size=(12, 4))
     scored = evaluate_embeddings(images, texts, dataset="cub", data_root=tmp_path)
     assert "t2i/AP@50" in scored.metrics["cub-test"]
-    with pytest.raises(BadInput, match="mean vector of a class; give --images and --texts instead"):
+    with pytest.raises(BadInput, match="class's mean vector; give --images and --texts instead"):
         evaluate_embeddings(scores=images @ texts.T, dataset="cub", data_root=tmp_path)

@@ -104,9 +104,11 @@ def test_a_state_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_state_of_other_data_or_size_is_refused() -> None:
     state = DiscriminatorBank(N, D, name="aaaa").state_dict()
-    with pytest.raises(BadInput, match="fingerprint aaaa, this data set has bbbb"):
+    with pytest.raises(BadInput, match="fingerprint aaaa, but this data set has bbbb"):
         DiscriminatorBank(N, D, name="bbbb").load_state_dict(state)
-    with pytest.raises(BadInput, match=r"the checkpoint has \(7, 6\) discriminators, this model \(7, 9\)"):
+    with pytest.raises(
+        BadInput, match=r"the checkpoint has \(7, 6\) discriminators, but this model \(7, 9\)"
+    ):
         DiscriminatorBank(N, 8, name="aaaa").load_state_dict(state)
 
 
@@ -153,7 +155,7 @@ def test_processes_of_a_machine_share_it() -> None:
 
 
 def test_no_room_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadInput, match=r"has no room for \d+ MiB of discriminators"):
+    with pytest.raises(BadInput, match=r"has no space for \d+ MiB of discriminators"):
         shared_file("test-too-large", create=True, size=2**60)
 
 

@@ -89,7 +89,7 @@ def test_one_discriminator_for_all_pairs() -> None:
     cli = fitted(settings("united_scan"), [watch])
     assert cli.model.discriminators.rows == 1 and int(cli.model.discriminators.steps) == 2 * 3
     assert [rows for kind, rows, _ in watch.steps if kind == "GroupBatch"] == [[0]] * 6
-    with pytest.raises(ValueError, match=r"gamma is 0\.4, but one discriminator has no others"):
+    with pytest.raises(ValueError, match=r"gamma is 0\.4, but a shared discriminator has no others"):
         ADDR(SCAN(), discriminator=PairDiscriminatorSettings(shared=True), gamma=0.4)
 
 
@@ -289,7 +289,7 @@ def test_discriminators_may_have_a_schedule_of_their_own(monkeypatch: pytest.Mon
 
 
 def test_no_pass_at_all_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"discriminator\.passes is 0; give a whole number from 1"):
+    with pytest.raises(ValueError, match=r"discriminator\.passes is 0; give a whole number, 1"):
         PairDiscriminatorSettings(passes=0)
 
 

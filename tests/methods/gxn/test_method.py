@@ -373,13 +373,13 @@ def test_settings_that_contradict_each_other() -> None:
         CaptionPath(max_words=0)
     with pytest.raises(ValueError, match=r"captions\.reinforce_from is -1"):
         CaptionPath(reinforce_from=-1)
-    with pytest.raises(ValueError, match="until_plateau; GXN has never or always"):
+    with pytest.raises(ValueError, match="until_plateau; GXN supports never or always"):
         GXN(ConvNetEncoder(freeze="until_plateau"))
 
 
 def test_a_reward_that_comes_too_late_is_said() -> None:
     config = configuration("gxn_i2t_mix", **small("gxn_i2t_mix", **{"trainer.max_epochs": 1}))
-    with pytest.warns(UserWarning, match="reinforce_from is 1, behind the last epoch"):
+    with pytest.warns(UserWarning, match="reinforce_from is 1, after the last epoch"):
         fitted(config, [], limit_val_batches=0)
 
 
@@ -388,7 +388,7 @@ def test_parents_that_have_nothing_to_give_or_the_same() -> None:
     t2i, _ = built("gxn_t2i", **small("gxn_t2i"))
     with pytest.raises(BadInput, match="scan has no weights that GXN can start from"):
         whole.inherit({"scan": {"host.words.weight": torch.zeros(1)}})
-    with pytest.raises(BadInput, match="one and two both have weights of words; drop a parent"):
+    with pytest.raises(BadInput, match="one and two both provide words; remove one parent"):
         whole.inherit({"one": t2i.state_dict(), "two": t2i.state_dict()})
 
 

@@ -32,7 +32,7 @@ def test_untested_rows_have_no_letters(make_record: Maker) -> None:
     (table,) = tables(leaderboard([make_record(), make_record(method="cca")]))
     assert tie_groups(table) == {}
     assert findings(table)[0] == (
-        "acmr has the highest number, mAP 0.450 ± 0.040; no test says whether by more than chance."
+        "acmr has the highest number, mAP 0.450 ± 0.040; no test could tell whether by more than chance."
     )
 
 

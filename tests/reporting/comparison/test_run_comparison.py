@@ -30,7 +30,7 @@ def test_every_metric_has_its_difference_and_those_that_are_means_a_p(make_recor
     assert rsum.difference is not None and rsum.difference.low > 0 and rsum.difference.p < 0.01
     assert by_key["i2t/MedR"].difference is None
     text = "\n".join(report_lines(comparison))
-    assert "mine-test@1" in text and "each p is of its metric alone" in text
+    assert "mine-test@1" in text and "p values are per metric, unadjusted" in text
     json.dumps(comparison.plain())
 
 
@@ -62,7 +62,7 @@ def test_seeds_are_compared_as_a_row(make_record: Make) -> None:
     ours = [finished(make_record, 0.3, seed=seed) for seed in range(2)]
     (comparison,) = compare_rows(ours, [finished(make_record, 0.3, method="cca")])
     assert comparison.seeds == ((0, 1), (0,))
-    assert "with other seeds" in "\n".join(report_lines(comparison))
+    assert "over images and seeds" in "\n".join(report_lines(comparison))
 
 
 def coco(
@@ -126,14 +126,14 @@ def test_what_cannot_be_compared_is_one_sentence(make_record: Make) -> None:
         compare_rows([record], [other.model_copy(update={"data": data})])
     ranks = Ranks.load(other.ranks)
     write_ranks(other, ranks.i2t[:20], ranks.t2i[:100])
-    with pytest.raises(BadInput, match="are about other queries"):
+    with pytest.raises(BadInput, match="have different queries"):
         compare_rows([record], [other])
     write_ranks(other, ranks.i2t[::-1].copy() + 1, ranks.t2i)
-    with pytest.raises(BadInput, match="and the record has"):
+    with pytest.raises(BadInput, match="but the record has"):
         compare_rows([record], [other])
     other.ranks.write_bytes(other.ranks.read_bytes()[:3000])
     with pytest.raises(BadInput, match=r"is not an .npz of per-query results"):
         compare_rows([record], [other])
     other.ranks.unlink()
-    with pytest.raises(BadInput, match="is not there"):
+    with pytest.raises(BadInput, match="is missing"):
         compare_rows([record], [other])

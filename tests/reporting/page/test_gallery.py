@@ -102,7 +102,7 @@ def test_a_job_keeps_it_once_and_a_failure_is_a_warning(
     corpus = split_corpus()
     files = JobDirectory.of(tmp_path, "flickr8k", "vse", "0" * 16)
     keep_gallery(files, corpus, "test")
-    assert "is not kept (No such file or directory), so a report will show its queries by their ids" in (
+    assert "is not saved (No such file or directory), so reports will show its queries by their ids" in (
         capsys.readouterr().err
     )
     files.path.mkdir(parents=True)
@@ -166,7 +166,7 @@ def test_a_damaged_file_is_one_sentence(
     kept = record.files.shown_gallery(record.data.fingerprint, "test")
     kept.write_bytes(b"cut")
     assert gallery_of(record, runs, None) is None
-    assert "queries are shown by their ids meanwhile" in capsys.readouterr().err
+    assert "queries are shown by their ids until then" in capsys.readouterr().err
     os.replace(path, tmp_path / "elsewhere.npz")
     kept.unlink()
     kept.symlink_to(tmp_path / "elsewhere.npz")

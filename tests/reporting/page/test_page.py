@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from crossmodal_bench.cli.main import main
 
 TABLE = "flickr8k-1k-test"
 WIDTHS = (390, 1440, 2560)
@@ -166,10 +169,11 @@ def test_print_has_every_column(watched: Watched) -> None:
     page.emulate_media(media="print")
     # A4 landscape without its margins, at 96 dots per inch.
     page.set_viewport_size({"width": 1062, "height": 733})
-    edges = page.eval_on_selector_all(
-        "table.rows thead th", "cells => cells.map(cell => cell.getBoundingClientRect().right)"
+    boxes = page.eval_on_selector_all(
+        "table.rows thead th",
+        "cells => cells.map(cell => cell.getBoundingClientRect()).map(box => [box.width, box.right])",
     )
-    assert len(edges) > 20 and max(edges) <= 1062
+    assert len(boxes) > 20 and all(width > 0 and right <= 1062 for width, right in boxes)
     assert not page.is_visible("form.filters")
     page.emulate_media(media="screen")
     page.set_viewport_size({"width": 1440, "height": 900})
@@ -213,8 +217,13 @@ def test_hostile_text_is_text(watched: Watched, page_file: Path) -> None:
 
 
 def test_the_charts_of_the_page_are_those_that_the_command_writes(board: Path, watched: Watched) -> None:
-    written = json.loads((board / "report" / "charts.json").read_text())
     page = watched.open()
+    (command,) = set(
+        page.eval_on_selector_all(".data code:first-of-type", "all => all.map(c => c.textContent)")
+    )
+    program, *words = shlex.split(command)
+    assert program == "crossmodal-bench" and main(words) == 0
+    written = json.loads((board / "report" / "charts.json").read_text())
     shown = page.eval_on_selector_all(
         "figure.chart",
         "figures => figures.map(each => [each.id, each.querySelector('script').textContent])",

@@ -137,7 +137,7 @@ def test_equal_inputs_are_right_where_the_protocol_goes_by_them(rank: Maker, run
     # Without what the split shows, the file of ranks tells the best one alone.
     other = data_of([rank(scores, **protocol)], runs)
     assert values(other["protocols"][0]["rows"][0]["answers"]["i2t"]["right"])[0] == 1
-    assert "Of several right answers only the best is marked for acmr (small)" in str(other["protocols"])
+    assert "For acmr (small), only the best of several correct answers is marked" in str(other["protocols"])
 
 
 def test_a_page_holds_some_rows_and_queries_and_says_what_it_leaves_out(
@@ -157,7 +157,7 @@ def test_a_page_holds_some_rows_and_queries_and_says_what_it_leaves_out(
     sampled = values(part["sides"]["t2i"]["queries"])
     assert len(sampled) == 7 and part["sides"]["t2i"]["of"] == 36
     said = " ".join(part["leftOut"])
-    assert "7 of 12 images stand here as queries" in said and "7 of 36 captions" in said
+    assert "7 of 12 images are included as queries" in said and "7 of 36 captions" in said
     assert "2 rows beyond the first 2 left out: " in said and "vse (margin=0.1) (small)" in said
     assert "1 run with other seeds left out" in said
     assert context["sections"][0]["left_out"] == part["leftOut"]
@@ -188,7 +188,7 @@ def test_what_keeps_no_rankings_has_no_queries(make_record: Maker, rank: Maker, 
     assert [row["name"] for row in part["rows"]] == ["acmr"]
     said = " ".join(part["leftOut"])
     assert "cca (small) left out: " in said and "is not an .npz of per-query results" in said
-    assert "is of another run than the record" in said
+    assert "is from another run than the record" in said
 
 
 def test_rankings_that_cannot_be_are_refused(rank: Maker, runs: Path) -> None:
@@ -202,7 +202,7 @@ def test_rankings_that_cannot_be_are_refused(rank: Maker, runs: Path) -> None:
         ("i2t_top", whole["i2t_top"].astype(np.float64)),
     ):
         np.savez(record.ranks, **{**whole, name: change})
-        with pytest.raises(BadInput, match="holds rankings that do not fit together; run its job again"):
+        with pytest.raises(BadInput, match="has inconsistent rankings; run its job again"):
             browsing.read_rankings(record)
 
 
@@ -276,5 +276,5 @@ def test_nothing_is_written_out_of_the_runs(rank: Maker, runs: Path, tmp_path: P
     record = rank()
     (runs / "report").mkdir()
     (runs / "report" / "queries").symlink_to(tmp_path)
-    with pytest.raises(BadInput, match=r"queries is a link out of .*; put a folder in its place"):
+    with pytest.raises(BadInput, match=r"queries is a link out of .*; replace it with a folder"):
         write_queries(of([record]), runs / "report" / "queries", runs)

@@ -99,9 +99,8 @@ def test_queries_are_browsed_by_buttons_and_keys(page: Any) -> None:
     page.locator(".queries-view").focus()
     page.keyboard.press("End")
     assert position.inner_text() == "36 of 36" and page.get_by_role("button", name="Next").is_disabled()
-    assert (
-        page.get_by_role("status").inner_text().startswith("Query 36 of 36. vse: First right answer at rank")
-    )
+    status = page.get_by_role("status").inner_text()
+    assert status.startswith("Query 36 of 36. vse: First correct answer at rank")
     images = page.locator(".answers.t2i img")
     assert images.count() == 5 and all(
         image.evaluate("image => image.naturalWidth") for image in images.all()
@@ -117,7 +116,7 @@ def test_queries_are_browsed_by_buttons_and_keys(page: Any) -> None:
 
 
 def test_two_methods_stand_side_by_side_and_right_answers_are_marked(page: Any) -> None:
-    page.get_by_label("Beside it").select_option("cca, small")
+    page.get_by_label("Compare with").select_option("cca, small")
     page.get_by_label("Order").select_option("disagreeing")
     columns = page.locator(".queries-method")
     assert columns.count() == 2
@@ -132,7 +131,7 @@ def test_two_methods_stand_side_by_side_and_right_answers_are_marked(page: Any) 
         assert len(marks) == 5
         assert [place for place, text in enumerate(marks, 1) if "✓" in text] == ([rank] if rank <= 5 else [])
         titles = column.locator(".answers img").evaluate_all("images => images.map((image) => image.title)")
-        assert [title == owner for title in titles] == ["right: " in text for text in marks]
+        assert [title == owner for title in titles] == ["correct: " in text for text in marks]
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Next").click()
     ranks = [int(columns.nth(at).locator(".rank").inner_text().split()[5]) for at in (0, 1)]
@@ -141,7 +140,7 @@ def test_two_methods_stand_side_by_side_and_right_answers_are_marked(page: Any) 
     worst = int(columns.first.locator(".rank").inner_text().split()[5])
     page.get_by_label("Order").select_option("best")
     assert int(columns.first.locator(".rank").inner_text().split()[5]) == 1 < worst
-    page.get_by_label("Beside it").select_option("")
+    page.get_by_label("Compare with").select_option("")
     assert columns.count() == 1
     assert page.get_by_label("Order").locator("option[value=disagreeing]").is_disabled()
 
@@ -150,7 +149,7 @@ def test_slices_and_the_fragment_choose_queries(page: Any) -> None:
     page.get_by_label("Direction").select_option("i2t")
     page.get_by_label("Only").select_option("near")
     assert page.locator(".queries-position").inner_text() == "1 of 2"
-    assert "nearly repeat another" in page.locator(".queries-meaning").inner_text()
+    assert "with a near-duplicate" in page.locator(".queries-meaning").inner_text()
     seen = {query_of(page)}
     page.get_by_role("button", name="Next").click()
     assert seen | {query_of(page)} == {"7.jpg", "11.jpg"}
@@ -170,14 +169,14 @@ def test_slices_and_the_fragment_choose_queries(page: Any) -> None:
         page.keyboard.press("ArrowRight")
         assert page.locator(".queries-position").inner_text() == f"{place} of 5"
     page.get_by_label("Only").select_option("ties")
-    assert "its score" in page.locator(".rank").inner_text()
+    assert "tied with it" in page.locator(".rank").inner_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_it_without_scrolling_sideways(page: Any, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": 390, "height": 844})
-    page.get_by_label("Beside it").select_option("cca, small")
+    page.get_by_label("Compare with").select_option("cca, small")
     for direction in ("t2i", "i2t"):
         page.get_by_label("Direction").select_option(direction)
         assert page.evaluate("document.documentElement.scrollWidth") == 390

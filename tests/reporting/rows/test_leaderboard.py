@@ -397,7 +397,7 @@ def test_an_ensemble_stands_beside_the_papers_only_as_the_suites(make_recall_rec
         ((t2i, i2t), {"dataset": "flickr8k", "protocol": "flickr8k-1k"}),
     ):
         found = published(*members, **{"method": "scan", **changes})
-        assert found.value is None and "no suite sums these models" in str(found.reason)
+        assert found.value is None and "no suite defines this ensemble" in str(found.reason)
     small = published(t2i, i2t, method="scan", preset="small")
     assert small.value is None and "preset small" in str(small.reason)
 

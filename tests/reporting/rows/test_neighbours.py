@@ -301,7 +301,7 @@ def test_a_number_whose_metric_is_unknown_is_shown_once(make_record: Maker) -> N
     }
     said = "\n".join(notes(tables([row])[0]))
     assert "i2t/mAP 0.366, t2i/mAP 0.277, mAP 0.322 (ACMR Table 2, SIFT + LDA)" in said
-    assert "over the whole list or the top 50 is not said" in said
+    assert "mAP is over the whole list or the top 50" in said
     assert markdown([show(table) for table in tables([row])]).count("0.322 |") == 1
 
 
@@ -315,6 +315,6 @@ def test_queries_without_a_label_are_stated(make_record: Maker) -> None:
         data={**make_record().content["data"], **data},
     )
     said = "\n".join(notes(tables(leaderboard([record]))[0]))
-    assert "no label: 20 of 100 image queries and 20 of 100 text queries, which do not count for mAP" in said
+    assert "no label: 20 of 100 image queries and 20 of 100 text queries, which are ignored by mAP" in said
     none = make_record(method="cca", dropped={"i2t": 0, "t2i": 0})
     assert "no label" not in "\n".join(notes(tables(leaderboard([none]))[0]))

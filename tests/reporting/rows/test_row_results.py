@@ -45,7 +45,7 @@ def test_each_protocol_of_a_record_has_a_file_of_its_own(record: Record) -> None
     main, other = record.by_protocol()
     write_ranks(main, I2T, T2I)
     assert read_query_results(main).per_query["i2t/R@1"].tolist() == [1, 0, 0, 0]
-    with pytest.raises(MissingInput, match=r"ranks_flickr8k-test-equal\.npz is not there"):
+    with pytest.raises(MissingInput, match=r"ranks_flickr8k-test-equal\.npz is missing"):
         read_query_results(other)
     write_ranks(other, np.ones(4, np.int64), np.ones(8, np.int64))
     assert read_query_results(other).per_query["i2t/R@1"].tolist() == [1, 1, 1, 1]
@@ -87,10 +87,10 @@ def test_arrays_that_do_not_fit_together_are_refused(
     record: Record, changes: dict[str, NDArray[Any]]
 ) -> None:
     write_ranks(record, I2T, T2I, **changes)
-    with pytest.raises(BadInput, match=r"ranks\.npz holds no results of queries that fit together; run its"):
+    with pytest.raises(BadInput, match=r"ranks\.npz has inconsistent per-query results; run its"):
         read_query_results(record)
     results = read_results([record], read_query_results)
-    assert results.runs == () and "fit together" in results.missing
+    assert results.runs == () and "inconsistent" in results.missing
 
 
 def test_seeds_of_different_queries_are_no_row_of_queries(answered: Answered) -> None:
@@ -101,7 +101,7 @@ def test_seeds_of_different_queries_are_no_row_of_queries(answered: Answered) ->
 @pytest.mark.parametrize("protocol", ["a" * 400, "nul\0", "..", "no/such/folder"])
 def test_a_protocol_that_names_no_file_has_no_results(record: Record, protocol: str) -> None:
     job = record.job.model_copy(update={"protocol": protocol})
-    with pytest.raises(MissingInput, match="is not there"):
+    with pytest.raises(MissingInput, match="is missing"):
         read_query_results(record.model_copy(update={"job": job}))
 
 
@@ -180,10 +180,10 @@ def test_a_table_of_draws_says_so_and_compares_the_rows_of_the_same_draws(make_r
         table.tested
     ) == 1
     assert [line for line in notes(table) if line.startswith("draws:")] == [
-        "draws: seed s has draw s of the split; ± over several seeds has the draw in it, too"
+        "draws: seed s uses draw s of the split; ± over several seeds includes the draws"
     ]
     assert "data: train 20 images / 20 captions, test 40 images / 40 captions" in notes(table)
     assert not [line for line in warnings(table) if "split" in line or "fingerprints" in line]
     swapped = on_draw(make_record, 1, "sm", draw=2)
     (table,) = tables(leaderboard([*records, swapped]))
-    assert [line for line in warnings(table) if "do not rest on the same data" in line]
+    assert [line for line in warnings(table) if "do not use the same data" in line]

@@ -43,7 +43,7 @@ def test_where_nothing_can_be_locked_everybody_sends(make_record: Maker) -> None
 
 
 def test_who_waits_for_a_server_is_interrupted_and_nobody_behind_it() -> None:
-    with pytest.raises(OutOfTime, match="did not take the run"), given_up_after(0.05):
+    with pytest.raises(OutOfTime, match="did not accept the run"), given_up_after(0.05):
         time.sleep(30)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
@@ -94,7 +94,7 @@ def test_a_server_that_never_answers_is_given_up_and_the_run_is_kept_whole(make_
             env={**os.environ, "WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40},
         )
     assert answer.returncode == 1, answer.stdout + answer.stderr
-    assert "did not take the run within 5 s" in answer.stdout, answer.stdout + answer.stderr
+    assert "did not accept the run within 5 s" in answer.stdout, answer.stdout + answer.stderr
     state = read_state(record.files)
     assert state is not None and state.lies_here_whole(record), answer.stdout + answer.stderr
     (log,) = record.files.offline_wandb_runs()

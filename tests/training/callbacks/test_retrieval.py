@@ -109,7 +109,7 @@ def test_validation_may_have_another_size_than_the_protocol() -> None:
     expected["primary"] = expected["rsum"]
     assert found == pytest.approx({f"val/{key}": value for key, value in expected.items()})
     # On test, a protocol's counts are a promise.
-    with pytest.raises(ValueError, match="'synthetic-tiny' is over 48 images, got 4"):
+    with pytest.raises(ValueError, match="'synthetic-tiny' needs 48 images, got 4"):
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
 
 
@@ -182,7 +182,7 @@ def test_a_part_of_a_gallery_is_refused(limit: float) -> None:
         def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
             trainer.limit_val_batches = limit
 
-    with pytest.raises(ValueError, match=r"the gallery is not whole: .* is the first missing"):
+    with pytest.raises(ValueError, match=r"the gallery is incomplete: .* is the first missing"):
         fitted(CONFIG, [RetrievalEvaluation(), Limit()])
 
 

@@ -1,5 +1,5 @@
 "use strict";
-/* Draws each chart when it comes into view, in the width that it has, without the rows that filters leave out. */
+/* Draws each chart when it comes into view, at its available width, without rows hidden by filters. */
 (() => {
   const config = JSON.parse(document.getElementById("chart-config").textContent);
   const tooltip = document.getElementById("tooltip");
@@ -52,12 +52,12 @@
     const width = Math.floor(plot.clientWidth);
     if (!width) return;
     const specification = JSON.parse(figure.querySelector("script.specification").textContent);
-    // The title of an axis that is narrower than it would stick out of the picture.
+    // An axis title wider than its axis would overflow the picture.
     const axisX = { ...config.axisX, titleAnchor: "end", titleLimit: width - 16 };
     specification.config = width < NARROW ? { ...config, axisX } : config;
     specification.data.values = specification.data.values.filter(({ row }) => !row || isShown(row));
     if (!specification.data.values.length) {
-      plot.replaceChildren("No row of this chart passes the filters.");
+      plot.replaceChildren("No row of this chart matches the filters.");
       drawn.delete(figure);
       return;
     }
@@ -70,13 +70,13 @@
       mode: "vega-lite",
       renderer: "svg",
       actions: false,
-      // Expressions are interpreted: the page's policy allows no code that is made from text.
+      // Expressions are interpreted: the page's policy forbids evaluating strings as code.
       ast: true,
       defaultStyle: false,
       logLevel: ERRORS,
       tooltip: showTooltip,
     });
-    // The whole is one picture with a text of its own.
+    // The whole chart is one picture with its own text.
     for (const part of target.querySelectorAll("[role], [aria-roledescription]")) {
       part.removeAttribute("role");
       part.removeAttribute("aria-roledescription");

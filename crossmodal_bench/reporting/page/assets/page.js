@@ -1,5 +1,5 @@
 "use strict";
-/* Sorting, filters, a row's details and copying. Without this script the page is plain tables that say the same. */
+/* Sorting, filters, a row's details and copying. Without this script the page shows the same as plain tables. */
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const filters = document.querySelector("form.filters");
@@ -26,7 +26,7 @@
         const name = header.dataset.key;
         const first = header.classList.contains("text") ? "up" : "down";
         const second = first === "up" ? "down" : "up";
-        // A third click gives back the order of the report.
+        // A third click restores the report's order.
         const next = column !== name ? first : order === first ? second : "";
         setState(key, next && `${name}:${next}`);
       });
@@ -52,7 +52,7 @@
       sorted.sort((a, b) => {
         const [left, right] = [value(a), value(b)];
         const [noLeft, noRight] = [left, right].map((each) => each === undefined || Number.isNaN(each));
-        // What was not measured comes last in both orders.
+        // Missing values come last in both orders.
         if (noLeft || noRight) return noLeft - noRight;
         return sign * (numeric ? left - right : left.localeCompare(right, "en"));
       });
@@ -116,7 +116,7 @@
     try {
       await navigator.clipboard.writeText(text);
     } catch {
-      // A browser that gives pages from disk no clipboard.
+      // For browsers without clipboard access for pages opened from disk.
       const area = document.createElement("textarea");
       area.value = text;
       document.body.append(area);
@@ -140,7 +140,7 @@
     block.prepend(button);
   }
 
-  /* ---- print: what is folded is unfolded, and folded again ---- */
+  /* ---- print: unfold everything, then restore it ---- */
 
   let unfolded = [];
   addEventListener("beforeprint", () => {
@@ -164,5 +164,4 @@
   filters.addEventListener("input", (event) => setState(event.target.name, event.target.value));
   addEventListener("statechange", update);
   update();
-  performance.mark("interactive");
 })();

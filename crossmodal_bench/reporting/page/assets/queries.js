@@ -1,14 +1,14 @@
 "use strict";
-/* Browses what methods answer to single queries. mountQueries(element, data) fills the element; the data are those of
-   page/queries.py. What the reader chooses is kept by getState and setState of state.js, under keys that begin with
-   "query". All texts may be anybody's and become text nodes; pictures are data: addresses. */
+/* The query browser. mountQueries(element, data) fills the element; the data come from page/queries.py. The reader's
+   choices are kept by getState and setState of state.js, under keys that begin with "query". All texts are untrusted
+   and become text nodes; pictures are data: URLs. */
 (() => {
   const ARRAYS = { f4: Float32Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
   const DIRECTIONS = { i2t: "image → captions", t2i: "caption → images" };
   const KEYS = ["protocol", "direction", "method", "beside", "order", "slice", "draw"];
   const COUNT = new Intl.NumberFormat("en");
 
-  /* A typed array, once. */
+  /* A typed array, decoded once. */
   function unpacked(packed) {
     if (!packed.values) {
       const text = atob(packed.data);
@@ -32,7 +32,7 @@
     return made;
   }
 
-  /* Numbers in [0, 1) that a seed decides (mulberry32), the same in every browser. */
+  /* Seeded random numbers in [0, 1) (mulberry32), the same in every browser. */
   function random(seed) {
     let state = seed >>> 0;
     return () => {
@@ -53,7 +53,7 @@
     return order;
   }
 
-  /* By ascending value; what has none comes last. */
+  /* By ascending value; missing values come last. */
   function sorted(count, value) {
     const values = Array.from({ length: count }, (_, at) => value(at));
     const known = (at) => (Number.isNaN(values[at]) ? Infinity : values[at]);
@@ -69,7 +69,7 @@
     return Math.abs(score) >= 1000 ? score.toFixed(0) : score.toPrecision(4);
   }
 
-  /* Names as they stand in a link; of equal ones all but the first are numbered. */
+  /* Names for use in links; duplicates are numbered. */
   function distinct(names) {
     const seen = new Map();
     return names.map((name) => {
@@ -84,7 +84,7 @@
     let list = [];
     let shown = "";
 
-    /* ---- what is chosen ---- */
+    /* ---- choices ---- */
 
     function choices() {
       const chosen = Object.fromEntries(KEYS.map((key) => [key, getState(`query-${key}`)]));
@@ -107,14 +107,14 @@
       return methods.map((at) => protocol.rows[at].answers[direction]);
     }
 
-    /* Whether a query is in a slice; in one that depends on the method, whether it is for any that is shown. */
+    /* Whether a query is in a slice; if that depends on the method, for any of the methods shown. */
     function inSlice(chosen, slice) {
       const bit = data.slices[slice];
       const flags = [chosen.side, ...answersOf(chosen)].map((part) => unpacked(part.flags));
       return (at) => flags.some((each) => each[at] & bit);
     }
 
-    /* The chosen queries in their order. */
+    /* The chosen queries, in order. */
     function ordered(chosen) {
       const key = JSON.stringify([
         protocols.indexOf(chosen.protocol), chosen.direction, chosen.methods, chosen.order, chosen.slice, chosen.draw,
@@ -140,7 +140,7 @@
     controls.setAttribute("aria-label", "Which queries");
     const selects = {};
     const labels = {
-      protocol: "Protocol", direction: "Direction", method: "Method", beside: "Beside it", order: "Order",
+      protocol: "Protocol", direction: "Direction", method: "Method", beside: "Compare with", order: "Order",
       slice: "Only",
     };
     for (const [key, label] of Object.entries(labels)) {
@@ -164,7 +164,7 @@
     const status = element("p", "visually-hidden");
     status.setAttribute("role", "status");
     const steps = element("div", "queries-steps", previous, position, next);
-    const hint = element("span", "soft queries-hint", "or the keys ← and →");
+    const hint = element("span", "soft queries-hint", "or press ← and →");
     const meaning = element("span", "soft queries-meaning");
     steps.append(hint, meaning);
     const view = element("div", "queries-view");
@@ -193,7 +193,7 @@
       const named = protocol.rows.map((row, at) => [keys[at], `${row.name} (${row.preset}, seed ${row.seed})`]);
       fill(selects.method, named, keys[methods[0]]);
       const others = named.filter((_, at) => at !== methods[0]);
-      fill(selects.beside, [["", "no other"], ...others], methods.length > 1 ? keys[methods[1]] : "");
+      fill(selects.beside, [["", "no other method"], ...others], methods.length > 1 ? keys[methods[1]] : "");
       selects.beside.parentElement.hidden = others.length === 0;
       const first = protocol.rows[methods[0]].name;
       fill(
@@ -224,7 +224,7 @@
       const name = items.images[at] ?? "";
       const source = items.pictures[at];
       if (!source) {
-        // A caption whose image nobody knows has no name to show either.
+        // A caption whose image is unknown has no name to show, either.
         return name ? anybodys("span", `no-picture ${size}`, name) : null;
       }
       const image = element("img", size);
@@ -276,7 +276,7 @@
           "div",
           "",
           items.captions.length ? anybodys("h3", "query-caption", items.captions[own]) : element("h3", "", "Caption"),
-          element("p", "soft", "caption ", anybodys("code", "", items.captionIds[own]), ", beside its own image"),
+          element("p", "soft", "caption ", anybodys("code", "", items.captionIds[own]), ", with its own image"),
         ),
       );
     }
@@ -292,7 +292,7 @@
         "answer-head",
         element("span", "place", `${place + 1}`),
         mark,
-        element("span", "visually-hidden", right ? "right: " : "wrong: "),
+        element("span", "visually-hidden", right ? "correct: " : "wrong: "),
       );
       const score = element("span", "score", scoreText(unpacked(answers.scores)[at * answers.width + place]));
       score.title = "score";
@@ -302,7 +302,7 @@
       } else {
         const image = picture(items, unpacked(items.owner)[item], "small");
         if (image) {
-          // It says nothing that the caption doesn't.
+          // Decorative: the caption says the same.
           image.alt = "";
           image.removeAttribute("title");
         }
@@ -315,11 +315,11 @@
     function rankLine(chosen, answers, at) {
       const expected = unpacked(answers.expected)[at];
       const tied = unpacked(answers.tied)[at];
-      if (Number.isNaN(expected)) return "No right answer is among the items that are searched";
-      const place = `First right answer at rank ${rankText(expected)} of ${COUNT.format(chosen.side.gallery)}`;
+      if (Number.isNaN(expected)) return "The gallery has no correct answer";
+      const place = `First correct answer at rank ${rankText(expected)} of ${COUNT.format(chosen.side.gallery)}`;
       if (!tied) return place;
-      const rivals = tied === 1 ? "1 wrong answer has" : `${COUNT.format(tied)} wrong answers have`;
-      return `${place}, expected: ${rivals} its score`;
+      const rivals = tied === 1 ? "1 wrong answer is" : `${COUNT.format(tied)} wrong answers are`;
+      return `${place} (expected): ${rivals} tied with it`;
     }
 
     function summaryLine(answers) {
@@ -329,7 +329,7 @@
       const middle = (ranks[(ranks.length - 1) >> 1] + ranks[ranks.length >> 1]) / 2;
       const first = (100 * ranks.filter((rank) => rank === 1).length) / ranks.length;
       const which = ranks.length === 1 ? "this 1 query" : `these ${COUNT.format(ranks.length)} queries`;
-      return `Over ${which}: ${first.toFixed(1)} % right alone in first place, median rank ${rankText(middle)}`;
+      return `Over ${which}: ${first.toFixed(1)} % correct alone at rank 1, median rank ${rankText(middle)}`;
     }
 
     function column(chosen, method, at) {
@@ -367,7 +367,7 @@
       list = ordered(chosen);
       const place = placeOf(chosen);
       const at = list[place];
-      // The rest of the page has a state, too.
+      // The state also changes for other parts of the page.
       const now = JSON.stringify([KEYS.map((key) => getState(`query-${key}`)), at]);
       if (now === shown) return;
       shown = now;
@@ -376,8 +376,8 @@
       next.disabled = place >= list.length - 1;
       position.textContent = list.length ? `${COUNT.format(place + 1)} of ${COUNT.format(list.length)}` : "none";
       if (!list.length) {
-        status.textContent = "No query is in this slice.";
-        view.replaceChildren(element("p", "soft", "No query is in this slice."));
+        status.textContent = "This slice has no queries.";
+        view.replaceChildren(element("p", "soft", "This slice has no queries."));
         return;
       }
       const ranks = chosen.methods.map((method) => {
@@ -395,7 +395,7 @@
       );
     }
 
-    /* ---- what the reader does ---- */
+    /* ---- events ---- */
 
     function go(to) {
       const place = Math.min(Math.max(to, 0), list.length - 1);
@@ -410,7 +410,7 @@
     controls.addEventListener("submit", (event) => event.preventDefault());
     controls.addEventListener("change", (event) => {
       const { name, value } = event.target;
-      // The same query with another method; other queries otherwise.
+      // Keep the query when the method changes; otherwise start over.
       if (name !== "query-method" && name !== "query-beside") setState("query", "");
       setState(name, value);
       render();
@@ -429,7 +429,7 @@
       event.preventDefault();
       steps[event.key]();
     });
-    // The arrows work wherever in the part the reader has clicked.
+    // Makes the arrow keys work after a click anywhere in the view.
     view.tabIndex = 0;
     view.setAttribute("role", "group");
     view.setAttribute("aria-label", "The query and its answers");

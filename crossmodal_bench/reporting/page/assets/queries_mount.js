@@ -1,3 +1,3 @@
 "use strict";
-/* Gives the part on single queries its data, once the page stands. */
+/* Passes the query browser its data once the page is loaded. */
 mountQueries(document.getElementById("queries-browser"), JSON.parse(document.getElementById("queries-data").textContent));

@@ -1,11 +1,11 @@
 "use strict";
-/* What the reader has chosen stands in the URL's fragment, as #key=value&key=value, so that a link shows the same.
-   getState(key) is "" where nothing is chosen; setState(key, "") forgets the choice. The window hears "statechange"
-   whenever something has changed, by a script or by the reader's going back. */
+/* The reader's choices are in the URL's fragment, as #key=value&key=value, so that a link shows the same view.
+   getState(key) is "" if nothing is chosen; setState(key, "") clears the choice. The window receives "statechange"
+   whenever something has changed, by a script or by the reader's navigating back. */
 (() => {
   const read = () => {
     const text = location.hash.replace(/^#/, "");
-    // A fragment without "=" is an anchor of the page, and no state.
+    // A fragment without "=" is an anchor of the page, not a state.
     return new URLSearchParams(text.includes("=") ? text : "");
   };
   let state = read();
@@ -18,14 +18,14 @@
     if (text) state.set(key, text);
     else state.delete(key);
     const fragment = state.toString();
-    // The page's own address without its fragment, and no new step for the reader to go back through.
+    // Replaces the current history entry, so that "back" does not step through every choice.
     history.replaceState(null, "", fragment ? `#${fragment}` : location.pathname + location.search);
     window.dispatchEvent(new Event("statechange"));
   };
 
   window.addEventListener("hashchange", () => {
     const next = read();
-    // A link to one row leaves the other choices as they are.
+    // A link to one row keeps the other choices.
     if ([...next.keys()].join() === "row") {
       const row = next.get("row");
       state.set("row", row);
