@@ -309,7 +309,7 @@ def test_it_can_be_sent_in_and_says_why_it_cannot_be_run_again(tmp_path: Path) -
     copy = read_record(submitted.directory)
     assert check_record(copy) == [] and copy.metrics == record.metrics
     assert sorted(path.name for path in submitted.directory.iterdir()) == ["ranks.npz", "record.json"]
-    with pytest.raises(BadInput, match=r"is a model from elsewhere, which nothing here can run; give its"):
+    with pytest.raises(BadInput, match=r"is a model from elsewhere, which cannot be rerun here; pass its"):
         reproduce([copy], Repetition(tmp_path / "again", tmp_path))
     made_from = {**record.content["made_from"], "settings": {}}
     old = {name: value for name, value in record.content.items() if name != "schema"}
