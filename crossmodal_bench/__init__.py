@@ -2,11 +2,11 @@
 
 In a notebook or a script:
 
-    >>> import crossmodal_bench as cb
-    >>> cb.table("runs")                          # the leaderboard as a data frame
-    >>> run = cb.load("runs/synthetic/vse/...")   # a finished run, without its data
-    >>> run.metrics, run.search("a red circle"), run.encode_texts(["a red circle"])
-    >>> cb.evaluate(images, texts, dataset="flickr30k")    # short for evaluate_embeddings
+    import crossmodal_bench as cb
+    cb.table("runs")                          # the leaderboard as a data frame
+    run = cb.load("runs/synthetic/vse/...")   # a finished run, without its data
+    run.metrics, run.search("a red circle"), run.encode_texts(["a red circle"])
+    cb.evaluate(images, texts, dataset="flickr30k")    # short for evaluate_embeddings
 """
 
 from __future__ import annotations

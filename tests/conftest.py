@@ -275,3 +275,52 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_arrays(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Record]:
+    """The record of a method's job, after one epoch on twenty synthetic scenes; each is trained once."""
+    # transformers and Lightning take seconds to import, and few tests train.
+    import dual_encoders
+
+    from crossmodal_bench.bench.options import BenchOptions
+    from crossmodal_bench.bench.plan import make_plan
+    from crossmodal_bench.training.worker import run_job
+
+    runs = tmp_path_factory.mktemp("trained") / "runs"
+    records: dict[str, Record] = {}
+
+    def train(method: str) -> Record:
+        if method not in records:
+            options = BenchOptions(
+                dataset="synthetic-20",
+                data_root=Path("no data root"),
+                runs=runs,
+                methods=method,
+                seeds=1,
+                network=dual_encoders.tiny() if method == "clip" else None,
+                overrides={"trainer.max_epochs": 1},
+            )
+            # Parents come first.
+            for planned in make_plan(options, gpu=False):
+                planned.directory.mkdir(parents=True, exist_ok=True)
+                if not planned.files.is_done():
+                    run_job(planned, "cpu")
+                records[planned.job.method] = read_record(planned.directory)
+        return records[method]
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium that the system has, without a network."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium is on the PATH; install your system's (Debian: apt-get install chromium)")
+    playwright_api = pytest.importorskip("playwright.sync_api")
+    with playwright_api.sync_playwright() as playwright:
+        # Its sandbox needs rights that a container's root lacks; the page is ours.
+        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield launched
+        launched.close()

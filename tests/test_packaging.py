@@ -372,8 +372,13 @@ class TestDockerfile:
             r"^\t\$\(python\) -m (pip install .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE
         )
         assert asked_for(ours) == [".[dev]"]
-        (theirs,) = pip_commands(dockerfile)
+        dependencies, theirs = pip_commands(dockerfile)
         assert theirs.strip() == "python -m pip install ."
+        # Before any of the code is copied: a change of it leaves them installed.
+        assert dependencies.strip() == "python -m pip install --requirement dependencies.txt"
+        order = [rest for word, rest in instructions(dockerfile) if word in ("RUN", "COPY")]
+        (installed,) = [n for n, rest in enumerate(order) if dependencies in rest]
+        assert [rest for rest in order[:installed] if "crossmodal_bench" in rest] == []
 
     def test_the_install_check_runs_its_install_line(self, dockerfile: Path) -> None:
         recipe = make("-n", "docker-install-check").stdout
@@ -382,7 +387,7 @@ class TestDockerfile:
         found = subprocess.run(
             ["sed", "-n", pattern, str(dockerfile)], capture_output=True, text=True, check=True
         )
-        assert found.stdout.split("\n") == [*pip_commands(dockerfile), ""]
+        assert found.stdout.split("\n") == [pip_commands(dockerfile)[-1], ""]
 
     def test_copies_what_there_is_and_what_the_build_context_lets_through(self, dockerfile: Path) -> None:
         ignore = (ROOT / ".dockerignore").read_text().splitlines()
@@ -569,6 +574,42 @@ def test_continuous_integration_runs_the_documented_commands() -> None:
     wanted = {"lint", "types", "test", "smoke"}
     assert wanted | {"docs"} <= set(" ".join(ran).split())
     assert wanted <= {word for step in steps for word in step.removeprefix("make ").split()}
+
+
+def test_every_night_runs_what_no_push_does() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "nightly.yml").read_text())
+    # YAML 1.1 takes the word for a truth.
+    started = workflow[True]
+    assert "workflow_dispatch" in started and [set(entry) for entry in started["schedule"]] == [{"cron"}]
+    runs = {
+        name: [step["run"] for step in job["steps"] if "run" in step]
+        for name, job in workflow["jobs"].items()
+    }
+    # Whole: without a choice of methods or of tests.
+    assert runs == {
+        "slow": ["make setup", "make docs", "make test-slow"],
+        "smoke": ["make setup", "make smoke"],
+    }
+    assert all(job["timeout-minutes"] <= 360 for job in workflow["jobs"].values())
+
+
+def test_the_lower_bounds_job_runs_the_tests_of_what_rests_on_dependencies() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    (line,) = (step["run"] for step in jobs["lower-bounds"]["steps"] if "pytest -q" in step.get("run", ""))
+    folders = {word for word in line.split() if word.startswith("tests/")}
+    packages = {"core", "data", "evaluation", "losses", "methods", "networks"}
+    assert folders == {f"tests/{name}" for name in packages | {"cli", "jobs", "reporting", "training"}}
+    assert all((ROOT / folder).is_dir() for folder in folders)
+
+
+def test_coverage_counts_other_processes_and_shows_the_total() -> None:
+    settings = pyproject()["tool"]["coverage"]["run"]
+    assert settings["patch"] == ["subprocess", "_exit"] and settings["parallel"]
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    (summary,) = (
+        step["run"] for step in jobs["coverage"]["steps"] if "GITHUB_STEP_SUMMARY" in step.get("run", "")
+    )
+    assert "--format=total" in summary and "--format=markdown" in summary
 
 
 def test_lower_bounds_are_of_every_dependency() -> None:

@@ -111,7 +111,16 @@ def evaluate(
     reduce: Reduce | None = None,
     device: torch.device | str | None = None,
 ) -> Evaluation:
-    """``evaluate_all`` for a single protocol; ``positives`` are its pairs, if it uses pairs."""
+    """``evaluate_all`` for a single protocol; ``positives`` are its pairs, if it uses pairs.
+
+    Examples:
+        >>> import torch
+        >>> from crossmodal_bench.evaluation.protocols.protocol import own_protocol
+        >>> items = Encoding(torch.eye(50))
+        >>> dot = lambda images, texts: images.values @ texts.values.T
+        >>> evaluate(own_protocol("mine"), items, items, dot, caption_image=torch.arange(50)).metrics["rsum"]
+        600.0
+    """
     (evaluation,) = evaluate_all(
         [protocol],
         images,

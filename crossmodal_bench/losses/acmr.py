@@ -29,6 +29,12 @@ def acmr_triplet_loss(
 
     Raises:
         ValueError: mismatched shapes.
+
+    Examples:
+        >>> import torch
+        >>> images, texts = torch.eye(2), torch.eye(2)
+        >>> acmr_triplet_loss(images, texts, labels=torch.tensor([0, 1]), margin=1.0)
+        tensor(0.)
     """
     if images.shape != texts.shape or len(labels) != len(images):
         raise ValueError(

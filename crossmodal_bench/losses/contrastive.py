@@ -29,6 +29,11 @@ def infonce_loss(cosines: Tensor, log_scale: Tensor, identities: Tensor | None =
 
     Raises:
         ValueError: mismatched shapes.
+
+    Examples:
+        >>> import torch
+        >>> infonce_loss(torch.zeros(4, 4), log_scale=torch.tensor(0.0))  # nothing told apart: log 4
+        tensor(1.3863)
     """
     logits = (log_scale.exp() * cosines).masked_fill(_spared(cosines, identities), -torch.inf)
     pairs = torch.arange(len(logits), device=logits.device)
@@ -54,6 +59,11 @@ def siglip_loss(cosines: Tensor, log_scale: Tensor, bias: Tensor, identities: Te
 
     Raises:
         ValueError: mismatched shapes.
+
+    Examples:
+        >>> import torch
+        >>> siglip_loss(torch.zeros(4, 4), log_scale=torch.tensor(0.0), bias=torch.tensor(0.0))  # 4 log 2
+        tensor(2.7726)
     """
     spared = _spared(cosines, identities)
     logits = log_scale.exp() * cosines + bias

@@ -78,6 +78,12 @@ def domain_regularisation(risks: Tensor, q: Tensor, r: Tensor, margin: float = 0
 
     Returns:
         (B,).
+
+    Examples:
+        >>> import torch
+        >>> risks = torch.tensor([[1.0, 1.4], [1.4, 1.0]])  # each discriminator knows its own pair better
+        >>> domain_regularisation(risks, q=torch.tensor([1, 0]), r=torch.tensor([1, 0]))
+        tensor([0., 0.])
     """
     own = risks.diagonal()
     p = torch.arange(len(risks), device=risks.device)

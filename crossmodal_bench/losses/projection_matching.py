@@ -26,6 +26,13 @@ def cmpm_loss(images: Tensor, texts: Tensor, identities: Tensor, epsilon: float 
 
     Raises:
         ValueError: mismatched shapes.
+
+    Examples:
+        >>> import torch
+        >>> matched = 10 * torch.eye(3)
+        >>> identities = torch.arange(3)
+        >>> cmpm_loss(matched, matched, identities) < cmpm_loss(matched, matched.flip(0), identities)
+        tensor(True)
     """
     _check(images, texts, identities)
     same = (identities[:, None] == identities[None, :]).to(images.dtype)
@@ -54,6 +61,12 @@ def cmpc_loss(images: Tensor, texts: Tensor, weight: Tensor, identities: Tensor)
 
     Raises:
         ValueError: mismatched shapes.
+
+    Examples:
+        >>> import torch
+        >>> vectors = 10 * torch.eye(3)
+        >>> cmpc_loss(vectors, vectors, weight=torch.eye(3), identities=torch.arange(3)).round(decimals=4)
+        tensor(0.0002)
     """
     _check(images, texts, identities)
     classes = F.normalize(weight, dim=1)

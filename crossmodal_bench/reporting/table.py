@@ -1,8 +1,8 @@
 """The leaderboard as a data frame, for notebooks and scripts.
 
-    >>> from crossmodal_bench.reporting.table import table
-    >>> numbers = table("runs")
-    >>> numbers[numbers.metric == "rsum"][["method", "mean", "low", "high"]]
+    from crossmodal_bench.reporting.table import table
+    numbers = table("runs")
+    numbers[numbers.metric == "rsum"][["method", "mean", "low", "high"]]
 
 Printed tables, Markdown, LaTeX and page come from the same ``ShownTable``s, returned by ``shown_tables``.
 """

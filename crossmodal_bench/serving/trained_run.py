@@ -1,8 +1,8 @@
 """A finished run ready for use: search by a sentence or a picture, and encode new ones.
 
->>> from crossmodal_bench import load
->>> run = load("runs/synthetic/vse/0123456789abcdef")
->>> run.search("a red circle at the top left", top=3)
+from crossmodal_bench import load
+run = load("runs/synthetic/vse/0123456789abcdef")
+run.search("a red circle at the top left", top=3)
 """
 
 from __future__ import annotations

@@ -34,6 +34,14 @@ def bfan_similarity(
 
     Raises:
         ValueError: mismatched shapes, an image without regions, a caption without words, or an unknown focal.
+
+    Examples:
+        >>> import torch
+        >>> regions = torch.eye(4).reshape(2, 2, 4)  # two images of two regions each
+        >>> words = torch.eye(4)[None, :2]  # a caption, each word of which one region shows
+        >>> bfan_similarity(regions, words, torch.tensor([2])).round(decimals=2)
+        tensor([[2.],
+                [0.]])
     """
 
     def score(block: Block) -> Tensor:

@@ -30,6 +30,12 @@ def order_similarity(
 
     Raises:
         ValueError: an unknown direction.
+
+    Examples:
+        >>> import torch
+        >>> images, texts = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 3.0], [0.0, 1.0]])
+        >>> order_similarity(images, texts)
+        tensor([[-1., -5.]])
     """
     if direction not in ("image_minus_text", "text_minus_image"):
         raise ValueError(f"direction is '{direction}'; use 'image_minus_text' or 'text_minus_image'")

@@ -51,6 +51,14 @@ def scan_similarity(
 
     Raises:
         ValueError: mismatched shapes, an image without regions, a caption without words, or an unknown name.
+
+    Examples:
+        >>> import torch
+        >>> regions = torch.eye(4).reshape(2, 2, 4)  # two images of two regions each
+        >>> words = torch.eye(4)[None, :2]  # a caption, each word of which one region shows
+        >>> scan_similarity(regions, words, torch.tensor([2])).round(decimals=2)
+        tensor([[1.1200],
+                [0.1200]])
     """
     if direction not in ("t2i", "i2t"):
         raise ValueError(f"direction is '{direction}'; use 't2i' or 'i2t'")

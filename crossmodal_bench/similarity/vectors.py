@@ -8,7 +8,13 @@ from torch import Tensor
 
 
 def cosine_similarity(images: Tensor, texts: Tensor) -> Tensor:
-    """(N, D) and (M, D) to (N, M) cosines."""
+    """(N, D) and (M, D) to (N, M) cosines.
+
+    Examples:
+        >>> import torch
+        >>> cosine_similarity(torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+        tensor([[1., 0.]])
+    """
     return F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import resource
@@ -17,46 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import dual_encoders
-import numpy as np
 import pytest
+from drills import in_epoch, results, wait_for
 
 from crossmodal_bench.core.signals import AGAIN
-from crossmodal_bench.jobs.directory import read_json
 from crossmodal_bench.jobs.record import read_record, read_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 TINY = ("bench", "--dataset", "synthetic-20", "--wandb", "off")
 ACMR = (*TINY, "--methods", "acmr", "--set", "trainer.max_epochs=30")
-TIMES = ("train_seconds", "evaluation_seconds", "train_samples_per_second", "peak_memory_mb")
 Start = Callable[..., Any]
-
-
-def results(runs: Path) -> dict[str, Any]:
-    """What every job of a bench has found, without what its clock says."""
-    found = {}
-    for record in read_records(runs):
-        content = json.loads(json.dumps(dict(record.content)))
-        for name in ("started_at", "finished_at", "environment", "cost"):
-            del content[name]
-        for parent in content.get("parents", {}).values():
-            del parent["finished_at"]
-        with np.load(record.directory / "ranks.npz") as ranks:
-            arrays = {name: ranks[name].tolist() for name in ranks}
-        found[f"{record.job.method} {record.job.seed}"] = (content, arrays)
-    return found
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def in_epoch(runs: Path, epoch: int, since: float = 0.0) -> bool:
-    """Whether a job is that far, by what it has noted after ``since``."""
-    paths = [path for path in runs.glob("*/*/*/progress.json") if path.stat().st_mtime > since]
-    return any(read_json(path).get("epoch", -1) >= epoch for path in paths)
 
 
 def bench(*words: object, folder: Path, **more: Any) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from crossmodal_bench.jobs.schema import SuiteFile, SuiteRow
 from crossmodal_bench.methods import CCA
 
 METHODS = experiments.names("methods")
+DATASETS = experiments.names("datasets")
 SUITES = experiments.names("suites")
 
 
@@ -328,3 +330,43 @@ def test_a_folder_of_regions_is_planned_without_pictures(
     )
     with pytest.raises(BadInput, match=r"data\.images\.regions' is 'gird'; did you mean 'grid'\?"):
         only(**words, overrides={"data.images.regions": "gird"})
+
+
+WITHOUT_CAPTIONS = ("nuswide10k", "pascal_sentence", "wikipedia", "wikipedia-draws", "wikipedia_deep")
+"""Data sets whose texts come as vectors."""
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in WITHOUT_CAPTIONS])
+def test_contrastive_objectives_are_planned_on_every_data_set_with_captions(
+    name: str, tmp_path: Path
+) -> None:
+    changes = fakes.write_dataset(tmp_path, name)
+    jobs = planned(
+        dataset="synthetic-20" if name == "synthetic" else name,
+        data_root=tmp_path,
+        methods="infonce,siglip",
+        preset="small",
+        network="mobilenet_v2",
+        weights="none",
+        seeds=1,
+        overrides={
+            f"data.dataset.init_args.{key}": value
+            for key, value in changes.items()
+            # Of synthetic scenes the data set's name says how many.
+            if key != "size"
+        },
+    )
+    assert {job.job.method for job in jobs} == {"infonce", "siglip"}
+    for job in jobs:
+        assert job.missing == "" and job.counts["test"]["captions"] > 0, job.missing
+        assert job.corpus is not None and job.corpus.captions is not None
+        assert set(job.requires) >= {"features", "words", "identities"}
+
+
+@pytest.mark.parametrize("name", WITHOUT_CAPTIONS)
+def test_the_other_data_sets_have_no_captions(name: str, tmp_path: Path) -> None:
+    fakes.write_dataset(tmp_path, name)
+    chosen = experiments.dataset_settings(name, tmp_path)["data"]["dataset"]
+    module, _, reader = chosen["class_path"].rpartition(".")
+    corpus = getattr(importlib.import_module(module), reader)(**chosen.get("init_args", {})).read(tmp_path)
+    assert corpus.captions is None and corpus.text_features is not None

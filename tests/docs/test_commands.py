@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import functools
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from documents import ROOT, SHELLS, Document, documents
 
-from crossmodal_bench.bench.options import NAMES, read_options
+from crossmodal_bench.bench.options import NAMES, BenchOptions, read_options
 from crossmodal_bench.bench.words import check_words
 from crossmodal_bench.cli.main import _parser
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.training.lightning_cli import _CLI
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
@@ -40,6 +45,13 @@ def subcommands() -> dict[str, argparse.ArgumentParser]:
 
 
 COMMANDS = subcommands()
+RECIPES = {
+    target: (ROOT / "Makefile").read_text(encoding="utf-8").split(f"\n{target}:", 1)[1].split("\n\n")[0]
+    for target in TARGETS
+}
+"""What each target of the Makefile runs."""
+STARTS = ("make", "crossmodal-bench", "python", "pip", ".ci/run")
+"""The first words of the commands that a block in no shell's language may hide."""
 
 
 def command_lines(block: str) -> Iterator[list[str]]:
@@ -81,16 +93,39 @@ def complaint(words: Sequence[str]) -> str | None:
         }
         return f"no extra {extras - EXTRAS}" if extras - EXTRAS else None
     if program == "python":
-        there = arguments[0].startswith("-") or (ROOT / arguments[0]).is_file()
-        return None if there else f"{arguments[0]} is not there"
+        return _of_python(arguments)
     if program == ".ci/run":
         return None
     return None if program in OF_OTHERS else f"what is {program}?"
 
 
+def _of_python(arguments: Sequence[str]) -> str | None:
+    if arguments[0].startswith("-"):
+        return None
+    script = ROOT / arguments[0]
+    if not script.is_file():
+        return f"{arguments[0]} is not there"
+    known = script_options(script)
+    given = [word.partition("=")[0] for word in arguments[1:] if word.startswith("-")]
+    unknown = [word for word in given if word not in known]
+    return f"{arguments[0]} has no {', '.join(unknown)}" if unknown else None
+
+
+@functools.cache
+def script_options(script: Path) -> frozenset[str]:
+    """The options of a script, from its calls of ``add_argument``: to import it would measure something."""
+    return frozenset(
+        word.value
+        for call in ast.walk(ast.parse(script.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument"
+        for word in call.args
+        if isinstance(word, ast.Constant) and str(word.value).startswith("-")
+    )
+
+
 def _of_ours(arguments: Sequence[str]) -> str | None:
     if arguments[0] in LIGHTNING:
-        return None
+        return _of_lightning(arguments)
     try:
         parsed = PARSER.parse_args(list(arguments))
     except SystemExit:
@@ -98,15 +133,52 @@ def _of_ours(arguments: Sequence[str]) -> str | None:
     if arguments[0] not in ("bench", "status"):
         return None
     try:
-        options = read_options(parsed)
-        if options.dataset in OF_READERS:
-            options = replace(options, dataset=None)
-        # A reader's own files are not here to be looked at.
-        if not options.plugins and not options.methods.endswith(".yaml"):
-            check_words(options)
+        check_words(_without_files_of_readers(read_options(parsed)))
     except BadInput as error:
         return str(error)
     return None
+
+
+def _without_files_of_readers(options: BenchOptions) -> BenchOptions:
+    """Files and packages that only readers have are not here to be looked at; all other words are."""
+    given = options.dataset or ""
+    if given in OF_READERS or given.endswith((".yaml", ".yml")):
+        options = replace(options, dataset=None)
+    methods = options.methods.split(",")
+    named = [name for name in methods if not name.strip().endswith((".yaml", ".yml"))]
+    if len(named) < len(methods):
+        options = replace(options, methods=",".join(named) or "default")
+    return replace(options, plugins=())
+
+
+@functools.cache
+def lightning_options(command: str) -> frozenset[str]:
+    """The options of ``fit`` or ``test``, as Lightning's parser has them."""
+    seen: list[Any] = []
+
+    class Asked(_CLI):
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            seen.append(parser)
+            raise BadInput("asked")
+
+    with pytest.raises(BadInput, match="asked"):
+        Asked(args=[command])
+    (choices,) = (action.choices for action in seen[0]._actions if isinstance(action.choices, dict))
+    # Loaded when they are asked for.
+    return frozenset(choices[command]._option_string_actions)
+
+
+def _of_lightning(arguments: Sequence[str]) -> str | None:
+    command, *words = arguments
+    known = lightning_options(command)
+    # Arguments of a class that a file chooses, as those of the model, are known when it has been read.
+    given = [word.partition("=")[0] for word in words if word.startswith("-")]
+    unknown = [
+        word
+        for word in given
+        if word not in known and not word.startswith(("--model.init_args.", "--data.dataset.init_args."))
+    ]
+    return f"{command} has no {', '.join(unknown)}" if unknown else None
 
 
 def _of_make(arguments: Sequence[str]) -> str | None:
@@ -117,10 +189,32 @@ def _of_make(arguments: Sequence[str]) -> str | None:
     ]
     if wrong:
         return f"the Makefile has no {', '.join(wrong)}"
-    if targets != ["bench"]:
-        return None
-    words = [word for name, value in pairs for word in (f"--{name.lower().replace('_', '-')}", value)]
-    return _of_ours(["bench", *words])
+    unread = [
+        name
+        for name, _ in pairs
+        if name != "PYTHON" and not any(reads(target, name) for target in targets or ["help"])
+    ]
+    if unread:
+        return f"make {' '.join(targets)} does not read {', '.join(unread)}"
+    words = [
+        word
+        for name, value in pairs
+        if name not in ("PYTHON", "BASE", "GPU")
+        for word in (f"--{name.lower().replace('_', '-')}", value)
+    ]
+    # Whatever target reads a variable: its value must be one of the bench's.
+    return _of_ours(["bench", *words]) if words else None
+
+
+def reads(target: str, variable: str) -> bool:
+    """Whether what a target runs looks at a variable of the Makefile."""
+    recipe = RECIPES[target]
+    if variable in ("BASE", "GPU"):
+        return "of_perf" in recipe
+    all_but = re.search(r"filter-out ([A-Z_ ]+),\$\(given\)", recipe)
+    if all_but is not None:
+        return variable not in all_but[1].split()
+    return "bench_options" in recipe or variable in re.findall(r"[A-Z_]+", recipe)
 
 
 @pytest.mark.parametrize("document", documents(), ids=lambda document: document.name)
@@ -157,15 +251,33 @@ def test_every_command_in_a_sentence_has_a_name_and_options_that_there_are(docum
     assert wrong == []
 
 
-def test_a_block_without_a_language_hides_no_command() -> None:
+@pytest.mark.parametrize("document", documents(), ids=lambda document: document.name)
+def test_no_block_in_another_language_hides_a_command(document: Document) -> None:
     hidden = [
-        (document.name, line)
-        for document in documents()
-        for block in document.blocks("")
+        line
+        for block in document.blocks("", "text")
         for line in block.splitlines()
-        if line.startswith(("make ", "crossmodal-bench ", "python "))
+        # The synopsis, whose words the next test compares with the options.
+        if line.split()[:1] and line.split()[0] in STARTS and not line.startswith("make bench [DATASET=")
     ]
     assert hidden == []
+
+
+def test_every_option_is_described() -> None:
+    (page,) = (document for document in documents() if document.name == "docs/running.md")
+    (synopsis,) = page.blocks("text")
+    assert re.findall(r"\[([A-Z_]+)=", synopsis) != [] and set(re.findall(r"\[([A-Z_]+)=", synopsis)) == {
+        name.upper() for name in NAMES if name != "overrides"
+    }
+    rows = " ".join(row.split("|")[1] for row in page.prose.splitlines() if row.startswith("| `"))
+    described = set(re.findall(r"`([A-Z_]+)`", rows))
+    missing = [
+        field.name
+        for field in fields(BenchOptions)
+        if field.name.upper() not in described
+        and f"{field.metadata['flag']} " not in "".join(f"{code} " for code in page.inline_code)
+    ]
+    assert missing == []
 
 
 @pytest.mark.parametrize(
@@ -178,7 +290,18 @@ def test_a_block_without_a_language_hides_no_command() -> None:
         "make bnech",
         "make bench METHODS=acmr,cac",
         "pip install 'crossmodal-bench[everything]'",
+        "make bench METHODS=./mine.yaml,cac",
+        "crossmodal-bench bench --methods cca,./mine.yaml --plugins mine --preset tiny",
+        "crossmodal-bench bench --dataset ./mine.yaml --methods cac",
+        "make reference DATASET=flickr300k",
+        "make doctor PRESET=small",
+        "make reference METHODS=cca",
+        "make test SEEDS=2",
+        "make smoke METHODS=acrm",
+        "crossmodal-bench fit --confg config.yaml",
+        "crossmodal-bench test --trainer.max_epoch 3 --config config.yaml",
         "python benchmarks/nothing.py",
+        "python benchmarks/ranking.py --imags 3",
         "npm install",
     ],
 )
@@ -186,6 +309,22 @@ def test_what_is_misspelt_is_seen(line: str, capsys: pytest.CaptureFixture[str])
     (words,) = command_lines(line)
     assert complaint(words) is not None
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "crossmodal-bench fit --config config.yaml --trainer.max_epochs=3 --model.init_args.dim 4",
+        "crossmodal-bench test -c config.yaml --ckpt_path last.ckpt",
+        "python benchmarks/ranking.py --images=3",
+        "make reference DATASET=flickr30k DATA_ROOT=data",
+        "make perf BASE=v1.0",
+        "make setup PYTHON=python3.12",
+    ],
+)
+def test_what_is_right_is_understood(line: str) -> None:
+    (words,) = command_lines(line)
+    assert complaint(words) is None
 
 
 def test_lines_comments_variables_and_pipes_are_understood() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
+import json
 import re
 from collections.abc import Iterator
 
@@ -20,12 +22,27 @@ PAGES = {document.name: document for document in documents()}
 
 
 @functools.cache
-def sources() -> str:
-    """The package's modules and the Makefile, with strings in one piece and … for what is filled in."""
-    paths = [*sorted((ROOT / "crossmodal_bench").rglob("*.py")), ROOT / "Makefile"]
-    text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
-    joined = re.sub(r'"\s*\n\s*f?"', "", text)
-    return re.sub(r"\{[^{}\n]*\}", "…", joined)
+def sentences() -> str:
+    """The strings of the package outside docstrings, with … for what is filled in; and the Makefile's errors.
+
+    Neither a comment nor a docstring is a message.
+    """
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    found = re.findall(r"\$\(error (.*)\)$", makefile, re.MULTILINE)
+    for path in sorted((ROOT / "crossmodal_bench").rglob("*.py")):
+        found += strings(ast.parse(path.read_text(encoding="utf-8")))
+    return "\n".join(found)
+
+
+def strings(tree: ast.Module) -> Iterator[str]:
+    """The string constants that an expression uses, those of an f-string as one."""
+    # A statement that is a string alone documents something.
+    unused = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in unused:
+            yield node.value
 
 
 def messages(document: Document) -> Iterator[str]:
@@ -36,7 +53,13 @@ def messages(document: Document) -> Iterator[str]:
 
 @pytest.mark.parametrize("message", list(messages(PAGES["docs/troubleshooting.md"])))
 def test_a_message_of_the_troubleshooting_page_is_one_of_the_program(message: str) -> None:
-    assert message in sources()
+    assert message in sentences()
+
+
+def test_comments_and_docstrings_are_no_messages() -> None:
+    module = ast.parse('"""alpha"""\n# beta\nx: int = 0\n"""gamma"""\nsay(f"delta {x} " "epsilon")\n')
+    assert "delta … epsilon" in strings(module)
+    assert not {"alpha", "beta", "gamma"} & {*strings(module)}
 
 
 def test_the_changelog_has_every_protocol_with_its_version() -> None:
@@ -99,3 +122,11 @@ def test_a_page_that_loads_from_a_network_is_seen() -> None:
     assert not loads(
         '<a href="https://x.org">x</a><link rel="canonical" href="https://x.org"><script src="a.js">'
     )
+
+
+def test_every_record_has_the_version_and_all_but_wikipedias_the_commit() -> None:
+    """As docs/citing.md says."""
+    for path in sorted((ROOT / "results").rglob("record.json")):
+        made_by = json.loads(path.read_text(encoding="utf-8"))["environment"]
+        assert made_by["crossmodal_bench"], path
+        assert ("commit" in made_by) == (path.parts[len(ROOT.parts) + 1] != "wikipedia"), path

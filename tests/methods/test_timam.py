@@ -13,9 +13,14 @@ import torch
 from tiny import QUIET, configuration
 from torch import Tensor
 
+from crossmodal_bench.bench.options import BenchOptions
+from crossmodal_bench.bench.plan import make_plan
 from crossmodal_bench.core.batch import DataSpec, ImageBatch, PairBatch, TextBatch
 from crossmodal_bench.core.encoding import Encoding
+from crossmodal_bench.data.datasets import Synthetic
+from crossmodal_bench.data.language.wordpieces import build_tokenizer
 from crossmodal_bench.jobs.experiments import expand, merge
+from crossmodal_bench.jobs.record import read_record
 from crossmodal_bench.losses import (
     cmpc_loss,
     cmpm_loss,
@@ -37,8 +42,10 @@ from crossmodal_bench.networks import (
     LanguageModelEncoder,
     WordEncoder,
 )
+from crossmodal_bench.networks.checksums import parameter_checksum
 from crossmodal_bench.training.callbacks import History, RetrievalEvaluation
 from crossmodal_bench.training.lightning_cli import instantiate
+from crossmodal_bench.training.worker import run_job
 
 B, V, C = 6, 9, 5
 SPEC = DataSpec(20, 40, feature_dim=V, vocabulary_size=30, n_identities=C, weights_root=".")
@@ -385,3 +392,44 @@ def test_encoders_given_as_objects_stay_out_of_the_hyperparameters(tmp_path: Pat
 )
 def test_the_strategy_that_a_frozen_stage_needs(encoders: Any, strategy: str) -> None:
     assert TIMAM(*encoders).ddp_strategy == strategy
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_record_has_the_checksum_of_a_language_model_as_it_was_loaded(
+    pretrained: bool, tmp_path: Path
+) -> None:
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path / "tiny-bert"
+    captions = Synthetic(20).read(tmp_path).captions
+    assert captions is not None
+    tokenizer = build_tokenizer(None, captions, size=200)
+    torch.manual_seed(5)
+    sizes = {**SIZES, "vocab_size": len(tokenizer), "max_position_embeddings": 64}
+    BertModel(BertConfig(**sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    encoder = {
+        "class_path": "crossmodal_bench.networks.LanguageModelEncoder",
+        "init_args": {"pretrained": pretrained, "freeze": "never", "cell": "none", "pooling": "mean"},
+    }
+    options = BenchOptions(
+        dataset="synthetic-20",
+        data_root=tmp_path,
+        runs=tmp_path / "runs",
+        methods="timam",
+        seeds=1,
+        overrides={
+            "model.init_args.text_encoder": encoder,
+            "data.text.tokenizer": str(folder),
+            "trainer.max_epochs": 1,
+        },
+    )
+    (planned,) = make_plan(options, gpu=False)
+    planned.directory.mkdir(parents=True)
+    run_job(planned, "cpu")
+    (encoders,) = read_record(planned.directory).encoders
+    # Read by transformers alone, and untouched by the training, which moves the model's own copy.
+    loaded = BertModel.from_pretrained(folder, add_pooling_layer=False)
+    assert encoders.text is not None and encoders.text.encoder == "bert" and encoders.text.fine_tuned
+    assert encoders.text.weights == (str(folder) if pretrained else "none")
+    assert encoders.text.weights_sha256 == (parameter_checksum(loaded) if pretrained else None)

@@ -62,7 +62,16 @@ def test_images_and_captions_rank_by_the_cosine_of_the_towers(family: str, tmp_p
 
 @pytest.mark.parametrize(
     ("method", "family"),
-    [("cca", "siglip"), ("acmr", "clip"), ("timam", "clip"), ("infonce", "clip")],
+    [
+        ("cca", "siglip"),
+        ("acmr", "clip"),
+        ("timam", "clip"),
+        ("infonce", "clip"),
+        slow("cca", "clip"),
+        slow("acmr", "siglip"),
+        slow("timam", "siglip"),
+        slow("infonce", "siglip"),
+    ],
 )
 def test_towers_are_features_under_other_methods(method: str, family: str, tmp_path: Path) -> None:
     cli = fitted(settings(method, tmp_path, family, **{"data.batch_size": 16}), [RetrievalEvaluation()])
@@ -138,6 +147,23 @@ def test_a_record_has_the_checksum_of_the_weights(tmp_path: Path) -> None:
     assert (encoders.text.encoder, encoders.text.weights) == ("clip", "tiny-clip")
     assert encoders.text.weights_sha256 == load_text_tower(name).checksum
     assert encoders.text.text == "CLIP (frozen)"
+
+
+def test_a_record_of_another_method_on_the_towers_has_both_checksums(tmp_path: Path) -> None:
+    name = dual_encoders.tiny("siglip")
+    words = {"methods": "infonce", "network": name, "text": "same", "seeds": 1}
+    (planned,) = make_plan(options(tmp_path, **words, overrides={"trainer.max_epochs": 1}), gpu=False)
+    planned.directory.mkdir(parents=True)
+    run_job(planned, "cpu")
+    record = read_record(planned.directory)
+    assert record.data.features is not None
+    assert record.data.features["weights_sha256"] == load_image_tower(name).checksum
+    (encoders,) = record.encoders
+    assert encoders.image is not None and encoders.image.network == name
+    assert encoders.text is not None
+    assert (encoders.text.encoder, encoders.text.weights) == ("siglip", "tiny-siglip")
+    assert encoders.text.weights_sha256 == load_text_tower(name).checksum
+    assert record.metrics["rsum"] > 0 and len(record.history) == 1
 
 
 def test_a_model_that_is_not_at_hand_is_a_missing_input(

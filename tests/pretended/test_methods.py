@@ -47,8 +47,8 @@ BUDGETS: dict[str, dict[str, int]] = {
     "gxn": {"PairBatch": REWARDED},
 }
 """Waits in a step, by method and kind of batch; of all other methods none."""
-QUICK = ("acmr",)
-"""Run by default; the others take seconds each."""
+QUICK = ("acmr", "addr_scan", "infonce", "scan", "timam")
+"""Run by default: different training loops, one to two seconds of processor time each; GXN takes four."""
 SMALL: dict[str, Any] = {"data.batch_size": 8, "trainer.max_epochs": 1}
 
 

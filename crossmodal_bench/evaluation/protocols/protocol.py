@@ -203,7 +203,12 @@ PROTOCOLS: dict[str, Protocol] = _named()
 
 
 def get_protocol(name: str) -> Protocol:
-    """The named protocol; BadInput with the nearest name if there is none."""
+    """The named protocol; BadInput with the nearest name if there is none.
+
+    Examples:
+        >>> get_protocol("flickr30k-1k").primary
+        'rsum'
+    """
     if name not in PROTOCOLS:
         raise BadInput(f"protocol '{name}' is unknown{nearest(name, PROTOCOLS)}")
     return PROTOCOLS[name]

@@ -102,6 +102,13 @@ def retrieval_ranks(
     None.
     Raises ValueError for a non-finite score (naming the first row and column), an image without a caption, a
     caption of no image, or mismatched shapes.
+
+    Examples:
+        >>> import numpy as np
+        >>> scores = np.array([[0.9, 0.2, 0.5], [0.8, 0.7, 0.6]])  # two images, three captions
+        >>> ranks = retrieval_ranks(scores, caption_image=np.array([0, 1, 1]))
+        >>> ranks.i2t, ranks.t2i  # from 1; ties would be counted against the query
+        (array([1, 2]), array([1, 1, 1]))
     """
     matrix = torch.as_tensor(scores).detach()
     if matrix.ndim != 2:

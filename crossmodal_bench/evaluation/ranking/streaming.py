@@ -94,7 +94,15 @@ def streamed_ranks(
     reduce: Reduce | None = None,
     device: torch.device | str | None = None,
 ) -> Ranks:
-    """The ranks for one question, whose fields are given here; otherwise as for ``streamed_sweeps``."""
+    """The ranks for one question, whose fields are given here; otherwise as for ``streamed_sweeps``.
+
+    Examples:
+        >>> import torch
+        >>> items = Encoding(torch.eye(3))
+        >>> dot = lambda images, texts: images.values @ texts.values.T
+        >>> streamed_ranks(items, items, dot, caption_image=torch.arange(3)).t2i
+        array([1, 1, 1])
+    """
     (sweep,) = streamed_sweeps(
         images,
         texts,

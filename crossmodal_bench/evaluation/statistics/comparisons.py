@@ -64,6 +64,20 @@ def compare(a: Sequence[QueryResults], b: Sequence[QueryResults], key: str) -> D
         ValueError: the runs didn't all answer the same queries (or those of the same seed, if each seed has
             its own draw), one side has no runs, or the metric is not a mean over queries or a combination of
             such means.
+
+    Examples:
+        >>> import torch
+        >>> from crossmodal_bench.core.encoding import Encoding
+        >>> from crossmodal_bench.evaluation.evaluate import evaluate
+        >>> from crossmodal_bench.evaluation.protocols.protocol import own_protocol
+        >>> dot = lambda images, texts: images.values @ texts.values.T
+        >>> protocol, vectors, others = own_protocol("mine"), torch.eye(50), torch.eye(50).roll(1, 0)
+        >>> def results(weight):  # each text is its image's vector, and so much of another's
+        ...     texts = Encoding(vectors + weight * others)
+        ...     return evaluate(protocol, Encoding(vectors), texts, dot, torch.arange(50)).query_results
+        >>> difference = compare([results(0.5)], [results(2.0)], "i2t/R@1")
+        >>> difference.value, difference.p < 0.01
+        (100.0, True)
     """
     return compare_all([a, b], key)[0].difference
 

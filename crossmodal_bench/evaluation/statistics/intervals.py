@@ -74,6 +74,18 @@ def intervals(runs: Sequence[QueryResults]) -> dict[str, Interval]:
 
     Raises:
         ValueError: there are no runs, or they didn't answer the same queries.
+
+    Examples:
+        >>> import torch
+        >>> from crossmodal_bench.core.encoding import Encoding
+        >>> from crossmodal_bench.evaluation.evaluate import evaluate
+        >>> from crossmodal_bench.evaluation.protocols.protocol import own_protocol
+        >>> items = Encoding(torch.eye(50))
+        >>> dot = lambda images, texts: images.values @ texts.values.T
+        >>> perfect = evaluate(own_protocol("mine"), items, items, dot, torch.arange(50))
+        >>> found = intervals([perfect.query_results])["i2t/R@1"]
+        >>> found.value, round(found.low, 1), found.high  # 50 images show no more than that
+        (100.0, 94.2, 100.0)
     """
     if not runs:
         raise ValueError("an interval needs at least one run")

@@ -148,6 +148,13 @@ def evaluate_embeddings(
 
     Raises:
         BadInput: anything is unusable, contradictory or missing.
+
+    Examples:
+        >>> import numpy as np
+        >>> vectors = np.eye(60)
+        >>> scored = evaluate_embeddings(vectors, vectors, dataset="mine", name="perfect")
+        >>> scored.metrics["mine-test"]["rsum"]
+        600.0
     """
     _check_name(name, seed)
     galleries = _galleries(_file(images), _file(texts), _file(scores), scorer, similarity)

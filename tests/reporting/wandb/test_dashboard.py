@@ -19,6 +19,8 @@ from crossmodal_bench.reporting.rows.leaderboard import leaderboard
 from crossmodal_bench.reporting.wandb.contents import summary
 from crossmodal_bench.reporting.wandb.dashboard import _check_installed
 
+# An extra, which needs a newer wandb than the package does.
+pytest.importorskip("wandb_workspaces")
 Maker = Callable[..., Record]
 pytestmark = pytest.mark.usefixtures("no_account")
 
