@@ -53,7 +53,7 @@ def test_what_cannot_be_repeated_is_one_sentence(solved: Record, how: Repetition
     with pytest.raises(BadInput, match="was evaluated on val"):
         reproduce([solved.model_copy(update={"evaluated_on": "val"})], how)
     lost = solved.model_copy(update={"directory": tmp_path})
-    with pytest.raises(BadInput, match="is not there"):
+    with pytest.raises(BadInput, match="is missing"):
         reproduce([lost], how)
     assert not read_records(how.runs)
 

@@ -171,8 +171,8 @@ def _among(
         _check_count(counts[1], len(items.caption_ids), "captions", "--caption-ids", corpus)
         if image_ids is not None and not np.array_equal(image_rows, np.arange(counts[0])):
             raise BadInput(
-                f"{image_ids.name} has another order than {corpus.name}'s test images, and nothing says in "
-                "which the captions are; give their ids too (--caption-ids), or each one's image "
+                f"{image_ids.name} is not in the order of {corpus.name}'s test images, so the order of the "
+                "captions is unknown; give their ids too (--caption-ids), or each caption's image "
                 "(--caption-image)"
             )
         text_rows = np.arange(counts[1])
@@ -319,7 +319,7 @@ def _check_names(caption_ids: Column, owner: NDArray[np.int64], scheme: IdScheme
     )
     raise BadInput(
         f"{caption_ids.name}: {place}, caption {shown(caption_ids.texts[row])} describes image "
-        f"{owners[row]}, and the captions' ids contradict that; give the images' ids too (--image-ids)"
+        f"{owners[row]}, but the captions' ids contradict that; give the images' ids too (--image-ids)"
     )
 
 
@@ -338,8 +338,8 @@ def _check_images_in_order(
         orders.append(np.argsort(first, kind="stable"))
     if not np.array_equal(*orders):
         raise BadInput(
-            f"{caption_ids.name} has another order than {corpus.name}'s test captions, and nothing says in "
-            "which the images are; give their ids too (--image-ids)"
+            f"{caption_ids.name} is not in the order of {corpus.name}'s test captions, so the order of the "
+            "images is unknown; give their ids too (--image-ids)"
         )
 
 

@@ -147,5 +147,5 @@ def _line(metric: MetricDifference, p: float | None, spread: float, verdict: str
     if spread:
         text += f", seeds are up to {spread:.3g} apart"
     elif p is None:
-        verdict = "not judged, as it is no mean over queries and no spread of three seeds bounds it"
+        verdict = "not judged, because it is no mean over queries and no spread of three seeds is known"
     return f"{text}: {verdict}" if verdict else text

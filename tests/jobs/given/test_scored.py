@@ -282,7 +282,7 @@ def test_captions_that_name_images_are_not_taken_in_blocks_that_contradict_them(
     texts = np.concatenate([images] * EACH)
     captions = [f"img{row}#{k}" for k in range(EACH) for row in range(N)]
     with pytest.raises(
-        BadInput, match=r"by its place, caption 'img1#0' describes image 0, and .*--image-ids"
+        BadInput, match=r"by its place, caption 'img1#0' describes image 0, but .*--image-ids"
     ):
         evaluate_embeddings(images, texts, caption_ids=captions, dataset="mine")
     with pytest.raises(BadInput, match=r"by caption_image, caption 'img1#0' describes image 0"):
