@@ -2,10 +2,11 @@
 
     python benchmarks/evaluate.py [--images 1000] [--captions 5] [--width 256] [--repeats 5]
 
-Each measurement is a separate process. Imports are those beyond torch: torch is imported first, then the
-clock starts. The evaluation reads random vectors from `.npy` files, and ids, and writes its record. The last
-line tells whether the imports stay below two seconds. There is no second way to compute the results, so none
-are compared.
+Each measurement is a separate process, in processor seconds, which other load does not change. Torch is
+imported first, and its time is measured separately; then ours is. The evaluation reads random vectors from
+`.npy` files, and ids, and writes its record. The last line gives both times of the imports, their sum, and
+whether those beyond torch stay below two seconds. There is no second way to compute the results, so none are
+compared.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from measurement import Measurement
 
 TINY = {"images": 20, "width": 8}
 LIMIT = 2.0
-"""Seconds that the imports may take beyond torch's."""
+"""Seconds of the processor that the imports may take beyond torch's."""
 
 TORCH = "import time; start = time.process_time(); import torch; print(time.process_time() - start)"
 IMPORTS = (
@@ -107,13 +108,17 @@ def main() -> int:
     measured = timed(options.images, options.captions, options.width, options.repeats)
     print(
         f"{options.images:,} images, {options.images * options.captions:,} captions, "
-        f"width {options.width}; best and median"
+        f"width {options.width}; seconds of the processor, best and median"
     )
     for what, times in measured.items():
         print(f"  {what:22s} {min(times):6.2f} s {statistics.median(times):6.2f} s")
     # The minimum: on a shared machine, the median includes other users' load.
-    slow = min(measured["imports beyond torch"]) > LIMIT
-    print(f"imports beyond torch's {'EXCEED' if slow else 'stay below'} {LIMIT:g} s")
+    torch, ours = (min(measured[what]) for what in ("import torch", "imports beyond torch"))
+    slow = ours > LIMIT
+    print(
+        f"imports: {torch:.2f} s of torch's own and {ours:.2f} s beyond, {torch + ours:.2f} s in all; those "
+        f"beyond torch's {'EXCEED' if slow else 'stay below'} {LIMIT:g} s"
+    )
     return int(slow)
 
 

@@ -6,7 +6,7 @@ In a notebook or a script:
     cb.table("runs")                          # the leaderboard as a data frame
     run = cb.load("runs/synthetic/vse/...")   # a finished run, without its data
     run.metrics, run.search("a red circle"), run.encode_texts(["a red circle"])
-    cb.evaluate_embeddings(images, texts, dataset="flickr30k")
+    cb.evaluate(images, texts, dataset="flickr30k")    # short for evaluate_embeddings
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crossmodal_bench.jobs.given.scored import Scored, evaluate_embeddings
+    from crossmodal_bench.jobs.given.scored import evaluate_embeddings as evaluate
     from crossmodal_bench.reporting.table import differences, table
     from crossmodal_bench.serving.trained_run import Answer, TrainedRun, load
     from crossmodal_bench.training.callbacks.retrieval import RetrievalEvaluation
 
 __version__ = "0.1.0"
+
+_CALLED = {"evaluate": "evaluate_embeddings"}
+"""What a name is called where it is, if otherwise."""
 
 _HOMES = {
     "Answer": "serving.trained_run",
@@ -27,6 +31,7 @@ _HOMES = {
     "Scored": "jobs.given.scored",
     "TrainedRun": "serving.trained_run",
     "differences": "reporting.table",
+    "evaluate": "jobs.given.scored",
     "evaluate_embeddings": "jobs.given.scored",
     "load": "serving.trained_run",
     "table": "reporting.table",
@@ -39,6 +44,7 @@ __all__ = [
     "Scored",
     "TrainedRun",
     "differences",
+    "evaluate",
     "evaluate_embeddings",
     "load",
     "table",
@@ -50,7 +56,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         from importlib import import_module
 
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), _CALLED.get(name, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

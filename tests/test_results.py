@@ -9,13 +9,15 @@ import pytest
 
 from crossmodal_bench.core.files import read_yaml
 from crossmodal_bench.core.npy import load_npz
+from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.fingerprints.sources import fingerprint_of
+from crossmodal_bench.jobs.given.records import PRESET
 from crossmodal_bench.jobs.query_ids import SHARED
 from crossmodal_bench.jobs.record import read_record
 from crossmodal_bench.jobs.reference import results_folder
 from crossmodal_bench.jobs.submission import LARGEST, folder_size
-from crossmodal_bench.jobs.verification import check_record
+from crossmodal_bench.jobs.verification import check_record, recomputed_metrics
 
 RESULTS = results_folder()
 JOBS = [files.path for files in JobDirectory.all_below(RESULTS)]
@@ -29,6 +31,15 @@ def test_there_are_results_and_they_are_small() -> None:
 def test_every_metric_hash_and_version_is_what_the_ranks_give(path: Path) -> None:
     record = read_record(path)
     assert check_record(record) == []
+    # What does not follow from ranks: how good the captions are that were retrieved or generated. (Nor do the
+    # curves, whose points are means over all positives of a query.)
+    for part in record.by_protocol():
+        exempt = part.metrics.keys() - recomputed_metrics(part).keys()
+        assert {metric_table.lookup(key).family for key in exempt} <= {
+            "retrieved_captions",
+            "written_captions",
+        }
+        assert part.intervals.keys() <= recomputed_metrics(part).keys()
     job = record.job
     assert path == JobDirectory.of(RESULTS, job.dataset, job.method, job.id).path
     assert record.evaluated_on == "test"
@@ -48,8 +59,10 @@ def test_nothing_else_lies_there_and_no_folder_of_a_machine_is_named(path: Path)
     record = read_record(path)
     files = record.files
     wanted = {files.record, *(part.ranks for part in record.by_protocol())}
-    assert set(path.iterdir()) == wanted | (set() if record.ensemble else {files.config})
-    if not record.ensemble:
+    # Nothing configures a sum of models, nor a model from elsewhere.
+    configured = not record.ensemble and record.job.preset != PRESET
+    assert set(path.iterdir()) == wanted | ({files.config} if configured else set())
+    if configured:
         config = read_yaml(files.config)
         assert (config["data"]["root"], config["data"]["cache"]) == ("data", "runs/cache")
         today = fingerprint_of(config)

@@ -17,6 +17,7 @@ from crossmodal_bench.bench.schedule import Schedule
 from crossmodal_bench.core.errors import BadInput, tell
 from crossmodal_bench.core.signals import AGAIN, Interrupted
 from crossmodal_bench.jobs import experiments
+from crossmodal_bench.jobs.given.records import PRESET
 from crossmodal_bench.jobs.inputs import Inputs
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Record, read_record
@@ -82,6 +83,11 @@ def reproduce(
 def _check(record: Record) -> None:
     if record.ensemble:
         raise BadInput(f"{record.directory} is an ensemble; name its members, which can be rerun one by one")
+    if record.job.preset == PRESET:
+        raise BadInput(
+            f"{record.directory} is a model from elsewhere, which cannot be rerun here; pass its vectors to "
+            "'crossmodal-bench evaluate' again, and compare the two rows"
+        )
     if record.evaluated_on != "test":
         raise BadInput(
             f"{record.directory} was evaluated on {record.evaluated_on}; name a row of the test split"

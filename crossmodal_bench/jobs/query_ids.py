@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.evaluation.protocols.splits import IdScheme, canonical_caption_id, canonical_id
 from crossmodal_bench.evaluation.ranking.ranks import Ranks, stored_arrays
 from crossmodal_bench.jobs.directory import JobDirectory
 
@@ -46,6 +47,20 @@ def load_query_ids(files: JobDirectory, ranks: Path) -> Ids:
     if digest(*ids) != name:
         raise BadInput(f"{path} does not have the ids that {ranks} was written with; copy it again")
     return ids
+
+
+def spelled_alike(ids: Ids, scheme: IdScheme) -> Ids:
+    """The ids in their one spelling; those of a side as they are where two would become the same."""
+    # A file that others wrote may hold numbers.
+    images, captions = ([str(name) for name in side] for side in ids)
+    spelled = (
+        [canonical_id(name, scheme) for name in images],
+        [canonical_caption_id(name, scheme) for name in captions],
+    )
+    return (
+        spelled[0] if len(set(spelled[0])) == len(images) else images,
+        spelled[1] if len(set(spelled[1])) == len(captions) else captions,
+    )
 
 
 def shared_arrays(ids: Ids) -> dict[str, np.ndarray]:

@@ -18,8 +18,10 @@ from crossmodal_bench.core.atomic_files import replace_file
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.files import read_yaml
 from crossmodal_bench.core.npy import load_npz, names_in_npz
+from crossmodal_bench.evaluation.protocols.protocol import Protocol
 from crossmodal_bench.jobs.directory import JobDirectory
-from crossmodal_bench.jobs.fingerprints.sources import fingerprint_of
+from crossmodal_bench.jobs.fingerprints.sources import EVALUATOR, fingerprint_of
+from crossmodal_bench.jobs.given.records import PRESET
 from crossmodal_bench.jobs.portable_paths import mapped, path_replacement
 from crossmodal_bench.jobs.query_ids import SHARED, digest, load_query_ids, shared_arrays
 from crossmodal_bench.jobs.record import Record, read_record, write_record
@@ -66,7 +68,7 @@ def submit(records: Sequence[Record], to: Path) -> list[Submitted]:
     for record in records:
         _check(record, records, to)
     contents = [portable_record(record) for record in records]
-    configs = [None if record.ensemble else portable_config(record) for record in records]
+    configs = [portable_config(record) if _has_config(record) else None for record in records]
     try:
         submitted = [
             _write(record, content, config, to)
@@ -89,11 +91,10 @@ def _check(record: Record, together: Sequence[Record], to: Path) -> None:
     if record.evaluated_on != "test":
         raise BadInput(f"{path} was evaluated on {record.evaluated_on}; submit rows of the test split")
     missing = [name for name in _NEEDED if not record.environment.get(name)]
-    # An ensemble has no process of its own whose precision it could name.
     if missing:
+        again = "evaluate its vectors again" if record.job.preset == PRESET else "run its job again"
         raise BadInput(
-            f"{path} does not name its {', '.join(missing)}, because an earlier version wrote it; run its "
-            "job again"
+            f"{path} does not name its {', '.join(missing)}, because an earlier version wrote it; {again}"
         )
     for fault in check_record(record):
         raise BadInput(fault)
@@ -109,11 +110,26 @@ def _check(record: Record, together: Sequence[Record], to: Path) -> None:
         _check_sources(record)
 
 
+def _has_config(record: Record) -> bool:
+    """Whether a configuration says how the job was run: not that of a sum, nor of a model from elsewhere."""
+    return not record.ensemble and record.job.preset != PRESET
+
+
+def _check_evaluator(record: Record, protocols: Sequence[Protocol]) -> None:
+    """BadInput where vectors of a user's were evaluated by other sources than today's."""
+    how = (record.data.features or {}).get("given")
+    if reason := record.stale_because(fingerprint_of({PRESET: how}, protocols, EVALUATOR)):
+        raise BadInput(f"{record.directory} is stale: {reason}; evaluate its vectors again")
+
+
 def _check_sources(record: Record) -> None:
+    protocols = [protocol for part in record.by_protocol() if (protocol := named_protocol(part)) is not None]
+    if record.job.preset == PRESET:
+        _check_evaluator(record, protocols)
+        return
     config = _config(record)
     trainer = config.get("trainer", {})
     plain = {name: value for name, value in trainer.items() if name not in _DEVICE_WORDS}
-    protocols = [protocol for part in record.by_protocol() if (protocol := named_protocol(part)) is not None]
     differing = [
         record.stale_because(fingerprint_of(settings, protocols))
         for settings in (config, {**config, "trainer": plain})
@@ -159,7 +175,7 @@ def portable(content: dict[str, Any], record: Record) -> dict[str, Any]:
 
 def portable_record(record: Record) -> dict[str, Any]:
     """The same for the content of a record's file."""
-    config = {} if record.ensemble else _config(record)
+    config = _config(record) if _has_config(record) else {}
     content = {name: value for name, value in record.content.items() if name != "schema"}
     portable: dict[str, Any] = mapped(content, _path_replacement(record, config))
     _check_portable(portable, record.files.record)

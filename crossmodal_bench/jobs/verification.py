@@ -13,6 +13,7 @@ from crossmodal_bench.evaluation.protocols.splits import SplitItems, split_hash
 from crossmodal_bench.evaluation.query_results import QueryResults
 from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks
 from crossmodal_bench.evaluation.ranking.ranks import Ranks
+from crossmodal_bench.evaluation.statistics.intervals import intervals
 from crossmodal_bench.evaluation.stored_results import load_query_results
 from crossmodal_bench.jobs.query_ids import Ids, load_query_ids
 from crossmodal_bench.jobs.record import Record
@@ -20,12 +21,16 @@ from crossmodal_bench.jobs.record import Record
 ROUNDING = 1e-9
 """How far a recomputed metric may be from the record's; only another NumPy version makes it differ."""
 
+_OF_INTERVALS = 1e-6
+"""Likewise the ends of its interval, which another SciPy finds by other series."""
+
 
 def check_record(record: Record) -> list[str]:
     """What is wrong with a record, in sentences that name the file; empty if everything agrees.
 
     Checks under every protocol: its version, the query ids and the split that they form, the consistency of
-    the ranks, and every metric that follows from them.
+    the ranks, and every metric that follows from them, with its interval. Caption metrics and curves do not
+    follow from them, and are not checked.
     """
     return [fault for part in record.by_protocol() for fault in _faults(part)]
 
@@ -107,7 +112,11 @@ def _faults(record: Record) -> list[str]:
         ids = load_query_ids(record.files, record.ranks)
     except BadInput as error:
         return [str(error)]
-    return [*_wrong_items(record, results, ids), *_wrong_metrics(record, metrics)]
+    # Of other queries than the record's, nothing else can be right.
+    return _wrong_items(record, results, ids) or [
+        *_wrong_metrics(record, metrics),
+        *_wrong_intervals(record, results),
+    ]
 
 
 def _wrong_metrics(record: Record, metrics: dict[str, float]) -> list[str]:
@@ -121,6 +130,32 @@ def _wrong_metrics(record: Record, metrics: dict[str, float]) -> list[str]:
         if metric_table.lookup(key).family in metric_table.RANKED_FAMILIES:
             faults.append(f"{record.ranks} does not give the record's {key}; run its job again")
     return faults
+
+
+def _wrong_intervals(record: Record, results: QueryResults) -> list[str]:
+    try:
+        found = {key: (each.low, each.high) for key, each in intervals([results]).items()}
+    # Clusters of other queries, or a metric for which no query counts.
+    except (ValueError, IndexError):
+        return [f"{record.ranks} holds no results of queries that fit together; run its job again"]
+    faults = []
+    for key, ends in found.items():
+        stated = record.intervals.get(key)
+        if stated is None or not np.allclose(stated, ends, rtol=_OF_INTERVALS, atol=_OF_INTERVALS):
+            said = "none" if stated is None else _interval_text(stated)
+            faults.append(
+                f"{record.ranks} gives {key} the interval {_interval_text(ends)} and the record has {said}; "
+                "run its job again"
+            )
+    faults += [
+        f"{record.ranks} does not give the record's interval of {key}; run its job again"
+        for key in record.intervals.keys() - found.keys()
+    ]
+    return faults
+
+
+def _interval_text(ends: tuple[float, float]) -> str:
+    return f"[{ends[0]:.6g}, {ends[1]:.6g}]"
 
 
 def _wrong_items(record: Record, results: QueryResults, ids: Ids) -> list[str]:

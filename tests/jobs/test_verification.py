@@ -38,6 +38,23 @@ def test_a_metric_that_does_not_follow_from_the_ranks_is_named(make_record: Make
     assert "does not give the record's mAP" in fault
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda stated: stated.update({"rsum": (0.0, 600.0)}), "gives rsum the interval "),
+        (lambda stated: stated.pop("t2i/R@5"), "and the record has none; run its job again"),
+        (lambda stated: stated.update({"i2t/MedR": (1.0, 2.0)}), "does not give the record's interval of"),
+    ],
+)
+def test_a_wrong_interval_is_named(
+    make_record: Make, change: Callable[[dict[str, tuple[float, float]]], object], sentence: str
+) -> None:
+    record = finished(make_record)
+    change(record.intervals)
+    (fault,) = check_record(record)
+    assert str(record.ranks) in fault and sentence in fault
+
+
 def test_other_queries_other_versions_and_broken_files_are_named(make_record: Make) -> None:
     record = finished(make_record)
     assert "is current" in check_record(record.model_copy(update={"protocol_version": 0}))[0]

@@ -165,8 +165,16 @@ def _among(
     if caption_ids is not None:
         corpus, text_rows = _captions_among(corpus, scheme, caption_ids)
         items = items_of(corpus, "test")
+        if image_ids is None and caption_image is None:
+            _check_images_in_order(text_rows, items, caption_ids, corpus)
     elif caption_image is None:
         _check_count(counts[1], len(items.caption_ids), "captions", "--caption-ids", corpus)
+        if image_ids is not None and not np.array_equal(image_rows, np.arange(counts[0])):
+            raise BadInput(
+                f"{image_ids.name} is not in the order of {corpus.name}'s test images, so the order of the "
+                "captions is unknown; give their ids too (--caption-ids), or each caption's image "
+                "(--caption-image)"
+            )
         text_rows = np.arange(counts[1])
         remarks.append(
             f"without caption ids, rows are assumed to be in the order of {corpus.name}'s test captions"
@@ -243,6 +251,9 @@ def _by_themselves(
             f"{counts[1]} captions cannot be divided evenly among {counts[0]} images; give each caption's "
             "image with --caption-image, or the positive pairs with --positives"
         )
+    if owner is not None and image_ids is None and caption_ids is not None:
+        place = "by its place" if caption_image is None else f"by {caption_image.name}"
+        _check_names(caption_ids, owner, scheme, place)
     if owner is not None and not needs_owners and len(np.unique(owner)) < counts[0]:
         # Pairs define the positives; owners only say which queries belong together.
         owner = None
@@ -288,6 +299,48 @@ def _images_of_captions(
         f"{caption_ids.name}: caption {shown(stranger)} names an image that is not in {image_ids.name}; "
         "correct one of the two"
     )
+
+
+def _check_names(caption_ids: Column, owner: NDArray[np.int64], scheme: IdScheme, place: str) -> None:
+    """Refuse captions that are taken to describe one image although their ids name several, or vice versa."""
+    images = [image_named_by(name) for name in caption_ids.texts]
+    if not all(images):
+        return
+    owners = owner.tolist()
+    for names in (images, [canonical_id(str(name), scheme) for name in images]):
+        if len(set(zip(names, owners, strict=True))) == len(set(names)) == len(set(owners)):
+            return
+    image_of: dict[str | None, int] = {}
+    name_of: dict[int, str | None] = {}
+    row = next(
+        row
+        for row, (name, image) in enumerate(zip(images, owners, strict=True))
+        if image_of.setdefault(name, image) != image or name_of.setdefault(image, name) != name
+    )
+    raise BadInput(
+        f"{caption_ids.name}: {place}, caption {shown(caption_ids.texts[row])} describes image "
+        f"{owners[row]}, but the captions' ids contradict that; give the images' ids too (--image-ids)"
+    )
+
+
+def _check_images_in_order(
+    text_rows: NDArray[np.int64], items: EvaluatedItems, caption_ids: Column, corpus: Corpus
+) -> None:
+    """Refuse images without ids where captions come in another order of images than the data set's.
+
+    Whoever has put captions in an order of their own has probably put the images in the same.
+    """
+    assert items.owner is not None
+    orders = []
+    for rows in (text_rows, np.arange(len(text_rows))):
+        first = np.full(len(items.image_ids), len(rows))
+        np.minimum.at(first, items.owner, rows)
+        orders.append(np.argsort(first, kind="stable"))
+    if not np.array_equal(*orders):
+        raise BadInput(
+            f"{caption_ids.name} is not in the order of {corpus.name}'s test captions, so the order of the "
+            "images is unknown; give their ids too (--image-ids)"
+        )
 
 
 def _spellings(names: Sequence[str], scheme: IdScheme) -> list[tuple[list[str], Any]]:

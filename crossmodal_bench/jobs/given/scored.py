@@ -52,6 +52,7 @@ from crossmodal_bench.jobs.given.records import PRESET
 from crossmodal_bench.jobs.inputs import fitting_protocols
 from crossmodal_bench.jobs.locks import locked
 from crossmodal_bench.jobs.provenance import environment
+from crossmodal_bench.jobs.query_ids import spelled_alike
 from crossmodal_bench.jobs.record import Record, read_record, write_record
 from crossmodal_bench.jobs.results import device_name, peak_memory_mb, results
 
@@ -483,17 +484,22 @@ def _data(plan: _Plan) -> dict[str, Any]:
 
 
 def _fingerprint(plan: _Plan) -> str:
-    """The fingerprint of the data set, or 16 hexadecimal digits over everything known about the items."""
+    """The fingerprint of the data set, or 16 hexadecimal digits over all that is known of the items.
+
+    The order of the items does not matter.
+    """
     if plan.identified.corpus is not None:
         return plan.identified.corpus.fingerprint
     items = plan.identified.items
-    digest = hashlib.sha256()
-    for names in (items.image_ids, items.caption_ids):
-        digest.update(hashlib.sha256("\n".join(names).encode()).digest())
-    for array in (items.owner, items.labels, items.identities):
-        if array is not None:
-            digest.update(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
+    scheme = id_scheme(plan.named.own_name)
+    images, captions = spelled_alike((list(items.image_ids), list(items.caption_ids)), scheme)
+    known = [array.tolist() for array in (items.labels, items.identities) if array is not None]
+    described = [] if items.owner is None else [[images[row] for row in items.owner.tolist()]]
+    content = [
+        sorted(zip(images, *known, strict=True)),
+        sorted(zip(captions, *described, strict=True)),
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _identity(plan: _Plan, name: str, seed: int, evaluations: Sequence[Evaluation] | None) -> str:
@@ -562,5 +568,8 @@ def _content(
         # Empty, so that no published number is shown for comparison: what produced the vectors is unknown.
         "encoders": [],
         "cost": {"evaluation_seconds": seconds, "peak_memory_mb": peak_memory_mb()},
-        "environment": environment(device_name(device)),
+        "environment": {
+            **environment(device_name(device)),
+            "precision": str(plan.galleries.images.values.dtype).removeprefix("torch."),
+        },
     }

@@ -21,6 +21,7 @@ from crossmodal_bench.reporting.comparison.run_comparison import MetricDifferenc
 Verdict = Literal["equal to the digit", "agrees", "differs"]
 
 LEVEL = 0.95
+_NO_CHANCE = "more than chance explains"
 _FEWEST = 3
 """Minimum number of seeds to estimate a spread."""
 _IDS = ("image_ids", "caption_ids", SHARED)
@@ -33,7 +34,8 @@ class Agreement:
     Attributes:
         verdict: ``equal to the digit``: every metric and every rank. ``agrees``: no metric differs by more
             than other images would explain (the 95 % interval of the paired difference, adjusted by Holm for
-            all metrics), or else by more than other seeds did. ``differs``: one does.
+            all metrics), or else by more than other seeds did. ``differs``: one does. A metric that is no
+            mean over queries is judged by the seeds alone, and without them not at all.
         lines: each metric that differs, and by how much, as text.
         environment: differences in sources, versions, threads and device, as text.
     """
@@ -71,9 +73,10 @@ def agreement(reference: Record, again: Record, seeds: Sequence[Record] = ()) ->
         for metric in changed:
             p = None if metric.difference is None else next(adjusted)
             spread = _spread(metric.metric, siblings)
-            within = p is None or p >= 1 - LEVEL or abs(metric.second - metric.first) <= spread
-            agrees = agrees and within
-            lines.append(_line(metric, p, spread, within=within))
+            judged = p is not None or spread > 0
+            within = (p is not None and p >= 1 - LEVEL) or abs(metric.second - metric.first) <= spread
+            agrees = agrees and (within or not judged)
+            lines.append(_line(metric, p, spread, _NO_CHANCE if judged and not within else ""))
     return Agreement("agrees" if agrees else "differs", tuple(lines), differing)
 
 
@@ -133,7 +136,7 @@ def _spread(metric: str, seeds: Sequence[Record]) -> float:
     return quantile * math.sqrt(2) * statistics.stdev(values)
 
 
-def _line(metric: MetricDifference, p: float | None, spread: float, *, within: bool) -> str:
+def _line(metric: MetricDifference, p: float | None, spread: float, verdict: str) -> str:
     key = metric.metric
     change = metric.second - metric.first
     text = f"{key} {formatted(key, metric.first)} → {formatted(key, metric.second)} ({change:+.3g})"
@@ -143,4 +146,6 @@ def _line(metric: MetricDifference, p: float | None, spread: float, *, within: b
         text += f", other images would move the difference from {low:+.3g} to {high:+.3g}, p = {p:.2g}"
     if spread:
         text += f", seeds are up to {spread:.3g} apart"
-    return text if within else f"{text}: more than chance explains"
+    elif p is None:
+        verdict = "not judged, because it is no mean over queries and no spread of three seeds is known"
+    return f"{text}: {verdict}" if verdict else text

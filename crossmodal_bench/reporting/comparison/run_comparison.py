@@ -15,6 +15,7 @@ from crossmodal_bench.core.errors import BadInput, printable
 from crossmodal_bench.core.files import read_yaml
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.metric_table import SIDES, formatted
+from crossmodal_bench.evaluation.protocols.protocol import PROTOCOLS
 from crossmodal_bench.evaluation.query_results import QueryResults
 from crossmodal_bench.evaluation.ranking.query_ranks import Side
 from crossmodal_bench.evaluation.ranking.ranks import Ranks
@@ -23,6 +24,7 @@ from crossmodal_bench.evaluation.stored_results import load_query_results
 from crossmodal_bench.jobs.query_ids import Ids, load_query_ids
 from crossmodal_bench.jobs.record import Record, row_name
 from crossmodal_bench.jobs.verification import recomputed_metrics
+from crossmodal_bench.reporting.rows.query_order import in_order_of, query_order
 
 _LONGEST = 70  # characters of a caption in an example
 
@@ -203,15 +205,19 @@ def _name(records: Sequence[Record]) -> str:
 def _compared(
     first: Sequence[Record], second: Sequence[Record], examples: int, texts: Mapping[str, str]
 ) -> RunComparison:
-    ids = _common_ids([*first, *second])
-    ours, theirs = ([_results(record) for record in records] for records in (first, second))
+    sides = _side_by_side([*first, *second])
+    ids = load_query_ids(first[0].files, first[0].ranks)
+    ours = [run.results for run in sides[: len(first)]]
+    theirs = [run.results for run in sides[len(first) :]]
     keys = metric_table.in_order(set.intersection(*(set(record.metrics) for record in (*first, *second))))
     metrics = tuple(_metric_difference(key, first, second, ours, theirs) for key in keys)
     has_rank_one = all(
         {metric_table.first_place(side) for side in SIDES} <= run.per_query.keys() and "ranks" in run.families
         for run in (*ours, *theirs)
     )
-    sides = [_changed(side, first, second, ours, theirs, ids, examples, texts) for side in SIDES]
+    changed = [
+        _changed(side, sides[: len(first)], sides[len(first) :], ids, examples, texts) for side in SIDES
+    ]
     return RunComparison(
         dataset=first[0].job.dataset,
         protocol=first[0].protocol_label,
@@ -220,7 +226,7 @@ def _compared(
         second=_row_title(second),
         seeds=(_seeds(first), _seeds(second)),
         metrics=metrics,
-        sides=tuple(sides) if has_rank_one else (),
+        sides=tuple(changed) if has_rank_one else (),
     )
 
 
@@ -244,26 +250,59 @@ def _results(record: Record) -> QueryResults:
     return load_query_results(record.ranks)
 
 
-def _common_ids(records: Sequence[Record]) -> Ids:
-    """The ids of the queries; BadInput if the records differ in data or queries."""
+@dataclass(frozen=True)
+class _Run:
+    """A run whose queries are in the order of the first one's.
+
+    Attributes:
+        record: the run's.
+        results: what its queries gave, in that order.
+        images: (n_images,) the row in its own files of each image.
+        captions: (n_texts,) likewise.
+    """
+
+    record: Record
+    results: QueryResults
+    images: NDArray[np.int64]
+    captions: NDArray[np.int64]
+
+
+def _side_by_side(records: Sequence[Record]) -> list[_Run]:
+    """The runs, the first unchanged; BadInput if they differ in data or queries."""
     one = records[0]
-    ids = load_query_ids(one.files, one.ranks)
     for other in records[1:]:
-        for what, ours, theirs in (
-            ("the data", one.data.fingerprint[:12], other.data.fingerprint[:12]),
-            ("the test split", one.data.split_hash, other.data.split_hash),
-        ):
-            if ours != theirs:
-                raise BadInput(
-                    f"{what} of {one.directory} ({ours}) and {other.directory} ({theirs}) differ; compare "
-                    "runs of the same data"
-                )
-        if load_query_ids(other.files, other.ranks) != ids:
+        _check_same_data(one, other)
+    order = query_order(one)
+    images, captions = np.arange(len(order.images)), np.arange(len(order.captions))
+    runs = [_Run(one, _results(one), images, captions)]
+    for other in records[1:]:
+        own = query_order(other)
+        rows = own.rows_like(order)
+        results = None if rows is None else in_order_of(_results(other), own, runs[0].results, order)
+        if rows is None or results is None:
             raise BadInput(
-                f"{one.ranks} and {other.ranks} have different queries, or another order; compare runs "
-                "of the same data"
+                f"{one.ranks} and {other.ranks} have different queries; compare runs of the same data"
             )
-    return ids
+        runs.append(_Run(other, results, *rows))
+    return runs
+
+
+def _check_same_data(one: Record, other: Record) -> None:
+    """BadInput where two records rest on different data.
+
+    Where ids have shown both splits to be a named protocol's, they are the same whatever else lies on a disk:
+    vectors with ids have no data set behind them, and features make another fingerprint of the same split.
+    """
+    verified = one.job.protocol in PROTOCOLS and PROTOCOLS[one.job.protocol].split.verifiable
+    for what, ours, theirs, matters in (
+        ("the data", one.data.fingerprint[:12], other.data.fingerprint[:12], not verified),
+        ("the test split", one.data.split_hash, other.data.split_hash, True),
+    ):
+        if matters and ours != theirs:
+            raise BadInput(
+                f"{what} of {one.directory} ({ours}) and {other.directory} ({theirs}) differ; compare "
+                "runs of the same data"
+            )
 
 
 def _metric_difference(
@@ -287,29 +326,27 @@ def _metric_difference(
 
 def _changed(
     side: Side,
-    first: Sequence[Record],
-    second: Sequence[Record],
-    ours: Sequence[QueryResults],
-    theirs: Sequence[QueryResults],
+    first: Sequence[_Run],
+    second: Sequence[_Run],
     ids: Ids,
     examples: int,
     texts: Mapping[str, str],
 ) -> ChangedSides:
     key = metric_table.first_place(side)
+    ours, theirs = ([run.results for run in runs] for runs in (first, second))
     if any(key not in run.per_query or "ranks" not in run.families for run in (*ours, *theirs)):
         return ChangedSides(side, 0, 0, 0, 0, ())
     right, right_there = (_mostly_right(runs, key) for runs in (ours, theirs))
     counted = ~np.isnan(ours[0].per_query[key])
-    ranks = [[Ranks.load(record.ranks) for record in records] for records in (first, second)]
-    expected = [np.mean([run.of(side).expected for run in runs], axis=0) for runs in ranks]
+    expected = [np.mean([_expected(run, side) for run in runs], axis=0) for runs in (first, second)]
     changed = np.flatnonzero((right != right_there) & counted)
     apart = np.abs(np.log(expected[0][changed] / expected[1][changed]))
     chosen = changed[np.argsort(-apart, kind="stable")][:examples]
     queries, gallery = ids if side == "i2t" else ids[::-1]
+    best = [_first_answers(runs[0], side) for runs in (first, second)]
     named = []
     for query in chosen.tolist():
-        tops = [runs[0].i2t_top if side == "i2t" else runs[0].t2i_top for runs in ranks]
-        answers = [gallery[int(top[query, 0])] for top in tops]
+        answers = [gallery[answer[query]] for answer in best]
         named.append(
             Example(
                 query=queries[query],
@@ -327,6 +364,25 @@ def _changed(
         neither=int((~right & ~right_there & counted).sum()),
         examples=tuple(named),
     )
+
+
+def _expected(run: _Run, side: Side) -> NDArray[np.float64]:
+    """(n_queries,) the expected rank of each query's best positive."""
+    rows = run.images if side == "i2t" else run.captions
+    return Ranks.load(run.record.ranks).of(side).expected[rows]
+
+
+def _first_answers(run: _Run, side: Side) -> list[int]:
+    """Of each query the position, in the order of the first run, of what stands first."""
+    ranks = Ranks.load(run.record.ranks)
+    rows, top, gallery = (
+        (run.images, ranks.i2t_top, run.captions)
+        if side == "i2t"
+        else (run.captions, ranks.t2i_top, run.images)
+    )
+    position = np.empty(len(gallery), dtype=np.int64)
+    position[gallery] = np.arange(len(gallery))
+    return position[top[rows, 0]].tolist()
 
 
 def _mostly_right(runs: Sequence[QueryResults], key: str) -> NDArray[np.bool_]:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation import metric_table
 from crossmodal_bench.evaluation.protocols.protocol import is_redrawn, primary_metric
-from crossmodal_bench.evaluation.query_results import check_paired
+from crossmodal_bench.evaluation.query_results import QueryResults, check_paired
 from crossmodal_bench.evaluation.statistics.comparisons import (
     Difference,
     PairedDifference,
@@ -23,6 +24,7 @@ from crossmodal_bench.evaluation.statistics.intervals import Interval
 from crossmodal_bench.jobs.published import Comparison
 from crossmodal_bench.jobs.record import Record, row_name
 from crossmodal_bench.reporting.rows.neighbours import published_beside
+from crossmodal_bench.reporting.rows.query_order import in_order_of, query_order, surely_alike
 from crossmodal_bench.reporting.rows.row_results import Reader, RowResults, read_query_results, read_results
 from crossmodal_bench.reporting.rows.stored_intervals import Target, from_queries, from_records
 
@@ -253,7 +255,7 @@ def tables(rows: Iterable[Row]) -> list[Table]:
                 rows=members,
                 first=first,
                 tested=tested,
-                pairs=_pairs(members, tested, primary),
+                pairs=_pairs(members, first, tested, primary),
             )
         )
     return split
@@ -269,11 +271,32 @@ def have_same_queries(row: Row, other: Row, metric: str) -> bool:
     splits, others = ([record.data.split_hash for record in each.records] for each in (row, other))
     if splits != others if is_redrawn(row.protocol) else len({*splits, *others}) > 1:
         return False
+    runs = runs_in_order_of(row, other)
+    if runs is None:
+        return False
     try:
-        check_paired([row.results.runs, other.results.runs], metric)
+        check_paired([runs, other.results.runs], metric)
     except ValueError:
         return False
     return True
+
+
+def runs_in_order_of(row: Row, other: Row) -> tuple[QueryResults, ...] | None:
+    """What the runs of a row gave for each query, in the order of another row's queries.
+
+    None where the rows have answered other queries. Where each seed has a draw of its own, the order is the
+    data set's.
+    """
+    runs = row.results.runs
+    if row is other or is_redrawn(row.protocol) or surely_alike([*row.records, *other.records]):
+        return runs
+    try:
+        ours, theirs = query_order(row.records[0]), query_order(other.records[0])
+    except BadInput:
+        return None
+    like = other.results.runs[0]
+    ordered = [run for run in (in_order_of(run, ours, like, theirs) for run in runs) if run is not None]
+    return tuple(ordered) if len(ordered) == len(runs) else None
 
 
 def differences(records: Sequence[Record], names: Sequence[str] = ()) -> list[str]:
@@ -450,8 +473,13 @@ def _tested(rows: Sequence[Row], first: int | None, primary: str) -> tuple[int, 
     )
 
 
-def _pairs(rows: Sequence[Row], tested: Sequence[int], metric: str) -> tuple[PairedDifference, ...]:
-    pairs = compare_all([rows[position].results.runs for position in tested], metric)
+def _pairs(
+    rows: Sequence[Row], first: int | None, tested: Sequence[int], metric: str
+) -> tuple[PairedDifference, ...]:
+    if first is None:
+        return ()
+    ordered = [runs_in_order_of(rows[position], rows[first]) for position in tested]
+    pairs = compare_all([runs for runs in ordered if runs is not None], metric)
     return tuple(replace(pair, first=tested[pair.first], second=tested[pair.second]) for pair in pairs)
 
 

@@ -17,10 +17,12 @@ from crossmodal_bench.evaluation.stored_results import load_query_results
 from crossmodal_bench.jobs.directory import check_own
 from crossmodal_bench.jobs.query_ids import Ids, load_query_ids
 from crossmodal_bench.jobs.record import Record
+from crossmodal_bench.reporting.rows.query_order import QueryOrder, in_order_of, query_order, surely_alike
 
 Reader = Callable[[Record], QueryResults]
 """Reads the results of a record's queries under the record's protocol; BadInput if there are none."""
 
+_OTHER_QUERIES = "the seeds did not answer the same queries"
 _TOLERANCE = 1e-3
 """Tolerance between a mean over queries and the record's number, in units of the metric function's value.
 
@@ -114,12 +116,25 @@ def read_results(records: Sequence[Record], read: Reader) -> RowResults:
             return RowResults(missing=str(error))
     elif len({record.data.split_hash for record in records}) > 1:
         # Queries are numbered from 0 in every split, so different queries could look the same.
-        return RowResults(missing="the seeds did not answer the same queries")
+        return RowResults(missing=_OTHER_QUERIES)
+    elif not surely_alike(records):
+        try:
+            runs = _ordered_alike(runs, [query_order(record) for record in records])
+        except BadInput as error:
+            return RowResults(missing=str(error))
     measured = [key for key in runs[0].keys if all(key in record.metrics for record in records)]
     try:
         return RowResults(tuple(runs), _intervals(runs, measured))
     except ValueError:
-        return RowResults(missing="the seeds did not answer the same queries")
+        return RowResults(missing=_OTHER_QUERIES)
+
+
+def _ordered_alike(runs: Sequence[QueryResults], orders: Sequence[QueryOrder]) -> list[QueryResults]:
+    """Runs with their queries in the order of the first one; BadInput where they are others."""
+    ordered = [in_order_of(run, order, runs[0], orders[0]) for run, order in zip(runs, orders, strict=True)]
+    if any(run is None for run in ordered):
+        raise BadInput(_OTHER_QUERIES)
+    return [run for run in ordered if run is not None]
 
 
 def _numbered_alike(runs: Sequence[QueryResults], ids: Sequence[Ids]) -> list[QueryResults]:

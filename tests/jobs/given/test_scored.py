@@ -22,18 +22,25 @@ from numpy.typing import NDArray
 from plugins import fenced
 from torch import Tensor
 
+import crossmodal_bench
 from crossmodal_bench import evaluate_embeddings
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
+from crossmodal_bench.bench.reproduction import Repetition, reproduce
 from crossmodal_bench.cli.main import main
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.data.datasets import Synthetic
 from crossmodal_bench.evaluation import PROTOCOLS, Ranks, evaluate, get_protocol, resolve_protocols
+from crossmodal_bench.evaluation.items import items_of
 from crossmodal_bench.evaluation.protocols.protocol import own_protocol
+from crossmodal_bench.jobs.fingerprints.fingerprint import Fingerprint
 from crossmodal_bench.jobs.given import galleries
 from crossmodal_bench.jobs.given.files import read_ids
 from crossmodal_bench.jobs.given.identification import identify
-from crossmodal_bench.jobs.record import Record, read_record
+from crossmodal_bench.jobs.record import Record, read_record, write_record
+from crossmodal_bench.jobs.submission import submit
+from crossmodal_bench.jobs.verification import check_record
 from crossmodal_bench.reporting.rows.leaderboard import leaderboard, tables
 from crossmodal_bench.reporting.tables.layout import notes
 from crossmodal_bench.training.trained_model import encode
@@ -229,6 +236,87 @@ def test_without_ids_the_row_is_unverified(own_runs: dict[str, OwnRun], tmp_path
     # An image's captions come in another order, in which means are rounded otherwise.
     found = stated.metrics["synthetic-tiny"]
     assert {key: found[key] for key in ranked} == pytest.approx(ranked, rel=1e-12)
+
+
+def tiny() -> tuple[dict[str, Any], NDArray[np.int64], NDArray[np.int64]]:
+    """A model that errs nowhere on synthetic-tiny, with ids; and an order of images, captions with them."""
+    items = items_of(Synthetic("tiny").read(Path("data")), "test")
+    assert items.owner is not None
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(len(items.image_ids), 32)).astype(np.float32)
+    rows = rng.permutation(len(images))
+    each = len(items.caption_ids) // len(images)
+    words = {
+        "images": images,
+        "texts": images[items.owner],
+        "image_ids": np.array(items.image_ids),
+        "caption_ids": np.array(items.caption_ids),
+    }
+    return words, rows, (rows[:, None] * each + np.arange(each)).ravel()
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("caption_ids", "give their ids too (--caption-ids)"),
+        ("image_ids", "give their ids too (--image-ids)"),
+    ],
+)
+def test_ids_of_one_side_do_not_make_the_other_sides_order(missing: str, sentence: str) -> None:
+    words, rows, columns = tiny()
+    permuted = {
+        name: values[columns if name in ("texts", "caption_ids") else rows] for name, values in words.items()
+    }
+    whole = evaluate_embeddings(**permuted, protocol="synthetic-tiny")
+    assert whole.metrics["synthetic-tiny"]["rsum"] == pytest.approx(600)
+    del permuted[missing], words[missing]
+    with pytest.raises(BadInput) as refused:
+        evaluate_embeddings(**permuted, protocol="synthetic-tiny")
+    assert sentence in str(refused.value)
+    in_order = evaluate_embeddings(**words, protocol="synthetic-tiny")
+    assert in_order.metrics["synthetic-test"]["rsum"] == pytest.approx(600)
+
+
+def test_captions_that_name_images_are_not_taken_in_blocks_that_contradict_them() -> None:
+    images = vectors()[0]
+    texts = np.concatenate([images] * EACH)
+    captions = [f"img{row}#{k}" for k in range(EACH) for row in range(N)]
+    with pytest.raises(
+        BadInput, match=r"by its place, caption 'img1#0' describes image 0, but .*--image-ids"
+    ):
+        evaluate_embeddings(images, texts, caption_ids=captions, dataset="mine")
+    with pytest.raises(BadInput, match=r"by caption_image, caption 'img1#0' describes image 0"):
+        owner = np.arange(N).repeat(EACH)
+        evaluate_embeddings(images, texts, caption_ids=captions, caption_image=owner, dataset="mine")
+    words = {"caption_ids": captions, "dataset": "mine"}
+    stated = evaluate_embeddings(images, texts, **words, caption_image=np.tile(np.arange(N), EACH))
+    named = evaluate_embeddings(images, texts, **words, image_ids=[f"img{row}" for row in range(N)])
+    assert stated.metrics["mine-test"]["rsum"] == named.metrics["mine-test"]["rsum"] == pytest.approx(600)
+    in_blocks = [f"img{row}#{k}" for row in range(N) for k in range(EACH)]
+    blocks = evaluate_embeddings(images, images.repeat(EACH, 0), caption_ids=in_blocks, dataset="mine")
+    assert blocks.metrics["mine-test"]["rsum"] == pytest.approx(600)
+
+
+def test_it_is_called_evaluate_too() -> None:
+    assert crossmodal_bench.evaluate is evaluate_embeddings
+
+
+def test_it_can_be_sent_in_and_says_why_it_cannot_be_run_again(tmp_path: Path) -> None:
+    ids = {"image_ids": [f"img{row}" for row in range(N)], "dataset": "mine", "runs": tmp_path / "runs"}
+    record = evaluate_embeddings(*vectors(), **ids).record
+    assert record is not None and record.environment["precision"] == "float32"
+    (submitted,) = submit([record], tmp_path / "results")
+    copy = read_record(submitted.directory)
+    assert check_record(copy) == [] and copy.metrics == record.metrics
+    assert sorted(path.name for path in submitted.directory.iterdir()) == ["ranks.npz", "record.json"]
+    with pytest.raises(BadInput, match=r"is a model from elsewhere, which cannot be rerun here; pass its"):
+        reproduce([copy], Repetition(tmp_path / "again", tmp_path))
+    made_from = {**record.content["made_from"], "settings": {}}
+    old = {name: value for name, value in record.content.items() if name != "schema"}
+    old |= {"made_from": made_from, "source_fingerprint": Fingerprint(**made_from).digest}
+    stale = read_record(write_record(record.directory, old))
+    with pytest.raises(BadInput, match=r"is stale: .*given; evaluate its vectors again"):
+        submit([stale], tmp_path / "again")
 
 
 @pytest.mark.parametrize(

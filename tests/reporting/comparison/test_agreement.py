@@ -50,6 +50,24 @@ def test_what_other_seeds_did_counts_as_chance(make_record: Make) -> None:
     assert agreement(seeds[1], again, seeds[:2]).verdict == "differs"
 
 
+def test_a_metric_without_queries_is_bounded_by_seeds_or_not_judged(make_record: Make) -> None:
+    def with_bleu(record: Record, bleu: float) -> Record:
+        return record.model_copy(update={"metrics": {**record.metrics, "BLEU-1": bleu}})
+
+    record = finished(make_record)
+    far = agreement(with_bleu(record, 50.0), with_bleu(record, 10.0))
+    (line,) = far.lines
+    assert far.verdict == "agrees" and "BLEU-1" in line and "not judged" in line
+    seeds = [with_bleu(finished(make_record, seed=seed), 50.0 + seed) for seed in range(3)]
+    record = seeds[0]
+    near = agreement(record, with_bleu(record, 53.0), seeds)
+    (line,) = near.lines
+    assert near.verdict == "agrees" and "seeds are up to" in line
+    far = agreement(record, with_bleu(record, 10.0), seeds)
+    (line,) = far.lines
+    assert far.verdict == "differs" and line.endswith("more than chance explains")
+
+
 def test_ranks_that_moved_are_no_equality_even_where_metrics_are_the_same(
     make_record: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

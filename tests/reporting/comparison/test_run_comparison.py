@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from answered import write_ranks
-from finished import finished
+from answered import CAPTIONS, write_ranks
+from finished import IMAGES, finished
 
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.evaluation import rank_metrics
 from crossmodal_bench.evaluation.ranking.query_ranks import QueryRanks
-from crossmodal_bench.evaluation.ranking.ranks import Ranks
+from crossmodal_bench.evaluation.ranking.ranks import Ranks, write_results
 from crossmodal_bench.jobs.record import Record, read_record, write_record
 from crossmodal_bench.reporting.comparison.run_comparison import compare_rows, report_lines
 
@@ -63,6 +63,54 @@ def test_seeds_are_compared_as_a_row(make_record: Make) -> None:
     (comparison,) = compare_rows(ours, [finished(make_record, 0.3, method="cca")])
     assert comparison.seeds == ((0, 1), (0,))
     assert "over images and seeds" in "\n".join(report_lines(comparison))
+
+
+def coco(
+    make_record: Make, share: float, method: str, order: np.random.Generator | None, **data: str
+) -> Record:
+    """A record under coco-5k; with ``order``, of other files that spell the ids otherwise, in any order."""
+    record = finished(make_record, share, method=method, dataset="coco", protocol="coco-5k")
+    with np.load(record.ranks) as stored:
+        arrays = dict(stored)
+    images, captions = np.arange(IMAGES), np.arange(CAPTIONS * IMAGES)
+    spelled = "{}"
+    if order is not None:
+        images, captions = order.permutation(images), order.permutation(captions)
+        spelled = "val2014/COCO_val2014_{:012d}.jpg"
+    position = np.argsort(images)
+    new = {}
+    for name, values in arrays.items():
+        rows = images if len(values) == IMAGES else captions
+        new[name] = values[rows]
+    # The best answer to each query is the one that stands first in the other order, too.
+    new["i2t_top"], new["t2i_top"] = np.argsort(captions)[new["i2t_top"]], position[new["t2i_top"]]
+    new |= {"image_cluster": np.arange(IMAGES), "text_cluster": position[captions // CAPTIONS]}
+    new.pop("image_ids"), new.pop("caption_ids")
+    ids = [spelled.format(1000 + row) for row in images]
+    caption_ids = [f"{spelled.format(1000 + row // CAPTIONS)}#{row % CAPTIONS}" for row in captions]
+    write_results(record.ranks, new, ids, caption_ids, (IMAGES, CAPTIONS * IMAGES))
+    return record.model_copy(update={"data": record.data.model_copy(update=data)})
+
+
+def test_on_a_verified_split_ids_match_queries_whatever_files_they_are_from(make_record: Make) -> None:
+    first = coco(make_record, 0.3, "acmr", None)
+    same = coco(make_record, 0.1, "cca", None)
+    (expected,) = compare_rows([first], [same], examples=5)
+    other = coco(make_record, 0.1, "cca", np.random.default_rng(0), fingerprint="0" * 64)
+    (found,) = compare_rows([first], [other], examples=5)
+    assert found.metrics == expected.metrics and found.sides == expected.sides
+    assert found.sides[0].examples and found.sides[0].only_first
+    (itself,) = compare_rows([same], [other])
+    assert all(metric.difference is None or metric.difference.value == 0 for metric in itself.metrics)
+    unverified = [
+        record.model_copy(update={"job": record.job.model_copy(update={"protocol": "coco-test"})})
+        for record in (first, other)
+    ]
+    with pytest.raises(BadInput, match=r"the data of .* differ"):
+        compare_rows(*([record] for record in unverified))
+    foreign = other.data.model_copy(update={"split_hash": "0" * 16})
+    with pytest.raises(BadInput, match=r"the test split of .* differ"):
+        compare_rows([first], [other.model_copy(update={"data": foreign})])
 
 
 def test_what_cannot_be_compared_is_one_sentence(make_record: Make) -> None:
