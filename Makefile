@@ -17,14 +17,14 @@ PYTHON ?=
 .PHONY: help setup bench reference doctor test test-slow perf lint types docs docs-tables coverage smoke docker-install-check clean
 
 # A misspelt variable would otherwise be ignored silently, after hours of the wrong computation.
-set_by_hand := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
-unknown := $(filter-out $(BENCH_VARIABLES) PYTHON BASE GPU,$(set_by_hand))
+set_by_user := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+unknown := $(filter-out $(BENCH_VARIABLES) PYTHON BASE GPU,$(set_by_user))
 ifneq ($(unknown),)
 $(error Unknown variable: $(unknown); the variables are $(BENCH_VARIABLES) PYTHON BASE GPU)
 endif
 quoted = '$(subst ','\'',$($(1)))'
 # Many environments export an unrelated BASE, which must be ignored.
-of_perf := $(filter BASE GPU,$(set_by_hand))
+of_perf := $(filter BASE GPU,$(set_by_user))
 base := $(if $(filter BASE,$(of_perf)),$(call quoted,BASE))
 ifneq ($(of_perf),)
 ifneq ($(filter-out perf,$(MAKECMDGOALS)),)

@@ -30,7 +30,7 @@ def needs(planned: PlannedJob, failed: Collection[str], options: BenchOptions) -
     return ""
 
 
-def waits_in_vain(planned: PlannedJob, coming: Collection[str]) -> bool:
+def can_never_start(planned: PlannedJob, coming: Collection[str]) -> bool:
     """Whether some parent is not done, not running, and not among ``coming``, the ids of jobs yet to run."""
     return any(
         state.name != "running" and planned.parents[name].job.id not in coming
@@ -38,7 +38,7 @@ def waits_in_vain(planned: PlannedJob, coming: Collection[str]) -> bool:
     )
 
 
-def held_back(planned: PlannedJob, failed: Collection[str], options: BenchOptions) -> State | None:
+def blocked_state(planned: PlannedJob, failed: Collection[str], options: BenchOptions) -> State | None:
     """The state of a job that was not started because a parent is missing; None for all other jobs."""
     state = state_of(planned).name
     startable = state in ("not started", "failed") or (state == "stale" and options.rerun == "stale")

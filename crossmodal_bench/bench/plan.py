@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crossmodal_bench.bench.descriptions import Description, Descriptions
+from crossmodal_bench.bench.option_checks import check_options, check_preset, dataset_name, method_names
 from crossmodal_bench.bench.options import BenchOptions
-from crossmodal_bench.bench.words import check_preset, check_words, dataset_name, method_names
 from crossmodal_bench.core.class_paths import class_paths, is_below
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.data import Corpus
@@ -72,7 +72,7 @@ def make_plan(options: BenchOptions, gpu: bool, corpora: dict[str, Inputs] | Non
     Raises:
         BadInput: an option or the data cannot be used; nothing has been written.
     """
-    check_words(options)
+    check_options(options)
     known = _Known({} if corpora is None else corpora, Descriptions(options.runs))
     batches: list[list[PlannedJob]] = []
     for row in _rows(options, gpu):
@@ -333,7 +333,7 @@ def _jobs(
             plugins=options.plugins,
             corpus=data.corpus,
             resume_anyway=options.rerun == "resume-anyway",
-            measure_lacking=options.rerun == "stale",
+            measure_missing=options.rerun == "stale",
             requires=description.requires,
         )
         plan.append(planned)
@@ -368,12 +368,14 @@ def _nothing_to_encode(description: Description, corpus: Corpus | None) -> str:
 
 def _missing_towers(description: Description) -> str:
     """Why a dual encoder that a method needs is not available; empty if none is missing."""
-    from crossmodal_bench.networks.dual_encoders import HF, out_of_reach
+    from crossmodal_bench.networks.dual_encoders import HF, unavailable_reason
 
     weights_of: dict[str, str] = {}
     if "features" in description.requires and description.network is not None:
         weights_of[description.network] = description.weights
     if "bow" in description.requires and description.text_network is not None:
         weights_of[description.text_network] = description.text_weights
-    reasons = (out_of_reach(name, weights) for name, weights in weights_of.items() if name.startswith(HF))
+    reasons = (
+        unavailable_reason(name, weights) for name, weights in weights_of.items() if name.startswith(HF)
+    )
     return next(filter(None, reasons), "")

@@ -25,7 +25,7 @@ from crossmodal_bench.jobs.record import Record, read_record, read_record_or_war
 from crossmodal_bench.jobs.schema import EnsembleRow
 from crossmodal_bench.jobs.state import state_of
 from crossmodal_bench.jobs.suite_ensembles import ensemble_rows, key
-from crossmodal_bench.reporting.wandb.sender import tell_wandb
+from crossmodal_bench.reporting.wandb.sender import send_to_wandb
 
 Log = Callable[[str], None]
 
@@ -128,7 +128,7 @@ def make_ensembles(plan: Sequence[PlannedJob], options: BenchOptions, mode: str,
             log(f"{what} failed: {reason}")
             well = False
         else:
-            warning = tell_wandb(record, record.directory, mode)
+            warning = send_to_wandb(record, record.directory, mode)
             if warning:
                 log(warning)
     return well

@@ -24,7 +24,7 @@ from crossmodal_bench.bench.progress import StatusLine
 from crossmodal_bench.bench.schedule import Schedule
 from crossmodal_bench.bench.summary import conclude, describe_plan, records_of, states
 from crossmodal_bench.core.errors import BadInput, no_permission, tell
-from crossmodal_bench.core.signals import AGAIN, Interrupted, StopRequest, finish_first, listening
+from crossmodal_bench.core.signals import AGAIN, Interrupted, StopRequest, finish_before_stopping, listening
 from crossmodal_bench.jobs.locks import Taken, is_locked, locked
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import read_record
@@ -33,10 +33,10 @@ from crossmodal_bench.jobs.state import state_of
 from crossmodal_bench.reporting.report import print_leaderboard
 from crossmodal_bench.reporting.wandb import live
 from crossmodal_bench.reporting.wandb.mode import Mode, allow_media, resolve_mode
-from crossmodal_bench.reporting.wandb.sender import tell_wandb
+from crossmodal_bench.reporting.wandb.sender import send_to_wandb
 from crossmodal_bench.reporting.wandb.state import conclusion
 from crossmodal_bench.training.devices import has_accelerator
-from crossmodal_bench.training.resumption import take_back
+from crossmodal_bench.training.resumption import restore_set_aside
 
 OK = 0
 FAILED = 1
@@ -210,7 +210,7 @@ def _take_back(planned: PlannedJob, log: Callable[[str], None]) -> None:
         return
     # A process that holds the lock has already chosen its checkpoint.
     with suppress(Taken), locked(planned.directory):
-        said = take_back(planned.files)
+        said = restore_set_aside(planned.files)
         if said:
             log(f"{planned.title}: {said}")
 
@@ -222,7 +222,7 @@ def run_schedule(schedule: Schedule) -> list[PlannedJob]:
             return schedule.run()
         except BaseException:
             # A second Ctrl-C must not leave a worker behind.
-            with finish_first():
+            with finish_before_stopping():
                 schedule.stop()
             raise
 
@@ -252,7 +252,7 @@ def _after(planned: PlannedJob, status: int | None, mode: str, log: Callable[[st
     """Send a finished job to W&B, or report why it failed; return whether it finished."""
     if status == 0 and planned.files.is_done():
         record = read_record(planned.directory)
-        warning = None if live.is_followed(record) else tell_wandb(record, planned.directory, mode)
+        warning = None if live.is_followed(record) else send_to_wandb(record, planned.directory, mode)
         if warning:
             log(warning)
         return True

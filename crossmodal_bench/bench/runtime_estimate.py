@@ -21,7 +21,7 @@ from crossmodal_bench.bench.progress import StatusLine, clock
 from crossmodal_bench.core import process_group
 from crossmodal_bench.core.batch import GroupBatch, PairBatch
 from crossmodal_bench.core.errors import BadInput
-from crossmodal_bench.core.signals import ASKING, finish_first, stop_if_asked
+from crossmodal_bench.core.signals import ASKING, finish_before_stopping, stop_if_asked
 from crossmodal_bench.jobs.experiments import merge
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.methods.base import RetrievalMethod
@@ -167,7 +167,7 @@ def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell
                 kind, planned = waiting.pop(0)
                 tell(f"looking at {planned.job.method} on {planned.job.dataset}", len(seconds), len(kinds))
                 # A process that was started but not yet listed would be orphaned.
-                with finish_first():
+                with finish_before_stopping():
                     receiver, process = _start_dry_run(planned, slots[0])
                     running[receiver] = kind, process
             stop_if_asked()
@@ -184,7 +184,7 @@ def dry_runs(kinds: Mapping[Kind, PlannedJob], slots: Sequence[Slot], tell: Tell
                 del running[receiver]
                 _end(receiver, process)
     finally:
-        with finish_first():
+        with finish_before_stopping():
             for receiver, (_, process) in running.items():
                 _end(receiver, process)
     return DryRuns(seconds, refused)

@@ -12,11 +12,11 @@ from crossmodal_bench.bench.launchers.base import Launched, Launcher, Slot
 from crossmodal_bench.bench.launchers.subprocesses import TAKEN
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.progress import StatusLine, clock, doing, seconds_left
-from crossmodal_bench.core.signals import finish_first, stop_if_asked
+from crossmodal_bench.core.signals import finish_before_stopping, stop_if_asked
 from crossmodal_bench.jobs.locks import holder, is_locked
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.state import state_of, unfinished_parents
-from crossmodal_bench.training.resumption import WAY_OUT
+from crossmodal_bench.training.resumption import RESUME_ANYWAY
 
 POLL = 0.2
 """Seconds between checks of the running jobs."""
@@ -117,7 +117,7 @@ class Schedule:
             slot = self._free.pop(0)
             aside = set(planned.files.tags_aside())
             # A process that was started but not yet listed would be orphaned.
-            with finish_first():
+            with finish_before_stopping():
                 worker = self._launcher.start(planned, slot)
                 self._running.append(_Running(planned, worker, slot, time.monotonic(), aside))
 
@@ -131,7 +131,7 @@ class Schedule:
                 self._line.clear()
                 self._log(
                     f"{running.planned.title} starts over; its checkpoints are set aside as *.{tag}.ckpt in "
-                    f"{running.planned.directory}, and {WAY_OUT} resumes from them"
+                    f"{running.planned.directory}, and {RESUME_ANYWAY} resumes from them"
                 )
 
     def _is_elsewhere(self, planned: PlannedJob) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from crossmodal_bench.bench import planned_ensembles as suite_ensembles
-from crossmodal_bench.bench.dependencies import held_back, needs, waits_in_vain
+from crossmodal_bench.bench.dependencies import blocked_state, can_never_start, needs
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs.given.records import given_records
@@ -17,7 +17,7 @@ from crossmodal_bench.jobs.state import State, state_of
 from crossmodal_bench.reporting.comparison.chance import below_chance
 from crossmodal_bench.reporting.formats import FILES
 from crossmodal_bench.reporting.report import build_report, print_leaderboard
-from crossmodal_bench.training.resumption import WAY_OUT, coming_mismatch
+from crossmodal_bench.training.resumption import RESUME_ANYWAY, expected_mismatch
 
 
 def describe_plan(
@@ -53,7 +53,7 @@ def describe_plan(
             state = queued.get(planned.job.id, state)
         again = state.name == "stale" and options.rerun == "stale"
         if again or planned.job.id in queued or state.name in ("not started", "failed"):
-            if waits_in_vain(planned, {earlier.job.id for earlier in to_run}):
+            if can_never_start(planned, {earlier.job.id for earlier in to_run}):
                 again = False
                 state = State(state.name, needs(planned, (), options))
             else:
@@ -74,7 +74,7 @@ def describe_plan(
     for sentence, jobs in lacking.items():
         log(f"skipped, {_counted(jobs)}: {sentence}")
     suite_ensembles.describe(plan, options, log)
-    for record in _given_beside(plan, options):
+    for record in _given_records(plan, options):
         job = record.job
         log(f"  {job.method:34s} {job.protocol:22s} seed {job.seed}  given")
     return to_run
@@ -108,11 +108,13 @@ def states(plan: Sequence[PlannedJob], queued: Mapping[str, State]) -> list[dict
 
 def _of_checkpoints(planned: PlannedJob) -> str:
     """What will happen to checkpoints that a job cannot simply resume; empty if there are none."""
-    if (mismatch := coming_mismatch(planned)) is None:
+    if (mismatch := expected_mismatch(planned)) is None:
         return ""
     if planned.resume_anyway:
         return f": resumes from its checkpoint although {mismatch.why}"
-    return f": starts over; its checkpoint is set aside because {mismatch.why}; {WAY_OUT} resumes from it"
+    return (
+        f": starts over; its checkpoint is set aside because {mismatch.why}; {RESUME_ANYWAY} resumes from it"
+    )
 
 
 def _counted(jobs: Sequence[PlannedJob]) -> str:
@@ -127,7 +129,7 @@ def records_of(plan: Sequence[PlannedJob]) -> list[Record]:
     return [record for path in directories if (record := read_record_or_warn(path)) is not None]
 
 
-def _given_beside(plan: Sequence[PlannedJob], options: BenchOptions) -> list[Record]:
+def _given_records(plan: Sequence[PlannedJob], options: BenchOptions) -> list[Record]:
     """Users' own models on the plan's data sets, under a protocol of the plan."""
     protocols = {planned.job.protocol for planned in plan}
     given = given_records(options.runs, [planned.job.dataset for planned in plan])
@@ -151,13 +153,13 @@ def conclude(
     records = records_of(plan) + suite_ensembles.ensemble_records(plan, options)
     if records:
         references = reference_records(options.reference)
-        print_leaderboard([*records, *_given_beside(plan, options), *references])
+        print_leaderboard([*records, *_given_records(plan, options), *references])
     failed_ids = {planned.job.id for planned in failed}
     for planned, state in zip(plan, states, strict=True):
         if state.name == "skipped" and state.why == planned.missing:
             # Already reported at the start of the bench, once for all jobs.
             continue
-        shown = held_back(planned, failed_ids, options) or state
+        shown = blocked_state(planned, failed_ids, options) or state
         if shown.name in ("failed", "skipped", "running", "unreadable"):
             log(f"{shown.name}: {planned.title}{f': {shown.why}' if shown.why else ''}")
     done = sum(state.name in ("done", "stale") for state in states)

@@ -21,7 +21,7 @@ def ensemble(arguments: argparse.Namespace) -> int:
     from crossmodal_bench.bench import ensembles
     from crossmodal_bench.reporting.report import print_leaderboard
     from crossmodal_bench.reporting.wandb.mode import resolve_mode
-    from crossmodal_bench.reporting.wandb.sender import tell_wandb
+    from crossmodal_bench.reporting.wandb.sender import send_to_wandb
     from crossmodal_bench.reporting.wandb.state import conclusion
 
     began = time.time()
@@ -32,7 +32,7 @@ def ensemble(arguments: argparse.Namespace) -> int:
         tell(f"{record.directory} already exists, with exactly these models")
     else:
         record = ensembles.run_ensemble(planned, arguments.data_root, arguments.runs / "cache")
-        warning = tell_wandb(record, record.directory, mode)
+        warning = send_to_wandb(record, record.directory, mode)
         tell(warning or f"Record: {record.directory}")
     print_leaderboard([record])
     for sentence in conclusion([record], arguments.runs, began) if mode != "off" else ():

@@ -300,10 +300,10 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _checked_options(arguments: argparse.Namespace) -> BenchOptions:
     """The options of a bench; mistakes are reported before torch is imported, which takes seconds."""
-    from crossmodal_bench.bench.words import check_words
+    from crossmodal_bench.bench.option_checks import check_options
 
     options = read_options(arguments)
-    check_words(options)
+    check_options(options)
     return options
 
 

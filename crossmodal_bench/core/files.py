@@ -178,7 +178,7 @@ class _Loader(yaml.SafeLoader):
             )
 
 
-def stays_below(name: str) -> bool:
+def is_path_below(name: str) -> bool:
     """Whether a relative path read from a file stays below the folder that it is joined to.
 
     Symbolic links are the user's own and are followed: ``images`` may well be on another disk.

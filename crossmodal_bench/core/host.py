@@ -19,7 +19,7 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type not in _WAITING)
 
 
-def real_places(lengths: Tensor, width: int) -> Tensor:
+def unpadded_positions(lengths: Tensor, width: int) -> Tensor:
     """(sum of lengths,) positions of the real items among (B, width) padded ones, row by row; on the host.
 
     Args:

@@ -135,7 +135,7 @@ def stop_if_asked() -> None:
 
 
 @contextmanager
-def finish_first() -> Iterator[None]:
+def finish_before_stopping() -> Iterator[None]:
     """A block that a stop request does not interrupt; one that arrives meanwhile takes effect after it.
 
     Raises:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Valid
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from crossmodal_bench.core.errors import BadInput, nearest
-from crossmodal_bench.core.files import shown, stays_below
+from crossmodal_bench.core.files import is_path_below, shown
 
 LARGEST = 2**63
 """Integers below this are safe for all code that reads them later."""
@@ -56,7 +56,7 @@ class Model(BaseModel):
 
 def is_folder_name(text: str) -> bool:
     """Whether a folder can have this name: names become paths that are written, searched and removed."""
-    return stays_below(text) and len(PureWindowsPath(text).parts) == 1 and not any(c in text for c in "*?[")
+    return is_path_below(text) and len(PureWindowsPath(text).parts) == 1 and not any(c in text for c in "*?[")
 
 
 def fault(what: str, *field: str | int) -> PydanticCustomError:

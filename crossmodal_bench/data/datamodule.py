@@ -39,7 +39,7 @@ from crossmodal_bench.data.text import TextSettings, Vocabulary
 from crossmodal_bench.data.text_features import extract_text_features
 from crossmodal_bench.data.view_builders import (
     bags_of_words,
-    check_words,
+    check_options,
     described_labels,
     given_views,
     identity_numbers,
@@ -251,7 +251,7 @@ class CrossModalDataModule(pl.LightningDataModule):
             assert views.words is not None
             views.tokens = None
             if self.text.unknown_captions == "fail":
-                check_words(corpus, views.words)
+                check_options(corpus, views.words)
             spec = replace(spec, vocabulary_size=len(views.vocabulary))
             preprocessing["words"] = WordsState(kind=views.vocabulary.kind, words=views.vocabulary.words)
         if "wordpieces" in requires:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.core.files import first_line, shown, stays_below
+from crossmodal_bench.core.files import first_line, is_path_below, shown
 from crossmodal_bench.data.decoding import VERSION, as_shown
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
@@ -55,7 +55,7 @@ class ImageFiles:
         """
         present = _files_in(folder) if folder.is_dir() else set()
         for name in names:
-            if not stays_below(name):
+            if not is_path_below(name):
                 raise BadInput(f"{folder}: file {shown(name)} leads out of it; give a path below it")
             if name not in present and not (folder / name).is_file():
                 raise MissingInput(

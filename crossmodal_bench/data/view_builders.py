@@ -160,7 +160,7 @@ def captions_without_words(captions: TokenRows) -> NDArray[np.int64]:
     return np.flatnonzero(known == 0)
 
 
-def check_words(corpus: Corpus, captions: TokenRows) -> None:
+def check_options(corpus: Corpus, captions: TokenRows) -> None:
     """Raise BadInput for a caption without any word of the vocabulary."""
     bad = captions_without_words(captions)
     if len(bad):

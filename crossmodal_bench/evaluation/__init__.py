@@ -31,7 +31,7 @@ from crossmodal_bench.evaluation.statistics.comparisons import (
     compare,
     compare_all,
     holm,
-    not_behind_first,
+    tied_with_first,
 )
 from crossmodal_bench.evaluation.statistics.intervals import Interval, interval, intervals, model_intervals
 from crossmodal_bench.evaluation.statistics.student_t import t_interval
@@ -70,13 +70,13 @@ __all__ = [
     "mean_rank",
     "median_rank",
     "model_intervals",
-    "not_behind_first",
     "rank_metrics",
     "resolve_protocols",
     "retrieval_ranks",
     "split_hash",
     "streamed_ranks",
     "t_interval",
+    "tied_with_first",
 ]
 
 

@@ -302,7 +302,7 @@ class JobDirectory:
         """Record the results of each epoch so far, and how many of the epochs an earlier attempt trained."""
         write_json(self.epochs, {"epochs": [dict(epoch) for epoch in epochs], "restored": restored})
 
-    def forget_last_run(self) -> None:
+    def clear_last_run(self) -> None:
         """Remove an earlier run's error and progress."""
         for path in (self.error, self.progress):
             path.unlink(missing_ok=True)

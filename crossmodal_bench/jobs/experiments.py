@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import crossmodal_bench
 from crossmodal_bench.core.errors import BadInput, nearest
-from crossmodal_bench.core.files import read_yaml, stays_below
+from crossmodal_bench.core.files import is_path_below, read_yaml
 from crossmodal_bench.core.validation import Model, is_folder_name, validated
 from crossmodal_bench.data.datasets.karpathy import has_features, is_karpathy_folder
 from crossmodal_bench.data.datasets.precomputed import FAMILIAR, familiar_folder, precomputed_folder
@@ -220,7 +220,7 @@ def expand(overrides: dict[str, Any]) -> Config:
 
 def dataset_settings(name: str, root: Path) -> Config:
     """A data set's settings; ``synthetic-N`` and folders in Karpathy's layout or of regions need no file."""
-    if Path(name).name != name or not stays_below(name):
+    if Path(name).name != name or not is_path_below(name):
         raise BadInput(
             f"data set '{name}' is a path or empty; give the folder's name alone, and its parent folder as "
             "DATA_ROOT"

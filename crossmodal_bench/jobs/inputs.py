@@ -42,7 +42,7 @@ class Inputs:
     corpus: Corpus | None = None
 
 
-class HasCorpus(Interface):
+class CorpusSource(Interface):
     """Something that reads a corpus on demand: a data module, or a stand-in for one."""
 
     @property
@@ -58,7 +58,7 @@ def corpus_key(settings: Config) -> str:
 
 
 def read_inputs(
-    source: HasCorpus, dataset: str, wanted: str, corpora: dict[str, Inputs], settings: Config
+    source: CorpusSource, dataset: str, wanted: str, corpora: dict[str, Inputs], settings: Config
 ) -> Inputs:
     """The inputs from a source whose data module has these settings, cached in ``corpora``.
 

@@ -26,7 +26,7 @@ class PlannedJob:
     planning process has read, for workers forked from it. ``ddp_strategy`` and ``gpu_precision`` are the
     method's own. ``parents`` are the jobs whose trained weights it starts from, by method.
     ``resume_anyway``: whether it resumes from a checkpoint with a different basis.
-    ``measure_lacking``: whether it runs again if its record lacks a protocol of ``protocols``.
+    ``measure_missing``: whether it runs again if its record lacks a protocol of ``protocols``.
     ``requires`` are the views that its method reads. ``with_grid``: whether another job of the plan reads a
     grid of regions of the same images by the same network, so that one pass extracts both.
     ``ablation`` is the method without its adversary, if its file names one.
@@ -49,7 +49,7 @@ class PlannedJob:
     parents: dict[str, PlannedJob] = field(default_factory=dict, repr=False)
     corpus: Corpus | None = field(default=None, repr=False, compare=False)
     resume_anyway: bool = False
-    measure_lacking: bool = False
+    measure_missing: bool = False
     requires: tuple[str, ...] = ()
     with_grid: bool = False
 

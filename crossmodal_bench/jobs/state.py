@@ -82,7 +82,7 @@ def _measured(planned: PlannedJob, record: Record) -> State:
     if not lacking:
         return State("done")
     names = f"{', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not measured"
-    if planned.measure_lacking:
+    if planned.measure_missing:
         return State("stale", names)
     return State("done", f"{names}; RERUN=stale runs it again")
 

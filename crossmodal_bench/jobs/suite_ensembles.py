@@ -37,7 +37,7 @@ def with_members(suite: SuiteFile) -> Iterator[SuiteRow]:
                 yield member
 
 
-def is_a_suites(record: Record) -> bool:
+def is_suite_ensemble(record: Record) -> bool:
     """Whether an ensemble's members are exactly those that some suite specifies for that data set."""
     familiar = FAMILIAR.get(record.job.dataset, record.job.dataset)
     suites = (experiments.suite(name) for name in experiments.names("suites"))

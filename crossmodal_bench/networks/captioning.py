@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossmodal_bench.core.host import real_places, sent
+from crossmodal_bench.core.host import sent, unpadded_positions
 
 PADDING = 0
 
@@ -75,7 +75,7 @@ class CaptionGenerator(nn.Module):
         """
         lengths = lengths.cpu()
         longest = int(lengths.max())
-        places = sent(real_places(lengths, longest), words.device)
+        places = sent(unpadded_positions(lengths, longest), words.device)
         real = torch.arange(longest, device=words.device) < sent(lengths, words.device)[:, None]
         words = words[:, :longest].masked_fill(~real, PADDING)
         targets = F.pad(words[:, 1:], (0, 1), value=PADDING)

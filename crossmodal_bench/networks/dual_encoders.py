@@ -241,7 +241,7 @@ _shared: list[dict[tuple[str, str], Any]] = []
 """The models of each open ``models_shared``, by name and weights."""
 
 
-def out_of_reach(name: str, weights: str = "auto") -> str:
+def unavailable_reason(name: str, weights: str = "auto") -> str:
     """Why ``hf:NAME`` is unavailable, in one sentence; empty if it is available.
 
     A local folder is checked when it is read; a hub model is available if its weights are cached, or if the

@@ -198,7 +198,7 @@ class TrainedRun:
             BadInput: as ``search``.
         """
         if text is not None and image is None:
-            self.check_words(text)
+            self.check_options(text)
             return self.encode_texts([text])
         if image is not None and text is None:
             return self.encode_images([image])
@@ -270,7 +270,7 @@ class TrainedRun:
         """The words of a sentence that the model does not know, in order."""
         return self.preprocessing.unknown_words(text)
 
-    def check_words(self, text: str) -> None:
+    def check_options(self, text: str) -> None:
         """Raise BadInput for a sentence that has no word the model knows, or that it cannot encode."""
         if self.preprocessing.refusal:
             raise BadInput(self.preprocessing.refusal)

@@ -17,7 +17,7 @@ def made_by(sources: str, data: str, parents: Mapping[str, Any]) -> dict[str, An
     return {"sources": sources, "data": data, **({"parents": dict(parents)} if parents else {})}
 
 
-def is_behind(noted: Mapping[str, Any], record: Record) -> bool:
+def matches_record(noted: Mapping[str, Any], record: Record) -> bool:
     """Whether the checkpoints that ``noted`` describes are the ones that a record was measured with."""
     wanted = made_by(record.source_fingerprint, record.data.fingerprint, record.parents)
     return {name: noted[name] for name in ("sources", "data", "parents") if name in noted} == wanted

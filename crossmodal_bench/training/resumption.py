@@ -25,7 +25,7 @@ from crossmodal_bench.jobs.fingerprints.fingerprint import Fingerprint
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.training.basis import made_by, parent_runs
 
-WAY_OUT = "RERUN=resume-anyway"
+RESUME_ANYWAY = "RERUN=resume-anyway"
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def mismatch_of(noted: Mapping[str, Any], basis: Basis) -> Mismatch | None:
     return Mismatch(found[0].word, "; ".join(each.why for each in found)) if found else None
 
 
-def coming_mismatch(planned: PlannedJob) -> Mismatch | None:
+def expected_mismatch(planned: PlannedJob) -> Mismatch | None:
     """The mismatch for which a job's checkpoints would be set aside if it were started now, or None."""
     files = planned.files
     if not any(path.is_file() for path in _checkpoints(files)):
@@ -132,7 +132,7 @@ def coming_mismatch(planned: PlannedJob) -> Mismatch | None:
         return None
 
 
-def take_back(files: JobDirectory) -> str:
+def restore_set_aside(files: JobDirectory) -> str:
     """Restore checkpoints that were set aside if they are further along than the current ones.
 
     No process may be working in the directory.

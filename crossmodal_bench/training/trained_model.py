@@ -30,7 +30,7 @@ from crossmodal_bench.jobs.inputs import corpus_key, fitting_protocols
 from crossmodal_bench.jobs.locks import is_locked
 from crossmodal_bench.jobs.record import Record
 from crossmodal_bench.methods import RetrievalMethod
-from crossmodal_bench.training.basis import is_behind
+from crossmodal_bench.training.basis import matches_record
 from crossmodal_bench.training.callbacks import RetrievalEvaluation
 from crossmodal_bench.training.checkpoints import chosen_checkpoint
 from crossmodal_bench.training.lightning_cli import instantiate
@@ -245,7 +245,7 @@ def check_model(record: Record) -> None:
     if is_locked(record.directory):
         raise BadInput(f"{record.directory} is in use by another process; wait for it or stop it")
     noted = read_json(record.files.resume)
-    if noted and not is_behind(noted, record):
+    if noted and not matches_record(noted, record):
         raise BadInput(f"{checkpoint} is not from the run of the record next to it; finish that job")
     wrong = damage(checkpoint)
     if wrong:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from crossmodal_bench.bench.option_checks import check_options, method_names
 from crossmodal_bench.bench.options import BenchOptions, add_options, read_options
 from crossmodal_bench.bench.plan import preset_for
-from crossmodal_bench.bench.words import check_words, method_names
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.published import PublishedRow, published_rows
 from crossmodal_bench.jobs.schema import SuiteFile
@@ -135,7 +135,7 @@ def test_every_table_and_figure_of_the_papers_is_there() -> None:
 @pytest.mark.parametrize("command", sorted({command for entry in ENTRIES for command in entry.commands}))
 def test_a_command_means_something_and_has_the_papers_settings(command: str) -> None:
     options = options_of(command)
-    check_words(options)
+    check_options(options)
     suite = suite_of(options)
     datasets = [options.dataset] if options.dataset else suite.datasets
     assert datasets

@@ -10,9 +10,9 @@ import fakes
 import pytest
 
 from crossmodal_bench.bench import plan
+from crossmodal_bench.bench.option_checks import method_names
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
-from crossmodal_bench.bench.words import method_names
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.planned import PlannedJob

@@ -451,7 +451,7 @@ def test_anothers_job_in_a_shared_folder_is_a_sentence(
     def refused(*arguments: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "theirs/progress.json")
 
-    monkeypatch.setattr(JobDirectory, "forget_last_run", refused)
+    monkeypatch.setattr(JobDirectory, "clear_last_run", refused)
     options = BenchOptions("synthetic-20", methods="cca", runs=tmp_path, wandb="off", devices="cpu")
     with pytest.raises(BadInput, match=r"theirs/progress\.json is not yours to use \(Permission denied\)"):
         runner.bench(options)

@@ -145,7 +145,7 @@ def test_a_job_whose_follower_is_killed_has_a_whole_run(tmp_path: Path) -> None:
     epochs = [entry["epoch"] for entry in run.history if "train/loss_embedding" in entry]
     assert epochs == list(range(40)) and run.tables["leaderboard"]
     state = read_state(record.files)
-    assert state is not None and state.lies_here_whole(record)
+    assert state is not None and state.is_complete_locally(record)
 
 
 class Broken(BaseHTTPRequestHandler):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from crossmodal_bench.core.host import HostNumber, real_places, sent
+from crossmodal_bench.core.host import HostNumber, sent, unpadded_positions
 
 
 class Counted(nn.Module):
@@ -49,7 +49,7 @@ def test_what_others_write_is_seen() -> None:
 
 def test_real_places_are_those_of_the_mask() -> None:
     lengths = torch.tensor([2, 0, 3])
-    assert real_places(lengths, 4).tolist() == [0, 1, 8, 9, 10]
+    assert unpadded_positions(lengths, 4).tolist() == [0, 1, 8, 9, 10]
 
 
 def test_what_is_there_is_not_copied() -> None:

@@ -17,7 +17,7 @@ from crossmodal_bench.core.signals import (
     ASKING,
     Interrupted,
     StopRequest,
-    finish_first,
+    finish_before_stopping,
     listen_deferred,
     listening,
     stop_if_asked,
@@ -130,8 +130,8 @@ def test_one_that_a_library_has_swallowed_is_met_at_the_next_look() -> None:
 def test_a_block_is_finished_first() -> None:
     done = []
     with listening(), pytest.raises(Interrupted):
-        with finish_first():
-            with finish_first():
+        with finish_before_stopping():
+            with finish_before_stopping():
                 os.kill(os.getpid(), signal.SIGINT)
                 done.append("inner")
             done.append("outer")
@@ -145,7 +145,7 @@ def test_cleaning_up_is_not_asked_again() -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
-            with finish_first():
+            with finish_before_stopping():
                 os.kill(os.getpid(), signal.SIGTERM)
                 done.append("cleaned")
             done.append("up")
@@ -153,7 +153,7 @@ def test_cleaning_up_is_not_asked_again() -> None:
 
 
 def test_an_error_in_the_block_is_what_is_raised() -> None:
-    with listening(), pytest.raises(KeyError), finish_first():
+    with listening(), pytest.raises(KeyError), finish_before_stopping():
         os.kill(os.getpid(), signal.SIGTERM)
         raise KeyError
 
@@ -177,7 +177,7 @@ def test_one_that_listens_no_more_is_not_taken_for_the_process_s() -> None:
 
 
 def test_where_nobody_listens_nothing_is_deferred_or_looked_at() -> None:
-    with finish_first():
+    with finish_before_stopping():
         stop_if_asked()
 
 

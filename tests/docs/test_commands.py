@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from documents import ROOT, SHELLS, Document, documents
 
+from crossmodal_bench.bench.option_checks import check_options
 from crossmodal_bench.bench.options import NAMES, BenchOptions, read_options
-from crossmodal_bench.bench.words import check_words
 from crossmodal_bench.cli.main import _parser
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.training.lightning_cli import _CLI
@@ -133,7 +133,7 @@ def _of_ours(arguments: Sequence[str]) -> str | None:
     if arguments[0] not in ("bench", "status"):
         return None
     try:
-        check_words(_without_files_of_readers(read_options(parsed)))
+        check_options(_without_files_of_readers(read_options(parsed)))
     except BadInput as error:
         return str(error)
     return None

@@ -1,7 +1,7 @@
 """The files of the documentation are complete: what its readers copy runs.
 
-See tests/bench/test_words.py for the method's whole command, tests/jobs/given/test_scored.py for a model from
-elsewhere.
+See tests/bench/test_option_checks.py for the method's whole command, tests/jobs/given/test_scored.py for a
+model from elsewhere.
 """
 
 from __future__ import annotations

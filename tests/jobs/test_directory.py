@@ -96,9 +96,9 @@ def test_progress_and_failure_are_read_as_written_and_forgotten(tmp_path: Path) 
     files.write_progress("training", epoch=3)
     assert files.read_error() == {"kind": "bad input", "message": "x is missing; put it there"}
     assert files.read_progress() == {"phase": "training", "epoch": 3}
-    files.forget_last_run()
+    files.clear_last_run()
     assert list(tmp_path.iterdir()) == []
-    files.forget_last_run()
+    files.clear_last_run()
 
 
 def test_offline_runs_are_those_of_the_job(tmp_path: Path) -> None:

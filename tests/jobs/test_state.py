@@ -87,8 +87,8 @@ def test_a_protocol_that_came_later_makes_nothing_stale(finished: Path) -> None:
     assert record.source_fingerprint != more.fingerprint().digest
     sentence = "coco-1k-5fold is not measured"
     assert state_of(more) == State("done", f"{sentence}; RERUN=stale runs it again")
-    assert state_of(replace(more, measure_lacking=True)) == State("stale", sentence)
-    assert state_of(replace(planned(finished), protocols=[own], measure_lacking=True)).name == "done"
+    assert state_of(replace(more, measure_missing=True)) == State("stale", sentence)
+    assert state_of(replace(planned(finished), protocols=[own], measure_missing=True)).name == "done"
 
 
 def test_a_damaged_record_is_named_not_guessed_at(finished: Path) -> None:

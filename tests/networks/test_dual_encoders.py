@@ -24,7 +24,7 @@ from crossmodal_bench.networks.dual_encoders import (
     load_image_tower,
     load_text_tower,
     models_shared,
-    out_of_reach,
+    unavailable_reason,
 )
 
 FAMILIES = ("clip", "siglip", pytest.param("align", marks=pytest.mark.slow))
@@ -283,7 +283,7 @@ def cached_by_the_hub(cache: Path, name: str) -> Path:
 
 def test_what_the_hubs_cache_has_is_loaded_without_asking_it(tmp_path: Path, asked: list[str]) -> None:
     folder = dual_encoders.save("clip", cached_by_the_hub(tmp_path, "somebody/cached"))
-    assert not out_of_reach("hf:somebody/cached")
+    assert not unavailable_reason("hf:somebody/cached")
     of_cache, of_folder = load_text_tower("hf:somebody/cached"), load_text_tower(f"hf:{folder}")
     assert of_cache.checksum == of_folder.checksum and of_cache.weights == "somebody/cached"
     assert load_image_tower("hf:somebody/cached").dim == dual_encoders.DIM
@@ -293,14 +293,14 @@ def test_what_the_hubs_cache_has_is_loaded_without_asking_it(tmp_path: Path, ask
 def test_settings_without_weights_are_enough_for_random_ones(tmp_path: Path, asked: list[str]) -> None:
     folder = dual_encoders.save("clip", cached_by_the_hub(tmp_path, "somebody/settings"))
     (folder / "model.safetensors").unlink()
-    assert not out_of_reach("hf:somebody/settings", "none") and not asked
-    assert "hf download somebody/settings --local-dir" in out_of_reach("hf:somebody/settings")
+    assert not unavailable_reason("hf:somebody/settings", "none") and not asked
+    assert "hf download somebody/settings --local-dir" in unavailable_reason("hf:somebody/settings")
 
 
 def test_the_hub_is_asked_once_for_what_is_not_in_its_cache(asked: list[str]) -> None:
-    assert "on a machine with network access, hf download" in out_of_reach("hf:somebody/elsewhere")
+    assert "on a machine with network access, hf download" in unavailable_reason("hf:somebody/elsewhere")
     # The first question of a process resolves the name twice; a retry would do so five times.
     assert 1 <= len(asked) <= 2
     first = list(asked)
-    assert "on a machine with network access, hf download" in out_of_reach("hf:somebody/elsewhere")
+    assert "on a machine with network access, hf download" in unavailable_reason("hf:somebody/elsewhere")
     assert asked == first

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from crossmodal_bench.jobs.directory import JobDirectory
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.training.basis import is_behind, made_by
+from crossmodal_bench.training.basis import made_by, matches_record
 from crossmodal_bench.training.checkpoints import chosen_checkpoint
 
 
@@ -24,6 +24,6 @@ def test_checkpoints_rest_on_sources_data_and_parents() -> None:
 def test_checkpoints_are_told_from_those_of_another_run(make_record: Callable[..., Record]) -> None:
     record = make_record()
     noted = made_by(record.source_fingerprint, record.data.fingerprint, {})
-    assert is_behind({**noted, "taken_up": ["what else is noted there"]}, record)
-    assert not is_behind({**noted, "sources": "others"}, record)
-    assert not is_behind({**noted, "parents": {"cca": {}}}, record)
+    assert matches_record({**noted, "taken_up": ["what else is noted there"]}, record)
+    assert not matches_record({**noted, "sources": "others"}, record)
+    assert not matches_record({**noted, "parents": {"cca": {}}}, record)

@@ -18,10 +18,10 @@ from crossmodal_bench.training import resumption
 from crossmodal_bench.training.resumption import (
     Basis,
     Start,
-    coming_mismatch,
+    expected_mismatch,
     mismatch_of,
+    restore_set_aside,
     start_of,
-    take_back,
 )
 
 FINGERPRINT = Fingerprint(
@@ -171,7 +171,7 @@ def test_without_the_best_epochs_weights_a_job_starts_over(
     assert epochs(tmp_path).keys() == {"best.damaged-TIME.ckpt", "last.damaged-TIME.ckpt"}
     assert "best.ckpt is damaged" in capsys.readouterr().err
     # Nothing could be gone on from.
-    assert take_back(JobDirectory(tmp_path)) == ""
+    assert restore_set_aside(JobDirectory(tmp_path)) == ""
 
 
 def test_of_several_processes_only_the_first_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,11 +188,11 @@ def test_of_several_processes_only_the_first_moves(tmp_path: Path, monkeypatch: 
 
 def test_what_was_set_aside_is_taken_up_where_it_is_further(tmp_path: Path) -> None:
     files = JobDirectory(tmp_path)
-    assert take_back(files) == ""
+    assert restore_set_aside(files) == ""
     write(tmp_path, last_previous=6, last=7, best=5)
     start_of(job(tmp_path), CHANGED)
     write(tmp_path, CHANGED, last=2, best=1)
-    said = take_back(files)
+    said = restore_set_aside(files)
     assert "are restored" in said and "last.ckpt set aside" in said
     assert epochs(tmp_path) == {
         "last.ckpt": 7,
@@ -203,7 +203,7 @@ def test_what_was_set_aside_is_taken_up_where_it_is_further(tmp_path: Path) -> N
     }
     assert mismatch_of(read_json(files.resume), BASIS) is None
     # The same command again changes nothing.
-    assert take_back(files) == ""
+    assert restore_set_aside(files) == ""
     assert start_of(job(tmp_path, resume_anyway=True), CHANGED).taken_up == ("pkg.ranking has changed",)
 
 
@@ -211,7 +211,7 @@ def test_what_is_behind_stays_aside(tmp_path: Path) -> None:
     write(tmp_path, last=3)
     start_of(job(tmp_path), CHANGED)
     write(tmp_path, CHANGED, last=4)
-    assert take_back(JobDirectory(tmp_path)) == ""
+    assert restore_set_aside(JobDirectory(tmp_path)) == ""
     assert epochs(tmp_path) == {"last.ckpt": 4, "last.sources-changed-TIME.ckpt": 3}
 
 
@@ -227,10 +227,10 @@ def test_several_in_one_second_have_names_of_their_own(tmp_path: Path) -> None:
 
 def test_what_is_to_come_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resumption, "basis_of", lambda planned: CHANGED)
-    assert coming_mismatch(job(tmp_path)) is None
+    assert expected_mismatch(job(tmp_path)) is None
     write(tmp_path, CHANGED, last=3)
-    assert coming_mismatch(job(tmp_path)) is None
+    assert expected_mismatch(job(tmp_path)) is None
     write(tmp_path, last=3)
-    mismatch = coming_mismatch(job(tmp_path))
+    mismatch = expected_mismatch(job(tmp_path))
     assert mismatch is not None and mismatch.why == "pkg.ranking has changed"
     assert epochs(tmp_path) == {"last.ckpt": 3}

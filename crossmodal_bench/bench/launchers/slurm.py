@@ -94,14 +94,14 @@ class Slurm:
         """The states of those jobs that SLURM still knows; None if it does not answer."""
         return squeue(identities)
 
-    def cancelled_by_hand(self, identity: str) -> bool:
+    def cancelled_by_user(self, identity: str) -> bool:
         """Whether a job was cancelled by this user, or by an unknown one."""
         jobs = f"--jobs={identity}"
         command = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=State", jobs]
         user = _output(command).partition(" by ")[2].strip()
         return not user.isdigit() or int(user) == os.getuid()
 
-    def ended_by_notice(self, identity: str) -> bool:
+    def ended_by_signal(self, identity: str) -> bool:
         """Whether the signal sent before a time limit ended a job that was still starting."""
         shown = _output(["scontrol", "--oneliner", "show", "job", identity])
         code = re.search(r"\bExitCode=(\d+):(\d+)", shown)

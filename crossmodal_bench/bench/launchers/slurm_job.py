@@ -14,7 +14,7 @@ CUT_OFF = {"BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEO
 """Final states that are not the job's own fault; GONE is ours, for a job that SLURM has forgotten."""
 FINAL = CUT_OFF | {"COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY"}
 """Final states."""
-MOST_IN_VAIN = 3
+MAX_STALLED = 3
 """Consecutive SLURM jobs that may be cut off without any progress."""
 
 
@@ -36,10 +36,10 @@ class Cluster(Protocol):
     def adopts(self, planned: PlannedJob) -> bool:
         """Whether SLURM has the job."""
 
-    def cancelled_by_hand(self, identity: str) -> bool:
+    def cancelled_by_user(self, identity: str) -> bool:
         """Whether its user has cancelled a job."""
 
-    def ended_by_notice(self, identity: str) -> bool:
+    def ended_by_signal(self, identity: str) -> bool:
         """Whether the signal sent before a time limit ended a job."""
 
 
@@ -94,15 +94,15 @@ class SlurmJob:
             return False
         cut_off = status == AGAIN or state in CUT_OFF
         if state == "FAILED" and status is None:
-            cut_off = self._cluster.ended_by_notice(self._identity)
-        if not cut_off or (state == "CANCELLED" and self._cluster.cancelled_by_hand(self._identity)):
+            cut_off = self._cluster.ended_by_signal(self._identity)
+        if not cut_off or (state == "CANCELLED" and self._cluster.cancelled_by_user(self._identity)):
             hint = "; ask for more with --slurm mem" if state == "OUT_OF_MEMORY" else ""
             return self._fail(f"SLURM job {self._identity} ended as {state}{hint}")
         in_vain = self._mark() == read_json(files.slurm_launch).get("mark")
         self._in_vain = self._in_vain + 1 if in_vain else 0
-        if self._in_vain == MOST_IN_VAIN:
+        if self._in_vain == MAX_STALLED:
             return self._fail(
-                f"SLURM cut off {MOST_IN_VAIN} jobs in a row without any progress (the last, "
+                f"SLURM cut off {MAX_STALLED} jobs in a row without any progress (the last, "
                 f"{self._identity}, as {state}); ask for more time with --slurm time"
             )
         before = f"SLURM job {self._identity} was cut off ({state})"
@@ -135,7 +135,7 @@ class SlurmJob:
                 self._identity = queued
             else:
                 mark = self._mark()
-                files.forget_last_run()
+                files.clear_last_run()
                 self._identity = self._cluster.submit(self.planned)
                 write_json(files.slurm_launch, {"slurm_job": self._identity, "mark": mark})
                 files.write_progress(f"in the queue (SLURM job {self._identity})")

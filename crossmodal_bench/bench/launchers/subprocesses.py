@@ -63,7 +63,7 @@ class Worker:
     ) -> None:
         self.planned = planned
         planned.directory.mkdir(parents=True, exist_ok=True)
-        planned.files.forget_last_run()
+        planned.files.clear_last_run()
         # An unwritable log must be reported here: the process itself could not report it anywhere.
         planned.files.open_log().close()
         self._processes: list[Any] = []

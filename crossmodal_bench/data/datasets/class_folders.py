@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.core.files import read_text, stays_below
+from crossmodal_bench.core.files import is_path_below, read_text
 from crossmodal_bench.data.corpus import SPLITS, Corpus, Labels
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, numbered
 from crossmodal_bench.data.images import ImageFiles
@@ -105,7 +105,7 @@ def _class_lists(folder: Path) -> dict[str, str]:
             name = line.strip()
             if not name:
                 continue
-            if not stays_below(name) or Path(name).name != name:
+            if not is_path_below(name) or Path(name).name != name:
                 raise BadInput(
                     f"{path}, line {number}: '{name}' is not the name of a class folder; correct it"
                 )

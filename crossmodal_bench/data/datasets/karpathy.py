@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.core.files import read_json, read_text, shown, stays_below
+from crossmodal_bench.core.files import is_path_below, read_json, read_text, shown
 from crossmodal_bench.data.corpus import Corpus, Labels
 from crossmodal_bench.data.datasets.attached import attach_regions
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, split_names
@@ -247,7 +247,7 @@ def _name(entry: dict[str, Any], path: Path, number: int) -> str:
     name: str = _field(entry, "filename", str, path, number)
     if entry.get("filepath"):
         name = f"{_field(entry, 'filepath', str, path, number)}/{name}"
-    if not stays_below(name):
+    if not is_path_below(name):
         raise BadInput(
             f"{path}: images[{number}]: '{name}' leads out of the image folder; give a path below it"
         )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crossmodal_bench.core.errors import BadInput, MissingInput
-from crossmodal_bench.core.files import read_json, shown, stays_below
+from crossmodal_bench.core.files import is_path_below, read_json, shown
 from crossmodal_bench.data.corpus import Corpus
 from crossmodal_bench.data.datasets.base import DatasetReader, folder_below, numbered, split_names
 from crossmodal_bench.data.images import ImageFiles
@@ -98,7 +98,7 @@ class PersonSearch(DatasetReader):
                     value = shown(entry[field]) if field in entry else "missing"
                     image = f" ('{entry[self.path_field]}')" if kind == "captions" else ""
                     raise BadInput(f"{path}: entry {row}{image}: '{field}' is {value}; it must be {text}")
-            if not stays_below(entry[self.path_field]):
+            if not is_path_below(entry[self.path_field]):
                 raise BadInput(
                     f"{path}: entry {row}: {self.path_field} '{entry[self.path_field]}' leads out of the "
                     "image folder; give a path below it"

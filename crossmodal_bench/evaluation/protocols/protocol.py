@@ -99,7 +99,7 @@ class Protocol:
         return None
 
     @property
-    def of_test_alone(self) -> bool:
+    def test_only(self) -> bool:
         """Whether the correct answers are known for the test split only."""
         return self.judged is not None or self.pairs == "given"
 
@@ -427,7 +427,7 @@ def with_given_pairs(
 
 def measured_on(split: str, protocols: Sequence[Protocol]) -> list[Protocol]:
     """Those of ``protocols`` that a split is measured under: judged and given pairs are for test only."""
-    return [protocol for protocol in protocols if split == "test" or not protocol.of_test_alone]
+    return [protocol for protocol in protocols if split == "test" or not protocol.test_only]
 
 
 def expected_protocols(dataset: str, wanted: str = "") -> list[Protocol]:

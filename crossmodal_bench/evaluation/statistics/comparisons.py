@@ -145,7 +145,7 @@ def compare_all(rows: Sequence[Sequence[QueryResults]], key: str, *, seed: int =
     ]
 
 
-def not_behind_first(first: int, pairs: Sequence[PairedDifference]) -> frozenset[int]:
+def tied_with_first(first: int, pairs: Sequence[PairedDifference]) -> frozenset[int]:
     """The positions of the rows that are not significantly behind the first one, itself included.
 
     Each p is adjusted for all pairs of the table, so it doesn't matter that the first row was selected for

@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeGuard
 
-from crossmodal_bench.core.files import stays_below
+from crossmodal_bench.core.files import is_path_below
 
 DIGITS = 12
 """Hexadecimal digits of a digest: it need not resist attacks, and a record has a hundred of them."""
@@ -431,7 +431,7 @@ def _may_name_a_file(text: object) -> TypeGuard[str]:
     """Whether a constant could be a path inside its module's folder."""
     if not isinstance(text, str):
         return False
-    return 0 < len(text) < 100 and "." in text and text.isprintable() and stays_below(text)
+    return 0 < len(text) < 100 and "." in text and text.isprintable() and is_path_below(text)
 
 
 def _is_for_types(test: ast.expr) -> bool:

@@ -65,12 +65,12 @@ _DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
 }
 """The distributions of top-level modules whose names differ."""
-_WITHOUT_NUMBERS = frozenset(
+NUMBER_NEUTRAL_LIBRARIES = frozenset(
     {"jsonargparse", "matplotlib", "pydantic", "pydantic_core", "threadpoolctl", "tqdm", "yaml"}
 )
 """Libraries whose versions do not affect any number: what they read from a file is hashed itself."""
 
-SPOKEN_FOR = frozenset(
+VERSIONED_LIBRARIES = frozenset(
     {
         "lightning_fabric",
         "numpy",
@@ -104,11 +104,11 @@ def fingerprint_of(
         protocols: those that it is measured under.
         roots: what runs it, in addition to the classes of the configuration.
         packages: top-level packages whose sources count; for all others the version does. None: this package,
-            and those of the configuration's classes that are not in ``SPOKEN_FOR``.
+            and those of the configuration's classes that are not in ``VERSIONED_LIBRARIES``.
     """
     if packages is None:
         named = {name.partition(".")[0] for name in class_paths(config) if "." in name}
-        packages = {*(named - SPOKEN_FOR), OURS}
+        packages = {*(named - VERSIONED_LIBRARIES), OURS}
     return fingerprint_in(source_tree(frozenset(packages)), config, protocols, roots)
 
 
@@ -123,7 +123,8 @@ def fingerprint_in(
     closure = tree.closure([*roots, *_roots(tree, class_paths(config))])
     around = {*_AROUND, DRAW} if any(protocol.redrawn for protocol in protocols) else {*_AROUND}
     versions = {
-        _DISTRIBUTIONS.get(name, name): _version(name) for name in closure.libraries - _WITHOUT_NUMBERS
+        _DISTRIBUTIONS.get(name, name): _version(name)
+        for name in closure.libraries - NUMBER_NEUTRAL_LIBRARIES
     }
     return Fingerprint(
         scheme=SCHEME,

@@ -330,13 +330,15 @@ def _check_images_in_order(
 
     Whoever has put captions in an order of their own has probably put the images in the same.
     """
-    assert items.owner is not None
-    orders = []
-    for rows in (text_rows, np.arange(len(text_rows))):
+    owner = items.owner
+    assert owner is not None
+
+    def order(rows: NDArray[np.int64]) -> NDArray[np.int64]:
         first = np.full(len(items.image_ids), len(rows))
-        np.minimum.at(first, items.owner, rows)
-        orders.append(np.argsort(first, kind="stable"))
-    if not np.array_equal(*orders):
+        np.minimum.at(first, owner, rows)
+        return np.argsort(first, kind="stable")
+
+    if not np.array_equal(order(text_rows), order(np.arange(len(text_rows)))):
         raise BadInput(
             f"{caption_ids.name} is not in the order of {corpus.name}'s test captions, so the order of the "
             "images is unknown; give their ids too (--image-ids)"

@@ -18,12 +18,12 @@ from crossmodal_bench.evaluation.statistics.comparisons import (
     Difference,
     PairedDifference,
     compare_all,
-    not_behind_first,
+    tied_with_first,
 )
 from crossmodal_bench.evaluation.statistics.intervals import Interval
 from crossmodal_bench.jobs.published import Comparison
 from crossmodal_bench.jobs.record import Record, row_name
-from crossmodal_bench.reporting.rows.neighbours import published_beside
+from crossmodal_bench.reporting.rows.neighbours import comparable_numbers
 from crossmodal_bench.reporting.rows.query_order import in_order_of, query_order, surely_alike
 from crossmodal_bench.reporting.rows.row_results import Reader, RowResults, read_query_results, read_results
 from crossmodal_bench.reporting.rows.stored_intervals import Target, from_queries, from_records
@@ -163,7 +163,7 @@ class Table:
         """
         if self.first is None or self.first not in self.tested or len(self.tested) < 2:
             return frozenset()
-        return not_behind_first(self.first, self.pairs)
+        return tied_with_first(self.first, self.pairs)
 
     @property
     def metrics(self) -> list[str]:
@@ -385,7 +385,7 @@ def _row(records: Sequence[Record], read: Reader) -> Row:
     results = read_results(records, read)
     metrics = {metric: None for record in records for metric in record.metrics}
     costs = {name: None for record in records for name in record.cost}
-    published = published_beside(records, metrics)
+    published = comparable_numbers(records, metrics)
     return Row(
         dataset=job.dataset,
         protocol=job.protocol,

@@ -7,20 +7,20 @@ from collections.abc import Iterable, Sequence
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.published import Comparison, Setting, comparison
 from crossmodal_bench.jobs.record import Record
-from crossmodal_bench.jobs.suite_ensembles import is_a_suites
+from crossmodal_bench.jobs.suite_ensembles import is_suite_ensemble
 
 _KNOWN_OTHERWISE = ("data.images.network", "data.images.weights")
 """Overrides of the source of image features, which the record states itself."""
 
 
-def published_beside(records: Sequence[Record], metrics: Iterable[str]) -> dict[str, Comparison]:
+def comparable_numbers(records: Sequence[Record], metrics: Iterable[str]) -> dict[str, Comparison]:
     """The published number for each metric of one row's records, which differ only in their seeds."""
     record = records[-1]
     job = record.job
     if record.evaluated_on != "test":
         reason = f"not comparable: evaluated on {record.evaluated_on}, not on test"
         return dict.fromkeys(metrics, Comparison(None, reason=reason))
-    if record.ensemble and not is_a_suites(record):
+    if record.ensemble and not is_suite_ensemble(record):
         reason = "not comparable: no suite defines this ensemble for a paper's"
         return dict.fromkeys(metrics, Comparison(None, reason=reason))
     label = "" if record.ensemble else job.label

@@ -35,7 +35,7 @@ POLL = 0.5
 """Seconds between checks."""
 
 
-def tell_wandb(record: Record, directory: Path, mode: str) -> str | None:
+def send_to_wandb(record: Record, directory: Path, mode: str) -> str | None:
     """Write the job's run, in a separate process if a server is involved.
 
     An unreachable server may block a client for minutes; a bench does not wait for it, and continues whatever

@@ -39,7 +39,7 @@ class RunState:
     why: str = ""
     mode: Mode = ""
 
-    def lies_here_whole(self, record: Record) -> bool:
+    def is_complete_locally(self, record: Record) -> bool:
         """Whether the record's complete run is on this disk."""
         is_kept = self.name == "offline" or (self.name == "sent" and self.mode == "offline")
         runs = record.files.offline_wandb_runs(record.job.id)

@@ -163,7 +163,7 @@ def _is_whole(record: Record, log: Log) -> bool:
         state = read_state(record.files)
         # Sent before, perhaps to another project: do not write it again, which would lose the follower's
         # measurements.
-        if state is not None and state.lies_here_whole(record):
+        if state is not None and state.is_complete_locally(record):
             return True
         warning = run.log_record(record, record.directory, "offline")
         if warning is not None:
@@ -177,7 +177,7 @@ def _note_sent(records: Iterable[Record]) -> None:
     """Store that the server has the runs of these records."""
     for record in records:
         state = read_state(record.files)
-        is_kept = state is not None and state.lies_here_whole(record)
+        is_kept = state is not None and state.is_complete_locally(record)
         write_state(
             record.files, RunState("sent", record.finished_at, mode="offline" if is_kept else "online")
         )

@@ -53,10 +53,10 @@ class Queue(Slurm):
     def ask(self, identities: set[str]) -> dict[str, str] | None:
         return {one: state for one, state in self.states.items() if one in identities}
 
-    def ended_by_notice(self, identity: str) -> bool:
+    def ended_by_signal(self, identity: str) -> bool:
         return self.notice
 
-    def cancelled_by_hand(self, identity: str) -> bool:
+    def cancelled_by_user(self, identity: str) -> bool:
         return self.by_hand
 
 
@@ -168,7 +168,7 @@ def test_a_notice_that_comes_too_early_to_be_heeded_is_no_failure(planned: Plann
 )
 def test_a_notice_is_told_from_a_crash(monkeypatch: pytest.MonkeyPatch, shown: str, notice: bool) -> None:
     monkeypatch.setattr(slurm, "_output", lambda command: shown)
-    assert Slurm.ended_by_notice(Queue(), "7") is notice
+    assert Slurm.ended_by_signal(Queue(), "7") is notice
 
 
 def test_who_cancelled_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_who_cancelled_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", True),
     ):
         monkeypatch.setattr(slurm, "_output", lambda command, said=said: said)
-        assert Slurm.cancelled_by_hand(Queue(), "7") is by_hand
+        assert Slurm.cancelled_by_user(Queue(), "7") is by_hand
 
 
 def test_a_job_is_found_again_by_the_next_bench_and_by_one_beside_it(planned: PlannedJob) -> None:
@@ -347,7 +347,7 @@ def test_a_followed_jobs_run_is_finished_before_its_process_ends(
     record = read_record(planned.directory)
     state = read_state(planned.files)
     assert job.wait(0) and job.exit_code == 0
-    assert state is not None and state.lies_here_whole(record), state
+    assert state is not None and state.is_complete_locally(record), state
     (log,) = record.files.offline_wandb_runs()
     assert read_run(log).exit_code == 0
 

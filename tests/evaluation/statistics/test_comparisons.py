@@ -14,7 +14,7 @@ from crossmodal_bench.evaluation import (
     compare,
     compare_all,
     holm,
-    not_behind_first,
+    tied_with_first,
 )
 from crossmodal_bench.evaluation.query_results import cluster_effects
 from crossmodal_bench.evaluation.statistics.comparisons import TableSummary, paired_randomisation, paired_t
@@ -143,9 +143,9 @@ def test_all_pairs_are_adjusted_together_and_every_run_gives_the_same() -> None:
     assert pairs == compare_all(rows, "rsum")
     for pair in pairs:
         assert (pair.difference.p < 0.05) <= (pair.difference.low > 0 or pair.difference.high < 0)
-    assert not_behind_first(0, pairs) == {0, 1}
+    assert tied_with_first(0, pairs) == {0, 1}
     assert compare_all(rows[:1], "rsum") == []
-    assert not_behind_first(0, []) == {0}
+    assert tied_with_first(0, []) == {0}
 
 
 def test_the_set_is_of_those_that_are_not_told_from_the_first() -> None:
@@ -155,8 +155,8 @@ def test_the_set_is_of_those_that_are_not_told_from_the_first() -> None:
         PairedDifference(0, 2, difference, 0.01),
         PairedDifference(1, 2, difference, 0.05),
     ]
-    assert not_behind_first(2, pairs) == {1, 2}
-    assert not_behind_first(0, pairs) == {0}
+    assert tied_with_first(2, pairs) == {1, 2}
+    assert tied_with_first(0, pairs) == {0}
 
 
 def test_different_queries_and_rows_without_a_run_are_refused() -> None:

@@ -140,7 +140,7 @@ def test_pairs_in_the_data_sets_folder_are_measured_beside_it(tiny_coco: Path) -
     assert corpus.positive_rows().tolist() == [[0, 0], [0, 3]]
     protocol = fitting_protocols(corpus)[-1]
     assert protocol.name.startswith("coco-5k-pairs-")
-    assert (protocol.families, protocol.of_test_alone) == (("ranks", "all_positives"), True)
+    assert (protocol.families, protocol.test_only) == (("ranks", "all_positives"), True)
     # Vectors from elsewhere, with the same pairs in a file, are measured under the same name.
     scored = evaluate_embeddings(
         **given(tiny_coco),
@@ -176,7 +176,7 @@ def test_a_method_of_the_bench_is_measured_by_all_of_them(tiny_coco: Path, tmp_p
     run_job(planned, "cpu")
     record = read_record(planned.directory)
     assert check_record(record) == []
-    assert state_of(dataclasses.replace(planned, measure_lacking=True)).name == "done", "nothing is lacking"
+    assert state_of(dataclasses.replace(planned, measure_missing=True)).name == "done", "nothing is lacking"
     parts = {each.job.protocol: each for each in record.by_protocol()}
     names = ["coco-5k", "coco-1k-5fold", "coco-5k-eccv", "coco-5k-cxc"]
     assert list(parts)[:4] == names and list(parts)[4].startswith("coco-5k-pairs-")

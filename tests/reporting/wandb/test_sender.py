@@ -69,7 +69,7 @@ def test_a_run_that_is_not_taken_in_time_is_kept(
     assert send(record.directory) == 1
     assert modes == (["online", "offline"] if why == "hangs" else ["offline"])
     state = read_state(record.files)
-    assert state is not None and state.name == "offline" and state.lies_here_whole(record)
+    assert state is not None and state.name == "offline" and state.is_complete_locally(record)
     assert "crossmodal-bench sync" in capsys.readouterr().out
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
@@ -96,7 +96,7 @@ def test_a_server_that_never_answers_is_given_up_and_the_run_is_kept_whole(make_
     assert answer.returncode == 1, answer.stdout + answer.stderr
     assert "did not accept the run within 5 s" in answer.stdout, answer.stdout + answer.stderr
     state = read_state(record.files)
-    assert state is not None and state.lies_here_whole(record), answer.stdout + answer.stderr
+    assert state is not None and state.is_complete_locally(record), answer.stdout + answer.stderr
     (log,) = record.files.offline_wandb_runs()
     held = read_run(log)
     assert held.exit_code == 0 and held.tables["leaderboard"]

@@ -133,7 +133,7 @@ def test_a_run_that_the_server_has_is_not_sent_from_an_earlier_records_files(
     assert sync(record.directory.parents[2], PROJECT, lambda line: None) == 0
     state = read_state(record.files)
     assert state == RunState("sent", record.finished_at, mode="online")
-    assert state is not None and not state.lies_here_whole(record)
+    assert state is not None and not state.is_complete_locally(record)
 
 
 def test_a_run_that_another_process_sends_is_left_to_that(server: Server, make_record: Maker) -> None:

@@ -26,7 +26,7 @@
     return made;
   }
 
-  function anybodys(tag, className, text) {
+  function untrustedText(tag, className, text) {
     const made = element(tag, className, text);
     made.dir = "auto";
     return made;
@@ -225,7 +225,7 @@
       const source = items.pictures[at];
       if (!source) {
         // A caption whose image is unknown has no name to show, either.
-        return name ? anybodys("span", `no-picture ${size}`, name) : null;
+        return name ? untrustedText("span", `no-picture ${size}`, name) : null;
       }
       const image = element("img", size);
       image.src = `data:image/webp;base64,${source}`;
@@ -254,7 +254,7 @@
       const own = unpacked(side.queries)[at];
       if (direction === "i2t") {
         const captions = captionsOf(items, own).slice(0, 5);
-        const list = element("ul", "", ...captions.map((text) => anybodys("li", "", text)));
+        const list = element("ul", "", ...captions.map((text) => untrustedText("li", "", text)));
         return element(
           "div",
           "query",
@@ -262,7 +262,7 @@
           element(
             "div",
             "",
-            element("h3", "", "Image ", anybodys("code", "", items.images[own])),
+            element("h3", "", "Image ", untrustedText("code", "", items.images[own])),
             captions.length ? element("p", "soft", "described as") : null,
             captions.length ? list : null,
           ),
@@ -275,8 +275,8 @@
         element(
           "div",
           "",
-          items.captions.length ? anybodys("h3", "query-caption", items.captions[own]) : element("h3", "", "Caption"),
-          element("p", "soft", "caption ", anybodys("code", "", items.captionIds[own]), ", with its own image"),
+          items.captions.length ? untrustedText("h3", "query-caption", items.captions[own]) : element("h3", "", "Caption"),
+          element("p", "soft", "caption ", untrustedText("code", "", items.captionIds[own]), ", with its own image"),
         ),
       );
     }
@@ -307,7 +307,7 @@
           image.removeAttribute("title");
         }
         entry.append(head, ...(image && image.tagName === "IMG" ? [image] : []));
-        entry.append(anybodys("span", "answer-text", captionText(items, item)), score);
+        entry.append(untrustedText("span", "answer-text", captionText(items, item)), score);
       }
       return entry;
     }
@@ -341,7 +341,7 @@
       return element(
         "div",
         "queries-method",
-        element("h3", "", anybodys("span", "", row.name), element("small", "", ` ${row.preset}, seed ${row.seed}`)),
+        element("h3", "", untrustedText("span", "", row.name), element("small", "", ` ${row.preset}, seed ${row.seed}`)),
         element("p", "rank", rankLine(chosen, answers, at)),
         answersList,
         element("p", "soft", summaryLine(answers)),

@@ -14,9 +14,9 @@ import yaml
 from plugins import command, write_plugin
 
 from crossmodal_bench.bench.launchers.subprocesses import Worker
+from crossmodal_bench.bench.option_checks import check_options, method_names
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import make_plan
-from crossmodal_bench.bench.words import check_words, method_names
 from crossmodal_bench.cli.main import main
 from crossmodal_bench.core.class_paths import trusted
 from crossmodal_bench.core.errors import BadInput
@@ -206,7 +206,7 @@ def test_what_cannot_be_a_file_of_ones_own_is_refused(folder: Path, methods: str
     (folder / "bomb.yaml").write_text("\n".join(lines))
     (folder / "large.yaml").write_text("# " + "x" * 2**20)
     with pytest.raises(BadInput, match=sentence):
-        check_words(BenchOptions(methods=methods))
+        check_options(BenchOptions(methods=methods))
     assert "bomb" not in experiments.names("methods")
 
 

@@ -20,7 +20,7 @@ GIVEN_ELSEWHERE = {
 """Configuration keys that the bench sets itself, and the option that decides them."""
 
 
-def check_words(options: BenchOptions) -> None:
+def check_options(options: BenchOptions) -> None:
     """Trust the plugins, register the user's own files, and check what can be checked without data.
 
     Raises:
