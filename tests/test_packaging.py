@@ -647,7 +647,7 @@ def test_the_release_checks_the_version_before_it_publishes() -> None:
     assert release["publish"]["needs"] == "build"
     assert release["publish"]["permissions"] == {"id-token": "write"}
     names = {step.get("name"): step.get("run") for step in release["build"]["steps"]}
-    check = names["The tag is the package's version"]
+    check = names["Check that the tag matches the package's version"]
     version = subprocess.run(
         ["bash", "-e", "-c", check],
         cwd=ROOT,

@@ -126,11 +126,11 @@ def test_folds_have_their_own_galleries_and_global_numbers() -> None:
 
 
 def test_counts_that_are_not_the_protocols_raise() -> None:
-    with pytest.raises(ValueError, match="over 41 images, got 40"):
+    with pytest.raises(ValueError, match="needs 41 images, got 40"):
         evaluate(replace(RECALL, images=41), IMAGES, TEXTS, dot, OWNER)
-    with pytest.raises(ValueError, match="over 200 captions, got 203"):
+    with pytest.raises(ValueError, match="needs 200 captions, got 203"):
         evaluate(replace(RECALL, captions=(200,)), IMAGES, TEXTS, dot, OWNER)
-    with pytest.raises(ValueError, match="over 200 or 205 captions, got 203"):
+    with pytest.raises(ValueError, match="needs 200 or 205 captions, got 203"):
         evaluate(replace(RECALL, captions=(200, 205)), IMAGES, TEXTS, dot, OWNER)
     assert evaluate(replace(RECALL, captions=(200, 203)), IMAGES, TEXTS, dot, OWNER).metrics
     with pytest.raises(ValueError, match="needs the images' labels"):

@@ -226,7 +226,7 @@ def test_wrong_number_of_ids_and_unusable_files_raise(tmp_path: Path) -> None:
     scores, owner = problem(2)
     with pytest.raises(ValueError, match="as many ids"):
         retrieval_ranks(scores, owner).save(tmp_path / "ranks.npz", ["a"], ["b"])
-    with pytest.raises(MissingInput, match="not there"):
+    with pytest.raises(MissingInput, match="is missing"):
         Ranks.load(tmp_path / "ranks.npz")
     (tmp_path / "text.npz").write_text("no archive")
     with pytest.raises(BadInput, match=r"not an \.npz"):
