@@ -40,6 +40,9 @@ endif
 given := $(strip $(foreach name,$(BENCH_VARIABLES),$(if $(findstring undefined,$(origin $(name))),,$(name))))
 option = --$(shell echo $(1) | tr A-Z_ a-z-) $(call quoted,$(1))
 bench_options = $(foreach name,$(given),$(call option,$(name)))
+ifneq ($(and $(filter reference,$(MAKECMDGOALS)),$(filter METHODS,$(given))),)
+$(error reference takes no METHODS: it runs all rows of experiments/suites/reference.yaml; for some methods: make bench METHODS=$(METHODS) PRESET=paper)
+endif
 
 # ---- setting up -----------------------------------------------------------------------------------
 
@@ -116,7 +119,7 @@ bench: $(STAMP) ## Train, test and rank: make bench DATASET=flickr8k DATA_ROOT=d
 # An estimate is printed before the first job. Run it again to resume interrupted or failed jobs; nothing is
 # submitted until every job that has its data has finished.
 reference: $(STAMP) ## Run the papers' rows (days on a GPU; DATASET=flickr30k for one) into results/, for a pull request
-	$(VENV)/bin/crossmodal-bench bench $(foreach name,$(filter-out METHODS,$(given)),$(call option,$(name))) --methods reference
+	$(VENV)/bin/crossmodal-bench bench $(bench_options) --methods reference
 	$(VENV)/bin/crossmodal-bench submit --suite reference $(if $(RUNS),$(call option,RUNS))
 
 doctor: $(STAMP) ## Check what this machine can do, what is missing, and how to fix it: make doctor DATASET=flickr30k
@@ -130,8 +133,8 @@ test-slow: $(STAMP) ## Also run the tests that take minutes: kills, restarts, th
 	OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --dist worksteal -m "slow or not slow" --timeout 3600
 
 # Measures CPU seconds on one thread, which other load on the machine still blurs.
-perf: $(STAMP) ## Run all speed benchmarks, in five minutes; make perf BASE=v1.0 compares with another revision
-	$(python) benchmarks/$(if $(filter GPU,$(of_perf)),gpu.py,perf.py$(if $(base), --base $(base)))
+perf: $(STAMP) ## Run all speed benchmarks, in five minutes; make perf BASE=v1.0 compares with another revision, in twenty
+	$(python) benchmarks/$(if $(filter GPU,$(of_perf)),gpu.py --compile,perf.py$(if $(base), --base $(base)))
 
 lint: $(STAMP) types ## Check style, format, types and which package imports which
 	$(python) -m ruff check .
@@ -144,7 +147,7 @@ types: $(STAMP) ## Check types
 docs: $(STAMP) ## Build the documentation's site, strictly, with the leaderboard of results/, into site/
 	$(python) tools/docs_site.py
 
-docs-tables: $(STAMP) ## Write the tables of README and docs that come from results/
+docs-tables: $(STAMP) ## Write the tables of README and docs that come from results/ and docs/perf.json
 	$(python) tools/docs_tables.py
 
 coverage: $(STAMP) ## Run the tests and show which lines they do not run

@@ -30,14 +30,16 @@ from crossmodal_bench.data.regions import RegionFiles
 from crossmodal_bench.data.text import Vocabulary
 from crossmodal_bench.data.views import Views
 
+TINY = {"images": 8, "dim": 8, "scenes": 2, "captions": 40, "repeats": 1}
 
-def measure_regions(folder: Path, repeats: int) -> Measurement:
-    """128 random rows of 36 x 2,048 floats, as in a step of SCAN."""
+
+def measure_regions(folder: Path, images: int, dim: int, repeats: int) -> Measurement:
+    """Random rows of 36 regions, as in a step of SCAN."""
     path = folder / "regions.npy"
     generator = np.random.default_rng(0)
-    np.save(path, generator.standard_normal((400, 36, 2048), dtype=np.float32))
+    np.save(path, generator.standard_normal((3 * images, 36, dim), dtype=np.float32))
     source = RegionFiles.whole(path)
-    rows = generator.permutation(400)[:128]
+    rows = generator.permutation(3 * images)[:images]
 
     def plain() -> np.ndarray:
         return np.stack([source[int(row)] for row in rows])
@@ -45,14 +47,14 @@ def measure_regions(folder: Path, repeats: int) -> Measurement:
     assert np.array_equal(plain(), source.batch(rows))
     seconds = alternate(plain, lambda: source.batch(rows), repeats)
     path.unlink()
-    return Measurement("regions of 128 images, 36 x 2,048", *seconds, note="equal")
+    return Measurement(f"regions of {images} images, 36 x {dim:,}", *seconds, note="equal")
 
 
-def measure_scenes(repeats: int) -> Measurement:
-    """The regions and the pixels of 48 scenes, in each of three epochs."""
+def measure_scenes(n: int, repeats: int) -> Measurement:
+    """The regions and the pixels of so many scenes, in each of three epochs."""
     scenes = Synthetic("tiny").read(Path()).images
     assert isinstance(scenes, Renderings)
-    rows = range(48)
+    rows = range(n)
 
     def epochs(keeps: bool) -> list[np.ndarray]:
         source = Renderings(scenes.scenes)
@@ -66,16 +68,16 @@ def measure_scenes(repeats: int) -> Measurement:
 
     assert all(map(np.array_equal, epochs(False), epochs(True)))
     seconds = alternate(lambda: epochs(False), lambda: epochs(True), repeats)
-    return Measurement("48 synthetic scenes, 3 epochs", *seconds, note="equal")
+    return Measurement(f"{n} synthetic scenes, 3 epochs", *seconds, note="equal")
 
 
-def measure_words(folder: Path) -> Measurement:
-    """The vocabulary and the word ids of 20,000 captions as tokenised for SCAN."""
+def measure_words(folder: Path, n: int) -> Measurement:
+    """The vocabulary and the word ids of ``n`` captions as tokenised for SCAN."""
     rng = np.random.default_rng(0)
     words = [f"{letter}{number}" for letter in "abcdefgh" for number in range(500)]
-    chosen = rng.integers(len(words), size=(20_000, 11))
+    chosen = rng.integers(len(words), size=(n, 11))
     captions = tuple(" ".join(words[number] for number in row).capitalize() + "." for row in chosen)
-    train = np.arange(18_000)
+    train = np.arange(n * 9 // 10)
 
     def plain() -> TokenRows:
         splitter = SPLITTERS["treebank"]
@@ -92,7 +94,6 @@ def measure_words(folder: Path) -> Measurement:
         )
         return Vocabulary.of(tokens.counts(train), 4, "treebank").encode_all(tokens)
 
-    assert len(captions) >= token_cache.WORTH_KEEPING
     # The first process, which caches them.
     ours()
     rows: list[TokenRows] = []
@@ -100,18 +101,17 @@ def measure_words(folder: Path) -> Measurement:
     seconds = alternate(lambda: rows.append(plain()), lambda: rows.append(ours()), repeats=1, warm_up=False)
     expected, found = rows
     assert np.array_equal(expected.ids, found.ids) and np.array_equal(expected.starts, found.starts)
-    return Measurement("words of 20,000 captions, second process", *seconds, note="equal")
+    return Measurement(f"words of {n:,} captions, second process", *seconds, note="equal")
 
 
-def measure_pictures(folder: Path, repeats: int) -> Measurement:
-    """Pixels of 224 and pictures of 64 pixels of 32 JPEG files, as used by GXN on pixels."""
+def measure_pictures(folder: Path, n: int, repeats: int) -> Measurement:
+    """Pixels of 224 and pictures of 64 pixels of ``n`` JPEG files, as used by GXN on pixels."""
     rng = np.random.default_rng(0)
-    paths = [folder / f"{i}.jpg" for i in range(32)]
+    paths = [folder / f"{i}.jpg" for i in range(n)]
     for path in paths:
         coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
         coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
     images = ImageFiles(paths)
-    n = len(images)
     corpus = Corpus(
         name="pictures",
         image_ids=tuple(str(i) for i in range(n)),
@@ -134,18 +134,24 @@ def measure_pictures(folder: Path, repeats: int) -> Measurement:
 
     for expected, found in zip(plain(), ours(), strict=True):
         assert found is not None and torch.equal(expected, found)
-    return Measurement("pixels and pictures of 32 JPEGs", *alternate(plain, ours, repeats), note="equal")
+    return Measurement(f"pixels and pictures of {n} JPEGs", *alternate(plain, ours, repeats), note="equal")
 
 
-def measure(repeats: int = 3) -> list[Measurement]:
+def measure(
+    images: int = 128,
+    dim: int = 2048,
+    scenes: int = 48,
+    captions: int = token_cache.WORTH_KEEPING,
+    repeats: int = 3,
+) -> list[Measurement]:
     """One measurement per kind of batch."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         return [
-            measure_regions(folder, repeats),
-            measure_scenes(repeats),
-            measure_words(folder),
-            measure_pictures(folder, repeats),
+            measure_regions(folder, images, dim, repeats),
+            measure_scenes(scenes, repeats),
+            measure_words(folder, captions),
+            measure_pictures(folder, images // 4, repeats),
         ]
 
 

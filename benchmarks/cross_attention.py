@@ -7,7 +7,8 @@ A training step on 128 pairs, and the ranks of 1,000 images x 5,000 captions. Th
 original implementations do: for each caption, it repeats the words for all images, computes attention by two
 batched products, and compares the attended vectors with the words. In training it runs on the whole batch; in
 evaluation on ``--sampled`` captions, extrapolated to all of them. Both sides are measured in this run in
-single precision, each in a fresh process; memory is that process's total peak.
+single precision, each in a fresh process; memory is that process's total peak. Values and gradients of both
+are asserted to be equal in double precision.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from crossmodal_bench.similarity import bfan_similarity, scan_similarity
 from crossmodal_bench.similarity.bfan import focal_weights
 
 BATCH = 128
+TINY = {"batch": 4, "dim": 16, "repeats": 1}
 KINDS = ("t2i", "i2t", "bfan_equal", "bfan_prob")
 
 
@@ -129,15 +131,25 @@ def apart(*words: str) -> dict[str, float]:
     return json.loads(child.stdout)
 
 
+def compare(kind: str, v: Tensor, w: Tensor, lengths: Tensor) -> None:
+    """Scores and the loss's gradients both ways, in double precision; and ours in single precision."""
+    exact = [values.detach().double().requires_grad_() for values in (v, w)]
+    plain, here = caption_by_caption(kind, *exact, lengths), ours(kind, *exact, lengths)
+    torch.testing.assert_close(here, plain, rtol=1e-5, atol=0)
+    gradients = (torch.autograd.grad(triplet_ranking_loss(scores), exact) for scores in (here, plain))
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(kind, v, w, lengths).double(), plain, rtol=1e-5, atol=1e-6)
+
+
 def measure(batch: int = 16, dim: int = 512, repeats: int = 3) -> list[Measurement]:
-    """Similarity, loss and gradients of a batch of pairs, each kind both ways; values agree to 1e-4."""
+    """Similarity, loss and gradients of a batch of pairs, each kind both ways; values agree to 1e-5."""
     v, w, lengths = fragments(batch, batch, 36, dim, 12, 20)
     v.requires_grad_(), w.requires_grad_()
     measurements = []
     for kind in KINDS:
-        with torch.no_grad():
-            plain, here = caption_by_caption(kind, v, w, lengths), ours(kind, v, w, lengths)
-            torch.testing.assert_close(here, plain, rtol=1e-4, atol=1e-5)
+        compare(kind, v, w, lengths)
 
         def step(score: Callable[..., Tensor], kind: str = kind) -> None:
             torch.autograd.grad(triplet_ranking_loss(score(kind, v, w, lengths)), (v, w))

@@ -7,7 +7,7 @@ given the features and the hard negatives: gathering rows, risks and regularisat
 scattering rows. The hard negatives are those of an untrained SCAN, and in a second run one pair that is the
 hard negative of all others (the worst case). In the same run, alternating, a step of SCAN (t2i, Mean) on 128
 pairs: encoders forwards and backwards, similarity, ranking loss, Adam; and the discriminators' part of an
-encoder step (Eq. 11).
+encoder step (Eq. 11). There is no second way to compute these values, so none are compared.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from crossmodal_bench.methods.addr.discriminators import DiscriminatorBank
 from crossmodal_bench.methods.hosts import SCAN
 
 BATCH, REGIONS, CAPTIONS, WORDS, FEATURES, VOCABULARY = 128, 36, 5, 15, 2048, 8481
+TINY = {"rows": 16, "dim": 8, "batch": 4, "repeats": 1}
 
 
 def resident_mb() -> float:
@@ -62,7 +63,7 @@ class Prepared:
     used_mb: float
 
 
-def prepare(rows: int, dim: int) -> Prepared:
+def prepare(rows: int, dim: int, batch: int = BATCH) -> Prepared:
     """A bank of ``rows`` discriminators, all trained once, and the steps that use it."""
     torch.manual_seed(0)
     before = resident_mb()
@@ -76,13 +77,13 @@ def prepare(rows: int, dim: int) -> Prepared:
     host = SCAN(dim)
     host.build(DataSpec(rows, CAPTIONS * rows, region_dim=FEATURES, vocabulary_size=VOCABULARY))
     adam = torch.optim.Adam(host.parameters(), 1e-3)
-    index = torch.arange(BATCH)
-    images = ImageBatch(index, regions=torch.randn(BATCH, REGIONS, FEATURES))
+    index = torch.arange(batch)
+    images = ImageBatch(index, regions=torch.randn(batch, REGIONS, FEATURES))
     texts = TextBatch(
         index,
         index,
-        words=torch.randint(4, VOCABULARY, (BATCH, WORDS)),
-        lengths=torch.full((BATCH,), WORDS),
+        words=torch.randint(4, VOCABULARY, (batch, WORDS)),
+        lengths=torch.full((batch,), WORDS),
     )
 
     def scan_step() -> None:
@@ -93,22 +94,22 @@ def prepare(rows: int, dim: int) -> Prepared:
         adam.zero_grad()
 
     method = ADDR(host)
-    regions = torch.nn.functional.normalize(torch.randn(BATCH, REGIONS, dim), dim=2)
-    words = torch.nn.functional.normalize(torch.randn(BATCH * CAPTIONS * WORDS, dim), dim=1)
-    said = Encoding(words, torch.full((BATCH,), CAPTIONS * WORDS))
+    regions = torch.nn.functional.normalize(torch.randn(batch, REGIONS, dim), dim=2)
+    words = torch.nn.functional.normalize(torch.randn(batch * CAPTIONS * WORDS, dim), dim=1)
+    said = Encoding(words, torch.full((batch,), CAPTIONS * WORDS))
     with torch.no_grad():
         q, r = hardest_negatives(host.score(host.images(images).scored, host.texts(texts).scored))
-    hub = torch.zeros(BATCH, dtype=torch.int64)
+    hub = torch.zeros(batch, dtype=torch.int64)
 
     def discriminator_step(q: Tensor = q, r: Tensor = r) -> None:
-        chosen = torch.randperm(rows)[:BATCH]
+        chosen = torch.randperm(rows)[:batch]
         drawn = bank.gather(chosen).requires_grad_()
         loss, _ = method.discriminators_loss(Encoding(regions), said, drawn, q, r)
         bank.step(chosen, torch.autograd.grad(loss, drawn)[0], 1e-3)
 
     seen = regions.clone().requires_grad_()
-    one_caption = words[: BATCH * WORDS].clone().requires_grad_()
-    one_length = torch.full((BATCH,), WORDS)
+    one_caption = words[: batch * WORDS].clone().requires_grad_()
+    one_length = torch.full((batch,), WORDS)
 
     def adversary() -> Tensor:
         own = bank.gather(index)
@@ -124,9 +125,9 @@ def prepare(rows: int, dim: int) -> Prepared:
     return Prepared(steps, DiscriminatorBank.size(rows, dim), allocated, used)
 
 
-def measure(rows: int = 2000, dim: int = 256, repeats: int = 2) -> list[Measurement]:
+def measure(rows: int = 2000, dim: int = 256, batch: int = BATCH, repeats: int = 2) -> list[Measurement]:
     """ADDR's two parts and the SCAN step that they are added to: not two ways to the same result."""
-    steps = prepare(rows, dim).steps
+    steps = prepare(rows, dim, batch).steps
     names = {"discriminators": "their own step", "adversary": "their part of an encoder step"}
     return [
         Measurement(

@@ -3,9 +3,9 @@
     python benchmarks/evaluation.py --images 5000 --captions 25000 --dim 1024
 
 The baseline does what the original implementations do: for each query one row of scores, a full argsort, and
-a search for the positives. It runs on evenly spaced queries, ``--queries`` per direction, and is extrapolated
-to all of them. Both are measured in this run, the streamed side in a fresh process whose peak memory is
-counted from the moment its encodings exist.
+a search for the positives. It runs on evenly spaced queries, ``--queries`` per direction, whose ranks are
+asserted to be equal, and is extrapolated to all of them. Both are measured in this run, the streamed side in
+a fresh process whose peak memory is counted from the moment its encodings exist.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -25,6 +26,10 @@ from torch import Tensor
 
 from crossmodal_bench.core.encoding import Encoding
 from crossmodal_bench.evaluation import streamed_ranks
+
+TINY = {"images": 20, "captions": 60, "dim": 16, "queries": 10}
+Asked = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Queries and their ranks, by direction."""
 
 
 def dot(images: Encoding, texts: Encoding) -> Tensor:
@@ -52,8 +57,8 @@ def peak_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def streamed(images: int, captions: int, dim: int) -> dict[str, float]:
-    """CPU seconds, and peak MiB beyond the encodings, of one sweep in both directions."""
+def streamed(images: int, captions: int, dim: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """CPU seconds, and peak MiB beyond the encodings, of one sweep in both directions; and all ranks."""
     image, text, owner = galleries(images, captions, dim)
     # The first product loads the numerical libraries, which must not be measured.
     streamed_ranks(Encoding(image[:16]), Encoding(text[:16]), dot, np.arange(16))
@@ -61,25 +66,35 @@ def streamed(images: int, captions: int, dim: int) -> dict[str, float]:
     start = time.process_time()
     ranks = streamed_ranks(Encoding(image), Encoding(text), dot, owner)
     seconds = time.process_time() - start
-    return {"seconds": seconds, "memory_mb": peak_mb() - before, "mean_rank": float(ranks.t2i.mean())}
+    found = {"seconds": seconds, "memory_mb": peak_mb() - before}
+    return found, {"i2t": ranks.i2t, "t2i": ranks.t2i}
 
 
-def query_by_query(images: int, captions: int, dim: int, queries: int) -> float:
-    """CPU seconds for all queries of both directions, from ``queries`` of each."""
+def query_by_query(images: int, captions: int, dim: int, queries: int) -> tuple[float, Asked]:
+    """CPU seconds for all queries of both directions, from ``queries`` of each, and the ranks of these."""
     image, text, owner = (values if isinstance(values, np.ndarray) else values.numpy() for values in
                           galleries(images, captions, dim))  # fmt: skip
     seconds = 0.0
-    for asked, gallery, positives in (
-        (image, text, lambda query: np.flatnonzero(owner == query)),
-        (text, image, lambda query: owner[query : query + 1]),
+    found: Asked = {}
+    for side, asked, gallery, positives in (
+        ("i2t", image, text, lambda query: np.flatnonzero(owner == query)),
+        ("t2i", text, image, lambda query: owner[query : query + 1]),
     ):
         chosen = np.linspace(0, len(asked) - 1, min(queries, len(asked))).astype(int)
+        ranks = np.zeros(len(chosen), dtype=np.int64)
         start = time.process_time()
-        for query in chosen:
+        for row, query in enumerate(chosen):
             order = np.argsort(asked[query] @ gallery.T)[::-1]
-            min(int(np.flatnonzero(order == positive)[0]) for positive in positives(query))
+            ranks[row] = 1 + min(int(np.flatnonzero(order == positive)[0]) for positive in positives(query))
         seconds += (time.process_time() - start) * len(asked) / len(chosen)
-    return seconds
+        found[side] = chosen, ranks
+    return seconds, found
+
+
+def compare(asked: Asked, ranks: Mapping[str, np.ndarray]) -> None:
+    """The streamed ranks of all queries with those that were asked one by one."""
+    for side, (queries, expected) in asked.items():
+        np.testing.assert_array_equal(ranks[side][queries], expected, err_msg=side)
 
 
 def measure(images: int = 1000, captions: int = 5000, dim: int = 256, queries: int = 40) -> list[Measurement]:
@@ -89,15 +104,17 @@ def measure(images: int = 1000, captions: int = 5000, dim: int = 256, queries: i
     seconds = []
     for _ in range(3):
         start = time.process_time()
-        streamed_ranks(Encoding(image), Encoding(text), dot, owner)
+        ranks = streamed_ranks(Encoding(image), Encoding(text), dot, owner)
         seconds.append(time.process_time() - start)
+    plain, asked = query_by_query(images, captions, dim, queries)
+    compare(asked, {"i2t": ranks.i2t, "t2i": ranks.t2i})
     return [
         Measurement(
             f"evaluation, {images:,} x {captions:,} x {dim}, query by query",
-            query_by_query(images, captions, dim, queries),
+            plain,
             statistics.median(seconds),
             flops=2.0 * images * captions * dim,
-            note=f"the plain way extrapolated from {queries} queries per direction",
+            note=f"the plain way extrapolated from {queries} queries per direction, with equal ranks",
         )
     ]
 
@@ -119,13 +136,15 @@ def main() -> None:
         parser.error("--images must be at least 16")
     size = (options.images, options.captions, options.dim)
     if options.child:
-        print(json.dumps(streamed(*size)))
+        found, ranks = streamed(*size)
+        print(json.dumps([found, {side: values.tolist() for side, values in ranks.items()}]))
         return
     child = subprocess.run(
         [sys.executable, *sys.argv, "--child"], check=True, stdout=subprocess.PIPE, text=True
     )
-    ours = json.loads(child.stdout)
-    baseline = query_by_query(*size, options.queries)
+    ours, of_ours = json.loads(child.stdout)
+    baseline, asked = query_by_query(*size, options.queries)
+    compare(asked, {side: np.array(values) for side, values in of_ours.items()})
     print(f"{options.images} images x {options.captions} captions, {options.dim} dimensions, both directions")
     print(f"  query by query   {baseline:8.1f} s")
     print(f"  streamed         {ours['seconds']:8.1f} s   {ours['memory_mb']:.0f} MiB above the encodings")

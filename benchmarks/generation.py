@@ -1,11 +1,12 @@
-"""Speed of GXN's generation paths: word sampling, scheduled sampling, a step of the picture networks.
+"""Speed of GXN's generation paths: sampled words, scheduled sampling, captions, picture networks.
 
     python benchmarks/generation.py [--batch 128] [--vocabulary 8481] [--pictures 64]
 
 The plain ways: one random number for each word of the vocabulary (``torch.multinomial``); the
-vocabulary-sized layer on all rows at each position; pictures in contiguous (channels-first) memory. Random
-numbers are drawn in another order than in the plain ways, so sampled words are compared by frequency, and
-scheduled sampling with the most likely word in place of a sampled one. The picture losses agree to 1e-5.
+vocabulary-sized layer on all rows at each position; captions generated image by image, instead of 256 images
+at a time as in validation and test; pictures in contiguous (channels-first) memory. Random numbers are drawn
+in another order than in the plain ways, so sampled words are compared by frequency, and scheduled sampling
+with the most likely word in place of a sampled one. Captions are equal; the picture losses agree to 1e-5.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import torch
 from measurement import Measurement, alternate, print_table
 from torch import Tensor, nn
 
-from crossmodal_bench.methods.gxn import PicturePath
+from crossmodal_bench.methods.gxn import CaptionPath, PicturePath
 from crossmodal_bench.networks import CaptionDecoder, decoder
 from crossmodal_bench.networks.decoder import drawn_words
 
 DIM, HIDDEN = 256, 256
 WORDS = 12
+TINY = {"batch": 4, "vocabulary": 40, "of_pictures": 2, "repeats": 1}
 SHARE = 0.25
 """Share of own words in scheduled sampling, in the last epoch."""
 
@@ -91,6 +93,22 @@ def scheduled_sampling(batch: int, vocabulary: int, repeats: int) -> Measurement
     return Measurement(f"scheduled sampling, {batch} x {WORDS} x {vocabulary:,}", plain, ours, note=note)
 
 
+@torch.no_grad()
+def captions(images: int, vocabulary: int, repeats: int) -> Measurement:
+    """Greedy captions of ``images`` images, as generated in validation."""
+    torch.manual_seed(0)
+    path = CaptionPath(hidden=HIDDEN, max_words=WORDS)
+    path.decoder = CaptionDecoder(vocabulary, DIM, HIDDEN)
+    vectors = torch.randn(images, DIM)
+
+    def one_by_one() -> Tensor:
+        return torch.cat([path.write(vector) for vector in vectors.split(1)])
+
+    assert torch.equal(path.write(vectors), one_by_one())
+    seconds = alternate(one_by_one, lambda: path.write(vectors), repeats, warm_up=False)
+    return Measurement(f"captions written, {images} x {WORDS} x {vocabulary:,}", *seconds, note="equal")
+
+
 class Step(nn.Module):
     """Losses and gradients of both picture networks on one batch, without optimiser steps."""
 
@@ -137,10 +155,11 @@ def pictures(batch: int, repeats: int) -> Measurement:
 def measure(
     batch: int = 128, vocabulary: int = 8481, of_pictures: int = 64, repeats: int = 5
 ) -> list[Measurement]:
-    """All three, quickly."""
+    """All four, quickly."""
     return [
         draws(batch, vocabulary, repeats),
         scheduled_sampling(batch, vocabulary, repeats),
+        captions(batch // 2, vocabulary, 1),
         pictures(of_pictures, repeats),
     ]
 

@@ -16,6 +16,8 @@ from measurement import Measurement, alternate, print_table
 
 from crossmodal_bench.losses import SampledClasses, norm_softmax_loss, sampled_norm_softmax_loss
 
+TINY = {"batch": 4, "identities": 20, "dim": 8, "sampled": 8, "repeats": 1}
+
 
 def measure(
     batch: int = 128, identities: int = 6993, dim: int = 256, sampled: int = 512, repeats: int = 5

@@ -1,6 +1,7 @@
 """What a benchmark measures, how two ways are compared, and how the results are printed.
 
-A benchmark module defines ``measure() -> list[Measurement]``, and prints the result when run as a script.
+A benchmark module defines ``measure() -> list[Measurement]``, and prints the result when run as a script. Its
+arguments are sizes; with those in the module's ``TINY`` it only checks that everything runs and agrees.
 """
 
 from __future__ import annotations

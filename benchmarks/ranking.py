@@ -25,6 +25,7 @@ from crossmodal_bench.evaluation.ranking.top import ordered_top
 MODELS = {"good": 2.0, "middling": 5.0, "at chance": 1e6}
 """Standard deviation of the noise in a caption's vector, relative to its image's, which is 1."""
 TOP = 10
+TINY = {"images": 20, "captions": 60, "dim": 8, "repeats": 1}
 
 
 def dot(images: Encoding, texts: Encoding) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 from crossmodal_bench.caption_metrics import CiderD
 
 BATCH, SAMPLES, REFERENCES, WORDS, EOS = 128, 5, 5, 16, 0
+TINY = {"images": BATCH, "vocabulary": 50, "repeats": 1}
 Ngram = tuple[int, ...]
 
 

@@ -137,9 +137,11 @@ def test_perf_takes_a_base_from_its_own_line_alone() -> None:
     result = make("-n", "perf", "BASE=it's a tag")
     assert shlex.split(result.stdout.splitlines()[-1]) == [*program, "--base", "it's a tag"]
     result = make("-n", "perf", "GPU=1")
-    assert result.returncode == 0 and "benchmarks/gpu.py" in result.stdout
+    assert result.returncode == 0 and "benchmarks/gpu.py --compile" in result.stdout
     refused = make("-n", "perf", "GPU=yes")
     assert refused.returncode == 2 and "GPU is 'yes'; give GPU=1" in refused.stderr
+    refused = make("-n", "reference", "METHODS=acmr")
+    assert refused.returncode == 2 and "reference takes no METHODS: it runs all rows" in refused.stderr
     refused = make("-n", "bench", "BASE=main")
     assert refused.returncode == 2 and "BASE is a variable of perf, not of bench" in refused.stderr
 

@@ -1,23 +1,35 @@
-"""The table of all benchmarks of speed: which take part, and what a line has."""
+"""The table of all benchmarks of speed: which take part, what a line has, and that each of them runs."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+OF_COMMANDS = ("commands", "evaluate")
+"""Benchmarks that start whole commands, which takes seconds however little these have to do."""
+
+
+def loaded(name: str) -> ModuleType:
+    """A module of benchmarks, which are no package."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def perf() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("perf", BENCHMARKS / "perf.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("perf")
 
 
 def test_what_measures_speed_takes_part_and_what_measures_learning_does_not(perf: ModuleType) -> None:
@@ -45,3 +57,70 @@ def test_a_benchmark_that_fails_says_so(perf: ModuleType, tmp_path: Path) -> Non
     (tmp_path / "broken.py").write_text("def measure():\n    pass\nraise ValueError('nothing here')\n")
     measured = perf.measure_apart("broken", tmp_path, tmp_path, 1)
     assert measured == {"lines": [], "error": "ValueError: nothing here"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in OF_COMMANDS else ())
+        for name in loaded("perf").offering(BENCHMARKS)
+    ],
+)
+def test_every_benchmark_runs_and_finds_equal_values(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    benchmark = loaded(name)
+    measurements = benchmark.measure(**benchmark.TINY)
+    assert measurements and len({each.name for each in measurements}) == len(measurements)
+    assert all(each.plain_seconds > 0 and each.seconds > 0 for each in measurements)
+
+
+def line(**values: Any) -> dict[str, Any]:
+    return {"name": "work", "plain_seconds": 4.0, "seconds": 2.0, "share": None, "peak_bytes": None, **values}
+
+
+def measured(*lines: dict[str, Any], peak: int = 1) -> dict[str, Any]:
+    return {"lines": list(lines), "rate": 1.0, "peak_bytes": peak}
+
+
+def test_two_checkouts_take_turns_and_medians_count(perf: ModuleType) -> None:
+    asked: list[str] = []
+
+    def side(name: str, *seconds: float) -> Callable[[], dict[str, Any]]:
+        left = iter(seconds)
+
+        def measure() -> dict[str, Any]:
+            asked.append(name)
+            return measured(line(seconds=next(left), share=0.5), peak=len(asked))
+
+        return measure
+
+    here, base = perf.in_turns([side("here", 1.0, 9.0, 2.0), side("base", 5.0, 8.0, 4.0)], 3)
+    assert asked == ["here", "base", "base", "here", "here", "base"]
+    assert (here["lines"][0]["seconds"], here["lines"][0]["ratio"]) == (2.0, 2.0)
+    assert base["lines"][0]["seconds"] == 5.0
+    assert (here["peak_bytes"], base["peak_bytes"]) == (5, 6)
+
+
+def test_a_side_that_fails_is_asked_no_more(perf: ModuleType) -> None:
+    failed = {"lines": [], "error": "not there"}
+    bases: list[None] = []
+
+    def base() -> dict[str, Any]:
+        bases.append(None)
+        return failed
+
+    here, other = perf.in_turns([lambda: measured(line()), base], 3)
+    assert other == failed and len(bases) == 1 and here["lines"][0]["seconds"] == 2.0
+    here, other = perf.in_turns([base, lambda: measured(line())], 3)
+    assert here == failed and len(bases) == 2
+
+
+def test_a_benchmark_that_starts_processes_lets_them_import_what_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    evaluate = loaded("evaluate")
+    code = "import os, sys; print(float(os.environ['PYTHONPATH'] == sys.argv[1]))"
+    for path in ("/of/another/checkout", ""):
+        monkeypatch.setenv("PYTHONPATH", path)
+        assert evaluate.seconds(code, [path or str(BENCHMARKS.parent)], tmp_path) == 1.0

@@ -1,4 +1,4 @@
-"""Write the tables and numbers of the documentation that come from ``results/``.
+"""Write the tables and numbers of the documentation that come from ``results/`` and ``docs/perf.json``.
 
     make docs-tables                        # writes them; tools/docs_tables.py --check only checks
 
@@ -20,6 +20,15 @@ refer to all rows of the protocol, whichever of them a block shows. The settings
 - ``metric``: metric of a value. Default: the one that ranks the protocol.
 
 A block whose protocol has no row yet says so instead of showing numbers.
+
+Tables of speed come from a committed ``docs/perf.json``:
+
+    <!-- table: perf modules=ranking,reward -->
+    ...
+    <!-- end table -->
+
+``modules`` lists benchmarks, in this order. Default: all. The file is written by ``python benchmarks/perf.py
+--json docs/perf.json``, with ``--base REF`` including the seconds of that revision.
 """
 
 from __future__ import annotations
@@ -31,7 +40,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ConfigDict
+
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.files import read_json
+from crossmodal_bench.core.validation import Items, Model, validated
 from crossmodal_bench.evaluation.metric_table import formatted
 from crossmodal_bench.reporting.comparison.tie_groups import tie_groups
 from crossmodal_bench.reporting.rows.leaderboard import Row
@@ -41,9 +54,10 @@ from crossmodal_bench.reporting.tables.shown import ABSENT, Line, ShownTable
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
+PERF = ROOT / "docs" / "perf.json"
 
 BLOCK = re.compile(
-    r"(?P<head><!-- (?P<kind>table|value): results (?P<settings>[^>]*?)\s*-->)"
+    r"(?P<head><!-- (?P<kind>table|value): (?P<source>results|perf)(?P<settings>[^>]*?)\s*-->)"
     r"(?P<content>.*?)"
     r"(?P<tail><!-- end (?P=kind) -->)",
     re.DOTALL,
@@ -52,9 +66,38 @@ OPENING = re.compile(r"<!-- (?:table|value):")
 KEYS = {
     "table": {"protocol", "datasets", "methods", "preset", "columns"},
     "value": {"protocol", "datasets", "methods", "preset", "metric"},
+    "perf": {"modules"},
 }
 ALL_METRICS = "metrics"
 """The column that stands for every metric of the leaderboard, in its order."""
+
+
+class Work(Model):
+    """A line of ``benchmarks/perf.py``, as far as it is shown."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    benchmark: str
+    name: str
+    plain_seconds: float
+    seconds: float
+    ratio: float
+    share: float | None
+    peak_bytes: int
+    base_seconds: float | None = None
+
+
+class Figures(Model):
+    """What ``benchmarks/perf.py`` has measured, as far as it is shown."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    lines: Items[Work]
+    matrix_product_flops: float
+    threads: int
+    base: str | None
+    rounds: int
+    tiny: bool
 
 
 @dataclass(frozen=True)
@@ -123,13 +166,28 @@ def read_tables(results: Path = RESULTS) -> list[ShownTable]:
     return shown_tables(results)
 
 
-def rewritten(text: str, tables: Sequence[ShownTable], name: str) -> str:
+def read_figures(path: Path = PERF) -> Figures | None:
+    """The committed measurements of speed; None if there are none.
+
+    Raises:
+        BadInput: the file has another content, or was made with ``--tiny``.
+    """
+    if not path.exists():
+        return None
+    figures = validated(Figures, read_json(path), path)
+    if figures.tiny:
+        raise BadInput(f"{path} was made with --tiny, which measures nothing; make it again without")
+    return figures
+
+
+def rewritten(text: str, tables: Sequence[ShownTable], name: str, figures: Figures | None = None) -> str:
     """A document with every marked block rewritten.
 
     Args:
         text: the document.
         tables: the leaderboards.
-        name: the document's name, for errors.
+        name: of the document, for errors.
+        figures: of speed, where there are any.
 
     Raises:
         BadInput: a block is not closed, or names something unknown.
@@ -141,7 +199,14 @@ def rewritten(text: str, tables: Sequence[ShownTable], name: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         where = f"{name}: {match['head']}"
+        if match["source"] == "perf":
+            if match["kind"] != "table":
+                raise BadInput(f"{where}: speed is shown as a table; write <!-- table: perf -->")
+            content = _speed(_settings(match["settings"], "perf", where), figures, where)
+            return f"{match['head']}{content}{match['tail']}"
         settings = _settings(match["settings"], match["kind"], where)
+        if "protocol" not in settings:
+            raise BadInput(f"{where}: name the protocol, protocol=flickr30k-1k for example")
         content = (_table if match["kind"] == "table" else _value)(settings, tables, where)
         return f"{match['head']}{content}{match['tail']}"
 
@@ -157,9 +222,54 @@ def _settings(written: str, kind: str, where: str) -> dict[str, list[str]]:
                 f"{where}: {pair} is not a setting; write KEY=VALUE with {', '.join(sorted(KEYS[kind]))}"
             )
         settings[key] = value.split(",")
-    if "protocol" not in settings:
-        raise BadInput(f"{where}: name the protocol, e.g. protocol=flickr30k-1k")
     return settings
+
+
+def _speed(settings: Mapping[str, list[str]], figures: Figures | None, where: str) -> str:
+    """Seconds, ratios and memory of the benchmarks that a block asks for."""
+    wanted = settings.get("modules")
+    for module in wanted or ():
+        if not (ROOT / "benchmarks" / f"{module}.py").exists():
+            raise BadInput(f"{where}: there is no benchmarks/{module}.py; correct modules=")
+    if figures is None:
+        return "\n\n*No measurement of this table is in `docs/perf.json` yet.*\n\n"
+    measured = list(dict.fromkeys(work.benchmark for work in figures.lines))
+    missing = [f"`{module}`" for module in wanted or () if module not in measured]
+    headers = ["work", "plain, ms", "here, ms", "ratio", "% of matrix product", "peak, MiB"]
+    headers += [] if figures.base is None else ["before, ms", "before / here"]
+    lines = [headers, ["---", *["---:"] * (len(headers) - 1)]]
+    for module in wanted or measured:
+        lines += [_work(work, figures) for work in figures.lines if work.benchmark == module]
+    grid = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    rate = f"{figures.matrix_product_flops / 1e9:.0f} GFLOP/s"
+    threads = "one thread" if figures.threads == 1 else f"{figures.threads} threads"
+    note = f"Processor time on {threads}; matrix products of the machine: {rate}."
+    if figures.base is not None:
+        note += f" Medians of {figures.rounds} rounds in turns; before: `{figures.base}`."
+    absent = f"\n\n*Not in `docs/perf.json` yet: {', '.join(missing)}.*" if missing else ""
+    return f"\n\n{note}\n\n{grid}{absent}\n\n"
+
+
+def _work(work: Work, figures: Figures) -> list[str]:
+    cells = [
+        escaped(work.name),
+        _milliseconds(work.plain_seconds),
+        _milliseconds(work.seconds),
+        f"{work.ratio:.2f}",
+        ABSENT if work.share is None else f"{100 * work.share:.0f}",
+        f"{work.peak_bytes / 2**20:,.0f}",
+    ]
+    if figures.base is None:
+        return cells
+    if work.base_seconds is None:
+        return [*cells, ABSENT, ABSENT]
+    return [*cells, _milliseconds(work.base_seconds), f"{work.base_seconds / work.seconds:.2f}"]
+
+
+def _milliseconds(seconds: float) -> str:
+    """Three digits."""
+    value = 1000 * seconds
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _rows(settings: Mapping[str, list[str]], tables: Sequence[ShownTable]) -> Iterator[Shown]:
@@ -249,16 +359,21 @@ def _value(settings: Mapping[str, list[str]], tables: Sequence[ShownTable], wher
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrite every block, or with ``--check`` list those that differ from ``results/``."""
-    parser = argparse.ArgumentParser(description="Write the documentation's tables from results/.")
-    parser.add_argument("--check", action="store_true", help="write nothing; status 1 if something differs")
+    """Write every block anew, or with ``--check`` say which are not as their sources have them."""
+    parser = argparse.ArgumentParser(
+        description="Write the documentation's tables from results/ and docs/perf.json."
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; status 1 where something differs"
+    )
     check = parser.parse_args(arguments).check
     tables = read_tables()
     changed = []
     try:
+        figures = read_figures()
         for path in documents():
             text = path.read_text(encoding="utf-8")
-            new = rewritten(text, tables, str(path.relative_to(ROOT)))
+            new = rewritten(text, tables, str(path.relative_to(ROOT)), figures)
             if new != text:
                 changed.append(str(path.relative_to(ROOT)))
                 if not check:
@@ -266,8 +381,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2
-    what = "differ from results/, run make docs-tables" if check else "written"
-    print(f"{', '.join(changed)}: {what}" if changed else "Every table matches results/")
+    what = "differ from results/ or docs/perf.json, run make docs-tables" if check else "written"
+    print(f"{', '.join(changed)}: {what}" if changed else "Every table is as its source has it")
     return 1 if check and changed else 0
 
 

@@ -151,7 +151,7 @@ def test_the_command_makes_it_once(
     rows = leaderboard([read_record(job) for job in (*own[:2], path.parent)])
     assert sorted((row.name, len(row.seeds), row.ensemble) for row in rows) == [
         ("acmr (ensemble of 2 seeds)", 1, True),
-        ("acmr (max_epochs=2, batch_size=16)", 2, False),
+        ("acmr", 2, False),
     ]
 
 

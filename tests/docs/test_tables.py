@@ -1,7 +1,8 @@
-"""Tables of the documentation that come from ``results/`` are what ``results/`` gives."""
+"""Tables of the documentation that come from ``results/`` and ``docs/perf.json`` are what these give."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +27,13 @@ def tables() -> Sequence[ShownTable]:
 
 def test_every_table_and_number_is_as_results_has_it(tables: Sequence[ShownTable]) -> None:
     blocks = 0
+    figures = docs_tables.read_figures()
     for path in docs_tables.documents():
         text = path.read_text(encoding="utf-8")
         blocks += len(docs_tables.BLOCK.findall(text))
-        assert docs_tables.rewritten(text, tables, path.name) == text, f"{path}: run make docs-tables"
+        assert docs_tables.rewritten(text, tables, path.name, figures) == text, (
+            f"{path}: run make docs-tables"
+        )
     assert blocks > 5
     assert len(docs_tables.BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))) == 1
 
@@ -82,6 +86,12 @@ def test_a_number_in_a_sentence(tables: Sequence[ShownTable]) -> None:
         (f"{OFFICIAL} colums=mAP -->{END}", "colums=mAP is not a setting"),
         (f"{OFFICIAL} columns=mAp -->{END}", "no row has a column mAp"),
         (f"<!-- table: results methods=acmr -->{END}", "name the protocol"),
+        (f"<!-- table: perf modules=rankings -->{END}", "there is no benchmarks/rankings.py"),
+        (
+            f"<!-- table: perf protocol=flickr30k-1k -->{END}",
+            "is not a setting; write KEY=VALUE with modules",
+        ),
+        ("<!-- value: perf --><!-- end value -->", "speed is shown as a table"),
     ],
 )
 def test_a_wrong_block_is_told(text: str, sentence: str, tables: Sequence[ShownTable]) -> None:
@@ -116,3 +126,56 @@ def test_a_method_stands_for_all_of_its_labels(tables: Sequence[ShownTable]) -> 
     text = f"{OFFICIAL} methods=acmr columns=mAP -->{END}"
     assert docs_tables.rewritten(text, [changed], "page.md").count("| ★ acmr |") == 1
     assert docs_tables.rewritten(text.replace("=acmr ", "=acmr_other "), [changed], "page.md").count("|") == 0
+
+
+def perf_file(folder: Path, base: str | None, tiny: bool = False) -> Path:
+    """As ``benchmarks/perf.py`` writes it."""
+    work = {
+        "benchmark": "reward",
+        "name": "CIDEr-D | 2",
+        "plain_seconds": 0.5,
+        "seconds": 0.0125,
+        "ratio": 40.0,
+    }
+    work |= {"flops": None, "share": None, "peak_bytes": 3 * 2**20, "note": ""}
+    ranks = {**work, "benchmark": "ranking", "name": "ranks", "share": 0.48, "peak_bytes": 2**31}
+    of_base = {"base_seconds": 0.05} if base else {}
+    content = {
+        "lines": [work | of_base, ranks | ({"base_seconds": None} if base else {})],
+        "failed": {},
+        "matrix_product_flops": 59.4e9,
+        "threads": 1,
+        "base": base,
+        "rounds": 3 if base else 1,
+        "tiny": tiny,
+        "machine": {},
+    }
+    path = folder / "perf.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_speed_comes_from_what_make_perf_has_measured(tmp_path: Path) -> None:
+    block = f"<!-- table: perf modules=ranking,reward,generation -->{END}"
+    new = docs_tables.rewritten(block, [], "page.md", docs_tables.read_figures(perf_file(tmp_path, None)))
+    rows = [line for line in new.splitlines() if line.startswith("|")]
+    assert rows[2] == "| ranks | 500 | 12.5 | 40.00 | 48 | 2,048 |"
+    assert rows[3] == "| CIDEr-D \\| 2 | 500 | 12.5 | 40.00 | – | 3 |"
+    assert "Not in `docs/perf.json` yet: `generation`" in new and "59 GFLOP/s" in new
+    assert docs_tables.rewritten(new, [], "page.md", docs_tables.read_figures(tmp_path / "perf.json")) == new
+
+
+def test_speed_of_before_stands_beside_it(tmp_path: Path) -> None:
+    figures = docs_tables.read_figures(perf_file(tmp_path, "v1.0"))
+    new = docs_tables.rewritten(f"<!-- table: perf -->{END}", [], "page.md", figures)
+    rows = [line for line in new.splitlines() if line.startswith("|")]
+    assert rows[0].endswith("| before, ms | before / here |") and len(rows) == 4
+    assert rows[2].endswith("| 50.0 | 4.00 |") and "Medians of 3 rounds in turns; before: `v1.0`." in new
+
+
+def test_speed_that_nobody_has_measured_shows_no_number(tmp_path: Path) -> None:
+    assert docs_tables.read_figures(tmp_path / "perf.json") is None
+    new = docs_tables.rewritten(f"<!-- table: perf -->| 1 |{END}", [], "page.md")
+    assert "No measurement of this table is in `docs/perf.json` yet." in new and "|" not in new
+    with pytest.raises(BadInput, match="made with --tiny"):
+        docs_tables.read_figures(perf_file(tmp_path, None, tiny=True))

@@ -207,7 +207,7 @@ def test_a_folder_in_karpathys_layout_needs_no_file(tmp_path: Path) -> None:
 def test_a_folder_without_captions_says_where_to_write_them(tmp_path: Path) -> None:
     (tmp_path / "shoes").mkdir()
     (tmp_path / "shoes" / "captions.csv").write_text("filename,split,caption\n")
-    with pytest.raises(BadInput, match=r"holds no dataset\*\.json.*; write .* to .*shoes/dataset\.json$"):
+    with pytest.raises(BadInput, match=r"has neither a dataset\*\.json.*; write .* to .*shoes/dataset\.json$"):
         dataset_settings("shoes", tmp_path)
 
 

@@ -197,7 +197,7 @@ def test_weights_by_name_are_taken_from_the_data_root_where_their_file_is_there(
 
 def test_a_name_that_torchvision_has_not_is_told_with_those_that_it_has(root: Path) -> None:
     with pytest.raises(
-        BadInput, match=r"'IMAGENET1K_V3' are none of torchvision's for resnet50; give IMAGENET1K_V1"
+        BadInput, match=r"'IMAGENET1K_V3' are none of torchvision's for resnet50; use IMAGENET1K_V1"
     ):
         load_backbone("resnet50", "IMAGENET1K_V3", root)
 

@@ -6,6 +6,7 @@ device, which is Lightning's part, must not wait at all.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import pretended_accelerator
 import pytest
 import pytorch_lightning as pl
 import torch
+from documents import ROOT
 from pretended_accelerator import MixedDevices, pretended
 from pytorch_lightning.cli import LightningCLI
 from tiny import QUIET, SMALL_ACMR, configuration
@@ -132,6 +134,25 @@ def test_a_step_waits_for_the_device_as_seldom_as_its_budget_says(
 
 def test_budgets_are_of_methods() -> None:
     assert set(BUDGETS) <= set(names("methods")) and set(QUICK) <= set(names("methods"))
+
+
+def test_the_documentation_has_the_budgets() -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    said: dict[str, tuple[str, ...]] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 3 and cells[0].startswith("`"):
+            for method in re.findall(r"`(\w+)`", cells[0]):
+                assert method not in said
+                said[method] = (cells[1], cells[2])
+    words = {0: "0", 1: "1", REWARDED: "1 + 2 (n - 1)", None: "–"}
+    assert said == {
+        method: (
+            words[BUDGETS.get(method, {}).get("GroupBatch")],
+            words[BUDGETS.get(method, {}).get("PairBatch", 0)],
+        )
+        for method in names("methods")
+    }
 
 
 def acmr(monkeypatch: pytest.MonkeyPatch, change: Any) -> Steps:
