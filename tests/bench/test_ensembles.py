@@ -150,8 +150,8 @@ def test_the_command_makes_it_once(
     assert path.stat().st_mtime_ns != before
     rows = leaderboard([read_record(job) for job in (*own[:2], path.parent)])
     assert sorted((row.name, len(row.seeds), row.ensemble) for row in rows) == [
-        ("acmr (ensemble of 2 seeds)", 1, True),
         ("acmr", 2, False),
+        ("acmr (ensemble of 2 seeds)", 1, True),
     ]
 
 
