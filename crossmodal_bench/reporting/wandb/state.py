@@ -115,7 +115,7 @@ def conclusion(
         f"crossmodal-bench sync --runs {runs} sends what is missing"
     ]
     reasons = dict.fromkeys(state.why for _, state in waiting if state is not None and state.why)
-    still = sum(state is not None and state.name in ("live", "sending") for _, state in waiting)
+    still = sum(_is_under_way(record) for record, _ in waiting)
     if still:
         lines.append(
             f"  {_counted(still)} still being sent; see wandb.txt next to each record for the result"
@@ -127,9 +127,17 @@ def _is_sent(record: Record, state: RunState | None) -> bool:
     return state is not None and state.name == "sent" and state.finished_at == record.finished_at
 
 
-def _on_its_way(record: Record, began: float) -> bool:
+def _is_under_way(record: Record) -> bool:
+    """Whether a process is writing or sending the run, or is about to."""
     state = read_state(record.files)
     if state is None or state.name not in ("live", "sending"):
+        return False
+    # A follower holds its run from the start; one that was killed leaves its note behind.
+    return state.name == "sending" or is_held(record.files)
+
+
+def _on_its_way(record: Record, began: float) -> bool:
+    if not _is_under_way(record):
         return False
     try:
         return record.files.wandb_state.stat().st_mtime >= began - 1

@@ -76,11 +76,16 @@ def test_runs_on_their_way_are_waited_for_but_not_for_long(
     timer.join()
     monkeypatch.setattr(state, "PATIENCE", 0.2)
     write_state(record.files, RunState("live"))
-    lines = conclusion([record], runs, began)
-    assert lines[0].startswith("W&B: 1 run not sent;") and "1 run still being sent" in lines[1]
-    # Whoever has pressed Ctrl-C does not wait at all.
-    monkeypatch.setattr(state, "PATIENCE", 60.0)
-    assert "still being sent" in conclusion([record], runs, began, patience=0)[1]
+    with sending(record.files) as held:
+        assert held
+        lines = conclusion([record], runs, began)
+        assert lines[0].startswith("W&B: 1 run not sent;") and "1 run still being sent" in lines[1]
+        # Whoever has pressed Ctrl-C does not wait at all.
+        monkeypatch.setattr(state, "PATIENCE", 60.0)
+        assert "still being sent" in conclusion([record], runs, began, patience=0)[1]
+    # A follower that was killed holds nothing any more, and nobody waits for it.
+    (line,) = conclusion([record], runs, began)
+    assert line.startswith("W&B: 1 run not sent;")
     # What a bench that was killed has left is waited for by nobody.
     os.utime(record.files.wandb_state, (began - 3600, began - 3600))
     assert conclusion([record], runs, began)[0].startswith("W&B: 1 run not sent;")
