@@ -63,7 +63,7 @@ def test_who_interrupts_a_bench_is_told_what_is_not_sent_without_waiting(
     make_record: Callable[..., Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = make_record()
-    write_state(record.files, RunState("live"))
+    write_state(record.files, RunState("sending", record.finished_at))
 
     def interrupted(*_: object) -> None:
         raise Interrupted
