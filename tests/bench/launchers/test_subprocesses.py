@@ -223,7 +223,8 @@ import json, os, signal, sys, time
 rank = int(os.environ["LOCAL_RANK"])
 assert os.environ["MASTER_PORT"] and os.environ["NODE_RANK"] == "0"
 parent, gpus = os.environ["CROSSMODAL_BENCH_PARENT"], os.environ["CUDA_VISIBLE_DEVICES"]
-print(f"process {rank} of parent {parent} on {gpus} in {sys.argv[1]}", flush=True)
+# One write, or lines of processes that run at once are mixed.
+os.write(1, f"process {rank} of parent {parent} on {gpus} in {sys.argv[1]}\\n".encode())
 what = json.loads(os.environ["STATUSES"])[rank]
 if what == "wait":
     time.sleep(60)
