@@ -96,6 +96,13 @@ class _Backend(backend_registration._DummyBackendModule):
     def is_initialized(self) -> bool:
         return True
 
+    # Once torch knows the device, code on the CPU saves its generator along with the CPU's.
+    def get_rng_state(self, device: object = None) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state: torch.Tensor, device: object = None) -> None:
+        pass
+
 
 @cache
 def device() -> torch.device:
