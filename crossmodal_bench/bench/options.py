@@ -57,7 +57,7 @@ class BenchOptions:
     preset: str = option("smoke, small, paper, tuned, or auto: chosen by the devices", "auto")
     runs: Path = option("folder of the records, reports and extracted features", Path("runs"))
     devices: str = option("devices per job: auto (one), cpu, or a number", "auto")
-    jobs: int | None = option("jobs at a time (as many as fit on the GPUs; 1 on a CPU)", None)
+    jobs: int | None = option("jobs at a time (as many as fit on the GPUs; on a CPU at most 4)", None)
     launcher: str = option("where jobs run: here, or as jobs of a cluster", "local", ("local", "slurm"))
     slurm: dict[str, Any] = option("options for sbatch: partition=gpu time=600 ..., or a YAML file", {})
     wandb: str = option("Weights & Biases: auto (online when logged in), online, offline or off", "auto")

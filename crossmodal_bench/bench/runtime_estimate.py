@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 
+from crossmodal_bench.bench.critical_path import chain_lengths
 from crossmodal_bench.bench.kinds import Kind, kind_of
 from crossmodal_bench.bench.launchers.base import Slot
 from crossmodal_bench.bench.launchers.subprocesses import THREADS, follow, limit_threads
@@ -105,7 +106,8 @@ def estimates(
     fit = [planned for planned in to_run if planned.job.id not in refused]
     if fit:
         at_once = min(len(slots), len(fit))
-        total = sum(seconds.get(kind_of(planned), 0.0) for planned in fit) / at_once
+        shared = sum(seconds.get(kind_of(planned), 0.0) for planned in fit) / at_once
+        total = max([shared, *chain_lengths(fit, seconds).values()])
         together = f", {at_once} at a time" if at_once > 1 else ""
         log(f"{len(fit)} to run{together}" + (f", about {clock(total)} from timed steps" if total else ""))
     return Outlook(seconds, refused)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from crossmodal_bench.bench.critical_path import after, by_urgency, chain_lengths
 from crossmodal_bench.bench.dependencies import needs
 from crossmodal_bench.bench.kinds import Kind, kind_of
 from crossmodal_bench.bench.launchers.base import Launched, Launcher, Slot
@@ -94,7 +96,9 @@ class Schedule:
 
     def _start(self) -> None:
         """Start the jobs that can start, and drop those that need not or cannot."""
-        for planned in list(self._waiting):
+        slots = len(self._launcher.slots)
+        running = sum(self._known_or_estimated(self._left()))
+        for planned in by_urgency(self._waiting, self._seconds, slots, running):
             if not self._free:
                 return
             if self._is_elsewhere(planned) or self._waits(planned):
@@ -176,17 +180,40 @@ class Schedule:
                 self.failed.append(planned)
         return bool(ended)
 
-    def _text(self) -> str:
-        """What is running or waited for, on one line; empty once nothing is left."""
+    def _left(self, progress: Sequence[Mapping[str, Any]] | None = None) -> list[float | None]:
+        """Seconds that each running job still takes; None where nothing is known yet."""
         now = time.monotonic()
-        progress = [running.planned.files.read_progress() for running in self._running]
-        left = [
+        if progress is None:
+            progress = [running.planned.files.read_progress() for running in self._running]
+        return [
             seconds_left(state, now - running.since)
             for running, state in zip(self._running, progress, strict=True)
         ]
-        still_to_come = [self._seconds.get(kind_of(planned), 0.0) for planned in self._waiting]
+
+    def _rest(self, left: Sequence[float | None]) -> float:
+        """Seconds until all are done: all work shared among the slots, but no less than the longest chain."""
+        lengths = chain_lengths(self._waiting, self._seconds)
+        running = self._known_or_estimated(left)
+        chains = [
+            seconds + after(each.planned, self._waiting, lengths)
+            for each, seconds in zip(self._running, running, strict=True)
+        ]
+        still_to_come = sum(self._seconds.get(kind_of(planned), 0.0) for planned in self._waiting)
         at_once = min(len(self._launcher.slots), max(1, len(self._waiting) + len(self._running)))
-        rest = clock((sum(seconds or 0.0 for seconds in left) + sum(still_to_come)) / at_once)
+        return max([(sum(running) + still_to_come) / at_once, *chains, *lengths.values()])
+
+    def _known_or_estimated(self, left: Sequence[float | None]) -> list[float]:
+        """Seconds that each running job still takes: by its progress, or else a whole job of its kind."""
+        return [
+            self._seconds.get(kind_of(running.planned), 0.0) if seconds is None else seconds
+            for running, seconds in zip(self._running, left, strict=True)
+        ]
+
+    def _text(self) -> str:
+        """What is running or waited for, on one line; empty once nothing is left."""
+        progress = [running.planned.files.read_progress() for running in self._running]
+        left = self._left(progress)
+        rest = clock(self._rest(left))
         number = self._total - len(self._waiting)
         if len(self._running) == 1:
             text = f"job {number}/{self._total} {self._running[0].planned.title}: {doing(progress[0])}"

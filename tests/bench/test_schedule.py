@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from crossmodal_bench.bench.kinds import kind_of
 from crossmodal_bench.bench.launchers.base import Slot
 from crossmodal_bench.bench.launchers.subprocesses import TAKEN
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.bench.plan import PlannedJob
 from crossmodal_bench.bench.progress import StatusLine
 from crossmodal_bench.bench.schedule import Schedule
-from crossmodal_bench.jobs.directory import write_json
+from crossmodal_bench.jobs.directory import JobDirectory, write_json
 from crossmodal_bench.jobs.locks import locked
 from crossmodal_bench.jobs.record import Job
 
@@ -132,7 +134,8 @@ def schedule(
         def ended(planned: PlannedJob, status: int | None, more: bool) -> bool:
             return status == 0
 
-        one = Schedule(jobs, BenchOptions(), place, {}, ended, StatusLine(), log or said.append)
+        seconds = {kind_of(one): words["seconds"][one.job.method] for one in jobs if "seconds" in words}
+        one = Schedule(jobs, BenchOptions(), place, seconds, ended, StatusLine(), log or said.append)
         try:
             failed = one.run()
         except KeyboardInterrupt:
@@ -166,6 +169,27 @@ def test_children_wait_for_their_parents_and_leave_their_place_to_others(
     assert place.started == ["first", "alone", "left", "right", "last"] and failed == []
     assert place.together[-1] == {"last"}
     assert "last on wikipedia seed 0 starts from left, right" in said
+
+
+def test_the_chain_that_would_end_last_starts_first_and_is_what_is_left(
+    job: Callable[..., PlannedJob], schedule: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(StatusLine, "show", lambda line, text: shown.append(text))
+    first = job("first")
+    jobs = [job("a"), job("b"), first, job("last", first)]
+    seconds = {"a": 60.0, "b": 60.0, "first": 300.0, "last": 400.0}
+    place, failed, _ = schedule(jobs, 2, seconds=seconds, looks={"first": 4})
+    assert place.started == ["first", "a", "b", "last"] and failed == []
+    # Known from the estimates alone, it is not shown before a job's progress confirms it.
+    assert not any("in total" in text for text in shown)
+    progress = {"phase": "testing", "done": 1, "total": 2, "seconds_left": 100.0}
+    monkeypatch.setattr(JobDirectory, "read_progress", lambda files: progress)
+    for planned in jobs:
+        shutil.rmtree(planned.directory)
+    schedule(jobs, 2, seconds=seconds, looks={"first": 4})
+    # 100 s of the first job, and 400 s of the one that starts from it.
+    assert any("8:20 in total" in text for text in shown)
 
 
 def test_a_failed_job_frees_its_place_and_holds_back_what_starts_from_it(

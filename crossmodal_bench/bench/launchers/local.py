@@ -11,9 +11,14 @@ from crossmodal_bench.bench.launchers.base import Slot
 from crossmodal_bench.bench.launchers.subprocesses import THREADS, Worker
 from crossmodal_bench.bench.options import BenchOptions
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.core.machine import total_memory, usable_cores
 from crossmodal_bench.jobs.planned import PlannedJob
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+MEMORY_PER_JOB = 4 * 2**30
+"""Bytes that a job on a CPU may need: the largest presets `small` take about 2 GiB."""
+MOST_ON_CPU = 4
+"""Jobs at a time on a CPU, by default: more would leave a job of a large machine too few threads."""
 
 
 class Local:
@@ -56,12 +61,12 @@ def slots(options: BenchOptions, gpus: int, visible: str | None) -> list[Slot]:
     """
     each = int(options.devices) if options.devices.isdigit() else 1
     if options.devices == "cpu" or not gpus:
-        if options.devices != "cpu" and each > _cores():
+        if options.devices != "cpu" and each > cores():
             raise BadInput(
-                f"DEVICES is {each}, but there is no GPU, only a CPU with {_cores()} cores; give at most "
+                f"DEVICES is {each}, but there is no GPU, only a CPU with {cores()} cores; give at most "
                 "that number, or cpu"
             )
-        at_once = options.jobs or 1
+        at_once = options.jobs or jobs_on_cpu(each)
         word = "cpu" if options.devices == "cpu" else str(each)
         return [Slot(word, threads(at_once * each))] * at_once
     groups = placements(visible_gpus(gpus, visible), each, options.jobs)
@@ -85,15 +90,24 @@ def placements(gpus: Sequence[str], each: int, jobs: int | None) -> list[str]:
     return groups[:jobs]
 
 
+def jobs_on_cpu(each: int) -> int:
+    """How many jobs of ``each`` processes run at a time if the user doesn't say.
+
+    Small networks gain little from a second thread, and two jobs on a core each finish sooner than one after
+    the other on both. Counts all memory, not what is free now: the same machine must give a resumed job the
+    same number of threads.
+    """
+    return max(1, min(MOST_ON_CPU, cores() // each, total_memory() // MEMORY_PER_JOB))
+
+
 def threads(processes: int) -> dict[str, str]:
     """The variable that divides the cores among the processes; empty for one, which may use all cores."""
     if processes == 1:
         return {}
-    cores = _cores()
     # Respect a smaller OMP_NUM_THREADS set by the user.
-    return {THREADS: str(max(1, min(torch.get_num_threads(), cores // processes)))}
+    return {THREADS: str(max(1, min(torch.get_num_threads(), cores() // processes)))}
 
 
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+def cores() -> int:
+    """Cores that this process may use, at least 1."""
+    return max(1, int(usable_cores()[0]))

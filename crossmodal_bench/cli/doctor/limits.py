@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from crossmodal_bench.cli.doctor.devices import cgroup_values, memory_limit
 from crossmodal_bench.cli.doctor.findings import Finding, Status, Target, size
+from crossmodal_bench.core.machine import cgroup_values, free_memory
 
 SHARED = Path("/dev/shm")
 MOST_LOADERS = 8
@@ -69,7 +69,7 @@ def discriminators(dataset: str, rows: int, dim: int, *, several: bool) -> Findi
         where = str(SHARED)
         fix = "enlarge it (docker run --shm-size, mount -o remount,size=), or use DEVICES=1"
     else:
-        free = min(psutil.virtual_memory().available, memory_limit() or 2**62)
+        free = free_memory()
         where = "memory"
         fix = "free memory, raise the job's limit, or choose METHODS without addr_*"
     if need > free:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
@@ -14,7 +12,7 @@ from crossmodal_bench.core.errors import BadInput
 
 @pytest.fixture(autouse=True)
 def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(local, "usable_cores", lambda: (8.0, ""))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
 
 
@@ -65,8 +63,8 @@ def test_by_default_every_gpu_has_a_job_of_its_own() -> None:
 
 
 def test_jobs_on_a_cpu_share_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert slots(BenchOptions(), 0, None) == [Slot("1")]
-    assert slots(BenchOptions(devices="cpu"), 2, None) == [Slot("cpu")]
+    assert slots(BenchOptions(jobs=1), 0, None) == [Slot("1")]
+    assert slots(BenchOptions(devices="cpu", jobs=1), 2, None) == [Slot("cpu")]
     assert slots(BenchOptions(jobs=3), 0, None) == [Slot("1", {"OMP_NUM_THREADS": "2"})] * 3
     assert slots(BenchOptions(devices="cpu", jobs=20), 0, None)[0] == Slot("cpu", {"OMP_NUM_THREADS": "1"})
     # Two gloo processes of a job share them too.
@@ -75,9 +73,30 @@ def test_jobs_on_a_cpu_share_its_threads(monkeypatch: pytest.MonkeyPatch) -> Non
     assert slots(BenchOptions(jobs=2), 0, None)[0].environment == {"OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "devices", "slot"),
+    [
+        (8, 64, "auto", (4, Slot("1", {"OMP_NUM_THREADS": "2"}))),
+        (2, 64, "cpu", (2, Slot("cpu", {"OMP_NUM_THREADS": "1"}))),
+        (1, 64, "auto", (1, Slot("1"))),
+        # Memory is for fewer jobs than cores are.
+        (8, 8, "auto", (2, Slot("1", {"OMP_NUM_THREADS": "4"}))),
+        (8, 2, "auto", (1, Slot("1"))),
+        (8, 64, "4", (2, Slot("4", {"OMP_NUM_THREADS": "1"}))),
+    ],
+)
+def test_by_default_a_cpu_runs_as_many_as_have_a_core_and_memory(
+    monkeypatch: pytest.MonkeyPatch, cores: int, gigabytes: int, devices: str, slot: tuple[int, Slot]
+) -> None:
+    monkeypatch.setattr(local, "usable_cores", lambda: (float(cores), ""))
+    monkeypatch.setattr(local, "total_memory", lambda: gigabytes * 2**30)
+    count, each = slot
+    assert slots(BenchOptions(devices=devices), 0, None) == [each] * count
+
+
 def test_a_bench_on_the_cpu_asks_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked() -> int:
         raise AssertionError("the driver was started")
 
     monkeypatch.setattr(torch.cuda, "device_count", asked)
-    assert local.Local(BenchOptions(devices="cpu")).slots == [Slot("cpu")]
+    assert local.Local(BenchOptions(devices="cpu", jobs=1)).slots == [Slot("cpu")]

@@ -31,6 +31,7 @@ from crossmodal_bench.cli.doctor import (
 from crossmodal_bench.cli.doctor.findings import Finding, Status, Target, guarded, within
 from crossmodal_bench.cli.doctor.listing import print_area
 from crossmodal_bench.cli.main import main
+from crossmodal_bench.core import machine
 from crossmodal_bench.evaluation import PROTOCOLS, KnownSplit
 from crossmodal_bench.jobs import experiments
 from crossmodal_bench.jobs.directory import JobDirectory, write_json
@@ -183,7 +184,7 @@ def test_more_threads_than_cores_are_a_warning(target: Target) -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity mask")
 def test_the_affinity_mask_limits_the_cores() -> None:
     code = (
-        "from crossmodal_bench.cli.doctor.devices import usable_cores\n"
+        "from crossmodal_bench.core.machine import usable_cores\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nprint(json.dumps([usable_cores()[0]]))"
     )
     (usable,) = in_a_process(code)
@@ -199,8 +200,8 @@ def test_limits_of_the_cgroup_count(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "cpu.max").write_text("50000 100000\n")
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("50000\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    monkeypatch.setattr(devices, "CGROUPS", tmp_path)
-    assert devices.usable_cores() == (0.5, "quota of the cgroup")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    assert machine.usable_cores() == (0.5, "quota of the cgroup")
     (found,) = devices.memory(target)
     assert found.status == "warning" and "cgroup limit 1 GiB" in found.text
 
