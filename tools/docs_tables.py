@@ -9,6 +9,7 @@ Markdown files contain marked blocks. The text between the two marks is rewritte
     <!-- end table -->
 
     mAP is <!-- value: results protocol=wikipedia-2173-map methods=acmr metric=mAP -->...<!-- end value -->
+    it differs by <!-- value: difference protocol=flickr8k-1k methods=timam,cca -->...<!-- end value -->
 
 Rows, order, numbers, ± and ★ are those of ``crossmodal-bench report`` over ``results/``: marks and tie groups
 refer to all rows of the protocol, whichever of them a block shows. The settings of a block:
@@ -18,6 +19,10 @@ refer to all rows of the protocol, whichever of them a block shows. The settings
   label or overrides is named as in ``report``, without spaces.
 - ``columns``: columns of a table, see ``COLUMNS``, or metrics. Default: ``ties,seeds,metrics``.
 - ``metric``: metric of a value. Default: the one that ranks the protocol.
+
+A difference is that of its two methods, the first minus the second, in the metric that ranks the protocol,
+with its 95 % interval and p. If the second is the first one's ablation, p is adjusted by Holm for all
+adversaries of the table, otherwise for all of its pairs: as ``report`` does.
 
 A block whose protocol has no row yet says so instead of showing numbers.
 
@@ -45,7 +50,8 @@ from pydantic import ConfigDict
 from crossmodal_bench.core.errors import BadInput
 from crossmodal_bench.core.files import read_json
 from crossmodal_bench.core.validation import Items, Model, validated
-from crossmodal_bench.evaluation.metric_table import formatted
+from crossmodal_bench.evaluation.metric_table import formatted, lookup
+from crossmodal_bench.reporting.comparison.ablations import effects
 from crossmodal_bench.reporting.comparison.tie_groups import tie_groups
 from crossmodal_bench.reporting.rows.leaderboard import Row
 from crossmodal_bench.reporting.table import shown_tables
@@ -57,7 +63,7 @@ RESULTS = ROOT / "results"
 PERF = ROOT / "docs" / "perf.json"
 
 BLOCK = re.compile(
-    r"(?P<head><!-- (?P<kind>table|value): (?P<source>results|perf)(?P<settings>[^>]*?)\s*-->)"
+    r"(?P<head><!-- (?P<kind>table|value): (?P<source>results|perf|difference)(?P<settings>[^>]*?)\s*-->)"
     r"(?P<content>.*?)"
     r"(?P<tail><!-- end (?P=kind) -->)",
     re.DOTALL,
@@ -66,6 +72,7 @@ OPENING = re.compile(r"<!-- (?:table|value):")
 KEYS = {
     "table": {"protocol", "datasets", "methods", "preset", "columns"},
     "value": {"protocol", "datasets", "methods", "preset", "metric"},
+    "difference": {"protocol", "datasets", "methods", "preset"},
     "perf": {"modules"},
 }
 ALL_METRICS = "metrics"
@@ -204,10 +211,12 @@ def rewritten(text: str, tables: Sequence[ShownTable], name: str, figures: Figur
                 raise BadInput(f"{where}: speed is shown as a table; write <!-- table: perf -->")
             content = _speed(_settings(match["settings"], "perf", where), figures, where)
             return f"{match['head']}{content}{match['tail']}"
-        settings = _settings(match["settings"], match["kind"], where)
+        kind = "difference" if match["source"] == "difference" else match["kind"]
+        settings = _settings(match["settings"], kind, where)
         if "protocol" not in settings:
             raise BadInput(f"{where}: name the protocol, protocol=flickr30k-1k for example")
-        content = (_table if match["kind"] == "table" else _value)(settings, tables, where)
+        write = {"table": _table, "value": _value, "difference": _difference}[kind]
+        content = write(settings, tables, where)
         return f"{match['head']}{content}{match['tail']}"
 
     return BLOCK.sub(block, text)
@@ -356,6 +365,36 @@ def _value(settings: Mapping[str, list[str]], tables: Sequence[ShownTable], wher
         )
     (metric,) = settings.get("metric", [rows[0].table.primary])
     return _number(rows[0], metric).strip("*")
+
+
+def _difference(settings: Mapping[str, list[str]], tables: Sequence[ShownTable], where: str) -> str:
+    """One row minus another, with its interval and p, for example "−0.3 (−3.2 to +2.6, p 0.82)"."""
+    methods = settings.get("methods", [])
+    if len(methods) != 2:
+        raise BadInput(f"{where}: a difference has two rows; name them, methods=timam,cca for example")
+    pair = []
+    for method in methods:
+        found = list(_rows({**settings, "methods": [method]}, tables))
+        if len(found) != 1:
+            raise BadInput(f"{where}: {len(found)} rows of results/ match {method} instead of one")
+        pair.append(found[0])
+    first, second = pair
+    table = first.table.source
+    effect = next(
+        (each for each in effects(table) if each.row is first.row and each.ablation is second.row), None
+    )
+    if effect is not None and effect.p is not None:
+        value, ends, p = effect.difference, (effect.low, effect.high), effect.p
+    else:
+        positions = [next(i for i, row in enumerate(table.rows) if row is each.row) for each in pair]
+        measured = table.difference(positions[0], positions[1])
+        if measured is None:
+            raise BadInput(f"{where}: the two rows are not compared with each other in `report`")
+        value, ends = measured.value, (measured.low, measured.high)
+        p = next(each.adjusted_p for each in table.pairs if {each.first, each.second} == set(positions))
+    digits = lookup(table.primary).unit.digits
+    low, high = (f"{end:+.{digits}f}" for end in ends)
+    return f"{value:+.{digits}f} ({low} to {high}, p {p:.2g})".replace("-", "−")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ import pytest
 from documents import ROOT, tool
 
 from crossmodal_bench.core.errors import BadInput
+from crossmodal_bench.reporting.comparison.ablations import effects
 from crossmodal_bench.reporting.comparison.tie_groups import tie_groups
 from crossmodal_bench.reporting.tables.markdown import leaderboard_grid
 from crossmodal_bench.reporting.tables.shown import ShownTable
@@ -79,10 +80,41 @@ def test_a_number_in_a_sentence(tables: Sequence[ShownTable]) -> None:
         )
 
 
+def difference(tables: Sequence[ShownTable], methods: str) -> str:
+    head = f"<!-- value: difference protocol=wikipedia-2173-map methods={methods} -->"
+    new: str = docs_tables.rewritten(f"{head}?<!-- end value -->", tables, "page.md")
+    return new.removeprefix(head).removesuffix("<!-- end value -->")
+
+
+def test_a_difference_is_that_of_the_report(tables: Sequence[ShownTable]) -> None:
+    (table,) = (table for table in tables if table.source.protocol == "wikipedia-2173-map")
+    (effect,) = effects(table.source)
+    # The report prints its p with two digits, too, and its interval in brackets.
+    number, _, p = str(effect).rpartition(": mAP ")[2].partition(" (")[0].partition(", p = ")
+    ours = (
+        difference(tables, "acmr,acmr_no_adversary").replace("−", "-").replace("(", "[").replace(" to ", ", ")
+    )
+    assert ours.partition(", p ")[0].rstrip() == number.removesuffix("]") and ours.endswith(f"p {p})")
+    (pair,) = [line for line in table.differences if {line["row"], line["other_row"]} == {"sm", "cca"}]
+    sign = 1 if pair["row"] == "sm" else -1
+    assert difference(tables, "sm,cca").startswith(f"{sign * pair['difference']:+.3f} (")
+    assert difference(tables, "sm,cca").endswith(f", p {pair['adjusted_p']:.2g})")
+    assert difference(tables, "cca,sm")[1:6] == difference(tables, "sm,cca")[1:6]
+    assert difference(tables, "cca,sm")[0] == "−"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         (f"{OFFICIAL} -->", "is not closed"),
+        (
+            "<!-- value: difference protocol=wikipedia-2173-map methods=acmr --><!-- end value -->",
+            "a difference has two rows; name them",
+        ),
+        (
+            "<!-- value: difference protocol=wikipedia-2173-map methods=acmr,clip --><!-- end value -->",
+            "0 rows of results/ match clip instead of one",
+        ),
         (f"{OFFICIAL} colums=mAP -->{END}", "colums=mAP is not a setting"),
         (f"{OFFICIAL} columns=mAp -->{END}", "no row has a column mAp"),
         (f"<!-- table: results methods=acmr -->{END}", "name the protocol"),

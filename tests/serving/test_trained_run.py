@@ -50,8 +50,6 @@ def pictures(corpus: Corpus, folder: Path, split: str = "test") -> Path:
 def test_a_copy_of_a_run_answers_without_its_data(
     method: str, trained: Trained, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if experiments.parents_of(method) and method != "gxn":
-        pytest.skip("its parents are asked for themselves, and of those that have some, GXN")
     copy = shutil.copytree(trained(method).directory, tmp_path / "copy")
     monkeypatch.setattr(Synthetic, "read", lambda self, root: pytest.fail("the data are gone"))
     run = cb.load(copy, runs=tmp_path, data_root=tmp_path)
