@@ -33,7 +33,7 @@ def chain_lengths(jobs: Sequence[PlannedJob], seconds: Mapping[Kind, float]) -> 
     return lengths
 
 
-def after(planned: PlannedJob, jobs: Sequence[PlannedJob], lengths: Mapping[str, float]) -> float:
+def chain_after(planned: PlannedJob, jobs: Sequence[PlannedJob], lengths: Mapping[str, float]) -> float:
     """The longest chain among ``jobs`` that waits for this one; 0 if none does."""
     waiting = (other for other in jobs if planned.job.id in {p.job.id for p in other.parents.values()})
     return max((lengths[other.job.id] for other in waiting), default=0.0)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crossmodal_bench.bench.critical_path import after, by_urgency, chain_lengths
+from crossmodal_bench.bench.critical_path import by_urgency, chain_after, chain_lengths
 from crossmodal_bench.bench.dependencies import needs
 from crossmodal_bench.bench.kinds import Kind, kind_of
 from crossmodal_bench.bench.launchers.base import Launched, Launcher, Slot
@@ -195,7 +195,7 @@ class Schedule:
         lengths = chain_lengths(self._waiting, self._seconds)
         running = self._known_or_estimated(left)
         chains = [
-            seconds + after(each.planned, self._waiting, lengths)
+            seconds + chain_after(each.planned, self._waiting, lengths)
             for each, seconds in zip(self._running, running, strict=True)
         ]
         still_to_come = sum(self._seconds.get(kind_of(planned), 0.0) for planned in self._waiting)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmodal_bench.bench.critical_path import after, by_urgency, chain_lengths
+from crossmodal_bench.bench.critical_path import by_urgency, chain_after, chain_lengths
 from crossmodal_bench.bench.kinds import Kind, kind_of
 from crossmodal_bench.jobs.planned import PlannedJob
 from crossmodal_bench.jobs.record import Job
@@ -51,8 +51,8 @@ def test_a_chain_ends_with_its_longest_branch(job: Make, seconds: dict[Kind, flo
     lengths = chain_lengths(jobs, seconds)
     assert lengths == {"a": 18, "b": 6, "c": 8, "d": 1, "e": 3}
     # A running job is no longer among those that wait.
-    assert after(a, jobs[1:], chain_lengths(jobs[1:], seconds)) == 8
-    assert after(jobs[-1], jobs, lengths) == 0
+    assert chain_after(a, jobs[1:], chain_lengths(jobs[1:], seconds)) == 8
+    assert chain_after(jobs[-1], jobs, lengths) == 0
 
 
 def test_a_chain_as_long_as_all_that_is_left_does_not_wait(job: Make, seconds: dict[Kind, float]) -> None:

@@ -109,7 +109,9 @@ def gpu_visible() -> bool:
 
 
 def choices(target: Target) -> Iterator[Finding]:
-    """What DEVICES=auto and PRESET=auto mean on this machine."""
+    """What DEVICES=auto, PRESET=auto and no JOBS mean on this machine."""
+    from crossmodal_bench.bench.launchers.local import slots
+    from crossmodal_bench.bench.options import BenchOptions
     from crossmodal_bench.bench.plan import preset_for
     from crossmodal_bench.training.devices import can_fork, trainer_devices
 
@@ -117,5 +119,10 @@ def choices(target: Target) -> Iterator[Finding]:
     how = "forked from the bench" if can_fork("auto") else "separate processes"
     arguments = ", ".join(f"{name} {value}" for name, value in chosen.items())
     yield Finding("DEVICES=auto", "information", f"{arguments}; jobs are {how}")
+    if not gpu_visible():
+        found = slots(BenchOptions(), gpus=0, visible=None)
+        threads = next(iter(found[0].environment.values()), "all")
+        text = f"{len(found)} at a time, with {threads} thread{'' if threads == '1' else 's'} each"
+        yield Finding("JOBS", "information", text if len(found) > 1 else "one at a time, with all threads")
     real, synthetic = (preset_for("auto", name, gpu=gpu_visible()) for name in ("flickr30k", "synthetic"))
     yield Finding("PRESET=auto", "information", f"{real} on real data, {synthetic} on synthetic data")

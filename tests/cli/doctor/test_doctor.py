@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 
+from crossmodal_bench.bench.launchers import local
 from crossmodal_bench.cli.doctor import (
     AREAS,
     communication,
@@ -211,6 +212,25 @@ def test_what_auto_chooses_is_what_the_bench_chooses(target: Target) -> None:
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     assert found["PRESET=auto"].text.startswith("paper" if gpu else "small")
     assert "accelerator" in found["DEVICES=auto"].text
+    assert ("JOBS" in found) is not gpu
+
+
+@pytest.mark.parametrize(
+    ("cores", "text"),
+    [
+        (1, "one at a time, with all threads"),
+        (2, "2 at a time, with 1 thread each"),
+        (9, "4 at a time, with 2"),
+    ],
+)
+def test_how_many_jobs_a_cpu_runs(
+    target: Target, monkeypatch: pytest.MonkeyPatch, cores: int, text: str
+) -> None:
+    monkeypatch.setattr(devices, "gpu_visible", lambda: False)
+    monkeypatch.setattr(local, "usable_cores", lambda: (float(cores), ""))
+    monkeypatch.setattr(local, "total_memory", lambda: 64 * 2**30)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    assert by_name(devices.choices(target))["JOBS"].text.startswith(text)
 
 
 # ---- communication ---------------------------------------------------------------------------------
