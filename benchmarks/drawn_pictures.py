@@ -71,8 +71,9 @@ def main() -> None:
         shares.append(100 * float(np.mean(guesses == labels)))
     if not shares:
         raise SystemExit(f"{options.runs} has no finished job of {options.method}; run it first")
-    mean, half_width, n = t_interval(shares)
-    print(f"drawn pictures, {n} seeds: {mean:.1f} ± {half_width:.1f} %")
+    if len(shares) > 1:
+        mean, half_width, n = t_interval(shares)
+        print(f"drawn pictures, {n} seeds: {mean:.1f} ± {half_width:.1f} %")
 
 
 if __name__ == "__main__":
