@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,8 @@ def test_every_table_and_number_is_as_results_has_it(tables: Sequence[ShownTable
     for path in docs_tables.documents():
         text = path.read_text(encoding="utf-8")
         blocks += len(docs_tables.BLOCK.findall(text))
+        # To Markdown, a line that begins with a comment is a block of HTML, which ends the sentence.
+        assert not re.search(r"^\s*<!-- value", text, re.MULTILINE), f"{path}: a value begins a line"
         assert docs_tables.rewritten(text, tables, path.name, figures) == text, (
             f"{path}: run make docs-tables"
         )
