@@ -12,8 +12,8 @@ NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebook.ipynb"
 
 
 SECONDS = 40
-"""Of processor time that it may take, importing torch and Lightning included: a reader waits for it. It took
-27 where ten other processes shared two cores, and takes less on a machine of one's own."""
+"""Of processor time that it may take, importing torch and Lightning included: a reader waits for it. It takes
+15 on two cores of one's own, and took 27 where ten other processes shared them."""
 
 
 def taken_by_children() -> float:
@@ -22,7 +22,6 @@ def taken_by_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-@pytest.mark.slow
 def test_the_notebook_runs_and_shows_what_it_promises(tmp_path: Path) -> None:
     # In a kernel of its own, which has torch and Lightning to import.
     nbformat = pytest.importorskip("nbformat")
