@@ -26,6 +26,8 @@ from crossmodal_bench.reporting.wandb.state import read_state
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 TINY = ("bench", "--dataset", "synthetic-20", "--reference", "off", "--devices", "cpu")
+EPOCHS = 400
+"""Of ACMR: longer than W&B's interval between two samples of the machine, 15 s, after a kill in the tenth."""
 
 
 def bench(folder: Path, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -66,7 +68,8 @@ def wait_for_run(record: Record) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_and_resumed_job_is_one_run_with_a_whole_history(tmp_path: Path, number: int) -> None:
-    words = ("--methods", "acmr", "--set", "trainer.max_epochs=40", "--wandb", "offline", "--wandb-live")
+    words = ("--methods", "acmr", "--set", f"trainer.max_epochs={EPOCHS}")
+    words += ("--wandb", "offline", "--wandb-live")
     command = [sys.executable, "-m", "crossmodal_bench", *TINY, *words]
     with (tmp_path / "first.txt").open("w") as out:
         first = subprocess.Popen(
@@ -88,10 +91,10 @@ def test_a_killed_and_resumed_job_is_one_run_with_a_whole_history(tmp_path: Path
     run = read_run(log)
     assert run.id == record.job.id and run.exit_code == 0
     epochs = {entry["epoch"]: entry for entry in run.history if "train/loss_embedding" in entry}
-    assert list(epochs) == list(range(40))
+    assert list(epochs) == list(range(EPOCHS))
     for epoch in record.history:
         assert epochs[epoch["epoch"]]["val/primary"] == pytest.approx(epoch["val/primary"])
-    assert run.config["settings"]["trainer"]["max_epochs"] == 40
+    assert run.config["settings"]["trainer"]["max_epochs"] == EPOCHS
     assert run.summary["primary"] == record.metrics[run.summary["primary_metric"]]
     assert run.tables["leaderboard"] and run.system > 0
 
