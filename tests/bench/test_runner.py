@@ -253,6 +253,9 @@ def test_a_killed_worker_fails_its_job_and_no_other(start: Start, tmp_path: Path
         *OFF,
         "--set",
         "trainer.max_epochs=400",
+        # One at a time: its worker is the only one.
+        "--jobs",
+        "1",
     )
     bench = start(*words, folder=tmp_path)
     job = until(lambda: in_epoch(tmp_path, "acmr", 1))

@@ -15,8 +15,9 @@ from crossmodal_bench.core.machine import total_memory, usable_cores
 from crossmodal_bench.jobs.planned import PlannedJob
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-MEMORY_PER_JOB = 4 * 2**30
-"""Bytes that a job on a CPU may need: the largest presets `small` take about 2 GiB."""
+MEMORY_PER_PROCESS = 4 * 2**30
+"""Bytes that each process of a job on a CPU may need: preset `small` peaked at 0.8 to 4.1 GiB on 7,000
+images."""
 MOST_ON_CPU = 4
 """Jobs at a time on a CPU, by default: more would leave a job of a large machine too few threads."""
 
@@ -97,7 +98,7 @@ def jobs_on_cpu(each: int) -> int:
     the other on both. Counts all memory, not what is free now: the same machine must give a resumed job the
     same number of threads.
     """
-    return max(1, min(MOST_ON_CPU, cores() // each, total_memory() // MEMORY_PER_JOB))
+    return max(1, min(MOST_ON_CPU, cores() // each, total_memory() // (each * MEMORY_PER_PROCESS)))
 
 
 def threads(processes: int) -> dict[str, str]:

@@ -56,9 +56,11 @@ def _adversaries(measured: Sequence[Effect]) -> Iterator[str]:
         better = (effect.difference > 0) is not lookup(effect.metric).lower_is_better
         verb = "adds" if better else "costs"
         interval = f" [{_ends(effect, digits)}]"
+        # Their images are tested, and their trainings are not: another seed may well differ by as much.
+        scope = " in one training each, which other seeds need not repeat" if max(effect.n) == 1 else ""
         yield (
             f"The adversary of {effect.row.name} ({effect.row.preset}) {verb} "
-            f"{abs(effect.difference):.{digits}f} {effect.metric}{interval}."
+            f"{abs(effect.difference):.{digits}f} {effect.metric}{interval}{scope}."
         )
     rest = [effect for effect in tested if effect not in real]
     if not rest:

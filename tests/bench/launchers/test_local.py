@@ -83,6 +83,8 @@ def test_jobs_on_a_cpu_share_its_threads(monkeypatch: pytest.MonkeyPatch) -> Non
         (8, 8, "auto", (2, Slot("1", {"OMP_NUM_THREADS": "4"}))),
         (8, 2, "auto", (1, Slot("1"))),
         (8, 64, "4", (2, Slot("4", {"OMP_NUM_THREADS": "1"}))),
+        # Each process of a job needs its own.
+        (8, 16, "2", (2, Slot("2", {"OMP_NUM_THREADS": "2"}))),
     ],
 )
 def test_by_default_a_cpu_runs_as_many_as_have_a_core_and_memory(
