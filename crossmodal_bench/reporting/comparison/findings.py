@@ -57,7 +57,7 @@ def _adversaries(measured: Sequence[Effect]) -> Iterator[str]:
         verb = "adds" if better else "costs"
         interval = f" [{_ends(effect, digits)}]"
         # Their images are tested, and their trainings are not: another seed may well differ by as much.
-        scope = " in one training each, which other seeds need not repeat" if max(effect.n) == 1 else ""
+        scope = ", in one training each, which other seeds need not repeat" if max(effect.n) == 1 else ""
         yield (
             f"The adversary of {effect.row.name} ({effect.row.preset}) {verb} "
             f"{abs(effect.difference):.{digits}f} {effect.metric}{interval}{scope}."

@@ -55,6 +55,12 @@ def test_adversaries_are_worth_what_their_intervals_say(answered: Answered) -> N
     (table,) = answered.tables(records)
     text = " ".join(findings(table))
     assert "The adversary of addr_scan (small) adds " in text
+    # One seed each: its test covers other images alone.
+    assert "], in one training each, which other seeds need not repeat." in text
     assert "The adversary of timam adds no more than chance explains." in text
+    more = [answered(share, method=name, own=0.4, seed=1) for name, share in zip(names, shares, strict=True)]
+    (table,) = answered.tables([*records, *more])
+    text = " ".join(findings(table))
+    assert "The adversary of addr_scan (small) adds " in text and "one training" not in text
     (table,) = answered.tables(records[:2])
     assert "The adversary of timam adds no more than chance explains." in findings(table)
